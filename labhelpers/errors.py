@@ -1,0 +1,112 @@
+"""What can go wrong, said to the reader.
+
+The whole tree::
+
+    LabError
+    ├── EngineError
+    │   ├── EngineMissing        no engine answers here, and none can be brought
+    │   ├── EngineUnreachable    an engine is there, but it cannot be reached (rights, address, a dead daemon)
+    │   └── EngineRefused        the engine said no; its own words are kept
+    ├── ImageError
+    │   ├── ImageMissing         no source has this image
+    │   └── BuildFailed          an image of the lab could not be built
+    ├── BadInput                 a name, size or option that cannot be meant
+    ├── NameTaken                the name belongs to something that the lab did not make
+    ├── PortTaken                the port belongs to something else
+    ├── NotOurs                  the lab was asked to touch what it did not make
+    ├── GuestFailed              a virtual machine did not reach its payload
+    ├── FindingFailed            a finding of the course does not hold here
+    └── SetupFailed              the environment, JupyterLab or a package could not be set up
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+class LabError(Exception):
+    """What happened, why it likely did, and what to do next.
+
+    Attributes:
+        message: what happened and why, in one or two sentences.
+        hint: what to type or do next.
+        engine_words: the engine's (or a tool's) own message, unchanged, or None.
+    """
+
+    def __init__(self, message: str, *, hint: str, engine_words: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.engine_words = engine_words
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.engine_words:
+            lines.append(f"  it said: {self.engine_words.strip()}")
+        lines.append(f"  next:    {self.hint}")
+        return "\n".join(lines)
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows these lines in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class EngineError(LabError):
+    """Something about the engine."""
+
+
+class EngineMissing(EngineError):
+    """No engine answers here, and none can be brought."""
+
+
+class EngineUnreachable(EngineError):
+    """An engine is there, but it cannot be reached."""
+
+
+class EngineRefused(EngineError):
+    """The engine said no; `engine_words` holds its answer."""
+
+
+class ImageError(LabError):
+    """Something about an image."""
+
+
+class ImageMissing(ImageError):
+    """No source has this image."""
+
+
+class BuildFailed(ImageError):
+    """An image of the lab could not be built."""
+
+
+class BadInput(LabError, ValueError):
+    """A name, size or option that cannot be meant."""
+
+
+class NameTaken(LabError):
+    """The name belongs to something that the lab did not make."""
+
+
+class PortTaken(LabError):
+    """The port belongs to something else."""
+
+
+class NotOurs(LabError):
+    """The lab was asked to touch what it did not make."""
+
+
+class GuestFailed(LabError):
+    """A virtual machine did not reach its payload."""
+
+
+class FindingFailed(LabError):
+    """A finding of the course does not hold here."""
+
+
+class SetupFailed(LabError):
+    """The environment, JupyterLab or a package could not be set up."""
+
+
+def show(error: LabError) -> None:
+    """Print an error for someone at a terminal, on standard error."""
+    print(f"error: {error}", file=sys.stderr)

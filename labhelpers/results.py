@@ -1,0 +1,63 @@
+"""What every measurement of the course is: a frozen dataclass that shows itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from labhelpers.errors import FindingFailed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Result:
+    """Base of every result: a frozen dataclass with units in its field names.
+
+    A result of class `BootTimes` in `labhelpers.vm.experiments` is drawn by the function
+    `draw_boot_times(result, ax)` in `labhelpers.vm.figures`.
+    """
+
+    __slots__ = ()
+
+    def frame(self) -> pd.DataFrame:
+        """The result as a table: one row, one column a field. Results that hold many rows override this."""
+        return pd.DataFrame([{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}])  # type: ignore[arg-type]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the result on `ax` (a new one if None) and return it."""
+        from labhelpers.drawing import new_axes
+
+        kind = type(self)
+        figures = importlib.import_module(kind.__module__.rpartition(".")[0] + ".figures")
+        draw = getattr(figures, "draw_" + re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower())
+        drawn: Axes = draw(self, ax if ax is not None else new_axes())
+        return drawn
+
+    def _repr_html_(self) -> str:
+        # pandas escapes what the cells hold
+        return f"<b>{escape(type(self).__name__)}</b>{self.frame().to_html(index=False, border=0)}"
+
+
+def finding(claim: str, found: Any = True, expected: Any = True) -> None:
+    """Print a finding, the same on every machine: `claim: yes`, or `claim: 1` where `expected` is a value.
+
+    Raises:
+        FindingFailed: what was found is not what the course says.
+    """
+    if found != expected:
+        raise FindingFailed(
+            f"“{claim}” should be {_say(expected)}; here it is {_say(found)}",
+            hint="run the notebook again from the top; if it stays so, this machine teaches us something: "
+            "please report it with the output of `./lab doctor`",
+        )
+    print(f"{claim}: {_say(found)}")
+
+
+def _say(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

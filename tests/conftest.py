@@ -1,0 +1,26 @@
+"""Fixtures: the engine that the tests run on, and a lab whose leftovers are a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from labhelpers import engine as engines
+from labhelpers.engine import Engine
+from labhelpers.lab import Lab
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """The engine that `./lab test` set up or found."""
+    return engines.connect()
+
+
+@pytest.fixture
+def lab(engine: Engine) -> Iterator[Lab]:
+    """A lab of its own for one test; it must remove all that it made."""
+    with Lab("test", engine=engine) as it:
+        yield it
+    left = engine.client.containers.list(all=True, filters={"label": f"labhelpers.session={it.session}"})
+    assert left == [], "the lab left containers behind"
