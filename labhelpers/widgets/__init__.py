@@ -1,1 +1,1 @@
-"""To be filled."""
+"""What moves on the page: ipywidgets that show results and compute none."""

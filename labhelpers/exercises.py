@@ -1,0 +1,526 @@
+"""Exercises checked by the state of the engine, predictions, and the reader's progress.
+
+An `Exercise` is a set of named tasks. Each task looks at the engine and says what is missing; how the reader
+got there does not matter. In a page an exercise shows itself as a panel that completes by itself
+(`labhelpers.widgets.panel`); everywhere else `.check()` gives the same verdict.
+
+Progress and predictions are kept in `progress.json` and `predictions.json` of the state directory.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import docker.errors
+import pandas as pd
+import requests
+
+from labhelpers import state
+from labhelpers.errors import BadInput, LabError
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+    Bundle = tuple[dict[str, Any], dict[str, Any]]
+
+PROGRESS = "progress.json"
+PREDICTIONS = "predictions.json"
+POLL_S = 5.0
+DEBOUNCE_S = 0.3
+
+
+# --- tasks and verdicts
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing that must be true of the engine.
+
+    Attributes:
+        name: a short name, unique in its exercise; other tasks' `needs` use it.
+        text: what to reach, in the reader's terms.
+        check: looks at the engine; None when the task is reached, else what is missing (to the reader).
+        hint: answers the likely mistake, from the state of the engine; never the command to paste.
+        needs: names of earlier tasks; while one is missing, this task is "not yet" and is not looked at.
+    """
+
+    name: str
+    text: str
+    check: Callable[[Lab], str | None]
+    hint: Callable[[Lab], str] | str | None = None
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVerdict(Result):
+    """How one task stands.
+
+    Attributes:
+        name, text: as in the task.
+        stands: `done`; `missing` (looked at, and not there); `not yet` (a task that it needs is missing).
+        missing: what is missing, None when done.
+    """
+
+    name: str
+    text: str
+    stands: Literal["done", "missing", "not yet"]
+    missing: str | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the task is reached."""
+        return self.stands == "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Result):
+    """How an exercise stands.
+
+    Attributes:
+        title: the title of the exercise.
+        tasks: how each task stands, in order.
+        note: something that the reader should know besides, such as progress that could not be kept; or None.
+    """
+
+    title: str
+    tasks: tuple[TaskVerdict, ...]
+    note: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every task is reached."""
+        return bool(self.tasks) and all(task.passed for task in self.tasks)
+
+    @property
+    def first_open(self) -> TaskVerdict | None:
+        """The first task that is not reached, None when all are."""
+        return next((task for task in self.tasks if not task.passed), None)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a task: task, stands, missing."""
+        rows = [(task.text, task.stands, task.missing or "") for task in self.tasks]
+        return pd.DataFrame(rows, columns=["task", "stands", "missing"])
+
+    def __repr__(self) -> str:
+        lines = [f"{self.title}: {'done' if self.passed else 'not done yet'}"]
+        for task in self.tasks:
+            lines.append(f"  [{'x' if task.passed else ' '}] {task.text}")
+            if task.missing:
+                lines.append(f"      {task.stands}: {task.missing}")
+        return "\n".join([*lines, *([f"  note: {self.note}"] if self.note else [])])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(_task_html(task.text, task.stands, task.missing) for task in self.tasks)
+        head = f"<b>{escape(self.title)}: {'done' if self.passed else 'not done yet'}</b>"
+        note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        return f'{head}<ul style="list-style:none;padding-left:0.5em">{rows}</ul>{note}'
+
+
+_MARKS = {"done": "✔", "missing": "○", "not yet": "·"}
+
+
+def _task_html(text: str, stands: str, missing: str | None) -> str:
+    why = (
+        f'<br><small style="margin-left:1.6em">{escape(stands)}: {escape(missing)}</small>' if missing else ""
+    )
+    return (
+        f'<li><span style="display:inline-block;width:1.4em">{_MARKS[stands]}</span>{escape(text)}{why}</li>'
+    )
+
+
+# --- exercises
+
+
+@dataclass(frozen=True, eq=False)
+class Exercise:
+    """What the reader must reach, and how the engine's state proves it.
+
+    Attributes:
+        lab: the lab whose engine is looked at.
+        chapter: "00" … "10".
+        slug: a short name, unique in its chapter; progress is kept under it.
+        title: what the exercise is called.
+        tasks: in the order in which the reader is expected to reach them.
+        settle_s: how long a passing state must hold, in seconds; choose it longer than a wrong answer lives.
+    """
+
+    lab: Lab
+    chapter: str
+    slug: str
+    title: str
+    tasks: Sequence[Task]
+    settle_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for task in self.tasks:
+            unknown = set(task.needs) - seen
+            if unknown or task.name in seen:
+                raise ValueError(f"task {task.name!r}: needs {sorted(unknown)} or is there twice")
+            seen.add(task.name)
+
+    def check(self) -> Verdict:
+        """How the exercise stands now. A state that passes is looked at again `settle_s` later.
+
+        Passing is kept in the reader's progress. A container that vanishes while it is looked at is a task
+        not reached; it is no error.
+        """
+        verdict = self._look()
+        if verdict.passed and self.settle_s:
+            time.sleep(self.settle_s)
+            verdict = self._look()
+        return Verdict(verdict.title, verdict.tasks, self._keep(verdict.passed))
+
+    def hint(self) -> str:
+        """A hint for the first task that is not reached, from the state of the engine."""
+        open_task = self._look().first_open
+        if open_task is None:
+            return "Every task is reached. Nothing is left to do here."
+        task = next(task for task in self.tasks if task.name == open_task.name)
+        if callable(task.hint):
+            return _asked(self.lab, task.hint) or open_task.missing or task.text
+        return task.hint or open_task.missing or task.text
+
+    def watch(self, seen: Callable[[Verdict], object]) -> Callable[[], None]:
+        """Call `seen` with the verdict now and after every change of it, until it passes or the lab closes.
+
+        `seen` is called in a background thread. The engine's events wake the check; a slow poll (every
+        `POLL_S` seconds) is there for states that make no event, such as a file inside a container.
+
+        Returns:
+            A function that stops the watching; it may be called twice.
+        """
+        return _Watch(self, seen).stop
+
+    def _look(self) -> Verdict:
+        stands: dict[str, TaskVerdict] = {}
+        for task in self.tasks:
+            before = [stands[name] for name in task.needs if not stands[name].passed]
+            if before:
+                stands[task.name] = TaskVerdict(
+                    task.name, task.text, "not yet", f"comes after “{before[0].text}”"
+                )
+                continue
+            missing = _asked(self.lab, task.check)
+            stands[task.name] = TaskVerdict(task.name, task.text, "missing" if missing else "done", missing)
+        return Verdict(self.title, tuple(stands.values()))
+
+    def _keep(self, passed: bool) -> str | None:
+        key = f"{self.chapter}/{self.slug}"
+
+        def change(kept: dict[str, Any]) -> bool:
+            if key in kept and (kept[key]["passed"] or not passed):
+                return False
+            kept[key] = {"title": self.title, "passed": passed, "when": _now() if passed else None}
+            return True
+
+        return _update(PROGRESS, _is_progress, change)
+
+    def __repr__(self) -> str:
+        # says what to reach, never how it stands: stored in a notebook, it is the same on every machine
+        tasks = (f"  {number}. {task.text}" for number, task in enumerate(self.tasks, 1))
+        return "\n".join([f"Exercise: {self.title}", *tasks])
+
+    @cached_property
+    def panel(self) -> Any:
+        """The widget that shows this exercise; it starts to watch when it is made."""
+        from labhelpers.widgets.panel import exercise_panel
+
+        return exercise_panel(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
+        return with_text(self.panel, repr(self))
+
+
+class _Watch:
+    """One background thread that checks an exercise when something happens."""
+
+    def __init__(self, exercise: Exercise, seen: Callable[[Verdict], object]) -> None:
+        self._exercise, self._seen = exercise, seen
+        self._wake, self._stopped = threading.Event(), threading.Event()
+        self._unsubscribe = exercise.lab.events.subscribe(lambda _event: self._wake.set())
+        threading.Thread(target=self._run, name=f"watch {exercise.slug}", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._wake.set()
+        self._unsubscribe()
+
+    def _run(self) -> None:
+        last: Verdict | None = None
+        try:
+            while not self._stopped.is_set() and not self._exercise.lab.closed:
+                self._wake.clear()
+                verdict = self._checked()
+                if verdict != last and not self._stopped.is_set():
+                    self._seen(verdict)
+                last = verdict
+                if verdict.passed:
+                    return
+                if self._wake.wait(POLL_S):
+                    time.sleep(DEBOUNCE_S)  # one `docker run` makes five events; one look is enough
+        finally:
+            self._unsubscribe()
+
+    def _checked(self) -> Verdict:
+        try:
+            return self._exercise.check()
+        except Exception as error:  # a check with a mistake in it must not end as a panel that waits for ever
+            return Verdict(
+                self._exercise.title, (), f"the check itself failed: {type(error).__name__}: {error}"
+            )
+
+
+def _asked(lab: Lab, look: Callable[[Lab], str | None]) -> str | None:
+    """What `look` says; an engine that cannot answer means: not there yet."""
+    try:
+        return look(lab)
+    except docker.errors.NotFound:
+        return "it was there a moment ago and is gone now"
+    except docker.errors.APIError as error:
+        return f"the engine could not say: {error.explanation or error}"
+    except (requests.RequestException, docker.errors.DockerException) as error:
+        return f"the engine does not answer ({type(error).__name__})"
+    except LabError as error:
+        return error.message
+
+
+def container_named(lab: Lab, name: str) -> Container | None:
+    """The container called `name` on the lab's engine, made by whatever means; None if there is none."""
+    try:
+        found: Container = lab.client.containers.get(name)
+    except docker.errors.NotFound:
+        return None
+    return found if found.name == name else None  # the engine also finds by the start of an id
+
+
+# --- progress
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Result):
+    """The exercises that the reader has opened, and those passed.
+
+    Attributes:
+        exercises: (chapter, exercise, passed, when) of each; `when` is UTC, ISO 8601, or None.
+    """
+
+    exercises: tuple[tuple[str, str, bool, str | None], ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row an exercise: chapter, exercise, passed, when."""
+        return pd.DataFrame(list(self.exercises), columns=["chapter", "exercise", "passed", "when"])
+
+    def __repr__(self) -> str:
+        done = sum(passed for _, _, passed, _ in self.exercises)
+        return f"{done} of {len(self.exercises)} opened exercises passed"
+
+    def _repr_html_(self) -> str:
+        if not self.exercises:
+            return "No exercise opened yet. The first one is below."
+        rows = "".join(
+            f"<tr><td>{escape(chapter)}</td><td>{escape(title)}</td>"
+            f"<td>{'✔ passed' if done else '○ open'}</td><td>{escape((when or '')[:16].replace('T', ' '))}</td></tr>"
+            for chapter, title, done, when in self.exercises
+        )
+        head = "<tr><th>chapter</th><th>exercise</th><th></th><th>when (UTC)</th></tr>"
+        return f"<table>{head}{rows}</table>"
+
+
+def progress() -> Progress:
+    """What is kept of the reader's progress; empty where nothing is, or where the file is damaged."""
+    kept = _entries(PROGRESS, _is_progress)
+    rows = [(key.partition("/")[0], v["title"], v["passed"], v["when"]) for key, v in sorted(kept.items())]
+    return Progress(tuple(rows))
+
+
+def _is_progress(entry: Any) -> bool:
+    return isinstance(entry, dict) and {"title", "passed", "when"} <= entry.keys()
+
+
+# --- predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A question put before the cell that answers it.
+
+    Attributes:
+        slug: a short name, unique in the course; the answer is kept under it.
+        question: what is asked.
+        options: what may be answered.
+    """
+
+    slug: str
+    question: str
+    options: tuple[str, ...]
+
+    def choose(self, option: str) -> str | None:
+        """Keep `option` as the reader's prediction; a later choice replaces it.
+
+        Returns:
+            None, or why it could not be kept.
+
+        Raises:
+            BadInput: `option` is not among the options.
+        """
+        if option not in self.options:
+            raise BadInput(
+                f"“{option}” is not one of the answers", hint=f"choose one of: {', '.join(self.options)}"
+            )
+
+        def change(kept: dict[str, Any]) -> bool:
+            kept[self.slug] = {"chosen": option, "when": _now()}
+            return True
+
+        return _update(PREDICTIONS, _is_prediction, change)
+
+    @property
+    def chosen(self) -> str | None:
+        """What the reader chose, or None."""
+        kept = predicted(self.slug)
+        return kept if kept in self.options else None
+
+    def __repr__(self) -> str:
+        # never what was chosen: stored in a notebook, it is the same on every machine
+        return "\n".join([f"Predict: {self.question}", *(f"  ( ) {option}" for option in self.options)])
+
+    @cached_property
+    def panel(self) -> Any:
+        """The widget that asks; it keeps the answer when one is clicked."""
+        from labhelpers.widgets.panel import prediction_panel
+
+        return prediction_panel(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
+        return with_text(self.panel, repr(self))
+
+
+def predict(slug: str, question: str, options: Sequence[str]) -> Prediction:
+    """Ask for a prediction. As the last value of a cell it shows radio buttons; a click keeps the answer."""
+    return Prediction(slug, question, tuple(options))
+
+
+def predicted(slug: str) -> str | None:
+    """What the reader predicted for `slug`, or None."""
+    kept = _entries(PREDICTIONS, _is_prediction).get(slug)
+    return str(kept["chosen"]) if kept else None
+
+
+def _is_prediction(entry: Any) -> bool:
+    return isinstance(entry, dict) and "chosen" in entry
+
+
+@dataclass(frozen=True, slots=True)
+class Recall(Result):
+    """A prediction beside what was measured. Both differ from reader to reader: tag its cell
+    `nbval-ignore-output`.
+
+    Attributes:
+        predicted: what the reader chose, None if nothing.
+        measured: what was measured, as text with its unit.
+    """
+
+    predicted: str | None
+    measured: str
+
+    def __repr__(self) -> str:
+        return f"You predicted: {self.predicted or 'nothing yet'}\nMeasured:      {self.measured}"
+
+    def _repr_html_(self) -> str:
+        rows = (("You predicted", self.predicted or "nothing yet"), ("Measured", self.measured))
+        style = "text-align:left;padding:0.4em 2em"
+        cells = "".join(
+            f'<td style="{style}"><small>{head}</small><br><b>{escape(text)}</b></td>' for head, text in rows
+        )
+        return f"<table><tr>{cells}</tr></table>"
+
+
+def recall(slug: str, measured: str) -> Recall:
+    """What the reader predicted for `slug`, beside what was measured."""
+    return Recall(predicted(slug), measured)
+
+
+# --- what is kept
+
+
+def with_text(panel: Any, text: str) -> Bundle:
+    """A widget as Jupyter shows it, with `text` for wherever no widget can be shown."""
+    made = panel._repr_mimebundle_()
+    data, metadata = made if isinstance(made, tuple) else (made, {})
+    return {**data, "text/plain": text}, metadata
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _read(name: str, is_entry: Callable[[Any], bool]) -> dict[str, Any] | None:
+    """The entries kept in `name`; empty where there is no such file, None where it is damaged."""
+    try:
+        kept = json.loads(state.path(name).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:  # not JSON, or not even UTF-8
+        return None
+    return kept if isinstance(kept, dict) and all(map(is_entry, kept.values())) else None
+
+
+def _entries(name: str, is_entry: Callable[[Any], bool]) -> dict[str, Any]:
+    """What can be shown of `name`; reading never fails and never changes a file."""
+    try:
+        return _read(name, is_entry) or {}
+    except OSError:
+        return {}
+
+
+def _update(
+    name: str, is_entry: Callable[[Any], bool], change: Callable[[dict[str, Any]], bool]
+) -> str | None:
+    """Change what is kept in `name`, if `change` says that it did; safe between processes and threads.
+
+    A damaged file is put aside, never written over.
+
+    Returns:
+        None, or what the reader should know.
+    """
+    try:
+        with state.locked(name + ".lock", timeout_s=10):
+            aside: Path | None = None
+            kept = _read(name, is_entry)
+            if kept is None:
+                aside = _put_aside(state.path(name))
+            if change(kept := kept or {}):
+                state.write_json(name, kept)
+    except (OSError, LabError) as error:
+        why = error.message if isinstance(error, LabError) else error.strerror
+        return f"This could not be kept in {state.shown(_where(name))}: {why}. Everything else works."
+    if aside:
+        return f"{name} was damaged. It is kept as {state.shown(aside)}; a new one is begun."
+    return None
+
+
+def _put_aside(damaged: Path) -> Path:
+    aside = damaged.with_name(damaged.name + ".damaged")
+    while aside.exists():
+        aside = aside.with_name(aside.name + "+")
+    return damaged.rename(aside)
+
+
+def _where(name: str) -> str:
+    try:
+        return str(state.path(name))
+    except OSError:
+        return f"the state directory ({name})"
