@@ -152,7 +152,7 @@ def _doctor_without_environment(as_json: bool) -> None:
         "why": f"there is no environment for this requirements.lock under {_home()}",
         "next": "./lab up",
     }
-    report = {"ok": False, "engine": None, "hub_reachable": None, "images": {}, "problems": [what]}
+    report: dict[str, object] = {"ok": False, "engine": None, "hub_reachable": None, "images": {}, "problems": [what]}
     if as_json:
         print(json.dumps(report, indent=1))
     else:

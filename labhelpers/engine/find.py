@@ -17,6 +17,7 @@ import docker
 from docker.context import ContextAPI
 from docker.errors import DockerException
 from docker.tls import TLSConfig
+from docker.utils import kwargs_from_env
 from requests.exceptions import RequestException
 
 from labhelpers import state
@@ -127,18 +128,20 @@ class Place:
     meant: bool = False
 
 
-def connect(choice: str | None = None) -> Engine:
-    """The engine that answers, started again if it is the lab's own and was killed.
+def connect(choice: str | None = None, *, revive: bool = True) -> Engine:
+    """The engine that answers.
 
     Args:
         choice: `auto`, `private` or an address; None means what `LABHELPERS_ENGINE` says, else `auto`.
+        revive: whether the lab's own engine is started again if it was killed.
 
     Raises:
         EngineMissing: none answers.
         EngineUnreachable: one is there but cannot be reached (rights, a context that points nowhere, …).
     """
     choice = choice or os.environ.get("LABHELPERS_ENGINE") or "auto"
-    if private.is_wanted() and choice in ("auto", "private"):
+    named = os.environ.get("DOCKER_HOST") or "private" if choice == "auto" else choice
+    if revive and private.is_wanted() and named in ("private", private.address()):
         private.start(print)
     for place in places(choice):
         found = _ask(place)
@@ -185,7 +188,7 @@ def _context() -> Place | None:
         )
     if context.Name == "default":
         return None
-    return Place(context.Host, f"docker context {context.Name}", context.TLSConfig, meant=True)
+    return Place(context.Host or "", f"docker context {context.Name}", context.TLSConfig, meant=True)
 
 
 def _sockets() -> list[Path]:
@@ -212,7 +215,7 @@ def _exists(path: Path) -> bool:
 
 
 def _tls_of_environment() -> TLSConfig | None:
-    settings = docker.utils.kwargs_from_env()
+    settings = kwargs_from_env()
     tls = settings.get("tls")
     return tls if isinstance(tls, TLSConfig) else None
 

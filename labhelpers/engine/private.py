@@ -248,16 +248,12 @@ def _remember_the_machine() -> None:
 def machine() -> dict[str, Any]:
     """What an engine changes on its machine: links, firewall, forwarding, cgroups, paths elsewhere."""
     return {
-        "links": sorted(_links()),
+        "links": sorted(name for _, name in socket.if_nameindex()),
         "firewall": {tool: _rules(tool) for tool in ("iptables", "ip6tables")},
         "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text().strip(),
         "cgroups": sorted(str(path) for path in _cgroups()),
         "elsewhere": [path for path in ELSEWHERE if Path(path).exists()],
     }
-
-
-def _links() -> set[str]:
-    return {path.name for path in Path("/sys/class/net").iterdir()}
 
 
 def _rules(tool: str) -> str:

@@ -1,0 +1,232 @@
+"""The verbs of `./lab`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from labhelpers import __version__, errors, jupyter, runner, state
+from labhelpers.engine import Engine, connect, images, install, private
+from labhelpers.engine.provide import provide
+from labhelpers.errors import EngineError, LabError
+from labhelpers.terminal import ask, say, step
+
+FIRST_IMAGES = ("base", "payload", "tools", "vm")
+TEST_IMAGES = (*FIRST_IMAGES, "registry")
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def _with_engine_option(verb: Verb) -> Verb:
+    return click.option(
+        "--engine",
+        default=lambda: os.environ.get("LABHELPERS_ENGINE", "auto"),
+        metavar="auto|private|URL",
+        help="The engine to use: the one that is there or else our own (auto), our own (private), or an address.",
+    )(verb)
+
+
+def _speaks(verb: Verb) -> Verb:
+    """An error that a reader can cause ends in its message and status 1, not in a traceback."""
+
+    @wraps(verb)
+    def speaking(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return verb(*args, **kwargs)
+        except LabError as error:
+            errors.show(error)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            say("\nstopped by you; the next command goes on from here")
+            sys.exit(130)
+
+    return speaking  # type: ignore[return-value]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Understand containers by running, measuring and drawing them on a real Docker engine."""
+
+
+@main.command()
+@_with_engine_option
+@click.option("--port", type=click.IntRange(1, 65535), help="JupyterLab's port on 127.0.0.1; the first free from 8888.")
+@click.option("--browser/--no-browser", default=True, help="Open the first page in your browser, or only print it.")
+@_speaks
+def up(engine: str, port: int | None, browser: bool) -> None:
+    """Set up what is missing, start JupyterLab, and open the course."""
+    began = time.monotonic()
+    there = jupyter.start(_provide(engine, FIRST_IMAGES), port)
+    say(f"ready after {time.monotonic() - began:.0f} s; stop it all with ./lab down")
+    say(there.url)
+    if browser:
+        webbrowser.open(there.url)
+
+
+@main.command()
+@click.argument("chapters", nargs=-1)
+@click.option("--html", type=click.Path(file_okay=False, path_type=Path), help="Write a page per notebook there.")
+@_with_engine_option
+@_speaks
+def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
+    """Execute the notebooks of CHAPTERS (01, or a name; all of them if none) without a browser."""
+    paths = runner.notebooks(chapters)
+    _provide(engine, FIRST_IMAGES)
+    done = [runner.execute(path, html) for path in paths]
+    if not runner.report(done):
+        sys.exit(1)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@_with_engine_option
+@_speaks
+def test(args: tuple[str, ...], engine: str) -> None:
+    """Run the whole test suite, every notebook under nbval included; ARGS go to pytest."""
+    _provide(engine, TEST_IMAGES)
+    try:
+        install.ensure(install.BROWSER, "the page is tested in a real browser")
+    except EngineError as error:
+        say(f"browser: not here, so its tests are skipped ({error.message})")
+    sys.stdout.flush()
+    sys.exit(subprocess.run([sys.executable, "-m", "pytest", *args], cwd=state.ROOT).returncode)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@_with_engine_option
+@_speaks
+def doctor(as_json: bool, engine: str) -> None:
+    """Say what is here, what is missing, and what to do; start and install nothing."""
+    from labhelpers.doctor import examine, show
+
+    report = examine(engine)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        show(report)
+    sys.exit(0 if report["ok"] else 1)
+
+
+@main.command()
+@_with_engine_option
+@_speaks
+def status(engine: str) -> None:
+    """Say what the lab has running, and what it has made."""
+    from labhelpers.lab import ours
+
+    server = jupyter.running()
+    say(f"JupyterLab: {server.url if server else 'not running'}")
+    try:
+        found = connect(engine, revive=False)
+    except LabError as error:
+        say(f"engine:     {error.message}")
+    else:
+        facts = found.facts()
+        say(f"engine:     {facts.source}, Docker {facts.version} at {facts.host} ({facts.found_by})")
+        made = ours(found)
+        say("made:       " + ("nothing" if not made else f"{len(made)} things"))
+        for one in made:
+            say(f"            {one}")
+    say(f"files:      {state.shown(state.home())}")
+
+
+@main.command()
+@_with_engine_option
+@_speaks
+def clean(engine: str) -> None:
+    """Remove what the lab made on the engine, by its label, and say what; images and kept volumes stay."""
+    _clean(connect(engine, revive=False))
+
+
+@main.command()
+@click.option("--purge", is_flag=True, help="Also remove the engine's data, the environment and your progress.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_with_engine_option
+@_speaks
+def down(purge: bool, yes: bool, engine: str) -> None:
+    """Stop JupyterLab and the private engine; an engine that was there before is never stopped."""
+    if purge and not yes and not ask(f"Remove everything of ours ({state.shown(state.home())}), your progress too?"):
+        raise errors.BadInput("nothing was removed", hint="answer y, or give --yes in a script")
+    say("JupyterLab: stopped" if jupyter.stop() else "JupyterLab: was not running")
+    _leave_foreign_engine(engine, purge)
+    private.stop(say)
+    if purge:
+        _purge()
+
+
+@main.command()
+@click.option("--repeats", default=10, show_default=True, type=click.IntRange(3, 100))
+@_with_engine_option
+@_speaks
+def bench(repeats: int, engine: str) -> None:
+    """Compare what things cost on this engine, as ratios."""
+    from labhelpers.bench import compare
+
+    found = _provide(engine, ("tools", "payload"))
+    with step("measuring"):
+        table = compare(found, repeats)
+    say(table.to_string(index=False))
+
+
+def _provide(choice: str, names: tuple[str, ...]) -> Engine:
+    """The engine with the lab images `names`; what this process starts from now on reaches that engine."""
+    engine = provide(choice)
+    say(f"engine: Docker {engine.version['Version']}, {engine.source}, found by: {engine.found_by}")
+    for warning in engine.warnings:
+        say(f"engine: note: {warning}")
+    for name in names:
+        images.ensure(engine, name, say)
+    os.environ.update(jupyter.environment(engine))
+    os.environ.pop("DOCKER_CONTEXT", None)
+    return engine
+
+
+def _clean(engine: Engine) -> None:
+    from labhelpers.lab import clean as remove_ours
+
+    removed = remove_ours(engine)
+    for line in removed:
+        say(line)
+    say(f"{len(removed)} things of the lab removed" if removed else "the lab has made nothing that is still there")
+
+
+def _leave_foreign_engine(choice: str, purge: bool) -> None:
+    """On an engine that stays, take the lab's things away: its containers, and with `purge` its images too."""
+    try:
+        engine = connect(choice, revive=False)
+    except LabError:
+        return
+    if engine.source == "existing":
+        _clean(engine)
+        if purge:
+            for line in images.remove_all(engine):
+                say(line)
+
+
+def _purge() -> None:
+    packages = install.installed_by_the_lab()
+    private.remove_data()
+    home = state.home()
+    # last, because this very program runs from there
+    shutil.rmtree(home, ignore_errors=True)
+    say(f"removed {state.shown(home)}")
+    if packages:
+        say("these packages of the distribution were installed for the lab and stay; other programs may use them by now:")
+        say(f"    apt-get purge {' '.join(packages)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The distribution's packages that the lab needs on a Debian or Ubuntu that has no engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from labhelpers import state
+from labhelpers.engine.find import INSTALL_PAGE
+from labhelpers.engine.root import SYSTEM_PATH, as_root, may_be_root, run_as_root
+from labhelpers.errors import EngineMissing, SetupFailed
+from labhelpers.terminal import run_shown, say
+
+ENGINE = ("docker.io", "containerd", "runc", "iptables", "iproute2")
+IMAGES = ("debootstrap",)
+BROWSER = ("chromium", "fonts-noto-cjk")
+PROGRAMS = {
+    "docker.io": "dockerd",
+    "docker-cli": "docker",
+    "iproute2": "ip",
+    "fonts-noto-cjk": "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+}
+INSTALLED = "packages.json"
+
+
+def missing(packages: Sequence[str]) -> list[str]:
+    """Those of `packages` whose program is not on this machine."""
+    there = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
+    return [name for name in packages if not shutil.which(PROGRAMS.get(name, name), mode=os.F_OK, path=there)]
+
+
+def is_debian() -> bool:
+    """Whether this is Debian, Ubuntu or one of their children (os-release(5))."""
+    try:
+        lines = Path("/etc/os-release").read_text().splitlines()
+    except OSError:
+        return False
+    words = {word for line in lines if line.startswith(("ID=", "ID_LIKE=")) for word in line.split("=")[1].split()}
+    return bool({word.strip('"') for word in words} & {"debian", "ubuntu"})
+
+
+def ensure(packages: Sequence[str], why: str) -> None:
+    """Install those of `packages` that are missing, saying which first.
+
+    Raises:
+        EngineMissing: this is not a Debian or Ubuntu, or this user may not install packages.
+        SetupFailed: apt-get did not succeed; its last words are kept.
+    """
+    wanted = missing(packages)
+    if "docker.io" in wanted and not shutil.which("docker"):
+        wanted += ["docker-cli"] if _known("docker-cli") else []
+    if not wanted:
+        return
+    if not is_debian() or not shutil.which("apt-get"):
+        raise EngineMissing(
+            f"{why}: this machine has no {', '.join(wanted)}, and the lab installs packages on Debian and Ubuntu only",
+            hint=f"install Docker as its page says, start it, and run this again: {INSTALL_PAGE}",
+        )
+    if not may_be_root():
+        raise EngineMissing(
+            f"{why}: packages are missing, and this user is neither root nor may use sudo",
+            hint="have these two commands run, log in again, and run this again:\n"
+            f"    sudo apt-get update && sudo apt-get install -y --no-install-recommends {' '.join(wanted)}\n"
+            "    sudo usermod -aG docker $USER",
+        )
+    with state.locked("packages", waiting=lambda: say("packages: another lab command is installing; waiting")):
+        wanted = [name for name in wanted if name in missing(packages) or name == "docker-cli"]
+        if wanted:
+            _install(wanted, why)
+
+
+def installed_by_the_lab() -> list[str]:
+    """The packages that the lab asked for on this machine, with what came along."""
+    return [str(name) for name in state.read_json(INSTALLED, [])]
+
+
+def _install(wanted: list[str], why: str) -> None:
+    say(f"packages: {why}; installing the distribution's {', '.join(wanted)}")
+    before = _packages()
+    apt = as_root(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120", "-y"])
+    updated, words = run_shown([*apt, "update"], "packages: reading the lists")
+    with _no_service_starts("docker.io" in wanted):
+        failed, words = run_shown([*apt, "install", "--no-install-recommends", *wanted], "packages: installing")
+    state.write_json(INSTALLED, sorted({*installed_by_the_lab(), *(_packages() - before)}))
+    if failed:
+        raise SetupFailed(
+            "apt-get could not install " + ", ".join(wanted) + (" (nor read its lists)" if updated else ""),
+            hint="mend what it says (network, mirror, disk), then run this again",
+            engine_words="\n".join(words.splitlines()[-6:]),
+        )
+
+
+def _packages() -> set[str]:
+    listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"], capture_output=True, text=True)
+    return {line.split()[0] for line in listed.stdout.splitlines() if line.endswith(" installed")}
+
+
+def _known(package: str) -> bool:
+    return "Package:" in subprocess.run(["apt-cache", "show", package], capture_output=True, text=True).stdout
+
+
+@contextmanager
+def _no_service_starts(concerned: bool) -> Iterator[None]:
+    """Keep docker.io from starting an engine of its own: invoke-rc.d(8) asks /usr/sbin/policy-rc.d.
+
+    The distribution's service would listen on the usual socket, come back at every boot, and share docker0
+    with the private engine. It stays installed and disabled.
+    """
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = concerned and not policy.exists()
+    if ours:
+        text = "#!/bin/sh\n# put here by labhelpers while it installs packages\nexit 101\n"
+        subprocess.run(as_root(["tee", str(policy)]), input=text, text=True, stdout=subprocess.DEVNULL)
+        run_as_root(["chmod", "755", str(policy)])
+    try:
+        yield
+    finally:
+        if ours:
+            run_as_root(["rm", "-f", str(policy)])
+        if concerned and Path("/run/systemd/system").exists():
+            run_as_root(["systemctl", "disable", "--quiet", "docker.service", "docker.socket", "containerd.service"])

@@ -1,0 +1,124 @@
+"""The smallest container there is: one static program of about 170 bytes that says a word and ends.
+
+It proves that an engine can import an image, create, start and remove a container, on a machine where nothing
+can be pulled. The program is made here, byte by byte: an ELF header (elf(5)), one program header, and two
+system calls, write(2) and exit(2).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+import time
+import uuid
+from dataclasses import dataclass
+
+from docker.errors import APIError, DockerException, NotFound
+from requests.exceptions import RequestException
+
+from labhelpers.engine.find import Engine
+from labhelpers.errors import EngineRefused
+from labhelpers.results import Result
+
+WORD = b"a container ran here\n"
+LABELS = {"labhelpers.chapter": "doctor"}
+EM_X86_64, EM_AARCH64 = 62, 183
+LOAD_AT = 0x400000
+HEADERS = 64 + 56
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRun(Result):
+    """One container, from nothing to gone.
+
+    Attributes:
+        said: what it wrote.
+        run_ms: import, create, start, wait and read, wall time.
+    """
+
+    said: str
+    run_ms: float
+
+
+def program(machine: str) -> bytes:
+    """A static Linux program that writes `WORD` and ends with status 0.
+
+    Args:
+        machine: what `docker info` calls the architecture: `x86_64` or `aarch64`.
+
+    Raises:
+        EngineRefused: the course has no program for that machine.
+    """
+    if machine in ("x86_64", "amd64"):
+        code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0"  # write, to descriptor 1,
+        code += b"\x48\x8d\x35" + struct.pack("<i", 16) + b"\xba" + struct.pack("<i", len(WORD)) + b"\x0f\x05"
+        code += b"\xb8\x3c\0\0\0\x31\xff\x0f\x05"  # exit, with 0
+        return _elf(EM_X86_64, code + WORD)
+    if machine in ("aarch64", "arm64"):
+        words = [0xD2800020, 0x100000E1, 0xD2800002 | len(WORD) << 5, 0xD2800808, 0xD4000001]
+        words += [0xD2800000, 0xD2800BA8, 0xD4000001]
+        return _elf(EM_AARCH64, struct.pack("<8I", *words) + WORD)
+    raise EngineRefused(
+        f"the course has no test program for the engine's processor ({machine})",
+        hint="the course runs on x86_64 and aarch64 engines",
+    )
+
+
+def _elf(machine: int, code: bytes) -> bytes:
+    size = HEADERS + len(code)
+    identity = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, LOAD_AT + HEADERS, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, LOAD_AT, LOAD_AT, size, size, 0x1000)
+    return identity + header + segment + code
+
+
+def first_run(engine: Engine) -> FirstRun:
+    """Import the smallest image, run it, read what it said, and remove both.
+
+    Raises:
+        EngineRefused: one of these steps failed, or the container said nothing; the engine's words are kept.
+    """
+    api, name = engine.client.api, f"labhelpers-doctor-{uuid.uuid4().hex[:8]}"
+    began = time.monotonic()
+    try:
+        api.import_image_from_data(_archive(program(engine.info["Architecture"])), repository=name, tag="latest")
+        try:
+            api.create_container(
+                name, ["/hello"], name=name, labels=LABELS, host_config=api.create_host_config(network_mode="none")
+            )
+            api.start(name)
+            status = api.wait(name, timeout=10)["StatusCode"]
+            said = api.logs(name).decode(errors="replace").strip()
+        finally:
+            _remove(engine, name)
+    except (APIError, DockerException, RequestException) as error:
+        raise EngineRefused(
+            "the engine answers, but it could not run a first container",
+            hint="run `docker run --rm hello-world` yourself and mend what it says; on a virtual server its "
+            "provider may forbid containers, and a full disk (`docker system df`) does this too",
+            engine_words=str(getattr(error, "explanation", None) or error),
+        ) from error
+    if status != 0 or said != WORD.decode().strip():
+        raise EngineRefused(
+            f"a first container ran, but ended with status {status} and said {said!r}",
+            hint="look at the engine's own log, and at what filters system calls on its machine",
+        )
+    return FirstRun(said, (time.monotonic() - began) * 1000)
+
+
+def _remove(engine: Engine, name: str) -> None:
+    for remove in (engine.client.api.remove_container, engine.client.api.remove_image):
+        try:
+            remove(name, force=True)
+        except NotFound:
+            continue
+
+
+def _archive(binary: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        entry = tarfile.TarInfo("hello")
+        entry.size, entry.mode = len(binary), 0o755
+        archive.addfile(entry, io.BytesIO(binary))
+    return out.getvalue()

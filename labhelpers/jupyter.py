@@ -1,0 +1,201 @@
+"""JupyterLab for the course: on 127.0.0.1, with its token, its settings in the state directory."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from labhelpers import state
+from labhelpers.engine import Engine
+from labhelpers.errors import BadInput, SetupFailed
+from labhelpers.terminal import step
+
+START_S = 60
+FIRST_PAGE = "notebooks/00_start_here.ipynb"
+RECORD = "jupyter/server.json"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A JupyterLab that the lab started.
+
+    Attributes:
+        pid: its process.
+        port: on 127.0.0.1.
+        token: what its pages ask for.
+        engine: the address of the engine that its kernels and terminals use.
+    """
+
+    pid: int
+    port: int
+    token: str
+    engine: str
+
+    @property
+    def url(self) -> str:
+        """The address of the first page, token included."""
+        return f"http://127.0.0.1:{self.port}/lab/tree/{FIRST_PAGE}?token={self.token}"
+
+
+def environment(engine: Engine) -> dict[str, str]:
+    """The environment of everything that the course starts: `docker` and the SDK reach `engine`, files stay in the state directory."""
+    mine = {
+        "DOCKER_HOST": engine.address,
+        "LABHELPERS_HOME": str(state.home()),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(state.ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPYCACHEPREFIX": str(state.path("cache", "python")),
+        "MPLCONFIGDIR": str(state.path("cache", "matplotlib")),
+        "IPYTHONDIR": str(state.path("jupyter", "ipython")),
+        "JUPYTER_CONFIG_DIR": str(state.path("jupyter", "config")),
+        "JUPYTER_DATA_DIR": str(state.path("jupyter", "data")),
+        "JUPYTER_RUNTIME_DIR": str(state.path("jupyter", "runtime")),
+        "JUPYTERLAB_SETTINGS_DIR": str(state.path("jupyter", "settings")),
+        "JUPYTERLAB_WORKSPACES_DIR": str(state.path("jupyter", "workspaces")),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    if engine.source == "private":
+        # the docker CLI keeps contexts and buildx state in ~/.docker unless told otherwise
+        mine["DOCKER_CONFIG"] = str(state.path("docker", "x").parent)
+    return {key: value for key, value in os.environ.items() if key != "DOCKER_CONTEXT"} | mine
+
+
+def running() -> Server | None:
+    """The server that the lab started, if it still answers."""
+    kept = state.read_json(RECORD, None)
+    if not kept:
+        return None
+    server = Server(**kept)
+    return server if _is_ours(server.pid) and _answers(server) else None
+
+
+def start(engine: Engine, port: int | None = None) -> Server:
+    """The running server if it serves this engine, else a new one.
+
+    Raises:
+        BadInput: `port` is in use by another program.
+        SetupFailed: JupyterLab ended or did not answer in time; its last words are kept.
+    """
+    with state.locked("jupyter"):
+        there = running()
+        if there and there.engine == engine.address and port in (None, there.port):
+            return there
+        if there:
+            stop()
+        with step("JupyterLab: starting"):
+            return _start(engine, port)
+
+
+def stop() -> bool:
+    """End the server that the lab started, with its kernels; False if there is none."""
+    kept = state.read_json(RECORD, None)
+    if not kept or not _is_ours(kept["pid"]):
+        state.path(RECORD).unlink(missing_ok=True)
+        return False
+    os.kill(kept["pid"], signal.SIGTERM)
+    end = time.monotonic() + 15
+    while _is_ours(kept["pid"]) and time.monotonic() < end:
+        time.sleep(0.05)
+    if _is_ours(kept["pid"]):
+        os.killpg(kept["pid"], signal.SIGKILL)
+    state.path(RECORD).unlink(missing_ok=True)
+    return True
+
+
+def _start(engine: Engine, port: int | None) -> Server:
+    chosen = _free_port(port)
+    _write_settings()
+    # through a file of the reader's own: a token on a command line is seen by every user of the machine
+    token = secrets.token_hex(24)
+    log = state.path("jupyter", "server.log")
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser"),
+                f"--ServerApp.port={chosen}",
+                "--ServerApp.ip=127.0.0.1",
+                "--ServerApp.port_retries=0",
+                "--ServerApp.open_browser=False",
+                f"--ServerApp.root_dir={state.ROOT}",
+                "--LabApp.news_url=None",
+                *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            cwd=state.ROOT,
+            env={**environment(engine), "JUPYTER_TOKEN": token},
+        )
+    server = Server(process.pid, chosen, token, engine.address)
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        if _answers(server):
+            state.write_json(RECORD, server.__dict__)
+            state.path(RECORD).chmod(0o600)
+            process.returncode = 0  # it outlives this process on purpose: it is not waited for
+            return server
+        time.sleep(0.1)
+    if process.poll() is None:
+        process.terminate()
+        process.wait(10)
+    raise SetupFailed(
+        "JupyterLab did not start",
+        hint=f"its whole log is {state.shown(log)}; `./lab up --port N` tries another port",
+        engine_words="\n".join(log.read_text().strip().splitlines()[-6:]),
+    )
+
+
+def _write_settings() -> None:
+    """No question about news, no look for updates: a workshop's page opens on the notebook."""
+    name = "jupyter/settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    state.write_json(name, {"fetchNews": "false", "checkForUpdates": False})
+
+
+def _free_port(port: int | None) -> int:
+    for candidate in [port] if port is not None else [*range(8888, 8908), 0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except (OSError, OverflowError) as error:
+                if port is not None:
+                    raise BadInput(
+                        f"port {port} on this machine cannot be used for JupyterLab",
+                        hint=f"leave --port out, or try --port {_free_port(None)}",
+                        engine_words=str(error),
+                    ) from error
+                continue
+            return int(probe.getsockname()[1])
+    raise AssertionError("port 0 always binds")
+
+
+def _answers(server: Server) -> bool:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/api/status", headers={"Authorization": f"token {server.token}"}
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=3) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether `pid` is still a JupyterLab: the number may belong to another process by now."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and any("jupyter" in part for part in process.cmdline())
+    except psutil.Error:
+        return False

@@ -1,0 +1,61 @@
+"""What a person at a terminal sees while something takes longer than a second."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.status import Status
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """One line for the person."""
+    console.print(line, markup=False)
+
+
+@contextmanager
+def step(title: str) -> Iterator[Status]:
+    """A step that may take long: a moving status on a terminal, its line and its seconds anywhere."""
+    began = time.monotonic()
+    if not console.is_terminal:
+        say(f"{title} …")
+    with console.status(title) as status:
+        yield status
+    say(f"{title}: done ({time.monotonic() - began:.1f} s)")
+
+
+def run_shown(
+    command: Sequence[str], title: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run `command`, showing its newest line as the state of a step: (exit status, its last 20 lines)."""
+    last: deque[str] = deque(maxlen=20)
+    with step(title) as status:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            last.append(line.rstrip())
+            status.update(f"{title}  [dim]{line.strip()[:80].replace('[', '(')}[/dim]")
+        process.stdout.close()
+        return process.wait(), "\n".join(last)
+
+
+def ask(question: str) -> bool:
+    """Ask a person yes or no; nobody there means no."""
+    if not sys.stdin.isatty():
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
