@@ -31,6 +31,14 @@ def new_axes(width_in: float = 7.5, height_in: float = 3.6) -> Axes:
     return ax
 
 
+def resize(ax: Axes, width_in: float, height_in: float) -> None:
+    """Give the figure this size if `ax` is all that it holds; a figure that the caller arranged stays as it is."""
+    from matplotlib.figure import Figure
+
+    if isinstance(ax.figure, Figure) and ax.figure.axes == [ax]:
+        ax.figure.set_size_inches(width_in, height_in)
+
+
 def human_bytes(count: float) -> str:
     """`count` bytes as people write it: 512 B, 1.4 MiB (powers of 1,024, IEC 80000-13)."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -330,11 +330,10 @@ class Progress(Result):
     def _repr_html_(self) -> str:
         if not self.exercises:
             return "No exercise opened yet. The first one is below."
-        rows = "".join(
-            f"<tr><td>{escape(chapter)}</td><td>{escape(title)}</td>"
-            f"<td>{'✔ passed' if done else '○ open'}</td><td>{escape((when or '')[:16].replace('T', ' '))}</td></tr>"
-            for chapter, title, done, when in self.exercises
-        )
+        rows = ""
+        for chapter, title, done, when in self.exercises:
+            cells = (chapter, title, "✔ passed" if done else "○ open", (when or "")[:16].replace("T", " "))
+            rows += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         head = "<tr><th>chapter</th><th>exercise</th><th></th><th>when (UTC)</th></tr>"
         return f"<table>{head}{rows}</table>"
 
