@@ -1,0 +1,478 @@
+"""One reader's work on one chapter: it owns what it makes, removes it, and touches nothing else."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.models.images import Image
+from docker.models.networks import Network
+from docker.models.volumes import Volume
+
+from labhelpers import engine as engines
+from labhelpers import ours as belongings
+from labhelpers.command import (
+    Build,
+    CreateNetwork,
+    CreateVolume,
+    Exec,
+    Operation,
+    Pull,
+    Remove,
+    Run,
+    Stop,
+    make,
+)
+from labhelpers.engine import Engine
+from labhelpers.errors import (
+    BuildFailed,
+    EngineRefused,
+    EngineUnreachable,
+    ImageMissing,
+    LabError,
+    NameTaken,
+    NotOurs,
+    PortTaken,
+)
+from labhelpers.ours import Thing
+from labhelpers.results import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Output(Result):
+    """What a command in a container answered.
+
+    Attributes:
+        exit_code: its exit status; 0 is success.
+        stdout, stderr: what it wrote, as text.
+    """
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    def __str__(self) -> str:
+        return self.stdout + self.stderr
+
+
+class Lab:
+    """One reader's work on one chapter.
+
+    Each operation prints the `docker …` line that a person would type for it. What it makes carries the
+    labels `labhelpers.chapter` and `labhelpers.session`; `close` removes what carries this session's, and
+    so does the next Lab when this process was killed.
+
+    Args:
+        chapter: its number, as in the notebook's name: "01".
+        engine: the engine to work on; None for the one that `./lab` finds.
+
+    Attributes:
+        session: the short random id of this session.
+        commands: the line of every operation so far, without the `$ `.
+
+    Raises:
+        EngineMissing, EngineUnreachable: there is no engine to work on.
+    """
+
+    def __init__(self, chapter: str, *, engine: Engine | None = None) -> None:
+        self.chapter = chapter
+        self.engine = engine if engine is not None else engines.connect()
+        self.commands: list[str] = []
+        self._quiet = 0
+        self._closed = False
+        with _speaking(self.engine):
+            self._session = belongings.begin(self.client, chapter)
+        self.session = self._session.id
+        atexit.register(self.close)
+
+    @property
+    def client(self) -> docker.DockerClient:
+        """The SDK's client for the lab's engine."""
+        return self.engine.client
+
+    def image(self, name: str) -> str:
+        """The reference of the lab image `name`; the image is made, with progress, when it is not there."""
+        from labhelpers.engine import images
+
+        ref: str = images.ensure(self.engine, name, print)
+        return ref
+
+    # --- operations
+
+    def run(self, image: str, command: str | Sequence[str] | None = None, **options: Any) -> Container:
+        """Make a container and start it, in the background; `labhelpers.command.Run` lists the options.
+
+        Raises:
+            BadInput: a value that cannot be meant.
+            ImageMissing: the engine does not have the image.
+            NameTaken, PortTaken: the name or a port belongs to something else.
+            EngineRefused: the engine said no for another reason.
+        """
+        run = make(Run, image, command, **options)
+        self._say(run)
+        body = run.api()
+        name = body.pop("name", None)
+        body["Labels"] = body.get("Labels", {}) | self._labels("container")
+        with _speaking(self.engine):
+            try:
+                made = self.client.api.create_container_from_config(body, name)  # type: ignore[no-untyped-call]
+            except ImageNotFound as error:
+                raise _image_missing(image, error) from None
+            except APIError as error:
+                if error.status_code == 409 and name:
+                    raise self._name_taken("container", name, error) from None
+                raise
+            try:
+                self.client.api.start(made["Id"])
+            except BaseException as error:
+                # half made is worse than not made: the name would stay taken
+                self.client.api.remove_container(made["Id"], v=True, force=True)
+                if isinstance(error, APIError):
+                    raise self._not_started(run, error) from None
+                raise
+            return self.client.containers.get(made["Id"])
+
+    def exec(self, container: Container | str, command: str | Sequence[str], **options: Any) -> Output:
+        """Run one more process in a running container, wait for it, and give its output.
+
+        Raises:
+            LabError: the container is gone or does not run.
+        """
+        call = make(Exec, _name_of(container), command, **options)
+        self._say(call)
+        with _speaking(self.engine, container=call.container):
+            made = self.client.api.exec_create(**call.api())
+            stdout, stderr = self.client.api.exec_start(made["Id"], demux=True)
+            exit_code = self.client.api.exec_inspect(made["Id"])["ExitCode"]
+        return Output(exit_code, *((part or b"").decode(errors="replace") for part in (stdout, stderr)))
+
+    def stop(self, container: Container | str, *, timeout_s: int | None = None) -> None:
+        """Stop a container that the lab made; it is killed if it has not ended after `timeout_s` (else 10 s).
+
+        Raises:
+            NotOurs: the lab did not make it.
+            LabError: it is gone.
+        """
+        call = make(Stop, _name_of(container), timeout_s)
+        with _speaking(self.engine, container=call.container):
+            self._must_be_ours(call.container)
+            self._say(call)
+            self.client.api.stop(**call.api())
+
+    def remove(self, container: Container | str, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove a container that the lab made; a running one only with `force`.
+
+        Raises:
+            NotOurs: the lab did not make it.
+            LabError: it is gone, or it runs.
+        """
+        call = make(Remove, _name_of(container), force, volumes)
+        with _speaking(self.engine, container=call.container):
+            self._must_be_ours(call.container)
+            self._say(call)
+            self.client.api.remove_container(**call.api())
+
+    def pull(self, ref: str) -> Image:
+        """Fetch an image from its registry.
+
+        Raises:
+            ImageMissing: the registry does not have it, or does not answer.
+        """
+        call = make(Pull, ref)
+        self._say(call)
+        with _speaking(self.engine):
+            try:
+                for step in self.client.api.pull(**call.api(), stream=True, decode=True):
+                    if "error" in step:
+                        raise _image_missing(ref, step["error"])
+            except APIError as error:
+                raise _image_missing(ref, error) from None
+            return self.client.images.get(ref)
+
+    def build(self, path: str, tag: str, **options: Any) -> Image:
+        """Make an image from a folder with a Dockerfile; `labhelpers.command.Build` lists the options.
+
+        Raises:
+            BuildFailed: a step failed; the last lines of its output are kept.
+            NameTaken: the tag belongs to an image that this lab did not make.
+        """
+        call = make(Build, path, tag, **options)
+        self._say(call)
+        with _speaking(self.engine):
+            self._tag_must_be_free(tag)
+            return self._build(call)
+
+    def create_network(self, name: str, **options: Any) -> Network:
+        """Make a network; `labhelpers.command.CreateNetwork` says the options there are.
+
+        Raises:
+            NameTaken: a network of that name is there.
+        """
+        call = make(CreateNetwork, name, **options)
+        self._say(call)
+        with _speaking(self.engine):
+            try:
+                made = self.client.api.create_network(**call.api(), labels=self._labels("network"))
+            except APIError as error:
+                if error.status_code == 409 or "already exists" in str(error.explanation):
+                    raise self._name_taken("network", name, error) from None
+                raise
+            return self.client.networks.get(made["Id"])
+
+    def create_volume(self, name: str, **options: Any) -> Volume:
+        """Make a volume, or give the one of that name that this session made, as `docker volume create` does.
+
+        Raises:
+            NameTaken: a volume of that name is there, and this session did not make it.
+        """
+        call = make(CreateVolume, name, **options)
+        self._say(call)
+        with _speaking(self.engine):
+            # the engine answers with an old volume of that name as if it were new: only the labels tell
+            made = self.client.api.create_volume(**call.api(), labels=self._labels("volume"))
+            if (made.get("Labels") or {}).get(belongings.SESSION) != self.session:
+                raise self._name_taken("volume", name, None)
+            return self.client.volumes.get(name)
+
+    # --- printing
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Keep the lines, but do not print them: for experiments that repeat."""
+        self._quiet += 1
+        try:
+            yield
+        finally:
+            self._quiet -= 1
+
+    def _say(self, operation: Operation) -> None:
+        line = operation.line()
+        self.commands.append(line)
+        if not self._quiet:
+            print(f"$ {line}")
+
+    # --- the end
+
+    def close(self) -> None:
+        """Remove what carries this session's label, and nothing else. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        with _speaking(self.engine):
+            belongings.remove(self.client, belongings.things(self.client, self.session))
+        self._session.end()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- whose it is
+
+    def _labels(self, kind: str) -> dict[str, str]:
+        return belongings.labels(kind, self.chapter, self.session)
+
+    def _must_be_ours(self, container: str) -> None:
+        found = self.client.api.inspect_container(container)["Config"]["Labels"]
+        if not belongings.is_ours("container", found):
+            raise NotOurs(
+                f"the lab did not make the container {container!r}, so it leaves it alone",
+                hint=f"if it is yours and you mean it, type it in a terminal: docker rm {container}",
+            )
+
+    def _tag_must_be_free(self, tag: str) -> None:
+        try:
+            found = self.client.api.inspect_image(tag)  # type: ignore[no-untyped-call]
+        except ImageNotFound:
+            return
+        if (found["Config"].get("Labels") or {}).get(belongings.SESSION) != self.session:
+            raise self._name_taken("image", tag, None)
+
+    def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
+        words = None if error is None else str(error.explanation)
+        owner = next(
+            (thing for thing in belongings.things(self.client) if (thing.kind, thing.name) == (kind, name)),
+            None,
+        )
+        if owner is None:
+            return NameTaken(
+                f"the name {name!r} belongs to {_a(kind)} that the lab did not make, so it stays untouched",
+                hint="choose another name; or, if it is yours and not needed, remove it in a terminal",
+                engine_words=words,
+            )
+        if owner.session == self.session:
+            whose, hint = "this notebook made before", "remove it first, or choose another name"
+            if kind == "container":
+                hint = f"lab.remove({name!r}, force=True) removes it; or choose another name"
+        else:
+            whose = f"another lab session made (chapter {owner.chapter})"
+            hint = "close that notebook (shut down its kernel), or remove all that labs left: ./lab clean"
+        return NameTaken(
+            f"the name {name!r} belongs to {_a(kind)} that {whose}", hint=hint, engine_words=words
+        )
+
+    def _not_started(self, run: Run, error: APIError) -> LabError:
+        words = str(error.explanation)
+        if "already allocated" not in words and "address already in use" not in words:
+            return _refused(error)
+        ports = {
+            int(binding["HostPort"]): inside
+            for inside, bindings in run.api()["HostConfig"].get("PortBindings", {}).items()
+            for binding in bindings
+            if binding["HostPort"]
+        }
+        taken = next((port for port in ports if re.search(rf":{port}\b", words)), None)
+        if taken is None:
+            return _refused(error)
+        used = _published_ports(self.client)
+        owner = f"the container {used[taken]!r}" if taken in used else "a program on the engine's machine"
+        return PortTaken(
+            f"port {taken} is already used by {owner}",
+            hint=f"publish another one: ports={{{ports[taken]!r}: {_free_port(taken, used)}}}",
+            engine_words=words,
+        )
+
+    def _build(self, call: Build) -> Image:
+        said: list[str] = []
+        image_id = ""
+        try:
+            for step in self.client.api.build(
+                **call.api(), labels=self._labels("image"), rm=True, forcerm=True, decode=True
+            ):
+                said.append(step.get("stream", ""))
+                image_id = (step.get("aux") or {}).get("ID", image_id)
+                if "error" in step:
+                    raise _build_failed(call, said, step["error"])
+        except APIError as error:
+            raise _build_failed(call, said, str(error.explanation)) from None
+        except (OSError, TypeError) as error:
+            raise _build_failed(call, said, str(error)) from None
+        return self.client.images.get(image_id or call.tag)
+
+
+def ours(engine: Engine) -> list[Thing]:
+    """Everything on the engine that a lab made: containers, networks, volumes and images."""
+    with _speaking(engine):
+        return belongings.things(engine.client)
+
+
+def clean(engine: Engine) -> list[str]:
+    """Remove everything on the engine that a lab made, open notebooks' things too; a line for each.
+
+    The lab's own images stay, and so do volumes labelled `labhelpers.keep`.
+    """
+    with _speaking(engine):
+        removed, kept = belongings.remove(engine.client, belongings.things(engine.client))
+    return [f"removed {thing}" for thing in removed] + kept
+
+
+@contextmanager
+def _speaking(engine: Engine, container: str | None = None) -> Iterator[None]:
+    """Turn what the SDK raises into what a reader can use."""
+    try:
+        yield
+    except NotFound as error:
+        if container is None or "container" not in str(error.explanation).lower():
+            raise _refused(error) from None
+        raise LabError(
+            f"there is no container {container!r}",
+            hint="run the cell that makes it again; `docker ps -a` lists what is there",
+            engine_words=str(error.explanation),
+        ) from None
+    except APIError as error:
+        words = str(error.explanation)
+        if container and error.status_code == 409:
+            if "is not running" in words:
+                raise LabError(
+                    f"the container {container!r} does not run (any more)",
+                    hint=f"see why: docker logs {container}; then run the cell that makes it again",
+                    engine_words=words,
+                ) from None
+            if "running container" in words or "container is running" in words:
+                raise LabError(
+                    f"the container {container!r} still runs",
+                    hint=f"stop it first: lab.stop({container!r}); or lab.remove({container!r}, force=True)",
+                    engine_words=words,
+                ) from None
+        raise _refused(error) from None
+    except (requests.exceptions.RequestException, DockerException) as error:
+        raise EngineUnreachable(
+            f"the engine at {engine.address} does not answer any more",
+            hint="start it again: ./lab up; then restart the kernel and run the notebook from the top",
+            engine_words=str(error),
+        ) from None
+
+
+def _refused(error: APIError) -> EngineRefused:
+    return EngineRefused(
+        "the engine refused",
+        hint="its words say what it misses; change that and run the cell again",
+        engine_words=str(error.explanation),
+    )
+
+
+def _image_missing(ref: str, error: object) -> ImageMissing:
+    words = str(getattr(error, "explanation", None) or error)
+    if "no such image" in words.lower():
+        return ImageMissing(
+            f"the engine does not have the image {ref!r}",
+            hint=f"fetch it: lab.pull({ref!r}); for an image of the lab: lab.image(NAME)",
+            engine_words=words,
+        )
+    return ImageMissing(
+        f"the image {ref!r} could not be fetched",
+        hint="check its name and tag; where its registry is out of reach, `./lab doctor` says what stands in",
+        engine_words=words,
+    )
+
+
+def _build_failed(call: Build, said: list[str], words: str) -> BuildFailed:
+    last = "".join(said).strip().splitlines()[-8:]
+    return BuildFailed(
+        f"the image {call.tag!r} could not be built",
+        hint=f"look at the last step in {call.path}; change it and build again",
+        engine_words="\n".join([*last, words]),
+    )
+
+
+def _published_ports(client: docker.DockerClient) -> Mapping[int, str]:
+    return {
+        port["PublicPort"]: row["Names"][0].lstrip("/")
+        for row in client.api.containers()
+        for port in row["Ports"] or []
+        if "PublicPort" in port
+    }
+
+
+def _free_port(near: int, used: Mapping[int, str]) -> int:
+    """A port above `near` that no container has; where the engine is this machine, no program either."""
+    for port in [*range(near + 1, min(near + 200, 65536)), *range(20000, 65536)]:
+        if port in used:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    return near
+
+
+def _name_of(container: Container | str) -> str:
+    return container if isinstance(container, str) else str(container.name)
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind == "image" else f"a {kind}"

@@ -1,0 +1,181 @@
+"""What the lab made on an engine, told by its labels, and the sessions that it belongs to.
+
+A container inherits the labels of its image, so the chapter and session labels alone do not prove that the
+lab made it: somebody may run an image that the lab built. `labhelpers.kind` says what the label was put on;
+where it names another kind of thing, the labels came along and the thing is not ours.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+from docker.errors import APIError, NotFound
+from filelock import FileLock, Timeout
+
+from labhelpers import state
+from labhelpers.results import Result
+
+CHAPTER = "labhelpers.chapter"
+SESSION = "labhelpers.session"
+KIND = "labhelpers.kind"
+KEEP = "labhelpers.keep"
+
+
+def labels(kind: str, chapter: str, session: str) -> dict[str, str]:
+    """The labels that the lab puts on a `kind`: container, network, volume or image."""
+    return {CHAPTER: chapter, SESSION: session, KIND: kind}
+
+
+def is_ours(kind: str, found: dict[str, str] | None) -> bool:
+    """Whether labels `found` on a thing of `kind` say that the lab made it."""
+    return found is not None and CHAPTER in found and found.get(KIND, kind) == kind and KEEP not in found
+
+
+@dataclass(frozen=True, slots=True)
+class Thing(Result):
+    """Something on the engine that a lab made.
+
+    Attributes:
+        kind: container, network, volume or image.
+        name: what people call it; the start of its id where it has no name.
+    """
+
+    kind: str
+    name: str
+    chapter: str
+    session: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def things(client: docker.DockerClient, session: str | None = None) -> list[Thing]:
+    """What labs made, or what one session made, in the order in which it can be removed."""
+    wanted = {"label": [CHAPTER if session is None else f"{SESSION}={session}"]}
+    api = client.api
+    rows: list[tuple[str, str, str, dict[str, str] | None]] = []
+    for row in api.containers(all=True, filters=wanted):
+        rows.append(
+            ("container", (row["Names"] or [row["Id"][:12]])[0].lstrip("/"), row["Id"], row["Labels"])
+        )
+    for row in api.networks(filters=wanted):
+        rows.append(("network", row["Name"], row["Id"], row["Labels"]))
+    for row in api.volumes(filters=wanted)["Volumes"] or []:
+        rows.append(("volume", row["Name"], row["Name"], row["Labels"]))
+    for row in sorted(api.images(filters=wanted), key=lambda image: -image["Created"]):
+        name = (row["RepoTags"] or [row["Id"].removeprefix("sha256:")[:12]])[0]
+        rows.append(("image", name, row["Id"], row["Labels"]))
+    return [
+        Thing(kind, name, found[CHAPTER], found.get(SESSION, ""), id)
+        for kind, name, id, found in rows
+        if found and is_ours(kind, found)
+    ]
+
+
+def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing], list[str]]:
+    """Remove things; gives those removed, and a line for each that the engine would not give up.
+
+    A thing that somebody else's container still uses stays, and so does one that is gone already.
+    """
+    api = client.api
+    how: dict[str, Callable[[str], Any]] = {
+        "container": lambda id: api.remove_container(id, v=True, force=True),
+        "network": api.remove_network,
+        "volume": api.remove_volume,
+        "image": lambda id: _remove_image(client, id),
+    }
+    removed, kept = [], []
+    for thing in what:
+        try:
+            how[thing.kind](thing.id)
+            removed.append(thing)
+        except NotFound:
+            pass
+        except APIError as error:
+            # "removal already in progress": somebody else is removing it, which is what we want
+            if "in progress" not in str(error.explanation):
+                kept.append(f"{thing} stays: {error.explanation}")
+    return removed, kept
+
+
+def _remove_image(client: docker.DockerClient, id: str) -> None:
+    """By its tags and never by force: a container of somebody else may stand on it."""
+    tags = client.api.inspect_image(id)["RepoTags"] or []  # type: ignore[no-untyped-call]
+    for name in tags or [id]:
+        client.api.remove_image(name)
+
+
+class Session:
+    """One process's hold on the things it makes: alive as long as its lock is held."""
+
+    def __init__(self, engine_id: str, chapter: str) -> None:
+        self.id = secrets.token_hex(4)
+        state.write_json(_record(self.id), {"engine": engine_id, "chapter": chapter})
+        self._lock = _lock(self.id)
+        self._lock.acquire(timeout=5)
+
+    def end(self) -> None:
+        """Give the session up: what it made is gone."""
+        _forget(self.id)
+        self._lock.release()
+        state.path(f"sessions/{self.id}.lock").unlink(missing_ok=True)
+
+
+def begin(client: docker.DockerClient, chapter: str) -> Session:
+    """Remove what dead sessions of this state directory left on this engine, and begin a new one."""
+    engine_id = str(client.info()["ID"])
+    with state.locked("sessions"):
+        for session in _known():
+            _bury(client, session, engine_id)
+        return Session(engine_id, chapter)
+
+
+def is_alive(session: str) -> bool:
+    """Whether a process of this machine holds the session."""
+    if session not in _known():
+        return False
+    lock = _lock(session)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _bury(client: docker.DockerClient, session: str, engine_id: str) -> None:
+    if state.read_json(_record(session), {}).get("engine", engine_id) != engine_id:
+        return  # its things are on another engine
+    lock = _lock(session)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return
+    _, kept = remove(client, things(client, session))
+    if not kept:
+        _forget(session)
+    lock.release()
+    if not kept:
+        state.path(f"sessions/{session}.lock").unlink(missing_ok=True)
+
+
+def _known() -> list[str]:
+    return sorted(file.stem for file in state.path("sessions", "any").parent.glob("*.lock"))
+
+
+def _record(session: str) -> str:
+    return f"sessions/{session}.json"
+
+
+def _forget(session: str) -> None:
+    state.path(_record(session)).unlink(missing_ok=True)
+
+
+def _lock(session: str) -> FileLock:
+    # a lock of its own for each look: one process may hold several labs
+    return FileLock(state.path("sessions", f"{session}.lock"), thread_local=False)
