@@ -32,7 +32,7 @@ def new_axes(width_in: float = 7.5, height_in: float = 3.6) -> Axes:
 
 
 def resize(ax: Axes, width_in: float, height_in: float) -> None:
-    """Give the figure this size if `ax` is all that it holds; a figure that the caller arranged stays as it is."""
+    """Give the figure this size if `ax` is all that it holds; what the caller arranged stays as it is."""
     from matplotlib.figure import Figure
 
     if isinstance(ax.figure, Figure) and ax.figure.axes == [ax]:

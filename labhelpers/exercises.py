@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import docker.errors
 import pandas as pd
 import requests
 
-from labhelpers import state
+from labhelpers import ours, state
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result
 
@@ -245,9 +245,18 @@ class Exercise:
 
 
 class _Watch:
-    """One background thread that checks an exercise when something happens."""
+    """One background thread that checks an exercise when something happens.
+
+    A cell that is run again makes its exercise again: the newer watch ends the older one.
+    """
+
+    _latest: ClassVar[dict[tuple[str, str, str], _Watch]] = {}
 
     def __init__(self, exercise: Exercise, seen: Callable[[Verdict], object]) -> None:
+        key = (exercise.lab.session, exercise.chapter, exercise.slug)
+        if key in self._latest:
+            self._latest[key].stop()
+        self._latest[key] = self
         self._exercise, self._seen = exercise, seen
         self._wake, self._stopped = threading.Event(), threading.Event()
         self._unsubscribe = exercise.lab.events.subscribe(lambda _event: self._wake.set())
@@ -261,7 +270,7 @@ class _Watch:
     def _run(self) -> None:
         last: Verdict | None = None
         try:
-            while not self._stopped.is_set() and not self._exercise.lab.closed:
+            while not self._stopped.is_set() and ours.is_alive(self._exercise.lab.session):
                 self._wake.clear()
                 verdict = self._checked()
                 if verdict != last and not self._stopped.is_set():

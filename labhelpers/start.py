@@ -1,0 +1,117 @@
+"""The room of `00_start_here`: how long a container lives, and the first exercise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+IMAGE = "labhelpers/base"
+NAME = "my-first"
+
+
+@dataclass(frozen=True, slots=True)
+class Life(Result):
+    """The life of a container that has ended.
+
+    Attributes:
+        command: its first command.
+        status: what the engine says of it now: "exited".
+        exit_code: of its first process.
+        lived_s: from the start of its first process to its end, by the engine's clock.
+    """
+
+    command: str
+    status: str
+    exit_code: int
+    lived_s: float
+
+
+def life(container: Container) -> Life:
+    """Wait until `container` has ended, and tell its life (Engine API: GET /containers/{id}/json, `State`)."""
+    container.wait()
+    container.reload()
+    state = container.attrs["State"]
+    lived = datetime.fromisoformat(state["FinishedAt"]) - datetime.fromisoformat(state["StartedAt"])
+    return Life(_command(container), container.status, state["ExitCode"], lived.total_seconds())
+
+
+def first_exercise(lab: Lab) -> Exercise:
+    """Start a container that stays."""
+    made = Task("made", f"A container called {NAME} is there", _made, _made_hint)
+    image = Task("image", f"It is made from the image {IMAGE}", _image, _image_hint, needs=("made",))
+    stays = Task("stays", "It runs, and goes on running", _stays, _stays_hint, needs=("made",))
+    return Exercise(lab, "00", "stays", "Start a container that stays", (made, image, stays), settle_s=2.0)
+
+
+def _made(lab: Lab) -> str | None:
+    return None if container_named(lab, NAME) else f"the engine has no container called {NAME}"
+
+
+def _made_hint(lab: Lab) -> str:
+    others = lab.client.containers.list(all=True, filters={"ancestor": IMAGE})
+    names = sorted(container.name for container in others if container.name)
+    if names:
+        return (
+            f"There is a container of {IMAGE}, but it is called {names[0]}. Where you give no name, the engine "
+            "invents one. An option of `docker run` sets it; `docker rename` changes it."
+        )
+    return "`docker run` makes a container and starts it. `docker run --help` tells the option that names it."
+
+
+def _image(lab: Lab) -> str | None:
+    container = lab.client.containers.get(NAME)
+    if container.attrs["Image"] == lab.client.images.get(IMAGE).id:
+        return None
+    return f"it is made from {container.attrs['Config']['Image']}"
+
+
+def _image_hint(lab: Lab) -> str:
+    return (
+        "A container keeps the image that it was made from. Remove this one, then make another: "
+        "the image is the first word after the options of `docker run`."
+    )
+
+
+def _stays(lab: Lab) -> str | None:
+    container = lab.client.containers.get(NAME)
+    if container.attrs["RestartCount"]:
+        return "its first process ends again and again, and the engine restarts it"
+    if container.status == "running":
+        return None
+    if container.status == "exited":
+        return f"it has ended, with exit code {container.attrs['State']['ExitCode']}"
+    return f"its state is “{container.status}”"
+
+
+def _stays_hint(lab: Lab) -> str:
+    container = lab.client.containers.get(NAME)
+    command, code = _command(container), container.attrs["State"]["ExitCode"]
+    if container.status == "created":
+        if code:
+            return f"The engine could not start its command, `{command}`: is it in the image, and spelled so?"
+        return "It is made, but it was never started. `docker create` makes, `docker run` makes and starts."
+    if container.status == "paused":
+        return (
+            "It is paused: its processes are there, and none gets to run. `docker --help` has the opposite."
+        )
+    if container.attrs["RestartCount"]:
+        return "A restart policy hides the end of a process; it does not make it stay. Change the command."
+    if code in (137, 143):
+        return f"Something stopped it: exit code {code} is 128 + the number of the signal. Start it again."
+    return (
+        f"A container lives as long as its first process. Yours, `{command}`, has ended. Remove it, and make "
+        "one whose command takes a long time. A shell without a terminal ends at once: it finds nothing to read."
+    )
+
+
+def _command(container: Container) -> str:
+    return " ".join([container.attrs["Path"], *container.attrs["Args"]])
