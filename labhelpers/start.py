@@ -36,7 +36,7 @@ class Life(Result):
 
 
 def life(container: Container) -> Life:
-    """Wait until `container` has ended, and tell its life (Engine API: GET /containers/{id}/json, `State`)."""
+    """Wait until `container` has ended, and tell its life (Engine API, GET /containers/{id}/json)."""
     container.wait()
     container.reload()
     state = container.attrs["State"]
@@ -61,8 +61,8 @@ def _made_hint(lab: Lab) -> str:
     names = sorted(container.name for container in others if container.name)
     if names:
         return (
-            f"There is a container of {IMAGE}, but it is called {names[0]}. Where you give no name, the engine "
-            "invents one. An option of `docker run` sets it; `docker rename` changes it."
+            f"There is a container of {IMAGE}, but it is called {names[0]}. Where you give no name, the "
+            "engine invents one. An option of `docker run` sets it; `docker rename` changes it."
         )
     return "`docker run` makes a container and starts it. `docker run --help` tells the option that names it."
 
@@ -109,7 +109,7 @@ def _stays_hint(lab: Lab) -> str:
         return f"Something stopped it: exit code {code} is 128 + the number of the signal. Start it again."
     return (
         f"A container lives as long as its first process. Yours, `{command}`, has ended. Remove it, and make "
-        "one whose command takes a long time. A shell without a terminal ends at once: it finds nothing to read."
+        "one whose command takes long. A shell without a terminal ends at once: it has nothing to read."
     )
 
 

@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from labhelpers import exercises, state
+from labhelpers.engine import Engine, images
 from labhelpers.errors import BadInput
 from labhelpers.exercises import (
     Exercise,
@@ -36,14 +36,14 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def _base(lab: Lab, kept: Path) -> None:
-    lab.image("base")
+@pytest.fixture(autouse=True, scope="session")
+def _base(engine: Engine) -> None:
+    images.ensure(engine, "base", print)
 
 
 @pytest.fixture
-def exercise(lab: Lab) -> Iterator[Exercise]:
-    yield first_exercise(lab)
+def exercise(lab: Lab) -> Exercise:
+    return first_exercise(lab)
 
 
 def stands(verdict: Verdict) -> dict[str, str]:
