@@ -11,6 +11,8 @@ from labhelpers.state import ROOT
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from labhelpers.start import Lives
+
 BOX_W, BOX_H, STEP_X, STEP_Y = 21.0, 15.0, 25.6, 19.5
 # from top to bottom within a part, so that no arrow crosses another
 ROWS = ("01", "03", "02", "04", "05", "07", "06", "08", "09", "10")
@@ -62,6 +64,23 @@ def _places(chapters: tuple[Chapter, ...]) -> dict[str, tuple[float, float]]:
         for row, chapter in enumerate(stack):
             places[chapter.number] = (column * STEP_X, top - row * STEP_Y)
     return places
+
+
+def draw_lives(result: Lives, ax: Axes) -> Axes:
+    """One bar a container, from its start to its end; a mark where its command was to end."""
+    resize(ax, 7.5, 0.7 + 0.5 * len(result.lives))
+    for row, life in enumerate(result.lives):
+        ax.barh(row, life.lived_s, height=0.55, color=CONTAINER)
+        ax.text(0.03, row, f"sleep {life.asked_s:g}", color="white", va="center", family="monospace")
+        ax.plot([life.asked_s] * 2, [row - 0.4, row + 0.4], color=INK, lw=1.5)
+        said = f"lived {life.lived_s:.2f} s, exit code {life.exit_code}"
+        ax.text(max(life.lived_s, life.asked_s) + 0.04, row, said, va="center", color=INK)
+    ax.set_title("A container lives as long as its command (black: where the command was to end)")
+    ax.set_xlabel("seconds since its first process started")
+    longest = max(max(life.lived_s, life.asked_s) for life in result.lives)
+    ax.set(xlim=(0, longest * 1.5), ylim=(len(result.lives) - 0.4, -0.6), yticks=[])
+    ax.spines["left"].set_visible(False)
+    return ax
 
 
 def main() -> None:

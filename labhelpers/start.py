@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from labhelpers.exercises import Exercise, Task, container_named
 from labhelpers.results import Result
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 IMAGE = "labhelpers/base"
 NAME = "my-first"
+# the engine writes the start down a little after the process has started
+SLACK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +28,63 @@ class Life(Result):
     """The life of a container that has ended.
 
     Attributes:
-        command: its first command.
+        asked_s: how long its command was to take.
+        lived_s: from the start of its first process to its end, by the engine's clock.
         status: what the engine says of it now: "exited".
         exit_code: of its first process.
-        lived_s: from the start of its first process to its end, by the engine's clock.
     """
 
-    command: str
+    asked_s: float
+    lived_s: float
     status: str
     exit_code: int
-    lived_s: float
 
 
-def life(container: Container) -> Life:
-    """Wait until `container` has ended, and tell its life (Engine API, GET /containers/{id}/json)."""
+@dataclass(frozen=True, slots=True)
+class Lives(Result):
+    """The lives of containers whose commands take different times.
+
+    Attributes:
+        lives: one for each, in the order asked.
+    """
+
+    lives: tuple[Life, ...]
+
+    @property
+    def all_ended_by_themselves(self) -> bool:
+        """Whether each has ended with its command, unasked and without an error."""
+        return all((life.status, life.exit_code) == ("exited", 0) for life in self.lives)
+
+    @property
+    def all_lived_as_long_as_their_command(self) -> bool:
+        """Whether none ended before its command (within `SLACK_S`), and longer commands made longer lives."""
+        lived = [life.lived_s for life in sorted(self.lives, key=lambda life: life.asked_s)]
+        return lived == sorted(lived) and all(life.lived_s >= life.asked_s - SLACK_S for life in self.lives)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a container: asked_s, lived_s, status, exit_code."""
+        return pd.DataFrame([asdict(life) for life in self.lives])
+
+
+def lives(lab: Lab, seconds: Sequence[int]) -> Lives:
+    """Start one container for each of `seconds`, whose command takes so long; wait for all; tell their lives.
+
+    The times are the engine's own (Engine API, GET /containers/{id}/json, `State`).
+    """
+    started = [lab.run(IMAGE, f"sleep {asked}") for asked in seconds]
+    told = tuple(_life(container, asked) for container, asked in zip(started, seconds, strict=True))
+    with lab.quiet():
+        for container in started:
+            lab.remove(container)
+    return Lives(told)
+
+
+def _life(container: Container, asked_s: float) -> Life:
     container.wait()
     container.reload()
     state = container.attrs["State"]
     lived = datetime.fromisoformat(state["FinishedAt"]) - datetime.fromisoformat(state["StartedAt"])
-    return Life(_command(container), container.status, state["ExitCode"], lived.total_seconds())
+    return Life(asked_s, lived.total_seconds(), container.status, state["ExitCode"])
 
 
 def first_exercise(lab: Lab) -> Exercise:

@@ -24,7 +24,7 @@ from labhelpers.exercises import (
     recall,
 )
 from labhelpers.lab import Lab
-from labhelpers.start import IMAGE, NAME, first_exercise, life
+from labhelpers.start import IMAGE, NAME, first_exercise
 
 STAY = "sleep 600"
 
@@ -330,9 +330,3 @@ def test_an_answer_that_was_not_offered_is_refused() -> None:
         predict("size", "How much?", ["1 B"]).choose("2 B")
     state.write_json(exercises.PREDICTIONS, {"size": {"chosen": "gone", "when": ""}})
     assert predict("size", "How much?", ["1 B"]).chosen is None
-
-
-def test_a_life_is_told_by_the_engine(lab: Lab) -> None:
-    told = life(lab.run(IMAGE, "sleep 0.3"))
-    assert (told.status, told.exit_code, told.command) == ("exited", 0, "sleep 0.3")
-    assert told.lived_s >= 0.3
