@@ -100,11 +100,11 @@ def _made(lab: Lab) -> str | None:
 
 
 def _made_hint(lab: Lab) -> str:
-    others = lab.client.containers.list(all=True, filters={"ancestor": IMAGE})
+    others = lab.client.containers.list(filters={"ancestor": IMAGE})
     names = sorted(container.name for container in others if container.name)
     if names:
         return (
-            f"There is a container of {IMAGE}, but it is called {names[0]}. Where you give no name, the "
+            f"A container of {IMAGE} runs, but it is called {names[0]}. Where you give no name, the "
             "engine invents one. An option of `docker run` sets it; `docker rename` changes it."
         )
     return "`docker run` makes a container and starts it. `docker run --help` tells the option that names it."
