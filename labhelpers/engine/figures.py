@@ -36,7 +36,7 @@ def draw_engine_facts(result: EngineFacts, ax: Axes) -> Axes:
     else:
         _kernel(ax, 4, 29, f"this machine's: {platform.system()} {platform.release()}")
         _kernel(ax, 66, 30, f"every container's: {kernel}")
-    ax.set(xlim=(0, 100), ylim=(-2, 50))
+    ax.set(xlim=(0, 100), ylim=(-2, 46 if same else 50))
     ax.axis("off")
     return ax
 

@@ -6,6 +6,7 @@ that watches the exercise: each change of a trait is one message on the widget's
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 import ipywidgets as widgets  # type: ignore[import-untyped]  # it ships no types
@@ -51,7 +52,7 @@ def prediction_panel(prediction: Prediction) -> widgets.Widget:
         said.value = _said(prediction.choose(change["new"]) or "Your prediction is kept.")
 
     radio.observe(keep, names="value")
-    head = widgets.HTML(f'<b style="color:{INK}">Predict.</b> {escape(prediction.question)}')
+    head = widgets.HTML(f'<b style="color:{INK}">Predict.</b> {_words(prediction.question)}')
     layout = widgets.Layout(
         border=f"1px solid {FAINT}", padding="0.6em 0.9em", margin="0.3em 0", max_width="52em"
     )
@@ -74,15 +75,15 @@ def verdict_html(verdict: Verdict) -> str:
 def _task_html(task: TaskVerdict) -> str:
     mark, colour = _MARKS[task.stands]
     why = (
-        f'<div style="color:#555;font-size:90%">{task.stands}: {escape(task.missing)}</div>'
+        f'<div style="color:#555;font-size:90%">{task.stands}: {_words(task.missing)}</div>'
         if task.missing
         else ""
     )
-    return _row(mark, colour, f"{escape(task.text)}{why}")
+    return _row(mark, colour, f"{_words(task.text)}{why}")
 
 
 def _waiting_html(exercise: Exercise) -> str:
-    rows = "".join(_row("·", FAINT, escape(task.text)) for task in exercise.tasks)
+    rows = "".join(_row("·", FAINT, _words(task.text)) for task in exercise.tasks)
     return _page(exercise.title, "Looking at the engine …", INK, rows, "")
 
 
@@ -99,4 +100,9 @@ def _page(title: str, head: str, colour: str, rows: str, note: str) -> str:
 
 
 def _said(text: str) -> str:
-    return f'<div style="line-height:1.4;margin-left:0.5em">{escape(text)}</div>' if text else ""
+    return f'<div style="line-height:1.4;margin-left:0.5em">{_words(text)}</div>' if text else ""
+
+
+def _words(text: str) -> str:
+    """`text` for a page; what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
