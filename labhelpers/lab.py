@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import docker
@@ -33,6 +34,8 @@ from labhelpers.command import (
     make,
 )
 from labhelpers.engine import Engine
+from labhelpers.engine.events import Events
+from labhelpers.engine.host import HostView
 from labhelpers.errors import (
     BuildFailed,
     EngineRefused,
@@ -105,6 +108,16 @@ class Lab:
 
         ref: str = images.ensure(self.engine, name, print)
         return ref
+
+    @cached_property
+    def host(self) -> HostView:
+        """The view of the engine's host, started by its first read."""
+        return HostView(self.engine, self._labels("container"), lambda: self.image("tools"))
+
+    @cached_property
+    def events(self) -> Events:
+        """The engine's events, from the first use of this on."""
+        return Events(self.engine)
 
     # --- operations
 
@@ -268,9 +281,13 @@ class Lab:
             return
         self._closed = True
         atexit.unregister(self.close)
+        for helper in ("host", "events"):
+            if helper in self.__dict__:
+                getattr(self, helper).close()
         with _speaking(self.engine):
-            belongings.remove(self.client, belongings.things(self.client, self.session))
-        self._session.end()
+            _, kept = belongings.remove(self.client, belongings.things(self.client, self.session))
+        if not kept:
+            self._session.end()
 
     def __enter__(self) -> Lab:
         return self
@@ -457,6 +474,7 @@ def _published_ports(client: docker.DockerClient) -> Mapping[int, str]:
 
 def _free_port(near: int, used: Mapping[int, str]) -> int:
     """A port above `near` that no container has; where the engine is this machine, no program either."""
+    port: int
     for port in [*range(near + 1, min(near + 200, 65536)), *range(20000, 65536)]:
         if port in used:
             continue

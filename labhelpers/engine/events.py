@@ -1,0 +1,80 @@
+"""The engine's events, as they come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from labhelpers.engine.find import Engine
+
+Event = dict[str, Any]
+"""One event as the Engine API gives it (GET /events): Type, Action, Actor, timeNano."""
+
+_RETRY_S = 1.0
+
+
+class Events:
+    """One background thread on the engine's event stream; it survives the engine's restart."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+        self._callbacks: list[Callable[[Event], object]] = []
+        self._closed = threading.Event()
+        self._stream: Any = None
+        # on the engine's clock: nothing that happens before the thread is connected is missed
+        self._last_ns = int(datetime.fromisoformat(self._client.info()["SystemTime"]).timestamp() * 1e9)
+        self._thread = threading.Thread(target=self._listen, name="labhelpers-events", daemon=True)
+        self._thread.start()
+
+    def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `callback` with every event from now on, in the background thread; gives what ends it."""
+        self._callbacks.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return unsubscribe
+
+    def close(self) -> None:
+        """End the thread and its connection. A second call does nothing."""
+        self._closed.set()
+        self._hang_up()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5)
+
+    def _listen(self) -> None:
+        api: Any = self._client.api  # the stubs do not know that `since` may have a fraction
+        while not self._closed.is_set():
+            try:
+                since = f"{self._last_ns // 10**9}.{self._last_ns % 10**9:09d}"
+                self._stream = api.events(since=since, decode=True)
+                if self._closed.is_set():
+                    self._hang_up()
+                for event in self._stream:
+                    self._deliver(event)
+            except Exception as error:
+                # the engine went away, or close() hung up under us: the SDK has no one error for it
+                logging.getLogger(__name__).debug("event stream ended: %s", error)
+            self._closed.wait(_RETRY_S)
+
+    def _deliver(self, event: Event) -> None:
+        if event.get("timeNano", 0) <= self._last_ns:
+            return  # `since` gives the last one again
+        self._last_ns = event["timeNano"]
+        for callback in [*self._callbacks]:
+            try:
+                callback(event)
+            except Exception:
+                # one broken listener must not deafen the others
+                logging.getLogger(__name__).debug("a listener failed", exc_info=True)
+
+    def _hang_up(self) -> None:
+        try:
+            if self._stream is not None:
+                self._stream.close()
+        except Exception as error:
+            logging.getLogger(__name__).debug("hanging up: %s", error)
