@@ -1,0 +1,829 @@
+"""A virtual machine and a container with the same payload: started, measured, and taken away again.
+
+Every time is the engine's: `docker logs --timestamps` and `docker inspect` use one clock for both.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from labhelpers import state
+from labhelpers.errors import BadInput, GuestFailed, LabError
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+Kind = Literal["vm", "container"]
+READY, IDLE = "PAYLOAD READY", "PAYLOAD IDLE"
+GUEST_MEMORY_MB = 128
+READY_LIMIT_S = 60.0
+PROBE_LIMIT_S = 8.0
+LAST_LINES = 8
+# QEMU itself holds this much beside the guest's memory, with room to spare
+QEMU_BYTES = 192 * 1024 * 1024
+CACHE = "vm-accel.json"
+
+
+# --- starting
+
+
+def start_guest(
+    lab: Lab,
+    *,
+    memory_mb: int = GUEST_MEMORY_MB,
+    accel: Literal["tcg", "kvm"] = "tcg",
+    name: str | None = None,
+    limit_s: float = READY_LIMIT_S,
+) -> Container:
+    """Boot a guest in a container of the image `vm`, and wait until its payload is idle.
+
+    Args:
+        memory_mb: the guest's memory in MiB.
+        accel: `kvm` gives the container /dev/kvm.
+        limit_s: how long to wait, in seconds.
+
+    Raises:
+        BadInput: a memory that is no positive whole number.
+        GuestFailed: the guest ended, or its payload was not idle in time; the container is removed.
+    """
+    if isinstance(memory_mb, bool) or not isinstance(memory_mb, int) or memory_mb < 1:
+        raise BadInput(f"a guest cannot have {memory_mb!r} MiB of memory", hint="give a whole number, such as 128")
+    guest = lab.run(
+        lab.image("vm"),
+        name=name,
+        network="none",
+        environment={"GUEST_MEMORY_MB": str(memory_mb), "GUEST_ACCEL": accel},
+        devices=["/dev/kvm"] if accel == "kvm" else None,
+    )
+    _wait_until_idle(lab, guest, limit_s)
+    return guest
+
+
+def payload_image(lab: Lab) -> tuple[str, ...]:
+    """Every file and directory of the payload image that is no second name of busybox, sorted.
+
+    Source: a container's own listing; what the engine mounts into it (/dev, /proc, /sys, /etc) is left out.
+    """
+    listing = _look(lab, "find / -xdev ! -type l ! -path '/etc*' ! -path '/dev*' | sort")
+    return tuple(listing.split())
+
+
+def start_payload(lab: Lab, *, name: str | None = None, limit_s: float = READY_LIMIT_S) -> Container:
+    """Start the same payload in a container, and wait until it is idle.
+
+    Raises:
+        GuestFailed: the payload was not idle within `limit_s` seconds.
+    """
+    container = lab.run(lab.image("payload"), name=name, network="none")
+    _wait_until_idle(lab, container, limit_s)
+    return container
+
+
+def _wait_until_idle(lab: Lab, container: Container, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    try:
+        while True:
+            container.reload()
+            ended = container.status in ("exited", "dead")
+            said = container.logs().decode(errors="replace")
+            if IDLE in said and not ended:
+                return
+            if ended or time.monotonic() > deadline:
+                raise _failed(container, said, ended, limit_s)
+            time.sleep(0.1)
+    except BaseException:
+        # a guest that failed must not stay and hold memory
+        with lab.quiet():
+            lab.remove(container, force=True)
+        raise
+
+
+def _failed(container: Container, said: str, ended: bool, limit_s: float) -> GuestFailed:
+    code = container.attrs["State"]["ExitCode"]
+    how = f"ended (exit code {code})" if ended else f"did not get there within {limit_s:g} s"
+    return GuestFailed(
+        f"{container.attrs['Config']['Image']} {how} before its payload was ready",
+        hint="read its last lines above; too little memory is the usual cause: give the guest 128 MiB or more",
+        engine_words="\n".join(said.strip().splitlines()[-LAST_LINES:]) or "(nothing)",
+    )
+
+
+@contextmanager
+def _removed(lab: Lab, made: list[Container]) -> Iterator[list[Container]]:
+    """Whatever happens in the block, the containers put into `made` are removed at its end."""
+    with lab.quiet():
+        try:
+            yield made
+        finally:
+            for container in made:
+                lab.remove(container, force=True)
+
+
+def _start(lab: Lab, kind: Kind) -> Container:
+    return start_guest(lab, accel=probe_accel(lab).kind) if kind == "vm" else start_payload(lab)
+
+
+# --- reading
+
+
+def facts(log: str) -> dict[str, str]:
+    """What the payload said it sees: name → value, from its lines `fact name=value`."""
+    return dict(re.findall(r"fact (\w+)=(.*?)\r?$", log, re.MULTILINE))
+
+
+def pci(log: str) -> tuple[str, ...]:
+    """The PCI devices that the payload sees: `address vendor:device class`."""
+    return tuple(re.findall(r"^pci (\S+ \S+ \S+)\r?$", log, re.MULTILINE))
+
+
+def _log(container: Container) -> str:
+    return container.logs().decode(errors="replace")
+
+
+def _stamped(container: Container) -> list[tuple[float, str]]:
+    """The container's lines, each with its time: seconds since the epoch, by the engine's clock."""
+    lines = container.logs(timestamps=True).decode(errors="replace").splitlines()
+    pairs = (line.partition(" ") for line in lines)
+    return [(_seconds(stamp), text.rstrip("\r")) for stamp, _, text in pairs if stamp[:2] == "20"]
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.fromisoformat(stamp).timestamp()
+
+
+def _look(lab: Lab, script: str, *, image: str = "payload", on_host: bool = False) -> str:
+    """Run a shell script in a container that is then removed; `on_host` lets it see the host's processes.
+
+    Raises:
+        LabError: the script failed.
+    """
+    view = {"pid": "host", "cap_drop": ["ALL"], "cap_add": ["SYS_PTRACE"]} if on_host else {}
+    with _removed(lab, []) as made:
+        container = lab.run(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none", **view)
+        made.append(container)
+        code = container.wait()["StatusCode"]
+        said = _log(container)
+    if code:
+        raise LabError(
+            "a look at the engine's host failed",
+            hint="run the cell again; if it stays so, `./lab doctor` tells what the engine allows",
+            engine_words=said,
+        )
+    return said
+
+
+def _held_bytes(lab: Lab, containers: Sequence[Container]) -> list[int]:
+    """The memory that each container's processes hold on the engine's host (Pss, proc(5)), in bytes."""
+    groups = [[row[1] for row in _top(container)] for container in containers]
+    # one look for all, so that they are measured at the same moment
+    said = _look(
+        lab,
+        "\n".join(
+            "awk '/^Pss:/ {sum += $2} END {print sum}' " + " ".join(f"/proc/{p}/smaps_rollup" for p in pids)
+            for pids in groups
+        ),
+        on_host=True,
+    )
+    return [int(line) * 1024 for line in said.split()]
+
+
+def _top(container: Container) -> list[list[str]]:
+    rows: list[list[str]] = container.top()["Processes"]
+    return rows
+
+
+# --- acceleration
+
+
+@dataclass(frozen=True, slots=True)
+class Acceleration(Result):
+    """How the guests run here.
+
+    Attributes:
+        kind: `kvm` (the processor runs the guest's code) or `tcg` (QEMU translates it).
+        reason: why, in words.
+    """
+
+    kind: Literal["tcg", "kvm"]
+    reason: str
+
+
+def probe_accel(lab: Lab) -> Acceleration:
+    """KVM where a guest has reached its payload with it within `PROBE_LIMIT_S`, else TCG.
+
+    The answer is kept for this engine until its host boots again: a probe costs seconds.
+    """
+    key = f"{lab.engine.info.get('ID')}/{_boot_id_of_host(lab)}/{_image_id(lab, 'vm')}"
+    kept = state.read_json(CACHE, {})
+    if isinstance(kept, dict) and kept.get("key") == key:
+        return Acceleration(kept["kind"], kept["reason"])
+    found = _probe(lab)
+    state.write_json(CACHE, {"key": key, **asdict(found)})
+    return found
+
+
+def _probe(lab: Lab) -> Acceleration:
+    with lab.quiet():
+        try:
+            guest = start_guest(lab, accel="kvm", limit_s=PROBE_LIMIT_S)
+        except GuestFailed as error:
+            last = (error.engine_words or "").splitlines()[-1:]
+            if "did not get there" in error.message:
+                return Acceleration("tcg", f"/dev/kvm is there, but a guest hung with it for {PROBE_LIMIT_S:g} s")
+            return Acceleration("tcg", f"/dev/kvm is there, but QEMU ended with it: {' '.join(last)}")
+        except LabError as error:
+            words = error.engine_words or error.message
+            if "no such file" in words.lower() or "gathering device information" in words:
+                return Acceleration("tcg", "the engine's host has no /dev/kvm")
+            return Acceleration("tcg", f"the engine refused /dev/kvm: {words}")
+        lab.remove(guest, force=True)
+    return Acceleration("kvm", "a guest has booted with /dev/kvm")
+
+
+def _image_id(lab: Lab, name: str) -> str:
+    return str(lab.client.images.get(lab.image(name)).id)
+
+
+def _boot_id_of_host(lab: Lab) -> str:
+    return _look(lab, "cat /proc/sys/kernel/random/boot_id", on_host=True).strip()
+
+
+# --- start
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One part of a start: from `start_ms` to `end_ms`, milliseconds since the engine was asked."""
+
+    name: str
+    start_ms: float
+    end_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start, from `docker create` to the payload's first answer.
+
+    Attributes:
+        kind: `vm` or `container`.
+        order: the place in which it was started, from 0; the order is random.
+        phases: without gaps, in order.
+    """
+
+    kind: Kind
+    order: int
+    phases: tuple[Phase, ...]
+
+    @property
+    def total_ms(self) -> float:
+        """From the first phase's start to the last one's end."""
+        return self.phases[-1].end_ms - self.phases[0].start_ms
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimes(Result):
+    """Starts of guests and containers with the same payload.
+
+    Attributes:
+        starts: every one, in the order in which they were started.
+        accel: `kvm` or `tcg`.
+    """
+
+    starts: tuple[Start, ...]
+    accel: str
+
+    def of(self, kind: Kind) -> tuple[Start, ...]:
+        """The starts of one kind."""
+        return tuple(start for start in self.starts if start.kind == kind)
+
+    def middle(self, kind: Kind) -> Start:
+        """The start of that kind whose total is the (lower) median."""
+        ranked = sorted(self.of(kind), key=lambda start: start.total_ms)
+        return ranked[(len(ranked) - 1) // 2]
+
+    @property
+    def vm_median_ms(self) -> float:
+        """The median total of the guests."""
+        return median(start.total_ms for start in self.of("vm"))
+
+    @property
+    def container_median_ms(self) -> float:
+        """The median total of the containers."""
+        return median(start.total_ms for start in self.of("container"))
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long a guest takes."""
+        return self.vm_median_ms / self.container_median_ms
+
+    @property
+    def every_container_was_first(self) -> bool:
+        """Whether the slowest container was ready sooner than the quickest guest."""
+        slowest = max(start.total_ms for start in self.of("container"))
+        return slowest < min(start.total_ms for start in self.of("vm"))
+
+    def frame(self) -> pd.DataFrame:
+        """One row a start and phase: order, kind, phase, start_ms, end_ms."""
+        rows = [(s.order, s.kind, p.name, p.start_ms, p.end_ms) for s in self.starts for p in s.phases]
+        return pd.DataFrame(rows, columns=["order", "kind", "phase", "start_ms", "end_ms"])
+
+
+MARKS: Mapping[Kind, Sequence[tuple[str, Callable[[str], bool]]]] = {
+    # the phase that begins, and the line that begins it
+    "vm": (
+        ("QEMU", lambda line: line.startswith("GUEST POWER ON")),
+        ("firmware", lambda line: line.startswith("SeaBIOS")),
+        ("kernel", lambda line: "] Linux version" in line or "] Booting Linux" in line),
+        ("initramfs", lambda line: "GUEST INITRAMFS" in line),
+        ("user space", lambda line: "GUEST USER SPACE" in line),
+        ("ready", lambda line: READY in line),
+    ),
+    "container": (("ready", lambda line: READY in line),),
+}
+
+
+def start_times(lab: Lab, repeats: int = 5) -> StartTimes:
+    """Start `repeats` guests and as many containers in random order, one at a time, and keep every start.
+
+    Raises:
+        BadInput: `repeats` is below 1.
+        GuestFailed: one did not reach its payload.
+    """
+    if repeats < 1:
+        raise BadInput(f"{repeats} repeats measure nothing", hint="give 1 or more")
+    accel = probe_accel(lab)
+    kinds: list[Kind] = ["vm", "container"] * repeats
+    random.shuffle(kinds)
+    return StartTimes(tuple(_timed(lab, kind, order) for order, kind in enumerate(kinds)), accel.kind)
+
+
+def _timed(lab: Lab, kind: Kind, order: int) -> Start:
+    with _removed(lab, []) as made:
+        container = _start(lab, kind)
+        made.append(container)
+        lines = _stamped(container)
+    created = _seconds(container.attrs["Created"])
+    # the engine notes the start a little after the process has begun: the first line may be earlier
+    begun = min(_seconds(container.attrs["State"]["StartedAt"]), lines[0][0])
+    found = [(name, _first(lines, is_mark)) for name, is_mark in MARKS[kind]]
+    if kind == "container":
+        found.insert(0, ("user space", begun))
+    marks = [("container", created), *((name, at) for name, at in found if at is not None)]
+    phases = [
+        Phase(name, (at - created) * 1000, (after - created) * 1000)
+        for (name, at), (_, after) in zip(marks, marks[1:], strict=False)
+    ]
+    return Start(kind, order, tuple(phases))
+
+
+def _first(lines: Sequence[tuple[float, str]], is_mark: Callable[[str], bool]) -> float | None:
+    return next((at for at, text in lines if is_mark(text)), None)
+
+
+# --- memory and disk
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryHeld(Result):
+    """What an idle guest and an idle container hold of the memory of the engine's host.
+
+    Attributes:
+        vm_bytes: of QEMU with its guest (Pss of every process).
+        container_bytes: of the container's processes (Pss).
+        guest_memory_bytes: what the guest was given.
+    """
+
+    vm_bytes: int
+    container_bytes: int
+    guest_memory_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as much the guest holds."""
+        return self.vm_bytes / self.container_bytes
+
+
+def memory_held(lab: Lab) -> MemoryHeld:
+    """Start one of each, and measure both at the same moment, idle.
+
+    Raises:
+        GuestFailed: one did not reach its payload.
+    """
+    with _removed(lab, []) as made:
+        made.append(_start(lab, "vm"))
+        made.append(_start(lab, "container"))
+        guest, container = _held_bytes(lab, made)
+    return MemoryHeld(guest, container, GUEST_MEMORY_MB * 1024 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsed(Result):
+    """What each carries on disk, and what one more copy of it costs.
+
+    Attributes:
+        kernel_bytes, initramfs_bytes, root_disk_bytes: of the guest.
+        qemu_bytes: the rest of the image `vm`: QEMU, its libraries and firmware. A host with QEMU has it already.
+        payload_image_bytes: the container's whole image.
+        vm_copy_bytes, container_copy_bytes: what a started one adds (`SizeRw`, Engine API).
+    """
+
+    kernel_bytes: int
+    initramfs_bytes: int
+    root_disk_bytes: int
+    qemu_bytes: int
+    payload_image_bytes: int
+    vm_copy_bytes: int
+    container_copy_bytes: int
+
+    @property
+    def guest_bytes(self) -> int:
+        """Kernel, initramfs and root disk, without QEMU."""
+        return self.kernel_bytes + self.initramfs_bytes + self.root_disk_bytes
+
+
+def disk_used(lab: Lab) -> DiskUsed:
+    """Measure what is in the two images, and start one of each to see what a copy adds.
+
+    Raises:
+        GuestFailed: one did not reach its payload.
+    """
+    listing = _look(lab, "cd /guest && stat -c '%n %s' kernel initramfs root.img", image="vm")
+    parts = {name: int(size) for name, size in (line.split() for line in listing.splitlines())}
+    whole = lab.client.images.get(lab.image("vm")).attrs["Size"]
+    with _removed(lab, []) as made:
+        made.append(_start(lab, "vm"))
+        made.append(_start(lab, "container"))
+        rows = lab.client.api.containers(size=True, filters={"label": f"labhelpers.session={lab.session}"})
+        added = {row["Id"]: int(row.get("SizeRw") or 0) for row in rows}
+        vm_copy, container_copy = (added[str(container.id)] for container in made)
+    return DiskUsed(
+        kernel_bytes=parts["kernel"],
+        initramfs_bytes=parts["initramfs"],
+        root_disk_bytes=parts["root.img"],
+        qemu_bytes=whole - sum(parts.values()),
+        payload_image_bytes=lab.client.images.get(lab.image("payload")).attrs["Size"],
+        vm_copy_bytes=vm_copy,
+        container_copy_bytes=container_copy,
+    )
+
+
+# --- kernels
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel as seen from one place.
+
+    Attributes:
+        seen_from: where.
+        release: `uname -r`.
+        version: /proc/version.
+        boot_id: drawn by the kernel at each boot (random(4)): two places with one boot id share one kernel.
+    """
+
+    seen_from: str
+    release: str
+    version: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels(Result):
+    """The kernel seen from the engine's host, from two containers of different images, and from two guests.
+
+    Attributes:
+        host: the engine's host.
+        containers, guests: two of each.
+        engine_says: the release that the engine itself reports (Engine API, GET /info).
+    """
+
+    host: Kernel
+    containers: tuple[Kernel, ...]
+    guests: tuple[Kernel, ...]
+    engine_says: str
+
+    @property
+    def containers_share_the_hosts(self) -> bool:
+        """Whether every container sees the host's release, version and boot id."""
+        host = (self.engine_says, self.host.version, self.host.boot_id)
+        return all((k.release, k.version, k.boot_id) == host for k in self.containers)
+
+    @property
+    def every_guest_has_its_own(self) -> bool:
+        """Whether no guest shares a boot id with the host, a container, or another guest."""
+        ids = [self.host.boot_id, *(guest.boot_id for guest in self.guests)]
+        return all(ids) and len(set(ids)) == len(ids)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a place: seen_from, release, version, boot_id."""
+        return pd.DataFrame([asdict(k) for k in (self.host, *self.containers, *self.guests)])
+
+
+SHOW_KERNEL = "uname -r; cat /proc/version /proc/sys/kernel/random/boot_id"
+
+
+def kernels(lab: Lab) -> Kernels:
+    """Ask the engine's host, two containers of different images, and two guests for their kernel.
+
+    Raises:
+        GuestFailed: a guest did not reach its payload.
+    """
+    host = Kernel("engine's host", *_look(lab, SHOW_KERNEL, on_host=True).splitlines())
+    inside = [
+        Kernel(f"container of labhelpers/{image}", *_look(lab, SHOW_KERNEL, image=image).splitlines())
+        for image in ("payload", "vm")
+    ]
+    with _removed(lab, []) as made:
+        for _ in range(2):
+            made.append(_start(lab, "vm"))
+        told = [facts(_log(guest)) for guest in made]
+    guests = [
+        Kernel(f"guest {n}", fact["release"], fact["version"], fact["boot_id"]) for n, fact in enumerate(told, 1)
+    ]
+    return Kernels(host, tuple(inside), tuple(guests), str(lab.engine.info["KernelVersion"]))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHome(Result):
+    """Where the engine lives.
+
+    Attributes:
+        operating_system: what the engine says of it.
+        in_a_vm: whether the engine's host is itself a virtual machine.
+        reason: how that was found.
+    """
+
+    operating_system: str
+    in_a_vm: bool
+    reason: str
+
+
+def engine_home(lab: Lab) -> EngineHome:
+    """Whether the engine lives in a virtual machine: by its own word, by the processor's flag `hypervisor`
+    (set by a hypervisor for its guests, CPUID leaf 1), or by the name of the machine (DMI, device tree).
+    """
+    system = str(lab.engine.info["OperatingSystem"])
+    if system == "Docker Desktop":
+        return EngineHome(system, True, "Docker Desktop runs the engine in a virtual machine of its own")
+    said = _look(
+        lab,
+        "grep -q '^flags.* hypervisor' /proc/cpuinfo && echo flag; "
+        "cat /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name /proc/device-tree/model 2>/dev/null; true",
+    )
+    if "flag" in said.split():
+        return EngineHome(system, True, "its processor says that a hypervisor is above it")
+    machine = re.search(r"QEMU|KVM|VMware|VirtualBox|Virtual Machine|Xen|Apple Virtualization", said)
+    if machine:
+        return EngineHome(system, True, f"its machine calls itself {machine[0]}")
+    return EngineHome(system, False, "nothing there tells of a hypervisor")
+
+
+# --- what they see
+
+
+@dataclass(frozen=True, slots=True)
+class BootLog(Result):
+    """What a guest said on its serial line.
+
+    Attributes:
+        at_ms: the time of each line, milliseconds since power-on, by the engine's clock.
+        lines: the text of each.
+    """
+
+    at_ms: tuple[float, ...]
+    lines: tuple[str, ...]
+
+    @property
+    def kernel_lines(self) -> int:
+        """How many lines the guest's kernel wrote."""
+        return sum(re.match(r"\[ *\d+\.\d+\]", line) is not None for line in self.lines)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a line: at_ms, line."""
+        return pd.DataFrame({"at_ms": self.at_ms, "line": self.lines})
+
+    def matching(self, pattern: str) -> pd.DataFrame:
+        """The rows of `frame()` whose line holds the regular expression `pattern`."""
+        table = self.frame()
+        return table[table["line"].str.contains(pattern, regex=True)]
+
+
+def boot_log(lab: Lab) -> BootLog:
+    """Boot a guest and keep all that it says.
+
+    Raises:
+        GuestFailed: the guest did not reach its payload.
+    """
+    with _removed(lab, []) as made:
+        made.append(_start(lab, "vm"))
+        lines = _stamped(made[0])
+    return BootLog(tuple((at - lines[0][0]) * 1000 for at, _ in lines), tuple(text for _, text in lines))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the payload sees of the machine.
+
+    Attributes:
+        seen_from: `host`, `container` or `guest`.
+        pci: its PCI devices, `address vendor:device class`.
+        memory_bytes: all of the memory that it sees.
+        cpus: processors.
+        processes: in its /proc, kernel threads included.
+        root_filesystem: the type of what is mounted at /.
+    """
+
+    seen_from: str
+    pci: tuple[str, ...]
+    memory_bytes: int
+    cpus: int
+    processes: int
+    root_filesystem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Devices(Result):
+    """The machine as a container and a guest see it.
+
+    Attributes:
+        container, guest: one view each.
+        host_memory_bytes: what the engine says that its host has.
+        host_sees_payload: whether the container's payload is among the host's processes.
+        host_sees_guest_payload: whether the guest's payload is.
+    """
+
+    container: View
+    guest: View
+    host_memory_bytes: int
+    host_sees_payload: bool
+    host_sees_guest_payload: bool
+
+    @property
+    def container_sees_the_hosts_memory(self) -> bool:
+        """Whether the container sees all of the host's memory."""
+        return self.container.memory_bytes == self.host_memory_bytes
+
+    @property
+    def guest_sees_its_own(self) -> bool:
+        """Whether the guest sees other devices than the container, and less memory."""
+        differs = self.guest.pci != self.container.pci
+        return differs and self.guest.memory_bytes <= GUEST_MEMORY_MB * 1024 * 1024
+
+    def frame(self) -> pd.DataFrame:
+        """One row a view."""
+        return pd.DataFrame([asdict(view) | {"pci": len(view.pci)} for view in (self.container, self.guest)])
+
+
+def devices(lab: Lab) -> Devices:
+    """Start one of each and compare what their payloads see, and what the host sees of them.
+
+    Raises:
+        GuestFailed: one did not reach its payload.
+    """
+    with _removed(lab, []) as made:
+        made.append(_start(lab, "vm"))
+        made.append(_start(lab, "container"))
+        guest, container = (_log(one) for one in made)
+        commands = [" ".join(" ".join(row) for row in _top(one)) for one in made]
+    return Devices(
+        _view("container", container),
+        _view("guest", guest),
+        int(lab.engine.info["MemTotal"]),
+        host_sees_payload="/payload" in commands[1],
+        host_sees_guest_payload="/payload" in commands[0],
+    )
+
+
+def _view(seen_from: str, log: str) -> View:
+    told = facts(log)
+    return View(
+        seen_from,
+        pci(log),
+        int(told["memory_kib"]) * 1024,
+        int(told["cpus"]),
+        int(told["processes"]),
+        told["root_filesystem"],
+    )
+
+
+# --- how many fit
+
+
+@dataclass(frozen=True, slots=True)
+class HowManyFit(Result):
+    """How many guests and containers fit in a given memory: a few measured, the rest extrapolated.
+
+    Attributes:
+        memory_bytes: the memory to fill.
+        started: how many were running, for each measurement.
+        vm_bytes, container_bytes: the memory that they held together, measured.
+    """
+
+    memory_bytes: int
+    started: tuple[int, ...]
+    vm_bytes: tuple[int, ...]
+    container_bytes: tuple[int, ...]
+
+    def line(self, kind: Kind) -> tuple[float, float]:
+        """The least-squares line through the measurements: bytes at zero, bytes for each."""
+        held = self.vm_bytes if kind == "vm" else self.container_bytes
+        n_mean, held_mean = sum(self.started) / len(self.started), sum(held) / len(held)
+        spread = sum((n - n_mean) ** 2 for n in self.started)
+        slope = sum((n - n_mean) * (b - held_mean) for n, b in zip(self.started, held, strict=True)) / spread
+        return held_mean - slope * n_mean, slope
+
+    def fit(self, kind: Kind) -> int:
+        """How many fit, extrapolated along the line."""
+        base, each = self.line(kind)
+        return max(0, int((self.memory_bytes - base) // each))
+
+    def frame(self) -> pd.DataFrame:
+        """One row a kind and number: kind, count, held_bytes, how (`measured` or `extrapolated`)."""
+        rows: list[tuple[str, int, float, str]] = []
+        kinds: tuple[tuple[Kind, tuple[int, ...]], ...] = (
+            ("vm", self.vm_bytes),
+            ("container", self.container_bytes),
+        )
+        for kind, held in kinds:
+            rows += [(kind, n, b, "measured") for n, b in zip(self.started, held, strict=True)]
+            base, each = self.line(kind)
+            rows.append((kind, self.fit(kind), base + each * self.fit(kind), "extrapolated"))
+        return pd.DataFrame(rows, columns=["kind", "count", "held_bytes", "how"])
+
+
+def how_many_fit(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3, 4)) -> HowManyFit:
+    """Start a few of each, measure what they hold, and extrapolate to `memory_bytes`.
+
+    No more than half of the memory that is free on the engine's host is ever used.
+
+    Raises:
+        BadInput: fewer than two different numbers to start, or a memory that is not positive.
+        LabError: the engine's host has too little free memory.
+        GuestFailed: one did not reach its payload.
+    """
+    counts = tuple(sorted(set(started)))
+    if len(counts) < 2 or counts[0] < 1 or memory_bytes <= 0:
+        raise BadInput(
+            "a line needs two different numbers of machines, and a memory to fill",
+            hint="for example how_many_fit(lab, 8 * 1024**3, started=(1, 2, 3))",
+        )
+    _must_have_room(lab, counts[-1])
+    return HowManyFit(memory_bytes, counts, _held_by(lab, "vm", counts), _held_by(lab, "container", counts))
+
+
+def _must_have_room(lab: Lab, guests: int) -> None:
+    free = int(_look(lab, "awk '/^MemAvailable:/ {print $2}' /proc/meminfo")) * 1024
+    need = guests * (GUEST_MEMORY_MB * 1024 * 1024 + QEMU_BYTES)
+    if need > free // 2:
+        raise LabError(
+            f"{guests} guests could need {need // 2**20} MiB; half of what is free there is {free // 2**21} MiB",
+            hint="start fewer, for example started=(1, 2), or close other programs on the engine's machine",
+        )
+
+
+def _held_by(lab: Lab, kind: Kind, counts: Sequence[int]) -> tuple[int, ...]:
+    held = []
+    with _removed(lab, []) as made:
+        for count in counts:
+            while len(made) < count:
+                made.append(_start(lab, kind))
+            held.append(sum(_held_bytes(lab, made)))
+    return tuple(held)
+
+
+# --- part3-1
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks(Result):
+    """What stands on what, from the hardware to the payload, with what was measured.
+
+    Attributes:
+        host_release, guest_release: kernel releases.
+        accel: how the guest's code runs.
+        memory, disk: as measured.
+    """
+
+    host_release: str
+    guest_release: str
+    accel: str
+    memory: MemoryHeld
+    disk: DiskUsed
+
+
+def stacks(lab: Lab, seen: Kernels, memory: MemoryHeld, disk: DiskUsed) -> Stacks:
+    """Put together what was measured before for the figure of the two stacks."""
+    return Stacks(seen.engine_says, seen.guests[0].release, probe_accel(lab).kind, memory, disk)
