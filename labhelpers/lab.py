@@ -20,6 +20,7 @@ from docker.models.networks import Network
 from docker.models.volumes import Volume
 
 from labhelpers import engine as engines
+from labhelpers import magic
 from labhelpers import ours as belongings
 from labhelpers.command import (
     Build,
@@ -96,6 +97,7 @@ class Lab:
             self._session = belongings.begin(self.client, chapter)
         self.session = self._session.id
         atexit.register(self.close)
+        magic.register(self)
 
     @property
     def client(self) -> docker.DockerClient:

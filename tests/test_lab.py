@@ -1,0 +1,111 @@
+"""The lab owns what it makes, removes it, and touches nothing else; its errors say what to do next."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labhelpers.engine import Engine
+from labhelpers.errors import BadInput, ImageMissing, LabError, NameTaken, NotOurs, PortTaken
+from labhelpers.lab import Lab, ours
+
+IMAGE = "labhelpers/payload:latest"
+
+
+@pytest.fixture
+def name() -> str:
+    return f"t-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def foreign(engine: Engine, name: str) -> Iterator[str]:
+    """A container that no lab made."""
+    made = engine.client.containers.run(IMAGE, "sleep 300", name=f"{name}-foreign", detach=True)
+    yield f"{name}-foreign"
+    made.remove(force=True)
+
+
+def test_what_it_prints_is_what_it_keeps(lab: Lab, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    web = lab.run(IMAGE, "sleep 300", name=name)
+    with lab.quiet():
+        lab.exec(web, "true")
+    assert capsys.readouterr().out == f"$ docker run -d --name {name} {IMAGE} sleep 300\n"
+    assert lab.commands[-1] == f"docker exec {name} true"
+
+
+def test_exec_gives_both_streams_and_the_exit_code(lab: Lab, name: str) -> None:
+    lab.run(IMAGE, "sleep 300", name=name)
+    answer = lab.exec(name, "sh -c 'echo out; echo err >&2; exit 3'")
+    assert (answer.exit_code, answer.stdout, answer.stderr) == (3, "out\n", "err\n")
+
+
+def test_close_removes_its_own_and_nothing_else(engine: Engine, name: str, foreign: str) -> None:
+    with Lab("test", engine=engine) as one, Lab("test", engine=engine) as other:
+        one.run(IMAGE, "sleep 300", name=name)
+        one.create_network(name)
+        one.create_volume(name)
+        other.run(IMAGE, "sleep 300", name=f"{name}-other")
+        one.close()
+        left = {thing.name for thing in ours(engine)}
+        assert name not in left
+        assert f"{name}-other" in left
+        assert engine.client.containers.get(foreign).status == "running"
+
+
+def test_a_killed_process_is_cleaned_up_by_the_next_lab(engine: Engine, name: str) -> None:
+    code = f"from labhelpers.lab import Lab; Lab('test').run({IMAGE!r}, 'sleep 300', name={name!r}); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"DOCKER_HOST": engine.address, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        while not engine.client.containers.list(filters={"name": name}):
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    assert engine.client.containers.list(filters={"name": name}), "the kill left it, or this proves nothing"
+    with Lab("test", engine=engine):
+        assert not engine.client.containers.list(all=True, filters={"name": name})
+
+
+def test_names_and_ports_of_others_are_respected(lab: Lab, name: str, foreign: str) -> None:
+    with pytest.raises(NameTaken, match="did not make"):
+        lab.run(IMAGE, "sleep 300", name=foreign)
+    for forbidden in (lab.stop, lab.remove):
+        with pytest.raises(NotOurs):
+            forbidden(foreign)
+    first = lab.run(IMAGE, "sleep 300", name=name, ports={"80/tcp": None})
+    first.reload()
+    port = int(first.ports["80/tcp"][0]["HostPort"])
+    with pytest.raises(PortTaken, match=name):
+        lab.run(IMAGE, "sleep 300", name=f"{name}-2", ports={"80/tcp": port})
+    assert not lab.client.containers.list(all=True, filters={"name": f"{name}-2"})
+
+
+def test_errors_of_readers(lab: Lab, name: str) -> None:
+    with pytest.raises(ImageMissing):
+        lab.run("no-such-image-here", "true")
+    with pytest.raises(BadInput, match="mem_limit"):
+        lab.run(IMAGE, "true", mem_limit="64m")
+    with pytest.raises(LabError, match="no container"):
+        lab.exec(name, "true")
+
+
+def test_an_image_does_not_make_a_container_ours(lab: Lab, name: str, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nENV A=b\n")
+    lab.build(str(tmp_path), f"{name}:1")
+    made = lab.client.containers.run(f"{name}:1", "sleep 300", name=name, detach=True)
+    try:
+        with pytest.raises(NotOurs):
+            lab.remove(name, force=True)
+    finally:
+        made.remove(force=True)
