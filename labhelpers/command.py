@@ -436,9 +436,9 @@ class Run(Operation):
         return [_image(self.image), *self._words()]
 
     def _fixed(self) -> dict[str, Any]:
-        return {"Image": self.image, "HostConfig.NetworkMode": "default"} | (
-            {"Cmd": words} if (words := self._words()) else {}
-        )
+        # the command line sends these two even when nobody gives them
+        always = {"HostConfig.NetworkMode": "default", "HostConfig.RestartPolicy": _restart("no")}
+        return {"Image": self.image} | always | ({"Cmd": words} if (words := self._words()) else {})
 
     def _words(self) -> list[str]:
         return [] if self.command is None else _command(self.command)

@@ -37,10 +37,8 @@ _MAKERS = {
     ("network", "create"): "network",
 }
 # docker's global options that take a value (docker --help)
-_GLOBAL_WITH_VALUE = frozenset(
-    ["--config", "-c", "--context", "-H", "--host", "-l", "--log-level"]
-    + ["--tlscacert", "--tlscert", "--tlskey"]
-)
+_GLOBAL_WITH_VALUE: tuple[str, ...] = ("--config", "-c", "--context", "-H", "--host", "-l", "--log-level")
+_GLOBAL_WITH_VALUE += ("--tlscacert", "--tlscert", "--tlskey")
 
 
 def register(lab: Lab) -> None:

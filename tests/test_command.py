@@ -43,14 +43,15 @@ RUN_OPTIONS: dict[str, Any] = {
     "labels": {"colour": "blue sky"},
 }
 # what differs between any two containers
-VOLATILE = ["Id", "Created", "Name", "State", "NetworkSettings", "ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "GraphDriver"]
+VOLATILE = "Id Created Name State NetworkSettings ResolvConfPath HostnamePath HostsPath LogPath GraphDriver"
 
 
 def _plain(value: Any) -> Any:
     """Without the lab's labels; a missing list and an empty one are the same to the engine."""
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items() if not key.startswith("labhelpers.")}
-    return [_plain(part) for part in value] if isinstance(value, list) else value or None
+        kept = {key: _plain(part) for key, part in value.items() if not key.startswith("labhelpers.")}
+        return kept or None
+    return ([_plain(part) for part in value] if isinstance(value, list) else value) or None
 
 
 def _told(lab: Lab, name: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _told(lab: Lab, name: str) -> dict[str, Any]:
     # the CLI notes the size of its own terminal
     host.pop("ConsoleSize", None)
     found["Mounts"] = sorted((m["Destination"], m["Type"], m["RW"]) for m in found["Mounts"])
-    return {key: _plain(part) for key, part in found.items() if key not in VOLATILE}
+    return {key: _plain(part) for key, part in found.items() if key not in VOLATILE.split()}
 
 
 def test_every_option_of_run_is_tried() -> None:
