@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
@@ -60,7 +61,7 @@ def start_guest(
         GuestFailed: the guest ended, or its payload was not idle in time; the container is removed.
     """
     if isinstance(memory_mb, bool) or not isinstance(memory_mb, int) or memory_mb < 1:
-        raise BadInput(f"a guest cannot have {memory_mb!r} MiB of memory", hint="give a whole number, such as 128")
+        raise BadInput(f"a guest cannot have {memory_mb!r} MiB of memory", hint="give a whole number: 128")
     guest = lab.run(
         lab.image("vm"),
         name=name,
@@ -116,7 +117,7 @@ def _failed(container: Container, said: str, ended: bool, limit_s: float) -> Gue
     how = f"ended (exit code {code})" if ended else f"did not get there within {limit_s:g} s"
     return GuestFailed(
         f"{container.attrs['Config']['Image']} {how} before its payload was ready",
-        hint="read its last lines above; too little memory is the usual cause: give the guest 128 MiB or more",
+        hint="read its last lines; too little memory is the usual cause: give the guest 128 MiB or more",
         engine_words="\n".join(said.strip().splitlines()[-LAST_LINES:]) or "(nothing)",
     )
 
@@ -242,7 +243,9 @@ def _probe(lab: Lab) -> Acceleration:
         except GuestFailed as error:
             last = (error.engine_words or "").splitlines()[-1:]
             if "did not get there" in error.message:
-                return Acceleration("tcg", f"/dev/kvm is there, but a guest hung with it for {PROBE_LIMIT_S:g} s")
+                return Acceleration(
+                    "tcg", f"/dev/kvm is there, but a guest hangs with it ({PROBE_LIMIT_S:g} s)"
+                )
             return Acceleration("tcg", f"/dev/kvm is there, but QEMU ended with it: {' '.join(last)}")
         except LabError as error:
             words = error.engine_words or error.message
@@ -384,7 +387,7 @@ def _timed(lab: Lab, kind: Kind, order: int) -> Start:
     marks = [("container", created), *((name, at) for name, at in found if at is not None)]
     phases = [
         Phase(name, (at - created) * 1000, (after - created) * 1000)
-        for (name, at), (_, after) in zip(marks, marks[1:], strict=False)
+        for (name, at), (_, after) in pairwise(marks)
     ]
     return Start(kind, order, tuple(phases))
 
@@ -435,7 +438,7 @@ class DiskUsed(Result):
 
     Attributes:
         kernel_bytes, initramfs_bytes, root_disk_bytes: of the guest.
-        qemu_bytes: the rest of the image `vm`: QEMU, its libraries and firmware. A host with QEMU has it already.
+        qemu_bytes: the rest of the image `vm`: QEMU, its libraries and firmware.
         payload_image_bytes: the container's whole image.
         vm_copy_bytes, container_copy_bytes: what a started one adds (`SizeRw`, Engine API).
     """
@@ -551,7 +554,8 @@ def kernels(lab: Lab) -> Kernels:
             made.append(_start(lab, "vm"))
         told = [facts(_log(guest)) for guest in made]
     guests = [
-        Kernel(f"guest {n}", fact["release"], fact["version"], fact["boot_id"]) for n, fact in enumerate(told, 1)
+        Kernel(f"guest {n}", fact["release"], fact["version"], fact["boot_id"])
+        for n, fact in enumerate(told, 1)
     ]
     return Kernels(host, tuple(inside), tuple(guests), str(lab.engine.info["KernelVersion"]))
 
@@ -581,7 +585,8 @@ def engine_home(lab: Lab) -> EngineHome:
     said = _look(
         lab,
         "grep -q '^flags.* hypervisor' /proc/cpuinfo && echo flag; "
-        "cat /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name /proc/device-tree/model 2>/dev/null; true",
+        "cat /sys/class/dmi/id/*_vendor /sys/class/dmi/id/product_name /proc/device-tree/model 2>/dev/null; "
+        "true",
     )
     if "flag" in said.split():
         return EngineHome(system, True, "its processor says that a hypervisor is above it")
@@ -789,7 +794,7 @@ def _must_have_room(lab: Lab, guests: int) -> None:
     need = guests * (GUEST_MEMORY_MB * 1024 * 1024 + QEMU_BYTES)
     if need > free // 2:
         raise LabError(
-            f"{guests} guests could need {need // 2**20} MiB; half of what is free there is {free // 2**21} MiB",
+            f"{guests} guests could need {need // 2**20} MiB; the lab takes at most {free // 2**21} MiB",
             hint="start fewer, for example started=(1, 2), or close other programs on the engine's machine",
         )
 

@@ -1,10 +1,22 @@
-"""Figures of the chapter on virtual machines and containers: they draw data on an Axes and talk to no engine."""
+"""Figures of the chapter on virtual machines and containers: data on an Axes; they talk to no engine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, VM, human_bytes, resize
+from labhelpers.drawing import (
+    CONTAINER,
+    ENGINE,
+    FAINT,
+    HOST,
+    INK,
+    KERNEL,
+    LIMIT,
+    PAPER,
+    VM,
+    human_bytes,
+    resize,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +50,12 @@ def draw_start_times(result: StartTimes, ax: Axes) -> Axes:
             width = phase.end_ms - phase.start_ms
             ax.barh(row, width, left=phase.start_ms, height=0.4, color=PHASE[phase.name], label=phase.name)
             if width > NARROW * longest:
-                place = (phase.start_ms + width / 2, row)
-                ax.text(*place, f"{phase.name}\n{width:.0f} ms", ha="center", va="center", fontsize=8, color=INK)
+                center = phase.start_ms + width / 2
+                said = f"{phase.name}\n{width:.0f} ms"
+                ax.text(center, row, said, ha="center", va="center", fontsize=8, color=INK)
                 named.add(phase.name)
-        ax.text(middle.total_ms + longest * 0.015, row, f"{middle.total_ms:.0f} ms", va="center", weight="bold")
+        total = f"  {middle.total_ms:.0f} ms"
+        ax.text(middle.total_ms, row, total, va="center", weight="bold")
         for start in result.of(kind):
             ax.plot(start.total_ms, row + 0.36, "o", color=color, ms=5, alpha=0.7, clip_on=False)
         ax.text(0, row - 0.28, name, color=color, weight="bold", va="bottom")
@@ -87,16 +101,16 @@ def draw_disk_used(result: DiskUsed, ax: Axes) -> Axes:
         ax.text(left + size / 2, -0.42, name, ha="center", fontsize=8, color=INK)
         left += size
     rows = (
-        (0, result.guest_bytes, f"the guest: {human_bytes(result.guest_bytes)}", None),
-        (1, result.vm_copy_bytes, f"one more guest: {human_bytes(result.vm_copy_bytes)}", VM),
-        (2, result.payload_image_bytes, f"the container's image: {human_bytes(result.payload_image_bytes)}", CONTAINER),
-        (3, result.container_copy_bytes, f"one more container: {human_bytes(result.container_copy_bytes)}", CONTAINER),
-        (4, result.qemu_bytes, f"QEMU, apart: {human_bytes(result.qemu_bytes)}", FAINT),
+        (result.guest_bytes, "the guest", None),
+        (result.vm_copy_bytes, "one more guest", VM),
+        (result.payload_image_bytes, "the container's image", CONTAINER),
+        (result.container_copy_bytes, "one more container", CONTAINER),
+        (result.qemu_bytes, "QEMU, apart", FAINT),
     )
-    for row, size, said, color in rows:
-        if color:
-            _bar(ax, row, 0, size, color)
-        ax.text(size, row, f"  {said}", va="center", color=INK)
+    for row, (size, name, one_color) in enumerate(rows):
+        if one_color:
+            _bar(ax, row, 0, size, one_color)
+        ax.text(size, row, f"  {name}: {human_bytes(size)}", va="center", color=INK)
     ax.set_title("Disk: what each carries, and what one more copy adds")
     _bytes_axis(ax, max(result.qemu_bytes, result.guest_bytes) * 1.4)
     ax.set_ylim(4.6, -0.8)
@@ -116,8 +130,10 @@ def draw_how_many_fit(result: HowManyFit, ax: Axes) -> Axes:
         line = [base + each * n for n in steps]
         ax.plot(steps, line, "--", color=color, lw=1.4, label=f"{name}, extrapolated")
         ax.plot(fit, result.memory_bytes, "o", mfc="white", mec=color, ms=9, clip_on=False)
-        said = f"{name}s: {fit:,}\n{human_bytes(each)} each"
-        ax.annotate(said, (fit, result.memory_bytes), (0, 9), textcoords="offset points", ha="center", color=color)
+        # the line is short: two digits are all that it can tell
+        said = f"about {float(f'{fit:.2g}'):,.0f} {name}s\n{human_bytes(each)} each"
+        at = (fit, result.memory_bytes)
+        ax.annotate(said, at, (0, 9), textcoords="offset points", ha="center", color=color)
     ax.axhline(result.memory_bytes, color=INK, lw=0.8)
     ax.set(xscale="log", yscale="log", ylim=(min(result.container_bytes) / 2, result.memory_bytes * 6))
     ax.set_xlim(0.7, max(result.fit("container"), result.fit("vm")) * 6)
@@ -130,7 +146,7 @@ def draw_how_many_fit(result: HowManyFit, ax: Axes) -> Axes:
 
 def draw_stacks(result: Stacks, ax: Axes) -> Axes:
     """The stack of a virtual machine beside that of a container, from the hardware to the payload."""
-    resize(ax, 9, 5.2)
+    resize(ax, 9, 4.8)
     disk, memory = result.disk, result.memory
     how = "translates the guest's code" if result.accel == "tcg" else "with KVM"
     vm = (
@@ -143,27 +159,23 @@ def draw_stacks(result: Stacks, ax: Axes) -> Axes:
         ("payload", "the same script", CONTAINER, "white"),
         ("its files", f"image, {human_bytes(disk.payload_image_bytes)}", "#9CC7E4", INK),
     )
-    for column, layers, name, held in (
-        (0.0, vm, "virtual machine", memory.vm_bytes),
-        (5.2, container, "container", memory.container_bytes),
+    for column, width, layers, name, held in (
+        (0.0, 4.2, vm, "virtual machine", memory.vm_bytes),
+        (4.4, 3.4, container, "container", memory.container_bytes),
     ):
         for place, (title, said, face, ink) in enumerate(reversed(layers)):
-            _box(ax, (column, 3.0 + place), 4.8, title, said, face, ink)
-        top = 3.0 + len(layers)
+            _box(ax, (column, 2.0 + place), width, title, said, face, ink)
         said = f"{name}: holds {human_bytes(held)}"
-        ax.text(column + 2.4, top + 0.12, said, ha="center", weight="bold", fontsize=10.5, color=INK)
-    _box(ax, (0, 2.0), 10, "Docker engine", "starts both, and stands between neither and the kernel", PAPER, INK)
-    _box(ax, (0, 1.0), 10, "host kernel", f"{result.host_release}: the only kernel that the container has", HOST, "white")
+        place_of_name = (column + width / 2, 2.12 + len(layers))
+        ax.text(*place_of_name, said, ha="center", weight="bold", fontsize=10.5, color=INK)
+    _box(ax, (8.0, 2.0), 2.0, "Docker engine", "", PAPER, INK)
+    ax.text(9.0, 3.12, "starts both;\nis in the way\nof neither", ha="center", va="bottom", fontsize=9)
+    said = f"{result.host_release}: the only kernel that the container has"
+    _box(ax, (0, 1.0), 10, "host kernel", said, HOST, "white")
     _box(ax, (0, 0.0), 10, "the hardware of the engine's host", "", "#DDDDDD", INK)
-    ax.annotate(
-        "no kernel here:\nsystem calls go straight down",
-        (7.6, 5.55),
-        (7.6, 6.6),
-        ha="center",
-        fontsize=9.5,
-        color=CONTAINER,
-    )
-    ax.set(xlim=(-0.1, 10.1), ylim=(-0.1, 7.6))
+    said = "no kernel in here: system calls\ngo straight to the host's kernel"
+    ax.text(6.1, 5.0, said, ha="center", va="center", fontsize=9.5, color=CONTAINER)
+    ax.set(xlim=(-0.1, 10.1), ylim=(-0.1, 6.6))
     ax.axis("off")
     return ax
 
