@@ -1,0 +1,66 @@
+"""Every exercise: untouched it fails, typical mistakes fail in their own words, the solution passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labhelpers import vm
+from labhelpers.lab import Lab
+from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
+from labhelpers.vm.experiments import facts
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+
+
+def test_one_kernel(lab: Lab) -> None:
+    exercise = one_kernel(lab)
+    assert "no container called twin-a" in str(exercise.check())
+    twin = vm.start_payload(lab, name="twin-a")
+    same = vm.start_payload(lab, name="twin-b")
+    assert "one and the same image" in str(exercise.check())
+    lab.remove(same, force=True)
+    other = lab.run(lab.image("vm"), ["3600"], name="twin-b", entrypoint="sleep")
+    assert "no file /kernel" in str(exercise.check())
+    for one in (twin, other):
+        lab.exec(one, ["sh", "-c", "uname -r > /kernel"])
+    assert "not the boot id" in str(exercise.check())
+    for one in (twin, other):
+        lab.exec(one, ["sh", "-c", "cat /proc/sys/kernel/random/boot_id > /kernel"])
+    assert exercise.check().passed
+    assert exercise.check().passed
+
+
+def test_guest_boot_id(lab: Lab) -> None:
+    exercise = guest_boot_id(lab)
+    assert "no container called my-guest" in str(exercise.check())
+    guest = vm.start_guest(lab, name="my-guest")
+    note = vm.start_payload(lab, name="my-note")
+    assert "no file /answer" in str(exercise.check())
+    lab.exec(note, ["sh", "-c", "cat /proc/sys/kernel/random/boot_id > /answer"])
+    assert "that the containers share" in str(exercise.check())
+    assert "not the guest" in exercise.hint()
+    boot_id = facts(guest.logs().decode())["boot_id"]
+    lab.exec(note, ["sh", "-c", f"echo {boot_id} > /answer"])
+    assert exercise.check().passed
+    assert exercise.check().passed
+
+
+def test_small_guest(lab: Lab) -> None:
+    exercise = small_guest(lab)
+    assert not exercise.check().passed
+    default = vm.start_guest(lab, name="small-guest")
+    assert "its kernel says" in str(exercise.check())
+    lab.remove(default, force=True)
+    dead = lab.run(lab.image("vm"), name="small-guest", environment={"GUEST_MEMORY_MB": "32"})
+    dead.wait(timeout=60)
+    assert "does not run" in str(exercise.check())
+    assert "32 MiB" in exercise.hint()
+    lab.remove(dead)
+    vm.start_guest(lab, name="small-guest", memory_mb=100)
+    assert exercise.check().passed
+    assert exercise.check().passed

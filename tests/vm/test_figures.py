@@ -1,0 +1,46 @@
+"""The figures, by what they show."""
+
+from __future__ import annotations
+
+import matplotlib
+import pytest
+
+from labhelpers.vm.experiments import DiskUsed, HowManyFit, MemoryHeld, Phase, Stacks, Start, StartTimes
+
+matplotlib.use("agg")
+MIB = 1024 * 1024
+MEMORY = MemoryHeld(200 * MIB, 2 * MIB, 128 * MIB)
+DISK = DiskUsed(10 * MIB, MIB, 8 * MIB, 50 * MIB, 2 * MIB, 8 * MIB, 0)
+
+
+def _texts(ax: object) -> str:
+    return "\n".join(text.get_text() for text in ax.texts)  # type: ignore[attr-defined]
+
+
+def test_the_timeline_draws_every_start_and_the_median_one() -> None:
+    def guest(order: int, end: float) -> Start:
+        return Start("vm", order, (Phase("container", 0, 100), Phase("kernel", 100, end)))
+
+    quick = Start("container", 3, (Phase("container", 0, 90), Phase("user space", 90, 100)))
+    ax = StartTimes((guest(0, 3000), guest(1, 2000), guest(2, 2500), quick), "tcg").plot()
+    assert [bar.get_width() for bar in ax.patches] == [100, 2400, 90, 10]
+    assert [line.get_xdata()[0] for line in ax.lines] == [3000, 2000, 2500, 100]  # type: ignore[index]
+    assert "TCG" in ax.get_title(loc="left") + ax.get_title()
+
+
+def test_memory_and_disk_draw_their_bytes() -> None:
+    assert [bar.get_width() for bar in MEMORY.plot().patches] == [200 * MIB, 2 * MIB]
+    assert "QEMU, apart: 50 MiB" in _texts(DISK.plot())
+
+
+def test_measured_and_extrapolated_look_different() -> None:
+    ax = HowManyFit(1024 * MIB, (1, 2), (100 * MIB, 200 * MIB), (MIB, 2 * MIB)).plot()
+    labels = [str(line.get_label()) for line in ax.lines]
+    assert sum("measured" in label for label in labels) == 2
+    assert all(line.get_linestyle() == "--" for line in ax.lines if "extrapolated" in str(line.get_label()))
+    assert "about 10 virtual machines" in _texts(ax)
+
+
+@pytest.mark.parametrize("word", ["6.1-guest", "6.9-host", "guest kernel", "host kernel", "holds 200 MiB"])
+def test_the_stacks_show_what_was_measured(word: str) -> None:
+    assert word in _texts(Stacks("6.9-host", "6.1-guest", "tcg", MEMORY, DISK).plot())
