@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert.filters.ansi import strip_ansi
 from rich.markup import escape
 
 from labhelpers import state
@@ -54,7 +55,9 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
         found = [path for path in there if path.stem.startswith(name) or path.stem[3:].startswith(name)]
         if len(found) != 1 or not name:
             raise BadInput(
-                f"no chapter is called “{chapter}”" if not found else f"“{chapter}” may mean several chapters",
+                f"no chapter is called “{chapter}”"
+                if not found
+                else f"“{chapter}” may mean several chapters",
                 hint="name one of: " + ", ".join(path.stem for path in found or there),
             )
         chosen += found
@@ -112,13 +115,16 @@ def report(done: Sequence[Executed]) -> bool:
         if one.failed_cell:
             say(f"{one.name}: cell {one.failed_cell} of {one.cells} failed:\n{one.error}")
     failed = [one.name for one in done if one.failed_cell]
-    say(f"{len(done) - len(failed)} of {len(done)} notebooks ran to their end" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    say(
+        f"{len(done) - len(failed)} of {len(done)} notebooks ran to their end"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
     return not failed
 
 
 def _last_words(cell: Any) -> str:
     errors = [output for output in cell.outputs if output.output_type == "error"]
-    return "\n".join(errors[-1].traceback[-12:]) if errors else ""
+    return strip_ansi("\n".join(errors[-1].traceback[-12:])) if errors else ""
 
 
 def _write_page(notebook: Any, name: str, folder: Path) -> Path:
