@@ -115,17 +115,12 @@ def test_a_container_about_to_die_does_not_pass(lab: Lab) -> None:
 
 
 def test_a_restart_policy_does_not_hide_a_process_that_ends(lab: Lab, exercise: Exercise) -> None:
-    container = lab.client.containers.create(
-        IMAGE, "true", name=NAME, restart_policy={"Name": "always"}, labels={"labhelpers.test": "exercises"}
-    )
-    try:
-        container.start()
-        while not container.attrs["RestartCount"]:
-            container.reload()
-        assert not exercise.check().passed
-        assert "policy" in exercise.hint()
-    finally:
-        container.remove(force=True)
+    # longer than the exercise takes to settle: two looks see it running
+    container = lab.run(IMAGE, "sleep 4", name=NAME, restart="always")
+    while not container.attrs["RestartCount"] or container.status != "running":
+        container.reload()
+    assert not exercise.check().passed
+    assert "policy" in exercise.hint()
 
 
 def test_a_container_of_another_image_is_told_apart(lab: Lab, exercise: Exercise) -> None:
@@ -213,24 +208,85 @@ def test_without_a_page_the_text_is_the_same_whatever_the_engine_holds(lab: Lab,
     assert NAME in before
 
 
-def test_the_watch_completes_by_itself_and_then_ends(lab: Lab, exercise: Exercise) -> None:
-    seen: list[Verdict] = []
-    first, passed = threading.Event(), threading.Event()
+class Seen:
+    """What a watch showed."""
 
-    def show(verdict: Verdict) -> None:
-        seen.append(verdict)
-        (passed if verdict.passed else first).set()
+    def __init__(self) -> None:
+        self.verdicts: list[Verdict] = []
+        self.first, self.passed = threading.Event(), threading.Event()
 
-    stop = exercise.watch(show)
-    assert first.wait(20)
+    def __call__(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+        (self.passed if verdict.passed else self.first).set()
+
+
+def watches() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("watch ")]
+
+
+def ended(threads: list[threading.Thread]) -> bool:
+    for thread in threads:
+        thread.join(20)
+    return not any(thread.is_alive() for thread in threads)
+
+
+def test_the_engines_events_complete_an_exercise_and_the_watch_ends(
+    lab: Lab, exercise: Exercise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exercises, "POLL_S", 600)
+    before = watches()
+    seen = Seen()
+    exercise.watch(seen)
+    assert seen.first.wait(20)
     lab.run(IMAGE, STAY, name=NAME)
-    assert passed.wait(20)
+    assert seen.passed.wait(20)
+    assert not seen.verdicts[0].passed
+    assert ended([thread for thread in watches() if thread not in before])
+
+
+def test_a_state_that_makes_no_event_is_seen_as_well(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exercises, "POLL_S", 0.2)
+    note = tmp_path / "note"
+    task = Task("note", "A note is there", lambda lab: None if note.exists() else "no note")
+    seen = Seen()
+    Exercise(lab, "00", "note", "Write a note", [task], settle_s=0).watch(seen)
+    assert seen.first.wait(20)
+    note.touch()
+    assert seen.passed.wait(20)
+
+
+def test_a_check_with_a_mistake_in_it_is_said_in_the_panel(lab: Lab) -> None:
+    def look(lab: Lab) -> str | None:
+        raise KeyError("Networks")
+
+    seen = Seen()
+    stop = Exercise(lab, "00", "wrong", "Wrong", [Task("it", "It", look)]).watch(seen)
+    assert seen.first.wait(20)
     stop()
-    assert not seen[0].passed
-    (watching,) = {thread for thread in threading.enumerate() if thread.name == "watch stays"} or {None}
-    if watching:
-        watching.join(10)
-        assert not watching.is_alive()
+    assert "Networks" in repr(seen.verdicts[0])
+
+
+def test_the_watch_ends_when_the_lab_closes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exercises, "POLL_S", 0.2)
+    before = watches()
+    with Lab("test", engine=engine) as closing:
+        seen = Seen()
+        first_exercise(closing).watch(seen)
+        assert seen.first.wait(20)
+    assert ended([thread for thread in watches() if thread not in before])
+
+
+def test_a_newer_watch_of_an_exercise_ends_the_older(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = watches()
+    older, newer = Seen(), Seen()
+    first_exercise(lab).watch(older)
+    (thread,) = [thread for thread in watches() if thread not in before]
+    stop = first_exercise(lab).watch(newer)
+    assert ended([thread])
+    assert newer.first.wait(20)
+    stop()
 
 
 def test_the_panel_shows_the_verdict_and_hints_on_a_click(lab: Lab, exercise: Exercise) -> None:
