@@ -1,0 +1,112 @@
+"""A network of its own for a private engine, so that its bridges and firewall rules are nobody else's.
+
+The engine's socket is a path, so the tests talk to it from outside; only the commands that start and stop it
+run inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labhelpers.engine import Engine
+
+PRELUDE = "import json; from labhelpers import state; from labhelpers.engine import private, connect\n"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A network namespace with a state directory: a bare machine as far as an engine can tell."""
+
+    holder: int
+    home: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        """`arguments` as a command line that runs on this machine."""
+        return ["nsenter", f"--net=/proc/{self.holder}/ns/net", *arguments]
+
+    def environment(self, home: Path | None = None) -> dict[str, str]:
+        """The environment of a command there: its own state directory, nobody's DOCKER_HOST."""
+        clean = {
+            key: value for key, value in os.environ.items() if key not in ("DOCKER_HOST", "DOCKER_CONTEXT")
+        }
+        return clean | {"LABHELPERS_HOME": str(home or self.home)}
+
+    def run(self, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command there."""
+        return subprocess.run(
+            self.command(*arguments), env=self.environment(home), capture_output=True, text=True, timeout=120
+        )
+
+    def lab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a verb of the lab there."""
+        return self.run(sys.executable, "-m", "labhelpers", *arguments)
+
+    def python(self, source: str, home: Path | None = None) -> Any:
+        """Run Python there, with `private` and `connect` at hand, and give back the JSON of its last line."""
+        done = self.run(sys.executable, "-c", PRELUDE + source, home=home)
+        assert done.returncode == 0, done.stderr
+        last = (done.stdout.strip().splitlines() or ["null"])[-1]
+        return json.loads(last)
+
+    def engine(self, home: Path | None = None) -> Engine:
+        """A client for the engine there."""
+        import docker
+
+        address = f"unix://{home or self.home}/engine/docker.sock"
+        return Engine(address, "private", "test", docker.DockerClient(base_url=address, timeout=60))
+
+    def census(self) -> dict[str, Any]:
+        """What an engine changes on a machine, with what iptables-save says of tables that hold nothing left out."""
+        seen: dict[str, Any] = self.python("print(json.dumps(private.machine()))")
+        for tool, text in seen["firewall"].items():
+            seen["firewall"][tool] = sorted(
+                line.strip()
+                for line in text.splitlines()
+                if line.startswith(("-A", ":")) and " ACCEPT" not in line
+            )
+        return seen
+
+    def processes(self) -> list[str]:
+        """Command lines that name this state directory."""
+        found = []
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = line.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if f"{self.home}/" in words and "pytest" not in words:
+                found.append(words)
+        return found
+
+    def mounts(self) -> list[str]:
+        """Mount points below this state directory."""
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        return [line.split()[4] for line in lines if line.split()[4].startswith(f"{self.home}/")]
+
+
+@contextmanager
+def bare_machine(home: Path) -> Iterator[Machine]:
+    """A network namespace with only loopback, for as long as the block lasts."""
+    holder = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "ip link set lo up; echo up; exec sleep 3600"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    machine = Machine(holder.pid, home)
+    try:
+        yield machine
+    finally:
+        machine.python("private.stop(lambda line: None)")
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()

@@ -1,0 +1,207 @@
+"""The private engine: it starts on a bare machine, survives what kills engines, and leaves the machine as it was."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from netns import PRELUDE, Machine, bare_machine
+
+from labhelpers.engine import Engine, images, private
+
+START = "private.start(print); print(json.dumps(private._pid()))"
+
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("unshare"),
+    reason="a private engine of the tests' own needs root on Linux",
+)
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    # not pytest's tmp_path: its names are too long for a socket
+    home = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+    with bare_machine(home) as made:
+        yield made
+    shutil.rmtree(home)
+
+
+def staying(engine: Engine, machine: Machine) -> str:
+    """Start a container that stays, from the payload image carried over from the engine of the suite."""
+    ref = images.ensure(engine, "payload")
+    theirs = machine.engine().client
+    theirs.images.load(b"".join(engine.client.images.get(ref).save()))
+    container = theirs.containers.run(
+        ref, ["/bin/busybox", "sleep", "600"], detach=True, volumes=["kept:/data"]
+    )
+    theirs.close()
+    assert container.id
+    return container.id
+
+
+@needs_root
+class TestLife:
+    def test_it_leaves_the_machine_as_it_was(self, machine: Machine, engine: Engine) -> None:
+        before = machine.census()
+        machine.python(START)
+        staying(engine, machine)
+        machine.engine().client.networks.create("another", driver="bridge")
+        during = machine.census()
+        assert "docker0" in during["links"]
+        assert any("DOCKER" in rule for rule in during["firewall"]["iptables"])
+        machine.python("private.stop(print)")
+        assert machine.census() == before
+        assert machine.processes() == []
+        assert machine.mounts() == []
+
+    def test_a_foreign_rule_stays(self, machine: Machine) -> None:
+        machine.run(
+            "iptables",
+            "-A",
+            "FORWARD",
+            "-s",
+            "192.0.2.0/24",
+            "-m",
+            "comment",
+            "--comment",
+            "not ours",
+            "-j",
+            "DROP",
+        )
+        before = machine.census()
+        machine.python(START)
+        machine.python("private.stop(print)")
+        assert machine.census() == before
+        assert any("not ours" in rule for rule in before["firewall"]["iptables"])
+
+    def test_killed_it_starts_again_with_its_data(self, machine: Machine, engine: Engine) -> None:
+        pid = machine.python(START)
+        kept = staying(engine, machine)
+        os.kill(pid, signal.SIGKILL)
+        again = machine.python("connect('auto'); print(json.dumps(private._pid()))")
+        assert again not in (None, pid)
+        client = machine.engine().client
+        assert [c.id for c in client.containers.list(all=True)] == [kept]
+        assert [v.name for v in client.volumes.list()] == ["kept"]
+
+    def test_stopped_after_a_kill_nothing_is_left(self, machine: Machine, engine: Engine) -> None:
+        before = machine.census()
+        pid = machine.python(START)
+        staying(engine, machine)
+        os.kill(pid, signal.SIGKILL)
+        machine.python("private.stop(print)")
+        assert machine.processes() == []
+        assert machine.mounts() == []
+        assert machine.census() == before
+
+    def test_a_pid_file_that_names_another_process_is_stale(self, machine: Machine) -> None:
+        (machine.home / "engine").mkdir()
+        (machine.home / "engine" / "docker.pid").write_text(str(os.getpid()))
+        (machine.home / "engine" / "docker.sock").write_text("not a socket")
+        assert machine.python(START) not in (None, os.getpid())
+
+    def test_two_starts_at_once_start_one(self, machine: Machine) -> None:
+        both = [
+            subprocess.Popen(
+                machine.command(sys.executable, "-c", PRELUDE + START),
+                env=machine.environment(),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        answers = [process.communicate(timeout=90)[0] for process in both]
+        pids = {answer.splitlines()[-1] for answer in answers}
+        assert len(pids) == 1
+        assert len([line for line in machine.processes() if "dockerd" in line.split(" ")[0]]) == 1
+
+    def test_a_second_engine_beside_another_is_refused(self, machine: Machine) -> None:
+        machine.python(START)
+        other = machine.home / "other"
+        done = machine.run(sys.executable, "-c", PRELUDE + START, home=other)
+        assert "EngineUnreachable" in done.stderr
+        assert "another dockerd" in done.stderr
+
+    def test_an_engine_that_cannot_start_says_why(self, machine: Machine) -> None:
+        (machine.home / "engine").mkdir()
+        (machine.home / "engine" / "data").write_text("a file where a directory must be")
+        done = machine.run(sys.executable, "-c", PRELUDE + START)
+        assert "SetupFailed: the private engine did not start" in done.stderr
+        assert "not a directory" in done.stderr
+
+    def test_a_path_too_long_for_a_socket_is_said(self, machine: Machine) -> None:
+        done = machine.run(sys.executable, "-c", PRELUDE + START, home=machine.home / ("long" * 20))
+        assert "too long for a socket" in done.stderr
+
+    def test_purge_leaves_no_file(self, machine: Machine) -> None:
+        machine.python(START)
+        done = machine.lab("down", "--purge", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert not machine.home.exists()
+        assert machine.processes() == []
+        machine.home.mkdir()
+
+    def test_purge_asks_first(self, machine: Machine) -> None:
+        machine.python(START)
+        done = machine.lab("down", "--purge")
+        assert done.returncode == 1
+        assert "nothing was removed" in done.stderr
+        assert machine.python("print(json.dumps(private.answers()))") is True
+
+    def test_doctor_tells_of_a_killed_engine_and_does_not_start_it(self, machine: Machine) -> None:
+        pid = machine.python(START)
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        done = machine.lab("doctor", "--json")
+        assert time.monotonic() - began < 60
+        assert '"engine": null' in done.stdout
+        assert machine.python("print(json.dumps(private._pid()))") is None
+
+    def test_doctor_runs_a_container(self, machine: Machine) -> None:
+        machine.python(START)
+        done = machine.lab("doctor", "--json")
+        assert '"source": "private"' in done.stdout
+        assert machine.engine().client.images.list(all=True) == []
+
+
+DOCKERS = """*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+:DOCKER-USER - [0:0]
+{rules}-A FORWARD -j DOCKER-USER
+-A FORWARD -o docker0 -j DOCKER
+-A DOCKER-USER -j RETURN
+COMMIT
+"""
+
+foreign = st.lists(
+    st.sampled_from(["-A INPUT -s 192.0.2.1/32 -j DROP", "-A FORWARD -i eth7 -j ACCEPT", ":MINE - [0:0]"]),
+    unique=True,
+)
+
+
+@given(foreign)
+def test_only_dockers_rules_are_taken_out(lines: list[str]) -> None:
+    was = (
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n"
+        + "".join(f"{line}\n" for line in lines)
+        + "COMMIT\n"
+    )
+    is_now = DOCKERS.format(rules="".join(f"{line}\n" for line in lines))
+    undone = [" ".join(arguments) for arguments in private.undo_firewall(was, is_now)]
+    assert "-t filter -D FORWARD -o docker0 -j DOCKER" in undone
+    assert "-t filter -P FORWARD ACCEPT" in undone
+    assert undone.index("-t filter -F DOCKER") < undone.index("-t filter -X DOCKER")
+    assert not [one for one in undone if re.search(r"192\.0\.2\.1|eth7|MINE|INPUT", one)]

@@ -1,0 +1,121 @@
+"""JupyterLab: on loopback, behind its token, with the engine that the lab uses."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from jupyter_client.blocking.client import BlockingKernelClient
+
+from labhelpers import jupyter, state
+from labhelpers.engine import Engine
+from labhelpers.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def server(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[jupyter.Server]:
+    """A JupyterLab with a state directory of its own: the reader's own server is left alone."""
+    before = os.environ.get("LABHELPERS_HOME")
+    os.environ["LABHELPERS_HOME"] = str(tmp_path_factory.mktemp("home"))
+    try:
+        yield jupyter.start(engine)
+    finally:
+        jupyter.stop()
+        if before is None:
+            del os.environ["LABHELPERS_HOME"]
+        else:
+            os.environ["LABHELPERS_HOME"] = before
+
+
+def api(server: jupyter.Server, path: str) -> str:
+    return f"http://127.0.0.1:{server.port}/api/{path}"
+
+
+def test_the_token_is_asked_for(server: jupyter.Server) -> None:
+    assert requests.get(api(server, "contents"), timeout=10).status_code == 403
+    with_token = requests.get(api(server, "contents"), params={"token": server.token}, timeout=10)
+    assert "notebooks" in {entry["name"] for entry in with_token.json()["content"]}
+
+
+def test_the_token_is_on_no_command_line(server: jupyter.Server) -> None:
+    assert server.token not in " ".join(psutil.Process(server.pid).cmdline())
+    record = state.path(jupyter.RECORD)
+    assert record.stat().st_mode & 0o077 == 0
+
+
+def test_it_listens_on_loopback_only(server: jupyter.Server) -> None:
+    listening = {
+        connection.laddr.ip
+        for connection in psutil.Process(server.pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_its_first_page_is_there(server: jupyter.Server) -> None:
+    page = requests.get(server.url, timeout=10)
+    assert page.status_code == 200
+    assert (state.ROOT / jupyter.FIRST_PAGE).exists()
+
+
+def test_a_second_start_finds_the_first(server: jupyter.Server, engine: Engine) -> None:
+    assert jupyter.start(engine) == server
+    assert jupyter.running() == server
+
+
+def test_a_port_that_is_taken_is_said(server: jupyter.Server, engine: Engine) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(BadInput, match="cannot be used"):
+            jupyter._free_port(other.getsockname()[1])
+
+
+def test_a_kernel_reaches_the_same_engine(server: jupyter.Server, engine: Engine) -> None:
+    kernel = requests.post(api(server, "kernels"), params={"token": server.token}, timeout=30).json()
+    file = state.path("jupyter", "runtime") / f"kernel-{kernel['id']}.json"
+    client = BlockingKernelClient(connection_file=str(file))
+    client.load_connection_file()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    said: list[str] = []
+    client.execute_interactive(
+        "!docker info --format '{{.ID}}'",
+        output_hook=lambda message: said.append(message["content"].get("text", "")),
+        timeout=60,
+    )
+    client.stop_channels()
+    assert "".join(said).strip() == engine.info["ID"]
+
+
+def test_stop_ends_the_server_and_its_kernels(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+    own = jupyter.start(engine)
+    kernel = requests.post(api(own, "kernels"), params={"token": own.token}, timeout=30)
+    assert kernel.status_code == 201
+    family = [psutil.Process(own.pid), *psutil.Process(own.pid).children(recursive=True)]
+    assert jupyter.stop()
+    end = time.monotonic() + 20
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family):
+        assert time.monotonic() < end, "a process of the server is still there"
+        time.sleep(0.1)
+    assert jupyter.running() is None
+    assert not jupyter.stop()
+
+
+def test_the_number_of_a_dead_server_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+    record = jupyter.Server(pid=os.getppid(), port=1, token="x", engine="unix:///nowhere")
+    state.write_json(jupyter.RECORD, record.__dict__)
+    alive = psutil.Process(os.getppid())
+    assert "jupyter" not in " ".join(alive.cmdline())
+    assert not jupyter.stop()
+    assert alive.is_running()
