@@ -97,7 +97,10 @@ def _make() -> None:
 
 def _works(python: Path) -> bool:
     """A Python whose interpreter was upgraded away is a dangling link; a half-made one has no pip."""
-    return python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    return (
+        python.exists()
+        and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    )
 
 
 def _venv(environment: Path) -> None:
@@ -141,9 +144,13 @@ def _install(environment: Path) -> None:
 def _index(python: Path) -> dict[str, str]:
     """uv does not read pip's settings: give it the index that this machine's pip uses."""
     told = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    found = dict(re.findall(r"(?:global|site|user|install|:env:)\.(index-url|extra-index-url)='([^'\n]*)'", told))
+    found = dict(
+        re.findall(r"(?:global|site|user|install|:env:)\.(index-url|extra-index-url)='([^'\n]*)'", told)
+    )
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX"}
-    return {names[key]: value for key, value in found.items() if names[key] not in os.environ and "http" in value}
+    return {
+        names[key]: value for key, value in found.items() if names[key] not in os.environ and "http" in value
+    }
 
 
 def _doctor_without_environment(as_json: bool) -> None:
@@ -152,7 +159,13 @@ def _doctor_without_environment(as_json: bool) -> None:
         "why": f"there is no environment for this requirements.lock under {_home()}",
         "next": "./lab up",
     }
-    report: dict[str, object] = {"ok": False, "engine": None, "hub_reachable": None, "images": {}, "problems": [what]}
+    report: dict[str, object] = {
+        "ok": False,
+        "engine": None,
+        "hub_reachable": None,
+        "images": {},
+        "problems": [what],
+    }
     if as_json:
         print(json.dumps(report, indent=1))
     else:

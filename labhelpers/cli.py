@@ -62,8 +62,12 @@ def main() -> None:
 
 @main.command()
 @_with_engine_option
-@click.option("--port", type=click.IntRange(1, 65535), help="JupyterLab's port on 127.0.0.1; the first free from 8888.")
-@click.option("--browser/--no-browser", default=True, help="Open the first page in your browser, or only print it.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="JupyterLab's port on 127.0.0.1; the first free from 8888."
+)
+@click.option(
+    "--browser/--no-browser", default=True, help="Open the first page in your browser, or only print it."
+)
 @_speaks
 def up(engine: str, port: int | None, browser: bool) -> None:
     """Set up what is missing, start JupyterLab, and open the course."""
@@ -77,7 +81,9 @@ def up(engine: str, port: int | None, browser: bool) -> None:
 
 @main.command()
 @click.argument("chapters", nargs=-1)
-@click.option("--html", type=click.Path(file_okay=False, path_type=Path), help="Write a page per notebook there.")
+@click.option(
+    "--html", type=click.Path(file_okay=False, path_type=Path), help="Write a page per notebook there."
+)
 @_with_engine_option
 @_speaks
 def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
@@ -152,13 +158,19 @@ def clean(engine: str) -> None:
 
 
 @main.command()
-@click.option("--purge", is_flag=True, help="Also remove the engine's data, the environment and your progress.")
+@click.option(
+    "--purge", is_flag=True, help="Also remove the engine's data, the environment and your progress."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_with_engine_option
 @_speaks
 def down(purge: bool, yes: bool, engine: str) -> None:
     """Stop JupyterLab and the private engine; an engine that was there before is never stopped."""
-    if purge and not yes and not ask(f"Remove everything of ours ({state.shown(state.home())}), your progress too?"):
+    if (
+        purge
+        and not yes
+        and not ask(f"Remove everything of ours ({state.shown(state.home())}), your progress too?")
+    ):
         raise errors.BadInput("nothing was removed", hint="answer y, or give --yes in a script")
     say("JupyterLab: stopped" if jupyter.stop() else "JupyterLab: was not running")
     _leave_foreign_engine(engine, purge)
@@ -200,7 +212,11 @@ def _clean(engine: Engine) -> None:
     removed = remove_ours(engine)
     for line in removed:
         say(line)
-    say(f"{len(removed)} things of the lab removed" if removed else "the lab has made nothing that is still there")
+    say(
+        f"{len(removed)} things of the lab removed"
+        if removed
+        else "the lab has made nothing that is still there"
+    )
 
 
 def _leave_foreign_engine(choice: str, purge: bool) -> None:
@@ -224,7 +240,9 @@ def _purge() -> None:
     shutil.rmtree(home, ignore_errors=True)
     say(f"removed {state.shown(home)}")
     if packages:
-        say("these packages of the distribution were installed for the lab and stay; other programs may use them by now:")
+        say(
+            "these packages of the distribution were installed for the lab and stay; other programs may use them by now:"
+        )
         say(f"    apt-get purge {' '.join(packages)}")
 
 

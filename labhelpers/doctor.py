@@ -47,12 +47,18 @@ def show(report: dict[str, Any]) -> None:
     """The report for a person."""
     engine = report["engine"]
     if engine:
-        say(f"engine:   Docker {engine['version']} (API {engine['api']}), {engine['source']}, at {engine['host']}")
+        say(
+            f"engine:   Docker {engine['version']} (API {engine['api']}), {engine['source']}, at {engine['host']}"
+        )
         say(f"          {engine['storage_driver']}, cgroup v{engine['cgroup_version']}, {engine['cpus']} CPUs, "
             f"{engine['memory_bytes'] / 1024**3:.1f} GiB")  # fmt: skip
-        say(f"hub:      {'answers' if report['hub_reachable'] else 'does not answer; bases are made from packages'}")
+        say(
+            f"hub:      {'answers' if report['hub_reachable'] else 'does not answer; bases are made from packages'}"
+        )
     for name, image in report["images"].items():
-        here = f"here, from {image['source']}" if image["present"] else "not made yet; made when first asked for"
+        here = (
+            f"here, from {image['source']}" if image["present"] else "not made yet; made when first asked for"
+        )
         say(f"image:    {name:<9} {here}")
     for problem in report["problems"]:
         say(f"problem:  {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")

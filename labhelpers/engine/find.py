@@ -169,7 +169,9 @@ def places(choice: str) -> list[Place]:
     if os.environ.get("DOCKER_HOST"):
         return [Place(os.environ["DOCKER_HOST"], "DOCKER_HOST", _tls_of_environment(), meant=True)]
     context = _context()
-    return [context] if context else [own, *(Place(f"unix://{path}", "its usual socket") for path in _sockets())]
+    return (
+        [context] if context else [own, *(Place(f"unix://{path}", "its usual socket") for path in _sockets())]
+    )
 
 
 def _context() -> Place | None:

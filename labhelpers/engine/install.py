@@ -39,7 +39,9 @@ def is_debian() -> bool:
         lines = Path("/etc/os-release").read_text().splitlines()
     except OSError:
         return False
-    words = {word for line in lines if line.startswith(("ID=", "ID_LIKE=")) for word in line.split("=")[1].split()}
+    words = {
+        word for line in lines if line.startswith(("ID=", "ID_LIKE=")) for word in line.split("=")[1].split()
+    }
     return bool({word.strip('"') for word in words} & {"debian", "ubuntu"})
 
 
@@ -67,7 +69,9 @@ def ensure(packages: Sequence[str], why: str) -> None:
             f"    sudo apt-get update && sudo apt-get install -y --no-install-recommends {' '.join(wanted)}\n"
             "    sudo usermod -aG docker $USER",
         )
-    with state.locked("packages", waiting=lambda: say("packages: another lab command is installing; waiting")):
+    with state.locked(
+        "packages", waiting=lambda: say("packages: another lab command is installing; waiting")
+    ):
         wanted = [name for name in wanted if name in missing(packages) or name == "docker-cli"]
         if wanted:
             _install(wanted, why)
@@ -84,7 +88,9 @@ def _install(wanted: list[str], why: str) -> None:
     apt = as_root(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120", "-y"])
     updated, words = run_shown([*apt, "update"], "packages: reading the lists")
     with _no_service_starts("docker.io" in wanted):
-        failed, words = run_shown([*apt, "install", "--no-install-recommends", *wanted], "packages: installing")
+        failed, words = run_shown(
+            [*apt, "install", "--no-install-recommends", *wanted], "packages: installing"
+        )
     state.write_json(INSTALLED, sorted({*installed_by_the_lab(), *(_packages() - before)}))
     if failed:
         raise SetupFailed(
@@ -95,7 +101,9 @@ def _install(wanted: list[str], why: str) -> None:
 
 
 def _packages() -> set[str]:
-    listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"], capture_output=True, text=True
+    )
     return {line.split()[0] for line in listed.stdout.splitlines() if line.endswith(" installed")}
 
 
@@ -122,4 +130,6 @@ def _no_service_starts(concerned: bool) -> Iterator[None]:
         if ours:
             run_as_root(["rm", "-f", str(policy)])
         if concerned and Path("/run/systemd/system").exists():
-            run_as_root(["systemctl", "disable", "--quiet", "docker.service", "docker.socket", "containerd.service"])
+            run_as_root(
+                ["systemctl", "disable", "--quiet", "docker.service", "docker.socket", "containerd.service"]
+            )

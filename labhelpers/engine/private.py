@@ -348,7 +348,12 @@ def _command_lines() -> Iterable[tuple[int, str]]:
 
 
 def _is_engine_part(line: str) -> bool:
-    return Path(line.split(" ")[0]).name in {"dockerd", "containerd", "containerd-shim-runc-v2", "docker-proxy"}
+    return Path(line.split(" ")[0]).name in {
+        "dockerd",
+        "containerd",
+        "containerd-shim-runc-v2",
+        "docker-proxy",
+    }
 
 
 def _in_our_containers() -> Iterable[int]:

@@ -82,10 +82,16 @@ def first_run(engine: Engine) -> FirstRun:
     api, name = engine.client.api, f"labhelpers-doctor-{uuid.uuid4().hex[:8]}"
     began = time.monotonic()
     try:
-        api.import_image_from_data(_archive(program(engine.info["Architecture"])), repository=name, tag="latest")
+        api.import_image_from_data(
+            _archive(program(engine.info["Architecture"])), repository=name, tag="latest"
+        )
         try:
             api.create_container(
-                name, ["/hello"], name=name, labels=LABELS, host_config=api.create_host_config(network_mode="none")
+                name,
+                ["/hello"],
+                name=name,
+                labels=LABELS,
+                host_config=api.create_host_config(network_mode="none"),
             )
             api.start(name)
             status = api.wait(name, timeout=10)["StatusCode"]
