@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         return
     if not made and verb == "doctor":
         _doctor_without_environment("--json" in arguments)
-    if not made and verb == "down" and not _home().exists():
+    if not made and verb in ("down", "status", "clean") and not _home().exists():
         print("nothing of ours is on this machine")
         return
     if not made:

@@ -240,9 +240,7 @@ def _purge() -> None:
     shutil.rmtree(home, ignore_errors=True)
     say(f"removed {state.shown(home)}")
     if packages:
-        say(
-            "these packages of the distribution were installed for the lab and stay; other programs may use them by now:"
-        )
+        say("these packages were installed for the lab and stay, because other programs may use them by now:")
         say(f"    apt-get purge {' '.join(packages)}")
 
 

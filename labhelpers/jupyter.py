@@ -47,7 +47,7 @@ class Server:
 
 
 def environment(engine: Engine) -> dict[str, str]:
-    """The environment of everything that the course starts: `docker` and the SDK reach `engine`, files stay in the state directory."""
+    """The environment of everything that the course starts: its engine, and its files in the state directory."""
     mine = {
         "DOCKER_HOST": engine.address,
         "LABHELPERS_HOME": str(state.home()),

@@ -37,6 +37,7 @@ from labhelpers.command import (
 from labhelpers.engine import Engine
 from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
+from labhelpers.engine.registry import Registry
 from labhelpers.errors import (
     BuildFailed,
     EngineRefused,
@@ -120,6 +121,12 @@ class Lab:
     def events(self) -> Events:
         """The engine's events, from the first use of this on."""
         return Events(self.engine)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """A registry of this lab's own, started by its first use; `close` removes it with what came from it."""
+        labels = self._labels("container")
+        return Registry(self.engine, labels, lambda: self.image("registry"), self._session.has_registry)
 
     # --- operations
 
@@ -287,7 +294,7 @@ class Lab:
             if helper in self.__dict__:
                 getattr(self, helper).close()
         with _speaking(self.engine):
-            _, kept = belongings.remove(self.client, belongings.things(self.client, self.session))
+            kept = belongings.clear(self.client, self.session)
         if not kept:
             self._session.end()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,24 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
     return removed, kept
 
 
+def clear(client: docker.DockerClient, session: str) -> list[str]:
+    """Remove all that a session made, and what it pulled from its own registry; a line for what would not go."""
+    _, kept = remove(client, things(client, session))
+    registry = state.read_json(_record(session), {}).get("registry")
+    if registry:
+        for image in client.api.images():
+            for name in image["RepoTags"] or []:
+                if name.startswith(f"{registry}/"):
+                    _untag(client, name)
+    return kept
+
+
+def _untag(client: docker.DockerClient, name: str) -> None:
+    # one that a container of somebody else stands on stays: it is no loss
+    with suppress(APIError):
+        client.api.remove_image(name)
+
+
 def _remove_image(client: docker.DockerClient, id: str) -> None:
     """By its tags and never by force: a container of somebody else may stand on it."""
     tags = client.api.inspect_image(id)["RepoTags"] or []  # type: ignore[no-untyped-call]
@@ -115,9 +134,15 @@ class Session:
 
     def __init__(self, engine_id: str, chapter: str) -> None:
         self.id = secrets.token_hex(4)
-        state.write_json(_record(self.id), {"engine": engine_id, "chapter": chapter})
+        self._told = {"engine": engine_id, "chapter": chapter}
+        state.write_json(_record(self.id), self._told)
         self._lock = _lock(self.id)
         self._lock.acquire(timeout=5)
+
+    def has_registry(self, address: str) -> None:
+        """Note the address of the session's registry: names of images that begin with it are the session's."""
+        self._told["registry"] = address
+        state.write_json(_record(self.id), self._told)
 
     def end(self) -> None:
         """Give the session up: what it made is gone."""
@@ -156,7 +181,7 @@ def _bury(client: docker.DockerClient, session: str, engine_id: str) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         return
-    _, kept = remove(client, things(client, session))
+    kept = clear(client, session)
     if not kept:
         _forget(session)
     lock.release()

@@ -70,7 +70,7 @@ def execute(path: Path, html: Path | None = None) -> Executed:
     The kernel inherits this process's environment. A cell that raises ends the run of this notebook, unless its
     tag says that it shall.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         if "nbval-raises-exception" in cell.metadata.get("tags", []):
@@ -124,13 +124,15 @@ def report(done: Sequence[Executed]) -> bool:
 
 def _last_words(cell: Any) -> str:
     errors = [output for output in cell.outputs if output.output_type == "error"]
-    return strip_ansi("\n".join(errors[-1].traceback[-12:])) if errors else ""
+    last = "\n".join(errors[-1].traceback[-12:]) if errors else ""
+    return str(strip_ansi(last))  # type: ignore[no-untyped-call]
 
 
 def _write_page(notebook: Any, name: str, folder: Path) -> Path:
     from nbconvert import HTMLExporter
 
-    body, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": name}})
+    exporter: Any = HTMLExporter(embed_images=True)  # type: ignore[no-untyped-call]
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{name}.html"
     page.write_text(body)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -250,7 +251,7 @@ def _explain(place: Place, error: Exception) -> LabError | None:
             "on this machine in all but name)",
             engine_words=words,
         )
-    if "client version" in words and "too" in words or "API version" in words:
+    if re.search(r"client version [\d.]+ is too (old|new)|minimum supported API version", words, re.I):
         return EngineUnreachable(
             f"the engine at {where} and the Docker SDK of this course share no version of the API",
             hint="update the engine: " + INSTALL_PAGE,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
-from labhelpers.engine.root import as_root, may_be_root, run_as_root
+from labhelpers.engine.root import as_root, may_be_root, run_as_root, unmount_below
 from labhelpers.errors import EngineMissing, EngineUnreachable, SetupFailed
 
 Say = Callable[[str], object]
@@ -29,7 +29,7 @@ STOP_S = 60
 # sun_path holds 108 bytes (unix(7)); containerd's is the longest name below the directory
 SOCKET_BYTES = 107
 LONGEST_SOCKET = "exec/containerd/containerd-debug.sock"
-# what dockerd 20–29 and its containerd write outside the directories that they are given
+# what dockerd 20 to 29 and its containerd write outside the directories that they are given
 ELSEWHERE = (
     "/etc/docker/key.json",
     "/run/docker/plugins",
@@ -107,7 +107,7 @@ def stop(say: Say) -> None:
                 run_as_root(["kill", "-KILL", str(pid)])
                 _gone(lambda: _pid() is None, 10)
         _end_orphans(say)
-        _unmount()
+        unmount_below(home())
         _put_the_machine_back(say)
         (home() / "wanted").unlink(missing_ok=True)
         run_as_root(["rm", "-rf", *(str(home() / name) for name in ("exec", "docker.sock", "docker.pid"))])
@@ -366,11 +366,3 @@ def _in_our_containers() -> Iterable[int]:
             continue
         if any(container in cgroups for container in containers):
             yield int(process.name)
-
-
-def _unmount() -> None:
-    """Unmount what is still mounted below the engine's directory, deepest first."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    mounted = [line.split(" ")[4].encode().decode("unicode_escape") for line in lines]
-    for point in sorted((m for m in mounted if m.startswith(f"{home()}/")), key=len, reverse=True):
-        run_as_root(["umount", "-l", point])

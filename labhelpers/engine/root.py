@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 # users of Debian do not have the directories of iptables and dockerd in their PATH
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -34,3 +35,11 @@ def run_as_root(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(as_root(command), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         return subprocess.CompletedProcess(list(command), 127, "", str(error))
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmount what is mounted below `folder`, deepest first, so that it can be removed."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounted = [line.split(" ")[4].encode().decode("unicode_escape") for line in lines]
+    for point in sorted((m for m in mounted if m.startswith(f"{folder}/")), key=len, reverse=True):
+        run_as_root(["umount", "-l", point])

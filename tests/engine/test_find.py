@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,13 @@ from labhelpers.errors import EngineMissing, EngineUnreachable
 
 
 @pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A process that knows of no engine: no DOCKER_HOST, no context, a state directory of its own."""
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "LABHELPERS_ENGINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    yield tmp_path
+    return tmp_path
 
 
 def test_docker_host_comes_first(engine: Engine, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from labhelpers.errors import EngineRefused
 
 def census(engine: Engine) -> tuple[list[str], list[str]]:
     images = sorted(image.id for image in engine.client.images.list(all=True) if image.id)
-    return images, sorted(c.id for c in engine.client.containers.list(all=True, filters={"label": "labhelpers.chapter=doctor"}) if c.id)  # fmt: skip
+    containers = engine.client.containers.list(all=True, filters={"label": "labhelpers.chapter=doctor"})
+    return images, sorted(container.id for container in containers if container.id)
 
 
 def test_it_runs_and_leaves_nothing(engine: Engine) -> None:

@@ -1,0 +1,72 @@
+"""What things cost on this engine, as ratios: they hold on other machines, milliseconds do not."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from statistics import median
+
+import pandas as pd
+
+from labhelpers.engine import Engine
+from labhelpers.lab import Lab
+
+IMAGE = "labhelpers/payload"
+COMMAND = ["/bin/busybox", "true"]
+STAYS = ["/bin/busybox", "sleep", "600"]
+
+
+def compare(engine: Engine, repeats: int) -> pd.DataFrame:
+    """One row an operation: operation, median_ms of `repeats`, and ratio to the first row of its group.
+
+    Columns: group, operation, median_ms, ratio.
+    """
+    with Lab("bench", engine=engine) as lab, lab.quiet():
+        stays = lab.run(IMAGE, STAYS, network="none")
+        cli = ["docker", "--host", engine.address]
+        groups: dict[str, dict[str, Callable[[], object]]] = {
+            "run and remove": {
+                "docker run --rm": lambda: _typed([*cli, "run", "--rm", IMAGE, *COMMAND]),
+                "docker run --rm --network none": lambda: _typed(
+                    [*cli, "run", "--rm", "--network", "none", IMAGE, *COMMAND]
+                ),
+                "lab.run, wait, lab.remove": lambda: _run(lab),
+            },
+            "exec": {
+                "docker exec": lambda: _typed([*cli, "exec", str(stays.id), *COMMAND]),
+                "lab.exec": lambda: lab.exec(stays, COMMAND),
+            },
+            "look at the engine's host": {
+                "docker stats --no-stream": lambda: _typed([*cli, "stats", "--no-stream", str(stays.id)]),
+                "lab.host.memory": lambda: lab.host.memory(stays),
+                "lab.host.read, one file": lambda: lab.host.read("/proc/loadavg"),
+            },
+        }
+        lab.host.read("/proc/loadavg")  # the first read starts the helper
+        rows: list[tuple[str, str, float, float]] = []
+        for group, operations in groups.items():
+            times = {name: _median_ms(operation, repeats) for name, operation in operations.items()}
+            first = next(iter(times.values()))
+            rows += [(group, name, round(ms, 1), round(ms / first, 3)) for name, ms in times.items()]
+    return pd.DataFrame(rows, columns=["group", "operation", "median_ms", "ratio"])
+
+
+def _median_ms(operation: Callable[[], object], repeats: int) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        operation()
+        return (time.perf_counter() - began) * 1000
+
+    once()  # the first one warms what all later ones find warm
+    return median(once() for _ in range(repeats))
+
+
+def _typed(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _run(lab: Lab) -> None:
+    container = lab.run(IMAGE, COMMAND)
+    container.wait()
+    lab.remove(container)

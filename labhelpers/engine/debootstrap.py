@@ -1,0 +1,176 @@
+"""A base image of the machine's own distribution, made with debootstrap from the mirror that its apt uses.
+
+For where Docker Hub does not answer. The mirror, its suites and apt's proxy are read from the machine when the
+base is made, and go into the base: builds on it reach the same mirror.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labhelpers import state
+from labhelpers.engine import install
+from labhelpers.engine.find import Engine
+from labhelpers.engine.root import as_root, may_be_root, run_as_root, unmount_below
+from labhelpers.errors import ImageMissing, SetupFailed
+from labhelpers.terminal import run_shown
+
+Say = Callable[[str], object]
+
+PREFIX = "debootstrap-"
+# what debian:bookworm-slim leaves out as well: documentation, and translations of it
+SLIM = "".join(f"path-exclude /usr/share/{name}/*\n" for name in ("doc", "info", "locale", "man"))
+# apt's settings that decide whether it reaches the mirror and believes it (apt.conf(5))
+APT_SETTINGS = (
+    "Acquire::http::Proxy",
+    "Acquire::https::Proxy",
+    "Acquire::Check-Valid-Until",
+    "Acquire::Check-Date",
+)
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One repository of the machine's distribution, as its apt names it.
+
+    Attributes:
+        uri: of the mirror.
+        codename: `bookworm`, `bookworm-updates`, …
+        component: `main`, `universe`, …
+    """
+
+    uri: str
+    codename: str
+    component: str
+
+
+def make(engine: Engine, ref: str, labels: Mapping[str, str], say: Say) -> None:
+    """Make a minimal system of the machine's distribution and import it on the engine as `ref`.
+
+    Raises:
+        ImageMissing: this machine cannot: no Debian or Ubuntu, no root, or a processor unlike the engine's.
+        SetupFailed: debootstrap or the import failed; its last words are kept.
+    """
+    _must_be_possible(engine)
+    install.ensure(install.IMAGES, "a base image is made from packages")
+    cache = state.path("cache", "x").parent
+    for left in cache.glob(f"{PREFIX}*"):
+        _remove(left)  # of a command that was killed
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=cache))
+    try:
+        _fill(folder, sources())
+        say("base: importing it into the engine")
+        _import(engine, folder, ref, labels)
+    finally:
+        _remove(folder)
+
+
+def sources() -> list[Source]:
+    """The distribution's own repositories on this machine (apt-get(8), indextargets), its main one first.
+
+    Raises:
+        ImageMissing: apt knows no mirror of the distribution on the network.
+    """
+    fields = "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
+    asked = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
+    if not (rows := _rows(asked)):
+        run_as_root(["apt-get", "update", "-q"])  # origins are known from the mirror's own lists
+        rows = _rows(asked)
+    found = [Source(uri, codename, component) for origin, uri, codename, component in rows]
+    if not found:
+        raise ImageMissing(
+            "no base image can be made here: apt on this machine knows no mirror of its distribution",
+            hint="give the engine a way to Docker Hub, or set LABHELPERS_REGISTRY to a registry with the lab's images",
+        )
+    return sorted(found, key=lambda source: len(source.codename))
+
+
+def _rows(command: Sequence[str]) -> list[list[str]]:
+    told = subprocess.run(command, capture_output=True, text=True).stdout
+    rows = [line.split("|") for line in dict.fromkeys(told.splitlines())]
+    return [row for row in rows if row[0] in ("Debian", "Ubuntu") and row[1].startswith("http")]
+
+
+def apt_settings() -> str:
+    """The lines of apt.conf(5) that the base needs to reach the same mirror."""
+    told = subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout
+    return "".join(f"{line}\n" for line in told.splitlines() if line.split(" ")[0] in APT_SETTINGS)
+
+
+def _must_be_possible(engine: Engine) -> None:
+    its, ours = engine.info["Architecture"], platform.machine()
+    if not install.is_debian():
+        why = "this machine is no Debian or Ubuntu"
+    elif ARCHITECTURES.get(its, its) != ARCHITECTURES.get(ours, ours):
+        why = f"the engine's processor is {its}, this machine's is {ours}"
+    elif not may_be_root():
+        why = "that needs root, and this user may not use sudo"
+    else:
+        return
+    raise ImageMissing(
+        f"Docker Hub does not answer, and no base image can be made here: {why}",
+        hint="give the engine a way to Docker Hub, or set LABHELPERS_REGISTRY=host:port "
+        "to a registry that holds the lab's images",
+    )
+
+
+def _fill(folder: Path, found: Sequence[Source]) -> None:
+    first = found[0]
+    components = ",".join(dict.fromkeys(s.component for s in found if s.codename == first.codename))
+    asked = ["debootstrap", "--variant=minbase", "--include=ca-certificates", f"--components={components}"]
+    root = folder / "root"
+    failed, words = run_shown(
+        as_root([*asked, first.codename, str(root), first.uri]), f"base: debootstrap {first.codename}"
+    )
+    if failed:
+        raise SetupFailed(
+            "debootstrap could not make a base image; nothing of it is left",
+            hint="look at the mirror in /etc/apt and at the free space of "
+            f"{state.shown(state.home())}; then run this again",
+            engine_words="\n".join(words.splitlines()[-6:]),
+        )
+    lines = "".join(f"deb {s.uri} {s.codename} {s.component}\n" for s in found)
+    _write(root / "etc/apt/sources.list", lines)
+    _write(root / "etc/apt/apt.conf.d/90labhelpers", apt_settings() + 'APT::Install-Recommends "false";\n')
+    _write(root / "etc/dpkg/dpkg.cfg.d/labhelpers", SLIM)
+    away = [
+        "var/cache/apt/archives",
+        "var/lib/apt/lists",
+        *(line.split()[1][1:-2] for line in SLIM.splitlines()),
+    ]
+    for name in (*away, "var/log", "dev"):
+        run_as_root(["find", str(root / name), "-mindepth", "1", "-delete"])
+
+
+def _write(file: Path, text: str) -> None:
+    run_as_root(["mkdir", "-p", str(file.parent)])
+    subprocess.run(as_root(["tee", str(file)]), input=text, text=True, stdout=subprocess.DEVNULL, check=True)
+
+
+def _import(engine: Engine, folder: Path, ref: str, labels: Mapping[str, str]) -> None:
+    repository, _, tag = ref.partition(":")
+    changes = ['CMD ["bash"]', *(f"LABEL {name}={value}" for name, value in labels.items())]
+    packed = as_root(["tar", "-C", str(folder / "root"), "--numeric-owner", "-c", "."])
+    with subprocess.Popen(packed, stdout=subprocess.PIPE) as tar:
+        said = engine.client.api.import_image_from_stream(
+            tar.stdout, repository=repository, tag=tag, changes=changes
+        )
+    if tar.returncode or '"error"' in said:
+        raise SetupFailed(
+            "the base image could not be imported into the engine",
+            hint="a full disk does this: `docker system df` tells what takes it; then run this again",
+            engine_words=said,
+        )
+
+
+def _remove(folder: Path) -> None:
+    unmount_below(folder)  # debootstrap mounts /proc and /sys for the time that it works
+    run_as_root(["rm", "-rf", "--one-file-system", str(folder)])
+    shutil.rmtree(folder, ignore_errors=True)

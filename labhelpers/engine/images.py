@@ -1,0 +1,381 @@
+"""The lab images: one folder of `images/` each, made on the engine when first asked for, found again by content.
+
+A lab image is one Dockerfile that takes its base as an argument. The base is Docker Hub's `debian:bookworm-slim`
+where Hub answers, else the machine's own distribution, made with debootstrap from the package mirror that
+the machine's apt uses. A classroom may set `LABHELPERS_REGISTRY=host:port`: then lab images are pulled from there.
+
+Labels: `labhelpers.image` is the image's name, `labhelpers.content` the SHA-256 of its folder,
+`labhelpers.source` where its base came from. `labhelpers.stage` is on what a build leaves between its steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound
+
+from labhelpers import state
+from labhelpers.engine import debootstrap
+from labhelpers.engine.find import Engine
+from labhelpers.errors import BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
+from labhelpers.results import Result
+
+Say = Callable[[str], object]
+
+FOLDER = state.ROOT / "images"
+HUB_BASE = "debian:bookworm-slim"
+BASE = "labhelpers/debian:base"
+IMAGE, CONTENT, SOURCE, STAGE = (f"labhelpers.{word}" for word in ("image", "content", "source", "stage"))
+HUB_S = 5.0
+SILENCE_S = 10.0
+LAST_LINES = 8
+# the steps of a build that may take long
+_WORK = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatus(Result):
+    """A lab image on an engine.
+
+    Attributes:
+        ref: its reference.
+        source: `hub` or `debootstrap` (where its base came from), `registry` (pulled from the classroom's
+            registry), or None where it is not present.
+        present: whether the engine has it as the checkout describes it.
+    """
+
+    ref: str
+    source: str | None
+    present: bool
+
+
+def catalogue() -> tuple[str, ...]:
+    """The names of the lab images, sorted."""
+    return tuple(sorted(file.parent.name for file in FOLDER.glob("*/Dockerfile")))
+
+
+def reference(name: str) -> str:
+    """The reference of the lab image `name`.
+
+    Raises:
+        ImageMissing: the course has no such image.
+    """
+    if name not in catalogue():
+        raise ImageMissing(
+            f"the course has no image called {name!r}", hint="its images are " + ", ".join(catalogue())
+        )
+    return f"labhelpers/{name}:latest"
+
+
+def ensure(engine: Engine, name: str, say: Say = lambda line: None) -> str:
+    """The reference of the lab image `name`, which is made or pulled if the engine does not have it as it is now.
+
+    Raises:
+        ImageMissing: the course has no such image, or no base can be had here.
+        BuildFailed: a step of its Dockerfile failed; nothing half made is left.
+        NameTaken: an image of that name is there that the lab did not make.
+        EngineUnreachable: the engine went away.
+    """
+    ref = reference(name)
+    if _is_current(engine, name):
+        return ref
+    busy = f"image {name}: another lab command is making it; waiting"
+    # one after the other: each build takes all the disk and processor that it can get
+    with state.locked("images", timeout_s=3600, waiting=lambda: say(busy)), _speaking(engine):
+        if _is_current(engine, name):
+            return ref
+        began = time.monotonic()
+        if not _pull_from_classroom(engine, name, say):
+            _build(engine, name, base(engine, say), say)
+        say(f"image {name}: ready ({time.monotonic() - began:.0f} s)")
+    return ref
+
+
+def status(engine: Engine) -> dict[str, ImageStatus]:
+    """Every lab image by name, as the engine has it; makes nothing."""
+    found = {}
+    for name in catalogue():
+        labels = _labels(engine, reference(name))
+        present = labels is not None and labels.get(CONTENT) == content(name)
+        found[name] = ImageStatus(reference(name), _source(engine, name) if present else None, present)
+    return found
+
+
+def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
+    """Whether the engine reaches Docker Hub within `seconds` (Engine API, GET /distribution/{name}/json)."""
+    api: Any = engine.client.api
+    try:
+        answer = api.get(
+            f"{api.base_url}/v{api.api_version}/distribution/{HUB_BASE}/json", timeout=max(seconds, 0.1)
+        )
+    except (requests.RequestException, DockerException):
+        return False
+    return bool(answer.status_code == 200)
+
+
+def remove_all(engine: Engine) -> list[str]:
+    """Remove the lab images and their base; a line for each. What somebody else's container stands on stays."""
+    said = []
+    with _speaking(engine):
+        for name in catalogue():
+            _sweep(engine, name)
+            tags = _tags(engine, name) if IMAGE in (_labels(engine, reference(name)) or {}) else []
+            said += [_remove(engine, tag) for tag in tags]
+        if _labels(engine, BASE) is not None:
+            said.append(_remove(engine, BASE))
+    return said
+
+
+def content(name: str) -> str:
+    """The SHA-256 over the names, modes and contents of the files that `name` is made from."""
+    total = hashlib.sha256()
+    for file in sorted(path for path in (FOLDER / name).rglob("*") if path.is_file()):
+        runs = bool(file.stat().st_mode & 0o100)
+        inside = hashlib.sha256(file.read_bytes()).hexdigest()
+        total.update(f"{file.relative_to(FOLDER / name).as_posix()} {runs} {inside}\n".encode())
+    return total.hexdigest()
+
+
+# --- the base
+
+
+def base(engine: Engine, say: Say = lambda line: None) -> str:
+    """The reference of the base that lab images are built on: Hub's, or one made with debootstrap.
+
+    Raises:
+        ImageMissing: Hub does not answer, and this machine cannot make a base for this engine.
+    """
+    if _labels(engine, BASE) is None:
+        if hub_reachable(engine):
+            say(f"base: pulling {HUB_BASE} from Docker Hub")
+            words = pull_base(engine, HUB_BASE)
+            if words is None:
+                return BASE
+            say(f"base: Docker Hub refused: {words}")
+        else:
+            say("base: Docker Hub does not answer; making a base from this machine's own package mirror")
+        debootstrap.make(engine, BASE, {SOURCE: "debootstrap"}, say)
+    return BASE
+
+
+def pull_base(engine: Engine, ref: str) -> str | None:
+    """Pull `ref` and name it as the base; None, or the registry's words where it could not be pulled.
+
+    A `ref` that was there before stays; one that came along now keeps the lab's name only.
+    """
+    was_there = _labels(engine, ref) is not None
+    words = _pull(engine, ref, lambda line: None)
+    if words is None:
+        engine.client.api.tag(ref, BASE)
+        if not was_there:
+            engine.client.api.remove_image(ref)
+    return words
+
+
+# --- building
+
+
+def _build(engine: Engine, name: str, base: str, say: Say) -> None:
+    ref = reference(name)
+    old = _image_id(engine, ref)
+    _sweep(engine, name)  # what a killed build left
+    said: list[str] = []
+    labels = {IMAGE: name, CONTENT: content(name), SOURCE: (_labels(engine, base) or {}).get(SOURCE, "hub")}
+    show = _progress(f"image {name}", say)
+    try:
+        for step in engine.client.api.build(
+            path=str(FOLDER / name),
+            tag=ref,
+            buildargs={"BASE": base},
+            labels=labels,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        ):
+            if "error" in step:
+                raise _failed(name, said, step["error"])
+            for line in step.get("stream", "").splitlines():
+                said.append(line)
+                show(line, bool(_WORK.match(line)))
+    except APIError as error:
+        raise _failed(name, said, str(error.explanation)) from None
+    finally:
+        # also after a failed build, and one that the reader interrupted
+        _sweep(engine, name)
+    if old and old != _image_id(engine, ref):
+        _remove(engine, old)
+
+
+def _progress(title: str, say: Say) -> Callable[[str, bool], None]:
+    """Say what matters at once, and of the rest one line every `SILENCE_S`: a build never looks dead."""
+    last = time.monotonic()
+
+    def show(line: str, matters: bool) -> None:
+        nonlocal last
+        if matters or (line.strip() and time.monotonic() - last > SILENCE_S):
+            last = time.monotonic()
+            say(f"{title}: {line.strip()[:90]}")
+
+    return show
+
+
+def _failed(name: str, said: list[str], words: str) -> BuildFailed:
+    return BuildFailed(
+        f"the lab image {name!r} could not be built, and nothing of it is left",
+        hint=_next_step("\n".join([*said[-40:], words])),
+        engine_words="\n".join([*[line for line in said if line.strip()][-LAST_LINES:], words]),
+    )
+
+
+def _next_step(words: str) -> str:
+    if "no space left" in words.lower():
+        return "the engine's disk is full: `docker system df` tells what takes it; free some, then run this again"
+    if any(
+        sign in words for sign in ("Temporary failure", "Could not resolve", "Failed to fetch", "Unable to")
+    ):
+        return (
+            "a download failed: look at the network and the package mirror of the engine, then run this again"
+        )
+    return (
+        "its last lines say which step; run this again, and if it stays so, please report it with those lines"
+    )
+
+
+def _sweep(engine: Engine, name: str) -> None:
+    """Remove what builds of `name` left between their steps.
+
+    An image that a reader builds on a lab image inherits its labels, but it has `CONTENT` too; a leftover has not.
+    """
+    api = engine.client.api
+    found = api.images(filters={"dangling": True, "label": f"{STAGE}={name}"})
+    for image in found:
+        if CONTENT not in (image["Labels"] or {}):
+            _remove(engine, image["Id"])
+
+
+def _remove(engine: Engine, ref: str) -> str:
+    try:
+        engine.client.api.remove_image(ref)
+    except ImageNotFound:
+        pass
+    except APIError as error:
+        return f"image {ref} stays: {error.explanation}"
+    return f"removed image {ref}"
+
+
+# --- pulling
+
+
+def _pull_from_classroom(engine: Engine, name: str, say: Say) -> bool:
+    """Whether the classroom's registry had the image as this checkout describes it."""
+    registry = os.environ.get("LABHELPERS_REGISTRY")
+    if not registry:
+        return False
+    ref = f"{registry}/{reference(name)}"
+    say(f"image {name}: pulling from the classroom's registry {registry}")
+    words = _pull(engine, ref, _layers(f"image {name}", say))
+    if words is None and (_labels(engine, ref) or {}).get(CONTENT) != content(name):
+        _remove(engine, ref)
+        words = "its image is of another version of the course"
+    if words is not None:
+        say(f"image {name}: not from the registry ({words}); making it here")
+        return False
+    engine.client.api.tag(ref, reference(name))
+    return True
+
+
+def _pull(engine: Engine, ref: str, see: Callable[[Mapping[str, Any]], object]) -> str | None:
+    """Pull `ref`; None, or why it could not be."""
+    repository, _, tag = ref.rpartition(":")
+    try:
+        for step in engine.client.api.pull(repository, tag=tag, stream=True, decode=True):
+            if "error" in step:
+                return str(step["error"])
+            see(step)
+    except APIError as error:
+        return str(error.explanation)
+    return None
+
+
+def _layers(title: str, say: Say) -> Callable[[Mapping[str, Any]], None]:
+    known: set[str] = set()
+    done: set[str] = set()
+    show = _progress(title, say)
+
+    def see(step: Mapping[str, Any]) -> None:
+        layer, what = step.get("id", ""), step.get("status", "")
+        if what in ("Pulling fs layer", "Already exists"):
+            known.add(layer)
+        if what in ("Pull complete", "Already exists"):
+            done.add(layer)
+        show(f"{len(done)} of {len(known)} layers", False)
+
+    return see
+
+
+# --- what the engine has
+
+
+def _is_current(engine: Engine, name: str) -> bool:
+    with _speaking(engine):
+        labels = _labels(engine, reference(name))
+    if labels is not None and labels.get(IMAGE) != name:
+        raise NameTaken(
+            f"the engine has an image {reference(name)} that the lab did not make, so it stays untouched",
+            hint="if it is yours, give it another name: "
+            f"docker tag {reference(name)} mine; docker rmi {reference(name)}",
+        )
+    return labels is not None and labels.get(CONTENT) == content(name)
+
+
+def _inspect(engine: Engine, ref: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = engine.client.api.inspect_image(ref)  # type: ignore[no-untyped-call]
+    except ImageNotFound:
+        return None
+    return found
+
+
+def _labels(engine: Engine, ref: str) -> dict[str, str] | None:
+    """The labels of an image; None where the engine does not have it."""
+    found = _inspect(engine, ref)
+    return None if found is None else ((found.get("Config") or {}).get("Labels") or {})
+
+
+def _image_id(engine: Engine, ref: str) -> str | None:
+    found = _inspect(engine, ref)
+    return None if found is None else str(found["Id"])
+
+
+def _tags(engine: Engine, name: str) -> list[str]:
+    """The names under which the lab keeps an image: its own, and that of the classroom's registry."""
+    tags = (_inspect(engine, reference(name)) or {}).get("RepoTags") or []
+    return [tag for tag in tags if tag == reference(name) or tag.endswith(f"/{reference(name)}")]
+
+
+def _source(engine: Engine, name: str) -> str | None:
+    if len(_tags(engine, name)) > 1:
+        return "registry"
+    return (_labels(engine, reference(name)) or {}).get(SOURCE)
+
+
+@contextmanager
+def _speaking(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except LabError:
+        raise
+    except (requests.RequestException, DockerException) as error:
+        raise EngineUnreachable(
+            f"the engine at {state.shown(engine.address)} went away while its images were looked at or made",
+            hint="`./lab doctor` looks at it; then run this again: what was finished is kept",
+            engine_words=str(getattr(error, "explanation", None) or error),
+        ) from error
