@@ -196,8 +196,6 @@ def _is_ours(pid: int) -> bool:
 
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and any(
-            "jupyter" in part for part in process.cmdline()
-        )
+        return process.status() != psutil.STATUS_ZOMBIE and "jupyterlab" in process.cmdline()
     except psutil.Error:
         return False
