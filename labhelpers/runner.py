@@ -93,6 +93,8 @@ def execute(path: Path, html: Path | None = None) -> Executed:
             notebook,
             timeout=CELL_S,
             kernel_name="python3",
+            # its warning about the network does not concern loopback, where every message is signed
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_start=show,
         )

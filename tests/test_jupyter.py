@@ -125,7 +125,9 @@ def test_stop_ends_the_server_and_its_kernels(
 
 def test_the_number_of_a_dead_server_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
-    record = jupyter.Server(pid=os.getppid(), port=1, token="x", engine="unix:///nowhere")
+    record = jupyter.Server(
+        pid=os.getppid(), port=1, token="x", engine="unix:///nowhere", checkout="/nowhere"
+    )
     state.write_json(jupyter.RECORD, record.__dict__)
     alive = psutil.Process(os.getppid())
     assert "jupyterlab" not in alive.cmdline()
