@@ -41,8 +41,11 @@ class Result:
         return drawn
 
     def _repr_html_(self) -> str:
-        # pandas escapes what the cells hold
-        return f"<b>{escape(type(self).__name__)}</b>{self.frame().to_html(index=False, border=0)}"
+        import pandas as pd
+
+        with pd.option_context("display.max_colwidth", None, "display.precision", 1):
+            rows = self.frame().to_html(index=False, border=0)  # pandas escapes what the cells hold
+        return f"<b>{escape(type(self).__name__)}</b>{rows}"
 
 
 def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:

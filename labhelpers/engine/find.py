@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import docker
 from docker.context import ContextAPI
@@ -24,7 +24,10 @@ from requests.exceptions import RequestException
 from labhelpers import state
 from labhelpers.engine import private
 from labhelpers.errors import EngineMissing, EngineUnreachable, LabError
-from labhelpers.results import Result
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INSTALL_PAGE = "https://docs.docker.com/get-started/get-docker/"
 PROBE_S = 4
@@ -116,6 +119,10 @@ class EngineFacts(Result):
     kernel: str
     operating_system: str
     found_by: str
+
+    def frame(self) -> pd.DataFrame:
+        """One row a fact: fact, value."""
+        return table([(field.name, getattr(self, field.name)) for field in fields(self)], ["fact", "value"])
 
 
 @dataclass(frozen=True)

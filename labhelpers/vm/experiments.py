@@ -603,10 +603,12 @@ class BootLog(Result):
         """One row a line: at_ms, line."""
         return pd.DataFrame({"at_ms": self.at_ms, "line": self.lines})
 
-    def matching(self, pattern: str) -> pd.DataFrame:
-        """The rows of `frame()` whose line holds the regular expression `pattern`."""
-        table = self.frame()
-        return table[table["line"].str.contains(pattern, regex=True)]
+    def matching(self, pattern: str) -> BootLog:
+        """Those lines that hold the regular expression `pattern`."""
+        rows = [
+            (at, line) for at, line in zip(self.at_ms, self.lines, strict=True) if re.search(pattern, line)
+        ]
+        return BootLog(tuple(at for at, _ in rows), tuple(line for _, line in rows))
 
 
 def boot_log(lab: Lab) -> BootLog:

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from netns import PRELUDE, Machine, bare_machine
 
 from labhelpers.engine import Engine, images, private
+from labhelpers.errors import BuildFailed
 
+PAYLOAD = "labhelpers/payload:latest"
 LOG_BEGINS = "time="
 START = "private.start(print); print(json.dumps(private._pid()))"
 
@@ -38,13 +40,19 @@ def machine() -> Iterator[Machine]:
     shutil.rmtree(home)
 
 
-def staying(engine: Engine, machine: Machine) -> str:
-    """Start a container that stays, from the payload image carried over from the engine of the suite."""
-    ref = images.ensure(engine, "payload")
+def load(engine: Engine, machine: Machine) -> None:
+    """Carry the payload image over from the engine of the suite."""
     theirs = machine.engine().client
-    theirs.images.load(b"".join(engine.client.images.get(ref).save(named=True)))
+    theirs.images.load(b"".join(engine.client.images.get(PAYLOAD).save(named=True)))
+    theirs.close()
+
+
+def staying(engine: Engine, machine: Machine) -> str:
+    """Start a container that stays."""
+    load(engine, machine)
+    theirs = machine.engine().client
     container = theirs.containers.run(
-        ref, ["/bin/busybox", "sleep", "600"], detach=True, volumes=["kept:/data"]
+        PAYLOAD, ["/bin/busybox", "sleep", "600"], detach=True, volumes=["kept:/data"]
     )
     theirs.close()
     assert container.id
@@ -145,6 +153,37 @@ class TestLife:
     def test_a_path_too_long_for_a_socket_is_said(self, machine: Machine) -> None:
         done = machine.run(sys.executable, "-c", PRELUDE + START, home=machine.home / ("long" * 20))
         assert "too long for a socket" in done.stderr
+
+    def test_a_full_disk_leaves_nothing_half_made(
+        self, machine: Machine, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = machine.home / "engine" / "data"
+        data.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", data], check=True)
+        machine.python(START)
+        load(engine, machine)
+        there = machine.engine()
+        a_base = there.client.containers.create(PAYLOAD)  # a base has no label of the lab
+        there.client.api.import_image_from_data(b"".join(a_base.export()), repository="base", tag="1")
+        a_base.remove()
+        (tmp_path / "big").mkdir()
+        dockerfile = tmp_path / "big" / "Dockerfile"
+        dockerfile.write_text(
+            "FROM base:1\nLABEL labhelpers.stage=big\nRUN dd if=/dev/zero of=/big bs=1M count=99"
+        )
+        monkeypatch.setattr(images, "FOLDER", tmp_path)
+        monkeypatch.setattr(images, "BASE", "base:1")
+        with pytest.raises(BuildFailed) as failed:
+            images.ensure(there, "big")
+        assert "disk is full" in failed.value.hint
+        assert sorted(tag for image in there.client.images.list() for tag in image.tags or ["?"]) == [
+            "base:1",
+            PAYLOAD,
+        ]
+        assert there.client.containers.list(all=True) == []
+        dockerfile.write_text(dockerfile.read_text().replace("count=99", "count=9"))
+        images.ensure(there, "big")
+        there.client.close()
 
     def test_purge_leaves_no_file(self, machine: Machine) -> None:
         machine.python(START)
