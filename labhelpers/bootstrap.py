@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -157,13 +158,22 @@ def _index(python: Path) -> dict[str, str]:
 
 def hub_answers(seconds: float) -> bool:
     """Whether Docker Hub answers this machine: any answer counts, it asks for a password (Registry API, GET /v2/)."""
-    try:
-        urllib.request.urlopen("https://registry-1.docker.io/v2/", timeout=seconds)
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+    answered: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen("https://registry-1.docker.io/v2/", timeout=seconds)
+        except urllib.error.HTTPError:
+            answered.append(True)
+        except OSError:
+            return
+        answered.append(True)
+
+    # no time limit ends a look-up of a name: the thread is left behind
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return bool(answered)
 
 
 def _doctor_without_environment(as_json: bool) -> None:

@@ -143,7 +143,7 @@ def status(engine: str) -> None:
         say(f"engine:     {error.message}")
     else:
         facts = found.facts()
-        say(f"engine:     {facts.source}, Docker {facts.version} at {facts.host} ({facts.found_by})")
+        say(f"engine:     {facts.source}, {found.product} {facts.version} at {facts.host} ({facts.found_by})")
         made = ours(found)
         say("made:       " + ("nothing" if not made else f"{len(made)} things"))
         for one in made:
@@ -198,7 +198,7 @@ def bench(repeats: int, engine: str) -> None:
 def _provide(choice: str, names: tuple[str, ...]) -> Engine:
     """The engine with the lab images `names`; what this process starts from now on reaches that engine."""
     engine = provide(choice)
-    say(f"engine: Docker {engine.version['Version']}, {engine.source}, found by: {engine.found_by}")
+    say(f"engine: {engine.product} {engine.version['Version']}, {engine.source}, found by: {engine.found_by}")
     for warning in engine.warnings:
         say(f"engine: note: {warning}")
     for name in names:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INSTALL_PAGE = "https://docs.docker.com/get-started/get-docker/"
-PROBE_S = 4
+PROBE_S = 3
 # a step of a build may be silent for minutes
 CALL_S = 600
 
@@ -65,6 +65,11 @@ class Engine:
     def is_podman(self) -> bool:
         """Whether Podman answers in Docker's place."""
         return any("Podman" in part.get("Name", "") for part in self.version.get("Components") or [])
+
+    @property
+    def product(self) -> str:
+        """What answers: `Docker` or `Podman`."""
+        return "Podman" if self.is_podman else "Docker"
 
     @property
     def warnings(self) -> list[str]:

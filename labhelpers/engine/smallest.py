@@ -94,7 +94,7 @@ def first_run(engine: Engine) -> FirstRun:
                 host_config=api.create_host_config(network_mode="none"),
             )
             api.start(name)
-            status = api.wait(name, timeout=10)["StatusCode"]
+            status = api.wait(name, timeout=api.timeout)["StatusCode"]
             said = api.logs(name).decode(errors="replace").strip()
         finally:
             _remove(engine, name)
