@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import ipaddress
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -49,10 +50,15 @@ from labhelpers.errors import (
     PortTaken,
 )
 from labhelpers.ours import Thing
+from labhelpers.reaper import Reaper
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# RFC 1918; docker's own default pools lie elsewhere
+_PRIVATE = ipaddress.IPv4Network("10.200.0.0/16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +82,8 @@ class Lab:
     """One reader's work on one chapter.
 
     Each operation prints the `docker …` line that a person would type for it. What it makes carries the
-    labels `labhelpers.chapter` and `labhelpers.session`; `close` removes what carries this session's, and
-    so does the next Lab when this process was killed.
+    labels `labhelpers.chapter` and `labhelpers.session`; `close` removes what carries this session's. Where this
+    process is killed, its `Reaper` does, and at the latest the next Lab.
 
     Args:
         chapter: its number, as in the notebook's name: "01".
@@ -101,7 +107,8 @@ class Lab:
             self._session = belongings.begin(self.client, chapter)
             self._there_before = {thing.id for thing in belongings.others(self.client)}
         self.session = self._session.id
-        atexit.register(self.close)
+        self._reaper = Reaper(self.session, self.engine.address)
+        atexit.register(self._close_at_exit)
         magic.register(self)
 
     @property
@@ -243,7 +250,7 @@ class Lab:
         """Make a network; `labhelpers.command.CreateNetwork` says the options there are.
 
         Raises:
-            NameTaken: a network of that name is there.
+            NameTaken: a network of that name is there, or one that has addresses of the same subnet.
         """
         call = make(CreateNetwork, name, **options)
         self._say(call)
@@ -253,11 +260,16 @@ class Lab:
             except APIError as error:
                 if error.status_code == 409 or "already exists" in str(error.explanation):
                     raise self._name_taken("network", name, error) from None
+                if "overlap" in str(error.explanation):
+                    raise self._subnet_taken(str(options.get("subnet")), error) from None
                 raise
             return self.client.networks.get(made["Id"])
 
-    def create_volume(self, name: str, **options: Any) -> Volume:
+    def create_volume(self, name: str, *, keep: bool = False, **options: Any) -> Volume:
         """Make a volume, or give the one of that name that this session made, as `docker volume create` does.
+
+        Args:
+            keep: it holds the reader's work: nothing of the lab removes it, and a later session gets it again.
 
         Raises:
             NameTaken: a volume of that name is there, and this session did not make it.
@@ -266,8 +278,11 @@ class Lab:
         self._say(call)
         with _speaking(self.engine):
             # the engine answers with an old volume of that name as if it were new: only the labels tell
-            made = self.client.api.create_volume(**call.api(), labels=self._labels("volume"))
-            if (made.get("Labels") or {}).get(belongings.SESSION) != self.session:
+            mark = {belongings.KEEP: "yes"} if keep else {}
+            made = self.client.api.create_volume(**call.api(), labels=self._labels("volume") | mark)
+            found = made.get("Labels") or {}
+            kept = keep and belongings.CHAPTER in found and belongings.KEEP in found
+            if not kept and found.get(belongings.SESSION) != self.session:
                 raise self._name_taken("volume", name, None)
             return self.client.volumes.get(name)
 
@@ -305,14 +320,20 @@ class Lab:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.close)
-        for helper in ("host", "events"):
-            if helper in self.__dict__:
-                getattr(self, helper).close()
+        atexit.unregister(self._close_at_exit)
         with _speaking(self.engine):
+            for helper in ("host", "events"):
+                if helper in self.__dict__:
+                    getattr(self, helper).close()
             kept = belongings.clear(self.client, self.session)
         if not kept:
             self._session.end()
+            self._reaper.dismiss()
+
+    def _close_at_exit(self) -> None:
+        # nobody reads a message now: what could not be removed is the reaper's
+        with suppress(LabError):
+            self.close()
 
     def __enter__(self) -> Lab:
         return self
@@ -362,6 +383,30 @@ class Lab:
             hint = "close that notebook (shut down its kernel), or remove all that labs left: ./lab clean"
         return NameTaken(
             f"the name {name!r} belongs to {_a(kind)} that {whose}", hint=hint, engine_words=words
+        )
+
+    def _subnet_taken(self, subnet: str, error: APIError) -> NameTaken:
+        wanted = ipaddress.ip_network(subnet)
+        taken = {
+            ipaddress.ip_network(pool["Subnet"]): network["Name"]
+            for network in self.client.api.networks()
+            for pool in (network["IPAM"]["Config"] or [])
+            if pool.get("Subnet")
+        }
+        owner = next(
+            (name for net, name in taken.items() if net.version == wanted.version and net.overlaps(wanted)),
+            None,
+        )
+        whose = f"the network {owner!r}" if owner else "another network of the engine's machine"
+        free = next(
+            n
+            for n in _PRIVATE.subnets(new_prefix=24)
+            if not any(n.overlaps(t) for t in taken if t.version == 4)
+        )
+        return NameTaken(
+            f"addresses of the subnet {subnet} belong to {whose}",
+            hint=f"choose another one: subnet='{free}'; or leave the subnet out, then the engine chooses",
+            engine_words=str(error.explanation),
         )
 
     def _not_started(self, run: Run, error: APIError) -> LabError:

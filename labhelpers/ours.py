@@ -177,7 +177,7 @@ def begin(client: docker.DockerClient, chapter: str) -> Session:
     engine_id = str(client.info()["ID"])
     with state.locked("sessions"):
         for session in _known():
-            _bury(client, session, engine_id)
+            bury(client, session, engine_id)
         return Session(engine_id, chapter)
 
 
@@ -194,20 +194,22 @@ def is_alive(session: str) -> bool:
     return False
 
 
-def _bury(client: docker.DockerClient, session: str, engine_id: str) -> None:
+def bury(client: docker.DockerClient, session: str, engine_id: str) -> bool:
+    """Remove what a session left if its process is gone and its things are on this engine; whether none is left."""
     if state.read_json(_record(session), {}).get("engine", engine_id) != engine_id:
-        return  # its things are on another engine
+        return False
     lock = _lock(session)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return
+        return False
     kept = clear(client, session)
     if not kept:
         _forget(session)
     lock.release()
     if not kept:
         state.path(f"sessions/{session}.lock").unlink(missing_ok=True)
+    return not kept
 
 
 def _known() -> list[str]:

@@ -264,7 +264,11 @@ def _explain(place: Place, error: Exception) -> LabError | None:
             "on this machine in all but name)",
             engine_words=words,
         )
-    if re.search(r"client version [\d.]+ is too (old|new)|minimum supported API version", words, re.I):
+    if re.search(
+        r"client version [\d.]+ is too (old|new)|minimum supported API version|no longer supported",
+        words,
+        re.I,
+    ):
         return EngineUnreachable(
             f"the engine at {where} and the Docker SDK of this course share no version of the API",
             hint="update the engine: " + INSTALL_PAGE,

@@ -1,0 +1,159 @@
+"""An engine of the fault tests' own, that may be stopped, killed and filled; and a census of it and its host."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from netns import Machine, bare_machine
+
+from labhelpers.engine import Engine, images
+
+IMAGES = ("payload", "registry", "tools")
+# a notebook from the top, as short as one can be: the names that a killed one had must be free again
+FROM_THE_TOP = """
+from labhelpers.lab import Lab
+lab = Lab("05")
+web = lab.run("labhelpers/payload", "sleep 300", name="fault-web")
+lab.create_network("fault-net"); lab.create_volume("fault-vol")
+assert lab.exec(web, "true").exit_code == 0
+lab.close()
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(180))
+
+
+@dataclass(frozen=True)
+class Own:
+    """An engine in a network of its own, and a reader's state directory for it."""
+
+    machine: Machine
+    reader: Path
+
+    @property
+    def address(self) -> str:
+        return f"unix://{self.machine.home}/engine/docker.sock"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a reader's process needs to work on this engine."""
+        more = {"DOCKER_HOST": self.address, "LABHELPERS_HOME": str(self.reader), "PYTHONUNBUFFERED": "1"}
+        return {key: value for key, value in os.environ.items() if key != "DOCKER_CONTEXT"} | more
+
+    def client(self) -> Any:
+        return self.machine.engine().client
+
+    def start(self) -> int:
+        """Start the engine if it does not run; its pid."""
+        return int(self.machine.python("private.start(print); print(json.dumps(private._pid()))"))
+
+    def stop(self) -> None:
+        self.machine.python("private.stop(lambda line: None)")
+
+    def python(self, code: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a reader's code to its end."""
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            **options,
+        )
+
+    def rerun(self) -> None:
+        """The notebook from the top: it works."""
+        done = self.python(FROM_THE_TOP)
+        assert done.returncode == 0, done.stderr
+
+    def census(self) -> dict[str, Any]:
+        """All that is on the engine and on its host."""
+        client = self.client()
+        api = client.api
+        links = json.loads(self.machine.run("ip", "-j", "link").stdout)
+        seen = {
+            "containers": sorted(row["Id"] for row in api.containers(all=True)),
+            "networks": sorted(row["Name"] for row in api.networks()),
+            "volumes": sorted(row["Name"] for row in api.volumes()["Volumes"] or []),
+            "images": sorted((row["Id"], sorted(row["RepoTags"] or [])) for row in api.images()),
+            "links": sorted(link["ifname"] for link in links),
+            "mounts": self.machine.mounts(),
+            "processes": len([line for line in self.machine.processes() if "shim" in line]),
+            "reapers": [
+                line for line in _command_lines() if "labhelpers.reaper" in line and self.address in line
+            ],
+            "sessions": sorted(path.name for path in self.reader.glob("sessions/*")),
+        }
+        client.close()
+        return seen
+
+    def back_to(self, before: dict[str, Any], within_s: float = 40) -> None:
+        """Wait until the census is what it was."""
+        until(lambda: self.census() == before, within_s, lambda: _difference(before, self.census()))
+
+
+def _command_lines() -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (
+                (process / "environ").read_bytes().decode(errors="replace") if "labhelpers" in words else ""
+            )
+        except OSError:
+            continue
+        yield f"{words} {environment}"
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+
+
+def until(
+    condition: Callable[[], object], within_s: float = 40, tell: Callable[[], object] = lambda: ""
+) -> None:
+    """Wait for `condition`; fail with what `tell` says."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, tell()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def _machine(engine: Engine) -> Iterator[Machine]:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("unshare"):
+        pytest.skip("an engine of the fault tests' own needs root on Linux")
+    for name in IMAGES:
+        images.ensure(engine, name)
+    home = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+    with bare_machine(home) as machine:
+        machine.python("private.start(lambda line: None)")
+        names = [images.reference(name) for name in IMAGES]
+        saved = engine.client.api.get(
+            f"{engine.client.api.base_url}/images/get", params={"names": names}, stream=True
+        )
+        theirs = machine.engine().client
+        list(theirs.api.load_image(saved.iter_content(1 << 20)))  # it works while it is listened to
+        theirs.close()
+        yield machine
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def own(_machine: Machine, tmp_path: Path) -> Own:
+    made = Own(_machine, tmp_path / "reader")
+    made.start()
+    return made

@@ -1,0 +1,222 @@
+"""Faults of the engine, of its disk, of a registry, and of what others hold: a clear message, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from labhelpers import exercises
+from labhelpers.engine import connect
+from labhelpers.engine.registry import STORAGE
+from labhelpers.errors import EngineUnreachable, ImageMissing, LabError, NameTaken, PortTaken
+from labhelpers.exercises import Exercise, Task
+from labhelpers.lab import Lab
+
+from .conftest import FROM_THE_TOP, Own, until
+
+P = "labhelpers/payload"
+
+
+@pytest.fixture
+def lab(own: Own, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A lab on the fault tests' own engine; the engine may be gone when it ends."""
+    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
+    made = Lab("05", engine=connect(own.address))
+    yield made
+    own.start()
+    made.close()
+
+
+def test_an_engine_that_stops_and_starts(own: Own, lab: Lab) -> None:
+    web = lab.run(P, "sleep 300", name="fault-web")
+    lab.host.kernel()
+    own.stop()
+    for operation in (lambda: lab.exec(web, "true"), lambda: lab.host.kernel(), lambda: lab.run(P, "true")):
+        with pytest.raises(LabError) as told:
+            operation()
+        assert told.value.hint
+    own.start()
+    assert lab.host.kernel().release
+    lab.remove(web, force=True)
+    lab.close()
+    before = own.census()
+    own.rerun()
+    own.back_to(before)
+
+
+def test_an_engine_that_is_killed_while_a_container_writes(own: Own, lab: Lab) -> None:
+    before = own.census()
+    work = lab.create_volume("fault-vol")
+    writer = lab.run(
+        P, ["sh", "-c", "while :; do date +%s%N >> /work/lines; done"], volumes=[f"{work.name}:/work"]
+    )
+    until(lambda: lab.exec(writer, "wc -l /work/lines").stdout > "1")
+    pid = own.machine.python("print(json.dumps(private._pid()))")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineUnreachable, match="does not answer") as told:
+        lab.exec(writer, "true")
+    assert "./lab up" in told.value.hint
+    own.start()
+    reader = lab.run(P, ["sh", "-c", "wc -l < /work/lines"], volumes=["fault-vol:/work"])
+    reader.wait()
+    assert int(reader.logs()) > 0, "what was written before the kill is gone"
+    lab.close()
+    until(lambda: {k: v for k, v in own.census().items() if k not in ("reapers", "sessions")}
+          == {k: v for k, v in before.items() if k not in ("reapers", "sessions")}, 40)  # fmt: skip
+    own.rerun()
+
+
+def test_a_registry_that_is_gone_in_the_middle_of_a_pull(own: Own, lab: Lab) -> None:
+    ref = lab.registry.push(P)
+    container = lab.registry.container
+    container.pause()
+    with ThreadPoolExecutor(1) as pool:
+        pull = pool.submit(lab.pull, ref)
+        time.sleep(1)
+        assert not pull.done(), "the registry was to be in the middle of it"
+        container.remove(force=True)
+        with pytest.raises(ImageMissing) as told:
+            pull.result(timeout=60)
+    assert told.value.engine_words
+    assert ref not in [tag for image in lab.client.images.list() for tag in image.tags]
+
+
+def test_a_corrupted_blob_is_refused_in_the_engines_words(own: Own, lab: Lab) -> None:
+    ref = lab.registry.push(P)
+    script = (
+        f"for f in $(find {STORAGE}/blobs -name data -size +100k); do "
+        "printf X | dd of=$f bs=1 seek=1000 conv=notrunc 2>/dev/null; done"
+    )
+    assert lab.exec(lab.registry.container, ["sh", "-c", script]).exit_code == 0
+    saved = b"".join(lab.client.images.get(P).save(named=True))
+    lab.client.images.remove(P)  # the engine has the layers already: it must fetch them anew
+    try:
+        with pytest.raises(ImageMissing) as told:
+            lab.pull(ref)
+    finally:
+        lab.client.images.load(saved)
+    assert "verif" in (told.value.engine_words or "") or "digest" in (told.value.engine_words or "")
+
+
+def test_what_others_hold_is_named_and_stays(own: Own, lab: Lab) -> None:
+    client = own.client()
+    container = client.containers.run(
+        P, "sleep 300", name="fault-theirs", ports={"80/tcp": ("127.0.0.1", 28321)}, detach=True
+    )
+    network = client.networks.create(
+        "fault-their-net", ipam={"Config": [{"Subnet": "10.214.0.0/24"}], "Driver": "default"}
+    )
+    try:
+        with pytest.raises(NameTaken, match="did not make"):
+            lab.run(P, "sleep 300", name="fault-theirs")
+        with pytest.raises(PortTaken, match="fault-theirs") as port:
+            lab.run(P, "sleep 300", ports={"80/tcp": 28321})
+        assert "ports=" in port.value.hint
+        with pytest.raises(NameTaken, match="fault-their-net") as subnet:
+            lab.create_network("fault-net", subnet="10.214.0.128/25")
+        lab.create_network("fault-net", subnet=subnet.value.hint.split("'")[1])
+        lab.close()
+        assert client.containers.get("fault-theirs").status == "running"
+        assert client.networks.get("fault-their-net")
+    finally:
+        container.remove(force=True)
+        network.remove()
+        client.close()
+
+
+def test_two_notebooks_of_one_reader_at_once(own: Own) -> None:
+    before = own.census()
+    both = FROM_THE_TOP.replace("fault-", "fault-{n}-")
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(own.python, (both.replace("{n}", n) for n in "ab")))
+    assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
+    own.back_to(before)
+
+
+def test_a_name_of_the_other_notebook_is_told_as_such(own: Own, lab: Lab) -> None:
+    lab.run(P, "sleep 300", name="fault-web")
+    done = own.python(FROM_THE_TOP)
+    assert done.returncode != 0
+    assert "another lab session made (chapter 05)" in done.stderr
+    assert "close that notebook" in done.stderr
+
+
+class OldOrNew(BaseHTTPRequestHandler):
+    """What engines of other ages answer; no such engine runs here, so their words are all that is tried."""
+
+    version = ""
+    refusal = ""
+
+    def do_GET(self) -> None:
+        body = b'{"ApiVersion": "%s", "Version": "x"}' % self.version.encode()
+        if self.refusal and not self.path.startswith("/version"):
+            body = b'{"message": "%s"}' % self.refusal.encode()
+        self.send_response(400 if self.refusal and not self.path.startswith("/version") else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("version", "refusal"),
+    [
+        ("1.12", ""),
+        (
+            "1.41",
+            "client version 1.41 is too old. Minimum supported API version is 1.44, please upgrade your client",
+        ),
+        ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.41"),
+    ],
+    ids=["too old for the SDK", "too new for the SDK", "older than it says"],
+)
+def test_an_engine_of_another_age_is_said(version: str, refusal: str) -> None:
+    kind = type("Age", (OldOrNew,), {"version": version, "refusal": refusal})
+    with HTTPServer(("127.0.0.1", 0), kind) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(EngineUnreachable, match="share no version") as told:
+                connect(f"tcp://127.0.0.1:{server.server_port}")
+            assert "update" in told.value.hint
+        finally:
+            server.shutdown()
+
+
+def test_a_wall_clock_that_jumps_back_does_not_stop_a_watch(
+    own: Own, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exercises, "POLL_S", 600)
+
+    def look(lab: Lab) -> str | None:
+        return None if lab.client.containers.list(filters={"name": "fault-web"}) else "no container"
+
+    passed = threading.Event()
+    seen = threading.Event()
+    exercise = Exercise(lab, "05", "clock", "Clock", [Task("it", "It", look)], settle_s=0)
+    exercise.watch(lambda verdict: (seen.set(), verdict.passed and passed.set()))
+    assert seen.wait(20)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 7200)
+    lab.run(P, "sleep 300", name="fault-web")
+    assert passed.wait(20)
+    assert lab.host.kernel().release
+
+
+def test_the_docker_command_of_a_reader_says_when_the_engine_is_gone(own: Own, lab: Lab) -> None:
+    own.stop()
+    done = subprocess.run(["docker", "ps"], env=own.environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    with pytest.raises(EngineUnreachable):
+        Lab("05", engine=lab.engine)

@@ -1,0 +1,102 @@
+"""Someone else's things: whatever they are called and labelled, the lab changes none of them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from labhelpers.engine import connect
+from labhelpers.lab import Lab, clean, ours
+
+from .conftest import Own
+
+P = "labhelpers/payload"
+
+# as confusing as names and labels can be without being the lab's own
+names = st.sampled_from(
+    ["mysql_container", "labhelpers", "labhelpers-05", "lab", "fault-web", "portainer", "cadvisor"]
+)
+labels = st.dictionaries(
+    st.sampled_from(["labhelpers", "labhelpers.", "labhelpers.chapters", "LABHELPERS.CHAPTER", "x.labhelpers.chapter",
+                     "labhelpers.kind", "labhelpers.keep", "chapter", "session"]),
+    st.sampled_from(["", "05", "container", "labhelpers.chapter=05"]),
+    max_size=3,
+)  # fmt: skip
+things = st.lists(
+    st.tuples(st.sampled_from(["container", "network", "volume", "image"]), names, labels, st.booleans()),
+    min_size=1,
+    max_size=6,
+)
+
+
+@pytest.fixture(scope="module")
+def lab_image(_machine: Any) -> str:
+    """An image that a lab built: containers of it inherit the lab's labels, and are not the lab's."""
+    client = _machine.engine().client
+    made = client.api.import_image_from_data(
+        b"\0" * 1024, repository="from-a-lab", tag="1",
+        changes=["LABEL labhelpers.chapter=02", "LABEL labhelpers.session=00000000", "LABEL labhelpers.kind=image",
+                 "LABEL labhelpers.keep=yes"],
+    )  # fmt: skip
+    client.close()
+    assert made
+    return "from-a-lab:1"
+
+
+def make(
+    client: Any, what: list[tuple[str, str, dict[str, str], bool]], lab_image: str
+) -> list[tuple[str, str]]:
+    made = []
+    for number, (kind, name, labels, inherits) in enumerate(what):
+        unique = f"{name}-{number}-{uuid.uuid4().hex[:4]}"
+        if kind == "container":
+            image = lab_image if inherits else P
+            made.append(
+                (kind, client.api.create_container(image, ["true"], name=unique, labels=labels)["Id"])
+            )
+        elif kind == "network":
+            made.append((kind, client.networks.create(unique, labels=labels, internal=inherits).id))
+        elif kind == "volume":
+            made.append((kind, client.volumes.create(unique, labels=labels).name))
+        else:
+            changes = [f"LABEL {key}={value!r}" for key, value in labels.items() if key.strip(".")]
+            client.api.import_image_from_data(uuid.uuid4().bytes.ljust(1024, b"\0")[:0] + b"\0" * 1024,
+                                              repository=unique.lower(), tag="1", changes=changes)  # fmt: skip
+            made.append((kind, f"{unique.lower()}:1"))
+    return made
+
+
+def told(client: Any, kind: str, id: str) -> Any:
+    return getattr(client.api, f"inspect_{kind}")(id)
+
+
+def remove(client: Any, kind: str, id: str) -> None:
+    getattr(client.api, f"remove_{kind}")(id)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(what=things)
+def test_not_one_of_them_is_changed(own: Own, lab_image: str, what: list[Any]) -> None:
+    client = own.client()
+    made = make(client, what, lab_image)
+    try:
+        before = [told(client, kind, id) for kind, id in made]
+        engine = connect(own.address)
+        lab = Lab("05", engine=engine)
+        lab.run(P, "true")
+        lab.create_network(f"n-{lab.session}")
+        lab.create_volume(f"v-{lab.session}")
+        listed = {thing.id for thing in ours(engine)}
+        assert not listed & {id for _, id in made}
+        clean(engine)
+        lab.close()
+        assert ours(engine) == []
+        assert [told(client, kind, id) for kind, id in made] == before
+    finally:
+        for kind, id in made:
+            remove(client, kind, id)
+        client.close()

@@ -1,0 +1,84 @@
+"""A kernel that is killed in the middle of an operation leaves nothing, and the notebook runs again from its top."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+from .conftest import Own, until
+
+BEGIN = """
+from labhelpers.lab import Lab
+lab = Lab("05")
+P = "labhelpers/payload"
+"""
+OPERATIONS = {
+    "run": "lab.run(P, 'sleep 300', name='fault-web')\nwhile True: lab.run(P, 'sleep 300')",
+    "exec": "web = lab.run(P, 'sleep 300', name='fault-web')\nwhile True: lab.exec(web, 'true')",
+    "stop and remove": "while True: lab.remove(lab.run(P, 'sleep 300', name='fault-web'), force=True)",
+    "build": "lab.build({folder!r}, 'fault-image')",
+    "pull": "ref = lab.registry.push(P)\nwhile True: lab.pull(ref); lab.client.images.remove(ref)",
+    "network": "while True: lab.create_network('fault-net').remove()",
+    "volume": "n = 0\nwhile True: n += 1; lab.create_volume(f'fault-vol-{{n}}')",
+    "host": "web = lab.run(P, 'sleep 300', name='fault-web')\nwhile True: lab.host.memory(web)",
+    "%docker": "while True: get_ipython().run_line_magic('docker', 'run -d ' + P + ' sleep 300')",
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_killed_in_the_middle(own: Own, tmp_path: Path, operation: str) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nRUN sleep 30\n")
+    before = own.census()
+    kernel = KernelManager(kernel_name="python3")
+    kernel.start_kernel(env=own.environment)
+    client = kernel.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        client.execute(BEGIN + OPERATIONS[operation].format(folder=str(tmp_path)))
+        until(lambda: own.census() != before)
+        time.sleep(random.uniform(0.2, 1.2))
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)  # SIGKILL
+    own.back_to(before)
+    own.rerun()
+    own.back_to(before)
+
+
+def test_a_kernel_that_is_shut_down_removes_its_things_itself(own: Own) -> None:
+    before = own.census()
+    kernel = KernelManager(kernel_name="python3")
+    kernel.start_kernel(env=own.environment)
+    client = kernel.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    client.execute_interactive(BEGIN + "_ = lab.run(P, 'sleep 300', name='fault-web')", timeout=60)
+    assert own.census() != before
+    client.stop_channels()
+    kernel.shutdown_kernel()
+    own.back_to(before)
+
+
+def test_a_volume_that_is_to_be_kept_survives_its_notebook(own: Own) -> None:
+    before = own.census()
+    done = own.python(
+        "from labhelpers.lab import Lab\nlab = Lab('08')\nlab.create_volume('fault-work', keep=True)\n"
+        "lab.create_volume('fault-rest')\nimport os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert done.returncode == -9
+    client = own.client()
+    until(lambda: [volume.name for volume in client.volumes.list()] == ["fault-work"])
+    assert (
+        own.python(
+            "from labhelpers.lab import Lab; Lab('08').create_volume('fault-work', keep=True)"
+        ).returncode
+        == 0
+    )
+    client.volumes.get("fault-work").remove()
+    client.close()
+    own.back_to(before)
