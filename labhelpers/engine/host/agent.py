@@ -49,10 +49,13 @@ def read(path: str) -> str:
         path = resolve(os.getppid(), path)
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(0, "it is no file with a text")
-    with open(path, "rb") as file:
-        text = file.read(FILE_BYTES + 1)
-    if len(text) > FILE_BYTES:
-        raise OSError(0, f"it is longer than {FILE_BYTES >> 20} MiB")
+    text = b""
+    with open(path, "rb", buffering=0) as file:
+        # not in one go: below /proc/sys the kernel sets aside as much memory as one read asks for
+        while part := file.read(1 << 16):
+            text += part
+            if len(text) > FILE_BYTES:
+                raise OSError(0, f"it is longer than {FILE_BYTES >> 20} MiB")
     return text.decode(errors="replace")
 
 

@@ -133,6 +133,9 @@ class DeviceIo(Result):
 class Io(Result):
     """What a cgroup has read and written, on devices that count it.
 
+    On version 1, recent kernels count on a device only once some cgroup has a limit on it; `docker stats` says 0 then,
+    too.
+
     Attributes:
         devices: one for each device that it used, by number.
     """
