@@ -28,6 +28,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "memory.memsw.usage_in_bytes",
         "memory.memsw.limit_in_bytes",
         "memory.failcnt",
+        "memory.memsw.failcnt",
         "memory.stat",
         "memory.oom_control",
     ),
@@ -415,7 +416,8 @@ def _memory_1(texts: Texts) -> Memory | None:
         # version 1 counts memory and swap together
         swap_bytes=None if both is None else max(0, int(both) - usage),
         swap_limit_bytes=None if both_limit is None or limit is None else both_limit - limit,
-        limit_hits=int(texts["memory.failcnt"]),
+        # where the limit is the same with swap and without, only the one with swap is run into
+        limit_hits=int(texts["memory.failcnt"]) + int(texts.get("memory.memsw.failcnt", "0")),
         oom_kills=_numbers(texts.get("memory.oom_control", "")).get("oom_kill", 0),
     )
 
