@@ -42,7 +42,6 @@ NOT_NEEDED = (
     "e2scrub_all.timer",
     "fstrim.timer",
     "systemd-networkd-wait-online.service",
-    "docker.socket",
 )
 # with --tls=false it does not wait 15 s to warn that anybody on the network may command it: nobody else is on it
 SERVICE = f"""[Service]

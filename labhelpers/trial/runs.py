@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 
 from labhelpers import state
@@ -29,6 +31,7 @@ Say = Callable[[str], object]
 
 NAMES = ("A", "B", "C")
 END_S = 60.0
+TABLE_WIDTH = 120
 SELECTED = ("-m", "engine and not local")
 """What runs on B and C: what uses an engine and is not about this machine; every notebook is among it."""
 
@@ -194,9 +197,7 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
 
 def show(outcomes: Sequence[Outcome]) -> bool:
     """Print the table, and the names of what was skipped or failed; whether all passed."""
-    table = Table(
-        "engine", "what", "passed", "failed", "findings compared", "skipped", "left out", "ready", "tests"
-    )
+    table = Table("", "what", "passed", "failed", "findings", "skipped", "left out", "ready", "tests", box=SIMPLE)
     for one in outcomes:
         table.add_row(
             one.engine,
@@ -205,7 +206,8 @@ def show(outcomes: Sequence[Outcome]) -> bool:
             f"{one.ready_s:.0f} s",
             f"{one.tests_s:.0f} s",
         )
-    console.print(table)
+    # a pipe says that it is 80 wide, and a table is read better where its rows are lines
+    Console(width=max(console.width, TABLE_WIDTH)).print(table)
     for one in outcomes:
         reasons: dict[str, list[str]] = {}
         for test, reason in one.skipped:

@@ -209,7 +209,8 @@ class TestCgroup:
         # 128 + SIGKILL
         assert said_by_it == b"ended 137\n"
         assert seen.oom_kills == 1
-        assert seen.limit_hits > 0
+        # version 1's failcnt stays at 0 on recent kernels
+        assert seen.limit_hits > 0 or host.cgroup(greedy).version == 1
         assert seen.peak_bytes is None or seen.peak_bytes > 40 << 20
         there.remove(greedy, force=True)
 
@@ -537,7 +538,7 @@ class TestHelper:
             assert engine.client.containers.list(filters=wanted)
             process.kill()
         deadline = time.monotonic() + 30
-        while engine.client.containers.list(all=True, filters=wanted):
+        while engine.client.api.containers(all=True, filters=wanted):
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -586,12 +587,16 @@ class TestAnEngineThatRefuses:
                 read(subject)
             assert "refused: SYS_ADMIN" in caught.value.hint
 
-    def test_the_cgroups(self, view: Callable[..., HostView], subject: Container) -> None:
+    def test_the_cgroups(self, view: Callable[..., HostView], host: HostView, subject: Container) -> None:
         less = view("/sys/fs/cgroup:/sys/fs/cgroup:ro")
         assert [one.name for one in less.interfaces(subject)] == ["lo", "eth0"]
+        if host.cgroup(subject).version == 2:
+            # a container in the host's cgroup namespace has all of version 2 anyway
+            assert less.cgroup(subject).pids.limit == 50
+            return
         with pytest.raises(LabError, match="cannot be shown") as caught:
             less.cgroup(subject)
-        assert "cgroups" in caught.value.hint
+        assert "cgroups of version 1" in caught.value.hint
 
     def test_looking_at_other_processes(self, view: Callable[..., HostView], subject: Container) -> None:
         less = view("SYS_PTRACE")

@@ -97,7 +97,7 @@ class Memory(Result):
         anon_bytes, cache_bytes: of the usage: its own pages, and pages of files.
         inactive_file_bytes: of the cache: not used lately (`docker stats` subtracts it from the usage).
         swap_bytes, swap_limit_bytes: swap alone; None where it is not counted (or not limited).
-        limit_hits: how often its usage ran into the limit.
+        limit_hits: how often its usage ran into the limit (version 1: `failcnt`, which Linux 6.18 leaves at 0).
         oom_kills: how many of its processes the kernel killed for want of memory.
     """
 

@@ -40,7 +40,7 @@ NEEDS = (
     Need("DAC_READ_SEARCH", "directories that belong to other users"),
     Need("SYS_ADMIN", "the network of containers (setns(2)), and the overlay's marks on files (xattr(7))"),
     Need("NET_ADMIN", "firewall rules"),
-    Need(_CGROUPS, "cgroups: what containers use, and their limits"),
+    Need(_CGROUPS, "cgroups of version 1: what containers use, and their limits"),
 )
 
 

@@ -86,7 +86,7 @@ class HostView:
     - SYS_ADMIN: to enter the network namespace of a container (setns(2)), and to see overlay's marks on
       files, `trusted.*` (xattr(7)).
     - NET_ADMIN: the kernel tells the firewall's rules to nobody else.
-    - /sys/fs/cgroup, mounted read-only: its own copy would begin at its own cgroup.
+    - /sys/fs/cgroup, mounted read-only: on version 1 its own copy would begin at its own cgroup.
 
     It shares the host's pid, cgroup and network namespaces; directories are read below /proc/PID/root of the
     process that runs containers for the engine (containerd's shim), so nothing else of the host is mounted.
