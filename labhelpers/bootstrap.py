@@ -16,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,6 +155,17 @@ def _index(python: Path) -> dict[str, str]:
     }
 
 
+def hub_answers(seconds: float) -> bool:
+    """Whether Docker Hub answers this machine: any answer counts, it asks for a password (Registry API, GET /v2/)."""
+    try:
+        urllib.request.urlopen("https://registry-1.docker.io/v2/", timeout=seconds)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _doctor_without_environment(as_json: bool) -> None:
     what = {
         "what": "the Python environment of the course is not made yet",
@@ -162,7 +175,7 @@ def _doctor_without_environment(as_json: bool) -> None:
     report: dict[str, object] = {
         "ok": False,
         "engine": None,
-        "hub_reachable": None,
+        "hub_reachable": hub_answers(1.5),
         "images": {},
         "problems": [what],
     }

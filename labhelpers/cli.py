@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from labhelpers import __version__, errors, jupyter, runner, state
+from labhelpers import __version__, errors, jupyter, state
 from labhelpers.engine import Engine, connect, images, install, private
 from labhelpers.engine.provide import provide
 from labhelpers.errors import EngineError, LabError
@@ -90,6 +90,8 @@ def up(engine: str, port: int | None, browser: bool) -> None:
 @_speaks
 def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
     """Execute the notebooks of CHAPTERS (01, or a name; all of them if none) without a browser."""
+    from labhelpers import runner  # nbformat takes a second to load
+
     paths = runner.notebooks(chapters)
     _provide(engine, FIRST_IMAGES)
     done = [runner.execute(path, html) for path in paths]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from labhelpers import state
+from labhelpers.bootstrap import hub_answers
 from labhelpers.engine import Engine, connect, images
 from labhelpers.engine.smallest import first_run
 from labhelpers.errors import LabError
@@ -21,15 +22,17 @@ def examine(choice: str | None = None) -> dict[str, Any]:
     """The report of `./lab doctor --json`.
 
     Returns:
-        `{"ok", "engine": {…} or None, "hub_reachable": bool or None (no engine to ask), "images": {name: {"ref",
-        "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true when there is no problem.
+        `{"ok", "engine": {…} or None, "hub_reachable", "images": {name: {"ref",
+        "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true when there is no problem. Hub is
+        asked by the engine, or by this machine where there is none.
     """
     problems: list[dict[str, str]] = []
-    report: dict[str, Any] = {"ok": False, "engine": None, "hub_reachable": None, "images": {}}
+    report: dict[str, Any] = {"ok": False, "engine": None, "hub_reachable": False, "images": {}}
     try:
         engine = connect(choice, revive=False)
     except LabError as error:
         problems.append(_problem(error))
+        report["hub_reachable"] = hub_answers(HUB_S)
     else:
         facts = asdict(engine.facts())
         report["engine"] = {name: facts[name] for name in FACTS}

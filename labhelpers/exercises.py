@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import docker.errors
-import pandas as pd
 import requests
 
 from labhelpers import ours, state
 from labhelpers.errors import BadInput, LabError
-from labhelpers.results import Result
+from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
@@ -111,7 +111,7 @@ class Verdict(Result):
     def frame(self) -> pd.DataFrame:
         """One row a task: task, stands, missing."""
         rows = [(task.text, task.stands, task.missing or "") for task in self.tasks]
-        return pd.DataFrame(rows, columns=["task", "stands", "missing"])
+        return table(rows, ["task", "stands", "missing"])
 
     def __repr__(self) -> str:
         lines = [f"{self.title}: {'done' if self.passed else 'not done yet'}"]
@@ -330,7 +330,7 @@ class Progress(Result):
 
     def frame(self) -> pd.DataFrame:
         """One row an exercise: chapter, exercise, passed, when."""
-        return pd.DataFrame(list(self.exercises), columns=["chapter", "exercise", "passed", "when"])
+        return table(list(self.exercises), ["chapter", "exercise", "passed", "when"])
 
     def __repr__(self) -> str:
         done = sum(passed for _, _, passed, _ in self.exercises)

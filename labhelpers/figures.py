@@ -34,7 +34,7 @@ def draw_course_map(result: CourseMap, ax: Axes) -> Axes:
         ax.add_patch(box)
         ax.text(x + 1.2, y + BOX_H - 1.4, chapter.number, color=ink, fontsize=8, va="top", alpha=0.85)
         title = ax.text(x + 4.6, y + BOX_H - 1.3, chapter.title, color=ink, va="top", linespacing=1.15)
-        title.set(fontsize=9.5, weight="bold")
+        title.set(fontsize=8.8, weight="bold")
         ax.text(x + 1.2, y + 1.2, chapter.question, color=ink, fontsize=8.5, style="italic", va="bottom")
         if len(chapter.builds_on) > MOST_ARROWS:
             ax.text(x + 1.2, y + 4.6, f"uses {' · '.join(chapter.builds_on)}", color=ink, fontsize=8.5)

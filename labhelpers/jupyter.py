@@ -33,12 +33,14 @@ class Server:
         port: on 127.0.0.1.
         token: what its pages ask for.
         engine: the address of the engine that its kernels and terminals use.
+        checkout: the folder whose notebooks it shows.
     """
 
     pid: int
     port: int
     token: str
     engine: str
+    checkout: str
 
     @property
     def url(self) -> str:
@@ -73,12 +75,15 @@ def running() -> Server | None:
     kept = state.read_json(RECORD, None)
     if not kept:
         return None
-    server = Server(**kept)
+    try:
+        server = Server(**kept)
+    except TypeError:  # written by another version of the course
+        return None
     return server if _is_ours(server.pid) and _answers(server) else None
 
 
 def start(engine: Engine, port: int | None = None) -> Server:
-    """The running server if it serves this engine, else a new one.
+    """The running server if it serves this engine and checkout, else a new one.
 
     Raises:
         BadInput: `port` is in use by another program.
@@ -86,7 +91,8 @@ def start(engine: Engine, port: int | None = None) -> Server:
     """
     with state.locked("jupyter"):
         there = running()
-        if there and there.engine == engine.address and port in (None, there.port):
+        wanted = (engine.address, str(state.ROOT))
+        if there and (there.engine, there.checkout) == wanted and port in (None, there.port):
             return there
         if there:
             stop()
@@ -135,7 +141,7 @@ def _start(engine: Engine, port: int | None) -> Server:
             cwd=state.ROOT,
             env={**environment(engine), "JUPYTER_TOKEN": token},
         )
-    server = Server(process.pid, chosen, token, engine.address)
+    server = Server(process.pid, chosen, token, engine.address, str(state.ROOT))
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
         if _answers(server):
@@ -196,8 +202,6 @@ def _is_ours(pid: int) -> bool:
 
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and any(
-            "jupyter" in part for part in process.cmdline()
-        )
+        return process.status() != psutil.STATUS_ZOMBIE and "jupyterlab" in process.cmdline()
     except psutil.Error:
         return False

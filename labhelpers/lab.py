@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import docker
 import requests
@@ -49,7 +49,10 @@ from labhelpers.errors import (
     PortTaken,
 )
 from labhelpers.ours import Thing
-from labhelpers.results import Result
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class Lab:
         self._closed = False
         with _speaking(self.engine):
             self._session = belongings.begin(self.client, chapter)
+            self._there_before = {thing.id for thing in belongings.others(self.client)}
         self.session = self._session.id
         atexit.register(self.close)
         magic.register(self)
@@ -218,7 +222,9 @@ class Lab:
                         raise _image_missing(ref, step["error"])
             except APIError as error:
                 raise _image_missing(ref, error) from None
-            return self.client.images.get(ref)
+            pulled = self.client.images.get(ref)
+            self._there_before.add(str(pulled.id))
+            return pulled
 
     def build(self, path: str, tag: str, **options: Any) -> Image:
         """Make an image from a folder with a Dockerfile; `labhelpers.command.Build` lists the options.
@@ -283,6 +289,16 @@ class Lab:
             print(f"$ {line}")
 
     # --- the end
+
+    def made_elsewhere(self) -> MadeElsewhere:
+        """What came onto the engine since this lab began and carries no label of a lab: work in a terminal, mostly.
+
+        As the last value of a cell it shows the list and a button that removes it. Nothing of it is ever removed
+        without that click, or a call of its `.remove()`.
+        """
+        with _speaking(self.engine):
+            new = [t for t in belongings.others(self.client) if t.id not in self._there_before]
+        return MadeElsewhere(self, tuple(new))
 
     def close(self) -> None:
         """Remove what carries this session's label, and nothing else. A second call does nothing."""
@@ -385,6 +401,43 @@ class Lab:
         except (OSError, TypeError) as error:
             raise _build_failed(call, said, str(error)) from None
         return self.client.images.get(image_id or call.tag)
+
+
+@dataclass(frozen=True, eq=False)
+class MadeElsewhere(Result):
+    """What was made on the engine while a lab was open, by whatever means but that lab's.
+
+    Attributes:
+        lab: the lab.
+        things: what was made and was there when it was looked for, in the order in which it can be removed.
+    """
+
+    lab: Lab
+    things: tuple[Thing, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a thing: kind, name."""
+        return table([(t.kind, t.name) for t in self.things], ["kind", "name"])
+
+    def remove(self) -> list[str]:
+        """Remove these things; a line for each that was removed, or that the engine would not give up."""
+        with _speaking(self.lab.engine):
+            removed, kept = belongings.remove(self.lab.client, list(self.things))
+        return [f"removed {thing}" for thing in removed] + kept
+
+    def __repr__(self) -> str:
+        if not self.things:
+            return "Nothing else came onto the engine since this notebook began."
+        lines = (f"  {thing}" for thing in self.things)
+        return "\n".join(["Came onto the engine since this notebook began, and not by the lab:", *lines])
+
+    def _repr_mimebundle_(
+        self, include: Any = None, exclude: Any = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        from labhelpers.exercises import with_text
+        from labhelpers.widgets.panel import made_elsewhere_panel
+
+        return with_text(made_elsewhere_panel(self), repr(self))
 
 
 def ours(engine: Engine) -> list[Thing]:

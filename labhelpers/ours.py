@@ -57,25 +57,46 @@ class Thing(Result):
 
 def things(client: docker.DockerClient, session: str | None = None) -> list[Thing]:
     """What labs made, or what one session made, in the order in which it can be removed."""
-    wanted = {"label": [CHAPTER if session is None else f"{SESSION}={session}"]}
+    wanted = CHAPTER if session is None else f"{SESSION}={session}"
+    return [
+        Thing(kind, name, found[CHAPTER], found.get(SESSION, ""), id)
+        for kind, name, id, found in _listed(client, {"label": [wanted]})
+        if is_ours(kind, found)
+    ]
+
+
+def others(client: docker.DockerClient) -> list[Thing]:
+    """What is on the engine and no lab made, in the order in which it can be removed; the lab images left out."""
+    return [
+        Thing(kind, name, "", "", id)
+        for kind, name, id, found in _listed(client, {})
+        if CHAPTER not in found and not (kind == "image" and _is_lab_image(name, found))
+    ]
+
+
+def _is_lab_image(name: str, found: dict[str, str]) -> bool:
+    """One of the course's own images, or what a build of it has left without a name so far."""
+    return "/labhelpers/" in f"/{name}" or ("labhelpers.stage" in found and ":" not in name)
+
+
+def _listed(
+    client: docker.DockerClient, filters: dict[str, Any]
+) -> list[tuple[str, str, str, dict[str, str]]]:
+    """(kind, name, id, labels) of what the engine has: containers, networks, volumes, and the newest image first."""
     api = client.api
     rows: list[tuple[str, str, str, dict[str, str] | None]] = []
-    for row in api.containers(all=True, filters=wanted):
+    for row in api.containers(all=True, filters=filters):
         rows.append(
             ("container", (row["Names"] or [row["Id"][:12]])[0].lstrip("/"), row["Id"], row["Labels"])
         )
-    for row in api.networks(filters=wanted):
+    for row in api.networks(filters=filters):
         rows.append(("network", row["Name"], row["Id"], row["Labels"]))
-    for row in api.volumes(filters=wanted)["Volumes"] or []:
+    for row in api.volumes(filters=filters)["Volumes"] or []:
         rows.append(("volume", row["Name"], row["Name"], row["Labels"]))
-    for row in sorted(api.images(filters=wanted), key=lambda image: -image["Created"]):
+    for row in sorted(api.images(filters=filters), key=lambda image: -image["Created"]):
         name = (row["RepoTags"] or [row["Id"].removeprefix("sha256:")[:12]])[0]
         rows.append(("image", name, row["Id"], row["Labels"]))
-    return [
-        Thing(kind, name, found[CHAPTER], found.get(SESSION, ""), id)
-        for kind, name, id, found in rows
-        if found and is_ours(kind, found)
-    ]
+    return [(kind, name, id, labels or {}) for kind, name, id, labels in rows]
 
 
 def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing], list[str]]:

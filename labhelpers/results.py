@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from labhelpers.errors import FindingFailed
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -27,7 +27,8 @@ class Result:
 
     def frame(self) -> pd.DataFrame:
         """The result as a table: one row, one column a field. Results that hold many rows override this."""
-        return pd.DataFrame([{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}])  # type: ignore[arg-type]
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return table([[getattr(self, name) for name in names]], names)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the result on `ax` (a new one if None) and return it."""
@@ -42,6 +43,13 @@ class Result:
     def _repr_html_(self) -> str:
         # pandas escapes what the cells hold
         return f"<b>{escape(type(self).__name__)}</b>{self.frame().to_html(index=False, border=0)}"
+
+
+def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """A DataFrame of `rows`. Pandas is loaded here and not before: it takes longer than most verbs of `./lab`."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def finding(claim: str, found: Any = True, expected: Any = True) -> None:

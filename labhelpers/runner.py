@@ -19,6 +19,7 @@ from labhelpers.errors import BadInput
 from labhelpers.terminal import say, step
 
 CELL_S = 900
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def execute(path: Path, html: Path | None = None) -> Executed:
             notebook,
             timeout=CELL_S,
             kernel_name="python3",
+            # its warning about the network does not concern loopback, where every message is signed
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_start=show,
         )
@@ -131,6 +134,11 @@ def _last_words(cell: Any) -> str:
 def _write_page(notebook: Any, name: str, folder: Path) -> Path:
     from nbconvert import HTMLExporter
 
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            # a page has no kernel behind it: what a widget shows is there as text too
+            output.get("data", {}).pop(WIDGET, None)
+    notebook.metadata.pop("widgets", None)
     exporter: Any = HTMLExporter(embed_images=True)  # type: ignore[no-untyped-call]
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
     folder.mkdir(parents=True, exist_ok=True)

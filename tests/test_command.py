@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import subprocess
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labhelpers.command import CreateNetwork, Run
+from labhelpers.command import Build, CreateNetwork, CreateVolume, Exec, Run
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab
 
@@ -111,3 +112,182 @@ def test_what_cannot_be_meant_is_refused(options: dict[str, Any]) -> None:
 def test_a_gateway_needs_its_subnet() -> None:
     with pytest.raises(BadInput, match="subnet"):
         CreateNetwork("net", gateway="10.1.0.1")
+
+
+# --- the other operations: the line, typed by the real CLI, does what the lab did
+
+
+def typed(line: str) -> str:
+    """What the real command line answers to `line`."""
+    done = subprocess.run(shlex.split(line), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def name() -> str:
+    return f"t-{uuid.uuid4().hex[:8]}"
+
+
+NETWORK_OPTIONS: dict[str, Any] = {
+    "driver": "bridge",
+    "subnet": "10.213.7.0/24",
+    "gateway": "10.213.7.9",
+    "internal": True,
+    "attachable": True,
+    "options": {"com.docker.network.driver.mtu": "1400"},
+}
+
+
+def options_of(operation: type[Any]) -> set[str]:
+    return set(operation.OPTIONS)
+
+
+def test_every_option_of_the_others_is_tried() -> None:
+    assert set(NETWORK_OPTIONS) == options_of(CreateNetwork)
+    assert set(VOLUME_OPTIONS) == options_of(CreateVolume)
+    assert {option for options in EXEC_OPTIONS for option in options} == options_of(Exec)
+    assert {option for options in BUILD_OPTIONS for option in options} == options_of(Build) - {"tag"}
+
+
+@pytest.mark.parametrize("option", NETWORK_OPTIONS)
+def test_create_network(lab: Lab, name: str, option: str) -> None:
+    options = {option: NETWORK_OPTIONS[option]}
+    if option == "gateway":
+        options["subnet"] = NETWORK_OPTIONS["subnet"]
+
+    def told() -> Any:
+        found: dict[str, Any] = lab.client.api.inspect_network(name)
+        # without a subnet the engine takes the next free one
+        volatile = {"Id", "Created"} | (set() if "subnet" in options else {"IPAM"})
+        return {key: _plain(value) for key, value in found.items() if key not in volatile}
+
+    made = lab.create_network(name, **options)
+    by_lab = told()
+    made.remove()
+    typed(lab.commands[0])
+    try:
+        assert told() == by_lab
+    finally:
+        lab.client.api.remove_network(name)
+
+
+VOLUME_OPTIONS: dict[str, Any] = {
+    "driver": "local",
+    "options": {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"},
+}
+
+
+@pytest.mark.parametrize("option", VOLUME_OPTIONS)
+def test_create_volume(lab: Lab, name: str, option: str) -> None:
+    def told() -> Any:
+        found: dict[str, Any] = lab.client.api.inspect_volume(name)
+        return {key: _plain(value) for key, value in found.items() if key != "CreatedAt"}
+
+    made = lab.create_volume(name, **{option: VOLUME_OPTIONS[option]})
+    by_lab = told()
+    made.remove()
+    typed(lab.commands[0])
+    try:
+        assert told() == by_lab
+    finally:
+        lab.client.api.remove_volume(name)
+
+
+EXEC_OPTIONS: list[dict[str, Any]] = [{"user": 65534}, {"workdir": "/www"}, {"environment": {"A": "b c"}}]
+SAY = ["sh", "-c", 'id -u; pwd; echo "$A"']
+
+
+@pytest.mark.parametrize("options", EXEC_OPTIONS, ids=str)
+def test_exec(lab: Lab, options: dict[str, Any]) -> None:
+    container = lab.run(IMAGE, "sleep 300")
+    by_lab = lab.exec(container, SAY, **options)
+    without = lab.exec(container, SAY)
+    assert by_lab.stdout != without.stdout
+    assert typed(lab.commands[1]) == by_lab.stdout
+
+
+DOCKERFILE = f"""FROM {IMAGE} AS first
+ARG COLOUR=red
+ENV COLOUR=$COLOUR
+RUN ["/bin/busybox", "sh", "-c", "cat /proc/sys/kernel/random/uuid > /made"]
+FROM first
+WORKDIR /second
+"""
+BUILD_OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"dockerfile": "Other"},
+    {"target": "first"},
+    {"buildargs": {"COLOUR": "sky blue"}},
+    {"no_cache": True},
+]
+
+
+@pytest.mark.parametrize("options", BUILD_OPTIONS, ids=str)
+def test_build(lab: Lab, name: str, tmp_path: Path, options: dict[str, Any]) -> None:
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
+    (tmp_path / "Other").write_text(DOCKERFILE + "ENV OTHER=yes\n")
+
+    def told() -> tuple[dict[str, Any], str]:
+        config = lab.client.images.get(name).attrs["Config"]
+        kept = {key: _plain(config.get(key)) for key in ("Env", "WorkingDir", "Cmd", "Entrypoint")}
+        made = lab.client.containers.run(name, ["/bin/busybox", "cat", "/made"], remove=True)
+        return kept, made.decode()
+
+    lab.build(str(tmp_path), name, **options)
+    by_lab, made_by_lab = told()
+    try:
+        typed(lab.commands[0])
+        by_line, made_by_line = told()
+    finally:
+        lab.client.api.remove_image(name)
+    assert by_line == by_lab
+    if options.get("no_cache"):
+        assert made_by_line != made_by_lab
+
+
+SLOW_TO_END = ["sh", "-c", "trap 'sleep 3; exit 5' TERM; while :; do sleep 0.1; done"]
+
+
+@pytest.mark.parametrize(("timeout_s", "exit_code"), [(1, 137), (None, 5)])
+def test_stop(lab: Lab, name: str, timeout_s: int | None, exit_code: int) -> None:
+    def told() -> tuple[Any, ...]:
+        state = lab.client.api.inspect_container(name)["State"]
+        return state["Status"], state["ExitCode"]
+
+    lab.run(IMAGE, SLOW_TO_END, name=name)
+    lab.stop(name, timeout_s=timeout_s)
+    by_lab = told()
+    lab.client.api.start(name)
+    typed(lab.commands[-1])
+    assert told() == by_lab == ("exited", exit_code)
+
+
+@pytest.mark.parametrize("options", [{"force": True}, {"force": True, "volumes": True}], ids=str)
+def test_remove(lab: Lab, name: str, options: dict[str, bool]) -> None:
+    def make() -> str:
+        made = lab.client.containers.run(IMAGE, "sleep 300", name=name, detach=True, volumes=["/anonymous"],
+                                         labels={"labhelpers.chapter": "test"})  # fmt: skip
+        made.reload()
+        return str(made.attrs["Mounts"][0]["Name"])
+
+    def left(volume: str) -> tuple[int, int]:
+        found = lab.client.volumes.list(filters={"name": volume})
+        for one in found:
+            one.remove()
+        return len(lab.client.containers.list(all=True, filters={"name": f"^/{name}$"})), len(found)
+
+    volume = make()
+    lab.remove(name, **options)
+    by_lab = left(volume)
+    volume = make()
+    typed(lab.commands[-1])
+    assert left(volume) == by_lab == (0, 0 if options.get("volumes") else 1)
+
+
+def test_pull(lab: Lab) -> None:
+    ref = lab.registry.push(IMAGE, "try/payload:1")
+    by_lab = lab.pull(ref).id
+    lab.client.api.remove_image(ref)
+    typed(lab.commands[-1])
+    assert lab.client.images.get(ref).id == by_lab == lab.client.images.get(IMAGE).id

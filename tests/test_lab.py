@@ -109,3 +109,25 @@ def test_an_image_does_not_make_a_container_ours(lab: Lab, name: str, tmp_path: 
             lab.remove(name, force=True)
     finally:
         made.remove(force=True)
+
+
+def test_what_came_without_the_lab_is_listed_and_goes_only_with_a_yes(lab: Lab, name: str) -> None:
+    lab.run(IMAGE, "sleep 300", name=f"{name}-ours")
+    typed = ["docker", "--host", lab.engine.address]
+    subprocess.run([*typed, "create", "--name", name, IMAGE, "true"], check=True, capture_output=True)
+    subprocess.run([*typed, "volume", "create", name], check=True, capture_output=True)
+    made = lab.made_elsewhere()
+    assert {(t.kind, t.name) for t in made.things if name in t.name} == {
+        ("container", name),
+        ("volume", name),
+    }
+    assert f"container {name}" in repr(made)
+    lab.close()
+    assert lab.client.containers.get(name)
+    removed = [line for line in made.remove() if name in line]
+    assert removed == [f"removed container {name}", f"removed volume {name}"]
+
+
+def test_what_was_there_before_the_lab_is_not_listed(engine: Engine, foreign: str) -> None:
+    with Lab("test", engine=engine) as lab:
+        assert foreign not in [thing.name for thing in lab.made_elsewhere().things]

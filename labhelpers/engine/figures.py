@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -118,10 +119,20 @@ def _socket(ax: Axes, facts: EngineFacts) -> None:
         ax.text((left + right) / 2, y + 0.8, text, ha="center", va="bottom", fontsize=9, color=INK)
     kinds = {"unix": "a socket", "npipe": "a named pipe"}
     kind = kinds.get(facts.host.partition(":")[0], "the network")
-    where = f"over {kind}:\n{_wrap(facts.host, 34)}\nfound by: {_wrap(facts.found_by, 30)}"
+    where = f"over {kind}:\n{_wrap_path(facts.host, 34)}\nfound by: {_wrap(facts.found_by, 30)}"
     ax.text(
         (left + right) / 2, 24.2, where, ha="center", va="top", fontsize=8, color="#555555", linespacing=1.4
     )
+
+
+def _wrap_path(address: str, width: int) -> str:
+    """Lines of at most `width`, broken after a slash where one is in reach."""
+    lines = [""]
+    for part in re.findall(r"[^/]*/|[^/]+", address):
+        if len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line for line in lines if line)
 
 
 def _wrap(text: str, width: int) -> str:

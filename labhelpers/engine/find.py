@@ -177,7 +177,8 @@ def places(choice: str) -> list[Place]:
 
 def _context() -> Place | None:
     try:
-        context = ContextAPI.get_current_context()
+        # the SDK knows the config file only; the command line asks this variable first
+        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT") or None)
     except (DockerException, OSError, ValueError, KeyError) as error:
         raise EngineUnreachable(
             "the docker context in use cannot be read",

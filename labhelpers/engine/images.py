@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -26,7 +26,10 @@ from labhelpers import state
 from labhelpers.engine import debootstrap
 from labhelpers.engine.find import Engine
 from labhelpers.errors import BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
-from labhelpers.results import Result
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Say = Callable[[str], object]
 
@@ -37,6 +40,7 @@ IMAGE, CONTENT, SOURCE, STAGE = (f"labhelpers.{word}" for word in ("image", "con
 HUB_S = 5.0
 SILENCE_S = 10.0
 LAST_LINES = 8
+_LOOKING = {"labhelpers.chapter": "images"}
 # the steps of a build that may take long
 _WORK = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
 
@@ -55,6 +59,40 @@ class ImageStatus(Result):
     ref: str
     source: str | None
     present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Images(Result):
+    """The lab images on an engine, and what they stand on.
+
+    Attributes:
+        statuses: by name.
+        distribution: what the base calls itself (os-release(5), PRETTY_NAME), None where no image is there yet.
+        source: `hub`, `debootstrap` or `registry`, see `ImageStatus`; None where no image is there yet.
+    """
+
+    statuses: Mapping[str, ImageStatus]
+    distribution: str | None
+    source: str | None
+
+    @property
+    def stands_for(self) -> str:
+        """What the base is, and what it stands in for: one line for the page."""
+        if self.source is None:
+            return "No lab image is here yet: each is made when a notebook first asks for it."
+        if self.source == "hub":
+            return f"Base: {self.distribution}, Docker Hub's {HUB_BASE}."
+        if self.source == "registry":
+            return f"Base: {self.distribution}, pulled from the classroom's registry."
+        return (
+            f"Base: {self.distribution}, made with debootstrap from packages. "
+            f"It stands in for Docker Hub's {HUB_BASE}, because Hub did not answer."
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One row an image: image, reference, here, base from."""
+        rows = [(name, s.ref, s.present, s.source or "") for name, s in self.statuses.items()]
+        return table(rows, ["image", "reference", "here", "base from"])
 
 
 def catalogue() -> tuple[str, ...]:
@@ -107,6 +145,19 @@ def status(engine: Engine) -> dict[str, ImageStatus]:
         present = labels is not None and labels.get(CONTENT) == content(name)
         found[name] = ImageStatus(reference(name), _source(engine, name) if present else None, present)
     return found
+
+
+def overview(engine: Engine) -> Images:
+    """What `status` says, with what the images stand on, read from the image `base`; makes no image."""
+    found = status(engine)
+    there = found["base"]
+    if not there.present:
+        return Images(found, None, None)
+    said = engine.client.containers.run(
+        there.ref, ["cat", "/etc/os-release"], remove=True, network_mode="none", labels=_LOOKING
+    )
+    named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', said, re.M)
+    return Images(found, named[1].decode() if named else "a Linux", there.source)
 
 
 def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:

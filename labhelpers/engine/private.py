@@ -161,19 +161,29 @@ def _other_dockerd() -> int | None:
 
 def _pid() -> int | None:
     """The pid of our dockerd; a number in the pid file that belongs to another process is not it."""
+    return _running(home() / "docker.pid", str(home() / "docker.pid"))
+
+
+def _running(pid_file: Path, word: str) -> int | None:
+    """The pid in `pid_file`, if that process runs and its command line holds `word`; a zombie does not run."""
     try:
-        pid = int((home() / "docker.pid").read_text())
+        pid = int(pid_file.read_text())
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
         running = "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (OSError, ValueError):
         return None
-    return pid if running and str(home() / "docker.pid").encode() in line else None
+    return pid if running and word.encode() in line else None
 
 
 def _clear_stale() -> None:
     """A killed dockerd leaves its pid file; it will not start where that number lives again as another process."""
     if _pid() is None:
-        run_as_root(["rm", "-f", str(home() / "docker.pid"), str(home() / "docker.sock")])
+        containerd = home() / "exec" / "containerd" / "containerd.pid"
+        # the kernel kills it with its dockerd; until somebody reaps it, a new dockerd takes the zombie for alive
+        _gone(lambda: _running(containerd, str(home())) is None, 3)
+        stale = [home() / "docker.pid", home() / "docker.sock"]
+        stale += [containerd] if _running(containerd, str(home())) is None else []
+        run_as_root(["rm", "-f", *map(str, stale)])
     elif not _gone(lambda: answers() or _pid() is None, 20):
         raise SetupFailed(
             f"the lab's engine (process {_pid()}) runs but has not answered for 20 s",

@@ -165,21 +165,20 @@ def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
-def _look(lab: Lab, script: str, *, image: str = "payload", on_host: bool = False) -> str:
-    """Run a shell script in a container that is then removed; `on_host` lets it see the host's processes.
+def _look(lab: Lab, script: str, *, image: str = "payload") -> str:
+    """What a shell script says in a container that is then removed.
 
     Raises:
         LabError: the script failed.
     """
-    view = {"pid": "host", "cap_drop": ["ALL"], "cap_add": ["SYS_PTRACE"]} if on_host else {}
     with _removed(lab, []) as made:
-        container = lab.run(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none", **view)
+        container = lab.run(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
         made.append(container)
         code = container.wait()["StatusCode"]
         said = _log(container)
     if code:
         raise LabError(
-            "a look at the engine's host failed",
+            f"a look into a container of labhelpers/{image} failed",
             hint="run the cell again; if it stays so, `./lab doctor` tells what the engine allows",
             engine_words=said,
         )
@@ -188,22 +187,7 @@ def _look(lab: Lab, script: str, *, image: str = "payload", on_host: bool = Fals
 
 def _held_bytes(lab: Lab, containers: Sequence[Container]) -> list[int]:
     """The memory that each container's processes hold on the engine's host (Pss, proc(5)), in bytes."""
-    groups = [[row[1] for row in _top(container)] for container in containers]
-    # one look for all, so that they are measured at the same moment
-    said = _look(
-        lab,
-        "\n".join(
-            "awk '/^Pss:/ {sum += $2} END {print sum}' " + " ".join(f"/proc/{p}/smaps_rollup" for p in pids)
-            for pids in groups
-        ),
-        on_host=True,
-    )
-    return [int(line) * 1024 for line in said.split()]
-
-
-def _top(container: Container) -> list[list[str]]:
-    rows: list[list[str]] = container.top()["Processes"]
-    return rows
+    return [lab.host.memory(container).pss_bytes for container in containers]
 
 
 # --- acceleration
@@ -227,7 +211,7 @@ def probe_accel(lab: Lab) -> Acceleration:
 
     The answer is kept for this engine until its host boots again: a probe costs seconds.
     """
-    key = f"{lab.engine.info.get('ID')}/{_boot_id_of_host(lab)}/{_image_id(lab, 'vm')}"
+    key = f"{lab.engine.info.get('ID')}/{lab.host.kernel().boot_id}/{_image_id(lab, 'vm')}"
     kept = state.read_json(CACHE, {})
     if isinstance(kept, dict) and kept.get("key") == key:
         return Acceleration(kept["kind"], kept["reason"])
@@ -258,10 +242,6 @@ def _probe(lab: Lab) -> Acceleration:
 
 def _image_id(lab: Lab, name: str) -> str:
     return str(lab.client.images.get(lab.image(name)).id)
-
-
-def _boot_id_of_host(lab: Lab) -> str:
-    return _look(lab, "cat /proc/sys/kernel/random/boot_id", on_host=True).strip()
 
 
 # --- start
@@ -544,7 +524,8 @@ def kernels(lab: Lab) -> Kernels:
     Raises:
         GuestFailed: a guest did not reach its payload.
     """
-    host = Kernel("engine's host", *_look(lab, SHOW_KERNEL, on_host=True).splitlines())
+    there = lab.host.kernel()
+    host = Kernel("engine's host", there.release, there.version, there.boot_id)
     inside = [
         Kernel(f"container of labhelpers/{image}", *_look(lab, SHOW_KERNEL, image=image).splitlines())
         for image in ("payload", "vm")
@@ -575,6 +556,10 @@ class EngineHome(Result):
     reason: str
 
 
+DMI = ("sys_vendor", "bios_vendor", "board_vendor", "product_name")
+DEVICE_TREE = "/proc/device-tree/model"
+
+
 def engine_home(lab: Lab) -> EngineHome:
     """Whether the engine lives in a virtual machine: by its own word, by the processor's flag `hypervisor`
     (set by a hypervisor for its guests, CPUID leaf 1), or by the name of the machine (DMI, device tree).
@@ -582,15 +567,13 @@ def engine_home(lab: Lab) -> EngineHome:
     system = str(lab.engine.info["OperatingSystem"])
     if system == "Docker Desktop":
         return EngineHome(system, True, "Docker Desktop runs the engine in a virtual machine of its own")
-    said = _look(
-        lab,
-        "grep -q '^flags.* hypervisor' /proc/cpuinfo && echo flag; "
-        "cat /sys/class/dmi/id/*_vendor /sys/class/dmi/id/product_name /proc/device-tree/model 2>/dev/null; "
-        "true",
-    )
-    if "flag" in said.split():
+    seen = lab.host.read_many(["/proc/cpuinfo", *(f"/sys/class/dmi/id/{name}" for name in DMI), DEVICE_TREE])
+    cpu, *names = (text or "" for text in seen.values())
+    if re.search(r"^flags.* hypervisor", cpu, re.MULTILINE):
         return EngineHome(system, True, "its processor says that a hypervisor is above it")
-    machine = re.search(r"QEMU|KVM|VMware|VirtualBox|Virtual Machine|Xen|Apple Virtualization", said)
+    machine = re.search(
+        r"QEMU|KVM|VMware|VirtualBox|Virtual Machine|Xen|Apple Virtualization", " ".join(names)
+    )
     if machine:
         return EngineHome(system, True, f"its machine calls itself {machine[0]}")
     return EngineHome(system, False, "nothing there tells of a hypervisor")
@@ -702,7 +685,7 @@ def devices(lab: Lab) -> Devices:
         made.append(_start(lab, "vm"))
         made.append(_start(lab, "container"))
         guest, container = (_log(one) for one in made)
-        commands = [" ".join(" ".join(row) for row in _top(one)) for one in made]
+        commands = [" ".join(process.command for process in lab.host.processes(one)) for one in made]
     return Devices(
         _view("container", container),
         _view("guest", guest),
@@ -790,7 +773,7 @@ def how_many_fit(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3,
 
 
 def _must_have_room(lab: Lab, guests: int) -> None:
-    free = int(_look(lab, "awk '/^MemAvailable:/ {print $2}' /proc/meminfo")) * 1024
+    free = lab.host.meminfo()["MemAvailable"]
     need = guests * (GUEST_MEMORY_MB * 1024 * 1024 + QEMU_BYTES)
     if need > free // 2:
         raise LabError(

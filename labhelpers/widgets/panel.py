@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from html import escape
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets  # type: ignore[import-untyped]  # it ships no types
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, PAPER
 from labhelpers.exercises import Exercise, Prediction, TaskVerdict, Verdict
+
+if TYPE_CHECKING:
+    from labhelpers.lab import MadeElsewhere
 
 _MARKS = {"done": ("✔", HOST), "missing": ("○", CONTAINER), "not yet": ("·", FAINT)}
 
@@ -57,6 +61,22 @@ def prediction_panel(prediction: Prediction) -> widgets.Widget:
         border=f"1px solid {FAINT}", padding="0.6em 0.9em", margin="0.3em 0", max_width="52em"
     )
     return widgets.VBox([head, radio, said], layout=layout)
+
+
+def made_elsewhere_panel(made: MadeElsewhere) -> widgets.Widget:
+    """What the reader made in a terminal, and a button that removes it: the yes that it takes."""
+    listed = widgets.HTML(f'<pre style="line-height:1.4">{escape(repr(made))}</pre>')
+    if not made.things:
+        return listed
+    button = widgets.Button(description=f"Remove these {len(made.things)}", icon="trash")
+    said = widgets.HTML()
+
+    def remove(_: object) -> None:
+        button.disabled = True
+        said.value = _said("\n".join(made.remove())).replace("\n", "<br>")
+
+    button.on_click(remove)
+    return widgets.VBox([listed, button, said])
 
 
 def verdict_html(verdict: Verdict) -> str:

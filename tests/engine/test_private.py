@@ -20,6 +20,7 @@ from netns import PRELUDE, Machine, bare_machine
 
 from labhelpers.engine import Engine, images, private
 
+LOG_BEGINS = "time="
 START = "private.start(print); print(json.dumps(private._pid()))"
 
 needs_root = pytest.mark.skipif(
@@ -41,7 +42,7 @@ def staying(engine: Engine, machine: Machine) -> str:
     """Start a container that stays, from the payload image carried over from the engine of the suite."""
     ref = images.ensure(engine, "payload")
     theirs = machine.engine().client
-    theirs.images.load(b"".join(engine.client.images.get(ref).save()))
+    theirs.images.load(b"".join(engine.client.images.get(ref).save(named=True)))
     container = theirs.containers.run(
         ref, ["/bin/busybox", "sleep", "600"], detach=True, volumes=["kept:/data"]
     )
@@ -60,7 +61,7 @@ class TestLife:
         during = machine.census()
         assert "docker0" in during["links"]
         assert any("DOCKER" in rule for rule in during["firewall"]["iptables"])
-        machine.python("private.stop(print)")
+        machine.python("private.stop(lambda line: None)")
         assert machine.census() == before
         assert machine.processes() == []
         assert machine.mounts() == []
@@ -81,7 +82,7 @@ class TestLife:
         )
         before = machine.census()
         machine.python(START)
-        machine.python("private.stop(print)")
+        machine.python("private.stop(lambda line: None)")
         assert machine.census() == before
         assert any("not ours" in rule for rule in before["firewall"]["iptables"])
 
@@ -100,7 +101,7 @@ class TestLife:
         pid = machine.python(START)
         staying(engine, machine)
         os.kill(pid, signal.SIGKILL)
-        machine.python("private.stop(print)")
+        machine.python("private.stop(lambda line: None)")
         assert machine.processes() == []
         assert machine.mounts() == []
         assert machine.census() == before
@@ -138,7 +139,8 @@ class TestLife:
         (machine.home / "engine" / "data").write_text("a file where a directory must be")
         done = machine.run(sys.executable, "-c", PRELUDE + START)
         assert "SetupFailed: the private engine did not start" in done.stderr
-        assert "not a directory" in done.stderr
+        assert f"it said: {LOG_BEGINS}" in done.stderr
+        assert f"{machine.home}/engine/data" in done.stderr
 
     def test_a_path_too_long_for_a_socket_is_said(self, machine: Machine) -> None:
         done = machine.run(sys.executable, "-c", PRELUDE + START, home=machine.home / ("long" * 20))

@@ -26,6 +26,7 @@ def test_phases_follow_one_another_without_gaps(lab: Lab) -> None:
     names = [phase.name for phase in times.of("vm")[0].phases]
     assert names[0] == "container"
     assert names[-3:] == ["kernel", "initramfs", "user space"]
+    lab.host.close()  # its helper is the only one that stays until the lab ends
     assert lab.client.containers.list(all=True, filters={"label": f"labhelpers.session={lab.session}"}) == []
 
 

@@ -1,0 +1,250 @@
+"""Lab images: found by content, rebuilt when it changes, and nothing half made after what can go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labhelpers.engine import Engine, images
+from labhelpers.errors import BuildFailed, ImageMissing, NameTaken
+from labhelpers.lab import Lab
+
+DOCKERFILE = """ARG BASE=debian:bookworm-slim
+FROM {base}
+LABEL labhelpers.stage={name}
+RUN echo one > /one
+RUN {run}
+"""
+
+# two megabytes, for what is pushed and pulled
+SMALL = "labhelpers/payload"
+
+
+@pytest.fixture
+def name(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A catalogue with one image of the test's own, by name."""
+    made = f"t-{uuid.uuid4().hex[:8]}"
+    # a base of the test's own as well: `remove_all` takes it away
+    engine.client.images.get(images.base(engine)).tag(made_of(made), "base")
+    monkeypatch.setattr(images, "BASE", f"{made_of(made)}:base")
+    monkeypatch.setattr(images, "FOLDER", tmp_path)
+    monkeypatch.delenv("LABHELPERS_REGISTRY", raising=False)
+    write(made, "true")
+    yield made
+    write(made, "true")
+    for tag in {tag for image in engine.client.images.list() for tag in image.tags if made in tag}:
+        engine.client.images.remove(tag)
+    assert leftovers(engine, made) == []
+
+
+def made_of(name: str) -> str:
+    return f"labhelpers/{name}"
+
+
+def write(name: str, run: str, base: str = "${BASE}") -> None:
+    (images.FOLDER / name).mkdir(exist_ok=True)
+    (images.FOLDER / name / "Dockerfile").write_text(DOCKERFILE.format(name=name, run=run, base=base))
+
+
+def leftovers(engine: Engine, name: str) -> list[str]:
+    """What a build left that no tag names, and containers of its steps."""
+    filters = {"dangling": True, "label": f"labhelpers.stage={name}"}
+    found = [str(image.id) for image in engine.client.images.list(filters=filters)]
+    containers = engine.client.containers.list(all=True, filters={"label": f"labhelpers.stage={name}"})
+    return found + [str(container.id) for container in containers]
+
+
+def present(engine: Engine, name: str) -> bool:
+    return f"{made_of(name)}:latest" in [tag for image in engine.client.images.list() for tag in image.tags]
+
+
+def test_the_catalogue_is_the_folders() -> None:
+    assert set(images.catalogue()) >= {"base", "tools", "vm", "payload", "registry"}
+    with pytest.raises(ImageMissing, match="no image called 'nix'") as missing:
+        images.reference("nix")
+    assert "tools" in missing.value.hint
+
+
+def test_it_is_made_once_and_again_when_its_folder_changes(engine: Engine, name: str) -> None:
+    assert images.status(engine)[name].present is False
+    said: list[str] = []
+    ref = images.ensure(engine, name, said.append)
+    assert said
+    first = engine.client.images.get(ref).id
+    assert images.status(engine)[name].present
+    said.clear()
+    assert images.ensure(engine, name, said.append) == ref
+    assert (engine.client.images.get(ref).id, said) == (first, [])
+    write(name, "echo two > /two")
+    assert images.status(engine)[name].present is False
+    images.ensure(engine, name)
+    assert engine.client.images.get(ref).id != first
+    assert first not in [image.id for image in engine.client.images.list()]
+
+
+def test_where_the_base_came_from_is_known(engine: Engine, name: str) -> None:
+    images.ensure(engine, name)
+    assert images.status(engine)[name].source in ("hub", "debootstrap")
+
+
+def test_a_step_that_fails_leaves_nothing_and_says_why(engine: Engine, name: str) -> None:
+    write(name, "sh -c 'echo no such mirror; exit 7'")
+    with pytest.raises(BuildFailed, match="nothing of it is left") as failed:
+        images.ensure(engine, name)
+    assert "no such mirror" in str(failed.value)
+    assert leftovers(engine, name) == []
+    assert present(engine, name) is False
+
+
+@pytest.mark.parametrize(
+    ("words", "next_step"),
+    [
+        ("E: Failed to fetch http://mirror.invalid/x  Temporary failure resolving", "a download failed"),
+        ("write /x: no space left on device", "disk is full"),
+    ],
+)
+def test_what_to_do_next_depends_on_what_went_wrong(
+    engine: Engine, name: str, words: str, next_step: str
+) -> None:
+    write(name, f"sh -c 'echo {words}; exit 100'")
+    with pytest.raises(BuildFailed) as failed:
+        images.ensure(engine, name)
+    assert next_step in failed.value.hint
+
+
+def test_a_failed_rebuild_keeps_the_image_of_before(engine: Engine, name: str) -> None:
+    ref = images.ensure(engine, name)
+    before = engine.client.images.get(ref).id
+    write(name, "false")
+    with pytest.raises(BuildFailed):
+        images.ensure(engine, name)
+    assert engine.client.images.get(ref).id == before
+
+
+def test_a_killed_build_leaves_nothing_half_made(engine: Engine, name: str) -> None:
+    write(name, "sleep 60")
+    code = (
+        "import sys; from pathlib import Path; from labhelpers.engine import connect, images; "
+        f"images.FOLDER = Path({str(images.FOLDER)!r}); images.ensure(connect(), {name!r}, print)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DOCKER_HOST": engine.address},
+    ) as process:
+        assert process.stdout
+        while "RUN sleep 60" not in process.stdout.readline():
+            assert process.poll() is None
+        running = {"label": f"labhelpers.stage={name}"}
+        until(lambda: engine.client.containers.list(filters=running))
+        process.send_signal(signal.SIGKILL)
+    until(lambda: not engine.client.containers.list(all=True, filters=running))
+    write(name, "true")
+    images.ensure(engine, name)
+    assert leftovers(engine, name) == []
+
+
+def until(condition: object) -> None:
+    end = time.monotonic() + 30
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_an_image_of_somebody_else_is_not_replaced(engine: Engine, name: str) -> None:
+    engine.client.images.get("labhelpers/payload").tag(made_of(name), "latest")
+    with pytest.raises(NameTaken, match="the lab did not make"):
+        images.ensure(engine, name)
+    assert "labhelpers/payload:latest" in engine.client.images.get(made_of(name)).tags
+
+
+def test_an_image_that_a_reader_builds_on_ours_is_not_swept_away(
+    engine: Engine, name: str, tmp_path: Path
+) -> None:
+    ref = images.ensure(engine, name)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "Dockerfile").write_text(f"FROM {ref}\nRUN echo mine > /mine\n")
+    own, _ = engine.client.images.build(path=str(tmp_path / "own"), rm=True)
+    write(name, "echo changed > /one")
+    try:
+        images.ensure(engine, name)
+        images.remove_all(engine)
+        assert own.id in [image.id for image in engine.client.images.list()]
+        assert present(engine, name) is False
+    finally:
+        engine.client.images.remove(str(own.id))
+
+
+def test_it_is_pulled_from_the_classroom(lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = lab.engine
+    monkeypatch.setattr(type(lab), "image", lambda self, name: f"labhelpers/{name}:latest")
+    write(name, "true", base=SMALL)
+    ref = images.ensure(engine, name)
+    lab.registry.push(ref)
+    made_there = engine.client.images.get(ref).id
+    engine.client.images.remove(ref)
+    monkeypatch.setenv("LABHELPERS_REGISTRY", lab.registry.address)
+    said: list[str] = []
+    images.ensure(engine, name, said.append)
+    assert engine.client.images.get(ref).id == made_there
+    assert images.status(engine)[name].source == "registry"
+    assert not any("RUN" in line for line in said)
+    assert any(line.startswith("removed image") for line in images.remove_all(engine))
+    assert present(engine, name) is False
+
+
+def test_a_classroom_with_another_version_is_not_believed(
+    lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(lab), "image", lambda self, name: f"labhelpers/{name}:latest")
+    write(name, "true", base=SMALL)
+    ref = images.ensure(lab.engine, name)
+    lab.registry.push(ref)
+    monkeypatch.setenv("LABHELPERS_REGISTRY", lab.registry.address)
+    write(name, "echo newer > /one", base=SMALL)
+    said: list[str] = []
+    images.ensure(lab.engine, name, said.append)
+    assert any("another version" in line for line in said)
+    assert images.status(lab.engine)[name].source != "registry"
+
+
+def test_a_classroom_that_does_not_answer_is_said(
+    engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABHELPERS_REGISTRY", "127.0.0.1:1")
+    said: list[str] = []
+    images.ensure(engine, name, said.append)
+    assert any("not from the registry" in line and "127.0.0.1:1" in line for line in said)
+
+
+def test_the_base_of_a_registry_is_taken_as_hubs_would_be(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "BASE", f"labhelpers/t-{uuid.uuid4().hex[:8]}:base")
+    hub = lab.registry.push("labhelpers/payload", "debian:bookworm-slim")
+    try:
+        assert images.pull_base(lab.engine, hub) is None
+        assert images.base(lab.engine) == images.BASE
+        assert lab.client.images.get(images.BASE).id == lab.client.images.get("labhelpers/payload").id
+        assert hub not in lab.client.images.get(images.BASE).tags, (
+            "what came along now has the lab's name only"
+        )
+        words = images.pull_base(lab.engine, f"{lab.registry.address}/none:1")
+        assert words
+    finally:
+        lab.client.images.remove(images.BASE)
+
+
+def test_the_page_says_what_stands_in_for_what(engine: Engine) -> None:
+    seen = images.overview(engine)
+    assert seen.distribution
+    assert seen.distribution in seen.stands_for
+    assert ("stands in for" in seen.stands_for) == (seen.source == "debootstrap")
+    assert set(seen.frame()["image"]) == set(images.catalogue())

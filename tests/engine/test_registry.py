@@ -1,0 +1,56 @@
+"""The lab's own registry: a pull from it is real, and nothing of it stays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from labhelpers.engine import Engine
+from labhelpers.engine.registry import STORAGE
+from labhelpers.errors import EngineRefused, LabError
+from labhelpers.lab import Lab
+
+
+def test_what_is_pushed_can_be_pulled_and_its_digest_is_true(lab: Lab) -> None:
+    ref = lab.registry.push("labhelpers/payload", "try/payload")
+    pulled = lab.pull(ref)
+    assert pulled.id == lab.client.images.get("labhelpers/payload").id
+    (digest,) = {
+        d.partition("@")[2] for d in pulled.attrs["RepoDigests"] if d.startswith(lab.registry.address)
+    }
+    hexadecimal = digest.removeprefix("sha256:")
+    blob = f"{STORAGE}/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
+    manifest = lab.exec(lab.registry.container, ["cat", blob]).stdout
+    assert hashlib.sha256(manifest.encode()).hexdigest() == hexadecimal
+    assert json.loads(manifest)["schemaVersion"] == 2
+
+
+def test_it_is_published_on_loopback_only(lab: Lab) -> None:
+    assert lab.registry.address.startswith("127.0.0.1:")
+    published = lab.registry.container.attrs["NetworkSettings"]["Ports"]["5000/tcp"]
+    assert {binding["HostIp"] for binding in published} == {"127.0.0.1"}
+
+
+def test_an_image_that_is_not_there_is_said(lab: Lab) -> None:
+    with pytest.raises(EngineRefused, match="no-such-image"):
+        lab.registry.push("no-such-image")
+
+
+def test_closing_removes_it_and_what_was_pulled_from_it(engine: Engine) -> None:
+    with Lab("test", engine=engine) as lab:
+        ref = lab.registry.push("labhelpers/payload", "try/gone")
+        lab.pull(ref)
+        container, address = lab.registry.container, lab.registry.address
+    assert container.id not in [c.id for c in engine.client.containers.list(all=True)]
+    tags = [tag for image in engine.client.images.list() for tag in image.tags]
+    assert not [tag for tag in tags if tag.startswith(address)]
+    assert "labhelpers/payload:latest" in tags
+
+
+def test_a_registry_that_does_not_start_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(lab), "image", lambda self, name: "labhelpers/payload:latest")
+    monkeypatch.setattr("labhelpers.engine.registry._START_S", 1)
+    with pytest.raises(LabError, match="did not listen"):
+        _ = lab.registry.address
