@@ -197,7 +197,9 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
 
 def show(outcomes: Sequence[Outcome]) -> bool:
     """Print the table, and the names of what was skipped or failed; whether all passed."""
-    table = Table("", "what", "passed", "failed", "findings", "skipped", "left out", "ready", "tests", box=SIMPLE)
+    table = Table(
+        "", "what", "passed", "failed", "findings", "skipped", "left out", "ready", "tests", box=SIMPLE
+    )
     for one in outcomes:
         table.add_row(
             one.engine,
