@@ -6,14 +6,14 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from labhelpers import state
 from labhelpers.engine import Engine, images
 from labhelpers.engine.private import SOCKET_BYTES
 from labhelpers.engine.root import as_root, run_as_root
-from labhelpers.errors import SetupFailed
+from labhelpers.errors import LabError, SetupFailed
 from labhelpers.lab import Lab
 from labhelpers.trial.system import ENGINE, Recipe, made, wait_until_it_answers
 
@@ -78,8 +78,9 @@ def running(lab: Lab, registry: str, say: Say) -> Iterator[str]:
             raise
         yield address
     finally:
-        with lab.quiet():
-            if container is not None:
+        if container is not None:
+            # `./lab clean` may have removed it, and A may be gone
+            with lab.quiet(), suppress(LabError):
                 lab.stop(container, timeout_s=20)
                 lab.remove(container, force=True, volumes=True)
         run_as_root(["rm", "-rf", str(outside)])

@@ -107,6 +107,7 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
     with Lab("trial", engine=engine) as lab, tempfile.TemporaryDirectory(prefix="lab-") as home:
         for image in wanted:
             lab.registry.push(images.ensure(engine, image, say), images.reference(image))
+        lab.registry.push(images.base(engine, say))  # what a build there begins with
         port = lab.registry.address.rpartition(":")[2]
         if name == "B":
             lab.registry.container.reload()
@@ -127,7 +128,7 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
             }
             environment.pop("LABHELPERS_ENGINE", None)
             with _being(environment):
-                _pull(connect("auto"), wanted, say)
+                _pull(connect("auto"), registry, wanted, say)
             yield environment
 
 
@@ -144,7 +145,7 @@ def _being(environment: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _pull(engine: Engine, wanted: Sequence[str], say: Say) -> None:
+def _pull(engine: Engine, registry: str, wanted: Sequence[str], say: Say) -> None:
     for image in wanted:
         images.ensure(engine, image, say)
     made = [
@@ -152,10 +153,12 @@ def _pull(engine: Engine, wanted: Sequence[str], say: Say) -> None:
         for image, found in images.status(engine).items()
         if image in wanted and found.source != "registry"
     ]
-    if made:
+    words = images.pull_base(engine, f"{registry}/{images.BASE}")
+    if made or words:
         raise SetupFailed(
-            f"{', '.join(made)} did not come from the registry, so the way that a classroom takes is broken",
+            f"{', '.join(made) or images.BASE} did not come from the registry, so the way that a classroom takes is broken",
             hint="the lines above say what the registry or the engine said",
+            engine_words=words,
         )
 
 
