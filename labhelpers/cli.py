@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -21,6 +22,7 @@ from labhelpers.engine import Engine, connect, images, install, private
 from labhelpers.engine.provide import provide
 from labhelpers.errors import EngineError, LabError
 from labhelpers.terminal import ask, say, step
+from labhelpers.trial import nested, runs
 
 FIRST_IMAGES = ("base", "payload", "tools", "vm")
 TEST_IMAGES = (*FIRST_IMAGES, "registry")
@@ -99,17 +101,41 @@ def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@_with_engine_option
+@click.option(
+    "--engine",
+    default=lambda: os.environ.get("LABHELPERS_ENGINE", "auto"),
+    metavar="A|B|C|all|auto|private|URL",
+    help="The engine to test on: one of the three of the tests, all of them, or as for the other verbs.",
+)
 @_speaks
 def test(args: tuple[str, ...], engine: str) -> None:
-    """Run the whole test suite, every notebook under nbval included; ARGS go to pytest."""
+    """Run the whole test suite, every notebook under nbval included; ARGS go to pytest.
+
+    The engine may be named A (what `up` uses), B (28.5, containerd image store, nested), C (26.1, cgroup v2, in a
+    virtual machine), or all, one after the other: B and C are made for it and taken away again.
+    """
+    if engine in (*runs.NAMES, "all"):
+        _test_on(runs.NAMES if engine == "all" else (engine,), args)
     _provide(engine, TEST_IMAGES)
+    _ensure_browser()
+    sys.stdout.flush()
+    sys.exit(subprocess.run([sys.executable, "-m", "pytest", *args], cwd=state.ROOT).returncode)
+
+
+def _test_on(names: Sequence[str], args: Sequence[str]) -> NoReturn:
+    # what a terminated command has started is stopped too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    engine = _provide("auto", TEST_IMAGES)
+    if "A" in names:
+        _ensure_browser()
+    sys.exit(0 if runs.show(runs.run(names, engine, TEST_IMAGES, args, say)) else 1)
+
+
+def _ensure_browser() -> None:
     try:
         install.ensure(install.BROWSER, "the page is tested in a real browser")
     except EngineError as error:
         say(f"browser: not here, so its tests are skipped ({error.message})")
-    sys.stdout.flush()
-    sys.exit(subprocess.run([sys.executable, "-m", "pytest", *args], cwd=state.ROOT).returncode)
 
 
 @main.command()
@@ -230,6 +256,7 @@ def _leave_foreign_engine(choice: str, purge: bool) -> None:
     if engine.source == "existing":
         _clean(engine)
         if purge:
+            nested.remove(engine)
             for line in images.remove_all(engine):
                 say(line)
 

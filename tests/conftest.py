@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,33 @@ import pytest
 from labhelpers import engine as engines
 from labhelpers.engine import Engine
 from labhelpers.lab import Lab
+from labhelpers.state import ROOT
+
+# about this machine, not about an engine: on engines B and C they would say the same again
+LOCAL = (
+    "tests/browser/",
+    "tests/engine/test_find.py",
+    "tests/engine/test_private.py",
+    "tests/engines/",
+    "tests/test_jupyter.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs an engine (`-m engine`, notebooks among it) and what is about this machine alone (`-m local`).
+
+    Where the tests run on engine B or C, those marked `not_on` it are skipped, with their reason.
+    """
+    here = os.environ.get("LABHELPERS_TRIAL", "A")
+    for item in items:
+        name = item.path.relative_to(ROOT).as_posix()
+        if name.startswith("notebooks/") or {"engine", "lab"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.engine)
+        if name.startswith(LOCAL):
+            item.add_marker(pytest.mark.local)
+        for mark in item.iter_markers("not_on"):
+            if here in mark.args:
+                item.add_marker(pytest.mark.skip(reason=f"not on engine {here}: {mark.kwargs['reason']}"))
 
 
 @pytest.fixture(scope="session")

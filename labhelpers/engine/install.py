@@ -17,11 +17,14 @@ from labhelpers.terminal import run_shown, say
 
 ENGINE = ("docker.io", "containerd", "runc", "iptables", "iproute2")
 IMAGES = ("debootstrap",)
+GUESTS = ("qemu-system-x86", "e2fsprogs")
 BROWSER = ("chromium", "fonts-noto-cjk")
 PROGRAMS = {
     "docker.io": "dockerd",
     "docker-cli": "docker",
     "iproute2": "ip",
+    "qemu-system-x86": "qemu-system-x86_64",
+    "e2fsprogs": "mke2fs",
     "fonts-noto-cjk": "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
 }
 INSTALLED = "packages.json"

@@ -1,0 +1,49 @@
+"""The view of the engine's host: its processes, cgroups, mounts, networks and directories.
+
+That host may be a virtual machine of Docker Desktop or a server elsewhere, so nothing is read from the
+notebook's own. `helper` starts one container there and asks it; `agent` is what runs in it; `processes`,
+`cgroups`, `storage` and `network` say what its answers mean; `view` is what the course uses.
+"""
+
+from labhelpers.engine.host.cgroups import Cgroup, Cpu, DeviceIo, Io, Memory, Pids, Pressure, Sample
+from labhelpers.engine.host.network import (
+    Address,
+    BridgePort,
+    Chain,
+    Firewall,
+    Interface,
+    Neighbour,
+    Route,
+    Rule,
+)
+from labhelpers.engine.host.processes import Namespace, Process
+from labhelpers.engine.host.storage import DiskUse, Entry, Mount
+from labhelpers.engine.host.view import HostView, Kernel, MemoryHeld, Texts
+
+__all__ = [
+    "Address",
+    "BridgePort",
+    "Cgroup",
+    "Chain",
+    "Cpu",
+    "DeviceIo",
+    "DiskUse",
+    "Entry",
+    "Firewall",
+    "HostView",
+    "Interface",
+    "Io",
+    "Kernel",
+    "Memory",
+    "MemoryHeld",
+    "Mount",
+    "Namespace",
+    "Neighbour",
+    "Pids",
+    "Pressure",
+    "Process",
+    "Route",
+    "Rule",
+    "Sample",
+    "Texts",
+]

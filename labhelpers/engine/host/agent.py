@@ -1,0 +1,222 @@
+"""What runs inside the helper container of `HostView`. Its text is the container's command.
+
+One JSON object a line on standard input, one on standard output: `{"answer": …}`, or `{"error": …}`. It ends
+when standard input does. It opens files for reading only, and starts no program but those that it is asked for.
+"""
+
+import json
+import os
+import select
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+FILE_BYTES = 16 << 20
+"""No text of the kernel is longer; /proc/kcore is."""
+KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "link",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def answer(request: dict[str, Any]) -> Any:
+    """The answer to one request."""
+    return DO[request.pop("do")](**request)
+
+
+def each(look: Callable[[str], str], paths: list[str]) -> dict[str, dict[str, str]]:
+    """`look` at every path: what was found, and the error of each that failed."""
+    found, failed = {}, {}
+    for path in paths:
+        try:
+            found[path] = look(path)
+        except OSError as error:
+            failed[path] = error.strerror or str(error)
+    return {"found": found, "failed": failed}
+
+
+def read(path: str) -> str:
+    """The text of a file of the host: the kernel's own, or one below the root of the engine's process."""
+    if not path.startswith(("/proc/", "/sys/")):
+        path = resolve(os.getppid(), path)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(0, "it is no file with a text")
+    text = b""
+    with open(path, "rb", buffering=0) as file:
+        # not in one go: below /proc/sys the kernel sets aside as much memory as one read asks for
+        while part := file.read(1 << 16):
+            text += part
+            if len(text) > FILE_BYTES:
+                raise OSError(0, f"it is longer than {FILE_BYTES >> 20} MiB")
+    return text.decode(errors="replace")
+
+
+def processes() -> dict[str, Any]:
+    """Every process: the texts of its status, cmdline and cgroup, and its namespaces (link texts by name)."""
+    found: dict[str, Any] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        texts = each(read, [f"/proc/{pid}/{name}" for name in ("status", "cmdline", "cgroup")])["found"]
+        try:
+            names = os.listdir(f"/proc/{pid}/ns")
+        except OSError:
+            names = []
+        links = each(os.readlink, [f"/proc/{pid}/ns/{name}" for name in names])["found"]
+        found[pid] = {
+            **{os.path.basename(path): text for path, text in texts.items()},
+            "ns": {os.path.basename(path): link for path, link in links.items()},
+        }
+    return found
+
+
+def run(commands: list[list[str]], net: int | None = None) -> list[list[Any]]:
+    """Run commands, in the network namespace of process `net`: [exit status, output, errors] of each."""
+    enter = [] if net is None else ["nsenter", f"--net=/proc/{net}/ns/net"]
+    done: list[list[Any]] = []
+    for command in commands:
+        one = subprocess.run([*enter, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done.append([one.returncode, one.stdout, one.stderr])
+    return done
+
+
+def resolve(pid: int, path: str) -> str:
+    """`path` as process `pid` (0: the engine's own) sees it.
+
+    A link's target is taken below that process's root. The kernel would take it below ours.
+    """
+    root = f"/proc/{pid or os.getppid()}/root"
+    todo = [part for part in path.split("/") if part not in ("", ".")][::-1]
+    done: list[str] = []
+    links = 0
+    while todo:
+        part = todo.pop()
+        if part == "..":
+            del done[-1:]
+            continue
+        here = "/".join([root, *done, part])
+        if os.path.islink(here):
+            links += 1
+            if links > 40:
+                raise OSError(0, "too many links")
+            target = os.readlink(here)
+            done = [] if target.startswith("/") else done
+            todo += [name for name in target.split("/") if name not in ("", ".")][::-1]
+        else:
+            done.append(part)
+    return "/".join([root, *done])
+
+
+def entry(path: str, name: str) -> dict[str, Any]:
+    """What is at `path`, without following a link."""
+    it = os.lstat(path)
+    kind = KINDS.get(stat.S_IFMT(it.st_mode), "other")
+    try:
+        attributes = {
+            key: os.getxattr(path, key, follow_symlinks=False).decode(errors="replace")
+            for key in os.listxattr(path, follow_symlinks=False)
+        }
+    except OSError:
+        attributes = {}  # the file system has none, or /proc
+    return {
+        "path": name,
+        "kind": kind,
+        "size_bytes": it.st_size,
+        "allocated_bytes": it.st_blocks * 512,
+        "mode": stat.S_IMODE(it.st_mode),
+        "user": it.st_uid,
+        "group": it.st_gid,
+        "links": it.st_nlink,
+        "inode": it.st_ino,
+        "device": f"{os.major(it.st_rdev)}:{os.minor(it.st_rdev)}" if "device" in kind else "",
+        "target": os.readlink(path) if kind == "link" else "",
+        "attributes": attributes,
+    }
+
+
+def contents(pid: int, path: str, deep: bool, limit: int) -> dict[str, Any]:
+    """What is in a directory, and with `deep` in those below it; at most `limit` entries."""
+    top = resolve(pid, path)
+    found: list[dict[str, Any]] = []
+    todo = [(top, "")]
+    while todo:
+        folder, prefix = todo.pop()
+        for one in sorted(os.listdir(folder)):
+            if len(found) == limit:
+                return {"entries": found, "more": True}
+            try:
+                seen = entry(f"{folder}/{one}", prefix + one)
+            except FileNotFoundError:
+                continue  # it went between two looks
+            found.append(seen)
+            if deep and seen["kind"] == "directory":
+                todo.append((f"{folder}/{one}", f"{prefix}{one}/"))
+    return {"entries": found, "more": False}
+
+
+def use(pid: int, path: str) -> dict[str, int]:
+    """What a file or directory takes, as `du -x` counts: each inode once, one file system only."""
+    top = resolve(pid, path)
+    first = os.lstat(top)
+    counts = {"files": 0, "directories": 0, "allocated_bytes": 0, "apparent_bytes": 0}
+    seen: set[int] = set()
+    todo = [top]
+    while todo:
+        here = todo.pop()
+        try:
+            it = os.lstat(here)
+            if it.st_dev != first.st_dev or it.st_ino in seen:
+                continue
+            seen.add(it.st_ino)
+            is_directory = stat.S_ISDIR(it.st_mode)
+            if is_directory:
+                todo += [f"{here}/{name}" for name in os.listdir(here)]
+        except FileNotFoundError:
+            if here == top:
+                raise
+            continue  # it went between two looks
+        counts["directories" if is_directory else "files"] += 1
+        counts["allocated_bytes"] += it.st_blocks * 512
+        counts["apparent_bytes"] += it.st_size
+    return counts
+
+
+def stream(paths: list[str], every_s: float) -> None:
+    """Write the texts of `paths` every `every_s` seconds, until standard input ends."""
+    due = time.monotonic()
+    while not select.select([sys.stdin], [], [], max(0, due - time.monotonic()))[0]:
+        at = time.monotonic()
+        say({"answer": {"at_s": at, **each(read, paths)}})
+        # a tick that was missed is left out, not made up for
+        due += every_s * max(1, -(-(time.monotonic() - due) // every_s))
+    sys.exit()
+
+
+def say(message: Any) -> None:
+    """One line on standard output."""
+    print(json.dumps(message), flush=True)
+
+
+DO: dict[str, Callable[..., Any]] = {
+    "read": lambda paths: each(read, paths),
+    "processes": processes,
+    "run": run,
+    "contents": contents,
+    "use": use,
+    "stream": stream,
+}
+
+if __name__ == "__main__":
+    # not `for line in sys.stdin`: select() in stream() does not see what a buffer holds
+    while request := sys.stdin.readline():
+        try:
+            message = {"answer": answer(json.loads(request))}
+        except OSError as error:
+            message = {"error": error.strerror or str(error)}
+        say(message)

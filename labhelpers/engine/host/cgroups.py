@@ -1,0 +1,501 @@
+"""Control groups: versions 1 and 2 of the kernel's interface behind one vocabulary.
+
+Sources: kernel, Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst; Documentation/accounting/psi.rst.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pandas as pd
+
+from labhelpers.errors import LabError
+from labhelpers.results import Result
+
+# version 1 writes "no limit" as the largest whole number of pages
+_NO_LIMIT = 1 << 60
+FILES: Mapping[str, tuple[str, ...]] = {
+    # version 1: the controllers, each with a directory of its own
+    "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares", "cpu.stat"),
+    "cpuacct": ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys"),
+    "memory": (
+        "memory.usage_in_bytes",
+        "memory.limit_in_bytes",
+        "memory.max_usage_in_bytes",
+        "memory.memsw.usage_in_bytes",
+        "memory.memsw.limit_in_bytes",
+        "memory.failcnt",
+        "memory.memsw.failcnt",
+        "memory.stat",
+        "memory.oom_control",
+    ),
+    "blkio": ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"),
+    "pids": ("pids.current", "pids.max"),
+    # version 2: one directory for all
+    "": (
+        "cpu.stat",
+        "cpu.max",
+        "cpu.weight",
+        "cpu.pressure",
+        "memory.current",
+        "memory.max",
+        "memory.peak",
+        "memory.swap.current",
+        "memory.swap.max",
+        "memory.stat",
+        "memory.events",
+        "memory.pressure",
+        "io.stat",
+        "io.pressure",
+        "pids.current",
+        "pids.max",
+    ),
+}
+"""Controller → the files of its directory that are read; "" stands for version 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu(Result):
+    """Processor time of a cgroup.
+
+    Attributes:
+        usage_us, user_us, system_us: used so far, in microseconds.
+        quota_us: of processor time in each period; None for no limit.
+        period_us: how long a period is.
+        periods, throttled_periods: that had something to run, and those of them that used up the quota.
+        throttled_us: how long its processes had to wait for the next period, summed.
+        weight: its share among its siblings: `cpu.weight` (default 100), on version 1 `cpu.shares` (default 1024).
+    """
+
+    usage_us: int
+    user_us: int
+    system_us: int
+    quota_us: int | None
+    period_us: int
+    periods: int
+    throttled_periods: int
+    throttled_us: int
+    weight: int
+
+    @property
+    def limit_cpus(self) -> float | None:
+        """How many processors the quota is worth; None for no limit."""
+        return None if self.quota_us is None else self.quota_us / self.period_us
+
+
+@dataclass(frozen=True, slots=True)
+class Memory(Result):
+    """Memory of a cgroup.
+
+    Attributes:
+        usage_bytes: charged to it now, the file pages that it has read included.
+        limit_bytes: None for no limit.
+        peak_bytes: the most so far; None where the kernel does not say (version 2 before Linux 5.19).
+        anon_bytes, cache_bytes: of the usage: its own pages, and pages of files.
+        inactive_file_bytes: of the cache: not used lately (`docker stats` subtracts it from the usage).
+        swap_bytes, swap_limit_bytes: swap alone; None where it is not counted (or not limited).
+        limit_hits: how often its usage ran into the limit (version 1: `failcnt`, which Linux 6.18 leaves at 0).
+        oom_kills: how many of its processes the kernel killed for want of memory.
+    """
+
+    usage_bytes: int
+    limit_bytes: int | None
+    peak_bytes: int | None
+    anon_bytes: int
+    cache_bytes: int
+    inactive_file_bytes: int
+    swap_bytes: int | None
+    swap_limit_bytes: int | None
+    limit_hits: int
+    oom_kills: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIo(Result):
+    """What a cgroup has read from and written to one device.
+
+    Attributes:
+        device: `major:minor`.
+        read_bytes, written_bytes: so far.
+        reads, writes: how many operations.
+    """
+
+    device: str
+    read_bytes: int
+    written_bytes: int
+    reads: int
+    writes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Io(Result):
+    """What a cgroup has read and written, on devices that count it.
+
+    On version 1, recent kernels count on a device only once some cgroup has a limit on it; `docker stats` says 0 then,
+    too.
+
+    Attributes:
+        devices: one for each device that it used, by number.
+    """
+
+    devices: tuple[DeviceIo, ...]
+
+    @property
+    def read_bytes(self) -> int:
+        """From all devices."""
+        return sum(one.read_bytes for one in self.devices)
+
+    @property
+    def written_bytes(self) -> int:
+        """To all devices."""
+        return sum(one.written_bytes for one in self.devices)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a device."""
+        rows = [(d.device, d.read_bytes, d.written_bytes, d.reads, d.writes) for d in self.devices]
+        return pd.DataFrame(rows, columns=list(DeviceIo.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Pids(Result):
+    """Tasks of a cgroup: processes and threads.
+
+    Attributes:
+        current: how many there are.
+        limit: None for no limit.
+    """
+
+    current: int
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure(Result):
+    """Time in which tasks of a cgroup waited for a resource.
+
+    Attributes:
+        resource: `cpu`, `memory` or `io`.
+        some_percent, full_percent: of the last 10 seconds in which some, or all, of its tasks waited.
+        some_us, full_us: so far.
+    """
+
+    resource: str
+    some_percent: float
+    full_percent: float
+    some_us: int
+    full_us: int
+
+
+Part = TypeVar("Part", Cpu, Memory, Io, Pids)
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup(Result):
+    """What a container's cgroup says, whichever version it has.
+
+    Attributes:
+        version: 1 or 2.
+        path: as in /proc/PID/cgroup (on version 1 the memory controller's).
+        parts: what is counted here: `Cpu`, `Memory`, `Io`, `Pids`.
+        pressure: by resource; empty where the kernel does not measure it.
+    """
+
+    version: int
+    path: str
+    parts: tuple[Cpu | Memory | Io | Pids, ...]
+    pressure: tuple[Pressure, ...]
+
+    @property
+    def cpu(self) -> Cpu:
+        """Processor time. Raises LabError where the host does not count it."""
+        return self._part(Cpu)
+
+    @property
+    def memory(self) -> Memory:
+        """Memory. Raises LabError where the host does not count it."""
+        return self._part(Memory)
+
+    @property
+    def io(self) -> Io:
+        """Reads and writes. Raises LabError where the host does not count them."""
+        return self._part(Io)
+
+    @property
+    def pids(self) -> Pids:
+        """Tasks. Raises LabError where the host does not count them."""
+        return self._part(Pids)
+
+    def _part(self, kind: type[Part]) -> Part:
+        for part in self.parts:
+            if isinstance(part, kind):
+                return part
+        raise LabError(
+            f"the engine's host does not count {kind.__name__.lower()} for the cgroup {self.path}",
+            hint="its kernel or its engine has that controller switched off; `docker info` lists warnings",
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One row: every number of every part, as `memory.usage_bytes`."""
+        row: dict[str, object] = {"version": self.version, "path": self.path}
+        for part in self.parts:
+            name = type(part).__name__.lower()
+            values = {
+                key: getattr(part, key)
+                for key in (("read_bytes", "written_bytes") if isinstance(part, Io) else type(part).__slots__)
+            }
+            row |= {f"{name}.{key}": value for key, value in values.items()}
+        return pd.DataFrame([row])
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Result):
+    """A cgroup at one moment.
+
+    Attributes:
+        at_s: on the monotonic clock of the engine's host: only differences mean something.
+        cgroup: what it said.
+    """
+
+    at_s: float
+    cgroup: Cgroup
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files of a cgroup are, as the helper sees them.
+
+    Attributes:
+        version: 1 or 2.
+        path: as in /proc/PID/cgroup.
+        directories: controller → directory; "" for version 2.
+    """
+
+    version: int
+    path: str
+    directories: Mapping[str, str]
+
+    @property
+    def files(self) -> list[str]:
+        """Every file that `cgroup` wants."""
+        return [
+            f"{where}/{name}" for controller, where in self.directories.items() for name in FILES[controller]
+        ]
+
+
+def paths(text: str) -> dict[str, str]:
+    """Controller → path of /proc/PID/cgroup (cgroups(7)); version 2's controller is ""."""
+    table: dict[str, str] = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        table |= dict.fromkeys(controllers.split(","), path)
+    return table
+
+
+def place(cgroups: str, mountinfo: str) -> Place | None:
+    """Where the cgroup of a process is.
+
+    Args:
+        cgroups: its /proc/PID/cgroup.
+        mountinfo: the helper's own mount table.
+
+    Returns:
+        None where the helper does not see it.
+    """
+    table = paths(cgroups)
+    version = 1 if "memory" in table or "cpu" in table else 2
+    directories: dict[str, str] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        root, point = before.split()[3:5]
+        kind, _, options = after.split()[:3]
+        controllers = [""] if kind == "cgroup2" else options.split(",") if kind == "cgroup" else []
+        for controller in controllers:
+            path, root_path = table.get(controller), root.rstrip("/")
+            if controller in FILES and path is not None and f"{path}/".startswith(f"{root_path}/"):
+                directories[controller] = point + path[len(root_path) :].rstrip("/")
+    if ("" if version == 2 else "memory") not in directories:
+        return None
+    return Place(version, table["memory" if version == 1 else ""], directories)
+
+
+def is_below(cgroups: str, other: str) -> bool:
+    """Whether a process (its /proc/PID/cgroup) is in the cgroup of another one, or in one below it."""
+    controller, path = _main(paths(other))
+    mine = paths(cgroups).get(controller)
+    return mine is not None and f"{mine}/".startswith(path.rstrip("/") + "/")
+
+
+def _main(table: Mapping[str, str]) -> tuple[str, str]:
+    controller = "memory" if "memory" in table else ""
+    return controller, table[controller]
+
+
+def cgroup(where: Place, texts: Mapping[str, str | None]) -> Cgroup:
+    """What the files of a cgroup say.
+
+    Args:
+        texts: of every file of `where.files`; None for one that is not there.
+    """
+    seen = {
+        (controller, name): text
+        for controller, directory in where.directories.items()
+        for name in FILES[controller]
+        if (text := texts.get(f"{directory}/{name}")) is not None
+    }
+    unified = {name: text for (controller, name), text in seen.items() if controller == ""}
+    if where.version == 2:
+        parts = (_cpu_2(unified), _memory_2(unified), _io_2(unified), _pids(unified))
+    else:
+        old = {name: text for (controller, name), text in seen.items() if controller != ""}
+        parts = (_cpu_1(old), _memory_1(old), _io_1(old), _pids(old))
+    # a host with version 1 may have version 2's directories beside it, without controllers but with pressure
+    pressure = [_pressure(name, unified.get(f"{name}.pressure")) for name in ("cpu", "memory", "io")]
+    return Cgroup(
+        where.version,
+        where.path,
+        tuple(part for part in parts if part is not None),
+        tuple(one for one in pressure if one is not None),
+    )
+
+
+Texts = Mapping[str, str]
+
+
+def _cpu_1(texts: Texts) -> Cpu | None:
+    if "cpuacct.usage" not in texts or "cpu.stat" not in texts:
+        return None
+    stat, quota = _numbers(texts["cpu.stat"]), int(texts.get("cpu.cfs_quota_us", "-1"))
+    return Cpu(
+        usage_us=int(texts["cpuacct.usage"]) // 1000,
+        user_us=int(texts.get("cpuacct.usage_user", "0")) // 1000,
+        system_us=int(texts.get("cpuacct.usage_sys", "0")) // 1000,
+        quota_us=None if quota < 0 else quota,
+        period_us=int(texts.get("cpu.cfs_period_us", "100000")),
+        periods=stat.get("nr_periods", 0),
+        throttled_periods=stat.get("nr_throttled", 0),
+        throttled_us=stat.get("throttled_time", 0) // 1000,
+        weight=int(texts.get("cpu.shares", "1024")),
+    )
+
+
+def _cpu_2(texts: Texts) -> Cpu | None:
+    # without the controller there is a cpu.stat, of usage alone, but no cpu.max
+    if "cpu.stat" not in texts or "cpu.max" not in texts:
+        return None
+    stat = _numbers(texts["cpu.stat"])
+    quota, period = texts["cpu.max"].split()
+    return Cpu(
+        usage_us=stat["usage_usec"],
+        user_us=stat["user_usec"],
+        system_us=stat["system_usec"],
+        quota_us=_limit(quota),
+        period_us=int(period),
+        periods=stat.get("nr_periods", 0),
+        throttled_periods=stat.get("nr_throttled", 0),
+        throttled_us=stat.get("throttled_usec", 0),
+        weight=int(texts.get("cpu.weight", "100")),
+    )
+
+
+def _memory_1(texts: Texts) -> Memory | None:
+    if "memory.usage_in_bytes" not in texts or "memory.stat" not in texts:
+        return None
+    stat, usage = _numbers(texts["memory.stat"]), int(texts["memory.usage_in_bytes"])
+    limit, both = _limit(texts["memory.limit_in_bytes"]), texts.get("memory.memsw.usage_in_bytes")
+    both_limit = _limit(texts.get("memory.memsw.limit_in_bytes", "max"))
+    return Memory(
+        usage_bytes=usage,
+        limit_bytes=limit,
+        peak_bytes=int(texts["memory.max_usage_in_bytes"]),
+        anon_bytes=stat["total_rss"],
+        cache_bytes=stat["total_cache"],
+        inactive_file_bytes=stat["total_inactive_file"],
+        # version 1 counts memory and swap together
+        swap_bytes=None if both is None else max(0, int(both) - usage),
+        swap_limit_bytes=None if both_limit is None or limit is None else both_limit - limit,
+        # where the limit is the same with swap and without, only the one with swap is run into
+        limit_hits=int(texts["memory.failcnt"]) + int(texts.get("memory.memsw.failcnt", "0")),
+        oom_kills=_numbers(texts.get("memory.oom_control", "")).get("oom_kill", 0),
+    )
+
+
+def _memory_2(texts: Texts) -> Memory | None:
+    if "memory.current" not in texts or "memory.stat" not in texts:
+        return None
+    stat, events = _numbers(texts["memory.stat"]), _numbers(texts.get("memory.events", ""))
+    peak, swap = texts.get("memory.peak"), texts.get("memory.swap.current")
+    return Memory(
+        usage_bytes=int(texts["memory.current"]),
+        limit_bytes=_limit(texts.get("memory.max", "max")),
+        peak_bytes=None if peak is None else int(peak),
+        anon_bytes=stat["anon"],
+        cache_bytes=stat["file"],
+        inactive_file_bytes=stat["inactive_file"],
+        swap_bytes=None if swap is None else int(swap),
+        swap_limit_bytes=_limit(texts.get("memory.swap.max", "max")),
+        limit_hits=events.get("max", 0),
+        oom_kills=events.get("oom_kill", 0),
+    )
+
+
+def _io_1(texts: Texts) -> Io | None:
+    size = texts.get("blkio.throttle.io_service_bytes_recursive")
+    count = texts.get("blkio.throttle.io_serviced_recursive")
+    if size is None or count is None:
+        return None
+    table: dict[str, dict[str, int]] = {}
+    for text, read, write in ((size, "read_bytes", "written_bytes"), (count, "reads", "writes")):
+        for device, way, number in re.findall(r"^(\d+:\d+) (Read|Write) (\d+)$", text, re.M):
+            table.setdefault(device, {})[read if way == "Read" else write] = int(number)
+    return _io(table)
+
+
+def _io_2(texts: Texts) -> Io | None:
+    if "io.stat" not in texts:
+        return None
+    names = {"rbytes": "read_bytes", "wbytes": "written_bytes", "rios": "reads", "wios": "writes"}
+    table = {}
+    for line in texts["io.stat"].splitlines():
+        device, *words = line.split()
+        pairs = (word.split("=") for word in words)
+        table[device] = {names[name]: int(number) for name, number in pairs if name in names}
+    return _io(table)
+
+
+def _io(table: Mapping[str, Mapping[str, int]]) -> Io:
+    names = ("read_bytes", "written_bytes", "reads", "writes")
+    used = ((device, counts) for device, counts in sorted(table.items()) if any(counts.values()))
+    return Io(tuple(DeviceIo(device, *(counts.get(name, 0) for name in names)) for device, counts in used))
+
+
+def _pids(texts: Texts) -> Pids | None:
+    if "pids.current" not in texts:
+        return None
+    return Pids(int(texts["pids.current"]), _limit(texts.get("pids.max", "max")))
+
+
+def _pressure(resource: str, text: str | None) -> Pressure | None:
+    waits = dict(re.findall(r"^(some|full) .*?total=(\d+)$", text or "", re.M))
+    shares = dict(re.findall(r"^(some|full) avg10=([\d.]+)", text or "", re.M))
+    if "some" not in waits:
+        return None
+    return Pressure(
+        resource,
+        float(shares["some"]),
+        float(shares.get("full", 0)),
+        int(waits["some"]),
+        int(waits.get("full", 0)),
+    )
+
+
+def _limit(text: str) -> int | None:
+    word = text.strip()
+    return None if word == "max" or int(word) >= _NO_LIMIT else int(word)
+
+
+def _numbers(text: str) -> dict[str, int]:
+    rows = (line.split() for line in text.splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].lstrip("-").isdigit()}

@@ -1,0 +1,269 @@
+"""The helper container of `HostView`: started with the fewest rights, asked over its standard input and output."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from docker.errors import APIError, DockerException, NotFound
+
+from labhelpers.errors import EngineUnreachable, LabError
+
+_AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text()]
+# the first answer waits for the container's start, which takes seconds on a slow engine
+_ANSWER_S = 60.0
+_ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+_CGROUPS = "/sys/fs/cgroup:/sys/fs/cgroup:ro"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A right that the helper asks of the engine.
+
+    Attributes:
+        right: a capability (capabilities(7)), or a bind mount.
+        shows: what can only be seen with it.
+    """
+
+    right: str
+    shows: str
+
+
+NEEDS = (
+    Need("SYS_PTRACE", "namespaces, mounts, memory (Pss) and directories of other processes"),
+    Need("DAC_READ_SEARCH", "directories that belong to other users"),
+    Need("SYS_ADMIN", "the network of containers (setns(2)), and the overlay's marks on files (xattr(7))"),
+    Need("NET_ADMIN", "firewall rules"),
+    Need(_CGROUPS, "cgroups of version 1: what containers use, and their limits"),
+)
+
+
+class Helper:
+    """One helper container. The first question starts it; it ends when this process does.
+
+    Args:
+        api: the low-level client of the engine.
+        labels: what the container carries, so that it is known as the lab's.
+        image: gives the reference of an image with `python3`; asked once, at the start.
+    """
+
+    def __init__(self, api: Any, labels: Mapping[str, str], image: Callable[[], str]) -> None:
+        self._api = api
+        self._labels = dict(labels)
+        self._image = image
+        self._container: str | None = None
+        self._line: Line | None = None
+        self._turn = threading.Lock()
+        self._refused: tuple[Need, ...] = ()
+
+    def refused(self) -> tuple[Need, ...]:
+        """The rights that the engine did not give.
+
+        Raises:
+            LabError: the helper could not be started at all.
+        """
+        with self._turn:
+            self._start()
+        return self._refused
+
+    def ask(self, do: str, **what: Any) -> Any:
+        """The agent's answer; a helper that was lost is started once more.
+
+        Raises:
+            OSError: the agent could not do it; its words are kept.
+            LabError: the helper could not be started, or was lost twice.
+        """
+        with self._turn:
+            for attempt in (1, 2):
+                try:
+                    message = self._start().ask({"do": do, **what})
+                    break
+                except (OSError, EOFError, ValueError) as error:
+                    self._hang_up()
+                    if attempt == 2:
+                        raise _lost(error) from None
+        if "error" in message:
+            raise OSError(message["error"])
+        return message["answer"]
+
+    def stream(self, do: str, **what: Any) -> Generator[Any, None, None]:
+        """The agent's answers as they come, from a second agent in the same container; closing ends it.
+
+        Raises:
+            LabError: the helper could not be started, or was lost.
+        """
+        with self._turn:
+            self._start()
+        try:
+            made = self._api.exec_create(self._container, _AGENT, stdin=True)["Id"]
+            line = Line(self._api.exec_start(made, socket=True))
+        except (APIError, requests.RequestException) as error:
+            raise _lost(error) from None
+        try:
+            line.send({"do": do, **what})
+            while True:
+                yield line.receive()["answer"]
+        except (OSError, EOFError, ValueError) as error:
+            raise _lost(error) from None
+        finally:
+            line.close()
+
+    def close(self) -> None:
+        """End the container. The next question starts another."""
+        with self._turn:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        container, self._container = self._container, None
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        if container is not None:
+            # it removes itself when its input ends, and the engine may be gone
+            with suppress(DockerException, requests.RequestException):
+                self._api.remove_container(container, force=True)
+
+    def _start(self) -> Line:
+        if self._line is None:
+            image = self._image()
+            try:
+                self._line = self._start_with(image, NEEDS)
+                self._refused = ()
+            except APIError as error:
+                self._line = self._start_with_less(image, error)
+            except (requests.RequestException, DockerException) as error:
+                raise EngineUnreachable(
+                    "the engine does not answer, so its host cannot be looked at",
+                    hint="`./lab up` starts it again; then run the cell again",
+                    engine_words=str(error),
+                ) from None
+        return self._line
+
+    def _start_with_less(self, image: str, refusal: APIError) -> Line:
+        """Find out which rights are refused, by asking for each alone, and start with the others."""
+        given = []
+        for need in NEEDS:
+            with suppress(APIError):
+                self._start_with(image, [need]).close()
+                self._hang_up()
+                given.append(need)
+        try:
+            line = self._start_with(image, given)
+        except APIError:
+            raise LabError(
+                "the engine does not let the lab look at its host, so what happens there cannot be shown",
+                hint="its words say what it refused; `./lab doctor` says which engine this is",
+                engine_words=str(refusal.explanation),
+            ) from None
+        self._refused = tuple(need for need in NEEDS if need not in given)
+        return line
+
+    def _start_with(self, image: str, needs: Sequence[Need]) -> Line:
+        rights = [need.right for need in needs]
+        host = {
+            "AutoRemove": True,
+            "PidMode": "host",
+            "CgroupnsMode": "host",
+            # the host's own interfaces are then seen without entering anything; no port is opened
+            "NetworkMode": "host",
+            # an engine that maps users refuses the host's namespaces to a mapped container
+            "UsernsMode": "host",
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "CapAdd": [right for right in rights if "/" not in right],
+            "Binds": [right for right in rights if "/" in right],
+            # AppArmor's default profile forbids looking at processes outside of it
+            "SecurityOpt": ["apparmor=unconfined", "label=disable", "no-new-privileges"],
+        }
+        body = {
+            "Image": image,
+            "Cmd": _AGENT,
+            "Entrypoint": [],
+            "OpenStdin": True,
+            # its input ends with our connection, and it with its input: a killed kernel leaves nothing behind
+            "StdinOnce": True,
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Labels": self._labels,
+            "HostConfig": host,
+        }
+        made = self._api.create_container_from_config(body)["Id"]
+        try:
+            line = Line(self._api.attach_socket(made, _ATTACHED))
+            self._api.start(made)
+        except BaseException:
+            with suppress(NotFound):
+                self._api.remove_container(made, force=True)
+            raise
+        self._container = made
+        return line
+
+
+class Line:
+    """An agent's standard input and output, over an attached connection (Engine API, attach)."""
+
+    def __init__(self, attached: Any) -> None:
+        self._kept = attached  # it holds the connection open
+        self._socket: Any = getattr(attached, "_sock", attached)
+        self._socket.settimeout(_ANSWER_S)
+        self._text = b""
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        """The answer to one request."""
+        self.send(request)
+        return self.receive()
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Write one line."""
+        rest = memoryview(json.dumps(request).encode() + b"\n")
+        while rest:
+            rest = rest[self._socket.send(rest) :]
+
+    def receive(self) -> Any:
+        """Read one line."""
+        parts = [self._text]
+        while b"\n" not in parts[-1]:
+            parts.append(self._frame())
+        line, _, self._text = b"".join(parts).partition(b"\n")
+        return json.loads(line)
+
+    def _frame(self) -> bytes:
+        """One frame of standard output: its kind, three zeros, the length, the data."""
+        header = self._exactly(8)
+        data = self._exactly(int.from_bytes(header[4:], "big"))
+        if header[0] == 2:
+            raise OSError(data.decode(errors="replace"))
+        return data
+
+    def _exactly(self, count: int) -> bytes:
+        parts = []
+        while count:
+            part = self._socket.recv(min(count, 1 << 16))
+            if not part:
+                raise EOFError("it ended")
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Hang up. The agent sees its input end."""
+        for end in (getattr(self._kept, "_response", None), self._kept, self._socket):
+            # the three own one another in ways that differ between unix, tcp and npipe
+            with suppress(OSError, ValueError):
+                if end is not None:
+                    end.close()
+
+
+def _lost(error: Exception) -> LabError:
+    return LabError(
+        "the helper that reads the engine's host was lost",
+        hint="run the cell again; if it stays so, `./lab doctor` looks at the engine",
+        engine_words=str(error),
+    )

@@ -1,0 +1,98 @@
+"""Processes and their namespaces, as the engine's host sees them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from labhelpers.results import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Process(Result):
+    """A process, as the engine's host sees it.
+
+    Source: proc(5), /proc/PID/status, /proc/PID/cmdline, /proc/PID/ns/.
+
+    Attributes:
+        pid, parent_pid: in the host's pid namespace.
+        inside_pid: in its own pid namespace, the innermost (the last number of `nspid`).
+        command: its command line, words joined by blanks; a kernel thread's name in brackets.
+        nspid: its pid in each pid namespace from the host's to its own (NSpid).
+        namespaces: kind → id (the inode number that `lsns` shows): `pid`, `net`, `mnt`, `uts`, `ipc`, `user`,
+            `cgroup`, `time`. Empty where the engine's host hides them.
+        user: its effective user id, as the host counts.
+        state: one letter: R, S, D, Z, T, …
+        threads: how many.
+    """
+
+    pid: int
+    parent_pid: int
+    inside_pid: int
+    command: str
+    nspid: tuple[int, ...]
+    namespaces: Mapping[str, int]
+    user: int
+    state: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace(Result):
+    """A namespace that has processes (namespaces(7)).
+
+    Attributes:
+        kind: `pid`, `net`, `mnt`, `uts`, `ipc`, `user`, `cgroup` or `time`.
+        id: its inode number.
+        processes: how many are in it, of those that were looked at.
+        first_pid: the lowest pid in it, as the host counts.
+        command: that process's command line.
+    """
+
+    kind: str
+    id: int
+    processes: int
+    first_pid: int
+    command: str
+
+
+def process(pid: int, seen: Mapping[str, Any]) -> Process | None:
+    """A process from what the agent read of it; None if it ended between two reads."""
+    if not seen.get("status"):
+        return None
+    lines = (line.partition(":") for line in seen["status"].splitlines())
+    fields = {name: rest.strip() for name, _, rest in lines}
+    command = " ".join(seen.get("cmdline", "").split("\0")).strip() or f"[{fields['Name']}]"
+    nspid = tuple(int(number) for number in fields.get("NSpid", str(pid)).split())
+    namespaces = {
+        name: int(found[1])
+        for name, link in sorted(seen["ns"].items())
+        # what its children will get is no namespace of its own
+        if not name.endswith("_for_children") and (found := re.search(r"\[(\d+)\]", link))
+    }
+    return Process(
+        pid=pid,
+        parent_pid=int(fields["PPid"]),
+        inside_pid=nspid[-1],
+        command=command,
+        nspid=nspid,
+        namespaces=namespaces,
+        user=int(fields["Uid"].split()[1]),
+        state=fields["State"][:1],
+        threads=int(fields.get("Threads", "1")),
+    )
+
+
+def namespaces(processes: Iterable[Process]) -> list[Namespace]:
+    """The namespaces that the processes are in, by kind and id."""
+    members: dict[tuple[str, int], list[Process]] = {}
+    for one in processes:
+        for kind, id in one.namespaces.items():
+            members.setdefault((kind, id), []).append(one)
+    found = []
+    for (kind, id), inside in sorted(members.items()):
+        first = min(inside, key=lambda one: one.pid)
+        found.append(Namespace(kind, id, len(inside), first.pid, first.command))
+    return found

@@ -1,0 +1,148 @@
+"""Mounts, directories and disk use, as processes of the engine's host see them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from labhelpers.results import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Mount(Result):
+    """One line of a process's mount table (proc(5), /proc/PID/mountinfo).
+
+    Attributes:
+        id, parent_id: numbers of this mount and of the one that it lies on.
+        device: `major:minor` of its file system.
+        root: which directory of the file system is mounted.
+        point: where, as the process sees it.
+        options: of this mount: `rw`, `nosuid`, …
+        kind: the file system: `overlay`, `ext4`, `proc`, …
+        source: what is mounted, in the file system's own words.
+        settings: the file system's options: name → value, "" for a word alone. For an overlay: `lowerdir`,
+            `upperdir`, `workdir`.
+        propagation: `shared:1`, `master:2`, …; none is a private mount.
+    """
+
+    id: int
+    parent_id: int
+    device: str
+    root: str
+    point: str
+    options: tuple[str, ...]
+    kind: str
+    source: str
+    settings: Mapping[str, str]
+    propagation: tuple[str, ...]
+
+    @property
+    def lower(self) -> tuple[str, ...]:
+        """The read-only directories of an overlay, topmost first; none for anything else."""
+        return tuple(part for part in self.settings.get("lowerdir", "").split(":") if part)
+
+    @property
+    def upper(self) -> str | None:
+        """The directory that takes the changes of an overlay, on the engine's host."""
+        return self.settings.get("upperdir")
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing can be written through this mount."""
+        return "ro" in self.options
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Result):
+    """One name in a directory (lstat(2)).
+
+    Attributes:
+        path: below the directory that was asked for.
+        kind: `file`, `directory`, `link`, `character device`, `block device`, `fifo` or `socket`.
+        size_bytes: its length.
+        allocated_bytes: what it takes on disk.
+        mode: its permission bits: 0o644.
+        user, group: ids of its owner, as the host counts.
+        links: how many names it has.
+        inode: its number in its file system.
+        device: `major:minor` of a device, else "".
+        target: where a link points, else "".
+        attributes: extended attributes, name → text (xattr(7)).
+    """
+
+    path: str
+    kind: str
+    size_bytes: int
+    allocated_bytes: int
+    mode: int
+    user: int
+    group: int
+    links: int
+    inode: int
+    device: str
+    target: str
+    attributes: Mapping[str, str]
+
+    @property
+    def is_whiteout(self) -> bool:
+        """Whether it says that a file of a lower layer is deleted (kernel, overlayfs.rst)."""
+        return (self.kind, self.device) == ("character device", "0:0")
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it hides all that the lower layers have in this directory (kernel, overlayfs.rst)."""
+        return any(
+            self.attributes.get(f"{kind}.overlay.opaque", "")[:1] in ("y", "x")
+            for kind in ("trusted", "user")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse(Result):
+    """What a file or a directory with all below it takes, on its own file system (as `du -x` counts).
+
+    Attributes:
+        path: what was asked for.
+        files, directories: how many of each; a file with two names counts once.
+        allocated_bytes: blocks on disk.
+        apparent_bytes: the sum of the lengths.
+    """
+
+    path: str
+    files: int
+    directories: int
+    allocated_bytes: int
+    apparent_bytes: int
+
+
+def mounts(mountinfo: str) -> list[Mount]:
+    """The mounts of a mountinfo text, in its order."""
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        id, parent, device, root, point, options, *propagation = before.split(" ")
+        kind, source, settings = [*after.split(" ", 2), ""][:3]
+        found.append(
+            Mount(
+                id=int(id),
+                parent_id=int(parent),
+                device=device,
+                root=_plain(root),
+                point=_plain(point),
+                options=tuple(options.split(",")),
+                kind=kind,
+                source=_plain(source),
+                settings={
+                    name: _plain(value)
+                    for name, _, value in (word.partition("=") for word in settings.split(","))
+                },
+                propagation=tuple(propagation),
+            )
+        )
+    return found
+
+
+def _plain(text: str) -> str:
+    """Blanks and backslashes are written in octal there."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)

@@ -1,0 +1,421 @@
+"""The view of the engine's host: its processes, cgroups, mounts, networks and directories."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from docker.errors import APIError, DockerException
+from docker.models.containers import Container
+
+from labhelpers.engine.find import Engine
+from labhelpers.engine.host import cgroups, network, processes, storage
+from labhelpers.engine.host.cgroups import Cgroup, Sample
+from labhelpers.engine.host.helper import Helper
+from labhelpers.engine.host.network import Address, BridgePort, Firewall, Interface, Neighbour, Route
+from labhelpers.engine.host.processes import Namespace, Process
+from labhelpers.engine.host.storage import DiskUse, Entry, Mount
+from labhelpers.errors import BadInput, EngineUnreachable, LabError
+from labhelpers.results import Result
+
+Where = Container | str | int | None
+"""A container, its name or id; the pid of a process of the host; None for the engine's host itself."""
+
+LEAST_MS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel(Result):
+    """The kernel of the engine's host.
+
+    Attributes:
+        release: what `uname -r` says there.
+        version: the line of /proc/version.
+        boot_id: random, new with each boot (proc(5), /proc/sys/kernel/random).
+    """
+
+    release: str
+    version: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryHeld(Result):
+    """Memory that a container holds on the engine's host.
+
+    Attributes:
+        pss_bytes: proportional set size, summed over its processes: a page shared by n processes counts 1/n
+            (kernel, Documentation/filesystems/proc.rst, smaps_rollup).
+        anon_bytes: anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1).
+        cache_bytes: file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1).
+    """
+
+    pss_bytes: int
+    anon_bytes: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Texts(Result):
+    """Files of the host at one moment.
+
+    Attributes:
+        at_s: on the monotonic clock of the engine's host: only differences mean something.
+        texts: path → text; None for one that could not be read.
+    """
+
+    at_s: float
+    texts: Mapping[str, str | None]
+
+
+class HostView:
+    """Reads the host of an engine, wherever that is, through one helper container. The first read starts it.
+
+    The host is the machine on which the engine runs: the notebook's own, Docker Desktop's virtual machine,
+    a server. The helper only reads. It is not privileged: it drops every capability but these
+    (capabilities(7)), has a read-only root file system, publishes no port, and ends when this process does.
+
+    - SYS_PTRACE: to follow /proc/PID/ns, /proc/PID/root and /proc/PID/smaps_rollup of processes that are not
+      its own, and to read their mount tables.
+    - DAC_READ_SEARCH: to read directories that belong to other users (a database's, say). It reads, never writes.
+    - SYS_ADMIN: to enter the network namespace of a container (setns(2)), and to see overlay's marks on
+      files, `trusted.*` (xattr(7)).
+    - NET_ADMIN: the kernel tells the firewall's rules to nobody else.
+    - /sys/fs/cgroup, mounted read-only: on version 1 its own copy would begin at its own cgroup.
+
+    It shares the host's pid, cgroup and network namespaces; directories are read below /proc/PID/root of the
+    process that runs containers for the engine (containerd's shim), so nothing else of the host is mounted.
+    Where an engine refuses one of the rights, the helper goes without, and `cannot_show` says what is missing.
+
+    Where a method takes `where`, it means a running container (or its name or id), the pid of a process of the
+    host, or None for the host itself.
+
+    Every method raises:
+        LabError: no such container or process, or it does not run, or it ended while it was read; or the
+            engine does not let the lab see it.
+        BadInput: a value that cannot be meant.
+        EngineUnreachable: the engine went away.
+
+    Args:
+        engine: the engine.
+        labels: what the helper carries, so that it is known as the lab's.
+        image: gives the reference of an image with `python3` and iproute2; asked at the first read.
+    """
+
+    def __init__(self, engine: Engine, labels: Mapping[str, str], image: Callable[[], str]) -> None:
+        self._api: Any = engine.client.api
+        self._helper = Helper(self._api, labels, image)
+
+    @property
+    def cannot_show(self) -> tuple[str, ...]:
+        """What this engine keeps the view from showing, one line each; empty where it shows all."""
+        return tuple(f"{need.shows} (refused: {need.right})" for need in self._helper.refused())
+
+    def close(self) -> None:
+        """End the helper. The next read starts another."""
+        self._helper.close()
+
+    # --- files of the kernel
+
+    def read(self, path: str) -> str:
+        """The text of a file of the host, at most 16 MiB; what is no UTF-8 is replaced."""
+        found, failed = self._read([path])
+        if path in failed:
+            raise self._hidden(path, failed[path])
+        return found[path]
+
+    def read_many(self, paths: Iterable[str]) -> dict[str, str | None]:
+        """The texts of many files in one go; None for each that cannot be read."""
+        wanted = list(paths)
+        found, _ = self._read(wanted)
+        return {path: found.get(path) for path in wanted}
+
+    def watch(self, paths: Iterable[str], every_ms: float) -> Generator[Texts, None, None]:
+        """The texts of files, again and again, until the iterator is closed or dropped.
+
+        Args:
+            every_ms: from one reading to the next, 10 or more. A reading that came too late is left out: see `at_s`.
+        """
+        wanted = [_absolute(path) for path in paths]
+        if not LEAST_MS <= every_ms < math.inf:
+            raise BadInput(f"a reading every {every_ms} ms is not possible", hint=f"give {LEAST_MS} or more")
+        return self._watch(wanted, every_ms)
+
+    def _watch(self, wanted: list[str], every_ms: float) -> Generator[Texts, None, None]:
+        with closing(self._helper.stream("stream", paths=wanted, every_s=every_ms / 1000)) as answers:
+            for answer in answers:
+                yield Texts(answer["at_s"], {path: answer["found"].get(path) for path in wanted})
+
+    def kernel(self) -> Kernel:
+        """The kernel that the engine's host runs."""
+        paths = ("/proc/sys/kernel/osrelease", "/proc/version", "/proc/sys/kernel/random/boot_id")
+        return Kernel(*((text or "").strip() for text in self.read_many(paths).values()))
+
+    def meminfo(self) -> dict[str, int]:
+        """/proc/meminfo of the host, in bytes (counts of huge pages as they are)."""
+        table = {}
+        for line in self.read("/proc/meminfo").splitlines():
+            name, _, rest = line.partition(":")
+            number, *unit = rest.split()
+            table[name] = int(number) * (1024 if unit == ["kB"] else 1)
+        return table
+
+    # --- processes and namespaces
+
+    def processes(self, container: Container | str | None = None) -> list[Process]:
+        """The processes of a container (those that `docker exec` started are among them), or all; by pid."""
+        pid = None if container is None else self._pid(container)
+        seen = self._ask("processes")
+        if pid is not None:
+            own = seen.get(str(pid), {}).get("cgroup")
+            if own is None:
+                raise _ended(container)
+            seen = {
+                number: one for number, one in seen.items() if cgroups.is_below(one.get("cgroup") or "", own)
+            }
+        found = (processes.process(int(number), one) for number, one in seen.items())
+        return sorted((one for one in found if one), key=lambda one: one.pid)
+
+    def namespaces(self, container: Container | str | None = None) -> list[Namespace]:
+        """The namespaces that the processes of a container are in, or those of all processes; by kind and id."""
+        return processes.namespaces(self.processes(container))
+
+    def memory(self, container: Container | str) -> MemoryHeld:
+        """What the container holds of the host's memory."""
+        charged = self.cgroup(container).memory
+        found, failed = self._read([f"/proc/{one.pid}/smaps_rollup" for one in self.processes(container)])
+        for path, words in failed.items():
+            if "No such" not in words:  # those ended meanwhile
+                raise self._hidden(path, words)
+        pss_kib = sum(
+            int(kib) for text in found.values() for kib in re.findall(r"^Pss:\s+(\d+) kB", text, re.M)
+        )
+        return MemoryHeld(pss_kib * 1024, charged.anon_bytes, charged.cache_bytes)
+
+    # --- cgroups
+
+    def cgroup(self, container: Container | str) -> Cgroup:
+        """What a container's cgroup says: its use, its limits, and how often it ran into them."""
+        place = self._place(container)
+        seen = cgroups.cgroup(place, self.read_many(place.files))
+        if not seen.parts:
+            raise _ended(container)
+        return seen
+
+    def samples(self, container: Container | str, every_ms: float = 100) -> Generator[Sample, None, None]:
+        """A container's cgroup, again and again: `for sample in lab.host.samples(web, every_ms=50): …`.
+
+        Ends when the container does. Leaving the loop, or closing the iterator, ends it too.
+
+        Args:
+            every_ms: from one sample to the next, 10 or more. One that came too late is left out: see `at_s`.
+        """
+        place = self._place(container)
+        return self._samples(place, self.watch(place.files, every_ms))
+
+    def _samples(self, place: cgroups.Place, watched: Generator[Texts, None, None]) -> Generator[Sample]:
+        with closing(watched):
+            for texts in watched:
+                try:
+                    seen = cgroups.cgroup(place, texts.texts)
+                except (KeyError, ValueError):
+                    return  # it went between two of its files
+                if not seen.parts:
+                    return
+                yield Sample(texts.at_s, seen)
+
+    def _place(self, container: Container | str) -> cgroups.Place:
+        own = f"/proc/{self._pid(container)}/cgroup"
+        texts = self.read_many([own, "/proc/self/mountinfo"])
+        table, mountinfo = texts[own], texts["/proc/self/mountinfo"]
+        if table is None:
+            raise _ended(container)
+        place = cgroups.place(table, mountinfo or "")
+        if place is None:
+            raise self._hidden(f"the cgroup of {_name(container)}", "it is below no mount of the helper")
+        return place
+
+    # --- mounts and directories
+
+    def mounts(self, where: Where = None) -> list[Mount]:
+        """The mount table of a container's first process, of a process, or of the engine; in its order."""
+        pid = self._pid(where)
+        return storage.mounts(self._of(where, f"/proc/{pid or self._engine_pid()}/mountinfo"))
+
+    def directory(
+        self, path: str, where: Where = None, *, deep: bool = False, limit: int = 10_000
+    ) -> list[Entry]:
+        """What is in a directory, sorted by path; as a container sees it, or the engine.
+
+        Args:
+            path: absolute; links in it are followed as the container (or the engine) would.
+            deep: whether all that is below is listed too.
+            limit: how many entries are listed at most.
+
+        Raises:
+            BadInput: there are more entries than `limit`.
+        """
+        answer = self._at(where, "contents", path, deep=deep, limit=limit)
+        if answer["more"]:
+            raise BadInput(
+                f"{path} has more than {limit} entries",
+                hint="list a directory below it, or give a higher limit",
+            )
+        return sorted((Entry(**row) for row in answer["entries"]), key=lambda one: one.path)
+
+    def disk_use(self, path: str, where: Where = None) -> DiskUse:
+        """What a file or directory takes, as `du -x` counts it: each inode once, one file system only."""
+        return DiskUse(path=path, **self._at(where, "use", path))
+
+    # --- networks
+
+    def interfaces(self, where: Where = None) -> list[Interface]:
+        """The network interfaces there, with their counters; by index."""
+        return network.interfaces(self._run(where, [network.LINKS])[0])
+
+    def addresses(self, where: Where = None) -> list[Address]:
+        """The addresses of the interfaces there."""
+        return network.addresses(self._run(where, [network.ADDRESSES])[0])
+
+    def routes(self, where: Where = None) -> list[Route]:
+        """The main routing table there, IPv4 first."""
+        four, six = self._run(where, network.ROUTES)
+        return network.routes(four, "inet") + network.routes(six, "inet6")
+
+    def neighbours(self, where: Where = None) -> list[Neighbour]:
+        """Whom that network namespace has met on its links (ARP and NDP)."""
+        return network.neighbours(self._run(where, [network.NEIGHBOURS])[0])
+
+    def bridge_ports(self, where: Where = None) -> list[BridgePort]:
+        """Which interfaces there are ports of which bridge."""
+        return network.bridge_ports(self._run(where, [network.PORTS])[0])
+
+    def firewall(self, where: Where = None) -> Firewall:
+        """Every chain and rule there: iptables (both of its backends) and nftables."""
+        *saved, ruleset = self._run(where, [*network.SAVES.values(), network.NFT])
+        texts = [(tool, family, text) for (tool, family), text in zip(network.SAVES, saved, strict=True)]
+        return network.firewall(texts, ruleset)
+
+    # --- asking
+
+    def _ask(self, do: str, **what: Any) -> Any:
+        try:
+            return self._helper.ask(do, **what)
+        except OSError as error:
+            raise self._hidden("that", str(error)) from None
+
+    def _read(self, paths: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+        answer = self._ask("read", paths=[_absolute(path) for path in paths])
+        return answer["found"], answer["failed"]
+
+    def _of(self, where: Where, path: str) -> str:
+        """The text of a file about a process: that it is gone says that the process is."""
+        found, failed = self._read([path])
+        if "No such" in failed.get(path, ""):
+            raise _ended(where)
+        if path in failed:
+            raise self._hidden(path, failed[path])
+        return found[path]
+
+    def _at(self, where: Where, do: str, path: str, **what: Any) -> Any:
+        pid = self._pid(where)
+        try:
+            return self._helper.ask(do, pid=pid or 0, path=_absolute(path), **what)
+        except OSError as error:
+            if pid and "No such" in str(error) and not self._is_there(pid):
+                raise _ended(where) from None
+            raise self._hidden(path, str(error)) from None
+
+    def _run(self, where: Where, commands: list[list[str]]) -> list[str]:
+        pid = self._pid(where)
+        done = self._ask("run", commands=commands, net=pid)
+        for status, _, words in done:
+            if not status or "not supported" in words:  # IPv6 may be off there
+                continue
+            if pid and not self._is_there(pid):
+                raise _ended(where)
+            raise self._hidden(f"the network of {_name(where)}", words)
+        return [output for _, output, _ in done]
+
+    def _is_there(self, pid: int) -> bool:
+        return self.read_many([f"/proc/{pid}/status"])[f"/proc/{pid}/status"] is not None
+
+    def _engine_pid(self) -> int:
+        """The process that runs containers for the engine: the helper's parent."""
+        found = re.search(r"^PPid:\s+(\d+)", self.read("/proc/self/status"), re.M)
+        assert found is not None
+        return int(found[1])
+
+    def _pid(self, where: Where) -> int | None:
+        """The pid of a container's first process; None for the host."""
+        if where is None:
+            return None
+        if isinstance(where, bool) or not isinstance(where, int | str | Container) or where in ("", 0):
+            raise BadInput(
+                f"{where!r} is no container and no pid", hint="give a container, its name, or a pid above 0"
+            )
+        if isinstance(where, int):
+            if where < 0 or not self._is_there(where):
+                raise LabError(
+                    f"the engine's host has no process {where}",
+                    hint="lab.host.processes() lists those that it has",
+                )
+            return where
+        return self._first_pid(where)
+
+    def _first_pid(self, container: Container | str) -> int:
+        name = container if isinstance(container, str) else str(container.id)
+        try:
+            state = self._api.inspect_container(name)["State"]
+        except APIError as error:
+            raise LabError(
+                f"there is no container {_name(container)}",
+                hint="run the cell that makes it again; `docker ps -a` lists what is there",
+                engine_words=str(error.explanation),
+            ) from None
+        except (requests.RequestException, DockerException) as error:
+            raise EngineUnreachable(
+                "the engine does not answer, so its host cannot be looked at",
+                hint="`./lab up` starts it again; then run the cell again",
+                engine_words=str(error),
+            ) from None
+        if not state.get("Pid"):
+            raise LabError(
+                f"the container {_name(container)} does not run (it is {state.get('Status', 'stopped')}), so it "
+                "has no process on the host",
+                hint=f"see why: `docker logs {_name(container)}`; then run the cell that starts it again",
+            )
+        return int(state["Pid"])
+
+    def _hidden(self, what: str, words: str) -> LabError:
+        missing = "; ".join(self.cannot_show)
+        return LabError(
+            f"{what} cannot be read on the engine's host, so what it would tell cannot be shown",
+            hint=f"this engine keeps the lab from seeing: {missing}"
+            if missing
+            else "is it spelled so there? `./lab doctor` says which engine this is; some hide parts of their host",
+            engine_words=words,
+        )
+
+
+def _absolute(path: str) -> str:
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise BadInput(f"{path!r} is no absolute path", hint='give one from the root: "/var/lib/docker"')
+    return path
+
+
+def _name(where: object) -> str:
+    return str(getattr(where, "name", where) if where is not None else "the host")
+
+
+def _ended(where: object) -> LabError:
+    kind = "process" if isinstance(where, int) else "container"
+    return LabError(
+        f"the {kind} {_name(where)} ended while it was read",
+        hint="run the cell that starts it again; `docker ps -a` tells how a container ended",
+    )

@@ -1,0 +1,140 @@
+"""Engine B: Docker 28 with the containerd image store, in a container of engine A."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from labhelpers import state
+from labhelpers.engine import Engine, images
+from labhelpers.engine.private import SOCKET_BYTES
+from labhelpers.engine.root import as_root, run_as_root
+from labhelpers.errors import LabError, SetupFailed
+from labhelpers.lab import Lab
+from labhelpers.trial.system import ENGINE, Recipe, made, wait_until_it_answers
+
+Say = Callable[[str], object]
+
+NAME = "engine-b"
+REF = f"labhelpers/{NAME}:latest"
+START_S = 90.0
+START = """#!/bin/sh
+set -eu
+# this container's part of each hierarchy is mounted read-only, because it is not privileged
+if [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
+    for one in /sys/fs/cgroup/*; do mount -o remount,bind,rw "$one"; done
+fi
+exec dockerd --host=unix:///run/outside/docker.sock --insecure-registry="$1"
+"""
+RECIPE = Recipe(
+    suite="sid",
+    packages=ENGINE,
+    files={
+        "etc/docker/daemon.json": json.dumps({"features": {"containerd-snapshotter": True}}),
+        "usr/local/bin/start-engine": START,
+    },
+)
+
+
+@contextmanager
+def running(lab: Lab, registry: str, say: Say) -> Iterator[str]:
+    """Engine B's address, for as long as the block lasts.
+
+    Args:
+        lab: on engine A, which must be on this machine; it owns B's container.
+        registry: `host:port` from which B pulls without TLS.
+
+    Raises:
+        SetupFailed: it could not be made or did not start; its last words are kept.
+    """
+    image = ensure(lab.engine, say)
+    outside = Path(tempfile.mkdtemp(prefix="b-", dir=_folder()))
+    address = f"unix://{outside}/docker.sock"
+    container = None
+    try:
+        with lab.quiet():
+            # not --privileged: runc refuses that where root itself lacks a capability, as in many sandboxes
+            container = lab.run(
+                image,
+                ["start-engine", registry],
+                cap_add=["ALL"],
+                cap_drop=["SYS_RESOURCE"],
+                security_opt=["seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"],
+                volumes=["/var/lib/docker", f"{outside}:/run/outside"],
+            )
+
+        def is_alive() -> bool:
+            container.reload()
+            return container.status == "running"
+
+        try:
+            wait_until_it_answers(address, START_S, is_alive, "B")
+        except SetupFailed as error:
+            error.engine_words = "\n".join(container.logs().decode(errors="replace").splitlines()[-8:])
+            raise
+        yield address
+    finally:
+        if container is not None:
+            # `./lab clean` may have removed it, and A may be gone
+            with lab.quiet(), suppress(LabError):
+                lab.stop(container, timeout_s=20)
+                lab.remove(container, force=True, volumes=True)
+        run_as_root(["rm", "-rf", str(outside)])
+
+
+def _folder() -> Path:
+    folder = state.path("trial", "x").parent
+    longest = folder / "b-12345678" / "docker.sock"
+    if len(str(longest)) > SOCKET_BYTES:
+        raise SetupFailed(
+            f"the path of the state directory is too long for a socket below it ({state.home()})",
+            hint="name a shorter one: `LABHELPERS_HOME=~/.labhelpers ./lab test --engine B`",
+        )
+    return folder
+
+
+def ensure(engine: Engine, say: Say) -> str:
+    """The image of B on engine A, made if A does not have it as the recipe says."""
+    if not engine.address.startswith("unix:"):
+        raise SetupFailed(
+            f"engine B shares a socket with this machine, and the engine at {engine.address} is elsewhere",
+            hint="run it where the engine is",
+        )
+    with state.locked("trial", waiting=lambda: say("engine B: another lab command is making it; waiting")):
+        found = engine.client.images.list(filters={"label": f"{images.CONTENT}={RECIPE.content}"})
+        if not found:
+            with made(RECIPE, "B", say) as root:
+                remove(engine)
+                say("engine B: importing it into engine A")
+                _import(engine, root)
+    return REF
+
+
+def remove(engine: Engine) -> None:
+    """Remove the image of B, if it is there."""
+    for image in engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"}):
+        engine.client.images.remove(str(image.id), force=True)
+
+
+def _import(engine: Engine, root: Path) -> None:
+    repository, _, tag = REF.partition(":")
+    labels = {images.IMAGE: NAME, images.CONTENT: RECIPE.content, images.SOURCE: "debootstrap"}
+    with subprocess.Popen(
+        as_root(["tar", "-C", str(root), "--numeric-owner", "-c", "."]), stdout=subprocess.PIPE
+    ) as tar:
+        said = engine.client.api.import_image_from_stream(
+            tar.stdout,
+            repository=repository,
+            tag=tag,
+            changes=[f"LABEL {key}={value}" for key, value in labels.items()],
+        )
+    if tar.returncode or '"error"' in said:
+        raise SetupFailed(
+            "engine B could not be imported into engine A",
+            hint="a full disk does this: `docker system df` tells what takes it; then run this again",
+            engine_words=said,
+        )

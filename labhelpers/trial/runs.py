@@ -1,0 +1,226 @@
+"""The test suite on one engine or on all three, and the table of what became of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from labhelpers import state
+from labhelpers.engine import Engine, connect, images
+from labhelpers.errors import LabError, SetupFailed
+from labhelpers.lab import Lab
+from labhelpers.results import Result
+from labhelpers.terminal import console
+from labhelpers.trial import guest, nested
+
+Say = Callable[[str], object]
+
+NAMES = ("A", "B", "C")
+END_S = 60.0
+TABLE_WIDTH = 120
+SELECTED = ("-m", "engine and not local")
+"""What runs on B and C: what uses an engine and is not about this machine; every notebook is among it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Result):
+    """What became of the tests on one engine.
+
+    Attributes:
+        engine: `A`, `B` or `C`.
+        what: its version, store and cgroup version, in words.
+        status: of pytest; 0 where all passed.
+        passed: how many tests (a cell of a notebook is one).
+        failed: their names.
+        findings: how many cells with a finding were run and compared.
+        skipped: (name, reason) of each test that was skipped.
+        not_for_it: how many were left out because they are about this machine alone.
+        ready_s: from the start to the first test: the engine and its images.
+        tests_s: from the first test to the last.
+        problem: why the engine could not be had, or "".
+    """
+
+    engine: str
+    what: str
+    status: int
+    passed: int = 0
+    failed: tuple[str, ...] = ()
+    findings: int = 0
+    skipped: tuple[tuple[str, str], ...] = ()
+    not_for_it: int = 0
+    ready_s: float = 0.0
+    tests_s: float = 0.0
+    problem: str = ""
+
+
+def run(
+    names: Sequence[str], engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say
+) -> list[Outcome]:
+    """Run the tests on each of the engines `names`, one after the other, and take B and C away again.
+
+    Args:
+        engine: A.
+        wanted: the lab images that the tests need.
+        args: for pytest.
+    """
+    return [_on(name, engine, wanted, args, say) for name in names]
+
+
+def _on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say) -> Outcome:
+    say(f"── engine {name} " + "─" * 60)
+    began = time.monotonic()
+    try:
+        with ExitStack() as stack:
+            environment = (
+                dict(os.environ)
+                if name == "A"
+                else stack.enter_context(_elsewhere(name, engine, wanted, say))
+            )
+            ready = time.monotonic()
+            with _being(environment):
+                what = _what(connect("auto"))
+            say(f"engine {name}: {what}; ready after {ready - began:.0f} s")
+            found = _pytest(name, [*(SELECTED if name != "A" else ()), *args], environment)
+            return Outcome(name, what, ready_s=ready - began, tests_s=time.monotonic() - ready, **found)
+    except LabError as error:
+        say(f"engine {name}: {error}")
+        return Outcome(name, "", 1, problem=error.message, ready_s=time.monotonic() - began)
+
+
+@contextmanager
+def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> Iterator[dict[str, str]]:
+    """The environment of tests that run on B or C, while it runs and has the lab images."""
+    with Lab("trial", engine=engine) as lab, tempfile.TemporaryDirectory(prefix="lab-") as home:
+        for image in wanted:
+            lab.registry.push(images.ensure(engine, image, say), images.reference(image))
+        lab.registry.push(images.base(engine, say))  # what a build there begins with
+        port = lab.registry.address.rpartition(":")[2]
+        if name == "B":
+            lab.registry.container.reload()
+            (own,) = lab.registry.container.attrs["NetworkSettings"]["Networks"].values()
+            registry = f"{own['IPAddress']}:5000"
+            running = nested.running(lab, registry, say)
+        else:
+            registry = f"{guest.HOST}:{port}"
+            running = guest.running(say)
+        with running as address:
+            environment = {
+                **os.environ,
+                "DOCKER_HOST": address,
+                # a reader's sessions and progress are of another engine
+                "LABHELPERS_HOME": home,
+                "LABHELPERS_REGISTRY": registry,
+                "LABHELPERS_TRIAL": name,
+            }
+            environment.pop("LABHELPERS_ENGINE", None)
+            with _being(environment):
+                _pull(connect("auto"), registry, wanted, say)
+            yield environment
+
+
+@contextmanager
+def _being(environment: Mapping[str, str]) -> Iterator[None]:
+    """Be, for the block, a process with that environment."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _pull(engine: Engine, registry: str, wanted: Sequence[str], say: Say) -> None:
+    for image in wanted:
+        images.ensure(engine, image, say)
+    made = [
+        image
+        for image, found in images.status(engine).items()
+        if image in wanted and found.source != "registry"
+    ]
+    words = images.pull_base(engine, f"{registry}/{images.BASE}")
+    if made or words:
+        raise SetupFailed(
+            f"{', '.join(made) or images.BASE} did not come from the registry, so the way that a classroom takes is broken",
+            hint="the lines above say what the registry or the engine said",
+            engine_words=words,
+        )
+
+
+def _what(engine: Engine) -> str:
+    facts = engine.facts()
+    return f"Docker {facts.version}, {facts.storage_driver}, cgroup v{facts.cgroup_version}"
+
+
+def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="lab-") as folder:
+        file = Path(folder) / "outcome.json"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-p", "labhelpers.trial.outcome", *args],
+            cwd=state.ROOT,
+            env={**environment, "LABHELPERS_OUTCOME": str(file)},
+        )
+        try:
+            status = process.wait()
+        except BaseException as error:
+            # it takes away what its tests made; a ^C at the terminal has reached it as well
+            if not isinstance(error, KeyboardInterrupt):
+                process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
+            process.kill()
+            process.wait()
+            raise
+        told = json.loads(file.read_text()) if file.exists() else {}
+    return {
+        "status": status,
+        "passed": told.get("passed", 0),
+        "failed": tuple(told.get("failed", ())),
+        "findings": told.get("findings", 0),
+        "skipped": tuple((test, reason) for test, reason in told.get("skipped", ())),
+        "not_for_it": told.get("deselected", 0),
+        "problem": "" if told else "pytest itself failed; the lines above say how",
+    }
+
+
+def show(outcomes: Sequence[Outcome]) -> bool:
+    """Print the table, and the names of what was skipped or failed; whether all passed."""
+    table = Table(
+        "", "what", "passed", "failed", "findings", "skipped", "left out", "ready", "tests", box=SIMPLE
+    )
+    for one in outcomes:
+        table.add_row(
+            one.engine,
+            one.what or one.problem,
+            *map(str, (one.passed, len(one.failed), one.findings, len(one.skipped), one.not_for_it)),
+            f"{one.ready_s:.0f} s",
+            f"{one.tests_s:.0f} s",
+        )
+    # a pipe says that it is 80 wide, and a table is read better where its rows are lines
+    Console(width=max(console.width, TABLE_WIDTH)).print(table)
+    for one in outcomes:
+        reasons: dict[str, list[str]] = {}
+        for test, reason in one.skipped:
+            reasons.setdefault(reason, []).append(test)
+        for reason, tests in reasons.items():
+            console.print(f"{one.engine} skipped: {reason}", markup=False)
+            for test in tests:
+                console.print(f"    {test}", markup=False)
+        for test in one.failed:
+            console.print(f"{one.engine} failed:  {test}", markup=False)
+    return all(not one.status and not one.problem for one in outcomes)

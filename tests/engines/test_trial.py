@@ -1,0 +1,113 @@
+"""The engines of the tests: what is chosen for them, what is told of them. Their own runs prove the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import docker
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from labhelpers.engine import Engine
+from labhelpers.errors import SetupFailed
+from labhelpers.state import ROOT
+from labhelpers.trial import guest, nested, runs
+from labhelpers.trial.runs import Outcome
+
+TESTS = """
+import pytest
+
+def test_good(): pass
+def test_bad(): assert False
+def test_left(): pytest.skip("no such device here")
+"""
+
+
+def pytest_in(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+def test_what_became_of_the_tests_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "test_trial.py").write_text(TESTS)
+    output = [new_output("stream", name="stdout", text="one: yes\n")]
+    sources = ("from labhelpers.results import finding", "finding('one', True)", "finding('one', False)")
+    cells = [
+        new_code_cell(source, execution_count=1, outputs=[] if "import" in source else output)
+        for source in sources
+    ]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "trial.ipynb")
+    pytest_in(
+        tmp_path,
+        *(
+            "-c",
+            "/dev/null",
+            "--nbval",
+            "--nbval-current-env",
+            "-p",
+            "labhelpers.trial.outcome",
+            str(tmp_path),
+        ),
+        LABHELPERS_OUTCOME=str(tmp_path / "told.json"),
+    )
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["passed"], told["findings"]) == (3, 1)
+    assert [name.rpartition("::")[2] for name in told["failed"]] == ["test_bad", "Cell 2"]
+    ((name, reason),) = told["skipped"]
+    assert (name.rpartition("::")[2], reason) == ("test_left", "no such device here")
+
+
+def test_what_runs_on_another_engine() -> None:
+    done = pytest_in(ROOT, "--collect-only", *runs.SELECTED)
+    chosen = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert {"tests/engine/test_host.py", "tests/test_lab.py"} < chosen
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")} < chosen
+    assert not {"tests/test_jupyter.py", "tests/test_style.py", "tests/engines/test_trial.py"} & chosen
+    assert not [name for name in chosen if name.startswith("tests/browser")]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "all_passed"),
+    [
+        ([Outcome("A", "Docker 20", 0, passed=3)], True),
+        ([Outcome("A", "Docker 20", 0), Outcome("B", "Docker 28", 1, failed=("test_bad",))], False),
+        ([Outcome("C", "", 1, problem="it did not boot")], False),
+    ],
+)
+def test_the_table_says_whether_all_passed(
+    outcomes: list[Outcome], all_passed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runs.show(outcomes) is all_passed
+    said = capsys.readouterr().out
+    for one in outcomes:
+        assert (one.what or one.problem) in said
+        assert all(name in said for name in one.failed)
+
+
+def test_a_skip_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    runs.show([Outcome("C", "Docker 26", 0, skipped=(("test_kvm", "no /dev/kvm"),))])
+    said = capsys.readouterr().out
+    assert "C skipped: no /dev/kvm" in said
+    assert "test_kvm" in said
+
+
+def test_a_changed_recipe_is_another_one() -> None:
+    for recipe in (nested.RECIPE, guest.RECIPE):
+        assert replace(recipe, files={**recipe.files, "etc/motd": "hello"}).content != recipe.content
+        assert replace(recipe, packages=[*recipe.packages, "jq"]).content != recipe.content
+    assert nested.RECIPE.content != guest.RECIPE.content
+
+
+def test_b_needs_an_engine_on_this_machine() -> None:
+    client = docker.DockerClient(base_url="tcp://192.0.2.1:2375", version="1.41")
+    with pytest.raises(SetupFailed, match="is elsewhere"):
+        nested.ensure(Engine("tcp://192.0.2.1:2375", "existing", "test", client), print)
+    client.close()
