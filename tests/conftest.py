@@ -18,6 +18,7 @@ LOCAL = (
     "tests/engine/test_find.py",
     "tests/engine/test_private.py",
     "tests/engines/",
+    "tests/faults/",
     "tests/test_jupyter.py",
 )
 

@@ -37,7 +37,7 @@ def lab(own: Own, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 
 
 def test_an_engine_that_stops_and_starts(own: Own, lab: Lab) -> None:
-    web = lab.run(P, "sleep 300", name="fault-web")
+    web = lab.run(P, "sleep 300", name="fault-web", init=True)  # it ends when the engine asks it to
     lab.host.kernel()
     own.stop()
     for operation in (lambda: lab.exec(web, "true"), lambda: lab.host.kernel(), lambda: lab.run(P, "true")):
@@ -57,7 +57,10 @@ def test_an_engine_that_is_killed_while_a_container_writes(own: Own, lab: Lab) -
     before = own.census()
     work = lab.create_volume("fault-vol")
     writer = lab.run(
-        P, ["sh", "-c", "while :; do date +%s%N >> /work/lines; done"], volumes=[f"{work.name}:/work"]
+        P,
+        ["sh", "-c", "while :; do date +%s%N >> /work/lines; done"],
+        volumes=[f"{work.name}:/work"],
+        init=True,
     )
     until(lambda: lab.exec(writer, "wc -l /work/lines").stdout > "1")
     pid = own.machine.python("print(json.dumps(private._pid()))")
