@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from labhelpers.errors import BadArchive, BadInput
 from labhelpers.layers import trees
 from labhelpers.layers.tarstream import (
     BLOCK,
+    CHUNK,
     GZIP_MAGIC,
     ZSTD_MAGIC,
     Chunks,
     File,
     Flow,
     Hashed,
+    HashedAhead,
     Member,
     Part,
     Source,
@@ -37,7 +39,6 @@ from labhelpers.layers.tarstream import (
     hostile,
     looks_like_tar,
     members,
-    plain_members,
 )
 from labhelpers.layers.trees import IMPLIED, Entries, Entry, Waste
 from labhelpers.results import Result
@@ -45,7 +46,15 @@ from labhelpers.results import Result
 # the largest manifests and configurations are some hundred KiB
 MOST_JSON = 16 << 20
 MOST_ENTRIES = 5_000_000
+MOST_BYTES = 1 << 62
+SMALL_WINDOW = 1 << 12
 UNKNOWN = "(not recorded)"
+
+Look = Callable[[str, Part], Any]
+"""Sees a regular file of a layer: its path, and its contents to read. What it gives back is kept, None is not."""
+
+Hashing = Callable[[Source, Flow, int], tuple[Source, Callable[[], str]]]
+"""For the next so many bytes of a flow, as a source: the source to read from, and what gives the digest."""
 
 
 # --- results
@@ -65,6 +74,7 @@ class Layer:
             counted, a file that is written again counts as changed whatever its contents.
         entries: path → what the layer holds there; whiteouts under their own names.
         opaque: the directories that hide all that is below them in lower layers.
+        seen: path → what a look at the file's contents gave (`stream`); empty where nobody looked.
     """
 
     number: int
@@ -77,6 +87,7 @@ class Layer:
     files_removed: int
     entries: Entries = field(repr=False, compare=False)
     opaque: tuple[str, ...] = field(repr=False, compare=False)
+    seen: Mapping[str, Any] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +160,9 @@ class Union(Result):
 
     def frame(self) -> pd.DataFrame:
         """One row a file: path, layer, bytes."""
-        return pd.DataFrame([(f.path, f.layer, f.bytes) for f in self.files], columns=["path", "layer", "bytes"])
+        return pd.DataFrame(
+            [(f.path, f.layer, f.bytes) for f in self.files], columns=["path", "layer", "bytes"]
+        )
 
 
 # --- reading
@@ -176,8 +189,9 @@ def archive(path: str | os.PathLike[str], ref: str | None = None, *, verify: boo
             file.seek(0)
             source: Source = File(file, size)
             if packed:
-                return _read(Unpacked(source, where), where, ref, verify, None)
-            return _read(source, where, ref, verify, size)
+                return _read(Unpacked(source, where), _Contents(where, _hashing if verify else None), ref)
+            with HashedAhead(path) as ahead:
+                return _read(source, _Contents(where, _ahead(ahead) if verify else None, size), ref)
     except OSError as error:
         raise BadInput(
             f"the archive {where} cannot be read: {error.strerror or error}",
@@ -185,32 +199,43 @@ def archive(path: str | os.PathLike[str], ref: str | None = None, *, verify: boo
         ) from None
 
 
-def stream(chunks: Iterable[bytes], name: str) -> ImageStack:
+def stream(chunks: Iterable[bytes], name: str, look: Look | None = None) -> ImageStack:
     """The same from bytes that arrive, such as those that the engine's `docker save` sends.
+
+    Args:
+        name: what the archive is called in messages.
+        look: sees the contents of every regular file; what it gives back is kept in the layer's `seen`.
 
     Raises:
         BadArchive: as `archive`.
     """
-    return _read(Chunks(chunks), name, None, True, None)
+    return _read(Chunks(chunks), _Contents(name, _hashing, look=look), None)
 
 
 def _is_packed(begin: bytes) -> bool:
     return begin.startswith(GZIP_MAGIC) or begin == ZSTD_MAGIC
 
 
-def _read(source: Source, where: str, ref: str | None, verify: bool, size: int | None) -> ImageStack:
-    # where contents are not hashed they are not read: a small window, and a seek over the rest
-    flow = Flow(source, where, *(() if verify else (1 << 14,)))
-    found = _Contents(where, verify)
+def _hashing(source: Source, flow: Flow, size: int) -> tuple[Source, Callable[[], str]]:
+    """A source that is hashed as it is read, and what gives its digest at the end."""
+    total = hashlib.sha256()
+    return Hashed(source, total), total.hexdigest
+
+
+def _ahead(hashed: HashedAhead) -> Hashing:
+    """Hashing beside the reading, where the archive is a plain file: what is skipped needs not be read."""
+    return lambda source, flow, size: (source, hashed.sha256(flow.position, size))
+
+
+def _read(source: Source, found: _Contents, ref: str | None) -> ImageStack:
+    flow = Flow(source, found.where, found.window)
     first = flow.peek(BLOCK)
     if not looks_like_tar(first) or len(first) < BLOCK:
         raise BadArchive(
-            f"{where} is no image archive: it does not begin as a tar does",
+            f"{found.where} is no image archive: it does not begin as a tar does",
             hint="give a file that `docker save -o FILE IMAGE` wrote, or an OCI image layout in a tar",
         )
     for member in members(flow):
-        if size is not None and member.stored_bytes > size:
-            raise cut_short(where)
         found.add(flow, member)
     return found.image(ref)
 
@@ -220,6 +245,7 @@ class _Files:
     """What one layer holds.
 
     Attributes:
+        seen: path → what `look` gave back for it.
         total_bytes: the sizes of all its members, twice-named ones too.
         diff_id: of the unpacked layer, or empty where it was not asked for.
         problem: why it cannot be used, if it is a layer at all.
@@ -227,29 +253,43 @@ class _Files:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     opaque: list[str] = field(default_factory=list)
+    seen: dict[str, Any] = field(default_factory=dict)
     total_bytes: int = 0
     diff_id: str = ""
     problem: BadArchive | None = None
 
 
 class _Contents:
-    """What an archive holds, gathered in one pass: the manifest may come last."""
+    """What an archive holds, gathered in one pass: the manifest may come last.
 
-    def __init__(self, where: str, verify: bool) -> None:
-        self._where, self._verify = where, verify
+    Args:
+        where: what the archive is called in messages.
+        hashing: how the digest of a blob is found; None where none is asked for.
+        size: of the archive, where its parts may be skipped.
+        look: sees the contents of every regular file of a layer.
+    """
+
+    def __init__(
+        self, where: str, hashing: Hashing | None, size: int | None = None, look: Look | None = None
+    ) -> None:
+        self.where, self._hashing, self._size, self._look_at = where, hashing, size, look
+        # headers stand far apart where contents are skipped: a large window would read what nobody asks for
+        self.window = CHUNK if size is None else SMALL_WINDOW
         self._texts: dict[str, bytes] = {}
         self._layers: dict[str, _Files] = {}
         self._links: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, Callable[[], str]] = {}
 
     def add(self, flow: Flow, member: Member) -> None:
         """Look at one member, and go past it."""
-        name = _inside(member.name, self._where)
+        if self._size is not None and member.stored_bytes > self._size - flow.position:
+            raise cut_short(self.where)
+        name = _inside(member.name, self.where)
         part = Part(flow, member.stored_bytes)
         if member.kind in ("link", "hard link"):
             above = posixpath.dirname(name) if member.kind == "link" else ""
-            self._links[name] = _inside(posixpath.join(above, member.target), self._where)
+            self._links[name] = _inside(posixpath.join(above, member.target), self.where)
         elif member.kind == "file" and member.stored_bytes:
             self._sizes[name] = member.stored_bytes
             self._look(flow, part, name)
@@ -257,31 +297,36 @@ class _Contents:
 
     def _look(self, flow: Flow, part: Part, name: str) -> None:
         begin = flow.peek(min(BLOCK, self._sizes[name]))
-        total = hashlib.sha256()
-        source: Source = Hashed(part, total) if self._verify else part
+        source: Source = part
+        if self._hashing:
+            source, self._digests[name] = self._hashing(part, flow, self._sizes[name])
         if begin[:1] in (b"{", b"[") and self._sizes[name] <= MOST_JSON:
             self._texts[name] = b"".join(iter(lambda: source.read(MOST_JSON), b""))
         elif _is_packed(begin[:4]) or (looks_like_tar(begin) and len(begin) == BLOCK):
-            self._layers[name] = self._layer(source, f"the layer {_short(name)} of {self._where}", begin)
+            where = f"the layer {_short(name)} of {self.where}"
+            self._layers[name] = self._layer(source, where, _is_packed(begin[:4]))
         source.skip(self._sizes[name])
-        if self._verify:
-            self._digests[name] = f"sha256:{total.hexdigest()}"
 
-    def _layer(self, source: Source, where: str, begin: bytes) -> _Files:
-        total = hashlib.sha256()
+    def _layer(self, source: Source, where: str, packed: bool) -> _Files:
+        diff_id: Callable[[], str] | None = None
         try:
-            if _is_packed(begin[:4]):
+            if packed:
                 source = Unpacked(source, where)
-                source = Hashed(source, total) if self._verify else source
-            files = _files(Flow(source, where, *(() if self._verify else (BLOCK * 8,))), where)
+                if self._hashing:
+                    total = hashlib.sha256()
+                    source, diff_id = Hashed(source, total), total.hexdigest
+            files = _files(Flow(source, where, CHUNK if packed else self.window), where, self._look_at)
             # what stands after the end of the tar belongs to the digest
-            source.skip(1 << 62)
+            source.skip(MOST_BYTES)
         except BadArchive as error:
             # perhaps no layer at all: it matters only if the image says that it is one
             return _Files(problem=error)
-        if self._verify and _is_packed(begin[:4]):
-            files.diff_id = f"sha256:{total.hexdigest()}"
+        files.diff_id = f"sha256:{diff_id()}" if diff_id else ""
         return files
+
+    def _digest(self, name: str) -> str | None:
+        """The digest of what the archive holds under that name; None where nobody asked for it."""
+        return f"sha256:{self._digests[name]()}" if name in self._digests else None
 
     # --- putting it together
 
@@ -290,16 +335,15 @@ class _Contents:
         name, config_name, layer_names = self._manifest(ref)
         self._check(config_name)
         config = _as(dict, self._json(config_name), config_name)
-        diff_ids = [str(one) for one in _as(dict, config.get("rootfs") or {}, config_name).get("diff_ids") or []]
+        diff_ids = [
+            str(one) for one in _as(dict, config.get("rootfs") or {}, config_name).get("diff_ids") or []
+        ]
         if len(diff_ids) != len(layer_names):
             raise damaged(
-                self._where, f"its manifest lists {len(layer_names)} layers, its configuration {len(diff_ids)}"
+                self.where, f"its manifest lists {len(layer_names)} layers, its configuration {len(diff_ids)}"
             )
         found = [self._found(layer, diff_id) for layer, diff_id in zip(layer_names, diff_ids, strict=True)]
-        digests = [
-            _digest_in(layer) or (None if self._digests.get(layer) == diff_id else self._digests.get(layer))
-            for layer, diff_id in zip(map(self._follow, layer_names), diff_ids, strict=True)
-        ]
+        digests = [_digest_in(self._follow(layer)) for layer in layer_names]
         return stack(name, found, diff_ids, digests, _instructions(config, len(found)))
 
     def _found(self, name: str, diff_id: str) -> _Files:
@@ -307,30 +351,30 @@ class _Contents:
         self._check(name)
         files = self._layers.get(name)
         if files is None and name in self._sizes:
-            raise damaged(self._where, f"{_short(name)}, which it lists as a layer, is no tar")
+            raise damaged(self.where, f"{_short(name)}, which it lists as a layer, is no tar")
         if files is None:
-            raise damaged(self._where, f"the layer {_short(name)} is listed and not there")
+            raise damaged(self.where, f"the layer {_short(name)} is listed and not there")
         if files.problem:
             raise files.problem
-        unpacked = files.diff_id or self._digests.get(name, "")
-        if self._verify and unpacked != diff_id:
+        unpacked = files.diff_id or self._digest(name)
+        if unpacked and unpacked != diff_id:
             raise damaged(
-                self._where, f"the layer {_short(name)} should have the diff id {diff_id}; it has {unpacked}"
+                self.where, f"the layer {_short(name)} should have the diff id {diff_id}; it has {unpacked}"
             )
         return files
 
     def _check(self, name: str) -> None:
         """A blob is named for its digest: recompute it."""
-        named = _digest_in(name)
-        if self._verify and named and self._digests.get(name, named) != named:
-            raise damaged(self._where, f"the blob {named} has the digest {self._digests[name]}")
+        named, found = _digest_in(name), self._digest(name)
+        if named and found and named != found:
+            raise damaged(self.where, f"the blob {named} has the digest {found}")
 
     def _follow(self, name: str) -> str:
         """Where a link leads: old engines save a layer that occurs twice as a link."""
         seen: list[str] = []
         while name in self._links:
             if name in seen:
-                raise hostile(self._where, f"links in it lead in a loop: {' → '.join([*seen, name])}")
+                raise hostile(self.where, f"links in it lead in a loop: {' → '.join([*seen, name])}")
             seen.append(name)
             name = self._links[name]
         return name
@@ -338,11 +382,11 @@ class _Contents:
     def _json(self, name: str) -> Any:
         name = self._follow(name)
         if name not in self._texts:
-            raise damaged(self._where, f"{_short(name)} is listed and not there, or is no JSON")
+            raise damaged(self.where, f"{_short(name)} is listed and not there, or is no JSON")
         try:
             return json.loads(self._texts[name])
         except (ValueError, RecursionError):
-            raise damaged(self._where, f"{_short(name)} is no JSON") from None
+            raise damaged(self.where, f"{_short(name)} is no JSON") from None
 
     def _manifest(self, ref: str | None) -> tuple[str, str, list[str]]:
         """What the image is called, its configuration and its layers, by their names in the archive."""
@@ -351,7 +395,7 @@ class _Contents:
         if "index.json" in self._texts:
             return self._layout(ref)
         raise BadArchive(
-            f"{self._where} is a tar, but no image archive: it has neither manifest.json nor index.json",
+            f"{self.where} is a tar, but no image archive: it has neither manifest.json nor index.json",
             hint="`docker export` writes a container's files, not an image: use `docker save`; where it was an "
             "image archive, it may have been cut short",
         )
@@ -364,8 +408,10 @@ class _Contents:
                 by_name[str(tag)] = image
         name = self._chosen(by_name, ref)
         image = by_name[name]
-        layers = [_inside(str(one), self._where) for one in _as(list, image.get("Layers") or [], "manifest.json")]
-        return name, _inside(str(image.get("Config")), self._where), layers
+        layers = [
+            _inside(str(one), self.where) for one in _as(list, image.get("Layers") or [], "manifest.json")
+        ]
+        return name, _inside(str(image.get("Config")), self.where), layers
 
     def _layout(self, ref: str | None) -> tuple[str, str, list[str]]:
         by_name: dict[str, dict[str, Any]] = {}
@@ -384,7 +430,7 @@ class _Contents:
     def _manifests(self, name: str, seen: list[str]) -> Iterator[dict[str, Any]]:
         """The descriptors of all manifests of an index, those of indexes inside it too."""
         if name in seen:
-            raise hostile(self._where, f"links in it lead in a loop: {' → '.join([*seen, name])}")
+            raise hostile(self.where, f"links in it lead in a loop: {' → '.join([*seen, name])}")
         index = _as(dict, self._json(name), name)
         for descriptor in _as(list, index.get("manifests") or [], name):
             inside = self._blob(descriptor)
@@ -402,11 +448,11 @@ class _Contents:
         """The name of the blob that a descriptor (OCI image-spec, descriptor.md) means."""
         descriptor = _as(dict, descriptor, "a descriptor")
         algorithm, _, code = str(descriptor.get("digest")).partition(":")
-        name = _inside(f"blobs/{algorithm}/{code}", self._where)
+        name = _inside(f"blobs/{algorithm}/{code}", self.where)
         size = self._sizes.get(name)
         if size is not None and descriptor.get("size") not in (None, size):
             raise damaged(
-                self._where,
+                self.where,
                 f"the blob {_short(name)} should have {descriptor['size']} bytes; it has {size}: a size lies",
             )
         self._check(name)
@@ -414,14 +460,14 @@ class _Contents:
 
     def _chosen(self, by_name: Mapping[str, Any], ref: str | None) -> str:
         if not by_name:
-            raise damaged(self._where, "it lists no image")
+            raise damaged(self.where, "it lists no image")
         if ref in by_name or f"{ref}:latest" in by_name:
             return str(ref if ref in by_name else f"{ref}:latest")
         distinct = {json.dumps(image, sort_keys=True) for image in by_name.values()}
         if ref is None and len(distinct) == 1:
             return next(iter(by_name))
         what = "several images" if ref is None else f"no image called {ref!r}"
-        raise BadInput(f"{self._where} holds {what}", hint=f"give one of them as ref: {', '.join(by_name)}")
+        raise BadInput(f"{self.where} holds {what}", hint=f"give one of them as ref: {', '.join(by_name)}")
 
 
 def stack(
@@ -446,6 +492,7 @@ def stack(
                 *counts,
                 entries=one.entries,
                 opaque=tuple(one.opaque),
+                seen=one.seen,
             )
         )
     score, wasted = trees.efficiency([one.entries for one in files])
@@ -455,11 +502,15 @@ def stack(
 # --- one layer
 
 
-def _files(flow: Flow, where: str) -> _Files:
+def _files(flow: Flow, where: str, look: Look | None) -> _Files:
     found = _Files()
     entries, links = found.entries, dict[str, tuple[str, str]]()
-    for member in plain_members(flow):
+    for member in members(flow):
         path = _inside(member.name, where)
+        part = Part(flow, member.stored_bytes)
+        if look and member.kind == "file" and (told := look(path, part)) is not None:
+            found.seen[path] = told
+        part.finish()
         found.total_bytes += member.bytes
         name = path.rpartition("/")[2]
         above = trees.parent(path)

@@ -7,8 +7,11 @@ unpacked to a disk. Python's `tarfile` takes some ten times as long per header, 
 
 from __future__ import annotations
 
+import hashlib
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, NamedTuple, Protocol
 
 import zstandard
@@ -66,11 +69,13 @@ class File:
         self._file, self._left = file, size
 
     def read(self, count: int, /) -> bytes:
+        """As `Source.read`."""
         part = self._file.read(count)
         self._left -= len(part)
         return part
 
     def skip(self, count: int, /) -> int:
+        """As `Source.skip`."""
         count = min(count, self._left)
         self._file.seek(count, 1)
         self._left -= count
@@ -84,6 +89,7 @@ class Chunks:
         self._chunks, self._rest = iter(chunks), b""
 
     def read(self, count: int, /) -> bytes:
+        """As `Source.read`."""
         while not self._rest:
             more = next(self._chunks, None)
             if more is None:
@@ -93,6 +99,7 @@ class Chunks:
         return part
 
     def skip(self, count: int, /) -> int:
+        """As `Source.skip`."""
         return read_past(self, count)
 
 
@@ -103,12 +110,44 @@ class Hashed:
         self._source, self._total = source, total
 
     def read(self, count: int, /) -> bytes:
+        """As `Source.read`."""
         part = self._source.read(count)
         self._total.update(part)
         return part
 
     def skip(self, count: int, /) -> int:
+        """As `Source.skip`."""
         return read_past(self, count)
+
+
+class HashedAhead:
+    """SHA-256 of ranges of a file, recomputed on all cores while its headers are read.
+
+    hashlib lets other threads run while it works. A block that is left ends what is not done yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+
+    def __enter__(self) -> HashedAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def sha256(self, begin: int, size: int) -> Callable[[], str]:
+        """Begin with a range; what is given back waits for its digest, in hexadecimal digits."""
+        return self._pool.submit(self._sha256, begin, size).result
+
+    def _sha256(self, begin: int, size: int) -> str:
+        total = hashlib.sha256()
+        with open(self._path, "rb", buffering=0) as file:
+            file.seek(begin)
+            while size > 0 and (part := file.read(min(size, CHUNK))):
+                total.update(part)
+                size -= len(part)
+        return total.hexdigest()
 
 
 class Unpacked:
@@ -129,6 +168,7 @@ class Unpacked:
         self._frame: Any = None
 
     def read(self, count: int, /) -> bytes:
+        """As `Source.read`."""
         try:
             return self._read()
         except (zlib.error, zstandard.ZstdError) as error:
@@ -157,6 +197,7 @@ class Unpacked:
                 return part
 
     def skip(self, count: int, /) -> int:
+        """As `Source.skip`."""
         return read_past(self, count)
 
 
@@ -180,7 +221,12 @@ class Flow:
 
     def __init__(self, source: Source, where: str, chunk: int = CHUNK) -> None:
         self._source, self.where, self._chunk = source, where, chunk
-        self._window, self._at = b"", 0
+        self._window, self._at, self._before = b"", 0, 0
+
+    @property
+    def position(self) -> int:
+        """How many bytes were taken or skipped."""
+        return self._before + self._at
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes; fewer at the end."""
@@ -208,7 +254,11 @@ class Flow:
         """Go past `count` bytes; how many there were."""
         at_hand = min(count, len(self._window) - self._at)
         self._at += at_hand
-        return at_hand if at_hand == count else at_hand + self._source.skip(count - at_hand)
+        if at_hand == count:
+            return count
+        beyond = self._source.skip(count - at_hand)
+        self._before += beyond
+        return at_hand + beyond
 
     def _fill(self, count: int) -> None:
         parts = [self._window[self._at :]]
@@ -219,6 +269,7 @@ class Flow:
                 break
             parts.append(part)
             missing -= len(part)
+        self._before += self._at
         self._window, self._at = b"".join(parts), 0
 
 
@@ -229,6 +280,7 @@ class Part:
         self._flow, self._left = flow, size
 
     def read(self, count: int, /) -> bytes:
+        """As `Source.read`."""
         part = self._flow.some(min(count, self._left)) if self._left else b""
         if self._left and not part:
             raise cut_short(self._flow.where)
@@ -236,6 +288,7 @@ class Part:
         return part
 
     def skip(self, count: int, /) -> int:
+        """As `Source.skip`."""
         count = min(count, self._left)
         if self._flow.skip(count) < count:
             raise cut_short(self._flow.where)
@@ -270,18 +323,6 @@ def members(flow: Flow) -> Iterator[Member]:
         said = {}
         yield member
         _to_the_next_block(flow, member.stored_bytes)
-
-
-def plain_members(flow: Flow) -> Iterator[Member]:
-    """Every member in order; the contents are gone past.
-
-    Raises:
-        BadArchive: a header is damaged, or the archive ends within a member.
-    """
-    for member in members(flow):
-        if flow.skip(member.stored_bytes) < member.stored_bytes:
-            raise cut_short(flow.where)
-        yield member
 
 
 def looks_like_tar(block: bytes) -> bool:

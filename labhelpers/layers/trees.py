@@ -120,7 +120,8 @@ class Merged:
 # --- waste, as dive counts it
 
 
-class Waste(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Waste:
     """How often a path is stored, and what all its copies take together.
 
     Attributes:
