@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -570,8 +571,9 @@ def _instructions(config: Mapping[str, Any], count: int) -> list[str]:
 
 
 def _instruction(created_by: str) -> str:
-    """Without the shell that the classic builder writes before every step."""
-    text = created_by.removeprefix("/bin/sh -c ").strip()
+    """Without the shell that the classic builder writes before every step, and with short digests."""
+    text = re.sub(r"\b((?:file|dir|multi):[0-9a-f]{12})[0-9a-f]{52}", r"\1", created_by)
+    text = re.sub(r"\s+", " ", text.removeprefix("/bin/sh -c ")).strip()
     if text.startswith("#(nop)"):
         return text.removeprefix("#(nop)").strip()
     return f"RUN {text}" if created_by.startswith("/bin/sh -c ") else text.removesuffix(" # buildkit")

@@ -102,9 +102,9 @@ def changes(upper: str, lowers: list[str]) -> dict[str, Any]:
     return {"found": found, "hidden": hidden_names}
 
 
-def through(directories: list[str], path: str) -> list[Any]:
-    """The same path in each directory: (kind, bytes, text) or None."""
-    return [seen(os.path.join(directory, path)) for directory in directories]
+def through(directories: list[str], paths: list[str]) -> list[list[Any]]:
+    """Each path in each directory: (kind, bytes, text) or None."""
+    return [[seen(os.path.join(directory, path)) for directory in directories] for path in paths]
 
 
 def seen(full: str) -> tuple[str, int, str] | None:
@@ -125,8 +125,10 @@ def used(directories: list[str]) -> list[int]:
 
 
 def used_by(directory: str) -> int:
-    """As `du`: 512-byte blocks that are given to files and directories."""
+    """As `du`: 512-byte blocks that are given to files and directories; `directory` may be one file."""
     total, known = 0, set[tuple[int, int]]()
+    if not os.path.isdir(directory):
+        return os.lstat(directory).st_blocks * 512
     for above, _, files in os.walk(directory):
         for name in [above, *(os.path.join(above, file) for file in files)]:
             status = os.lstat(name)
@@ -142,7 +144,7 @@ def answer(question: dict[str, Any]) -> Any:
     if question["do"] == "changes":
         return changes(directories[0], directories[1:])
     if question["do"] == "through":
-        return through(directories, question["path"])
+        return through(directories, question["paths"])
     return used(directories)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -163,7 +163,7 @@ def _merged(lab: Lab, upper: str, pid: int) -> str:
 # --- looking into directories of the engine's host
 
 
-def _look(lab: Lab, do: str, directories: Sequence[str], **question: str) -> Any:
+def _look(lab: Lab, do: str, directories: Sequence[str], **question: Any) -> Any:
     """Ask the helper about directories of the engine's host, which it sees read-only.
 
     Raises:
@@ -262,16 +262,26 @@ def through(lab: Lab, container: Container | str, path: str) -> SameFile:
         BadInput: the path does not begin with a slash, or climbs out.
         LabError: the container is gone, or does not run.
     """
-    if not path.startswith("/") or ".." in path.split("/"):
-        raise BadInput(
-            f"{path!r} is no path in a container", hint="write it from the root, such as /etc/motd"
-        )
+    return _through(lab, container, [path])[0]
+
+
+def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tuple[SameFile, ...]:
+    for path in paths:
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise BadInput(f"{path!r} is no path in a container", hint="write it from the root: /etc/motd")
     found = mounts(lab, container)
-    below = [*found.lower, found.upper]
+    answers = _look(lab, "through", [*found.lower, found.upper], paths=[path.strip("/") for path in paths])
     places = [*(f"lower {number}" for number in range(len(found.lower))), "upper"]
-    answers = _look(lab, "through", below, path=path.strip("/"))
-    seen = [Seen(place, *(one or ("nothing", 0, ""))) for place, one in zip(places, answers, strict=True)]
-    return SameFile(path, (*seen, _merged_view(lab, found.container, path)))
+    return tuple(
+        SameFile(
+            path,
+            (
+                *(Seen(place, *(one or ("nothing", 0, ""))) for place, one in zip(places, row, strict=True)),
+                _merged_view(lab, found.container, path),
+            ),
+        )
+        for path, row in zip(paths, answers, strict=True)
+    )
 
 
 def _merged_view(lab: Lab, name: str, path: str) -> Seen:
@@ -386,3 +396,66 @@ def _what(kind: str, opaque: bool, below: str | None) -> Literal["added", "chang
     if below is None:
         return "added"
     return "replaced" if opaque and below == "directory" else "changed"
+
+
+# --- part3-4
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeAndAfter(Result):
+    """A container's layer over its image's layers, before and after it has written.
+
+    Attributes:
+        before, after: the same paths in every directory.
+        did: path → what was done to it: `left alone`, `changed`, `deleted` or `added`.
+    """
+
+    before: tuple[SameFile, ...]
+    after: tuple[SameFile, ...]
+    did: Mapping[str, str]
+
+    @property
+    def image_is_unchanged(self) -> bool:
+        """Whether every lower directory holds what it held before."""
+        return [file.seen[:-2] for file in self.before] == [file.seen[:-2] for file in self.after]
+
+    @property
+    def upper_was_empty(self) -> bool:
+        """Whether upper held none of the paths before."""
+        return all(file.at("upper").kind == "nothing" for file in self.before)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a path and place: path, did, place, before, after (kinds)."""
+        rows = [
+            (old.path, self.did[old.path], one.place, one.kind, new.at(one.place).kind)
+            for old, new in zip(self.before, self.after, strict=True)
+            for one in reversed(old.seen)
+        ]
+        return pd.DataFrame(rows, columns=["path", "did", "place", "before", "after"])
+
+
+def before_and_after(
+    lab: Lab, container: Container | str, keep: str, change: str, delete: str, add: str
+) -> BeforeAndAfter:
+    """Look at four paths, change, delete and add three of them in a running container, and look again.
+
+    Args:
+        keep, change, delete: files of the image.
+        add: a path that it does not have.
+
+    Raises:
+        BadInput: a path does not begin with a slash.
+        LabError: the container is gone, does not run, or could not write.
+    """
+    did = {keep: "left alone", change: "changed", delete: "deleted", add: "added"}
+    before = _through(lab, container, list(did))
+    script = 'echo changed >> "$1" && rm "$2" && echo added > "$3"'
+    with lab.quiet():
+        said = lab.exec(container, ["sh", "-c", script, "sh", change, delete, add])
+    if said.exit_code:
+        raise LabError(
+            "the container could not write",
+            hint="give files that it has, and one that it does not have",
+            engine_words=str(said),
+        )
+    return BeforeAndAfter(before, _through(lab, container, list(did)), did)
