@@ -18,7 +18,7 @@ from docker.errors import ImageNotFound
 
 from labhelpers.engine.registry import STORAGE
 from labhelpers.errors import BadInput, ImageMissing, LabError
-from labhelpers.layers.archive import ImageStack
+from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.builds import build, own_name
 from labhelpers.layers.overlay import mounts, used_bytes
 from labhelpers.layers.recipes import FIRST, SECOND, SIZED

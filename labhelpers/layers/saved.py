@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from docker.errors import APIError, ImageNotFound
 
 from labhelpers.errors import ImageMissing, LabError
-from labhelpers.layers import archive
+from labhelpers.layers import archives
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 
-def save(lab: Lab, ref: str, look: archive.Look | None = None) -> archive.ImageStack:
+def save(lab: Lab, ref: str, look: archives.Look | None = None) -> archives.ImageStack:
     """The layers of an image of the engine; `look` sees the contents of every file of every layer.
 
     Raises:
@@ -23,7 +23,7 @@ def save(lab: Lab, ref: str, look: archive.Look | None = None) -> archive.ImageS
     """
     try:
         chunks = lab.client.api.get_image(ref)
-        return replace(archive.stream(chunks, f"what `docker save {ref}` sends", look), name=ref)
+        return replace(archives.stream(chunks, f"what `docker save {ref}` sends", look), name=ref)
     except ImageNotFound as error:
         raise ImageMissing(
             f"the engine does not have the image {ref!r}",
