@@ -98,7 +98,10 @@ def draw_pull(result: Pull, ax: Axes) -> Axes:
         at = result.total_ms * (0, 0.1, 0.22, 0.36, 0.72)[place]
         ax.text(at, rows - 0.1, f"■ {words}", color=colour, fontsize=9, va="center")
     name = result.ref.rpartition("/")[2]
-    ax.set_title(f"docker pull {name}: {result.fetched} layers fetched, {result.already_there} already there")
+    layers = "layer" if result.fetched == 1 else "layers"
+    ax.set_title(
+        f"docker pull {name}: {result.fetched} {layers} fetched, {result.already_there} already there"
+    )
     ax.set_yticks(range(rows), [f"layer {row}  {one.id[:7]}" for row, one in enumerate(result.layers)])
     ax.set(xlim=(0, result.total_ms * 1.15), ylim=(rows + 0.3, -0.6), xlabel="ms since the pull began")
     ax.tick_params(axis="y", length=0)
@@ -153,7 +156,7 @@ def draw_union(result: Union, ax: Axes) -> Axes:
         _box(ax, (-0.1, layer.number + 0.01), len(paths) + 0.2, 0.98, "none", edge="#DDDDDD")
         ax.text(-0.25, layer.number + 0.5, f"layer {layer.number}", ha="right", va="center", fontsize=9)
     ax.text(-0.25, top + 0.5, "merged", ha="right", va="center", fontsize=9, weight="bold")
-    said = "number and colour: the layer that the file comes from  ·  ✕ whiteout, or hidden by an opaque directory"
+    said = "number and colour: the layer that the file comes from  ·  \u00d7 whiteout, or hidden by an opaque directory"
     ax.text(0, -0.25, said, fontsize=8.5, color="#555555", va="top")
     ax.set(xlim=(-1.5, len(paths) + 2.2), ylim=(-0.6, top + 3.6))
     ax.axis("off")
@@ -165,7 +168,7 @@ def _union_cell(ax: Axes, x: int, layer: Layer, path: str) -> None:
     if path in layer.entries:
         _box(ax, (x + 0.06, layer.number + 0.08), 0.88, 0.84, face, str(layer.number), ink=_on(face))
     elif _hidden_by(layer, path):
-        _box(ax, (x + 0.06, layer.number + 0.08), 0.88, 0.84, "white", "✕", edge=face, ink=face)
+        _box(ax, (x + 0.06, layer.number + 0.08), 0.88, 0.84, "white", "\u00d7", edge=face, ink=face)
 
 
 def _hidden_by(layer: Layer, path: str) -> bool:
@@ -241,7 +244,7 @@ def draw_same_file(result: SameFile, ax: Axes) -> Axes:
         )
         _box(ax, (1.3, y + 0.06), 1.5, 0.84, face, one.kind, ink=_on(face), edge=FAINT)
         ax.text(1.2, y + 0.48, one.place, ha="right", va="center", fontsize=9)
-        text = " ⏎ ".join(one.text.strip().splitlines())
+        text = " | ".join(one.text.strip().splitlines())
         said = f"{human_bytes(one.bytes)}: {_cut(text, 48)}" if one.kind == "file" else ""
         ax.text(2.95, y + 0.48, said, va="center", fontsize=8.5, color="#555555")
     ax.set_title(f"{result.path}, in every directory")
@@ -309,7 +312,7 @@ def _place_cell(ax: Axes, x: float, y: float, kind: str, place: str, file: SameF
         return
     seen = place == file.comes_from
     face = VM if kind == "whiteout" else {"merged": HOST, "upper": CONTAINER}.get(place, "#B9C6D2")
-    said = "✕ whiteout" if kind == "whiteout" else kind
+    said = "\u00d7 whiteout" if kind == "whiteout" else kind
     edge = INK if seen and place != "merged" else "white"
     _box(ax, (x + 0.07, y + 0.09), 0.86, 0.76, face, said, ink=_on(face), edge=edge)
 
@@ -331,7 +334,8 @@ def draw_copy_up_cost(result: CopyUpCost, ax: Axes) -> Axes:
         )
         line = [getattr(write, name) for write in middle]
         ax.plot(sizes, line, "-", color=colour, lw=1.4, label=name)
-        ax.annotate(said, (sizes[0], line[0]), (0, 12), textcoords="offset points", color=colour)
+        highest = max(getattr(write, name) for write in result.writes if write.file_bytes == sizes[0])
+        ax.annotate(said, (sizes[0], highest), (-4, 10), textcoords="offset points", color=colour)
     ax.set(xscale="log", yscale="log", xlabel="size of the file in the image", ylabel="ms for one byte")
     ax.set_xticks(sizes, [human_bytes(size) for size in sizes])
     ax.minorticks_off()
@@ -372,7 +376,7 @@ def draw_sharing(result: Sharing, ax: Axes) -> Axes:
 def _shared_box(ax: Axes, users: Sequence[int], level: int, size: int) -> None:
     from itertools import groupby
 
-    face = _layer_colour(level + 1)
+    face = LAYERS[1 + level % (len(LAYERS) - 1)]
     # those who share a layer may not stand side by side
     runs = [
         [place for _, place in run] for _, run in groupby(enumerate(users), lambda pair: pair[1] - pair[0])

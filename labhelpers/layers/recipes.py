@@ -43,7 +43,8 @@ RUN dd if=/dev/urandom of=/data/middle bs=1M count=8
 RUN mkdir -p /app/docs && echo colour=blue > /app/settings && echo tmp > /app/draft \\
     && for name in one two three; do echo $name > /app/docs/$name; done
 RUN echo colour=green > /app/settings && rm /app/draft \\
-    && rm -r /app/docs && mkdir /app/docs && echo four > /app/docs/four
+    && rm -r /app/docs && mkdir /app/docs && echo four > /app/docs/four \\
+    && chmod 600 /data/middle
 CMD ["sleep", "3600"]
 """
 )
@@ -165,3 +166,66 @@ COPY --from=build /used /used
     {"token.txt": ""},
 )
 """A secret that is used in a stage which is not part of the image."""
+
+# --- what the exercises begin with
+
+FAT = Recipe(
+    """\
+ARG BASE
+FROM ${BASE}
+RUN dd if=/dev/urandom of=/data bs=1M count=6
+RUN chmod 600 /data
+RUN dd if=/dev/urandom of=/tmp/scratch bs=1M count=4
+RUN rm /tmp/scratch
+"""
+)
+"""The same files can be had without the waste."""
+
+LEAKY = Recipe(
+    """\
+ARG BASE
+FROM ${BASE}
+RUN mkdir /app && echo hello > /app/greeting
+COPY token.txt /app/token.txt
+RUN wc -c < /app/token.txt > /app/used
+RUN rm /app/token.txt
+RUN echo done > /app/state
+CMD ["sleep", "3600"]
+""",
+    {"token.txt": ""},
+)
+
+NOTICE = Recipe(
+    """\
+ARG BASE
+FROM ${BASE}
+RUN echo "open from nine to five" > /notice
+CMD ["sleep", "3600"]
+"""
+)
+NOTICE_CHANGED = Recipe(
+    """\
+ARG BASE
+FROM ${BASE}
+RUN echo "closed" > /notice
+"""
+)
+
+ORDER = Recipe(
+    """\
+FROM labhelpers/tools
+WORKDIR /app
+COPY . ./
+RUN python3 install.py
+CMD ["python3", "main.py"]
+""",
+    {
+        "deps.txt": "asyncio json xml\n",
+        "install.py": INSTALL + 'open("installed", "w").write(open("deps.txt").read())\n',
+        "main.py": SOURCE.format(version=1),
+    },
+)
+
+SITE = Recipe(
+    ONE_STAGE.dockerfile.replace("ARG BASE\nFROM ${BASE}", "FROM labhelpers/tools"), {"page.py": PAGE}
+)
