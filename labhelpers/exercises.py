@@ -281,7 +281,7 @@ class _Watch:
                 last = verdict
                 if verdict.passed:
                     return
-                if self._wake.wait(POLL_S):
+                if not self._stopped.is_set() and self._wake.wait(POLL_S):
                     time.sleep(DEBOUNCE_S)  # one `docker run` makes five events; one look is enough
         finally:
             self._unsubscribe()
