@@ -231,6 +231,8 @@ def _ahead(hashed: HashedAhead) -> Hashing:
 def _read(source: Source, found: _Contents, ref: str | None) -> ImageStack:
     flow = Flow(source, found.where, found.window)
     first = flow.peek(BLOCK)
+    if len(first) < BLOCK and isinstance(source, Unpacked):
+        raise cut_short(found.where)
     if not looks_like_tar(first) or len(first) < BLOCK:
         raise BadArchive(
             f"{found.where} is no image archive: it does not begin as a tar does",

@@ -133,6 +133,12 @@ class Pull(Result):
         return len(self.layers) - self.already_there
 
     @property
+    def most_at_once(self) -> int:
+        """How many layers were being downloaded at one moment, at most."""
+        spans = [p for layer in self.layers for p in layer.phases if p.name == "download"]
+        return max((sum(o.start_ms <= p.start_ms < o.end_ms for o in spans) for p in spans), default=0)
+
+    @property
     def unpacked_in_order(self) -> bool:
         """Whether no layer was complete before the one below it."""
         ends = [layer.phases[-1].end_ms for layer in self.layers if layer.phases]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LAYERS = (CONTAINER, KERNEL, HOST, LIMIT, ENGINE, VM)
 PHASE = {"waiting": PAPER, "download": ENGINE, "verification": LIMIT, "in line": "#DDDDDD", "extraction": VM}
 # the most files that fit side by side with their names readable
-MOST_FILES = 12
+MOST_FILES = 10
 MOST_WORDS = 62
 
 
@@ -81,7 +81,7 @@ def _bare(ax: Axes) -> None:
 
 def draw_pull(result: Pull, ax: Axes) -> Axes:
     """One row a layer, the lowest first; a bar for each phase of its pull, in milliseconds."""
-    resize(ax, 9, 1.5 + 0.45 * len(result.layers))
+    resize(ax, 8, 1.3 + 0.36 * len(result.layers))
     for row, layer in enumerate(result.layers):
         for phase in layer.phases:
             width = phase.end_ms - phase.start_ms
@@ -115,7 +115,7 @@ def draw_pull(result: Pull, ax: Axes) -> Axes:
 def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
     """One bar a layer, the lowest at the bottom: bytes, what made it, and what it did to the files."""
     rows = len(result.layers)
-    resize(ax, 9.5, 1.4 + 0.75 * rows)
+    resize(ax, 8.5, 1.1 + 0.6 * rows)
     most = max((layer.bytes for layer in result.layers), default=0) or 1
     for layer in result.layers:
         ax.barh(layer.number, layer.bytes, height=0.36, color=_layer_colour(layer.number))
@@ -123,7 +123,7 @@ def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
         said = f"  {human_bytes(layer.bytes)} · {did}"
         ax.text(layer.bytes, layer.number, said, va="center", fontsize=8.5, color=INK)
         ax.text(
-            0, layer.number + 0.24, _cut(layer.instruction, 100), va="bottom", fontsize=8.5, color="#555555"
+            0, layer.number + 0.24, _cut(layer.instruction, 80), va="bottom", fontsize=8.5, color="#555555"
         )
     wasted = f"{human_bytes(result.wasted_bytes)} in files stored more than once"
     ax.set_title(f"{result.name.rpartition('/')[2]}: efficiency {result.efficiency:.1%}, {wasted}")
@@ -141,7 +141,7 @@ def draw_union(result: Union, ax: Axes) -> Axes:
     layers = result.stack.layers
     paths = _telling(result)
     top = len(layers) + 0.5
-    resize(ax, 2.6 + 0.62 * len(paths), 1.9 + 0.5 * (len(layers) + 1.5))
+    resize(ax, 2.4 + 0.54 * len(paths), 1.7 + 0.42 * (len(layers) + 1.5))
     origin = {file.path: file.layer for file in result.files}
     for x, path in enumerate(paths):
         for layer in layers:
@@ -275,7 +275,7 @@ def draw_before_and_after(result: BeforeAndAfter, ax: Axes) -> Axes:
     """The container's layer over the image's layers, left before and right after it has written."""
     places = [one.place for one in result.before[0].seen]
     width = len(result.before)
-    resize(ax, 10.5, 2.2 + 0.46 * len(places))
+    resize(ax, 9.6, 1.9 + 0.38 * len(places))
     top = float(len(places))
     for left, title, files in ((0.0, "before", result.before), (width + 1.4, "after", result.after)):
         ax.text(left + width / 2, top + 2.6, title, ha="center", weight="bold", fontsize=11)
@@ -319,7 +319,7 @@ def _place_cell(ax: Axes, x: float, y: float, kind: str, place: str, file: SameF
 
 def draw_copy_up_cost(result: CopyUpCost, ax: Axes) -> Axes:
     """Time of the first and of the second write against the size of the file, both axes logarithmic."""
-    resize(ax, 8, 4)
+    resize(ax, 7.5, 3.4)
     middle = result.medians()
     sizes = [write.file_bytes for write in middle]
     for name, colour, said in (
@@ -353,7 +353,7 @@ def draw_sharing(result: Sharing, ax: Axes) -> Axes:
     """Columns are containers; a layer is one box, as wide as those who share it."""
     width = len(result.users)
     depth = max(len(user.layers) for user in result.users)
-    resize(ax, max(8.0, 2 + 1.2 * width), 1.8 + 0.5 * (depth + 1))
+    resize(ax, max(7.5, 2 + 1.1 * width), 1.5 + 0.4 * (depth + 1))
     drawn: set[str] = set()
     for user in result.users:
         for level, one in enumerate(user.layers):
@@ -391,7 +391,7 @@ def _shared_box(ax: Axes, users: Sequence[int], level: int, size: int) -> None:
 
 def draw_build_cache(result: BuildCache, ax: Axes) -> Axes:
     """One row a build, its steps one after the other: what ran is coloured, what the cache gave has no width."""
-    resize(ax, 9.5, 3.6)
+    resize(ax, 8.5, 3)
     longest = max(build.seconds for build in result.builds)
     for row, build in enumerate(result.builds):
         left = 0.0

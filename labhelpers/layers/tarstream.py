@@ -20,8 +20,7 @@ from labhelpers.errors import BadArchive
 
 BLOCK = 512
 CHUNK = 1 << 20
-# deflate packs at most 1:1032, so that a step unpacks to some 34 MiB at most
-STEP = 1 << 15
+STEP = 1 << 16
 ZEROS = bytes(BLOCK)
 # Linux's PATH_MAX; a pax record may claim any length
 MOST_PATH = 4096
@@ -151,26 +150,27 @@ class HashedAhead:
 
 
 class Unpacked:
-    """What a gzip or zstd source holds.
+    """What a gzip or zstd source holds, in pieces of at most `CHUNK` bytes: few packed bytes may hold gigabytes.
 
     Raises:
         BadArchive: by `read`: the data are damaged, or end before their end.
     """
 
     def __init__(self, source: Source, where: str) -> None:
-        self._source, self._where = source, where
-        self._rest = source.read(STEP)
-        self._begin: Callable[[], Any]
-        if self._rest.startswith(GZIP_MAGIC):
-            self._begin = lambda: zlib.decompressobj(wbits=31)
+        self._where = where
+        begin = source.read(STEP)
+        self._read: Callable[[int], bytes]
+        if begin.startswith(GZIP_MAGIC):
+            self._read = _Gzip(begin, source, where).read
         else:
-            self._begin = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW).decompressobj
-        self._frame: Any = None
+            joined: Any = _Joined(begin, source)  # the library asks for no more than a `read`
+            unpack = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW)
+            self._read = unpack.stream_reader(joined, read_across_frames=True).read
 
     def read(self, count: int, /) -> bytes:
         """As `Source.read`."""
         try:
-            return self._read()
+            return self._read(min(count, CHUNK))
         except (zlib.error, zstandard.ZstdError) as error:
             raise BadArchive(
                 f"{self._where} cannot be unpacked: its compressed data are damaged",
@@ -178,27 +178,44 @@ class Unpacked:
                 engine_words=str(error),
             ) from None
 
-    def _read(self) -> bytes:
-        while True:
-            # small steps: a few bytes may hold gigabytes of zeros
-            step, self._rest = self._rest or self._source.read(STEP), b""
-            if not step:
-                if self._frame is None:
-                    return b""
-                raise cut_short(self._where)
-            if self._frame is None:
-                self._frame = self._begin()
-            part: bytes = self._frame.decompress(step)
-            if self._frame.eof:
-                # gzip and zstd may be several frames, one after the other (eStargz is)
-                self._rest = self._frame.unused_data
-                self._frame = None
-            if part:
-                return part
-
     def skip(self, count: int, /) -> int:
         """As `Source.skip`."""
         return read_past(self, count)
+
+
+class _Gzip:
+    """gzip's members, one after the other (eStargz has many); zlib checks the sum at the end of each."""
+
+    def __init__(self, begin: bytes, source: Source, where: str) -> None:
+        self._packed, self._source, self._where = begin, source, where
+        self._member: Any = None
+
+    def read(self, count: int) -> bytes:
+        while True:
+            self._packed = self._packed or self._source.read(STEP)
+            if not self._packed:
+                if self._member is None:
+                    return b""
+                raise cut_short(self._where)
+            if self._member is None:
+                self._member = zlib.decompressobj(wbits=31)
+            part: bytes = self._member.decompress(self._packed, count)
+            self._packed = self._member.unconsumed_tail
+            if self._member.eof:
+                self._packed, self._member = self._member.unused_data, None
+            if part:
+                return part
+
+
+class _Joined:
+    """Bytes that were read already, and then their source."""
+
+    def __init__(self, begin: bytes, source: Source) -> None:
+        self._begin, self._source = begin, source
+
+    def read(self, count: int) -> bytes:
+        begin, self._begin = self._begin, b""
+        return begin or self._source.read(count)
 
 
 def read_past(source: Source, count: int) -> int:

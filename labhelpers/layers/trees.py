@@ -48,6 +48,10 @@ def whited_out(path: str) -> str | None:
     return above + slash + name.removeprefix(WHITEOUT) if name.startswith(WHITEOUT) else None
 
 
+def _is_directory(entry: Entry) -> bool:
+    return entry.kind in ("directory", "")
+
+
 def _by_name(path: str) -> list[str]:
     return path.split("/")
 
@@ -78,18 +82,19 @@ class Merged:
             if whited_out(path):
                 continue
             before = self.entries.get(path)
-            is_directory = entry.kind in ("directory", "")
-            if before and not is_directory:
+            if _is_directory(entry):
+                removed += before is not None and not _is_directory(before)
+            else:
                 # a file over a directory hides all that was in it
                 removed += self._clear(path, keep=entries)
-            if not is_directory:
                 changed += before is not None
                 added += before is None
             self._put(path, entry, number)
         return added, changed, removed
 
     def _put(self, path: str, entry: Entry, number: int) -> None:
-        if entry is IMPLIED and path in self.entries:
+        before = self.entries.get(path)
+        if entry is IMPLIED and before is not None and _is_directory(before):
             return
         self.entries[path], self.layer_of[path] = entry, number
         self._below.setdefault(parent(path), set()).add(path)
@@ -101,7 +106,7 @@ class Merged:
         gone = self._clear(path)
         del self.layer_of[path]
         self._below[parent(path)].discard(path)
-        return gone + (entry.kind not in ("directory", ""))
+        return gone + (not _is_directory(entry))
 
     def _clear(self, path: str, keep: Entries | None = None) -> int:
         """Remove all below `path`; how many files that were."""
@@ -111,7 +116,7 @@ class Merged:
             if keep and one in keep:
                 continue
             open_ += self._below.pop(one, ())
-            gone += self.entries.pop(one).kind not in ("directory", "")
+            gone += not _is_directory(self.entries.pop(one))
             del self.layer_of[one]
             self._below.get(parent(one), set()).discard(one)
         return gone
