@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -373,8 +374,6 @@ def secrets(lab: Lab) -> Secrets:
     Raises:
         BuildFailed: a step failed.
     """
-    from secrets import token_hex
-
     secret, base = f"secret-{token_hex(8)}", lab.image("payload")
     refs, leaks = {}, []
     for way, recipe in WAYS.items():

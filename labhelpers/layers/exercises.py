@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Mapping
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import ImageNotFound
@@ -53,7 +54,8 @@ def folder(name: str) -> str:
 
 def diet(lab: Lab) -> Exercise:
     """An image with the same files as another one, and at most a given waste."""
-    _made(lab, FAT, recipes.FAT)
+    if _no_image(lab, FAT):
+        build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
     there = Task("there", f"There is an image {DIET}", lambda lab: _no_image(lab, DIET), _diet_there_hint)
     same = Task(
         "same", f"A container of it sees the same files as one of {FAT}", _same, _same_hint, ("there",)
@@ -113,8 +115,6 @@ def _waste_hint(lab: Lab) -> str:
 def secret_layer(lab: Lab) -> Exercise:
     """Find the layer that still holds a deleted file, and what the file says."""
     if _no_image(lab, LEAKY):
-        from secrets import token_hex
-
         _made(lab, LEAKY, recipes.LEAKY.with_files(token_txt=token_hex(8)))
     runs = Task(
         "runs",

@@ -95,7 +95,7 @@ def draw_pull(result: Pull, ax: Axes) -> Axes:
     for place, name in enumerate(seen):
         colour = "#999999" if PHASE[name] in (PAPER, "#DDDDDD") else PHASE[name]
         words = {"in line": "in line: the layer below comes first"}.get(name, name)
-        at = result.total_ms * (0, 0.1, 0.22, 0.36, 0.72)[place]
+        at = result.total_ms * (0, 0.14, 0.29, 0.47, 0.96)[place]
         ax.text(at, rows - 0.1, f"■ {words}", color=colour, fontsize=9, va="center")
     name = result.ref.rpartition("/")[2]
     layers = "layer" if result.fetched == 1 else "layers"
@@ -122,9 +122,7 @@ def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
         did = f"+{layer.files_added} files, {layer.files_changed} changed, {layer.files_removed} removed"
         said = f"  {human_bytes(layer.bytes)} · {did}"
         ax.text(layer.bytes, layer.number, said, va="center", fontsize=8.5, color=INK)
-        ax.text(
-            0, layer.number + 0.24, _cut(layer.instruction, 80), va="bottom", fontsize=8.5, color="#555555"
-        )
+        ax.text(0, layer.number + 0.24, _cut(layer.instruction), va="bottom", fontsize=8.5, color="#555555")
     wasted = f"{human_bytes(result.wasted_bytes)} in files stored more than once"
     ax.set_title(f"{result.name.rpartition('/')[2]}: efficiency {result.efficiency:.1%}, {wasted}")
     ax.set_yticks(range(rows), [f"layer {number}" for number in range(rows)])
@@ -278,11 +276,13 @@ def draw_before_and_after(result: BeforeAndAfter, ax: Axes) -> Axes:
     resize(ax, 9.6, 1.9 + 0.38 * len(places))
     top = float(len(places))
     for left, title, files in ((0.0, "before", result.before), (width + 1.4, "after", result.after)):
-        ax.text(left + width / 2, top + 2.6, title, ha="center", weight="bold", fontsize=11)
+        ax.text(left + width / 2, top + 2.9, title, ha="center", weight="bold", fontsize=11)
         for x, file in enumerate(files):
             did = "" if title == "before" else result.did[file.path]
-            ax.text(left + x + 0.5, top + 1.75, file.path, ha="center", fontsize=8.5, family="monospace")
-            ax.text(left + x + 0.5, top + 1.3, did, ha="center", fontsize=8.5, color="#555555")
+            folder, _, name = file.path.rpartition("/")
+            said = f"{folder}/\n{name}"
+            ax.text(left + x + 0.5, top + 1.5, said, ha="center", fontsize=8.5, family="monospace")
+            ax.text(left + x + 0.5, top + 0.8, did, ha="center", fontsize=8.5, color="#555555")
             for y, one in enumerate(file.seen):
                 _place_cell(ax, left + x, _height(y, places), one.kind, one.place, file)
         for y, place in enumerate(places):
@@ -297,7 +297,7 @@ def draw_before_and_after(result: BeforeAndAfter, ax: Axes) -> Axes:
     ax.text(
         0, -0.3, "filled: holds the file  ·  bold edge: the one that is seen", fontsize=8.5, color="#555555"
     )
-    ax.set(xlim=(-0.2, 2 * width + 1.6), ylim=(-0.5, top + 3.1))
+    ax.set(xlim=(-0.2, 2 * width + 1.6), ylim=(-0.5, top + 3.4))
     ax.axis("off")
     return ax
 
@@ -322,9 +322,9 @@ def draw_copy_up_cost(result: CopyUpCost, ax: Axes) -> Axes:
     resize(ax, 7.5, 3.4)
     middle = result.medians()
     sizes = [write.file_bytes for write in middle]
-    for name, colour, said in (
-        ("first_write_ms", VM, "first byte: the whole file is copied up"),
-        ("second_write_ms", CONTAINER, "second byte: the copy is there"),
+    for name, colour, said, offset in (
+        ("first_write_ms", VM, "first byte: the whole file is copied up", -60),
+        ("second_write_ms", CONTAINER, "second byte: the copy is there", 14),
     ):
         ax.plot(
             [w.file_bytes for w in result.writes],
@@ -334,8 +334,8 @@ def draw_copy_up_cost(result: CopyUpCost, ax: Axes) -> Axes:
         )
         line = [getattr(write, name) for write in middle]
         ax.plot(sizes, line, "-", color=colour, lw=1.4, label=name)
-        highest = max(getattr(write, name) for write in result.writes if write.file_bytes == sizes[0])
-        ax.annotate(said, (sizes[0], highest), (-4, 10), textcoords="offset points", color=colour)
+        end = (sizes[-1], line[-1])
+        ax.annotate(said, end, (0, offset), textcoords="offset points", ha="right", color=colour)
     ax.set(xscale="log", yscale="log", xlabel="size of the file in the image", ylabel="ms for one byte")
     ax.set_xticks(sizes, [human_bytes(size) for size in sizes])
     ax.minorticks_off()
@@ -505,12 +505,32 @@ def draw_refused_pull(result: RefusedPull, ax: Axes) -> Axes:
 # --- the course's own pictures
 
 
-def save(name: str, result: Pull | Union | BeforeAndAfter) -> None:
-    """Write a figure of the course to `assets/layers/`."""
+def main() -> None:
+    """Draw part3-2, part3-3 and part3-4 from what is measured on the engine, into `assets/layers/`."""
     import matplotlib.pyplot as plt
+
+    from labhelpers import layers
+    from labhelpers.lab import Lab
 
     folder = ROOT / "assets" / "layers"
     folder.mkdir(parents=True, exist_ok=True)
-    result.plot(new_axes())
-    plt.savefig(folder / f"{name}.png", dpi=130)
-    plt.close()
+    with Lab("02") as lab, lab.quiet():
+        example = layers.example(lab)
+        pulled = layers.pull(lab, example.first)
+        union = layers.image(lab, example.first).union
+        container = lab.run(example.first)
+        written = layers.before_and_after(
+            lab,
+            container,
+            keep="/data/large",
+            change="/app/settings",
+            delete="/www/index.html",
+            add="/app/new",
+        )
+    for name, result in (("part3-2", pulled), ("part3-3", union), ("part3-4", written)):
+        result.plot(new_axes())
+        plt.savefig(folder / f"{name}.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()

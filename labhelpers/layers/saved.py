@@ -22,6 +22,8 @@ def save(lab: Lab, ref: str, look: archives.Look | None = None) -> archives.Imag
         BadArchive: what the engine sent is damaged.
     """
     try:
+        # what `docker save` says of a missing image differs from engine to engine
+        lab.client.images.get(ref)
         chunks = lab.client.api.get_image(ref)
         return replace(archives.stream(chunks, f"what `docker save {ref}` sends", look), name=ref)
     except ImageNotFound as error:
