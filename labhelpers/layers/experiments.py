@@ -182,14 +182,26 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
 
         see = live_pull()
     watch = _PullWatch(ref, see)
-    lab.pull(ref, see=watch.step)
-    return watch.end()
+    pulled = lab.pull(ref, see=watch.step)
+    watch.stop()
+    return watch.end(_layer_ids(lab, ref, pulled.attrs["RootFS"]["Layers"]))
+
+
+def _layer_ids(lab: Lab, ref: str, diff_ids: Sequence[str]) -> list[str]:
+    """What `docker pull` calls the layers, the lowest first; by diff id where no manifest can be asked for."""
+    if _is_in_our_registry(lab, ref):
+        return [_short_id(blob.digest) for blob in verify(lab, ref).blobs if blob.kind == "layer"]
+    return [_short_id(diff_id) for diff_id in diff_ids]
+
+
+def _short_id(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
 
 
 class _PullWatch:
     def __init__(self, ref: str, see: Callable[[Pull], object]) -> None:
         self._ref, self._see = ref, see
-        self._began = time.monotonic()
+        self._began, self._ended_ms = time.monotonic(), 0.0
         self._marks: dict[str, list[tuple[str, float]]] = {}
         self._progress: dict[str, tuple[int, int]] = {}
 
@@ -207,13 +219,29 @@ class _PullWatch:
             self._progress[layer] = (int(told.get("current") or 0), int(told["total"]))
         self._see(self._pull(False))
 
-    def end(self) -> Pull:
+    def stop(self) -> None:
+        """The pull has ended now."""
+        self._ended_ms = self._now()
+
+    def end(self, ids: Sequence[str]) -> Pull:
+        """The whole pull, with the layers that the engine did not tell of since it has them.
+
+        Args:
+            ids: of all layers, the lowest first.
+        """
+        # containerd's store tells of what it fetches only
+        untold = max(len(ids) - len(self._marks), 0)
+        had = [id for id in ids if id not in self._marks][:untold]
+        marks = {id: [(ALREADY, 0.0)] for id in had} | self._marks
+        self._marks = {
+            id: marks[id] for id in sorted(marks, key=lambda id: ids.index(id) if id in ids else len(ids))
+        }
         pull = self._pull(True)
         self._see(pull)
         return pull
 
     def _now(self) -> float:
-        return (time.monotonic() - self._began) * 1000
+        return self._ended_ms or (time.monotonic() - self._began) * 1000
 
     def _pull(self, done: bool) -> Pull:
         return Pull(self._ref, tuple(map(self._layer, self._marks)), self._now(), done)

@@ -63,7 +63,10 @@ class Mounts(Result):
 
     @property
     def image_layers(self) -> tuple[str, ...]:
-        """The lower directories that are layers of the image."""
+        """The lower directories that are layers of the image.
+
+        On containerd's store, an image that was built there has an empty one for each step that changed no file.
+        """
         return self.lower[:-1]
 
     def frame(self) -> pd.DataFrame:

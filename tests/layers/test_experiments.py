@@ -33,7 +33,7 @@ def test_a_pull_is_told_layer_by_layer_and_shared_layers_do_not_travel(lab: Lab,
     second = layers.pull(lab, example.second, seen.append)
     assert (second.fetched, second.already_there) == (1, 5)
     again = layers.pull(lab, example.second, seen.append)
-    assert again.fetched == 0
+    assert (again.fetched, again.already_there) == (0, 6)
 
 
 def test_the_stack_of_an_image(lab: Lab, example: Example) -> None:
@@ -47,7 +47,9 @@ def test_the_stack_of_an_image(lab: Lab, example: Example) -> None:
     top = stack.layers[4]
     assert (top.files_added, top.files_changed, top.files_removed) == (1, 2, 4)
     assert stack.wasted_files[0].path == "/data/middle"
-    assert stack.wasted_bytes == 2 * 8 * 1024**2 + len("colour=blue\ncolour=green\ntmp\n")
+    # an engine saves the replaced directory as an opaque one, or each of its files as a whiteout
+    small = stack.wasted_bytes - 2 * 8 * 1024**2
+    assert small in (29, 29 + len("one\ntwo\nthree\n"))
     assert 0.8 < stack.efficiency < 0.82
 
 
