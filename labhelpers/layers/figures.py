@@ -253,7 +253,7 @@ def draw_same_file(result: SameFile, ax: Axes) -> Axes:
 
 def draw_changes(result: Changes, ax: Axes) -> Axes:
     """One row a path of upper, with what it is."""
-    colours = {"added": HOST, "changed": KERNEL, "deleted": VM, "replaced": LIMIT}
+    colours = {"added": HOST, "changed": KERNEL, "deleted": VM, "replaced": LIMIT, "copied": FAINT}
     words = {"deleted": "deleted: a whiteout", "replaced": "replaced: an opaque directory"}
     rows = len(result.found)
     resize(ax, 8, 0.9 + 0.3 * rows)

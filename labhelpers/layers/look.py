@@ -46,13 +46,12 @@ def is_opaque(path: str) -> bool:
     return False
 
 
-def lower_kind(lowers: list[str], path: str) -> str | None:
+def lower_status(lowers: list[str], path: str) -> os.stat_result | None:
     """What the lower directories, from the top, show at `path`; None where they show nothing."""
     for lower in lowers:
         status = status_of(os.path.join(lower, path))
         if status is not None:
-            kind = kind_of(status)
-            return None if kind == "whiteout" else kind
+            return None if kind_of(status) == "whiteout" else status
         if hides(lower, path):
             return None
     return None
@@ -77,11 +76,11 @@ def lower_names(lowers: list[str], path: str) -> set[str]:
         full = os.path.join(lower, path)
         if status_of(full) is not None and stat.S_ISDIR(os.lstat(full).st_mode):
             names.update(os.listdir(full))
-    return {name for name in names if lower_kind(lowers, os.path.join(path, name))}
+    return {name for name in names if lower_status(lowers, os.path.join(path, name))}
 
 
 def changes(upper: str, lowers: list[str]) -> dict[str, Any]:
-    """Every path of the upper directory: (path, kind, bytes, opaque, kind below), and what it hides."""
+    """Every path of the upper directory: (path, kind, bytes, opaque, kind below, same), and what it hides."""
     found: list[Any] = []
     hidden_names: list[str] = []
     open_ = [("", False)]
@@ -96,10 +95,20 @@ def changes(upper: str, lowers: list[str]) -> dict[str, Any]:
             kind = kind_of(status)
             opaque = kind == "directory" and is_opaque(os.path.join(upper, path))
             bytes_ = status.st_size if kind == "file" else 0
-            found.append((path, kind, bytes_, opaque, lower_kind(lowers, path)))
+            below = lower_status(lowers, path)
+            same = below is not None and not opaque and is_same(status, below)
+            found.append((path, kind, bytes_, opaque, below and kind_of(below), same))
             if kind == "directory":
                 open_.append((path, hidden or opaque))
     return {"found": found, "hidden": hidden_names}
+
+
+def is_same(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether two have the same owner and mode and, but for directories, the same size and time of change."""
+    if (one.st_mode, one.st_uid, one.st_gid) != (other.st_mode, other.st_uid, other.st_gid):
+        return False
+    both = (one.st_size, one.st_mtime_ns), (other.st_size, other.st_mtime_ns)
+    return stat.S_ISDIR(one.st_mode) or both[0] == both[1]
 
 
 def through(directories: list[str], paths: list[str]) -> list[list[Any]]:

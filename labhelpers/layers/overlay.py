@@ -303,6 +303,9 @@ def _merged_view(lab: Lab, name: str, path: str) -> Seen:
 # --- what a container changed
 
 
+What = Literal["added", "changed", "deleted", "replaced", "copied"]
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A path of the upper directory.
@@ -310,13 +313,13 @@ class Change:
     Attributes:
         path: as the container says it.
         what: `added`; `changed` (a lower layer has it too); `deleted` (a whiteout); `replaced` (a directory
-            that hides what lower layers hold there: opaque).
+            that hides what lower layers hold there: opaque); `copied` (copied up, and the same as below).
         kind: file, directory, link, whiteout or other.
         bytes: the size of a file in upper.
     """
 
     path: str
-    what: Literal["added", "changed", "deleted", "replaced"]
+    what: What
     kind: str
     bytes: int
 
@@ -354,9 +357,12 @@ class Changes(Result):
 
     @property
     def as_docker_says_it(self) -> tuple[tuple[str, str], ...]:
-        """The same in the engine's letters: an opaque directory is changed, and what it hides is deleted."""
+        """The same in the engine's letters: an opaque directory is changed, and what it hides is deleted.
+
+        What was copied up and is the same as below has no letter.
+        """
         letters = {"added": "A", "changed": "C", "replaced": "C", "deleted": "D"}
-        rows = [(letters[change.what], change.path) for change in self.found]
+        rows = [(letters[one.what], one.path) for one in self.found if one.what != "copied"]
         return tuple(sorted([*rows, *(("D", path) for path in self.hidden)], key=lambda row: row[1]))
 
     @property
@@ -379,9 +385,11 @@ def changes(lab: Lab, container: Container | str) -> Changes:
     found = mounts(lab, container)
     # from the top: the order in which overlay looks
     told = _look(lab, "changes", [found.upper, *reversed(found.lower)])
+    # a directory is touched by what has changed in it
+    touched = {path for path, *_, same in told["found"] if not same} | set(told["hidden"])
     rows = [
-        Change(f"/{path}", _what(kind, opaque, below), kind, size)
-        for path, kind, size, opaque, below in told["found"]
+        Change(f"/{path}", _what(kind, opaque, below, same and not _any_below(path, touched)), kind, size)
+        for path, kind, size, opaque, below, same in told["found"]
     ]
     letters = {0: "C", 1: "A", 2: "D"}  # Engine API, GET /containers/{id}/changes
     diff = [(letters[row["Kind"]], str(row["Path"])) for row in lab.client.api.diff(found.container) or []]
@@ -393,11 +401,17 @@ def changes(lab: Lab, container: Container | str) -> Changes:
     )
 
 
-def _what(kind: str, opaque: bool, below: str | None) -> Literal["added", "changed", "deleted", "replaced"]:
+def _any_below(path: str, paths: set[str]) -> bool:
+    return any(one.startswith(f"{path}/") for one in paths)
+
+
+def _what(kind: str, opaque: bool, below: str | None, same: bool) -> What:
     if kind == "whiteout":
         return "deleted"
     if below is None:
         return "added"
+    if same:
+        return "copied"
     return "replaced" if opaque and below == "directory" else "changed"
 
 

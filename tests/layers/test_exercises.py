@@ -67,6 +67,7 @@ def test_diet_by_export_counts_too(quiet: Lab) -> None:
     try:
         assert exercise.check().passed, exercise.check()
     finally:
+        lab.remove(fat, force=True)
         lab.client.images.remove("diet:1")
 
 

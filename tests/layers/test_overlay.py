@@ -74,6 +74,8 @@ def test_the_same_file_through_each(lab: Lab, container: Container) -> None:
         ("echo n > /new; mkdir -p /dir/sub; echo x > /dir/sub/x", (), ()),
         ("echo n > /new; rm /new", (), ()),
         ("echo more >> /old; chmod 600 /payload", (), ()),
+        # opened for writing and not written to: copied up, and no change
+        (": >> /old", (), ()),
         ("rm /old", ("/old",), ()),
         ("rm -r /d", ("/d",), ()),
         ("rm /d/e /d/sub/f", ("/d/e", "/d/sub/f"), ()),
