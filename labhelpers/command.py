@@ -642,7 +642,52 @@ class CreateVolume(Operation):
         return {"name": self.name, "driver": "local"}
 
 
-OPERATIONS: tuple[type[Operation], ...] = (Run, Pull, Build, Exec, Stop, Remove, CreateNetwork, CreateVolume)
+@dataclass(frozen=True)
+class Commit(Operation):
+    """`docker commit`: make an image of a container's files as they are now."""
+
+    container: str
+    ref: str
+
+    VERB = ("commit",)
+
+    def _arguments(self) -> list[str]:
+        return [_name(self.container), _image(self.ref)]
+
+    def _fixed(self) -> dict[str, Any]:
+        repository, tag = parse_repository_tag(self.ref)
+        return {"container": self.container, "repository": repository, "tag": tag or "latest"}
+
+
+@dataclass(frozen=True)
+class Tag(Operation):
+    """`docker tag`: give an image one more name; a name that another image has moves."""
+
+    image: str
+    ref: str
+
+    VERB = ("tag",)
+
+    def _arguments(self) -> list[str]:
+        return [_image(self.image), _image(self.ref)]
+
+    def _fixed(self) -> dict[str, Any]:
+        repository, tag = parse_repository_tag(self.ref)
+        return {"image": self.image, "repository": repository, "tag": tag or "latest"}
+
+
+OPERATIONS: tuple[type[Operation], ...] = (
+    Run,
+    Pull,
+    Build,
+    Exec,
+    Stop,
+    Remove,
+    CreateNetwork,
+    CreateVolume,
+    Commit,
+    Tag,
+)
 
 Kind = TypeVar("Kind", bound=Operation)
 

@@ -9,7 +9,8 @@ The whole tree::
     │   └── EngineRefused        the engine said no; its own words are kept
     ├── ImageError
     │   ├── ImageMissing         no source has this image
-    │   └── BuildFailed          an image of the lab could not be built
+    │   ├── BuildFailed          an image of the lab could not be built
+    │   └── BadArchive           an image archive is none, or is damaged, cut short or hostile
     ├── BadInput                 a name, size or option that cannot be meant
     ├── NameTaken                the name belongs to something that the lab did not make
     ├── PortTaken                the port belongs to something else
@@ -77,6 +78,10 @@ class ImageMissing(ImageError):
 
 class BuildFailed(ImageError):
     """An image of the lab could not be built."""
+
+
+class BadArchive(ImageError):
+    """An image archive is none, or is damaged, cut short or hostile."""
 
 
 class BadInput(LabError, ValueError):

@@ -39,6 +39,7 @@ PROGRESS = "progress.json"
 PREDICTIONS = "predictions.json"
 POLL_S = 5.0
 DEBOUNCE_S = 0.3
+OWN_EVENTS_S = 0.1
 
 
 # --- tasks and verdicts
@@ -271,14 +272,16 @@ class _Watch:
         last: Verdict | None = None
         try:
             while not self._stopped.is_set() and ours.is_alive(self._exercise.lab.session):
-                self._wake.clear()
                 verdict = self._checked()
+                # a look makes events itself (an exec, a helper container): they must not wake the next look
+                time.sleep(OWN_EVENTS_S)
+                self._wake.clear()
                 if verdict != last and not self._stopped.is_set():
                     self._seen(verdict)
                 last = verdict
                 if verdict.passed:
                     return
-                if self._wake.wait(POLL_S):
+                if not self._stopped.is_set() and self._wake.wait(POLL_S):
                     time.sleep(DEBOUNCE_S)  # one `docker run` makes five events; one look is enough
         finally:
             self._unsubscribe()

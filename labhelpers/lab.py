@@ -6,7 +6,7 @@ import atexit
 import ipaddress
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +25,7 @@ from labhelpers import magic
 from labhelpers import ours as belongings
 from labhelpers.command import (
     Build,
+    Commit,
     CreateNetwork,
     CreateVolume,
     Exec,
@@ -33,6 +34,7 @@ from labhelpers.command import (
     Remove,
     Run,
     Stop,
+    Tag,
     make,
 )
 from labhelpers.engine import Engine
@@ -59,6 +61,9 @@ if TYPE_CHECKING:
 
 # RFC 1918; docker's own default pools lie elsewhere
 _PRIVATE = ipaddress.IPv4Network("10.200.0.0/16")
+
+See = Callable[[Mapping[str, Any]], object]
+"""Sees one step of what the engine says while it works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +219,11 @@ class Lab:
             self._say(call)
             self.client.api.remove_container(**call.api())
 
-    def pull(self, ref: str) -> Image:
+    def pull(self, ref: str, *, see: See | None = None) -> Image:
         """Fetch an image from its registry.
+
+        Args:
+            see: given each step of the pull as it comes (Engine API, POST /images/create).
 
         Raises:
             ImageMissing: the registry does not have it, or does not answer.
@@ -227,14 +235,19 @@ class Lab:
                 for step in self.client.api.pull(**call.api(), stream=True, decode=True):
                     if "error" in step:
                         raise _image_missing(ref, step["error"])
+                    if see:
+                        see(step)
             except APIError as error:
                 raise _image_missing(ref, error) from None
             pulled = self.client.images.get(ref)
             self._there_before.add(str(pulled.id))
             return pulled
 
-    def build(self, path: str, tag: str, **options: Any) -> Image:
+    def build(self, path: str, tag: str, *, see: See | None = None, **options: Any) -> Image:
         """Make an image from a folder with a Dockerfile; `labhelpers.command.Build` lists the options.
+
+        Args:
+            see: given each step of the build as it comes (Engine API, POST /build).
 
         Raises:
             BuildFailed: a step failed; the last lines of its output are kept.
@@ -244,7 +257,46 @@ class Lab:
         self._say(call)
         with _speaking(self.engine):
             self._tag_must_be_free(tag)
-            return self._build(call)
+            return self._build(call, see)
+
+    def commit(self, container: Container | str, ref: str) -> Image:
+        """Make an image of a container's files as they are now.
+
+        Raises:
+            NameTaken: the name belongs to an image that this lab did not make.
+            LabError: the container is gone.
+        """
+        call = make(Commit, _name_of(container), ref)
+        self._say(call)
+        # the container's labels would come along and say that this image is a container
+        labels = [f"LABEL {name}={value}" for name, value in self._labels("image").items()]
+        with _speaking(self.engine, container=call.container):
+            self._tag_must_be_free(ref)
+            made = self.client.api.commit(**call.api(), changes=labels)
+            return self.client.images.get(made["Id"])
+
+    def tag(self, image: str, ref: str) -> None:
+        """Give an image that this session made one more name; the name moves if it has it already.
+
+        Raises:
+            ImageMissing: there is no such image.
+            NotOurs: this session did not make the image.
+            NameTaken: the name belongs to an image that this session did not make.
+        """
+        call = make(Tag, image, ref)
+        self._say(call)
+        with _speaking(self.engine):
+            try:
+                found = self.client.images.get(image)
+            except ImageNotFound as error:
+                raise _image_missing(image, error) from None
+            if found.labels.get(belongings.SESSION) != self.session:
+                raise NotOurs(
+                    f"the image {image!r} was not made here: a name that the lab gave it could not be taken back",
+                    hint=f"if you mean it, type it in a terminal: docker tag {image} {ref}",
+                )
+            self._tag_must_be_free(ref)
+            self.client.api.tag(**call.api())
 
     def create_network(self, name: str, **options: Any) -> Network:
         """Make a network; `labhelpers.command.CreateNetwork` says the options there are.
@@ -430,7 +482,7 @@ class Lab:
             engine_words=words,
         )
 
-    def _build(self, call: Build) -> Image:
+    def _build(self, call: Build, see: See | None) -> Image:
         said: list[str] = []
         image_id = ""
         try:
@@ -441,6 +493,8 @@ class Lab:
                 image_id = (step.get("aux") or {}).get("ID", image_id)
                 if "error" in step:
                     raise _build_failed(call, said, step["error"])
+                if see:
+                    see(step)
         except APIError as error:
             raise _build_failed(call, said, str(error.explanation)) from None
         except (OSError, TypeError) as error:

@@ -23,7 +23,7 @@ from labhelpers.errors import BadInput, LabError
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-# what follows these words makes a thing of that kind, which takes --label
+# what follows these words makes a thing of that kind, which takes labels
 _MAKERS = {
     ("run",): "container",
     ("create",): "container",
@@ -35,6 +35,8 @@ _MAKERS = {
     ("buildx", "build"): "image",
     ("volume", "create"): "volume",
     ("network", "create"): "network",
+    ("commit",): "image",
+    ("container", "commit"): "image",
 }
 # docker's global options that take a value (docker --help)
 _GLOBAL_WITH_VALUE: tuple[str, ...] = ("--config", "-c", "--context", "-H", "--host", "-l", "--log-level")
@@ -94,7 +96,9 @@ def labelled(words: list[str], chapter: str, session: str) -> list[str]:
         kind = _MAKERS.get(tuple(words[at : at + length]))
         if kind:
             pairs = ours.labels(kind, chapter, session).items()
-            extra = [word for name, value in pairs for word in ("--label", f"{name}={value}")]
+            # commit knows no --label: it takes the label as a Dockerfile says it
+            flag, form = ("--change", "LABEL {}={}") if "commit" in words[at:][:2] else ("--label", "{}={}")
+            extra = [word for name, value in pairs for word in (flag, form.format(name, value))]
             return [*words[: at + length], *extra, *words[at + length :]]
     return words
 

@@ -1,0 +1,417 @@
+"""Builds: what the cache keeps, what a stage leaves behind, and where a secret stays."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from docker.errors import NotFound
+
+from labhelpers.errors import BadInput
+from labhelpers.layers import recipes, trees
+from labhelpers.layers.recipes import Recipe
+from labhelpers.layers.saved import save
+from labhelpers.layers.tarstream import Chunks, Flow, Part, members
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from labhelpers.lab import Lab, See
+
+# a secret and what is around it are small
+_MOST_TEXT = 1 << 20
+
+
+def own_name(lab: Lab, name: str) -> str:
+    """A name for an image that no other session of the lab uses."""
+    return f"lab-{lab.session}/{name}"
+
+
+def build(lab: Lab, recipe: Recipe, tag: str, see: See | None = None, **buildargs: str) -> str:
+    """Build a recipe in a folder that exists for the build only; gives the tag.
+
+    Raises:
+        BuildFailed: a step failed.
+        NameTaken: the tag belongs to an image that this session did not make.
+    """
+    with tempfile.TemporaryDirectory() as folder, lab.quiet():
+        for name, text in {"Dockerfile": recipe.dockerfile, **recipe.files}.items():
+            Path(folder, name).write_text(text)
+        lab.build(folder, tag, see=see, buildargs=buildargs)
+    return tag
+
+
+# --- the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a build.
+
+    Attributes:
+        instruction: as the Dockerfile says it.
+        cached: whether the engine took the layer that it had.
+        seconds: wall time.
+    """
+
+    instruction: str
+    cached: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OneBuild:
+    """One build.
+
+    Attributes:
+        order: `dependencies first` or `source first`.
+        when: `first build` or `one line changed`.
+        steps: in order.
+    """
+
+    order: str
+    when: str
+    steps: tuple[Step, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all steps."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def ran(self) -> tuple[str, ...]:
+        """The instructions that were not taken from the cache; FROM names an image and does nothing."""
+        return tuple(step.instruction for step in self.steps if not step.cached and _works(step.instruction))
+
+
+def _works(instruction: str) -> bool:
+    return not instruction.startswith(("FROM", "ARG"))
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCache(Result):
+    """The same image from a Dockerfile in two orders, built, and built again after one line has changed.
+
+    Attributes:
+        builds: four of them.
+    """
+
+    builds: tuple[OneBuild, ...]
+
+    def of(self, order: str, when: str) -> OneBuild:
+        """One of the four."""
+        return next(one for one in self.builds if (one.order, one.when) == (order, when))
+
+    @property
+    def saved_s(self) -> float:
+        """What the better order saves each time that a line changes, in seconds."""
+        slow, quick = (self.of(order, CHANGED).seconds for order in (BAD, GOOD))
+        return slow - quick
+
+    def frame(self) -> pd.DataFrame:
+        """One row a build and step: order, when, instruction, cached, seconds."""
+        rows = [(b.order, b.when, s.instruction, s.cached, s.seconds) for b in self.builds for s in b.steps]
+        return pd.DataFrame(rows, columns=["order", "when", "instruction", "cached", "seconds"])
+
+
+GOOD, BAD = "dependencies first", "source first"
+BEGUN, CHANGED = "first build", "one line changed"
+
+
+def build_orders(lab: Lab) -> BuildCache:
+    """Build a Dockerfile in two orders, change one line of the source, and build both again.
+
+    The first builds find nothing in the cache: a file that they copy is new in each call. Steps are those that
+    the engine's classic builder tells of; the cache rules are the same in BuildKit (Docker docs, "Build cache
+    invalidation").
+
+    Raises:
+        BuildFailed: a step failed.
+    """
+    base, salt = lab.image("tools"), str(time.time_ns())
+    built = []
+    for order, recipe in ((GOOD, recipes.DEPENDENCIES_FIRST), (BAD, recipes.SOURCE_FIRST)):
+        for version, when in enumerate((BEGUN, CHANGED), 1):
+            watch = _BuildWatch()
+            files = {
+                "deps_txt": recipes.DEPS.format(salt=salt),
+                "main_py": recipes.SOURCE.format(version=version),
+            }
+            tag = own_name(lab, f"{order.split()[0]}:{version}")
+            build(lab, recipe.with_files(**files), tag, watch.see, BASE=base)
+            built.append(OneBuild(order, when, watch.steps()))
+    return BuildCache(tuple(built))
+
+
+class _BuildWatch:
+    """Reads steps from what the classic builder says: `Step 2/7 : COPY …`, and ` ---> Using cache`."""
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[str, float]] = []
+        self._cached: set[int] = set()
+
+    def see(self, said: Mapping[str, Any]) -> None:
+        text = str(said.get("stream", ""))
+        if found := re.match(r"Step \d+/\d+ : (.*)", text):
+            self._begun.append((found[1].strip(), time.monotonic()))
+        elif "Using cache" in text and self._begun:
+            self._cached.add(len(self._begun) - 1)
+
+    def steps(self) -> tuple[Step, ...]:
+        ends = [at for _, at in self._begun[1:]] + [time.monotonic()]
+        steps = (
+            Step(instruction, place in self._cached, end - at)
+            for place, ((instruction, at), end) in enumerate(zip(self._begun, ends, strict=True))
+        )
+        # the lab's own labels are a last step that the Dockerfile does not have
+        return tuple(step for step in steps if not step.instruction.startswith("LABEL labhelpers"))
+
+
+# --- stages
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image that was built.
+
+    Attributes:
+        name: `one stage` or `two stages`.
+        bytes: its size, as the engine says it.
+        layers: how many it has.
+        page: the page that it was built for.
+        has_python: whether the tool that made the page is still in it.
+    """
+
+    name: str
+    bytes: int
+    layers: int
+    page: str
+    has_python: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stages(Result):
+    """The same page in an image of one stage and in one of two.
+
+    Attributes:
+        one, two: the images.
+    """
+
+    one: Built
+    two: Built
+
+    @property
+    def ratio(self) -> float:
+        """How many times as large the image of one stage is."""
+        return self.one.bytes / self.two.bytes
+
+    def frame(self) -> pd.DataFrame:
+        """One row an image: name, bytes, layers, has_python."""
+        rows = [(one.name, one.bytes, one.layers, one.has_python) for one in (self.one, self.two)]
+        return pd.DataFrame(rows, columns=["name", "bytes", "layers", "has_python"])
+
+
+def stages(lab: Lab) -> Stages:
+    """Make a page with Python: in one stage, and in a stage of its own that the image does not keep.
+
+    Raises:
+        BuildFailed: a step failed.
+    """
+    tools, small = lab.image("tools"), lab.image("payload")
+    one = build(lab, recipes.ONE_STAGE, own_name(lab, "page:one"), BASE=tools)
+    two = build(lab, recipes.MULTI_STAGE, own_name(lab, "page:two"), BASE=tools, SMALL=small)
+    return Stages(_built(lab, "one stage", one), _built(lab, "two stages", two))
+
+
+def _built(lab: Lab, name: str, ref: str) -> Built:
+    told = lab.client.images.get(ref).attrs
+    page, python = files_of(lab, ref, ("/www/index.html", "/usr/bin/python3"))
+    assert page is not None  # the recipe makes it
+    return Built(name, int(told["Size"]), len(told["RootFS"]["Layers"]), page, python is not None)
+
+
+def files_of(lab: Lab, ref: str, paths: tuple[str, ...]) -> list[str | None]:
+    """How files of an image begin (at most 1 MiB, as text); None for each that it does not have.
+
+    The image must have a `true`.
+    """
+    with lab.quiet():
+        container = lab.run(ref, network="none", entrypoint="true")
+        try:
+            return [_text_of(lab, str(container.id), path) for path in paths]
+        finally:
+            lab.remove(container, force=True)
+
+
+def _text_of(lab: Lab, container: str, path: str) -> str | None:
+    try:
+        chunks, _ = lab.client.api.get_archive(container, path)
+    except NotFound:
+        return None
+    flow = Flow(Chunks(chunks), path)
+    first = next(members(flow))
+    return flow.take(min(first.stored_bytes, _MOST_TEXT)).decode(errors="replace")
+
+
+# --- a secret
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A path in one layer.
+
+    Attributes:
+        layer: its number, the lowest is 0.
+        instruction: what made the layer.
+        kind: file, directory, link, … or `whiteout`.
+        text: what the file holds, at most 1 MiB; empty for the others.
+    """
+
+    layer: int
+    instruction: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(Result):
+    """A path in all layers of an image that have it.
+
+    Attributes:
+        path: as a container says it.
+        copies: from the lowest layer up.
+        visible: whether a container sees it.
+    """
+
+    path: str
+    copies: tuple[Copy, ...]
+    visible: bool
+
+    def frame(self) -> pd.DataFrame:
+        """One row a layer that has the path: layer, instruction, kind, text."""
+        rows = [(copy.layer, copy.instruction, copy.kind, copy.text) for copy in self.copies]
+        return pd.DataFrame(rows, columns=["layer", "instruction", "kind", "text"])
+
+
+def recover(lab: Lab, ref: str, path: str) -> Recovered:
+    """Look for a path in every layer of an image, in what `docker save` sends.
+
+    Raises:
+        BadInput: `path` does not begin with a slash.
+        ImageMissing: the engine does not have the image.
+    """
+    if not path.startswith("/"):
+        raise BadInput(f"{path!r} is no path in an image", hint="write it from the root, such as /etc/motd")
+    wanted = path.strip("/")
+    stack = save(lab, ref, lambda found, part: part.read(_MOST_TEXT) if found == wanted else None)
+    above, slash, name = wanted.rpartition("/")
+    whiteout = f"{above}{slash}{trees.WHITEOUT}{name}"
+    copies = []
+    for layer in stack.layers:
+        if whiteout in layer.entries:
+            copies.append(Copy(layer.number, layer.instruction, "whiteout", ""))
+        if wanted in layer.entries:
+            text = layer.seen.get(wanted, b"").decode(errors="replace")
+            copies.append(Copy(layer.number, layer.instruction, layer.entries[wanted].kind, text))
+    return Recovered(path, tuple(copies), any(file.path == path for file in stack.union.files))
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A place where a secret can be read by everybody who has the image.
+
+    Attributes:
+        image: which image.
+        place: `layer 1: /token.txt`, or `history: RUN …`; the secret itself is not in it.
+    """
+
+    image: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets(Result):
+    """Three ways to use a secret in a build, and where it stays.
+
+    Attributes:
+        secret: a random text.
+        refs: the way → its image.
+        leaks: every place where the secret was found.
+    """
+
+    secret: str
+    refs: Mapping[str, str]
+    leaks: tuple[Leak, ...]
+
+    def places(self, way: str) -> tuple[str, ...]:
+        """Where an image holds the secret."""
+        return tuple(leak.place for leak in self.leaks if leak.image == way)
+
+    def frame(self) -> pd.DataFrame:
+        """One row an image and place: image, place (`nowhere` where it was not found)."""
+        rows = [(way, place) for way in self.refs for place in self.places(way) or ("nowhere",)]
+        return pd.DataFrame(rows, columns=["image", "place"])
+
+
+WAYS: Mapping[str, Recipe] = {
+    "deleted": recipes.DELETED,
+    "argument": recipes.ARGUMENT,
+    "other stage": recipes.OTHER_STAGE,
+}
+
+
+def secrets(lab: Lab) -> Secrets:
+    """Build with a random secret in three ways, and look for it in all layers, the history and the settings.
+
+    Raises:
+        BuildFailed: a step failed.
+    """
+    secret, base = f"secret-{token_hex(8)}", lab.image("payload")
+    refs, leaks = {}, []
+    for way, recipe in WAYS.items():
+        if "token.txt" in recipe.files:
+            recipe = recipe.with_files(token_txt=secret)
+        tag = own_name(lab, f"{way.replace(' ', '-')}:1")
+        if way == "argument":
+            refs[way] = build(lab, recipe, tag, BASE=base, TOKEN=secret)
+        else:
+            refs[way] = build(lab, recipe, tag, BASE=base)
+        leaks += [Leak(way, place) for place in leaks_of(lab, refs[way], secret)]
+    return Secrets(secret, refs, tuple(leaks))
+
+
+def leaks_of(lab: Lab, ref: str, secret: str) -> list[str]:
+    """The places of an image where `secret` can be read.
+
+    Raises:
+        ImageMissing: the engine does not have the image.
+    """
+    stack = save(lab, ref, _finds(secret.encode()))
+    found = [f"layer {layer.number}: /{path}" for layer in stack.layers for path in layer.seen]
+    steps = [str(step["CreatedBy"]) for step in lab.client.images.get(ref).history()]
+    found += [f"history: {step.replace(secret, '…')[:60]}" for step in steps if secret in step]
+    if secret in str(lab.client.images.get(ref).attrs["Config"]):
+        found.append("settings")
+    return found
+
+
+def _finds(needle: bytes) -> Callable[[str, Part], bool | None]:
+    """Whether a file holds `needle`, read in pieces."""
+
+    def look(path: str, part: Part) -> bool | None:
+        end = b""
+        while piece := part.read(_MOST_TEXT):
+            if needle in end + piece:
+                return True
+            end = piece[-len(needle) :]
+        return None
+
+    return look

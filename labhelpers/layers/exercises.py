@@ -1,0 +1,456 @@
+"""The exercises of the chapter on image layers: the engine's state proves them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Mapping
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import ImageNotFound
+
+from labhelpers import state
+from labhelpers.drawing import human_bytes
+from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.layers import recipes
+from labhelpers.layers.archives import ImageStack, Look
+from labhelpers.layers.builds import build, files_of
+from labhelpers.layers.overlay import changes
+from labhelpers.layers.saved import save
+
+if TYPE_CHECKING:
+    from labhelpers.lab import Lab
+    from labhelpers.layers.tarstream import Part
+
+FAT, DIET, MOST_WASTE = "fat:1", "diet:1", 64 * 1024
+LEAKY, TOKEN, FINDER = "leaky:1", "app/token.txt", "finder"
+ORDERED = ("ordered:1", "ordered:2")
+WHITEOUT = "one-whiteout"
+OLD, CURRENT, BOARD = "notice:1", "notice:latest", "notice-board"
+SITE, MOST_SITE = "site:1", 4 * 1024 * 1024
+# what an engine puts into every container, and `docker export` into its archive
+ENGINES_OWN = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
+
+
+def folder(name: str) -> str:
+    """A folder with what an exercise begins with, in the state directory; files that are there are kept.
+
+    Args:
+        name: `order` or `site`.
+    """
+    recipe = {"order": recipes.ORDER, "site": recipes.SITE}[name]
+    path = state.path("work", f"02-{name}", "Dockerfile").parent
+    path.mkdir(parents=True, exist_ok=True)
+    for file, text in {"Dockerfile": recipe.dockerfile, **recipe.files}.items():
+        if not (path / file).exists():
+            (path / file).write_text(text)
+    return str(path)
+
+
+# --- the same files, less waste
+
+
+def diet(lab: Lab) -> Exercise:
+    """An image with the same files as another one, and at most a given waste."""
+    if _no_image(lab, FAT):
+        build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
+    there = Task("there", f"There is an image {DIET}", lambda lab: _no_image(lab, DIET), _diet_there_hint)
+    same = Task(
+        "same", f"A container of it sees the same files as one of {FAT}", _same, _same_hint, ("there",)
+    )
+    waste = Task(
+        "waste",
+        f"At most {human_bytes(MOST_WASTE)} of it are in files that are stored more than once",
+        _waste,
+        _waste_hint,
+        ("there",),
+    )
+    return Exercise(lab, "02", "diet", "The same files, less waste", (there, same, waste), settle_s=0.5)
+
+
+def _diet_there_hint(lab: Lab) -> str:
+    return (
+        f"Look at {FAT} first: layers.image(lab, {FAT!r}). Then write a Dockerfile whose image ends with the same "
+        "files. COPY --from takes files from another image, as they are seen in it."
+    )
+
+
+def _same(lab: Lab) -> str | None:
+    mine, given = _contents(lab, DIET), _contents(lab, FAT)
+    if missing := sorted(given.keys() - mine.keys()):
+        return f"/{missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else "")
+    if extra := sorted(mine.keys() - given.keys()):
+        return f"/{extra[0]} is in {DIET} and not in {FAT}"
+    other = sorted(path for path in given if given[path] != mine[path])
+    return f"/{other[0]} is not the same in both" if other else None
+
+
+def _same_hint(lab: Lab) -> str:
+    if "data" in (_same(lab) or ""):
+        return f"/data holds random bytes: they cannot be made again, only taken from {FAT} itself."
+    return (
+        f"Compare the two: layers.image(lab, IMAGE).union lists what a container sees of {DIET} and of {FAT}."
+    )
+
+
+def _waste(lab: Lab) -> str | None:
+    wasted = _stack(lab, DIET).wasted_bytes
+    return (
+        None if wasted <= MOST_WASTE else f"{human_bytes(wasted)} are in files that are stored more than once"
+    )
+
+
+def _waste_hint(lab: Lab) -> str:
+    worst = _stack(lab, DIET).wasted_files[0]
+    deep = len(_stack(lab, DIET).layers) > len(_stack(lab, FAT).layers)
+    more = f" A layer on top of {FAT} only adds: nothing below it gets smaller." if deep else ""
+    return f"The largest is {worst.path}, in {worst.count} layers: {human_bytes(worst.bytes)} together.{more}"
+
+
+# --- the layer that holds the secret
+
+
+def secret_layer(lab: Lab) -> Exercise:
+    """Find the layer that still holds a deleted file, and what the file says."""
+    if _no_image(lab, LEAKY):
+        _made(lab, LEAKY, recipes.LEAKY.with_files(token_txt=token_hex(8)))
+    runs = Task(
+        "runs",
+        f"A container {FINDER} runs",
+        lambda lab: _not_running(lab, FINDER),
+        "Any image with a shell will do; labhelpers/payload has a command that stays.",
+    )
+    layer = Task(
+        "layer",
+        f"Its file /layer holds the diff id of the layer of {LEAKY} that holds /{TOKEN}",
+        _layer,
+        _layer_hint,
+        ("runs",),
+    )
+    secret = Task("secret", "Its file /secret holds what that file says", _secret, _secret_hint, ("runs",))
+    return Exercise(lab, "02", "secret-layer", "The layer that holds the secret", (runs, layer, secret))
+
+
+def _layer(lab: Lab) -> str | None:
+    written = _cat(lab, FINDER, "/layer")
+    stack = _stack(lab, LEAKY)
+    holds = next(layer for layer in stack.layers if TOKEN in layer.entries)
+    if not written:
+        return f"{FINDER} has no file /layer, or it is empty"
+    if written == holds.diff_id:
+        return None
+    if written == lab.client.images.get(LEAKY).id:
+        return "/layer holds the image's id, which is no layer"
+    if any(written == layer.diff_id for layer in stack.layers):
+        return "/layer holds the diff id of another layer"
+    return f"/layer holds “{written[:71]}”, which is no diff id of {LEAKY}"
+
+
+def _layer_hint(lab: Lab) -> str:
+    if "another layer" in (_layer(lab) or ""):
+        return (
+            "The layer that deletes a file holds a whiteout, not the file. Which instruction brought it? Layers "
+            "and instructions stand in the same order, from the lowest."
+        )
+    return (
+        f"layers.image(lab, {LEAKY!r}) lists the layers with their diff ids and instructions; so do `docker "
+        "history` and `docker image inspect`. A diff id begins with sha256:."
+    )
+
+
+def _secret(lab: Lab) -> str | None:
+    written = _cat(lab, FINDER, "/secret")
+    if not written:
+        return f"{FINDER} has no file /secret, or it is empty"
+    return None if written == _token(lab) else "/secret does not hold what the file says"
+
+
+def _secret_hint(lab: Lab) -> str:
+    return (
+        f"`docker save` writes all layers, those that are covered too. layers.recover(lab, {LEAKY!r}, PATH) looks "
+        "into each of them; a tar that you unpack by hand shows the same."
+    )
+
+
+def _token(lab: Lab) -> str:
+    found = (layer.seen.get(TOKEN) for layer in _stack(lab, LEAKY).layers)
+    return str(next(digest for digest in found if digest)[1])
+
+
+# --- the order of a Dockerfile
+
+
+def order(lab: Lab) -> Exercise:
+    """Order a Dockerfile so that a change of the source rebuilds one step."""
+    folder("order")
+    both = Task(
+        "both",
+        f"There are two images, {ORDERED[0]} and {ORDERED[1]}",
+        lambda lab: next((missing for ref in ORDERED if (missing := _no_image(lab, ref))), None),
+        "Build the folder twice, with two tags, and change main.py between the two builds.",
+    )
+    work = Task(
+        "work",
+        "Each has /app/main.py, and /app/installed, which install.py makes",
+        _has_work,
+        "Every file of the folder is needed in the end; only when it is copied may change.",
+        ("both",),
+    )
+    changed = Task(
+        "changed",
+        "Their main.py differ",
+        _source_changed,
+        "Change the line in main.py, then build again with the second tag.",
+        ("work",),
+    )
+    one = Task("one", "They differ in one layer only", _one_layer, _one_layer_hint, ("changed",))
+    return Exercise(lab, "02", "order", "The order that keeps the cache", (both, work, changed, one))
+
+
+def _has_work(lab: Lab) -> str | None:
+    for ref in ORDERED:
+        source, installed = _files(lab, ref, "/app/main.py", "/app/installed")
+        if source is None or installed is None:
+            return f"{ref} has no {'/app/main.py' if source is None else '/app/installed'}"
+    return None
+
+
+def _source_changed(lab: Lab) -> str | None:
+    old, new = (_files(lab, ref, "/app/main.py", "/app/installed")[0] for ref in ORDERED)
+    return f"main.py is the same in {ORDERED[0]} and {ORDERED[1]}" if old == new else None
+
+
+def _new_layers(lab: Lab) -> int:
+    old, new = (list(lab.client.images.get(ref).attrs["RootFS"]["Layers"]) for ref in ORDERED)
+    return len([layer for layer in new if layer not in old])
+
+
+def _one_layer(lab: Lab) -> str | None:
+    count = _new_layers(lab)
+    return None if count == 1 else f"{count} layers of {ORDERED[1]} are not in {ORDERED[0]}"
+
+
+def _one_layer_hint(lab: Lab) -> str:
+    return (
+        "A step is taken from the cache as long as its instruction, what it copies, and every step before it are "
+        "the same. COPY . copies main.py too, so all after it runs again: what can stand before it?"
+    )
+
+
+# --- one whiteout
+
+
+def one_whiteout(lab: Lab) -> Exercise:
+    """A container whose upper layer has exactly one whiteout."""
+    runs = Task(
+        "runs",
+        f"A container {WHITEOUT} runs",
+        lambda lab: _not_running(lab, WHITEOUT),
+        "Any image with a shell will do; labhelpers/payload has a command that stays.",
+    )
+    one = Task("one", "Its upper layer has exactly one whiteout", _whiteouts, _whiteouts_hint, ("runs",))
+    return Exercise(lab, "02", "one-whiteout", "Exactly one whiteout", (runs, one), settle_s=0.5)
+
+
+def _whiteouts(lab: Lab) -> str | None:
+    # the engine's own list costs little; only when something is deleted does a helper look at upper
+    if not any(row["Kind"] == 2 for row in lab.client.api.diff(WHITEOUT) or []):
+        return "its upper layer has no whiteout"
+    count = len(changes(lab, WHITEOUT).whiteouts)
+    return None if count == 1 else f"its upper layer has {count or 'no'} whiteout{'s' if count > 1 else ''}"
+
+
+def _whiteouts_hint(lab: Lab) -> str:
+    said = _whiteouts(lab) or ""
+    if "no whiteout" in said and (found := lab.client.api.diff(WHITEOUT)):
+        added = next((row["Path"] for row in found if row["Kind"] == 1), None)
+        if any(row["Kind"] == 2 for row in found):
+            return "A directory that is deleted and made again is marked opaque: that is no whiteout."
+        if added:
+            return f"{added} is new: the image does not have it, so deleting it leaves nothing. What does it have?"
+    if "no whiteout" in said:
+        return "A whiteout is needed where the image still has what the container deletes."
+    return (
+        "Each deleted name is one whiteout, also a directory with all that is in it. `docker diff` lists them as "
+        "D. Deleted files can be written again; a new container begins with an empty layer."
+    )
+
+
+# --- going back
+
+
+def go_back(lab: Lab) -> Exercise:
+    """Return a name to an older image, and run it."""
+    if _no_image(lab, OLD):
+        _made(lab, OLD, recipes.NOTICE)
+        build(lab, recipes.NOTICE_CHANGED, CURRENT, BASE=OLD)
+    name = Task("name", f"{CURRENT} is the image that {OLD} is", _is_old, _is_old_hint)
+    runs = Task(
+        "runs",
+        f"A container {BOARD} runs, and is made from that image",
+        _board,
+        _board_hint,
+        ("name",),
+    )
+    return Exercise(lab, "02", "go-back", "Back to the older image", (name, runs))
+
+
+def _is_old(lab: Lab) -> str | None:
+    for ref in (OLD, CURRENT):
+        if missing := _no_image(lab, ref):
+            return missing
+    old, current = (lab.client.images.get(ref) for ref in (OLD, CURRENT))
+    if "closed" in (_files(lab, OLD, "/notice")[0] or ""):
+        return f"{OLD} is the changed image now"
+    return None if old.id == current.id else f"{CURRENT} is another image than {OLD}"
+
+
+def _is_old_hint(lab: Lab) -> str:
+    if "changed image now" in (_is_old(lab) or ""):
+        return (
+            "The name moved the wrong way. The older image may have no name now: `docker images -a` and `docker "
+            "history` still know its id."
+        )
+    return "An image never changes; names do. Nothing has to be built: `docker tag` gives an image a name."
+
+
+def _board(lab: Lab) -> str | None:
+    if missing := _not_running(lab, BOARD):
+        return missing
+    image = lab.client.containers.get(BOARD).attrs["Image"]
+    if image == lab.client.images.get(CURRENT).id:
+        return None
+    return f"{BOARD} is made from another image than {CURRENT} is now"
+
+
+def _board_hint(lab: Lab) -> str:
+    if container_named(lab, BOARD) is None:
+        return f"Start one from {CURRENT}: it has a command that stays."
+    return "A container keeps the image that it was made from, whatever the name means later: make a new container."
+
+
+# --- two stages
+
+
+def small_site(lab: Lab) -> Exercise:
+    """An image with a page, and without what made the page."""
+    folder("site")
+    there = Task(
+        "there",
+        f"There is an image {SITE}",
+        lambda lab: _no_image(lab, SITE),
+        "The folder has a Dockerfile that works; build it, and look at its size.",
+    )
+    page = Task(
+        "page",
+        "Its /www/index.html is the page that page.py prints",
+        _page,
+        "Run page.py in the build, and keep what it prints as /www/index.html.",
+        ("there",),
+    )
+    small = Task(
+        "small", f"It has at most {human_bytes(MOST_SITE)}, and no Python", _small, _small_hint, ("there",)
+    )
+    return Exercise(lab, "02", "small-site", "A page without its tools", (there, page, small))
+
+
+def _page(lab: Lab) -> str | None:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(recipes.PAGE, {})
+    found = _contents(lab, SITE).get("www/index.html")
+    if found is None:
+        return f"{SITE} has no /www/index.html"
+    right = hashlib.sha256(said.getvalue().encode()).hexdigest()
+    return None if found[1] == right else "/www/index.html is another page"
+
+
+def _small(lab: Lab) -> str | None:
+    size = _stack(lab, SITE).bytes
+    if any(path.startswith("usr/bin/python3") for path in _contents(lab, SITE)):
+        return f"it has Python in it: {human_bytes(size)}"
+    return None if size <= MOST_SITE else f"its layers hold {human_bytes(size)}"
+
+
+def _small_hint(lab: Lab) -> str:
+    if "Python" in (_small(lab) or ""):
+        return (
+            "What a RUN deletes stays in the layer below. A second FROM begins anew, from a small image such as "
+            "labhelpers/payload; COPY --from takes one file out of the first stage."
+        )
+    return "Deleted files are still in lower layers. Which image is the last FROM?"
+
+
+# --- looking
+
+
+def _made(lab: Lab, ref: str, recipe: recipes.Recipe) -> None:
+    build(lab, recipe, ref, BASE=lab.image("payload"))
+
+
+def _no_image(lab: Lab, ref: str) -> str | None:
+    try:
+        lab.client.images.get(ref)
+    except ImageNotFound:
+        return f"the engine has no image {ref}"
+    return None
+
+
+def _not_running(lab: Lab, name: str) -> str | None:
+    container = container_named(lab, name)
+    if container is None:
+        return f"the engine has no container called {name}"
+    return (
+        None if container.status == "running" else f"{name} does not run: its state is “{container.status}”"
+    )
+
+
+def _cat(lab: Lab, name: str, path: str) -> str:
+    """What the file holds, without the space around it; empty where there is none."""
+    code, said = lab.client.containers.get(name).exec_run(["cat", path])
+    assert isinstance(said, bytes)  # no stream was asked for
+    return said.decode(errors="replace").strip() if code == 0 else ""
+
+
+# an image never changes: what was found in one is right for ever
+_STACKS: dict[str, ImageStack] = {}
+_FILES: dict[tuple[str, tuple[str, ...]], list[str | None]] = {}
+
+
+def _stack(lab: Lab, ref: str) -> ImageStack:
+    """The layers of an image, with the digest of every file."""
+    id = str(lab.client.images.get(ref).id)
+    if id not in _STACKS:
+        _STACKS[id] = save(lab, id, _hashed())
+    return _STACKS[id]
+
+
+def _hashed() -> Look:
+    def look(path: str, part: Part) -> tuple[str, str]:
+        total, first = hashlib.sha256(), b""
+        while piece := part.read(1 << 20):
+            total.update(piece)
+            first = first or piece[:100]
+        return total.hexdigest(), first.decode(errors="replace").strip()
+
+    return look
+
+
+def _contents(lab: Lab, ref: str) -> Mapping[str, tuple[str, Any]]:
+    """Path → kind and digest of every file that a container sees, without the engine's own."""
+    stack = _stack(lab, ref)
+    files = ((file.path.strip("/"), file.layer) for file in stack.union.files)
+    return {
+        path: (stack.layers[layer].entries[path].kind, (stack.layers[layer].seen.get(path) or ("",))[0])
+        for path, layer in files
+        if path not in ENGINES_OWN and not path.startswith("dev/")
+    }
+
+
+def _files(lab: Lab, ref: str, *paths: str) -> list[str | None]:
+    key = (str(lab.client.images.get(ref).id), paths)
+    if key not in _FILES:
+        _FILES[key] = files_of(lab, key[0], paths)
+    return _FILES[key]

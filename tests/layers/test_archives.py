@@ -1,0 +1,309 @@
+"""Archives: every format says the same; efficiency and waste as dive counts them; what is wrong is said."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tarfile
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import make
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make import Content, layer
+
+from labhelpers import layers
+from labhelpers.errors import BadArchive, BadInput
+from labhelpers.layers.archives import ImageStack
+from labhelpers.layers.trees import Waste
+
+BASE: dict[str, Content] = {"etc": None, "etc/conf": 2000, "etc/keep": 3000, "bin": None, "bin/tool": b"abc"}
+CHANGED: dict[str, Content] = {"etc/conf": 5000, "new": 10}
+REMOVED: dict[str, Content] = {"etc/.wh.keep": b"", ".wh.bin": b""}
+THREE = [layer(BASE), layer(CHANGED), layer(REMOVED)]
+
+
+def stack(folder: Path, made: Sequence[bytes]) -> ImageStack:
+    return layers.archive(make.write(folder, make.saved(made)))
+
+
+# --- formats
+
+
+@pytest.mark.parametrize("outer", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        make.saved(THREE),
+        make.layout(THREE),
+        make.layout(THREE, "gzip"),
+        make.layout(THREE, "zstd"),
+        make.layout(THREE, "gzip", docker=True),
+        make.layout(THREE, docker=True),
+    ],
+    ids=["docker save", "OCI", "OCI gzip", "OCI zstd", "docker save 25 gzip", "docker save 25"],
+)
+def test_every_format_says_the_same(tmp_path: Path, made: bytes, outer: str) -> None:
+    path = make.write(tmp_path, make.packed(made, outer))
+    for verify in (True, False):
+        found = layers.archive(path, verify=verify)
+        assert [one.diff_id for one in found.layers] == [f"sha256:{make.sha256(one)}" for one in THREE]
+        assert [one.instruction for one in found.layers] == ["RUN step 0", "RUN step 1", "RUN step 2"]
+        assert [one.bytes for one in found.layers] == [5003, 5010, 0]
+        # conf changed, new added; keep and tool removed
+        counts = [(one.files_added, one.files_changed, one.files_removed) for one in found.layers]
+        assert counts == [(3, 0, 0), (1, 1, 0), (0, 0, 2)]
+        assert {one.path: one.layer for one in found.union.files} == {"/etc/conf": 1, "/new": 1}
+        assert found.name == "made:1"
+    assert list(tmp_path.iterdir()) == [path], "reading writes nothing"
+
+
+def test_a_blob_has_its_digest_and_an_older_archive_has_none(tmp_path: Path) -> None:
+    found = layers.archive(make.write(tmp_path, make.layout(THREE, "gzip")))
+    assert [one.digest for one in found.layers] == [
+        f"sha256:{make.sha256(make.packed(o, 'gzip'))}" for o in THREE
+    ]
+    assert {one.digest for one in stack(tmp_path, THREE).layers} == {None}
+    assert list(found.frame()["bytes"]) == [5003, 5010, 0]
+
+
+def test_a_layer_that_older_engines_save_as_a_link(tmp_path: Path) -> None:
+    made = [THREE[0], THREE[0]]
+    text = make.config(made)
+    manifest = [{"Config": "c.json", "RepoTags": ["twice:1"], "Layers": ["a/layer.tar", "b/layer.tar"]}]
+    members: list[tuple[str, Content]] = [("a/layer.tar", THREE[0]), ("b/layer.tar", "->../a/layer.tar")]
+    members += [("c.json", text), ("manifest.json", json.dumps(manifest).encode())]
+    found = layers.archive(make.write(tmp_path, make.tar(members)))
+    assert found.layers[0].diff_id == found.layers[1].diff_id
+    assert found.wasted_files[0] == Waste("/etc/keep", 2, 6000)
+
+
+def test_one_of_several_images_is_asked_for_by_name(tmp_path: Path) -> None:
+    text = make.config([THREE[0]])
+    row = {"Config": "c.json", "Layers": ["l.tar"]}
+    other = {**row, "RepoTags": ["b:1"], "Layers": ["l.tar", "l.tar"]}
+    manifest = [{**row, "RepoTags": ["a:latest", "a:2"]}, other]
+    made = make.tar([("l.tar", THREE[0]), ("c.json", text), ("manifest.json", json.dumps(manifest).encode())])
+    path = make.write(tmp_path, made)
+    assert layers.archive(path, "a").name == "a:latest"
+    assert layers.archive(path, "a:2").name == "a:2"
+    with pytest.raises(BadInput, match="several images") as asked:
+        layers.archive(path)
+    assert "b:1" in asked.value.hint
+    with pytest.raises(BadInput, match="no image called"):
+        layers.archive(path, "c:1")
+
+
+def test_long_names_and_attributes_in_every_tar_dialect(tmp_path: Path) -> None:
+    name = "deep/" * 40 + "é" * 60
+    for dialect in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=dialect) as tar:
+            header = tarfile.TarInfo(name)
+            header.size = 7
+            if dialect == tarfile.PAX_FORMAT:
+                # binary, as security.capability is
+                header.pax_headers = {"SCHILY.xattr.security.capability": "\x01\x00\x02"}
+            tar.addfile(header, io.BytesIO(b"7 bytes"))
+        assert [file.path for file in stack(tmp_path, [out.getvalue()]).union.files] == [f"/{name}"]
+
+
+# --- efficiency and waste, by hand
+
+
+def test_waste_of_changed_and_removed_files(tmp_path: Path) -> None:
+    found = stack(tmp_path, THREE)
+    # etc/conf: 2000 and 5000; etc/keep: 3000 and a whiteout, which counts 0; /bin is met as a leaf only once, as a
+    # whiteout that hides 3 bytes; bin/tool and new once
+    smallest = 2000 + 0 + 3 + 3 + 10
+    everything = 7000 + 3000 + 3 + 3 + 10
+    assert found.efficiency == smallest / everything
+    assert found.wasted_files == (Waste("/etc/conf", 2, 7000), Waste("/etc/keep", 2, 3000))
+    assert found.wasted_bytes == 10000
+
+
+@pytest.mark.parametrize(
+    ("made", "efficiency", "wasted"),
+    [
+        # nothing at all, and files without bytes: perfect
+        ([{}], 1.0, []),
+        ([{"empty": b""}, {"empty": b""}], 1.0, [("/empty", 2, 0)]),
+        # a file three times: the smallest once, divided by all
+        ([{"a": 10}, {"a": 20}, {"a": 30}], 10 / 60, [("/a", 3, 60)]),
+        # removed and made again: the whiteout counts 0
+        ([{"a": 10}, {".wh.a": b""}, {"a": 10}], 0.0, [("/a", 3, 20)]),
+        # an opaque marker is not seen: what it hides is no waste to dive
+        ([{"d/a": 10}, {"d/.wh..wh..opq": b"", "d/b": 5}], 1.0, []),
+        # a hard link has no bytes of its own; its path is met once
+        ([{"a": 10, "b": "=>a"}], 1.0, []),
+        ([{"a": 10, "b": "=>a"}, {"b": 10}], 10 / 20, [("/b", 2, 10)]),
+        # a directory that is a leaf in two layers is met twice, with no bytes
+        ([{"d": None}, {"d": None}], 1.0, [("/d", 2, 0)]),
+        # a directory whited out twice counts all below it, each time; once made again, what it held then
+        (
+            [{"d": None, "d/a": 10}, {".wh.d": b""}, {"d": None, "d/a": 4}, {".wh.d": b""}],
+            (4 + 4) / (14 + 14),
+            [("/d", 2, 14), ("/d/a", 2, 14)],
+        ),
+        # a directory without a header of its own is no directory to dive: its whiteout counts 0
+        ([{"d/a": 10}, {".wh.d": b""}], 1.0, []),
+        # the same path twice in one layer: the last one counts
+        ([[("a", 10), ("a", 4)], {"a": 4}], 4 / 8, [("/a", 2, 8)]),
+    ],
+)
+def test_waste_by_hand(
+    tmp_path: Path, made: list[dict[str, Content]], efficiency: float, wasted: list[tuple[str, int, int]]
+) -> None:
+    found = stack(tmp_path, [layer(one) for one in made])
+    assert found.efficiency == efficiency
+    assert [(one.path, one.count, one.bytes) for one in found.wasted_files] == wasted
+
+
+def test_the_union_honours_what_dive_does_not(tmp_path: Path) -> None:
+    found = stack(
+        tmp_path, [layer({"d/a": 10, "d/s/c": 1, "f": 1}), layer({"d/.wh..wh..opq": b"", "d/b": 5, "f/x": 2})]
+    )
+    assert [file.path for file in found.union.files] == ["/d/b", "/f/x"]
+    assert found.layers[1].files_removed >= 2
+    over = stack(tmp_path, [layer({"d/a": 10, "d/s/c": 1}), layer({"d": 5})])
+    assert [file.path for file in over.union.files] == ["/d"]
+
+
+# --- what is wrong
+
+
+def damaged(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+LAYOUT = make.layout(THREE)
+SAVED = make.saved(THREE)
+GZIPPED = make.layout(THREE, "gzip")
+
+
+def outer_size_lies() -> bytes:
+    header = tarfile.TarInfo("l.tar")
+    header.size = 1 << 40
+    return header.tobuf() + bytes(1024)
+
+
+def inner_size_lies() -> bytes:
+    header = tarfile.TarInfo("file")
+    header.size = 1 << 33
+    return make.saved([header.tobuf() + bytes(1024)])
+
+
+def negative_size() -> bytes:
+    block = bytearray(tarfile.TarInfo("file").tobuf())
+    block[124:136] = b"\xff" * 12
+    block[148:156] = b" " * 8
+    block[148:156] = f"{sum(block):06o}\0 ".encode()
+    return make.saved([bytes(block) + bytes(1024)])
+
+
+def links_in_a_loop() -> bytes:
+    manifest = [{"Config": "c.json", "RepoTags": ["x:1"], "Layers": ["a.tar"]}]
+    members: list[tuple[str, Content]] = [("a.tar", "->b.tar"), ("b.tar", "->a.tar")]
+    members += [("c.json", make.config([b""])), ("manifest.json", json.dumps(manifest).encode())]
+    return make.tar(members)
+
+
+def index_in_itself() -> bytes:
+    index = {"manifests": [{"digest": "sha256:" + "0" * 64}]}
+    name = "blobs/sha256/" + "0" * 64
+    return make.tar([(name, json.dumps(index).encode()), ("index.json", json.dumps(index).encode())])
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: b"", "is no image archive"),
+        (lambda: b"no tar at all" * 100, "is no image archive"),
+        (lambda: b"\x1f\x8b" + bytes(40), "compressed data are damaged"),
+        (lambda: layer(BASE), "neither manifest.json nor index.json"),
+        (lambda: SAVED[: len(SAVED) // 2], "ends before its end|neither manifest"),
+        (lambda: SAVED[: 1024 * 5 + 100], "ends before its end"),
+        (lambda: make.packed(SAVED, "gzip")[:-600], "ends before its end"),
+        (lambda: make.packed(SAVED, "zstd")[:-40], "ends before its end"),
+        (lambda: damaged(make.packed(SAVED, "gzip"), 300), "damaged|ends before"),
+        (lambda: damaged(SAVED, 2 * 512 + 30), "checksum|diff id"),
+        # a byte of a file's contents: only its digest tells
+        (lambda: damaged(SAVED, SAVED.index(b"abc")), "diff id"),
+        (lambda: damaged(LAYOUT, LAYOUT.index(b"abc")), "has the digest"),
+        (lambda: damaged(GZIPPED, GZIPPED.index(b"\x1f\x8b") + 60), "has the digest|damaged"),
+        (lambda: make.layout(THREE, size_more=1), "a size lies"),
+        (outer_size_lies, "a size in it lies"),
+        (inner_size_lies, "a size in it lies"),
+        (negative_size, "no number of bytes"),
+        (links_in_a_loop, "in a loop: a.tar → b.tar → a.tar"),
+        (index_in_itself, "digest|loop"),
+        (lambda: make.saved([layer({"../../etc/passwd": b"x"})]), "climbs out"),
+        (lambda: make.saved([layer({"a/../../b": b"x"})]), "climbs out"),
+        (lambda: make.saved([layer({"a": "=>../../etc/passwd", "b": "=>a"})]), "climbs out"),
+        (lambda: make.tar([("../manifest.json", b"[]")]), "climbs out"),
+        (lambda: make.saved([layer({"a": "->b", "b": "->a"})]), "in a loop: a → b → a"),
+        (lambda: make.saved([layer({"a": "=>b", "b": "=>a"})]), "in a loop"),
+        (lambda: make.saved([layer({"x" * 5000: b"x"})]), "longer than 4096"),
+        (lambda: make.tar([("manifest.json", b"{]")]), "no JSON"),
+        (lambda: make.tar([("manifest.json", b"[" * 100_000)]), "no JSON"),
+        (lambda: make.tar([("manifest.json", b"[]")]), "no image"),
+        (lambda: make.tar([("manifest.json", b'[{"Config": "c.json", "Layers": ["x"]}]')]), "not there"),
+        (lambda: make.tar([("index.json", b'{"manifests": [{"digest": "sha256:00"}]}')]), "no image"),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_a_bad_archive_is_named_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[], bytes], words: str
+) -> None:
+    path = make.write(tmp_path, made())
+    inside = tmp_path / "here"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    with pytest.raises(BadArchive, match=words) as bad:
+        layers.archive(path)
+    assert bad.value.hint
+    assert sorted(tmp_path.iterdir()) == [inside, path]
+    assert list(inside.iterdir()) == []
+
+
+def test_links_that_lead_somewhere_are_no_loop(tmp_path: Path) -> None:
+    found = stack(
+        tmp_path, [layer({"usr/bin": None, "bin": "->usr/bin", "usr/bin/X11": "->.", "up": "->../../etc"})]
+    )
+    assert found.layers[0].files_added == 3
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.tar", tmp_path):
+        with pytest.raises(BadInput, match="cannot be read"):
+            layers.archive(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(min_size=0, max_size=3), st.integers(0, len(GZIPPED) - 4), st.integers(0, 512))
+def test_whatever_is_damaged_there_is_no_other_error(
+    tmp_path_factory: pytest.TempPathFactory, put: bytes, at: int, cut: int
+) -> None:
+    path = make.write(
+        tmp_path_factory.mktemp("archive"), GZIPPED[:at] + put + GZIPPED[at + len(put) : len(GZIPPED) - cut]
+    )
+    for verify in (True, False):
+        with contextlib.suppress(BadArchive, BadInput):
+            layers.archive(path, verify=verify)
+
+
+@pytest.mark.parametrize("pack", ["plain", "gzip", "zstd"])
+def test_memory_does_not_grow_with_the_bytes(tmp_path: Path, pack: str) -> None:
+    made = make.layout([layer({"zeros": 200 * 1024 * 1024})], pack)
+    path = make.write(tmp_path, made)
+    del made
+    for verify in (True, False):
+        tracemalloc.start()
+        layers.archive(path, verify=verify)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100 * 1024 * 1024

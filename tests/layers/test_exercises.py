@@ -1,0 +1,212 @@
+"""Every exercise: untouched it fails, typical mistakes fail in their own words, the solution passes twice."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labhelpers.lab import Lab
+from labhelpers.layers import recipes
+from labhelpers.layers.archives import ImageStack
+from labhelpers.layers.builds import build
+from labhelpers.layers.exercises import (
+    diet,
+    folder,
+    go_back,
+    one_whiteout,
+    order,
+    secret_layer,
+    small_site,
+)
+from labhelpers.layers.recipes import Recipe
+from labhelpers.layers.saved import save
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def quiet(lab: Lab) -> Iterator[Lab]:
+    with lab.quiet():
+        yield lab
+
+
+def made(lab: Lab, dockerfile: str, tag: str) -> None:
+    build(lab, Recipe(f"ARG BASE\n{dockerfile}"), tag, BASE=lab.image("payload"))
+
+
+def test_diet(quiet: Lab) -> None:
+    lab = quiet
+    exercise = diet(lab)
+    assert "no image diet:1" in str(exercise.check())
+    made(lab, "FROM fat:1\nRUN true > /extra", "diet:1")
+    said = str(exercise.check())
+    assert "/extra is in diet:1" in said
+    made(lab, "FROM fat:1\nRUN chmod 644 /data", "diet:1")
+    assert "MiB are in files that are stored more than once" in str(exercise.check())
+    assert "a layer on top" in exercise.hint().lower()
+    made(lab, "FROM ${BASE}\nRUN dd if=/dev/urandom of=/data bs=1M count=6", "diet:1")
+    assert "/data is not the same" in str(exercise.check())
+    assert "random" in exercise.hint()
+    made(lab, "FROM fat:1 AS fat\nFROM ${BASE}\nCOPY --from=fat /data /data", "diet:1")
+    assert exercise.check().passed
+    assert exercise.check().passed
+
+
+def test_diet_by_export_counts_too(quiet: Lab) -> None:
+    lab = quiet
+    exercise = diet(lab)
+    fat = lab.run("fat:1", "sleep 60")
+    lab.client.api.import_image_from_data(b"".join(fat.export()), repository="diet", tag="1")
+    try:
+        assert exercise.check().passed, exercise.check()
+    finally:
+        lab.remove(fat, force=True)
+        lab.client.images.remove("diet:1")
+
+
+def test_secret_layer(quiet: Lab) -> None:
+    lab = quiet
+    exercise = secret_layer(lab)
+    assert "no container called finder" in str(exercise.check())
+    finder = lab.run(lab.image("payload"), name="finder")
+    assert "no file /layer" in str(exercise.check())
+
+    def write(layer: str, secret: str) -> str:
+        lab.exec(finder, ["sh", "-c", f"echo {layer} > /layer; echo {secret} > /secret"])
+        return str(exercise.check())
+
+    stack: ImageStack = save(lab, "leaky:1", lambda path, part: part.read(100))
+    assert "image's id" in write(str(lab.client.images.get("leaky:1").id), "x")
+    assert "another layer" in write(stack.layers[4].diff_id, "x")
+    assert "whiteout" in exercise.hint()
+    assert "no diff id" in write("3", "x")
+    holds = next(layer for layer in stack.layers if "app/token.txt" in layer.entries)
+    assert "/secret does not hold" in write(holds.diff_id, "x")
+    write(holds.diff_id, holds.seen["app/token.txt"].decode())
+    assert exercise.check().passed
+    assert exercise.check().passed
+    # the cell that is run again does not change the secret
+    assert secret_layer(lab).check().passed
+
+
+def test_order(quiet: Lab) -> None:
+    lab = quiet
+    exercise = order(lab)
+    assert "no image ordered:1" in str(exercise.check())
+    work = Path(folder("order"))
+
+    def build_both(dockerfile: str, second: str = 'print("version 2")\n') -> str:
+        (work / "Dockerfile").write_text(dockerfile)
+        (work / "main.py").write_text('print("version 1")\n')
+        lab.build(str(work), "ordered:1")
+        (work / "main.py").write_text(second)
+        lab.build(str(work), "ordered:2")
+        return str(exercise.check())
+
+    lab.image("tools")
+    given = recipes.ORDER.dockerfile
+    assert "main.py is the same" in build_both(given, 'print("version 1")\n')
+    assert "2 layers of ordered:2" in build_both(given)
+    assert "COPY . copies main.py too" in exercise.hint()
+    assert "has no /app/installed" in build_both(given.replace("RUN python3 install.py\n", ""))
+    right = given.replace(
+        "COPY . ./\nRUN python3 install.py",
+        "COPY deps.txt install.py ./\nRUN python3 install.py\nCOPY main.py ./",
+    )
+    build_both(right)
+    assert exercise.check().passed, exercise.check()
+    assert exercise.check().passed
+    assert Path(folder("order"), "Dockerfile").read_text() == right, "what the reader wrote stays"
+
+
+def test_one_whiteout(quiet: Lab) -> None:
+    lab = quiet
+    exercise = one_whiteout(lab)
+
+    def after(script: str) -> str:
+        if lab.client.containers.list(all=True, filters={"name": "one-whiteout"}):
+            lab.remove("one-whiteout", force=True)
+        container = lab.run(lab.image("payload"), name="one-whiteout")
+        lab.exec(container, ["sh", "-c", script])
+        return str(exercise.check())
+
+    assert "no container called one-whiteout" in str(exercise.check())
+    assert "no whiteout" in after("true")
+    assert "no whiteout" in after("echo x > /mine; echo y > /other; rm /mine")
+    assert "/other is new" in exercise.hint()
+    assert "2 whiteouts" in after("rm /bin/zcat /bin/yes")
+    assert "no whiteout" in after("rm -r /www; mkdir /www")
+    assert "opaque" in exercise.hint()
+    after("rm -r /www")
+    assert exercise.check().passed
+    assert exercise.check().passed
+    lab.stop("one-whiteout", timeout_s=0)
+    assert "does not run" in str(exercise.check())
+
+
+def test_go_back(quiet: Lab) -> None:
+    lab = quiet
+    exercise = go_back(lab)
+    assert "notice:latest is another image" in str(exercise.check())
+    made(lab, 'FROM ${BASE}\nRUN echo "open from nine to five" > /notice', "notice:latest")
+    rebuilt = lab.client.images.get("notice:latest").id
+    if rebuilt != lab.client.images.get("notice:1").id:
+        assert "another image" in str(exercise.check())
+        assert "Nothing has to be built" in exercise.hint()
+    closed = lab.run("notice:latest", ["sleep", "600"], name="notice-board")
+    lab.tag("notice:1", "notice:latest")
+    assert "made from another image" in str(exercise.check())
+    assert "make a new container" in exercise.hint()
+    lab.remove(closed, force=True)
+    assert "no container called notice-board" in str(exercise.check())
+    lab.run("notice:latest", name="notice-board")
+    assert exercise.check().passed
+    assert exercise.check().passed
+
+
+def test_going_back_the_wrong_way(quiet: Lab) -> None:
+    exercise = go_back(quiet)
+    quiet.tag("notice:latest", "notice:1")
+    assert "is the changed image now" in str(exercise.check())
+    assert "wrong way" in exercise.hint()
+
+
+def test_small_site(quiet: Lab) -> None:
+    lab = quiet
+    exercise = small_site(lab)
+    assert "no image site:1" in str(exercise.check())
+    work = Path(folder("site"))
+    lab.image("tools")
+    lab.build(str(work), "site:1")
+    assert "it has Python in it" in str(exercise.check())
+    (work / "Dockerfile").write_text((work / "Dockerfile").read_text() + "RUN rm -r /usr/bin/python3*\n")
+    lab.build(str(work), "site:1")
+    assert "its layers hold" in str(exercise.check())
+    made(lab, "FROM ${BASE}\nRUN echo page > /www/index.html", "site:1")
+    assert "another page" in str(exercise.check())
+    made(lab, "FROM ${BASE}\nRUN rm /www/index.html", "site:1")
+    assert "no /www/index.html" in str(exercise.check())
+    stages = "FROM labhelpers/tools AS made\nCOPY page.py /\nRUN python3 /page.py > /index.html\n"
+    (work / "Dockerfile").write_text(f"{stages}FROM labhelpers/payload\nCOPY --from=made /index.html /www/\n")
+    lab.build(str(work), "site:1")
+    assert exercise.check().passed, exercise.check()
+    assert exercise.check().passed
+
+
+@pytest.mark.skipif(not shutil.which("docker"), reason="no docker command here")
+def test_a_commit_by_the_reader_is_the_labs(lab: Lab) -> None:
+    from labhelpers import magic
+
+    name = f"t-{lab.session}"
+    lab.run(lab.image("payload"), name=name)
+    assert magic.run(lab, ["commit", name, f"{name}:1"]) == 0
+    lab.close()
+    left = subprocess.run(["docker", "images", "-q", f"{name}:1"], capture_output=True, text=True, check=True)
+    assert left.stdout == ""

@@ -1,0 +1,123 @@
+"""Lower, upper, work and merged, and what a write does to them, on the real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from docker.models.containers import Container
+
+from labhelpers import layers
+from labhelpers.errors import BadInput, LabError
+from labhelpers.lab import Lab
+from labhelpers.layers.builds import build, own_name
+from labhelpers.layers.overlay import Changes
+from labhelpers.layers.recipes import Recipe
+
+FILES = Recipe(
+    """\
+ARG BASE
+FROM ${BASE}
+RUN mkdir -p /d/sub && echo a > /d/a && echo b > /d/b && echo c > /d/sub/c && echo old > /old && ln -s old /link
+RUN rm -r /d && mkdir -p /d/sub && echo e > /d/e && echo f > /d/sub/f && rm /link
+"""
+)
+
+
+@pytest.fixture
+def container(lab: Lab) -> Iterator[Container]:
+    """A container of an image with an opaque directory and a whiteout of its own."""
+    ref = build(lab, FILES, own_name(lab, "files:1"), BASE=lab.image("payload"))
+    with lab.quiet():
+        yield lab.run(ref, "sleep 300", name=f"t-{lab.session}")
+
+
+def do(lab: Lab, container: Container, script: str) -> Changes:
+    said = lab.exec(container, ["sh", "-c", script])
+    assert said.exit_code == 0, said
+    return layers.changes(lab, container)
+
+
+def test_the_directories_are_those_of_the_engine(lab: Lab, container: Container) -> None:
+    mounts = layers.mounts(lab, container)
+    layers_of_image = lab.client.images.get(container.attrs["Image"]).attrs["RootFS"]["Layers"]
+    # where an image was built, containerd's store has empty directories for steps that changed no file
+    assert len(mounts.image_layers) >= len(layers_of_image)
+    assert len({*mounts.lower, mounts.upper, mounts.work, mounts.merged}) == len(mounts.lower) + 3
+    told = (container.attrs.get("GraphDriver") or {}).get("Data")
+    if told:
+        # not every store says it
+        assert (mounts.upper, mounts.work) == (told["UpperDir"], told["WorkDir"])
+    assert str(mounts.lower[0]) not in repr(mounts), "a stored notebook tells no path of its machine"
+    assert list(mounts.frame()["role"])[:3] == ["merged", "work", "upper"]
+
+
+def test_the_same_file_through_each(lab: Lab, container: Container) -> None:
+    before = layers.through(lab, container, "/old")
+    place = str(before.comes_from)
+    assert place.startswith("lower ")
+    assert (before.at(place).text, before.at("upper").kind) == ("old\n", "nothing")
+    do(lab, container, "echo more >> /old")
+    after = layers.through(lab, container, "/old")
+    assert (after.at(place).text, after.at("upper").text) == ("old\n", "old\nmore\n")
+    assert after.at("merged").text == after.at("upper").text
+    assert after.comes_from == "upper"
+    hidden = layers.through(lab, container, "/link")
+    assert [one.kind for one in hidden.seen if one.kind != "nothing"] == ["link", "whiteout"]
+    assert hidden.comes_from is None
+
+
+@pytest.mark.parametrize(
+    ("script", "whiteouts", "opaque"),
+    [
+        ("true", (), ()),
+        ("echo n > /new; mkdir -p /dir/sub; echo x > /dir/sub/x", (), ()),
+        ("echo n > /new; rm /new", (), ()),
+        ("echo more >> /old; chmod 600 /payload", (), ()),
+        # opened for writing and not written to: copied up, and no change
+        (": >> /old", (), ()),
+        ("rm /old", ("/old",), ()),
+        ("rm -r /d", ("/d",), ()),
+        ("rm /d/e /d/sub/f", ("/d/e", "/d/sub/f"), ()),
+        ("rm /old; echo new > /old", (), ()),
+        ("rm -r /d && mkdir /d && echo g > /d/g", (), ("/d",)),
+        ("rm -r /d && mkdir -p /d/sub && echo g > /d/sub/g", (), ("/d",)),
+        ("rm -r /d && echo file > /d", (), ()),
+        ("rm /old && mkdir /old && echo x > /old/x", (), ()),
+        ("mv /d /moved 2>/dev/null || true; rm /payload", None, None),
+    ],
+)
+def test_docker_diff_agrees_with_upper(
+    lab: Lab,
+    container: Container,
+    script: str,
+    whiteouts: tuple[str, ...] | None,
+    opaque: tuple[str, ...] | None,
+) -> None:
+    found = do(lab, container, script)
+    assert found.docker_agrees, (found.as_docker_says_it, found.docker_diff)
+    if whiteouts is not None:
+        assert (found.whiteouts, found.opaque) == (whiteouts, opaque)
+
+
+def test_before_and_after(lab: Lab, container: Container) -> None:
+    found = layers.before_and_after(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new")
+    assert found.image_is_unchanged
+    assert found.upper_was_empty
+    kinds = [file.at("upper").kind for file in found.after]
+    assert kinds == ["nothing", "file", "whiteout", "file"]
+    assert len(found.frame()) == 4 * len(found.before[0].seen)
+    with pytest.raises(LabError, match="could not write"):
+        layers.before_and_after(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new2")
+
+
+def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> None:
+    with pytest.raises(LabError, match="no container 'no-such'"):
+        layers.mounts(lab, "no-such")
+    for path in ("old", "/../etc/passwd"):
+        with pytest.raises(BadInput, match="no path"):
+            layers.through(lab, container, path)
+    assert layers.through(lab, container, "/no/such").comes_from is None
+    lab.stop(container, timeout_s=0)
+    with pytest.raises(LabError, match="does not run"):
+        layers.changes(lab, container)
