@@ -94,8 +94,7 @@ def start(engine: Engine, port: int | None = None) -> Server:
         wanted = (engine.address, str(state.ROOT))
         if there and (there.engine, there.checkout) == wanted and port in (None, there.port):
             return there
-        if there:
-            stop()
+        stop()  # one that serves another engine or checkout, or no longer answers
         with step("JupyterLab: starting"):
             return _start(engine, port)
 
