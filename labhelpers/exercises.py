@@ -39,7 +39,6 @@ PROGRESS = "progress.json"
 PREDICTIONS = "predictions.json"
 POLL_S = 5.0
 DEBOUNCE_S = 0.3
-OWN_EVENTS_S = 0.1
 
 
 # --- tasks and verdicts
@@ -270,19 +269,23 @@ class _Watch:
 
     def _run(self) -> None:
         last: Verdict | None = None
+        pause_s = DEBOUNCE_S
         try:
             while not self._stopped.is_set() and ours.is_alive(self._exercise.lab.session):
-                verdict = self._checked()
-                # a look makes events itself (an exec, a helper container): they must not wake the next look
-                time.sleep(OWN_EVENTS_S)
                 self._wake.clear()
+                verdict = self._checked()
+                # a look may make events itself (an exec, a helper container): one that changes nothing makes
+                # the next one wait longer, so that no event is lost and the looks do not chase one another
+                pause_s = min(2 * pause_s, POLL_S) if verdict == last else DEBOUNCE_S
                 if verdict != last and not self._stopped.is_set():
                     self._seen(verdict)
                 last = verdict
                 if verdict.passed:
                     return
-                if not self._stopped.is_set() and self._wake.wait(POLL_S):
-                    time.sleep(DEBOUNCE_S)  # one `docker run` makes five events; one look is enough
+                if self._wake.wait(POLL_S):
+                    self._stopped.wait(pause_s)  # one `docker run` makes five events; one look is enough
+                else:
+                    pause_s = DEBOUNCE_S
         finally:
             self._unsubscribe()
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -386,3 +387,21 @@ def test_an_answer_that_was_not_offered_is_refused() -> None:
         predict("size", "How much?", ["1 B"]).choose("2 B")
     state.write_json(exercises.PREDICTIONS, {"size": {"chosen": "gone", "when": ""}})
     assert predict("size", "How much?", ["1 B"]).chosen is None
+
+
+def test_a_look_that_makes_events_does_not_chase_itself(lab: Lab) -> None:
+    container = lab.run(IMAGE, STAY)
+    looks: list[int] = []
+
+    def look(lab: Lab) -> str | None:
+        looks.append(1)
+        with lab.quiet():
+            lab.exec(container, "true")
+        return "never"
+
+    seen = Seen()
+    stop = Exercise(lab, "00", "chase", "Chase", [Task("it", "It", look)], settle_s=0).watch(seen)
+    assert seen.first.wait(20)
+    time.sleep(4)
+    stop()
+    assert 2 <= len(looks) <= 8, "with no pause between them there would be more than twenty"
