@@ -24,8 +24,8 @@ LOCAL = (
 NOT_ON_C = {
     "notebooks/01_": "its guests would boot in a machine that is itself translated",
     "tests/vm/": "its guests would boot in a machine that is itself translated",
-    "tests/test_command.py": "some two hundred containers; the lines are the same on every engine",
-    "tests/engine/test_images.py": "its builds take minutes in a translated machine",
+    "tests/test_command.py": "it starts some hundred containers, one after the other; A and B run it",
+    "tests/engine/test_images.py": "it builds a dozen images, one step after the other; A and B run it",
 }
 
 
