@@ -18,6 +18,7 @@ from docker.errors import APIError, NotFound
 from filelock import FileLock, Timeout
 
 from labhelpers import state
+from labhelpers.engine.steps import remove_image
 from labhelpers.results import Result
 
 CHAPTER = "labhelpers.chapter"
@@ -147,7 +148,7 @@ def _remove_image(client: docker.DockerClient, id: str) -> None:
     """By its tags and never by force: a container of somebody else may stand on it."""
     tags = client.api.inspect_image(id)["RepoTags"] or []  # type: ignore[no-untyped-call]
     for name in tags or [id]:
-        client.api.remove_image(name)
+        remove_image(client.api, name)
 
 
 class Session:

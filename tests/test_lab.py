@@ -131,3 +131,14 @@ def test_what_came_without_the_lab_is_listed_and_goes_only_with_a_yes(lab: Lab, 
 def test_what_was_there_before_the_lab_is_not_listed(engine: Engine, foreign: str) -> None:
     with Lab("test", engine=engine) as lab:
         assert foreign not in [thing.name for thing in lab.made_elsewhere().things]
+
+
+def test_nothing_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path) -> None:
+    before = {image["Id"] for image in engine.client.api.images(all=True)}
+    with Lab("test", engine=engine) as lab:
+        for words in ("first", "second"):  # the second stands on a step of the first
+            (tmp_path / "Dockerfile").write_text(
+                f"FROM {IMAGE}\nENV A=b\nLABEL word={words}\nENV C={words}\n"
+            )
+            lab.build(str(tmp_path), f"{name}:{words}")
+    assert {image["Id"] for image in engine.client.api.images(all=True)} == before

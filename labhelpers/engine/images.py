@@ -25,6 +25,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from labhelpers import state
 from labhelpers.engine import debootstrap
 from labhelpers.engine.find import Engine
+from labhelpers.engine.steps import remove_image
 from labhelpers.errors import BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, table
 
@@ -314,7 +315,7 @@ def _sweep(engine: Engine, name: str) -> None:
 
 def _remove(engine: Engine, ref: str) -> str:
     try:
-        engine.client.api.remove_image(ref)
+        remove_image(engine.client.api, ref)
     except ImageNotFound:
         pass
     except APIError as error:

@@ -144,7 +144,7 @@ def _write_disk(root: Path, folder: Path) -> None:
 
 def _command(folder: Path, work: Path, port: int) -> list[str]:
     drive = f"file={folder / 'disk.img'},if=virtio,format=raw,snapshot=on,cache=unsafe"
-    # what guards against other guests of a processor that is not there costs a translated guest a third of its speed
+    # guards against faults that a translated processor does not have, paid for on every system call
     kernel = "root=/dev/vda rw console=ttyS0 panic=-1 quiet mitigations=off"
     return [
         # if this process is killed, so is the guest (prctl(2), PR_SET_PDEATHSIG)

@@ -156,7 +156,7 @@ def _pull(engine: Engine, registry: str, wanted: Sequence[str], say: Say) -> Non
     words = images.pull_base(engine, f"{registry}/{images.BASE}")
     if made or words:
         raise SetupFailed(
-            f"{', '.join(made) or images.BASE} did not come from the registry, as in a classroom they must",
+            f"{', '.join(made) or images.BASE} did not come from the registry: a classroom's way is broken",
             hint="the lines above say what the registry or the engine said",
             engine_words=words,
         )

@@ -41,7 +41,7 @@ def name(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield made
     write(made, "true")
     for tag in {tag for image in engine.client.images.list() for tag in image.tags if made in tag}:
-        engine.client.images.remove(tag)
+        assert "stays" not in images._remove(engine, tag)
     assert leftovers(engine, made) == []
 
 
