@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,14 +72,16 @@ RECIPE = Recipe(
 
 
 @contextmanager
-def running(say: Say) -> Iterator[str]:
+def running(work: Path, say: Say) -> Iterator[str]:
     """Engine C's address, for as long as the block lasts.
+
+    Args:
+        work: a directory of this machine, for what is written to C's disk and for its console.
 
     Raises:
         SetupFailed: it could not be made or did not boot; its last lines are kept.
     """
     folder = ensure(say)
-    work = Path(tempfile.mkdtemp(prefix="c-", dir=state.path("trial", "x").parent))
     port = _free_port()
     process = subprocess.Popen(
         _command(folder, work, port),
@@ -102,7 +103,6 @@ def running(say: Say) -> Iterator[str]:
         yield address
     finally:
         _shut_down(process, say)
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def ensure(say: Say) -> Path:

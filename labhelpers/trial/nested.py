@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from labhelpers import state
 from labhelpers.engine import Engine, images
 from labhelpers.engine.private import SOCKET_BYTES
-from labhelpers.engine.root import as_root, run_as_root
+from labhelpers.engine.root import as_root
 from labhelpers.errors import LabError, SetupFailed
 from labhelpers.lab import Lab
 from labhelpers.trial.system import ENGINE, Recipe, made, wait_until_it_answers
@@ -41,18 +40,19 @@ RECIPE = Recipe(
 
 
 @contextmanager
-def running(lab: Lab, registry: str, say: Say) -> Iterator[str]:
+def running(lab: Lab, registry: str, outside: Path, say: Say) -> Iterator[str]:
     """Engine B's address, for as long as the block lasts.
 
     Args:
         lab: on engine A, which must be on this machine; it owns B's container.
         registry: `host:port` from which B pulls without TLS.
+        outside: a directory of this machine, for B's socket.
 
     Raises:
         SetupFailed: it could not be made or did not start; its last words are kept.
     """
+    _must_be_short(outside)
     image = ensure(lab.engine, say)
-    outside = Path(tempfile.mkdtemp(prefix="b-", dir=_folder()))
     address = f"unix://{outside}/docker.sock"
     container = None
     try:
@@ -83,18 +83,14 @@ def running(lab: Lab, registry: str, say: Say) -> Iterator[str]:
             with lab.quiet(), suppress(LabError):
                 lab.stop(container, timeout_s=20)
                 lab.remove(container, force=True, volumes=True)
-        run_as_root(["rm", "-rf", str(outside)])
 
 
-def _folder() -> Path:
-    folder = state.path("trial", "x").parent
-    longest = folder / "b-12345678" / "docker.sock"
-    if len(str(longest)) > SOCKET_BYTES:
+def _must_be_short(outside: Path) -> None:
+    if len(str(outside / "docker.sock")) > SOCKET_BYTES:
         raise SetupFailed(
             f"the path of the state directory is too long for a socket below it ({state.home()})",
             hint="name a shorter one: `LABHELPERS_HOME=~/.labhelpers ./lab test --engine B`",
         )
-    return folder
 
 
 def ensure(engine: Engine, say: Say) -> str:

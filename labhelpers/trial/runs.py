@@ -19,8 +19,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from labhelpers import ours as belongings
 from labhelpers import state
 from labhelpers.engine import Engine, connect, images
+from labhelpers.engine.root import run_as_root
 from labhelpers.errors import LabError, SetupFailed
 from labhelpers.lab import Lab
 from labhelpers.results import Result
@@ -104,7 +106,7 @@ def _on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], s
 @contextmanager
 def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> Iterator[dict[str, str]]:
     """The environment of tests that run on B or C, while it runs and has the lab images."""
-    with Lab("trial", engine=engine) as lab, tempfile.TemporaryDirectory(prefix="lab-") as home:
+    with Lab("trial", engine=engine) as lab, _folder(lab.session) as folder:
         for image in wanted:
             lab.registry.push(images.ensure(engine, image, say), images.reference(image))
         lab.registry.push(images.base(engine, say))  # what a build there begins with
@@ -113,16 +115,16 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
             lab.registry.container.reload()
             (own,) = lab.registry.container.attrs["NetworkSettings"]["Networks"].values()
             registry = f"{own['IPAddress']}:5000"
-            running = nested.running(lab, registry, say)
+            running = nested.running(lab, registry, folder, say)
         else:
             registry = f"{guest.HOST}:{port}"
-            running = guest.running(say)
+            running = guest.running(folder, say)
         with running as address:
             environment = {
                 **os.environ,
                 "DOCKER_HOST": address,
                 # a reader's sessions and progress are of another engine
-                "LABHELPERS_HOME": home,
+                "LABHELPERS_HOME": str(folder / "home"),
                 "LABHELPERS_REGISTRY": registry,
                 "LABHELPERS_TRIAL": name,
             }
@@ -130,6 +132,19 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
             with _being(environment):
                 _pull(connect("auto"), registry, wanted, say)
             yield environment
+
+
+@contextmanager
+def _folder(session: str) -> Iterator[Path]:
+    """A directory for one run; those of runs that were killed are removed first."""
+    folder = state.path("trial", session)
+    for old in (one for one in folder.parent.iterdir() if not belongings.is_alive(one.name)):
+        run_as_root(["rm", "-rf", str(old)])
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        run_as_root(["rm", "-rf", str(folder)])
 
 
 @contextmanager
