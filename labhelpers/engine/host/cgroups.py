@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypeVar
 
 from labhelpers.errors import LabError
-from labhelpers.results import Result
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT = 1 << 60
@@ -156,7 +157,7 @@ class Io(Result):
     def frame(self) -> pd.DataFrame:
         """One row a device."""
         rows = [(d.device, d.read_bytes, d.written_bytes, d.reads, d.writes) for d in self.devices]
-        return pd.DataFrame(rows, columns=list(DeviceIo.__slots__))
+        return table(rows, DeviceIo.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ class Cgroup(Result):
                 for key in (("read_bytes", "written_bytes") if isinstance(part, Io) else type(part).__slots__)
             }
             row |= {f"{name}.{key}": value for key, value in values.items()}
-        return pd.DataFrame([row])
+        return table([list(row.values())], list(row))
 
 
 @dataclass(frozen=True, slots=True)

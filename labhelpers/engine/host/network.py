@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from labhelpers.results import Result, table
 
-from labhelpers.results import Result
+if TYPE_CHECKING:
+    import pandas as pd
 
 LINKS = ["ip", "-j", "-d", "-s", "link", "show"]
 ADDRESSES = ["ip", "-j", "address", "show"]
@@ -191,7 +192,7 @@ class Firewall(Result):
 
     def frame(self) -> pd.DataFrame:
         """One row a rule."""
-        return pd.DataFrame([asdict(rule) for rule in self.rules], columns=list(Rule.__slots__))
+        return table([astuple(rule) for rule in self.rules], Rule.__slots__)
 
 
 def interfaces(text: str) -> list[Interface]:
