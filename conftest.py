@@ -22,6 +22,7 @@ NOT_ON_C = {
     "notebooks/01_": "one guest takes three minutes to boot in a machine that is itself translated",
     "tests/vm/": "one guest takes three minutes to boot in a machine that is itself translated",
     "tests/test_command.py": "it starts some hundred containers, one after the other; A and B run it",
+    "tests/layers/": "its builds take about a minute each; the findings of its notebook are compared",
     "tests/engine/test_images.py": "it builds a dozen images, one step after the other; A and B run it",
 }
 
