@@ -60,6 +60,8 @@ def _told(lab: Lab, name: str) -> dict[str, Any]:
     config, host = found["Config"], found["HostConfig"]
     if config["Hostname"] == found["Id"][:12]:
         del config["Hostname"]
+    # docker 28's command line sends its -e options in an order of chance (2 of 14 runs turned two of them round)
+    config["Env"] = sorted(config["Env"] or [])
     # the CLI notes the size of its own terminal
     host.pop("ConsoleSize", None)
     found["Mounts"] = sorted((m["Destination"], m["Type"], m["RW"]) for m in found["Mounts"])
