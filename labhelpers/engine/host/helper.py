@@ -138,11 +138,7 @@ class Helper:
             except APIError as error:
                 self._line = self._start_with_less(image, error)
             except (requests.RequestException, DockerException) as error:
-                raise EngineUnreachable(
-                    "the engine does not answer, so its host cannot be looked at",
-                    hint="`./lab up` starts it again; then run the cell again",
-                    engine_words=str(error),
-                ) from None
+                raise unanswered(error) from None
         return self._line
 
     def _start_with_less(self, image: str, refusal: APIError) -> Line:
@@ -259,6 +255,15 @@ class Line:
             with suppress(OSError, ValueError):
                 if end is not None:
                     end.close()
+
+
+def unanswered(error: Exception) -> EngineUnreachable:
+    """What is said where the engine went away before it could be asked about its host."""
+    return EngineUnreachable(
+        "the engine does not answer, so its host cannot be looked at",
+        hint="`./lab up` starts it again; then run the cell again",
+        engine_words=str(error),
+    )
 
 
 def _lost(error: Exception) -> LabError:

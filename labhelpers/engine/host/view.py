@@ -16,11 +16,11 @@ from docker.models.containers import Container
 from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
 from labhelpers.engine.host.cgroups import Cgroup, Sample
-from labhelpers.engine.host.helper import Helper
+from labhelpers.engine.host.helper import Helper, unanswered
 from labhelpers.engine.host.network import Address, BridgePort, Firewall, Interface, Neighbour, Route
 from labhelpers.engine.host.processes import Namespace, Process
 from labhelpers.engine.host.storage import DiskUse, Entry, Mount
-from labhelpers.errors import BadInput, EngineUnreachable, LabError
+from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result
 
 Where = Container | str | int | None
@@ -379,11 +379,7 @@ class HostView:
                 engine_words=str(error.explanation),
             ) from None
         except (requests.RequestException, DockerException) as error:
-            raise EngineUnreachable(
-                "the engine does not answer, so its host cannot be looked at",
-                hint="`./lab up` starts it again; then run the cell again",
-                engine_words=str(error),
-            ) from None
+            raise unanswered(error) from None
         if not state.get("Pid"):
             raise LabError(
                 f"the container {_name(container)} does not run (it is {state.get('Status', 'stopped')}), so it "
