@@ -112,14 +112,15 @@ def test(args: tuple[str, ...], engine: str) -> None:
     """Run the whole test suite, every notebook under nbval included; ARGS go to pytest.
 
     The engine may be named A (what `up` uses), B (28.5, containerd image store, nested), C (26.1, cgroup v2, in a
-    virtual machine), or all, one after the other: B and C are made for it and taken away again.
+    virtual machine), or all at once: B and C are made for it and taken away again.
     """
     if engine in (*runs.NAMES, "all"):
         _test_on(runs.NAMES if engine == "all" else (engine,), args)
     _provide(engine, TEST_IMAGES)
     _ensure_browser()
     sys.stdout.flush()
-    sys.exit(subprocess.run([sys.executable, "-m", "pytest", *args], cwd=state.ROOT).returncode)
+    command = [sys.executable, "-m", "pytest", *(args or runs.SIDE_BY_SIDE)]
+    sys.exit(subprocess.run(command, cwd=state.ROOT).returncode)
 
 
 def _test_on(names: Sequence[str], args: Sequence[str]) -> NoReturn:
@@ -237,14 +238,13 @@ def _provide(choice: str, names: tuple[str, ...]) -> Engine:
 def _clean(engine: Engine) -> None:
     from labhelpers.lab import clean as remove_ours
 
-    removed = remove_ours(engine)
-    for line in removed:
+    removed, stays = remove_ours(engine)
+    for line in (*(f"removed {thing}" for thing in removed), *stays):
         say(line)
-    say(
-        f"{len(removed)} things of the lab removed"
-        if removed
-        else "the lab has made nothing that is still there"
-    )
+    if removed:
+        say(f"{len(removed)} things of the lab removed")
+    elif not stays:
+        say("the lab has made nothing that is still there")
 
 
 def _leave_foreign_engine(choice: str, purge: bool) -> None:

@@ -51,7 +51,7 @@ from labhelpers.errors import (
     NotOurs,
     PortTaken,
 )
-from labhelpers.ours import Thing
+from labhelpers.ours import TRIAL, Thing
 from labhelpers.reaper import Reaper
 from labhelpers.results import Result, table
 
@@ -545,14 +545,16 @@ def ours(engine: Engine) -> list[Thing]:
         return belongings.things(engine.client)
 
 
-def clean(engine: Engine) -> list[str]:
-    """Remove everything on the engine that a lab made, open notebooks' things too; a line for each.
+def clean(engine: Engine) -> tuple[list[str], list[str]]:
+    """Remove everything on the engine that a lab made, open notebooks' things too: what went, and what stays and why.
 
-    The lab's own images stay, and so do volumes labelled `labhelpers.keep`.
+    The lab's own images stay, so do volumes labelled `labhelpers.keep`, and so does an engine whose tests run.
     """
     with _speaking(engine):
-        removed, kept = belongings.remove(engine.client, belongings.things(engine.client))
-    return [f"removed {thing}" for thing in removed] + kept
+        found = belongings.things(engine.client)
+        in_use = [one for one in found if one.chapter == TRIAL and belongings.is_alive(one.session)]
+        removed, kept = belongings.remove(engine.client, [one for one in found if one not in in_use])
+    return list(map(str, removed)), kept + [f"{one} stays: `./lab test` is using it" for one in in_use]
 
 
 @contextmanager

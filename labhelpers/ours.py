@@ -26,6 +26,9 @@ SESSION = "labhelpers.session"
 KIND = "labhelpers.kind"
 KEEP = "labhelpers.keep"
 
+TRIAL = "trial"
+"""The chapter of the engines that `./lab test` starts."""
+
 
 def labels(kind: str, chapter: str, session: str) -> dict[str, str]:
     """The labels that the lab puts on a `kind`: container, network, volume or image."""

@@ -1,4 +1,4 @@
-"""What `./lab doctor`, `status` and `clean` say of a real engine."""
+"""What `./lab doctor` and `status` say of a real engine. `clean` is in faults/: it spares no open notebook."""
 
 from __future__ import annotations
 
@@ -49,14 +49,12 @@ def test_an_engine_that_cannot_run_is_a_problem(engine: Engine, monkeypatch: pyt
     assert any("a first container" in problem["what"] for problem in report["problems"])
 
 
-def test_status_names_what_was_made_and_clean_removes_it(engine: Engine) -> None:
+def test_status_names_what_was_made(engine: Engine) -> None:
     name = f"t-{uuid.uuid4().hex[:8]}"
     with Lab("test", engine=engine) as lab:
         lab.run(IMAGE, "sleep 300", name=name)
         assert f"container {name}" in verb(engine, "status").stdout
-        assert f"removed container {name}" in verb(engine, "clean").stdout
-        assert not engine.client.containers.list(all=True, filters={"name": name})
-        assert f"container {name}" not in verb(engine, "status").stdout
+    assert f"container {name}" not in verb(engine, "status").stdout
 
 
 @pytest.mark.parametrize("name", ["up", "run", "test", "doctor", "status", "clean", "down", "bench"])

@@ -20,7 +20,7 @@ from labhelpers.engine.registry import STORAGE
 from labhelpers.errors import BadInput, ImageMissing, LabError
 from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.builds import build, own_name
-from labhelpers.layers.overlay import mounts, used_bytes
+from labhelpers.layers.overlay import mounts
 from labhelpers.layers.recipes import FIRST, SECOND, SIZED
 from labhelpers.layers.saved import save
 from labhelpers.results import Result
@@ -386,7 +386,7 @@ def _appended(lab: Lab, ref: str, names: Sequence[str]) -> list[CopyUp]:
     with running(lab, ref, ["-c", _APPEND, *names], entrypoint="python3") as container:
         times = json.loads(_first_line(container))
         upper = mounts(lab, container).upper
-        grown = used_bytes(lab, [f"{upper}/sized/{name}" for name in names])
+        grown = [lab.host.disk_use(f"{upper}/sized/{name}").allocated_bytes for name in names]
     return [CopyUp(int(name), size, *pair) for name, size, pair in zip(names, grown, times, strict=True)]
 
 
@@ -511,7 +511,7 @@ def sharing(lab: Lab, refs: Sequence[str], containers: int) -> Sharing:
                 made.append((ref, lab.run(ref, ["3600"], entrypoint="sleep", network="none")))
             found = [(ref, mounts(lab, container)) for ref, container in made]
             paths = sorted({path for _, one in found for path in (*one.lower, one.upper)})
-            sizes = dict(zip(paths, used_bytes(lab, paths), strict=True))
+            sizes = {path: lab.host.disk_use(path).allocated_bytes for path in paths}
         finally:
             for _, container in made:
                 lab.remove(container, force=True)

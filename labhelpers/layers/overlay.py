@@ -1,40 +1,34 @@
 """The directories behind a container's root: lower, upper, work and merged, and what a write does to them.
 
 Where they are is read from the mount table of the container's own process, which is the same on every image
-store. What is in them is read by a helper container of the image `tools`, with those directories mounted
-read-only and no network. It keeps two of root's capabilities: DAC_READ_SEARCH, since layers hold files that
-belong to other users, and SYS_ADMIN, without which the kernel does not show `trusted.` attributes
-(xattr(7)): the mark of an opaque directory is one.
+store; what is in them, through the view of the engine's host.
 
 Source of what overlay does: kernel, Documentation/filesystems/overlayfs.rst.
 """
 
 from __future__ import annotations
 
-import json
 import posixpath
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 from docker.errors import NotFound
 
+from labhelpers.engine.host import Entry
 from labhelpers.errors import BadInput, LabError
-from labhelpers.layers.look import MOST_TEXT
 from labhelpers.layers.tarstream import Chunks, Flow, members
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
+    from labhelpers.engine.host import HostView
     from labhelpers.lab import Lab
 
-_LOOK = Path(__file__).with_name("look.py")
-# one bind for each directory; overlay itself takes at most 500 lower ones (fs/overlayfs/super.c)
-_MOST = 510
+MOST_TEXT = 200
+MOST_CHANGES = 100_000
 
 
 # --- the mount
@@ -90,123 +84,27 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
     Raises:
         LabError: the container is gone, does not run, or its root is no overlay mount.
     """
-    name = container if isinstance(container, str) else str(container.name)
-    found = _inspected(lab, name)
-    pid = int(found["State"]["Pid"])
-    if not pid:
+    table = lab.host.mounts(container)
+    root = next((one for one in table if one.point == "/"), None)
+    if root is None or root.upper is None:
         raise LabError(
-            f"the container {name!r} does not run, so its directories are not mounted",
-            hint=f"start it again (docker start {name}), or run the cell that makes it",
-        )
-    options = _overlay_at(lab.host.read(f"/proc/{pid}/mountinfo"), "/")
-    if options is None:
-        raise LabError(
-            f"the root of {name!r} is no overlay mount: this engine's storage driver is another",
+            f"the root of {container_name(container)} is no overlay mount: this engine's storage driver is another",
             hint="`docker info` says which; the chapter needs overlay2, or containerd's overlayfs",
         )
-    upper = options["upperdir"]
-    base = posixpath.dirname(posixpath.dirname(upper))
-    if not upper.startswith("/"):
+    base = ""
+    if not root.upper.startswith("/"):
         # overlay2 shortens the paths when there are many: they are then relative to its directory
         base = posixpath.join(str(lab.client.info()["DockerRootDir"]), "overlay2")
-    lower = [posixpath.join(base, one) for one in reversed(options["lowerdir"].split(":"))]
-    upper, work = (posixpath.join(base, options[key]) for key in ("upperdir", "workdir"))
-    merged = (found.get("GraphDriver", {}).get("Data") or {}).get("MergedDir") or _merged(lab, upper, pid)
-    return Mounts(name, tuple(lower), upper, work, merged)
+    lower = [posixpath.join(base, one) for one in reversed(root.lower)]
+    upper, work = (posixpath.join(base, root.settings[key]) for key in ("upperdir", "workdir"))
+    # where the engine itself sees the same mount
+    merged = next((one.point for one in lab.host.mounts() if one.upper == root.upper), "")
+    return Mounts(container_name(container), tuple(lower), upper, work, merged)
 
 
-def _inspected(lab: Lab, name: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = lab.client.api.inspect_container(name)
-    except NotFound as error:
-        raise LabError(
-            f"there is no container {name!r}",
-            hint="run the cell that makes it again; `docker ps -a` lists what is there",
-            engine_words=str(error.explanation),
-        ) from None
-    return found
-
-
-def _overlay_at(mountinfo: str, point: str) -> dict[str, str] | None:
-    """The options of the overlay that is mounted at `point` (proc(5), mountinfo)."""
-    return next((options for at, options in _overlays(mountinfo) if at == point), None)
-
-
-def _overlays(mountinfo: str) -> list[tuple[str, dict[str, str]]]:
-    found = []
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, rest = after.partition(" ")
-        if kind not in ("overlay", "fuse.fuse-overlayfs"):
-            continue
-        options: dict[str, str] = {}
-        for option in re.split(r"(?<!\\),", rest.partition(" ")[2]):
-            key, _, value = option.partition("=")
-            # since Linux 6.8 a mount may name its lower directories one by one
-            key, value = key.removesuffix("+"), _plain(value)
-            options[key] = f"{options[key]}:{value}" if key == "lowerdir" and key in options else value
-        if "upperdir" in options:
-            found.append((_plain(before.split()[4]), options))
-    return found
-
-
-def _plain(field: str) -> str:
-    """A field of the mount table without its escapes: `\\040` is a blank."""
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field).replace("\\,", ",")
-
-
-def _merged(lab: Lab, upper: str, pid: int) -> str:
-    """Where the host itself sees the mount with that upper directory; else through the container's process."""
-    table = lab.host.read_many(["/proc/1/mountinfo"])["/proc/1/mountinfo"] or ""
-    return next(
-        (point for point, options in _overlays(table) if options["upperdir"] == upper), f"/proc/{pid}/root"
-    )
-
-
-# --- looking into directories of the engine's host
-
-
-def _look(lab: Lab, do: str, directories: Sequence[str], **question: Any) -> Any:
-    """Ask the helper about directories of the engine's host, which it sees read-only.
-
-    Raises:
-        LabError: the engine did not let it look.
-    """
-    if len(directories) > _MOST:
-        raise BadInput(
-            f"{len(directories)} directories are too many to look at", hint="give fewer images at once"
-        )
-    asked = json.dumps({"do": do, "directories": len(directories), **question})
-    with lab.quiet():
-        helper = lab.run(
-            lab.image("tools"),
-            ["-I", "-c", _LOOK.read_text(), asked],
-            entrypoint="python3",
-            network="none",
-            read_only=True,
-            volumes=[f"{path}:/look/{number}:ro" for number, path in enumerate(directories)],
-            cap_drop=["ALL"],
-            cap_add=["DAC_READ_SEARCH", "SYS_ADMIN"],
-            # AppArmor and SELinux keep containers from one another's layers
-            security_opt=["apparmor=unconfined", "label=disable", "no-new-privileges"],
-        )
-        try:
-            code = helper.wait()["StatusCode"]
-            said, complaint = helper.logs(stderr=False), helper.logs(stdout=False)
-        finally:
-            lab.remove(helper, force=True)
-    if code:
-        raise LabError(
-            "the layer directories could not be looked at on the engine's host",
-            hint="was the container stopped meanwhile? run the cell again; `./lab doctor` looks at the engine",
-            engine_words=complaint.decode(errors="replace"),
-        )
-    return json.loads(said)
-
-
-def used_bytes(lab: Lab, directories: Sequence[str]) -> list[int]:
-    """What each directory takes on the disk of the engine's host, in bytes, as `du` counts."""
-    return [int(size) for size in _look(lab, "used", directories)]
+def container_name(container: Container | str) -> str:
+    """What people call it."""
+    return container if isinstance(container, str) else str(container.name)
 
 
 # --- the same file through each
@@ -273,18 +171,34 @@ def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tupl
         if not path.startswith("/") or ".." in path.split("/"):
             raise BadInput(f"{path!r} is no path in a container", hint="write it from the root: /etc/motd")
     found = mounts(lab, container)
-    answers = _look(lab, "through", [*found.lower, found.upper], paths=[path.strip("/") for path in paths])
-    places = [*(f"lower {number}" for number in range(len(found.lower))), "upper"]
+    # links on the way lead from the merged view's root, whichever layer they lie in
+    ways = [posixpath.split(path.rstrip("/")) for path in paths]
+    names = [posixpath.join(lab.host.real_path(way, container), last).strip("/") for way, last in ways]
+    places = {**{f"lower {number}": one for number, one in enumerate(found.lower)}, "upper": found.upper}
+    rows = {place: _seen(lab.host, place, folder, names) for place, folder in places.items()}
     return tuple(
-        SameFile(
-            path,
-            (
-                *(Seen(place, *(one or ("nothing", 0, ""))) for place, one in zip(places, row, strict=True)),
-                _merged_view(lab, found.container, path),
-            ),
-        )
-        for path, row in zip(paths, answers, strict=True)
+        SameFile(path, (*(row[name] for row in rows.values()), _merged_view(lab, found.container, path)))
+        for path, name in zip(paths, names, strict=True)
     )
+
+
+def _seen(host: HostView, place: str, folder: str, names: Sequence[str]) -> dict[str, Seen]:
+    found = {}
+    for name, one in host.entries(folder, names).items():
+        if one is None:
+            found[name] = Seen(place, "nothing", 0, "")
+        elif (kind := _kind(one)) == "file":
+            text = host.read(f"{folder}/{name}", begin_bytes=MOST_TEXT)
+            found[name] = Seen(place, kind, one.size_bytes, text)
+        else:
+            found[name] = Seen(place, kind, 0, "")
+    return found
+
+
+def _kind(one: Entry) -> str:
+    if one.is_whiteout:
+        return "whiteout"
+    return one.kind if one.kind in ("file", "directory", "link") else "other"
 
 
 def _merged_view(lab: Lab, name: str, path: str) -> Seen:
@@ -383,36 +297,109 @@ def changes(lab: Lab, container: Container | str) -> Changes:
         LabError: the container is gone, or does not run.
     """
     found = mounts(lab, container)
-    # from the top: the order in which overlay looks
-    told = _look(lab, "changes", [found.upper, *reversed(found.lower)])
+    upper = {one.path: one for one in lab.host.directory(found.upper, deep=True, limit=MOST_CHANGES)}
+    lower = _Lower(lab.host, found.lower)
+    below = lower.shown(upper)
+    hidden = _hidden(upper, lower)
     # a directory is touched by what has changed in it
-    touched = {path for path, *_, same in told["found"] if not same} | set(told["hidden"])
+    touched = {path for path, one in upper.items() if not _is_same(one, below[path])} | set(hidden)
     rows = [
-        Change(f"/{path}", _what(kind, opaque, below, same and not _any_below(path, touched)), kind, size)
-        for path, kind, size, opaque, below, same in told["found"]
+        Change(
+            f"/{path}",
+            _what(one, below[path], path not in touched and not _any_below(path, touched)),
+            _kind(one),
+            one.size_bytes if one.kind == "file" else 0,
+        )
+        for path, one in upper.items()
     ]
     letters = {0: "C", 1: "A", 2: "D"}  # Engine API, GET /containers/{id}/changes
     diff = [(letters[row["Kind"]], str(row["Path"])) for row in lab.client.api.diff(found.container) or []]
     return Changes(
         found.container,
         tuple(sorted(rows, key=lambda change: change.path)),
-        tuple(sorted(f"/{path}" for path in told["hidden"])),
+        tuple(sorted(f"/{path}" for path in hidden)),
         tuple(sorted(diff, key=lambda row: row[1])),
     )
+
+
+class _Lower:
+    """The lower directories of a mount, as overlay shows them where there is no upper one."""
+
+    def __init__(self, host: HostView, directories: Sequence[str]) -> None:
+        self._host = host
+        self._from_the_top = directories[::-1]
+
+    def shown(self, paths: Iterable[str]) -> dict[str, Entry | None]:
+        """What they show at each path; None for nothing."""
+        wanted = list(paths)
+        asked = {*wanted, *(above for path in wanted for above in _above(path))}
+        tables = [self._host.entries(one, asked) for one in self._from_the_top] if wanted else []
+        return {path: _topmost(tables, path) for path in wanted}
+
+    def names(self, path: str) -> set[str]:
+        """The paths that they show in the directory `path`."""
+        inside = set()
+        for one in self._from_the_top:
+            here = self._host.entries(one, [path])[path]
+            if here is not None and here.kind == "directory":
+                inside |= {f"{path}/{found.path}" for found in self._host.directory(f"{one}/{path}")}
+        return {path for path, found in self.shown(inside).items() if found is not None}
+
+
+def _topmost(tables: Sequence[Mapping[str, Entry | None]], path: str) -> Entry | None:
+    for table in tables:
+        found = table[path]
+        if found is not None:
+            return None if found.is_whiteout else found
+        # a directory on the way that is opaque, or is none, hides what the others have
+        way = [table[above] for above in _above(path)]
+        if any(one is not None and (one.kind != "directory" or one.is_opaque) for one in way):
+            return None
+    return None
+
+
+def _above(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:number]) for number in range(1, len(parts))]
+
+
+def _hidden(upper: Mapping[str, Entry], lower: _Lower) -> set[str]:
+    """What opaque directories of upper, and directories below them, hide of lower and do not have themselves."""
+    opaque = [path for path, one in upper.items() if one.is_opaque]
+    return {
+        name
+        for path, one in upper.items()
+        if one.kind == "directory" and any(path == top or path.startswith(f"{top}/") for top in opaque)
+        for name in lower.names(path) - set(upper)
+    }
+
+
+def _is_same(one: Entry, below: Entry | None) -> bool:
+    """Whether it is what lower shows: the same owner and mode, and but for directories the same size and time."""
+    if below is None or one.is_opaque:
+        return False
+    mine, theirs = (
+        [
+            (it.kind, it.mode, it.user, it.group),
+            None if it.kind == "directory" else (it.size_bytes, it.modified_ns),
+        ]
+        for it in (one, below)
+    )
+    return mine == theirs
 
 
 def _any_below(path: str, paths: set[str]) -> bool:
     return any(one.startswith(f"{path}/") for one in paths)
 
 
-def _what(kind: str, opaque: bool, below: str | None, same: bool) -> What:
-    if kind == "whiteout":
+def _what(one: Entry, below: Entry | None, same: bool) -> What:
+    if one.is_whiteout:
         return "deleted"
     if below is None:
         return "added"
     if same:
         return "copied"
-    return "replaced" if opaque and below == "directory" else "changed"
+    return "replaced" if one.is_opaque and below.kind == "directory" else "changed"
 
 
 # --- part3-4

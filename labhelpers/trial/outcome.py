@@ -1,4 +1,7 @@
-"""A plugin of pytest: writes what became of the tests into the file that `LABHELPERS_OUTCOME` names, as JSON."""
+"""A plugin of pytest: writes what became of the tests into the file that `LABHELPERS_OUTCOME` names, as JSON.
+
+Where pytest-xdist spreads the tests, the workers tell and the controller writes.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,35 @@ from typing import Any
 
 import pytest
 
+FINDING = "finding"
 
-class _Outcome:
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._cells: dict[str, str] = {}
-        self._told: dict[str, Any] = {
-            "passed": 0,
-            "failed": [],
-            "findings": 0,
-            "skipped": [],
-            "deselected": 0,
-        }
+
+class _Teller:
+    """Knows the items: marks those with a finding, and counts those left out."""
+
+    def __init__(self) -> None:
+        self.deselected = 0
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        # a cell of a notebook: nbval keeps it on the item
-        cells = ((item.nodeid, getattr(item, "cell", None)) for item in items)
-        self._cells = {name: cell.source for name, cell in cells if cell is not None}
+        for item in items:
+            cell = getattr(item, "cell", None)  # of a notebook: nbval keeps it on the item
+            if cell is not None and "finding(" in cell.source:
+                item.user_properties.append((FINDING, True))
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
-        self._told["deselected"] += len(items)
+        self.deselected += len(items)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        told = getattr(session.config, "workeroutput", None)
+        if told is not None:
+            told["deselected"] = self.deselected
+
+
+class _Writer:
+    def __init__(self, file: Path, teller: _Teller) -> None:
+        self._file = file
+        self._teller = teller
+        self._told: dict[str, Any] = {"passed": 0, "failed": [], "findings": 0, "skipped": []}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -38,13 +50,22 @@ class _Outcome:
             self._told["skipped"].append([report.nodeid, reason.removeprefix("Skipped: ")])
         elif report.when == "call":
             self._told["passed"] += 1
-            self._told["findings"] += "finding(" in self._cells.get(report.nodeid, "")
+            self._told["findings"] += (FINDING, True) in map(tuple, report.user_properties)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        # each worker collects all of the tests, and leaves out the same
+        left_out = getattr(node, "workeroutput", {}).get("deselected", 0)
+        self._teller.deselected = max(self._teller.deselected, left_out)
 
     def pytest_sessionfinish(self) -> None:
-        self._file.write_text(json.dumps(self._told))
+        self._file.write_text(json.dumps({**self._told, "deselected": self._teller.deselected}))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Join in, if somebody wants to know."""
     if file := os.environ.get("LABHELPERS_OUTCOME"):
-        config.pluginmanager.register(_Outcome(Path(file)), "labhelpers-outcome")
+        teller = _Teller()
+        config.pluginmanager.register(teller, "labhelpers-teller")
+        if not hasattr(config, "workerinput"):
+            config.pluginmanager.register(_Writer(Path(file), teller), "labhelpers-writer")

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from rich.box import SIMPLE
@@ -36,6 +37,12 @@ END_S = 60.0
 TABLE_WIDTH = 120
 SELECTED = ("-m", "engine and not local")
 """What runs on B and C: what uses an engine and is not about this machine; every notebook is among it."""
+
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
+"""For a whole suite: most of a test is waiting for the engine."""
+
+LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm",)}
+"""Images that an engine's own selection does without; a test that is asked for by name pulls what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +79,79 @@ class Outcome(Result):
 def run(
     names: Sequence[str], engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say
 ) -> list[Outcome]:
-    """Run the tests on each of the engines `names`, one after the other, and take B and C away again.
+    """Run the tests on each of the engines `names`, all at once, and take B and C away again.
 
     Args:
-        engine: A.
+        engine: A; this process's environment leads to it.
         wanted: the lab images that the tests need.
-        args: for pytest.
+        args: for pytest; none means all that the engine runs by itself (`conftest.py` says what).
     """
-    return [_on(name, engine, wanted, args, say) for name in names]
+    if len(names) == 1:
+        return [on(names[0], engine, wanted, args, say)]
+    with tempfile.TemporaryDirectory(prefix="lab-") as folder:
+        files = {name: Path(folder) / name for name in names}
+        processes = {name: _start(name, file, wanted, args) for name, file in files.items()}
+        readers = [Thread(target=_repeat, args=(name, one, say)) for name, one in processes.items()]
+        for reader in readers:
+            reader.start()
+        try:
+            for one in processes.values():
+                one.wait()
+        finally:
+            _end(processes.values())
+            for reader in readers:
+                reader.join()
+        return [_told(name, file) for name, file in files.items()]
 
 
-def _on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say) -> Outcome:
-    say(f"── engine {name} " + "─" * 60)
+def _start(name: str, file: Path, wanted: Sequence[str], args: Sequence[str]) -> subprocess.Popen[str]:
+    # if this process is killed, it is asked to end (prctl(2), PR_SET_PDEATHSIG)
+    python = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-u", "-m", "labhelpers.trial"]
+    return subprocess.Popen(
+        [*python, name, str(file), ",".join(wanted), *args],
+        cwd=state.ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+
+
+def _repeat(name: str, process: subprocess.Popen[str], say: Say) -> None:
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            say(f"{name} │ {line.rstrip()}")
+
+
+def _end(processes: Iterable[subprocess.Popen[str]]) -> None:
+    """Ask those that still run to end, and to take away what they started; then wait no longer."""
+    running = [one for one in processes if one.poll() is None]
+    for one in running:
+        one.terminate()
+    end = time.monotonic() + 2 * END_S
+    for one in running:
+        with suppress(subprocess.TimeoutExpired):
+            one.wait(max(end - time.monotonic(), 0))
+        one.kill()
+        one.wait()
+
+
+def _told(name: str, file: Path) -> Outcome:
+    try:
+        told = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return Outcome(name, "", 1, problem="its tests ended early; the lines above say how")
+    return Outcome(**{key: _tuples(value) for key, value in told.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say) -> Outcome:
+    """Run the tests on one engine, in this process."""
     began = time.monotonic()
     try:
         with ExitStack() as stack:
@@ -92,11 +160,14 @@ def _on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], s
                 if name == "A"
                 else stack.enter_context(_elsewhere(name, engine, wanted, say))
             )
+            if not args:
+                environment["LABHELPERS_TRIAL"] = name
             ready = time.monotonic()
             with _being(environment):
                 what = _what(connect("auto"))
             say(f"engine {name}: {what}; ready after {ready - began:.0f} s")
-            found = _pytest(name, [*(SELECTED if name != "A" else ()), *args], environment)
+            selected = SELECTED if name != "A" else ()
+            found = _pytest(name, [*selected, *(args or SIDE_BY_SIDE)], environment)
             return Outcome(name, what, ready_s=ready - began, tests_s=time.monotonic() - ready, **found)
     except LabError as error:
         say(f"engine {name}: {error}")
@@ -106,7 +177,7 @@ def _on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], s
 @contextmanager
 def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> Iterator[dict[str, str]]:
     """The environment of tests that run on B or C, while it runs and has the lab images."""
-    with Lab("trial", engine=engine) as lab, _folder(lab.session) as folder:
+    with Lab(belongings.TRIAL, engine=engine) as lab, _folder(lab.session) as folder:
         for image in wanted:
             lab.registry.push(images.ensure(engine, image, say), images.reference(image))
         lab.registry.push(images.base(engine, say))  # what a build there begins with
@@ -126,11 +197,10 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
                 # a reader's sessions and progress are of another engine
                 "LABHELPERS_HOME": str(folder / "home"),
                 "LABHELPERS_REGISTRY": registry,
-                "LABHELPERS_TRIAL": name,
             }
             environment.pop("LABHELPERS_ENGINE", None)
             with _being(environment):
-                _pull(connect("auto"), registry, wanted, say)
+                _pull(connect("auto"), registry, [one for one in wanted if one not in LATER[name]], say)
             yield environment
 
 

@@ -330,6 +330,24 @@ class TestMountsAndDirectories:
         ]
         assert [one.kind for one in mine] == ["file", "link", "fifo"]
 
+    def test_names_as_stat(self, host: HostView, subject: Container) -> None:
+        said(
+            subject, "sh -c 'mkdir -p /n/d; echo x > /n/d/file; ln -sfn d /n/link; ln -sfn gone /n/dangling'"
+        )
+        seen = host.entries("/n", ["d/file", "link", "dangling", "link/file", "none", "d/none"], subject)
+        assert [name for name, one in seen.items() if one is None] == ["link/file", "none", "d/none"]
+        for name in ("d/file", "link", "dangling"):
+            one = seen[name]
+            assert one is not None
+            size, inode, changed = said(subject, f"stat -c '%s %i %.9Y' /n/{name}").split()
+            assert (one.path, one.size_bytes, one.inode) == (name, int(size), int(inode))
+            assert one.modified_ns == int(changed.replace(".", ""))
+
+    def test_a_real_path_as_readlink(self, host: HostView, subject: Container) -> None:
+        said(subject, "sh -c 'mkdir -p /r/d; ln -sfn /r/d /r/one; ln -sfn ../r/one /r/two'")
+        for path in ("/r/two/x/y", "/r/one/../two", "/", "/lib/../bin/sh"):
+            assert host.real_path(path, subject) == said(subject, f"readlink -m {path}").strip()
+
     def test_a_link_leads_where_it_leads_in_the_container(self, host: HostView, subject: Container) -> None:
         said(subject, "sh -c 'mkdir -p /elsewhere; touch /elsewhere/only-here; ln -sfn /elsewhere /srv/link'")
         assert [one.path for one in host.directory("/srv/link/.", subject)] == ["only-here"]
@@ -337,7 +355,9 @@ class TestMountsAndDirectories:
 
     def test_files_of_the_host(self, host: HostView, volume: Volume, subject: Container) -> None:
         said(subject, f"sh -c 'echo from the volume > \"{VOLUME_POINT}/note\"'")
-        assert host.read(f"{volume.attrs['Mountpoint']}/note") == "from the volume\n"
+        note = f"{volume.attrs['Mountpoint']}/note"
+        assert host.read(note) == "from the volume\n"
+        assert host.read(note, begin_bytes=4) == "from"
 
 
 class TestNetwork:
@@ -420,6 +440,7 @@ READS: dict[str, Read] = {
     "samples": lambda host, of: next(host.samples(of)),
     "mounts": lambda host, of: host.mounts(of),
     "directory": lambda host, of: host.directory("/etc", of),
+    "entries": lambda host, of: host.entries("/etc", ["passwd"], of),
     "disk_use": lambda host, of: host.disk_use("/etc", of),
     "interfaces": lambda host, of: host.interfaces(of),
     "addresses": lambda host, of: host.addresses(of),
@@ -490,6 +511,9 @@ class TestWhatCannotBeRead:
         (lambda host: host.read("/dev/zero"), "cannot be read"),
         (lambda host: host.directory("/proc/version"), "cannot be read"),
         (lambda host: host.disk_use("/no/such"), "cannot be read"),
+        (lambda host: host.entries("/no/such", ["x"]), "cannot be read"),
+        (lambda host: host.entries("/etc", ["../x"]), "no name below"),
+        (lambda host: host.entries("/etc", ["/x"]), "no name below"),
     ],
 )
 def test_what_cannot_be_meant(host: HostView, read: Callable[[HostView], object], words: str) -> None:

@@ -26,6 +26,8 @@ import pytest
 def test_good(): pass
 def test_bad(): assert False
 def test_left(): pytest.skip("no such device here")
+@pytest.mark.other
+def test_other(): pass
 """
 
 
@@ -36,7 +38,8 @@ def pytest_in(folder: Path, *arguments: str, **environment: str) -> subprocess.C
     )
 
 
-def test_what_became_of_the_tests_is_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spread", [(), ("-n", "2", "--dist", "loadfile")])
+def test_what_became_of_the_tests_is_counted(tmp_path: Path, spread: tuple[str, ...]) -> None:
     (tmp_path / "test_trial.py").write_text(TESTS)
     output = [new_output("stream", name="stdout", text="one: yes\n")]
     sources = ("from labhelpers.results import finding", "finding('one', True)", "finding('one', False)")
@@ -54,13 +57,14 @@ def test_what_became_of_the_tests_is_counted(tmp_path: Path) -> None:
             "--nbval-current-env",
             "-p",
             "labhelpers.trial.outcome",
+            *("-m", "not other", *spread),
             str(tmp_path),
         ),
         LABHELPERS_OUTCOME=str(tmp_path / "told.json"),
     )
     told = json.loads((tmp_path / "told.json").read_text())
-    assert (told["passed"], told["findings"]) == (3, 1)
-    assert [name.rpartition("::")[2] for name in told["failed"]] == ["test_bad", "Cell 2"]
+    assert (told["passed"], told["findings"], told["deselected"]) == (3, 1, 1)
+    assert {name.rpartition("::")[2] for name in told["failed"]} == {"test_bad", "Cell 2"}
     ((name, reason),) = told["skipped"]
     assert (name.rpartition("::")[2], reason) == ("test_left", "no such device here")
 
@@ -97,6 +101,26 @@ def test_a_skip_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert "C skipped: no /dev/kvm" in said
     assert "test_kvm" in said
+
+
+def test_engines_run_at_once_and_one_that_cannot_be_had_is_told(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.address)
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / ("long" * 30)))
+    said: list[str] = []
+    a, b = runs.run(("A", "B"), engine, ("payload",), ("-q", "tests/test_environment.py"), said.append)
+    assert (a.engine, a.status, a.passed, a.problem) == ("A", 0, 3, "")
+    assert b.engine == "B"
+    assert "too long for a socket" in b.problem
+    assert not runs.show([a, b])
+    assert {line[:3] for line in said} == {"A │", "B │"}
+
+
+def test_what_an_engine_leaves_out_is_told_with_its_reason() -> None:
+    said = pytest_in(ROOT, "tests/vm/test_exercises.py", LABHELPERS_TRIAL="C").stdout
+    assert "not among those of engine C: one guest takes three minutes" in said
+    assert "passed" not in said
 
 
 def test_a_changed_recipe_is_another_one() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from labhelpers.engine import connect
 from labhelpers.lab import Lab, clean, ours
+from labhelpers.ours import TRIAL
 
 from .conftest import Own
 
@@ -100,3 +103,41 @@ def test_not_one_of_them_is_changed(own: Own, lab_image: str, what: list[Any]) -
         for kind, id in made:
             remove(client, kind, id)
         client.close()
+
+
+def test_clean_takes_what_labs_made_but_not_an_engine_whose_tests_run(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
+    before = own.census()
+    command = [sys.executable, "-m", "labhelpers", "clean", "--engine", own.address]
+    with Lab("05", engine=connect(own.address)) as reader, Lab(TRIAL, engine=connect(own.address)) as tests:
+        reader.run(P, "sleep 300", name="notebook")
+        tests.run(P, "sleep 300", name="engine")
+        done = subprocess.run(command, env=own.environment, capture_output=True, text=True)
+        assert done.stdout.splitlines() == [
+            "removed container notebook",
+            "container engine stays: `./lab test` is using it",
+            "1 things of the lab removed",
+        ]
+        assert [one.name for one in tests.client.containers.list()] == ["engine"]
+    own.back_to(before)
+
+
+def test_what_came_without_the_lab_is_listed_and_goes_only_with_a_yes(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
+    before = own.census()
+    with Lab("05", engine=connect(own.address)) as lab:
+        lab.run(P, "sleep 300", name="ours")
+        typed = ["docker", "--host", own.address]
+        subprocess.run([*typed, "create", "--name", "typed", P, "true"], check=True, capture_output=True)
+        subprocess.run([*typed, "volume", "create", "typed"], check=True, capture_output=True)
+        made = lab.made_elsewhere()
+        assert {(one.kind, one.name) for one in made.things} == {("container", "typed"), ("volume", "typed")}
+        assert "container typed" in repr(made)
+        lab.close()
+        assert lab.client.containers.get("typed")
+        assert made.remove() == ["removed container typed", "removed volume typed"]
+    own.back_to(before)

@@ -43,7 +43,7 @@ def each(look: Callable[[str], str], paths: list[str]) -> dict[str, dict[str, st
     return {"found": found, "failed": failed}
 
 
-def read(path: str) -> str:
+def read(path: str, begin_bytes: int | None = None) -> str:
     """The text of a file of the host: the kernel's own, or one below the root of the engine's process."""
     if not path.startswith(("/proc/", "/sys/")):
         path = resolve(os.getppid(), path)
@@ -54,6 +54,8 @@ def read(path: str) -> str:
         # not in one go: below /proc/sys the kernel sets aside as much memory as one read asks for
         while part := file.read(1 << 16):
             text += part
+            if begin_bytes is not None and len(text) >= begin_bytes:
+                return text[:begin_bytes].decode(errors="replace")
             if len(text) > FILE_BYTES:
                 raise OSError(0, f"it is longer than {FILE_BYTES >> 20} MiB")
     return text.decode(errors="replace")
@@ -134,6 +136,7 @@ def entry(path: str, name: str) -> dict[str, Any]:
         "group": it.st_gid,
         "links": it.st_nlink,
         "inode": it.st_ino,
+        "modified_ns": it.st_mtime_ns,
         "device": f"{os.major(it.st_rdev)}:{os.minor(it.st_rdev)}" if "device" in kind else "",
         "target": os.readlink(path) if kind == "link" else "",
         "attributes": attributes,
@@ -158,6 +161,27 @@ def contents(pid: int, path: str, deep: bool, limit: int) -> dict[str, Any]:
             if deep and seen["kind"] == "directory":
                 todo.append((f"{folder}/{one}", f"{prefix}{one}/"))
     return {"entries": found, "more": False}
+
+
+def entries(pid: int, path: str, names: list[str]) -> dict[str, Any]:
+    """What is at each of `names` below a directory, None for nothing; no link on the way is followed."""
+    top = resolve(pid, path)
+    os.listdir(top)  # it says so if it is no directory
+    return {name: below(top, name) for name in names}
+
+
+def below(top: str, name: str) -> dict[str, Any] | None:
+    """What is at `name` below `top`, if directories lead to it."""
+    here = top
+    *above, last = name.split("/")
+    try:
+        for part in above:
+            here = f"{here}/{part}"
+            if not stat.S_ISDIR(os.lstat(here).st_mode):
+                return None
+        return entry(f"{here}/{last}", name)
+    except FileNotFoundError:
+        return None
 
 
 def use(pid: int, path: str) -> dict[str, int]:
@@ -204,10 +228,14 @@ def say(message: Any) -> None:
 
 
 DO: dict[str, Callable[..., Any]] = {
-    "read": lambda paths: each(read, paths),
+    "read": lambda paths, **how: each(lambda path: read(path, **how), paths),
     "processes": processes,
     "run": run,
     "contents": contents,
+    "entries": entries,
+    "real_path": lambda pid, path: (
+        resolve(pid, path).removeprefix(f"/proc/{pid or os.getppid()}/root") or "/"
+    ),
     "use": use,
     "stream": stream,
 }

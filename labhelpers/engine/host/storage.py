@@ -66,6 +66,7 @@ class Entry(Result):
         user, group: ids of its owner, as the host counts.
         links: how many names it has.
         inode: its number in its file system.
+        modified_ns: when its contents were changed last, on the host's wall clock, since 1970.
         device: `major:minor` of a device, else "".
         target: where a link points, else "".
         attributes: extended attributes, name → text (xattr(7)).
@@ -80,6 +81,7 @@ class Entry(Result):
     group: int
     links: int
     inode: int
+    modified_ns: int
     device: str
     target: str
     attributes: Mapping[str, str]
@@ -133,16 +135,23 @@ def mounts(mountinfo: str) -> list[Mount]:
                 options=tuple(options.split(",")),
                 kind=kind,
                 source=_plain(source),
-                settings={
-                    name: _plain(value)
-                    for name, _, value in (word.partition("=") for word in settings.split(","))
-                },
+                settings=_settings(settings),
                 propagation=tuple(propagation),
             )
         )
     return found
 
 
+def _settings(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in re.split(r"(?<!\\),", text):
+        name, _, value = word.partition("=")
+        # since Linux 6.8 a mount may name its lower directories one by one, from the top (overlayfs.rst)
+        key, value = name.removesuffix("+"), _plain(value)
+        found[key] = f"{found[key]}:{value}" if name.endswith("+") and key in found else value
+    return found
+
+
 def _plain(text: str) -> str:
-    """Blanks and backslashes are written in octal there."""
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
+    """Blanks and backslashes are written in octal there, a comma in a name with a backslash."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text).replace("\\,", ",")

@@ -122,9 +122,9 @@ class HostView:
 
     # --- files of the kernel
 
-    def read(self, path: str) -> str:
-        """The text of a file of the host, at most 16 MiB; what is no UTF-8 is replaced."""
-        found, failed = self._read([path])
+    def read(self, path: str, *, begin_bytes: int | None = None) -> str:
+        """The text of a file of the host, at most 16 MiB, or its first `begin_bytes`; what is no UTF-8 is replaced."""
+        found, failed = self._read([path], begin_bytes)
         if path in failed:
             raise self._hidden(path, failed[path])
         return found[path]
@@ -268,6 +268,28 @@ class HostView:
             )
         return sorted((Entry(**row) for row in answer["entries"]), key=lambda one: one.path)
 
+    def entries(self, path: str, names: Iterable[str], where: Where = None) -> dict[str, Entry | None]:
+        """What is at each of `names` below a directory; None where there is nothing.
+
+        Args:
+            path: absolute; links in it are followed as the container (or the engine) would.
+            names: relative to it, without `..`; a link in one is never followed, so one that leads through a link
+                is nothing.
+
+        Raises:
+            BadInput: a name is none.
+        """
+        wanted = list(names)
+        for name in wanted:
+            if not name or {"", ".."} & set(name.split("/")) or "\0" in name:
+                raise BadInput(f"{name!r} is no name below {path}", hint='give one like "etc/passwd"')
+        answer = self._at(where, "entries", path, names=wanted)
+        return {name: Entry(**row) if row else None for name, row in answer.items()}
+
+    def real_path(self, path: str, where: Where = None) -> str:
+        """The same place by a path without links, as `readlink -m` gives it there."""
+        return str(self._at(where, "real_path", path))
+
     def disk_use(self, path: str, where: Where = None) -> DiskUse:
         """What a file or directory takes, as `du -x` counts it: each inode once, one file system only."""
         return DiskUse(path=path, **self._at(where, "use", path))
@@ -309,8 +331,10 @@ class HostView:
         except OSError as error:
             raise self._hidden("that", str(error)) from None
 
-    def _read(self, paths: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-        answer = self._ask("read", paths=[_absolute(path) for path in paths])
+    def _read(
+        self, paths: list[str], begin_bytes: int | None = None
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        answer = self._ask("read", paths=[_absolute(path) for path in paths], begin_bytes=begin_bytes)
         return answer["found"], answer["failed"]
 
     def _of(self, where: Where, path: str) -> str:
