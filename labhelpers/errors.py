@@ -24,6 +24,11 @@ from __future__ import annotations
 
 import sys
 
+DISK_FULL = (
+    "the engine's disk is full: `docker system df` tells what takes it; free some, then run this again"
+)
+"""What to do where the engine's words are "no space left on device" (errno(3), ENOSPC)."""
+
 
 class LabError(Exception):
     """What happened, why it likely did, and what to do next.

@@ -42,6 +42,7 @@ from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
 from labhelpers.engine.registry import Registry
 from labhelpers.errors import (
+    DISK_FULL,
     BuildFailed,
     EngineRefused,
     EngineUnreachable,
@@ -612,7 +613,9 @@ def _image_missing(ref: str, error: object) -> ImageMissing:
         )
     return ImageMissing(
         f"the image {ref!r} could not be fetched",
-        hint="check its name and tag; where its registry is out of reach, `./lab doctor` says what stands in",
+        hint=DISK_FULL
+        if "no space left" in words.lower()
+        else "check its name and tag; where its registry is out of reach, `./lab doctor` says what stands in",
         engine_words=words,
     )
 

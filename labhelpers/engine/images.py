@@ -26,7 +26,7 @@ from labhelpers import state
 from labhelpers.engine import debootstrap
 from labhelpers.engine.find import Engine
 from labhelpers.engine.steps import remove_image
-from labhelpers.errors import BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
+from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def _failed(name: str, said: list[str], words: str) -> BuildFailed:
 
 def _next_step(words: str) -> str:
     if "no space left" in words.lower():
-        return "the engine's disk is full: `docker system df` tells what takes it; free some, then run this again"
+        return DISK_FULL
     if any(
         sign in words for sign in ("Temporary failure", "Could not resolve", "Failed to fetch", "Unable to")
     ):

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from netns import Machine, bare_machine
 
 from labhelpers.engine import Engine, images
 
-IMAGES = ("payload", "registry", "tools")
+IMAGES = ("payload", "registry", "tools", "base")
+DISK_MIB = 1024
 # a notebook from the top, as short as one can be: the names that a killed one had must be free again
 FROM_THE_TOP = """
 from labhelpers.lab import Lab
@@ -74,6 +76,18 @@ class Own:
             timeout=120,
             **options,
         )
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """For the block, its disk has a quarter of a MiB left."""
+        data = self.machine.home / "engine" / "data"
+        filler = data / "filler"
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(data).free - (1 << 18))
+        try:
+            yield
+        finally:
+            filler.unlink()
 
     def rerun(self) -> None:
         """The notebook from the top: it works."""
@@ -140,7 +154,8 @@ def _machine(engine: Engine) -> Iterator[Machine]:
     for name in IMAGES:
         images.ensure(engine, name)
     home = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
-    with bare_machine(home) as machine:
+    # not at the engine's own directory: what is mounted below that is taken away when it stops
+    with _small_disk(home), bare_machine(home) as machine:
         machine.python("private.start(lambda line: None)")
         names = [images.reference(name) for name in IMAGES]
         saved = engine.client.api.get(
@@ -151,6 +166,16 @@ def _machine(engine: Engine) -> Iterator[Machine]:
         theirs.close()
         yield machine
     shutil.rmtree(home)
+
+
+@contextmanager
+def _small_disk(point: Path) -> Iterator[None]:
+    """A disk of its own at `point`, that a test may fill."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", point], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", point], check=True)
 
 
 @pytest.fixture

@@ -93,6 +93,21 @@ def test_a_registry_that_is_gone_in_the_middle_of_a_pull(own: Own, lab: Lab) -> 
     assert ref not in [tag for image in lab.client.images.list() for tag in image.tags]
 
 
+def test_a_pull_on_a_full_disk(own: Own, lab: Lab) -> None:
+    ref = lab.registry.push(P)
+    saved = b"".join(lab.client.images.get(P).save(named=True))
+    lab.client.images.remove(P)  # the engine has the layers already: it must fetch them anew
+    try:
+        before = own.census()
+        with own.full_disk(), pytest.raises(ImageMissing) as told:
+            lab.pull(ref)
+        assert "disk is full" in told.value.hint
+        assert own.census() == before
+        assert lab.pull(ref)
+    finally:
+        lab.client.images.load(saved)
+
+
 def test_a_corrupted_blob_is_refused_in_the_engines_words(own: Own, lab: Lab) -> None:
     ref = lab.registry.push(P)
     script = (

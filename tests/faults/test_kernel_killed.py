@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from jupyter_client.manager import KernelManager
+
+from labhelpers.state import ROOT
 
 from .conftest import Own, until
 
@@ -47,6 +52,31 @@ def test_killed_in_the_middle(own: Own, tmp_path: Path, operation: str) -> None:
         kernel.shutdown_kernel(now=True)  # SIGKILL
     own.back_to(before)
     own.rerun()
+    own.back_to(before)
+
+
+def test_a_real_notebook_that_is_killed_runs_again_from_its_top(own: Own) -> None:
+    (notebook,) = ROOT.glob("notebooks/00_*.ipynb")
+    code = f"""
+from pathlib import Path
+from labhelpers import runner
+done = runner.execute(Path({str(notebook)!r}))
+print(done.failed_cell, done.error)
+"""
+    before = own.census()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=own.environment, stdout=subprocess.PIPE
+    ) as process:
+        until(lambda: own.census()["containers"] != before["containers"])
+        time.sleep(random.uniform(0, 3))
+        (kernel,) = [
+            one for one in psutil.Process(process.pid).children() if "ipykernel_launcher" in one.cmdline()
+        ]
+        kernel.kill()
+        assert b"the kernel died" in process.communicate(timeout=120)[0]
+    own.back_to(before)
+    done = own.python(code)
+    assert done.stdout.splitlines()[-1] == "None ", done.stdout + done.stderr
     own.back_to(before)
 
 
