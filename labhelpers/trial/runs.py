@@ -35,6 +35,7 @@ Say = Callable[[str], object]
 NAMES = ("A", "B", "C")
 END_S = 60.0
 TABLE_WIDTH = 120
+NAMED = 3
 SELECTED = ("-m", "engine and not local")
 """What runs on B and C: what uses an engine and is not about this machine; every notebook is among it."""
 
@@ -283,6 +284,17 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
     }
 
 
+def _in_short(tests: Sequence[str]) -> list[str]:
+    """The tests by name; a file of which more than `NAMED` are among them by its name and their number."""
+    files: dict[str, list[str]] = {}
+    for test in tests:
+        files.setdefault(test.partition("::")[0], []).append(test)
+    lines = []
+    for file, those in files.items():
+        lines += those if len(those) <= NAMED else [f"{file} ({len(those)} tests)"]
+    return lines
+
+
 def show(outcomes: Sequence[Outcome]) -> bool:
     """Print the table, and the names of what was skipped or failed; whether all passed."""
     table = Table(
@@ -304,8 +316,8 @@ def show(outcomes: Sequence[Outcome]) -> bool:
             reasons.setdefault(reason, []).append(test)
         for reason, tests in reasons.items():
             console.print(f"{one.engine} skipped: {reason}", markup=False)
-            for test in tests:
-                console.print(f"    {test}", markup=False)
+            for line in _in_short(tests):
+                console.print(f"    {line}", markup=False)
         for test in one.failed:
             console.print(f"{one.engine} failed:  {test}", markup=False)
     return all(not one.status and not one.problem for one in outcomes)

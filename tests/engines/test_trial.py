@@ -97,10 +97,11 @@ def test_the_table_says_whether_all_passed(
 
 
 def test_a_skip_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    runs.show([Outcome("C", "Docker 26", 0, skipped=(("test_kvm", "no /dev/kvm"),))])
+    many = tuple((f"test_many.py::test_{n}", "too slow") for n in range(4))
+    runs.show([Outcome("C", "Docker 26", 0, skipped=(("test_one.py::test_kvm", "no /dev/kvm"), *many))])
     said = capsys.readouterr().out
-    assert "C skipped: no /dev/kvm" in said
-    assert "test_kvm" in said
+    assert "C skipped: no /dev/kvm\n    test_one.py::test_kvm\n" in said
+    assert "C skipped: too slow\n    test_many.py (4 tests)\n" in said
 
 
 def test_engines_run_at_once_and_one_that_cannot_be_had_is_told(
