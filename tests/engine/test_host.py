@@ -458,6 +458,16 @@ def stopped(there: Lab) -> Container:
     return made
 
 
+@pytest.fixture(scope="module")
+def dead(there: Lab, host: HostView) -> tuple[Container, int]:
+    """A container, and the pid that its first process had."""
+    made = there.run(there.image("payload"), ["-c", "sleep 5008"], entrypoint="/bin/sh")
+    pid = host._first_pid(made)
+    made.kill()
+    made.wait()
+    return made, pid
+
+
 @pytest.mark.parametrize("name", READS)
 class TestWhatCannotBeRead:
     def test_a_container_that_is_not_there(self, host: HostView, name: str) -> None:
@@ -477,22 +487,14 @@ class TestWhatCannotBeRead:
             READS[name](host, wrong)
 
     def test_a_container_that_dies_while_it_is_read(
-        self, there: Lab, host: HostView, monkeypatch: pytest.MonkeyPatch, name: str
+        self, host: HostView, dead: tuple[Container, int], monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
-        dying = there.run(there.image("payload"), ["-c", "sleep 5008"], entrypoint="/bin/sh")
-        find = host._first_pid
-
-        def find_and_kill(container: Container | str) -> int:
-            pid = find(container)
-            dying.kill()
-            dying.wait()
-            return pid
-
-        monkeypatch.setattr(host, "_first_pid", find_and_kill)
+        container, pid = dead
+        # as if it had died right after its pid was looked up
+        monkeypatch.setattr(host, "_first_pid", lambda container: pid)
         with pytest.raises(LabError, match=r"ended while it was read|does not run") as caught:
-            READS[name](host, dying)
+            READS[name](host, container)
         assert caught.value.hint
-        there.remove(dying, force=True)
 
 
 @pytest.mark.parametrize(
