@@ -112,7 +112,7 @@ def test(args: tuple[str, ...], engine: str) -> None:
     """Run the whole test suite, every notebook under nbval included; ARGS go to pytest.
 
     The engine may be named A (what `up` uses), B (28.5, containerd image store, nested), C (26.1, cgroup v2, in a
-    virtual machine), or all at once: B and C are made for it and taken away again.
+    virtual machine), or all: B and C are made for it and taken away again.
     """
     if engine in (*runs.NAMES, "all"):
         _test_on(runs.NAMES if engine == "all" else (engine,), args)

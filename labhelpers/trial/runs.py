@@ -33,7 +33,11 @@ from labhelpers.trial import guest, nested
 Say = Callable[[str], object]
 
 NAMES = ("A", "B", "C")
+LANES = (("A", "B"), ("C",))
+"""What runs side by side on two cores: C computes for most of its time, A and B wait for most of theirs."""
+
 END_S = 60.0
+LOOK_S = 0.2
 TABLE_WIDTH = 120
 NAMED = 3
 SELECTED = ("-m", "engine and not local")
@@ -80,7 +84,7 @@ class Outcome(Result):
 def run(
     names: Sequence[str], engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say
 ) -> list[Outcome]:
-    """Run the tests on each of the engines `names`, all at once, and take B and C away again.
+    """Run the tests on each of the engines `names`, side by side as `LANES` says, and take B and C away again.
 
     Args:
         engine: A; this process's environment leads to it.
@@ -91,15 +95,23 @@ def run(
         return [on(names[0], engine, wanted, args, say)]
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         files = {name: Path(folder) / name for name in names}
-        processes = {name: _start(name, file, wanted, args) for name, file in files.items()}
-        readers = [Thread(target=_repeat, args=(name, one, say)) for name, one in processes.items()]
-        for reader in readers:
-            reader.start()
+        lanes = [[name for name in lane if name in names] for lane in LANES]
+        running: dict[int, subprocess.Popen[str]] = {}
+        readers: list[Thread] = []
         try:
-            for one in processes.values():
-                one.wait()
+            while running or any(lanes):
+                for number, lane in enumerate(lanes):
+                    if number in running and running[number].poll() is None:
+                        continue
+                    running.pop(number, None)
+                    if lane:
+                        name = lane.pop(0)
+                        running[number] = _start(name, files[name], wanted, args)
+                        readers.append(Thread(target=_repeat, args=(name, running[number], say)))
+                        readers[-1].start()
+                time.sleep(LOOK_S)
         finally:
-            _end(processes.values())
+            _end(running.values())
             for reader in readers:
                 reader.join()
         return [_told(name, file) for name, file in files.items()]

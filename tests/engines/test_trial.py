@@ -104,7 +104,7 @@ def test_a_skip_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> N
     assert "C skipped: too slow\n    test_many.py (4 tests)\n" in said
 
 
-def test_engines_run_at_once_and_one_that_cannot_be_had_is_told(
+def test_several_engines_and_one_that_cannot_be_had_is_told(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.address)
