@@ -21,7 +21,10 @@ LOCAL = (
 # three engines take no longer than CI may. C is a translated machine: a container takes some 8 s there.
 ROOMS = "its room's tests run on A; here its notebook runs, and the findings are compared"
 GUEST = "one guest takes three minutes to boot in a machine that is itself translated"
-LEFT_OUT = {
+HARD = (
+    "it starts dozens of containers, one after the other, and asks for nothing of an engine that A and B lack"
+)
+LEFT_OUT: dict[str, dict[str, str]] = {
     "A": {},
     "B": {"tests/vm/": ROOMS, "tests/layers/": ROOMS},
     "C": {
@@ -30,6 +33,9 @@ LEFT_OUT = {
         "notebooks/02_": "its builds and pulls take about ten minutes there",
         "tests/layers/": "its builds take about a minute each",
         "tests/test_command.py": "it starts some hundred containers, one after the other; A and B run it",
+        "tests/test_exercises.py": HARD,
+        "tests/test_magic.py": HARD,
+        "tests/test_start.py": HARD,
         "tests/engine/test_images.py": "it builds a dozen images, one step after the other; A and B run it",
     },
 }
