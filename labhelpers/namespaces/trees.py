@@ -206,10 +206,18 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
         # AppArmor's default profile refuses every mount, also that of /proc
         security_opt=["apparmor=unconfined"],
     )
-    wait_for(
-        f"{INNERMOST!r} in the third level of {name}",
-        lambda: INNERMOST in [one.command for one in lab.host.processes(container)],
-    )
+
+    def is_there() -> bool:
+        said = container.logs().decode(errors="replace")
+        if "refused" in said:
+            raise LabError(
+                f"the engine or its kernel did not let {name} make a pid namespace, so there is no third level",
+                hint="what there is without it: namespaces.tree(lab, CONTAINER) shows two levels",
+                engine_words=said,
+            )
+        return INNERMOST in [one.command for one in lab.host.processes(container)]
+
+    wait_for(f"{INNERMOST!r} in the third level of {name}", is_there)
     return container
 
 
