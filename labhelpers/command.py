@@ -207,6 +207,16 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return check
 
 
+def _ipc(value: str) -> str:
+    if value not in ("none", "private", "shareable", "host") and not _text(value).startswith("container:"):
+        raise _refuse(
+            value,
+            "is no IPC mode",
+            "choose 'private', 'shareable', 'container:NAME', 'host' or 'none'",
+        )
+    return value
+
+
 # --- values with a form of their own
 
 
@@ -365,7 +375,8 @@ class Run(Operation):
         cpus: CPUs' worth of time; 0.5 is half of one.
         pids_limit: processes and threads; -1 for no limit.
         devices: '/dev/fuse' or '/dev/outside:/dev/inside:rwm'.
-        pid: 'host' or 'container:NAME'. cgroupns: 'host' or 'private'.
+        pid: 'host' or 'container:NAME'. cgroupns: 'host' or 'private'. uts: 'host'.
+        ipc: 'private', 'shareable' (others may join it), 'container:NAME', 'host' or 'none'.
         entrypoint: one word; its arguments belong into command.
         restart: 'no', 'always', 'unless-stopped', 'on-failure:3'.
 
@@ -391,6 +402,8 @@ class Run(Operation):
     cap_drop: Sequence[str] | None = None
     security_opt: Sequence[str] | None = None
     pid: str | None = None
+    ipc: str | None = None
+    uts: str | None = None
     cgroupns: str | None = None
     read_only: bool = False
     init: bool = False
@@ -420,6 +433,8 @@ class Run(Operation):
         "cap_drop": _many("--cap-drop", "HostConfig.CapDrop", _capabilities),
         "security_opt": Option("--security-opt", _texts, _security_api),
         "pid": _one("--pid", "HostConfig.PidMode"),
+        "ipc": _one("--ipc", "HostConfig.IpcMode", _ipc),
+        "uts": _one("--uts", "HostConfig.UTSMode", _one_of("host")),
         "cgroupns": _one("--cgroupns", "HostConfig.CgroupnsMode", _one_of("host", "private")),
         "read_only": _switch("--read-only", "HostConfig.ReadonlyRootfs"),
         "init": _switch("--init", "HostConfig.Init"),

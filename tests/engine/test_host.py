@@ -147,6 +147,18 @@ class TestProcesses:
         assert {one.pid for one in host.processes(subject)} < set(everything)
         assert any("containerd-shim" in one.command for one in everything.values())
 
+    def test_one_process(self, host: HostView, subject: Container) -> None:
+        everything = {one.pid: one for one in host.processes()}
+        first = host.process(subject)
+        assert first == host.process(pid_of(subject)) == everything[pid_of(subject)]
+        # the engine's own process is the one that started the container, and stands outside of it
+        own = host.process()
+        assert "shim" in own.command
+        assert own.nspid == (own.pid,)
+        assert own.namespaces["mnt"] != first.namespaces["mnt"]
+        with pytest.raises(LabError, match="no process 99999999"):
+            host.process(99_999_999)
+
     def test_what_exec_started_is_among_them(self, host: HostView, subject: Container) -> None:
         subject.exec_run(["sleep", "5005"], detach=True)
         try:

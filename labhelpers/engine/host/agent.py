@@ -61,10 +61,14 @@ def read(path: str, begin_bytes: int | None = None) -> str:
     return text.decode(errors="replace")
 
 
-def processes() -> dict[str, Any]:
-    """Every process: the texts of its status, cmdline and cgroup, and its namespaces (link texts by name)."""
+def processes(only: int | None = None) -> dict[str, Any]:
+    """Every process, or one: the texts of its status, cmdline and cgroup, and its namespaces (link texts by name).
+
+    `only` 0 is the engine's own process.
+    """
     found: dict[str, Any] = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    wanted = filter(str.isdigit, os.listdir("/proc")) if only is None else [str(only or os.getppid())]
+    for pid in wanted:
         texts = each(read, [f"/proc/{pid}/{name}" for name in ("status", "cmdline", "cgroup")])["found"]
         try:
             names = os.listdir(f"/proc/{pid}/ns")

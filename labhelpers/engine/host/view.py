@@ -181,6 +181,15 @@ class HostView:
         found = (processes.process(int(number), one) for number, one in seen.items())
         return sorted((one for one in found if one), key=lambda one: one.pid)
 
+    def process(self, where: Where = None) -> Process:
+        """One process: the first of a container, that of a pid, or the one that runs containers for the engine."""
+        pid = self._pid(where)
+        seen = self._ask("processes", only=pid or 0)
+        found = next((processes.process(int(number), one) for number, one in seen.items()), None)
+        if found is None:
+            raise _ended(where)
+        return found
+
     def namespaces(self, container: Container | str | None = None) -> list[Namespace]:
         """The namespaces that the processes of a container are in, or those of all processes; by kind and id."""
         return processes.namespaces(self.processes(container))
