@@ -74,6 +74,7 @@ def hog(
     *,
     image: str = "payload",
     bound: Bound = OUTER,
+    begin: bool = True,
     stay: bool = False,
     **options: Any,
 ) -> Iterator[Container]:
@@ -82,7 +83,8 @@ def hog(
     Args:
         command: what it runs, once the bound was read back from the host.
         image: a lab image with a shell: `payload` or `tools`.
-        stay: when the command has ended, its container (and so its cgroup) stays until `let_go`.
+        begin: False: its command waits for `let_go`, so that its samples have begun before.
+        stay: when the command has ended, its container (and so its cgroup) stays until a second `let_go`.
         options: as for `lab.run`. A limit of memory or pids that is not given is the bound's.
 
     Raises:
@@ -97,7 +99,8 @@ def hog(
         try:
             checked(lab, container, bound)
             with ended_after(container, bound.seconds + END_S):
-                let_go(lab, container)
+                if begin:
+                    let_go(lab, container)
                 yield container
         finally:
             with suppress(LabError):  # the reader may have removed it

@@ -1,0 +1,120 @@
+"""A noisy neighbour: answers that must come in time, beside a burner on the same CPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labhelpers.cgroups.bounds import exit_code, hog
+from labhelpers.cgroups.cpu import burn, quiet_cpu
+from labhelpers.errors import LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+EVERY_MS, WORK_MS, HELD_CPUS, MORE = 10, 6, 0.1, 16
+# a request is due every 10 ms whether the one before is done or not, and takes 6 ms of processor time, whatever
+# the processor: so it is the same load on a slow machine
+SERVE = """
+import json, sys, time
+every, work, count = (float(word) for word in sys.argv[1:])
+answers, due = [], time.monotonic() + every
+for _ in range(int(count)):
+    time.sleep(max(0, due - time.monotonic()))
+    end = time.thread_time() + work
+    while time.thread_time() < end:
+        pass
+    answers.append(round((time.monotonic() - due) * 1000, 2))
+    due += every
+print(json.dumps(answers))
+"""
+CASES = (
+    "alone",
+    "beside a burner",
+    f"the burner held to {HELD_CPUS} CPUs",
+    f"with {MORE} times the burner's shares",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers of one case.
+
+    Attributes:
+        case: one of `CASES`.
+        latencies_ms: from the moment at which each request was due to its answer, in order.
+    """
+
+    case: str
+    latencies_ms: tuple[float, ...]
+
+    def percentile(self, percent: float) -> float:
+        """The latency that so many percent of the answers do not exceed."""
+        ranked = sorted(self.latencies_ms)
+        return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour(Result):
+    """What a burner on the same CPU does to the answers of a service, and what holds it off.
+
+    Attributes:
+        cpu: the CPU that both are pinned to.
+        every_ms: a request is due so often.
+        work_ms: processor time that each takes.
+        cases: the answers, in the order of `CASES`.
+    """
+
+    cpu: int
+    every_ms: float
+    work_ms: float
+    cases: tuple[Answers, ...]
+
+    def of(self, case: str) -> Answers:
+        """The answers of one case."""
+        return next(one for one in self.cases if one.case == case)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a case: case, answers, p50_ms, p90_ms, p99_ms, max_ms."""
+        rows = [
+            (one.case, len(one.latencies_ms), *(one.percentile(p) for p in (50, 90, 99, 100))) for one in self.cases
+        ]
+        return table(rows, ["case", "answers", "p50_ms", "p90_ms", "p99_ms", "max_ms"])
+
+
+def neighbour(lab: Lab, seconds: float = 1.0) -> Neighbour:
+    """Let a service answer alone, beside a burner, beside one that is held, and with more shares than the burner.
+
+    Args:
+        seconds: of requests for each case.
+    """
+    cpu = quiet_cpu(lab)
+    pinned = {"cpuset_cpus": str(cpu)}
+    cases = [Answers(CASES[0], _answers(lab, seconds, pinned))]
+    with hog(lab, burn(1), **pinned) as burner:
+        cases.append(Answers(CASES[1], _answers(lab, seconds, pinned)))
+        more = {"cpu_shares": MORE * 1024, **pinned}
+        cases.append(Answers(CASES[3], _answers(lab, seconds, more)))
+        with lab.quiet():
+            lab.update(burner, cpus=HELD_CPUS)
+        cases.insert(2, Answers(CASES[2], _answers(lab, seconds, pinned)))
+    return Neighbour(cpu, EVERY_MS, WORK_MS, tuple(cases))
+
+
+def _answers(lab: Lab, seconds: float, options: dict[str, object]) -> tuple[float, ...]:
+    count = max(20, round(seconds * 1000 / EVERY_MS))
+    command = ["python3", "-c", SERVE, str(EVERY_MS / 1000), str(WORK_MS / 1000), str(count)]
+    with hog(lab, command, image="tools", **options) as service:
+        code = exit_code(service, 60)
+        said = service.logs().decode(errors="replace")
+    if code:
+        raise LabError(
+            f"the service that answers ended with exit code {code}",
+            hint="run the cell again; its last words say why",
+            engine_words=said[-500:],
+        )
+    return tuple(json.loads(said))
