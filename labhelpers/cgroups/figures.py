@@ -93,16 +93,15 @@ def draw_quota(result: Quota, ax: Axes) -> Axes:
     for step in result.steps:
         share = step.use.throttled_periods / step.use.periods if step.use.periods else 0
         said = f"throttled in {share:.0%} of the periods"
-        below = step.use.cpus < 0.8 * step.asked_cpus
         ax.annotate(
             f"{step.use.cpus:.2f}" + (f" · {said}" if step is result.steps[0] else f" · {share:.0%}"),
             (step.asked_cpus, step.use.cpus),
-            (8, -3 if not below else -3),
+            (8, -3),
             textcoords="offset points",
             fontsize=9,
             va="top",
         )
-    ax.set_title("Quota asked for and processor time used: two busy processes in one container")
+    ax.set_title("Asked for and used: two busy processes in one container")
     ax.set(xlim=(0, top), ylim=(0, top), xlabel="quota, CPUs (--cpus)", ylabel="used, CPUs")
     return ax
 
@@ -197,9 +196,9 @@ def _memory(ax: Axes, readings: Sequence[Reading]) -> None:
     ax.fill_between(times, anon, color=CONTAINER, alpha=0.15, lw=0)
 
 
-def _level(ax: Axes, bytes: int, said: str, end: float) -> None:
+def _level(ax: Axes, bytes: int, said: str) -> None:
     ax.axhline(bytes / MIB, color=LIMIT, lw=1.6, ls="--")
-    ax.text(end, bytes / MIB, f"{said}: {human_bytes(bytes)}", color=LIMIT, va="bottom", ha="right", fontsize=9)
+    ax.text(0, bytes / MIB, f"  {said}: {human_bytes(bytes)}", color=LIMIT, va="bottom", fontsize=9)
 
 
 def draw_out_of_memory(result: OutOfMemory, ax: Axes) -> Axes:
@@ -207,9 +206,9 @@ def draw_out_of_memory(result: OutOfMemory, ax: Axes) -> Axes:
     resize(ax, 7.5, 3.4)
     readings = result.samples.of(result.name)
     _memory(ax, readings)
-    _level(ax, result.limit_bytes, "limit", readings[-1].time_s)
+    _level(ax, result.limit_bytes, "limit")
     ax.axvline(result.killed_at_s, color=INK, lw=1)
-    said = f"the kernel kills it \nexit code {result.exit_code} \noom_kill {result.oom_kills} "
+    said = f"the kernel kills it  \nexit code {result.exit_code}  \noom_kill {result.oom_kills}  "
     ax.text(result.killed_at_s, result.limit_bytes / MIB * 0.1, said, fontsize=9, ha="right", va="bottom")
     ax.set(xlim=(0, readings[-1].time_s), ylim=(0, result.limit_bytes / MIB * 1.2))
     ax.set(xlabel="seconds", ylabel="MiB charged")
@@ -223,8 +222,8 @@ def draw_reservation(result: Reservation, ax: Axes) -> Axes:
     readings = result.samples.of(result.name)
     _memory(ax, readings)
     end = readings[-1].time_s
-    _level(ax, result.reservation_bytes, f"reservation ({result.file})", end)
-    _level(ax, result.limit_bytes, "limit", end)
+    _level(ax, result.reservation_bytes, f"reservation ({result.file})")
+    _level(ax, result.limit_bytes, "limit")
     ax.set(xlim=(0, end), ylim=(0, result.limit_bytes / MIB * 1.15), xlabel="seconds", ylabel="MiB charged")
     ax.set_title(f"Past its reservation, and nothing happens: {result.oom_kills} processes killed")
     return ax

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import exit_code, hog
+from labhelpers.cgroups.bounds import exit_code, hog, let_go
 from labhelpers.cgroups.cpu import burn, quiet_cpu
+from labhelpers.cgroups.samples import Sampler
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
     import pandas as pd
+    from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
@@ -32,6 +34,8 @@ for _ in range(int(count)):
     due += every
 print(json.dumps(answers))
 """
+# of processor time: from here on the service is busy all the time
+STARTED_US = 30_000
 CASES = (
     "alone",
     "beside a burner",
@@ -47,10 +51,18 @@ class Answers:
     Attributes:
         case: one of `CASES`.
         latencies_ms: from the moment at which each request was due to its answer, in order.
+        service_cpus, burner_cpus: what each used of the CPU meanwhile; 0 where there was none.
     """
 
     case: str
     latencies_ms: tuple[float, ...]
+    service_cpus: float
+    burner_cpus: float
+
+    @property
+    def service_part(self) -> float:
+        """The service's part of what both used."""
+        return self.service_cpus / (self.service_cpus + self.burner_cpus)
 
     def percentile(self, percent: float) -> float:
         """The latency that so many percent of the answers do not exceed."""
@@ -79,11 +91,12 @@ class Neighbour(Result):
         return next(one for one in self.cases if one.case == case)
 
     def frame(self) -> pd.DataFrame:
-        """One row a case: case, answers, p50_ms, p90_ms, p99_ms, max_ms."""
+        """One row a case: case, p50_ms, p90_ms, p99_ms, max_ms, service_cpus, burner_cpus."""
         rows = [
-            (one.case, len(one.latencies_ms), *(one.percentile(p) for p in (50, 90, 99, 100))) for one in self.cases
+            (one.case, *(one.percentile(p) for p in (50, 90, 99, 100)), one.service_cpus, one.burner_cpus)
+            for one in self.cases
         ]
-        return table(rows, ["case", "answers", "p50_ms", "p90_ms", "p99_ms", "max_ms"])
+        return table(rows, ["case", "p50_ms", "p90_ms", "p99_ms", "max_ms", "service_cpus", "burner_cpus"])
 
 
 def neighbour(lab: Lab, seconds: float = 1.0) -> Neighbour:
@@ -94,22 +107,26 @@ def neighbour(lab: Lab, seconds: float = 1.0) -> Neighbour:
     """
     cpu = quiet_cpu(lab)
     pinned = {"cpuset_cpus": str(cpu)}
-    cases = [Answers(CASES[0], _answers(lab, seconds, pinned))]
+    alone = _answers(lab, CASES[0], seconds, None, pinned)
     with hog(lab, burn(1), **pinned) as burner:
-        cases.append(Answers(CASES[1], _answers(lab, seconds, pinned)))
-        more = {"cpu_shares": MORE * 1024, **pinned}
-        cases.append(Answers(CASES[3], _answers(lab, seconds, more)))
+        beside = _answers(lab, CASES[1], seconds, burner, pinned)
+        with_more = _answers(lab, CASES[3], seconds, burner, {"cpu_shares": MORE * 1024, **pinned})
         with lab.quiet():
             lab.update(burner, cpus=HELD_CPUS)
-        cases.insert(2, Answers(CASES[2], _answers(lab, seconds, pinned)))
-    return Neighbour(cpu, EVERY_MS, WORK_MS, tuple(cases))
+        held = _answers(lab, CASES[2], seconds, burner, pinned)
+    return Neighbour(cpu, EVERY_MS, WORK_MS, (alone, beside, held, with_more))
 
 
-def _answers(lab: Lab, seconds: float, options: dict[str, object]) -> tuple[float, ...]:
+def _answers(
+    lab: Lab, case: str, seconds: float, burner: Container | None, options: dict[str, Any]
+) -> Answers:
     count = max(20, round(seconds * 1000 / EVERY_MS))
     command = ["python3", "-c", SERVE, str(EVERY_MS / 1000), str(WORK_MS / 1000), str(count)]
-    with hog(lab, command, image="tools", **options) as service:
-        code = exit_code(service, 60)
+    with hog(lab, command, image="tools", begin=False, **options) as service:
+        watched = [service] if burner is None else [service, burner]
+        with Sampler(lab, watched, hz=20) as sampler:
+            let_go(lab, service)
+            code = exit_code(service, 60)
         said = service.logs().decode(errors="replace")
     if code:
         raise LabError(
@@ -117,4 +134,9 @@ def _answers(lab: Lab, seconds: float, options: dict[str, object]) -> tuple[floa
             hint="run the cell again; its last words say why",
             engine_words=said[-500:],
         )
-    return tuple(json.loads(said))
+    samples = sampler.samples()
+    readings = samples.of(str(service.name))
+    begun_us = readings[0].cgroup.cpu.usage_us + STARTED_US
+    begun = next((one.time_s for one in readings if one.cgroup.cpu.usage_us > begun_us), 0.0)
+    used = [samples.use(str(one.name), begun, readings[-1].time_s).cpus for one in watched]
+    return Answers(case, tuple(json.loads(said)), used[0], used[1] if burner else 0.0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.models.containers import Container
 
-from labhelpers.engine.host import Cgroup, Cpu, Io, Memory, Pids, Sample
+from labhelpers.engine.host import Cgroup, Io, Pids, Sample
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result, table
 from labhelpers.widgets.curves import Curves, live_curves
@@ -231,7 +231,7 @@ def sample(
         raise BadInput(f"samples for {seconds} s are not possible", hint=f"give more than 0, up to {LONGEST_S:g}")
     with Sampler(lab, containers, hz, see=live_curves()) as sampler:
         sampler.wait(seconds)
-    return sampler.samples()
+    return sampler.samples(seconds + 0.5 / hz)
 
 
 class Sampler:
@@ -260,7 +260,8 @@ class Sampler:
         self._lab, self._hz, self._see = lab, hz, see
         self._seen: list[tuple[Sample | None, ...]] = []
         self._instants: list[float] = []
-        self._stop, self._failure = threading.Event(), None
+        self._stop = threading.Event()
+        self._failure: LabError | None = None
 
     def __enter__(self) -> Sampler:
         stream = self._lab.host.samples_of(self._containers, 1000 / self._hz)
@@ -274,8 +275,6 @@ class Sampler:
         self._thread.join(ANSWER_S)
         if self._failure is not None:
             raise self._failure
-
-    _failure: LabError | None
 
     def _follow(self, stream: Any) -> None:
         shown = 0.0
@@ -321,13 +320,13 @@ class Sampler:
                 )
             time.sleep(0.01)
 
-    def samples(self) -> Samples:
-        """What was read so far."""
-        count = len(self._instants)
-        seen, instants = self._seen[:count], self._instants[:count]
-        start = instants[0] if instants else 0.0
+    def samples(self, most_s: float = math.inf) -> Samples:
+        """What was read so far, or in the first `most_s` seconds."""
+        start = self._instants[0] if self._instants else 0.0
+        instants = [at for at in self._instants if at - start <= most_s]
+        seen = self._seen[: len(instants)]
         readings = tuple(
-            tuple(Reading(one[place].at_s - start, one[place].cgroup) for one in seen if one[place] is not None)
+            tuple(Reading(one.at_s - start, one.cgroup) for row in seen if (one := row[place]) is not None)
             for place in range(len(self._names))
         )
         return Samples(self._names, readings, self._hz, tuple(at - start for at in instants))
@@ -355,6 +354,3 @@ def _curves(samples: Samples) -> Curves:
             )
         )
     return Curves(tuple(found), samples.notes)
-
-
-__all__ = ["Cpu", "Memory", "Reading", "Sampler", "Samples", "Use", "sample"]
