@@ -95,7 +95,9 @@ def hog(
     kib, seconds = str(bound.memory_bytes * 4 // 1024), str(max(1, round(bound.seconds)))
     gate = ["-c", _GATE, "gate", kib, seconds, "yes" if stay else "", *command]
     with lab.quiet():
-        container = lab.run(lab.image(image), gate, **{"network": "none", **options, **limits, "entrypoint": "sh"})
+        container = lab.run(
+            lab.image(image), gate, **{"network": "none", **options, **limits, "entrypoint": "sh"}
+        )
         try:
             checked(lab, container, bound)
             with ended_after(container, bound.seconds + END_S):
@@ -165,7 +167,9 @@ def ended_after(container: Container, seconds: float) -> Iterator[None]:
     """Kill the container when the block lasts longer than `seconds`."""
 
     def end() -> None:
-        with suppress(docker.errors.DockerException, requests.RequestException):  # it may have ended by itself
+        with suppress(
+            docker.errors.DockerException, requests.RequestException
+        ):  # it may have ended by itself
             container.kill()
 
     timer = threading.Timer(seconds, end)

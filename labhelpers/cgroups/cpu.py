@@ -85,7 +85,14 @@ class Quota(Result):
     def frame(self) -> pd.DataFrame:
         """One row a quota: asked_cpus, measured_cpus, throttled_s, periods, throttled_periods, seconds."""
         rows = [
-            (s.asked_cpus, s.use.cpus, s.use.throttled_s, s.use.periods, s.use.throttled_periods, s.use.seconds)
+            (
+                s.asked_cpus,
+                s.use.cpus,
+                s.use.throttled_s,
+                s.use.periods,
+                s.use.throttled_periods,
+                s.use.seconds,
+            )
             for s in self.steps
         ]
         return table(
@@ -180,9 +187,7 @@ class Shares(Result):
         return table(rows, columns)
 
 
-def shares(
-    lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float = 1.2
-) -> Shares:
+def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float = 1.2) -> Shares:
     """Let two busy containers compete for one CPU, with shares in these ratios; then leave the first one alone.
 
     Args:
@@ -224,8 +229,13 @@ def quiet_cpu(lab: Lab) -> int:
     """
     stat = "/proc/stat"
     with closing(lab.host.watch([stat], every_ms=200)) as texts:
-        before, after = ({int(cpu): sum(map(int, times.split()[3:5])) for cpu, times in
-                          re.findall(r"^cpu(\d+) (.*)$", next(texts).texts[stat] or "", re.M)} for _ in range(2))
+        before, after = (
+            {
+                int(cpu): sum(map(int, times.split()[3:5]))
+                for cpu, times in re.findall(r"^cpu(\d+) (.*)$", next(texts).texts[stat] or "", re.M)
+            }
+            for _ in range(2)
+        )
     return max(after, key=lambda cpu: after[cpu] - before.get(cpu, 0))
 
 

@@ -83,7 +83,10 @@ class Devices(Result):
 
     def frame(self) -> pd.DataFrame:
         """One row a container: given, there, made, read, write, words."""
-        rows = [(one.given or "nothing", one.there, one.made, one.read, one.write, one.words) for one in self.attempts]
+        rows = [
+            (one.given or "nothing", one.there, one.made, one.read, one.write, one.words)
+            for one in self.attempts
+        ]
         return table(rows, ["given", "there", "made", "read", "write", "words"])
 
 
@@ -104,14 +107,16 @@ def devices(lab: Lab) -> Devices:
     attempts, refused = [], []
     for given, options in rights:
         try:
-            attempts.append(_attempt(lab, path, number, given, options))
+            attempts.append(_attempt(lab, path or "/dev/fuse", number, given, options))
         except LabError as error:
             refused.append(f"{given}: {error.engine_words or error.message}")
     with lab.quiet():
         plain = lab.run(lab.image("payload"), ["sleep", "60"], network="none")
         found = lab.host.cgroup_files(plain, ["devices.list"]).get("devices.list")
         lab.remove(plain, force=True)
-    return Devices(path or "/dev/fuse", number, tuple(attempts), found.text if found else None, tuple(refused))
+    return Devices(
+        path or "/dev/fuse", number, tuple(attempts), found.text if found else None, tuple(refused)
+    )
 
 
 def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, Any]) -> Attempt:
@@ -120,7 +125,12 @@ def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, An
     with lab.quiet():
         # MKNOD is one of the capabilities that Docker gives by default
         container = lab.run(
-            lab.image("payload"), ["sh", "-c", script], network="none", cap_drop=["ALL"], cap_add=["MKNOD"], **options
+            lab.image("payload"),
+            ["sh", "-c", script],
+            network="none",
+            cap_drop=["ALL"],
+            cap_add=["MKNOD"],
+            **options,
         )
         exit_code(container, START_S)
         said = container.logs().decode(errors="replace")
@@ -133,4 +143,6 @@ def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, An
     }
     failed = [answers[way] for way in ("mknod", "reads", "writes") if answers.get(way) not in ("yes", None)]
     words = failed[0].rpartition(": ")[2] if failed else ""
-    return Attempt(given, answers["there"] == "yes", answers["mknod"] == "yes", opened["reads"], opened["writes"], words)
+    return Attempt(
+        given, answers["there"] == "yes", answers["mknod"] == "yes", opened["reads"], opened["writes"], words
+    )

@@ -117,7 +117,9 @@ def disk(lab: Lab, volume: str) -> Disk:
     Source: proc(5), mountinfo; kernel, Documentation/ABI/stable/sysfs-block.
     """
     with lab.quiet():
-        container = lab.run(lab.image("payload"), ["sleep", "60"], network="none", volumes=[f"{volume}:/data"])
+        container = lab.run(
+            lab.image("payload"), ["sleep", "60"], network="none", volumes=[f"{volume}:/data"]
+        )
         number = next(mount.device for mount in lab.host.mounts(container) if mount.point == "/data")
         lab.remove(container, force=True)
     if number.startswith("0:"):
@@ -127,9 +129,13 @@ def disk(lab: Lab, volume: str) -> Disk:
     partition, above = texts.values()
     if partition is not None and above is not None:
         whole = above.strip()
-    named = {one.device: f"/dev/{one.path}" for one in lab.host.directory("/dev") if one.kind == "block device"}
+    named = {
+        one.device: f"/dev/{one.path}" for one in lab.host.directory("/dev") if one.kind == "block device"
+    }
     if whole not in named:
-        return Disk(number, None, f"the engine has no name for the disk {whole} in its /dev (it runs in a container?)")
+        return Disk(
+            number, None, f"the engine has no name for the disk {whole} in its /dev (it runs in a container?)"
+        )
     return Disk(number, named[whole], "")
 
 
@@ -151,10 +157,14 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
             return DiskLimits(found, ())
         steps: list[DiskStep] = []
         for limit in (None, *asked):
-            limits = {} if limit is None else {
-                "device_read_bps": [f"{found.path}:{limit}"],
-                "device_write_bps": [f"{found.path}:{limit}"],
-            }
+            limits = (
+                {}
+                if limit is None
+                else {
+                    "device_read_bps": [f"{found.path}:{limit}"],
+                    "device_write_bps": [f"{found.path}:{limit}"],
+                }
+            )
             try:
                 steps += _copied(lab, name, limit, seconds, limits)
             except LabError as error:
@@ -167,7 +177,9 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
         volume.remove(force=True)
 
 
-def _copied(lab: Lab, volume: str, limit: int | None, seconds: float, limits: dict[str, Any]) -> list[DiskStep]:
+def _copied(
+    lab: Lab, volume: str, limit: int | None, seconds: float, limits: dict[str, Any]
+) -> list[DiskStep]:
     command = ["python3", "-c", COPY, str(seconds)]
     with hog(lab, command, image="tools", volumes=[f"{volume}:/data"], **limits) as container:
         code = exit_code(container, 90)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WARM, HUNGRY, FOOD, FULL, KEEPER = "warm", "hungry", "hungry-food", "full-house", "keeper"
 FAST, SLOW = "fast", "slow"
-LOOK_S = 1.2
+LOOK_S = 0.8
 WANTED_CPUS, OFF = 0.3, 0.06
 ROOM_BYTES = 24 * MIB
 LIFE_S = "7200"
@@ -139,7 +139,9 @@ def survive(lab: Lab) -> Exercise:
             writer.wait()
             lab.remove(writer)
     runs = _runs(HUNGRY, _hungry_hint)
-    alive = Task("alive", "It holds all that it wants, and none of it was killed", _alive, _hungry_hint, ("runs",))
+    alive = Task(
+        "alive", "It holds all that it wants, and none of it was killed", _alive, _hungry_hint, ("runs",)
+    )
     fits = Task(
         "fits",
         f"Its limit of memory leaves at most {human_bytes(ROOM_BYTES)} above what it uses",
@@ -195,7 +197,7 @@ while True:
     while time.thread_time() < end:
         pass
     due = max(due + 0.1, time.monotonic())
-    time.sleep(due - time.monotonic())
+    time.sleep(max(0, due - time.monotonic()))
 """
 # (seconds of work in every 0.1 s, CPUs of quota): the first one wants 0.25 CPUs and may have 0.1
 WORKERS: tuple[tuple[float, float | None], ...] = ((0.025, 0.1), (0.004, 0.5), (0.0, 0.05), (0.006, None))
@@ -222,7 +224,9 @@ def throttled(lab: Lab) -> Exercise:
         ("run",),
     )
     free = Task("free", "None of them is throttled any more: measured", _free, _free_hint, ("others",))
-    return Exercise(lab, "04", "throttled", "Find the one that is throttled", (run, others, free), settle_s=0.3)
+    return Exercise(
+        lab, "04", "throttled", "Find the one that is throttled", (run, others, free), settle_s=0.3
+    )
 
 
 def _start_workers(lab: Lab) -> None:
@@ -280,7 +284,9 @@ def three_to_one(lab: Lab) -> Exercise:
         "Two containers of labhelpers/payload, each with a shell that burns.",
     )
     one = Task("one", "Both may use one CPU only, and it is the same one", _one_cpu, _one_hint, ("run",))
-    ratio = Task("ratio", f"{FAST} gets three times as much of it as {SLOW}: measured", _ratio, _ratio_hint, ("one",))
+    ratio = Task(
+        "ratio", f"{FAST} gets three times as much of it as {SLOW}: measured", _ratio, _ratio_hint, ("one",)
+    )
     return Exercise(lab, "04", "three-to-one", "Three to one", (run, one, ratio), settle_s=0.3)
 
 
@@ -294,7 +300,9 @@ def _one_cpu(lab: Lab) -> str | None:
 
 
 def _one_hint(lab: Lab) -> str:
-    return "Who has a CPU for himself competes with nobody. `docker run` and `docker update` take a set of CPUs."
+    return (
+        "Who has a CPU for himself competes with nobody. `docker run` and `docker update` take a set of CPUs."
+    )
 
 
 def _ratio(lab: Lab) -> str | None:
@@ -321,7 +329,9 @@ def _ratio_hint(lab: Lab) -> str:
 
 def full_house(lab: Lab) -> Exercise:
     """A container that holds as many processes as it may have."""
-    runs = _runs(FULL, "Any image with a shell; a shell can start several `sleep` in the background, and `wait`.")
+    runs = _runs(
+        FULL, "Any image with a shell; a shell can start several `sleep` in the background, and `wait`."
+    )
     some = Task("some", f"It may have at most {MOST_FULL} processes", _limited, _limited_hint, ("runs",))
     full = Task(
         "full",
@@ -370,7 +380,9 @@ def more_room(lab: Lab) -> Exercise:
                 pids_limit=16,
             )
         _kept[lab.session] = (str(made.id), made.attrs["State"]["StartedAt"])
-    runs = _runs(KEEPER, "The cell of the exercise starts it. `docker start` starts it again, but it must not stop.")
+    runs = _runs(
+        KEEPER, "The cell of the exercise starts it. `docker start` starts it again, but it must not stop."
+    )
     same = Task("same", "It was never stopped, and is the same container", _same, _same_hint, ("runs",))
     room = Task("room", f"It may use {human_bytes(KEEPER_BYTES)} of memory", _room, _room_hint, ("runs",))
     return Exercise(lab, "04", "more-room", "More room while it runs", (runs, same, room), settle_s=0.3)
@@ -385,7 +397,7 @@ def _same(lab: Lab) -> str | None:
 
 
 def _same_hint(lab: Lab) -> str:
-    return f"Remove {KEEPER} and run the cell of the exercise again: it starts a new one. Then change that while it runs."
+    return f"Remove {KEEPER} and run the cell of the exercise again: it starts a new one. Change that while it runs."
 
 
 def _room(lab: Lab) -> str | None:

@@ -74,7 +74,9 @@ def draw_samples(result: Samples, ax: Axes) -> Axes:
     for name, at in result.ended.items():
         ax.axvline(at, color=FAINT, lw=1, ls=":")
         ax.text(at, ax.get_ylim()[1], f"{name} ended ", ha="right", va="top", fontsize=8.5)
-    ax.set_title(f"Processor time: {result.reached_hz:.0f} readings a second, of {result.asked_hz:g} asked for")
+    ax.set_title(
+        f"Processor time: {result.reached_hz:.0f} readings a second, of {result.asked_hz:g} asked for"
+    )
     ax.set(xlabel="seconds", ylabel="% of one core", ylim=(0, None))
     ax.set_xlim(0, (result.instants_s[-1] if result.instants_s else 1) * 1.1)
     return ax
@@ -118,7 +120,9 @@ def draw_shares(result: Shares, ax: Axes) -> Axes:
         ax.text(2, row, first, color="white", va="center", fontsize=9)
         ax.text(98, row, second, color="white", va="center", ha="right", fontsize=9)
     ax.barh(rows - 1, result.alone_cpus * 100, height=0.6, color=CONTAINER)
-    ax.text(2, rows - 1, f"{result.alone_cpus * 100:.0f} % of the CPU", color="white", va="center", fontsize=9)
+    ax.text(
+        2, rows - 1, f"{result.alone_cpus * 100:.0f} % of the CPU", color="white", va="center", fontsize=9
+    )
     names = [f"{step.weights[0]} : {step.weights[1]}" for step in result.steps]
     ax.set_yticks(range(rows), [*names, "alone, with few"])
     ax.tick_params(axis="y", length=0)
@@ -143,7 +147,15 @@ def draw_cpu_set(result: CpuSet, ax: Axes) -> Axes:
         level = 225 + 18 * row
         times = [at for at, one in result.seen if one == cpu]
         ax.plot(times, [level] * len(times), "s", color=LINES[cpu % len(LINES)], ms=3.5)
-        ax.text(-0.02 * end, level, f"CPU {cpu}", ha="right", va="center", fontsize=9, color=LINES[cpu % len(LINES)])
+        ax.text(
+            -0.02 * end,
+            level,
+            f"CPU {cpu}",
+            ha="right",
+            va="center",
+            fontsize=9,
+            color=LINES[cpu % len(LINES)],
+        )
     ax.text(0, 225 + 18 * len(cpus), "where its two processes were seen", fontsize=9, va="bottom")
     ax.set_yticks([0, 50, 100, 150, 200])
     ax.set(xlim=(0, end), ylim=(0, 225 + 18 * (len(cpus) + 1.2)), xlabel="seconds", ylabel="% of one core")
@@ -158,7 +170,9 @@ def draw_update(result: Update, ax: Axes) -> Axes:
     for at, cpus in zip(result.changed_at_s, result.quotas[1:], strict=True):
         ax.axvline(at, color=INK, lw=1)
         ax.text(at, 112, f" docker update\n --cpus {cpus:g}", fontsize=9, va="top")
-    ax.text(0.03, result.quotas[0] * 100 + 2, f"quota {result.quotas[0]:g}", color=LIMIT, fontsize=9, va="bottom")
+    ax.text(
+        0.03, result.quotas[0] * 100 + 2, f"quota {result.quotas[0]:g}", color=LIMIT, fontsize=9, va="bottom"
+    )
     ax.set(xlim=(0, result.samples.instants_s[-1]), ylim=(0, 115), xlabel="seconds", ylabel="% of one core")
     ax.set_title("A quota changed in flight: the same process before and after")
     return ax
@@ -212,7 +226,9 @@ def draw_out_of_memory(result: OutOfMemory, ax: Axes) -> Axes:
     ax.text(result.killed_at_s, result.limit_bytes / MIB * 0.1, said, fontsize=9, ha="right", va="bottom")
     ax.set(xlim=(0, readings[-1].time_s), ylim=(0, result.limit_bytes / MIB * 1.2))
     ax.set(xlabel="seconds", ylabel="MiB charged")
-    ax.set_title(f"A hog takes 2 MiB more every 30 ms; it said last that it holds {human_bytes(result.held_bytes)}")
+    ax.set_title(
+        f"A hog takes 2 MiB more every 30 ms; it said last that it holds {human_bytes(result.held_bytes)}"
+    )
     return ax
 
 
@@ -243,7 +259,9 @@ def draw_crowd(result: Crowd, ax: Axes) -> Axes:
     ax.axhline(result.limit, color=LIMIT, ls="--", lw=1.6)
     end = readings[-1].time_s
     ax.text(0.02 * end, result.limit, f"--pids-limit {result.limit}", color=LIMIT, va="bottom", fontsize=9)
-    ax.text(end, result.limit * 0.9, f"fork(2) refused {result.refused} times ", ha="right", va="top", fontsize=9)
+    ax.text(
+        end, result.limit * 0.9, f"fork(2) refused {result.refused} times ", ha="right", va="top", fontsize=9
+    )
     ax.set(xlim=(0, end), ylim=(0, result.limit * 1.25), xlabel="seconds", ylabel="processes and threads")
     ax.set_title("A fork bomb, contained")
     return ax
@@ -284,7 +302,9 @@ def draw_disk_limits(result: DiskLimits, ax: Axes) -> Axes:
 def _bytes_curve(ax: Axes, step: DiskStep, colour: str) -> None:
     times, counts = zip(*step.points, strict=True)
     style = "-" if step.way == "write" else ":"
-    ax.step(times, [count / MIB for count in counts], style, where="post", color=colour, lw=1.9, label=step.way)
+    ax.step(
+        times, [count / MIB for count in counts], style, where="post", color=colour, lw=1.9, label=step.way
+    )
 
 
 def draw_bandwidth(result: Bandwidth, ax: Axes) -> Axes:
@@ -294,10 +314,19 @@ def draw_bandwidth(result: Bandwidth, ax: Axes) -> Axes:
         if transfer is not None:
             ax.plot(*zip(*transfer.points, strict=True), "-o", color=colour, ms=3)
             at, rate = transfer.points[-1]
-            ax.text(at, rate, f" {transfer.what}:\n {transfer.mbit_s:,.0f} Mbit/s", va="center", color=colour, fontsize=9)
+            ax.text(
+                at,
+                rate,
+                f" {transfer.what}:\n {transfer.mbit_s:,.0f} Mbit/s",
+                va="center",
+                color=colour,
+                fontsize=9,
+            )
     if result.during is not None:
         ax.axhline(result.asked_mbit_s, color=LIMIT, ls="--", lw=1.6)
-        ax.text(0, result.asked_mbit_s * 1.15, f"tbf rate {result.asked_mbit_s:g}mbit", color=LIMIT, fontsize=9)
+        ax.text(
+            0, result.asked_mbit_s * 1.15, f"tbf rate {result.asked_mbit_s:g}mbit", color=LIMIT, fontsize=9
+        )
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlim=(0, result.before.points[-1][0] * 1.3), xlabel="seconds", ylabel="Mbit/s (logarithmic)")
@@ -331,7 +360,14 @@ def draw_devices(result: Devices, ax: Axes) -> Axes:
         for one in result.attempts
     ]
     rows += [(words.partition(":")[0], "", "", "", "", "this engine refused it") for words in result.refused]
-    heads = ("the container was given", "in /dev", "mknod", "opened to read", "to write", "the kernel's words")
+    heads = (
+        "the container was given",
+        "in /dev",
+        "mknod",
+        "opened to read",
+        "to write",
+        "the kernel's words",
+    )
     _table(ax, heads, rows, (46, 11, 11, 19, 12, 30))
     ax.set_title(f"{result.path}, device {result.number}, in containers")
     return ax
@@ -348,7 +384,9 @@ def draw_spellings(result: Spellings, ax: Axes) -> Axes:
     here[result.version - 1] += " · this host, read"
     _table(ax, ("docker run", *here), rows, widths)
     left = widths[0] if result.version == 1 else widths[0] + widths[1]
-    box = Rectangle((left - 1, -1.4), widths[result.version], len(rows) + 0.95, fill=False, ec=CONTAINER, lw=1.6)
+    box = Rectangle(
+        (left - 1, -1.4), widths[result.version], len(rows) + 0.95, fill=False, ec=CONTAINER, lw=1.6
+    )
     ax.add_patch(box)
     ax.set_title("The same limits, two spellings")
     return ax

@@ -101,7 +101,7 @@ class Limits(Result):
     def frame(self) -> pd.DataFrame:
         """One row a limit: resource, words, option, v1_file, v2_file, here."""
         rows = [
-            (one.resource, one.words, one.option, one.v1_file, one.v2_file, " · ".join(filter(None, one.texts)))
+            (one.resource, one.words, one.option, one.v1_file, one.v2_file, _short(one.texts))
             for one in self.limits
         ]
         return table(rows, ["resource", "words", "option", "v1_file", "v2_file", "here"])
@@ -140,6 +140,12 @@ def limits(lab: Lab, container: Container | str) -> Limits:
         )
     name = container if isinstance(container, str) else str(container.name)
     return Limits(name, version, tuple(found))
+
+
+def _short(texts: Sequence[str]) -> str:
+    """The texts of a limit in one line; the rules of devices are many."""
+    lines = [line for text in texts for line in text.splitlines()]
+    return " · ".join(lines[:3]) + (f" … ({len(lines)} lines)" if lines[3:] else "")
 
 
 # --- words: from the kernel's text to the reader
@@ -181,7 +187,9 @@ def _rate(key: str, unit: str) -> Callable[[Sequence[str]], str | None]:
         said = []
         for line in texts[0].splitlines():
             device, *rest = line.split()
-            value = dict(word.split("=") for word in rest if "=" in word).get(key, rest[0] if len(rest) == 1 else "")
+            value = dict(word.split("=") for word in rest if "=" in word).get(
+                key, rest[0] if len(rest) == 1 else ""
+            )
             number = _number(value)
             if number:
                 said.append(f"{human_bytes(number) if unit == 'bytes' else number} a second, on {device}")
@@ -317,7 +325,9 @@ class Spellings(Result):
     def frame(self) -> pd.DataFrame:
         """One row a limit: option, v1, v2; this host's column says so in its name."""
         rows = [(r.option, f"{r.v1_file}: {r.v1_text}", f"{r.v2_file}: {r.v2_text}") for r in self.rows]
-        here = {1: ["version 1 (read here)", "version 2"], 2: ["version 1", "version 2 (read here)"]}[self.version]
+        here = {1: ["version 1 (read here)", "version 2"], 2: ["version 1", "version 2 (read here)"]}[
+            self.version
+        ]
         return table(rows, ["option", *here])
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.bounds import MIB, START_S, Bound, exit_code, hog, let_go, until
-from labhelpers.cgroups.samples import Reading, Sampler, Samples
+from labhelpers.cgroups.samples import Sampler, Samples
 from labhelpers.errors import LabError
 from labhelpers.results import Result
 
@@ -73,12 +72,8 @@ class OutOfMemory(Result):
     @property
     def killed_at_s(self) -> float:
         """The time of the first sample that counts a killed process."""
-        return _first(self.samples.of(self.name), lambda one: one.cgroup.memory.oom_kills > 0)
-
-
-def _first(readings: Sequence[Reading], what: object) -> float:
-    assert callable(what)
-    return next((one.time_s for one in readings if what(one)), readings[-1].time_s)
+        readings = self.samples.of(self.name)
+        return next((one.time_s for one in readings if one.cgroup.memory.oom_kills), readings[-1].time_s)
 
 
 def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -> OutOfMemory:
@@ -90,7 +85,9 @@ def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -
     Source: kernel, cgroup-v2.rst (memory.max, memory.events); docs.docker.com, resource_constraints.
     """
     bound = bound or Bound(2 * limit, 32, 60)
-    with hog(lab, grow(4 * limit), image="tools", bound=bound, begin=False, stay=True, memory=limit) as container:
+    with hog(
+        lab, grow(4 * limit), image="tools", bound=bound, begin=False, stay=True, memory=limit
+    ) as container:
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
             ended = until(lambda: lab.host.cgroup(container).memory.oom_kills, bound.seconds, every_s=0.1)
@@ -181,14 +178,16 @@ class Reservation(Result):
         return max(reading.cgroup.memory.usage_bytes for reading in self.samples.of(self.name))
 
 
-def reservation(lab: Lab, reserved: int = 24 * MIB, wanted: int = 48 * MIB, limit: int = 96 * MIB) -> Reservation:
+def reservation(
+    lab: Lab, reserved: int = 24 * MIB, wanted: int = 48 * MIB, limit: int = 96 * MIB
+) -> Reservation:
     """Let a hog grow past its reservation.
 
     A reservation acts only when the host itself runs short of memory. The lab does not bring that about.
 
     Source: kernel, cgroup-v1/memory.rst (soft limits); cgroup-v2.rst (memory.low).
     """
-    options = {"memory": limit, "memory_reservation": reserved}
+    options: dict[str, Any] = {"memory": limit, "memory_reservation": reserved}
     bound = Bound(limit, 32, 60)
     with hog(lab, grow(wanted), image="tools", bound=bound, begin=False, **options) as container:
         with Sampler(lab, container, hz=20) as sampler:

@@ -106,7 +106,7 @@ def neighbour(lab: Lab, seconds: float = 1.0) -> Neighbour:
         seconds: of requests for each case.
     """
     cpu = quiet_cpu(lab)
-    pinned = {"cpuset_cpus": str(cpu)}
+    pinned: dict[str, Any] = {"cpuset_cpus": str(cpu)}
     alone = _answers(lab, CASES[0], seconds, None, pinned)
     with hog(lab, burn(1), **pinned) as burner:
         beside = _answers(lab, CASES[1], seconds, burner, pinned)

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 COLUMNS = (
     "container", "time_s", "cpu_percent", "throttled_s", "memory_bytes", "read_bytes", "write_bytes", "pids",
 )  # fmt: skip
-PARTS = ("container", "time_s", "usage_bytes", "anon_bytes", "cache_bytes", "inactive_file_bytes", "swap_bytes", "reads",
-         "writes")  # fmt: skip
+PARTS = (
+    "container", "time_s", "usage_bytes", "anon_bytes", "cache_bytes", "inactive_file_bytes", "swap_bytes",
+    "reads", "writes",
+)  # fmt: skip
 MOST_HZ = 50.0
 LONGEST_S = 600.0
 # a reading that comes late is left out; below this share of the rate asked for, the reader is told
@@ -120,7 +122,8 @@ class Samples(Result):
         """The containers that ended while they were sampled, with the time of their last reading."""
         last = self.instants_s[-1] if self.instants_s else 0.0
         pairs = zip(self.names, self.readings, strict=True)
-        return {name: found[-1].time_s for name, found in pairs if found and found[-1].time_s < last}
+        ends = ((name, found[-1].time_s if found else 0.0) for name, found in pairs)
+        return {name: at for name, at in ends if at < last}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -194,12 +197,15 @@ class Samples(Result):
                         rows.append([name, now.time_s, one.resource, *waited])
         return table(rows, ["container", "time_s", "resource", "some_s", "full_s"])
 
+    def __repr__(self) -> str:
+        # every reading holds every counter: nobody wants to see them all
+        said = f"Samples of {', '.join(self.names)}: {len(self.instants_s)} readings, {self.reached_hz:.1f} a second"
+        return "; ".join([said, *self.notes])
+
     def _repr_html_(self) -> str:
         from html import escape
 
-        notes = "".join(f"<br>{escape(note)}" for note in self.notes)
-        count = len(self.instants_s)
-        head = f"<b>Samples</b>: {count} readings of {len(self.names)}, {self.reached_hz:.1f} a second{notes}"
+        head = "<br>".join(escape(line) for line in repr(self).split("; "))
         return head + self.frame().tail(8).to_html(index=False, border=0, float_format=lambda x: f"{x:.3f}")
 
 
@@ -228,7 +234,9 @@ def sample(
         LabError: a container that does not run.
     """
     if not 0 < seconds <= LONGEST_S:
-        raise BadInput(f"samples for {seconds} s are not possible", hint=f"give more than 0, up to {LONGEST_S:g}")
+        raise BadInput(
+            f"samples for {seconds} s are not possible", hint=f"give more than 0, up to {LONGEST_S:g}"
+        )
     with Sampler(lab, containers, hz, see=live_curves()) as sampler:
         sampler.wait(seconds)
     return sampler.samples(seconds + 0.5 / hz)
@@ -256,7 +264,9 @@ class Sampler:
                 "no container to sample, or one of them twice", hint="give running containers, or their names"
             )
         if isinstance(hz, bool) or not 0 < hz <= MOST_HZ:
-            raise BadInput(f"{hz} readings a second are not possible", hint=f"give more than 0, up to {MOST_HZ:g}")
+            raise BadInput(
+                f"{hz} readings a second are not possible", hint=f"give more than 0, up to {MOST_HZ:g}"
+            )
         self._lab, self._hz, self._see = lab, hz, see
         self._seen: list[tuple[Sample | None, ...]] = []
         self._instants: list[float] = []

@@ -56,7 +56,9 @@ def curves_html(curves: Curves) -> str:
     return f'<div class="labhelpers-curves" style="max-width:52em">{drawn}{notes}</div>'
 
 
-def _panel(title: str, lines: Sequence[tuple[str, str, Sequence[float], Sequence[float], float | None]]) -> str:
+def _panel(
+    title: str, lines: Sequence[tuple[str, str, Sequence[float], Sequence[float], float | None]]
+) -> str:
     most_x = max((max(x, default=0) for _, _, x, _, _ in lines), default=0) or 1
     tops = [max([*y, limit or 0], default=0) for _, _, _, y, limit in lines]
     most_y = max(tops, default=0) * 1.1 or 1
@@ -69,7 +71,9 @@ def _panel(title: str, lines: Sequence[tuple[str, str, Sequence[float], Sequence
         inner += f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
         if limit:
             at = f"{HEIGHT - HEIGHT * limit / most_y:.1f}"
-            inner += f'<line x1="0" x2="{WIDTH}" y1="{at}" y2="{at}" stroke="{LIMIT}" stroke-dasharray="6 4"/>'
+            inner += (
+                f'<line x1="0" x2="{WIDTH}" y1="{at}" y2="{at}" stroke="{LIMIT}" stroke-dasharray="6 4"/>'
+            )
         said = f"{escape(name)}: {y[-1]:.1f}" if len(y) else escape(name)
         inner += f'<text x="6" y="{14 + 14 * number}" fill="{colour}" font-size="12">{said}</text>'
     return (
