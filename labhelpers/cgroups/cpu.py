@@ -28,6 +28,7 @@ SETTLE_S = 0.25
 PERIOD_S = 0.1
 # a counter is read a little later than the clock, and a CPU takes its quota in slices of 5 ms
 READ_S = 0.05
+LEAST_USED_S = 0.25
 
 
 def burn(processes: int) -> list[str]:
@@ -208,6 +209,7 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
                 sampler.wait(SETTLE_S)
                 start = sampler.now()
                 sampler.wait(seconds)
+                _wait_for_use(sampler, start)
                 spans.append((ratio, (weights[0], weights[1]), start, sampler.now()))
         samples = sampler.samples()
         for ratio, weights, *span in spans:
@@ -220,6 +222,16 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
             sampler.wait(seconds)
         alone = sampler.samples().use(str(first.name)).cpus
     return Shares(cpu, tuple(steps), few, alone)
+
+
+def _wait_for_use(sampler: Sampler, start_s: float) -> None:
+    """Where the machine is busy, go on until enough was used: with little, it depends on who had the last slice."""
+    for _ in range(20):
+        samples = sampler.samples()
+        used = [samples.use(name, start_s) for name in samples.names]
+        if sum(one.cpus * one.seconds for one in used) >= LEAST_USED_S:
+            return
+        sampler.wait(0.25)
 
 
 def quiet_cpu(lab: Lab) -> int:

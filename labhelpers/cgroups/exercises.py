@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 WARM, HUNGRY, FOOD, FULL, KEEPER = "warm", "hungry", "hungry-food", "full-house", "keeper"
 FAST, SLOW = "fast", "slow"
-LOOK_S = 0.8
+LOOK_S, LONGEST_LOOK_S = 0.8, 6.0
+# below this, who gets how much depends on who had the last slice
+LEAST_USED_US = 200_000
 WANTED_CPUS, OFF = 0.3, 0.06
 ROOM_BYTES = 24 * MIB
 LIFE_S = "7200"
@@ -45,28 +47,57 @@ def _runs(name: str, hint: Callable[[Lab], str] | str) -> Task:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a container did in a short while: CPUs used on average, periods, throttled ones, and its quota."""
+    """What a container did in a short while.
+
+    Attributes:
+        cpus: used on average.
+        throttled: periods in which it used up its quota.
+        quota_cpus: its quota, None for none.
+        wants: whether it wanted to run all the time: it was throttled, or had a process that was ready each time.
+    """
 
     cpus: float
-    periods: int
     throttled: int
     quota_cpus: float | None
+    wants: bool
 
 
-def _look(lab: Lab, *names: str, seconds: float = LOOK_S) -> list[_Look]:
-    before = [(time.monotonic(), lab.host.cgroup(name).cpu) for name in names]
-    time.sleep(seconds)
-    after = [(time.monotonic(), lab.host.cgroup(name).cpu) for name in names]
-    return [_between(*pair) for pair in zip(before, after, strict=True)]
+def _look(lab: Lab, *names: str) -> list[_Look]:
+    """What containers do in `LOOK_S`; longer where the machine is so busy that they get nearly nothing."""
+
+    def now() -> list[tuple[float, Cpu]]:
+        return [(time.monotonic(), lab.host.cgroup(name).cpu) for name in names]
+
+    def ready() -> list[bool]:
+        return [any(one.state == "R" for one in lab.host.processes(name)) for name in names]
+
+    wants, before = ready(), now()
+    end = time.monotonic() + LONGEST_LOOK_S
+    time.sleep(LOOK_S)
+    after = now()
+    while any(wants) and time.monotonic() < end and not _tells(before, after):
+        time.sleep(LOOK_S)
+        after = now()
+    wants = [both for both in map(all, zip(wants, ready(), strict=True))]
+    return [_between(*pair) for pair in zip(before, after, wants, strict=True)]
 
 
-def _between(before: tuple[float, Cpu], after: tuple[float, Cpu]) -> _Look:
+def _tells(before: list[tuple[float, Cpu]], after: list[tuple[float, Cpu]]) -> bool:
+    """Whether enough was used to tell something, or somebody was held back."""
+    pairs = [(was, now) for (_, was), (_, now) in zip(before, after, strict=True)]
+    return (
+        sum(now.usage_us - was.usage_us for was, now in pairs) >= LEAST_USED_US
+        or sum(now.throttled_periods - was.throttled_periods for was, now in pairs) > 2
+    )
+
+
+def _between(before: tuple[float, Cpu], after: tuple[float, Cpu], wants: bool) -> _Look:
     (start, was), (end, now) = before, after
     used_s, periods = (now.usage_us - was.usage_us) / 1e6, now.periods - was.periods
     throttled = now.throttled_periods - was.throttled_periods
     # where it used up every period, the periods are the better clock: ours is beside the kernel's
     seconds = periods * now.period_us / 1e6 if throttled and throttled >= 0.8 * periods else end - start
-    return _Look(used_s / seconds, periods, throttled, now.limit_cpus)
+    return _Look(used_s / seconds, throttled, now.limit_cpus, wants or throttled > 0)
 
 
 # --- a burner held to 30 %
@@ -89,10 +120,10 @@ def _held(lab: Lab) -> str | None:
     (seen,) = _look(lab, WARM)
     if seen.throttled and abs(seen.cpus - WANTED_CPUS) <= OFF:
         return None
+    if seen.wants and seen.cpus < WANTED_CPUS and abs((seen.quota_cpus or 0) - WANTED_CPUS) <= 0.01:
+        return None  # the machine is too busy to give it all of its quota
     if not seen.throttled:
         return f"it used {seen.cpus:.0%} of one core, and nothing held it back"
-    if seen.cpus < WANTED_CPUS and abs((seen.quota_cpus or 0) - WANTED_CPUS) <= 0.01:
-        return None  # the machine is too busy to give it all of it
     return f"it is held back, and used {seen.cpus:.0%} of one core"
 
 
@@ -100,7 +131,7 @@ def _held_hint(lab: Lab) -> str:
     (seen,) = _look(lab, WARM)
     if seen.throttled:
         return "Its quota is not 30 %. `docker update` changes it while it runs."
-    if seen.quota_cpus is not None or seen.cpus < 0.1:
+    if not seen.wants:
         return "It does not want more than it gets, so no limit shows. Let it do something without a pause."
     return "Shares and a set of CPUs hold nobody back who is alone. What gives so much time in each period?"
 
@@ -309,7 +340,7 @@ def _ratio(lab: Lab) -> str | None:
     fast, slow = _look(lab, FAST, SLOW)
     if fast.throttled or slow.throttled:
         return "a quota holds one of them back: that is no competition"
-    if fast.cpus + slow.cpus < 0.2:
+    if not (fast.wants and slow.wants):
         return "they do not want the CPU"
     part = fast.cpus / (fast.cpus + slow.cpus)
     return None if 0.70 <= part <= 0.80 else f"{FAST} got {part:.0%} of what both used"

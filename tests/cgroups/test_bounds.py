@@ -65,13 +65,7 @@ def test_each_process_is_held_where_the_cgroup_has_no_limit(shared: Lab) -> None
 
 @pytest.mark.parametrize(
     "limits",
-    [
-        {},
-        {"memory": "64m"},
-        {"pids_limit": 8},
-        {"memory": "16m", "pids_limit": 8},
-        {"memory": "1g", "pids_limit": 99},
-    ],
+    [{}, {"memory": "16m"}, {"memory": "64m", "pids_limit": 8}, {"memory": "16m", "pids_limit": 8}],
 )
 def test_a_bound_that_did_not_take_effect_is_seen_on_the_host(shared: Lab, limits: dict[str, object]) -> None:
     container = shared.run(shared.image("payload"), ["sleep", "60"], network="none", **limits)

@@ -14,8 +14,9 @@ def test_quota(shared: Lab) -> None:
     result = cgroups.quota(shared, asked=(0.1, 0.4), seconds=0.6)
     assert [step.asked_cpus for step in result.steps] == [0.1, 0.4]
     assert all(step.holds for step in result.steps)
-    assert result.step(0.1).use.throttled_periods > 0
-    assert result.step(0.1).use.throttled_s > 0
+    tenth = result.step(0.1).use
+    # a machine may be too busy to give it even that
+    assert tenth.cpus < 0.09 or (tenth.throttled_periods > 0 and tenth.throttled_s > 0)
     assert len(result.frame()) == 2
     with pytest.raises(BadInput, match="CPUs"):
         cgroups.quota(shared, asked=(1000,))
