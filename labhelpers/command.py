@@ -30,6 +30,9 @@ _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[bkmgtp]?)i?b?", re.IGNOR
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 # distribution/reference, without its length limits
 _IMAGE = re.compile(r"[a-zA-Z0-9][\w.\-/:]*(@[a-z0-9]+:[0-9a-f]+)?")
+# kernel, Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus; device rules as moby checks them
+_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+_DEVICE_RULE = re.compile(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}")
 _LOOPBACK = "127.0.0.1"
 
 
@@ -140,6 +143,25 @@ def _count(value: int) -> int:
         raise _refuse(
             value, "is not a number of processes", "write a whole number from 1, or -1 for no limit"
         )
+    return value
+
+
+def _microseconds(value: int) -> int:
+    # the kernel takes 1,000 or more (Documentation/scheduler/sched-bwc.rst)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1000:
+        raise _refuse(value, "is no quota and no period", "write microseconds, 1000 or more: 50_000 is 50 ms")
+    return value
+
+
+def _shares(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262_144:
+        raise _refuse(value, "is no number of shares", "write a whole number from 2 to 262144; 1024 is usual")
+    return value
+
+
+def _cpu_list(value: str) -> str:
+    if not isinstance(value, str) or not _CPU_LIST.fullmatch(value):
+        raise _refuse(value, "is no list of CPUs", "write it as '0', '0-2' or '0,2'")
     return value
 
 
@@ -304,6 +326,37 @@ def _devices(value: Sequence[str]) -> list[dict[str, str]]:
     return devices
 
 
+def _limited(value: Sequence[str], read: Callable[[str], int]) -> list[dict[str, Any]]:
+    """`/dev/disk:rate`, as docker/cli reads `--device-read-bps` and its three sisters."""
+    limits = []
+    for one in _texts(value):
+        path, _, rate = one.rpartition(":")
+        if not path.startswith("/dev/"):
+            raise _refuse(one, "is not a limit for a disk", "write '/dev/sda:1mb': the disk, then the rate")
+        limits.append({"Path": path, "Rate": read(rate)})
+    return limits
+
+
+def _byte_rates(value: Sequence[str]) -> list[dict[str, Any]]:
+    return _limited(value, _size)
+
+
+def _rates(value: Sequence[str]) -> list[dict[str, Any]]:
+    def number(rate: str) -> int:
+        if not rate.isdigit() or not int(rate):
+            raise _refuse(rate, "is no number of operations", "write '/dev/sda:100': 100 in a second")
+        return int(rate)
+
+    return _limited(value, number)
+
+
+def _device_rules(value: Sequence[str]) -> list[str]:
+    for rule in _texts(value):
+        if not _DEVICE_RULE.fullmatch(rule):
+            raise _refuse(rule, "is no rule for devices", "write 'c 10:229 rw': kind, major:minor, rights")
+    return list(value)
+
+
 def _capabilities(value: Sequence[str]) -> list[str]:
     """Sorted, upper case, with `CAP_`: the command line sends them so (docker/cli, opts/capabilities.go)."""
     full = {
@@ -372,9 +425,16 @@ class Run(Operation):
         volumes: as `-v` takes them: 'name:/inside', '/outside:/inside:ro', '/anonymous'.
         tmpfs: path inside → mount options ('' for none).
         memory, memory_swap: bytes, or a text such as '64m' (powers of 1,024); memory_swap -1 for no limit.
+        memory_reservation: a soft limit, as memory: bytes, or '64m'.
         cpus: CPUs' worth of time; 0.5 is half of one.
+        cpu_quota, cpu_period: microseconds of time in each period of so many microseconds; not together with cpus.
+        cpu_shares: weight against other containers that want the same CPU, from 2; 1,024 is the default.
+        cpuset_cpus: which CPUs: '0', '0-2', '0,2'.
         pids_limit: processes and threads; -1 for no limit.
+        device_read_bps, device_write_bps: '/dev/sda:1mb': bytes in a second, for a disk of the engine's machine.
+        device_read_iops, device_write_iops: '/dev/sda:100': operations in a second.
         devices: '/dev/fuse' or '/dev/outside:/dev/inside:rwm'.
+        device_cgroup_rules: what may be opened: 'c 10:229 rwm' (kind, major:minor, rights).
         pid: 'host' or 'container:NAME'. cgroupns: 'host' or 'private'. uts: 'host'.
         ipc: 'private', 'shareable' (others may join it), 'container:NAME', 'host' or 'none'.
         entrypoint: one word; its arguments belong into command.
@@ -395,9 +455,19 @@ class Run(Operation):
     tmpfs: Mapping[str, str] | None = None
     memory: int | str | None = None
     memory_swap: int | str | None = None
+    memory_reservation: int | str | None = None
     cpus: float | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
     pids_limit: int | None = None
+    device_read_bps: Sequence[str] | None = None
+    device_write_bps: Sequence[str] | None = None
+    device_read_iops: Sequence[str] | None = None
+    device_write_iops: Sequence[str] | None = None
     devices: Sequence[str] | None = None
+    device_cgroup_rules: Sequence[str] | None = None
     cap_add: Sequence[str] | None = None
     cap_drop: Sequence[str] | None = None
     security_opt: Sequence[str] | None = None
@@ -426,9 +496,19 @@ class Run(Operation):
         "tmpfs": Option("--tmpfs", _tmpfs_words, _at("HostConfig.Tmpfs", _tmpfs)),
         "memory": _one("--memory", "HostConfig.Memory", _size),
         "memory_swap": _one("--memory-swap", "HostConfig.MemorySwap", _swap),
+        "memory_reservation": _one("--memory-reservation", "HostConfig.MemoryReservation", _size),
         "cpus": _one("--cpus", "HostConfig.NanoCpus", _cpus),
+        "cpu_quota": _one("--cpu-quota", "HostConfig.CpuQuota", _microseconds),
+        "cpu_period": _one("--cpu-period", "HostConfig.CpuPeriod", _microseconds),
+        "cpu_shares": _one("--cpu-shares", "HostConfig.CpuShares", _shares),
+        "cpuset_cpus": _one("--cpuset-cpus", "HostConfig.CpusetCpus", _cpu_list),
         "pids_limit": _one("--pids-limit", "HostConfig.PidsLimit", _count),
+        "device_read_bps": _many("--device-read-bps", "HostConfig.BlkioDeviceReadBps", _byte_rates),
+        "device_write_bps": _many("--device-write-bps", "HostConfig.BlkioDeviceWriteBps", _byte_rates),
+        "device_read_iops": _many("--device-read-iops", "HostConfig.BlkioDeviceReadIOps", _rates),
+        "device_write_iops": _many("--device-write-iops", "HostConfig.BlkioDeviceWriteIOps", _rates),
         "devices": _many("--device", "HostConfig.Devices", _devices),
+        "device_cgroup_rules": _many("--device-cgroup-rule", "HostConfig.DeviceCgroupRules", _device_rules),
         "cap_add": _many("--cap-add", "HostConfig.CapAdd", _capabilities),
         "cap_drop": _many("--cap-drop", "HostConfig.CapDrop", _capabilities),
         "security_opt": Option("--security-opt", _texts, _security_api),
@@ -457,6 +537,49 @@ class Run(Operation):
 
     def _words(self) -> list[str]:
         return [] if self.command is None else _command(self.command)
+
+
+@dataclass(frozen=True)
+class Update(Operation):
+    """`docker update`: change the limits of a container while it runs.
+
+    Attributes:
+        container: its name.
+        memory, memory_swap, memory_reservation, cpus, cpu_quota, cpu_period, cpu_shares, cpuset_cpus, pids_limit: as in
+            `Run`; what is not given stays as it is.
+
+    Raises:
+        BadInput: a value that cannot be meant, or nothing to change.
+    """
+
+    container: str
+    memory: int | str | None = None
+    memory_swap: int | str | None = None
+    memory_reservation: int | str | None = None
+    cpus: float | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
+    pids_limit: int | None = None
+
+    VERB = ("update",)
+    OPTIONS = {  # noqa: RUF012
+        "memory": _one("--memory", "Memory", _size),
+        "memory_swap": _one("--memory-swap", "MemorySwap", _swap),
+        "memory_reservation": _one("--memory-reservation", "MemoryReservation", _size),
+        "cpus": _one("--cpus", "NanoCpus", _cpus),
+        "cpu_quota": _one("--cpu-quota", "CpuQuota", _microseconds),
+        "cpu_period": _one("--cpu-period", "CpuPeriod", _microseconds),
+        "cpu_shares": _one("--cpu-shares", "CpuShares", _shares),
+        "cpuset_cpus": _one("--cpuset-cpus", "CpusetCpus", _cpu_list),
+        "pids_limit": _one("--pids-limit", "PidsLimit", _count),
+    }
+
+    def _arguments(self) -> list[str]:
+        if not self._given():
+            raise _refuse(self.container, "would stay as it is", "say what to change, for example cpus=0.5")
+        return [_name(self.container)]
 
 
 @dataclass(frozen=True)
@@ -693,6 +816,7 @@ class Tag(Operation):
 
 OPERATIONS: tuple[type[Operation], ...] = (
     Run,
+    Update,
     Pull,
     Build,
     Exec,

@@ -35,6 +35,7 @@ from labhelpers.command import (
     Run,
     Stop,
     Tag,
+    Update,
     make,
 )
 from labhelpers.engine import Engine
@@ -193,6 +194,23 @@ class Lab:
             stdout, stderr = self.client.api.exec_start(made["Id"], demux=True)
             exit_code = self.client.api.exec_inspect(made["Id"])["ExitCode"]
         return Output(exit_code, *((part or b"").decode(errors="replace") for part in (stdout, stderr)))
+
+    def update(self, container: Container | str, **options: Any) -> None:
+        """Change the limits of a container that the lab made, while it runs; `labhelpers.command.Update` lists them.
+
+        Raises:
+            BadInput: a value that cannot be meant, or nothing to change.
+            NotOurs: the lab did not make it.
+            EngineRefused: the engine said no, for example to less memory than is in use.
+            LabError: it is gone.
+        """
+        call = make(Update, _name_of(container), **options)
+        with _speaking(self.engine, container=call.container):
+            self._must_be_ours(call.container)
+            self._say(call)
+            api: Any = self.client.api  # its own update_container() knows neither --cpus nor --pids-limit
+            answer = api._post_json(api._url("/containers/{0}/update", call.container), data=call.api())
+            api._result(answer, True)
 
     def stop(self, container: Container | str, *, timeout_s: int | None = None) -> None:
         """Stop a container that the lab made; it is killed if it has not ended after `timeout_s` (else 10 s).

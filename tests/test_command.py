@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from labhelpers.command import Build, CreateNetwork, CreateVolume, Exec, Run
+from labhelpers.command import Build, CreateNetwork, CreateVolume, Exec, Run, Update
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab
 
@@ -25,9 +25,19 @@ RUN_OPTIONS: dict[str, Any] = {
     "tmpfs": {"/run": "size=1m", "/scratch": ""},
     "memory": "64m",
     "memory_swap": -1,
+    "memory_reservation": "32m",
     "cpus": 0.5,
+    "cpu_quota": 50_000,
+    "cpu_period": 50_000,
+    "cpu_shares": 512,
+    "cpuset_cpus": "0",
     "pids_limit": 20,
+    "device_read_bps": ["{disk}:1mb"],
+    "device_write_bps": ["{disk}:2mb"],
+    "device_read_iops": ["{disk}:100"],
+    "device_write_iops": ["{disk}:200"],
     "devices": ["/dev/null:/dev/nothing:r", "/dev/zero"],
+    "device_cgroup_rules": ["c 1:3 r"],
     "cap_add": ["net_admin", "SYS_PTRACE"],
     "cap_drop": ["ALL"],
     "security_opt": ["seccomp=unconfined", "systempaths=unconfined", "no-new-privileges"],
@@ -70,6 +80,14 @@ def _told(lab: Lab, name: str) -> dict[str, Any]:
     return {key: _plain(part) for key, part in found.items() if key not in VOLATILE.split()}
 
 
+def _a_disk(lab: Lab) -> str:
+    """A block device that the engine can open."""
+    found = [f"/dev/{one.path}" for one in lab.host.directory("/dev") if one.kind == "block device"]
+    if not found:
+        pytest.skip("the engine has no block device in its /dev")
+    return found[-1]
+
+
 def test_every_option_of_run_is_tried() -> None:
     assert set(RUN_OPTIONS) == set(Run.OPTIONS)
 
@@ -78,6 +96,9 @@ def test_every_option_of_run_is_tried() -> None:
 def test_run(lab: Lab, option: str) -> None:
     name = f"t-{uuid.uuid4().hex[:8]}"
     options = {} if option == "name" else {option: RUN_OPTIONS[option]}
+    if option.startswith("device_") and "{disk}" in str(options):
+        disk = _a_disk(lab)
+        options = {option: [one.format(disk=disk) for one in RUN_OPTIONS[option]]}
     command = ["-c", "sleep 300"] if option == "entrypoint" else ["sleep", "300"]
     lab.run(IMAGE, command, name=name, **options)
     by_lab = _told(lab, name)
@@ -104,6 +125,12 @@ def test_run(lab: Lab, option: str) -> None:
         {"ipc": "shared"},
         {"uts": "private"},
         {"pids_limit": 0},
+        {"cpu_quota": 10},
+        {"cpu_shares": 1},
+        {"cpuset_cpus": "first"},
+        {"device_read_bps": ["/dev/sda"]},
+        {"device_write_iops": ["/dev/sda:1mb"]},
+        {"device_cgroup_rules": ["c 1:3"]},
         {"devices": ["fuse"]},
         {"tmpfs": {"run": ""}},
     ],
@@ -113,6 +140,11 @@ def test_what_cannot_be_meant_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(BadInput) as refused:
         Run(IMAGE, **options)
     assert refused.value.hint
+
+
+def test_an_update_without_a_change_is_refused() -> None:
+    with pytest.raises(BadInput, match="stay as it is"):
+        Update("web")
 
 
 def test_a_gateway_needs_its_subnet() -> None:
@@ -150,6 +182,7 @@ def options_of(operation: type[Any]) -> set[str]:
 
 
 def test_every_option_of_the_others_is_tried() -> None:
+    assert set(UPDATE_OPTIONS) == options_of(Update)
     assert set(NETWORK_OPTIONS) == options_of(CreateNetwork)
     assert set(VOLUME_OPTIONS) == options_of(CreateVolume)
     assert {option for options in EXEC_OPTIONS for option in options} == options_of(Exec)
@@ -198,6 +231,34 @@ def test_create_volume(lab: Lab, name: str, option: str) -> None:
         assert told() == by_lab
     finally:
         lab.client.api.remove_volume(name)
+
+
+UPDATE_OPTIONS: dict[str, Any] = {
+    "memory": "48m",
+    "memory_swap": -1,
+    "memory_reservation": "32m",
+    "cpus": 0.3,
+    "cpu_quota": 30_000,
+    "cpu_period": 50_000,
+    "cpu_shares": 512,
+    "cpuset_cpus": "0",
+    "pids_limit": 9,
+}
+
+
+@pytest.mark.parametrize("option", UPDATE_OPTIONS)
+def test_update(lab: Lab, name: str, option: str) -> None:
+    # a limit of swap, or below one, is for a container that has a limit of memory
+    options = {"memory": "64m"} if "memory" in option else {}
+    container = lab.run(IMAGE, "sleep 300", name=name, **options)
+    without = _told(lab, name)["HostConfig"]
+    lab.update(container, **{option: UPDATE_OPTIONS[option]})
+    by_lab = _told(lab, name)["HostConfig"]
+    assert by_lab != without
+    lab.remove(container, force=True)
+    lab.run(IMAGE, "sleep 300", name=name, **options)
+    typed(lab.commands[1])
+    assert _told(lab, name)["HostConfig"] == by_lab
 
 
 EXEC_OPTIONS: list[dict[str, Any]] = [{"user": 65534}, {"workdir": "/www"}, {"environment": {"A": "b c"}}]

@@ -244,6 +244,14 @@ class TestCgroup:
         assert set(seen) == {"cpu", "memory", "io"}
         assert all(one.full_us <= one.some_us for one in seen.values())
 
+    def test_files_by_name(self, host: HostView, subject: Container) -> None:
+        files = host.cgroup_files(subject, ["pids.max", "memory.nothing", "nobody.knows"])
+        assert files["pids.max"].text == "50"
+        assert files["pids.max"].path.endswith("/pids.max")
+        assert host.read(files["pids.max"].path).strip() == "50"
+        assert files["memory.nothing"].text is None
+        assert ("nobody.knows" in files) == (host.cgroup(subject).version == 2)
+
     def test_a_table_of_it(self, host: HostView, subject: Container) -> None:
         row = host.cgroup(subject).frame().iloc[0]
         assert row["pids.limit"] == 50
@@ -278,6 +286,20 @@ class TestSamples:
         samples = host.samples(short, every_ms=50)
         next(samples)
         there.remove(short, force=True)
+        assert len(list(samples)) < 10_000
+
+    def test_several_are_read_at_one_instant_and_the_others_go_on(self, there: Lab, host: HostView) -> None:
+        short, long = (
+            there.run(there.image("payload"), ["-c", "sleep 5007"], entrypoint="/bin/sh") for _ in range(2)
+        )
+        samples = host.samples_of([short, long], every_ms=50)
+        first = next(samples)
+        assert len({one.at_s for one in first if one}) == 1
+        assert len({one.cgroup.path for one in first if one}) == 2
+        there.remove(short, force=True)
+        gone = next(seen for seen in samples if seen[0] is None)
+        assert gone[1] is not None
+        there.remove(long, force=True)
         assert len(list(samples)) < 10_000
 
     def test_any_file_can_be_watched(self, host: HostView) -> None:
@@ -450,6 +472,8 @@ READS: dict[str, Read] = {
     "memory": lambda host, of: host.memory(of),
     "cgroup": lambda host, of: host.cgroup(of),
     "samples": lambda host, of: next(host.samples(of)),
+    "samples_of": lambda host, of: next(host.samples_of([of])),
+    "cgroup_files": lambda host, of: host.cgroup_files(of, ["pids.max"]),
     "mounts": lambda host, of: host.mounts(of),
     "directory": lambda host, of: host.directory("/etc", of),
     "entries": lambda host, of: host.entries("/etc", ["passwd"], of),

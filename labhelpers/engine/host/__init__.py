@@ -5,7 +5,7 @@ notebook's own. `helper` starts one container there and asks it; `agent` is what
 `cgroups`, `storage` and `network` say what its answers mean; `view` is what the course uses.
 """
 
-from labhelpers.engine.host.cgroups import Cgroup, Cpu, DeviceIo, Io, Memory, Pids, Pressure, Sample
+from labhelpers.engine.host.cgroups import Cgroup, Cpu, DeviceIo, File, Io, Memory, Pids, Pressure, Sample
 from labhelpers.engine.host.network import (
     Address,
     BridgePort,
@@ -29,6 +29,7 @@ __all__ = [
     "DeviceIo",
     "DiskUse",
     "Entry",
+    "File",
     "Firewall",
     "HostView",
     "Interface",

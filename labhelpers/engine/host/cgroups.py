@@ -35,6 +35,9 @@ FILES: Mapping[str, tuple[str, ...]] = {
     ),
     "blkio": ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"),
     "pids": ("pids.current", "pids.max"),
+    # nothing of these is a number to follow; `lab.host.cgroup_files` reads them by name
+    "cpuset": (),
+    "devices": (),
     # version 2: one directory for all
     "": (
         "cpu.stat",
@@ -286,6 +289,21 @@ class Place:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class File(Result):
+    """A file of a container's cgroup.
+
+    Attributes:
+        name: `memory.max`.
+        path: on the engine's host.
+        text: what it says, without the space around it; None where there is no such file.
+    """
+
+    name: str
+    path: str
+    text: str | None
+
+
 def paths(text: str) -> dict[str, str]:
     """Controller → path of /proc/PID/cgroup (cgroups(7)); version 2's controller is ""."""
     table: dict[str, str] = {}
@@ -320,6 +338,12 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
     if ("" if version == 2 else "memory") not in directories:
         return None
     return Place(version, table["memory" if version == 1 else ""], directories)
+
+
+def file_path(where: Place, name: str) -> str | None:
+    """The path of a file of a cgroup; None where the host has no directory of its controller."""
+    directory = where.directories.get("" if where.version == 2 else name.partition(".")[0])
+    return None if directory is None else f"{directory}/{name}"
 
 
 def is_below(cgroups: str, other: str) -> bool:

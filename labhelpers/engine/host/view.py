@@ -216,6 +216,39 @@ class HostView:
             raise _ended(container)
         return seen
 
+    def cgroup_files(self, container: Container | str, names: Iterable[str]) -> dict[str, cgroups.File]:
+        """Files of a container's cgroup by name, `memory.max`; those whose controller the host lacks are left out."""
+        place = self._place(container)
+        found = {name: path for name in names if (path := cgroups.file_path(place, name)) is not None}
+        texts = self.read_many(found.values())
+        return {
+            name: cgroups.File(name, path, None if (text := texts[path]) is None else text.strip())
+            for name, path in found.items()
+        }
+
+    def samples_of(
+        self, containers: Iterable[Container | str], every_ms: float = 100
+    ) -> Generator[tuple[Sample | None, ...], None, None]:
+        """The cgroups of several containers, each time at one instant and in their order; None for one that ended.
+
+        One stream reads them all. Ends when the last of them does; leaving the loop, or closing the iterator, ends it.
+
+        Args:
+            every_ms: from one reading to the next, 10 or more. One that came too late is left out: see `at_s`.
+        """
+        places = [self._place(container) for container in containers]
+        return self._samples_of(places, self.watch([f for p in places for f in p.files], every_ms))
+
+    def _samples_of(
+        self, places: list[cgroups.Place], watched: Generator[Texts, None, None]
+    ) -> Generator[tuple[Sample | None, ...], None, None]:
+        with closing(watched):
+            for texts in watched:
+                seen = tuple(_sample(place, texts) for place in places)
+                yield seen
+                if not any(seen):
+                    return
+
     def samples(self, container: Container | str, every_ms: float = 100) -> Generator[Sample, None, None]:
         """A container's cgroup, again and again: `for sample in lab.host.samples(web, every_ms=50): …`.
 
@@ -224,19 +257,13 @@ class HostView:
         Args:
             every_ms: from one sample to the next, 10 or more. One that came too late is left out: see `at_s`.
         """
-        place = self._place(container)
-        return self._samples(place, self.watch(place.files, every_ms))
+        return self._samples(self.samples_of([container], every_ms))
 
-    def _samples(self, place: cgroups.Place, watched: Generator[Texts, None, None]) -> Generator[Sample]:
+    def _samples(self, watched: Generator[tuple[Sample | None, ...], None, None]) -> Generator[Sample]:
         with closing(watched):
-            for texts in watched:
-                try:
-                    seen = cgroups.cgroup(place, texts.texts)
-                except (KeyError, ValueError):
-                    return  # it went between two of its files
-                if not seen.parts:
-                    return
-                yield Sample(texts.at_s, seen)
+            for (sample,) in watched:
+                if sample is not None:
+                    yield sample
 
     def _place(self, container: Container | str) -> cgroups.Place:
         own = f"/proc/{self._pid(container)}/cgroup"
@@ -430,6 +457,14 @@ class HostView:
             else "is it spelled so there? `./lab doctor` says which engine this is; some hide parts of their host",
             engine_words=words,
         )
+
+
+def _sample(place: cgroups.Place, texts: Texts) -> Sample | None:
+    try:
+        seen = cgroups.cgroup(place, texts.texts)
+    except (KeyError, ValueError):
+        return None  # it went between two of its files
+    return Sample(texts.at_s, seen) if seen.parts else None
 
 
 def _absolute(path: str) -> str:

@@ -1,0 +1,207 @@
+"""The outer bound of a hog: set, read back from the host, and only then may the hog begin.
+
+A hog is a container that takes whatever it can get. Three things hold it, each without the others:
+
+1. its cgroup: a limit of memory and of processes. The lab reads both back from the kernel's own files on the
+   engine's host; where one of them is not there, the hog is removed before it has run;
+2. inside: a limit of address space (setrlimit(2), RLIMIT_AS) for each of its processes, and `timeout -s KILL`;
+3. outside: the lab kills the container a little after its time, and removes it in any case.
+
+An experiment's own limit lies inside the bound: where it is missing or fails to apply, the bound is what holds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import docker.errors
+import requests
+
+from labhelpers.command import Run
+from labhelpers.errors import BadInput, LabError
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+MIB = 1024 * 1024
+START_S = 60.0
+"""The longest that a container takes from its start to its gate, on a slow engine."""
+END_S = 3.0
+"""How much later than `timeout` inside the lab kills the container."""
+_USR1 = 1 << 9  # bit of SIGUSR1 in /proc/PID/status, SigCgt
+# it waits for the lab's word, and is process 1: what it starts can be killed from inside, it cannot
+_GATE = """
+go=; trap go=1 USR1
+until [ "$go" ]; do sleep 0.1; done
+go=; ulimit -v "$1"; seconds=$2; stay=$3; shift 3
+timeout -s KILL "$seconds" "$@"
+code=$?
+[ "$stay" ] && until [ "$go" ]; do sleep 0.1; done
+exit $code
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound(Result):
+    """What a hog can take at most, whatever its own limits are.
+
+    Attributes:
+        memory_bytes: of its container; swap is not added to it.
+        pids: processes and threads of its container.
+        seconds: how long it runs.
+    """
+
+    memory_bytes: int
+    pids: int
+    seconds: float
+
+
+OUTER = Bound(256 * MIB, 64, 60.0)
+
+
+@contextmanager
+def hog(
+    lab: Lab,
+    command: Sequence[str],
+    *,
+    image: str = "payload",
+    bound: Bound = OUTER,
+    begin: bool = True,
+    stay: bool = False,
+    **options: Any,
+) -> Iterator[Container]:
+    """A container that may take whatever `bound` leaves it, for the block; it is removed at its end.
+
+    Args:
+        command: what it runs, once the bound was read back from the host.
+        image: a lab image with a shell: `payload` or `tools`.
+        begin: False: its command waits for `let_go`, so that its samples have begun before.
+        stay: when the command has ended, its container (and so its cgroup) stays until a second `let_go`.
+        options: as for `lab.run`. A limit of memory or pids that is not given is the bound's.
+
+    Raises:
+        BadInput: a limit above the bound.
+        LabError: the bound did not take effect; nothing has run.
+    """
+    limits = _within(bound, options)
+    kib, seconds = str(bound.memory_bytes * 4 // 1024), str(max(1, round(bound.seconds)))
+    gate = ["-c", _GATE, "gate", kib, seconds, "yes" if stay else "", *command]
+    with lab.quiet():
+        container = lab.run(
+            lab.image(image), gate, **{"network": "none", **options, **limits, "entrypoint": "sh"}
+        )
+        try:
+            checked(lab, container, bound)
+            with ended_after(container, bound.seconds + END_S):
+                if begin:
+                    let_go(lab, container)
+                yield container
+        finally:
+            with suppress(LabError):  # the reader may have removed it
+                lab.remove(container, force=True)
+
+
+def _within(bound: Bound, options: dict[str, Any]) -> dict[str, Any]:
+    memory, pids = options.get("memory", bound.memory_bytes), options.get("pids_limit", bound.pids)
+    asked = Run("any", memory=memory, pids_limit=pids).api()["HostConfig"]
+    if asked["Memory"] > bound.memory_bytes or not 0 < asked["PidsLimit"] <= bound.pids:
+        raise BadInput(
+            f"a limit of {memory} of memory and {pids} processes is above the bound that the lab sets",
+            hint=f"stay within {bound.memory_bytes} bytes and {bound.pids} processes",
+        )
+    # the same number for memory and for memory with swap: no swap (docs.docker.com, resource_constraints)
+    return {"memory": memory, "memory_swap": memory, "pids_limit": pids}
+
+
+def checked(lab: Lab, container: Container, bound: Bound) -> None:
+    """Read the bound back from the kernel's files on the engine's host.
+
+    Raises:
+        LabError: the container has more than the bound, or the host does not limit it at all.
+    """
+    seen = lab.host.cgroup(container)
+    for what, limit, most in (
+        ("memory", seen.memory.limit_bytes, bound.memory_bytes),
+        ("processes", seen.pids.limit, bound.pids),
+    ):
+        if limit is None or limit > most:
+            has = "no limit" if limit is None else f"a limit of {limit}"
+            raise LabError(
+                f"the engine's kernel has {has} on {what} for {container.name}, where {most} was asked, so what takes "
+                "all it can get was not started",
+                hint="`docker info` lists what this engine cannot limit; the experiment is not safe on it",
+            )
+
+
+def let_go(lab: Lab, container: Container) -> None:
+    """Tell the gate of a hog to go on, once it listens.
+
+    Raises:
+        LabError: it did not come that far.
+    """
+    pid = int(lab.client.api.inspect_container(str(container.id))["State"]["Pid"])
+
+    def listens() -> bool:
+        status = lab.host.read_many([f"/proc/{pid}/status"])[f"/proc/{pid}/status"] or ""
+        caught = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+        return bool(caught and int(caught[0], 16) & _USR1)
+
+    if not pid or not until(listens, START_S):
+        raise LabError(
+            f"the container {container.name} did not start what it should",
+            hint=f"see why: `docker logs {container.name}`; then run the cell again",
+        )
+    container.kill(signal="USR1")
+
+
+@contextmanager
+def ended_after(container: Container, seconds: float) -> Iterator[None]:
+    """Kill the container when the block lasts longer than `seconds`."""
+
+    def end() -> None:
+        with suppress(
+            docker.errors.DockerException, requests.RequestException
+        ):  # it may have ended by itself
+            container.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def until(what: Callable[[], object], limit_s: float, every_s: float = 0.03) -> bool:
+    """Wait until `what()` is true, at most `limit_s` seconds; whether it became so."""
+    end = time.monotonic() + limit_s
+    while not what():
+        if time.monotonic() > end:
+            return False
+        time.sleep(every_s)
+    return True
+
+
+def exit_code(container: Container, limit_s: float) -> int:
+    """The exit code of a container that ends within `limit_s` seconds.
+
+    Raises:
+        LabError: it did not.
+    """
+    try:
+        return int(container.wait(timeout=limit_s)["StatusCode"])
+    except requests.RequestException as error:
+        raise LabError(
+            f"the container {container.name} did not end within {limit_s:g} s",
+            hint="run the cell again; if it stays so, `./lab doctor` looks at the engine",
+            engine_words=str(error),
+        ) from None

@@ -1,0 +1,94 @@
+"""Processes: a fork bomb that is contained."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.cgroups.bounds import MIB, Bound, hog, let_go
+from labhelpers.cgroups.samples import Sampler, Samples
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from labhelpers.lab import Lab
+
+# every process makes more, as fast as it can; what it cannot make, it tries again. `refused` is one byte a refusal
+BOMB = """
+import os, time
+report = os.open("/refused", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+while True:
+    try:
+        os.fork()
+    except BlockingIOError:
+        os.write(report, b"x")
+        time.sleep(0.1)
+    time.sleep(0.02)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd(Result):
+    """A fork bomb with a limit.
+
+    Attributes:
+        name: of the container.
+        limit: how many processes and threads its cgroup may hold.
+        refused: how often fork(2) failed, as the bomb counted.
+        kernel_refused: the same as the kernel counted (`pids.events`), None where it does not.
+        others_start: whether a new container started and answered while the bomb was at its limit.
+        samples: of its cgroup.
+    """
+
+    name: str
+    limit: int
+    refused: int
+    kernel_refused: int | None
+    others_start: bool
+    samples: Samples
+
+    @property
+    def most(self) -> int:
+        """The most processes that a sample saw."""
+        return max(reading.cgroup.pids.current for reading in self.samples.of(self.name))
+
+
+def crowd(lab: Lab, limit: int = 40, seconds: float = 1.0) -> Crowd:
+    """Let a fork bomb off in a container that may have `limit` processes, and start another container beside it.
+
+    Args:
+        seconds: for which the bomb stays at its limit.
+
+    Source: kernel, cgroup-v2.rst, pids.max; fork(2), EAGAIN.
+    """
+    bound = Bound(192 * MIB, 64, 60)
+    options: dict[str, Any] = {"pids_limit": limit, "cpus": 0.5, "cap_drop": ["ALL"]}
+    with hog(lab, ["python3", "-c", BOMB], image="tools", bound=bound, begin=False, **options) as container:
+        with Sampler(lab, container, hz=20) as sampler:
+            let_go(lab, container)
+            # a process that has just ended counts until it is gone, so what is waited for is a refusal
+            _wait_for_refusals(lab, sampler, container.name)
+            beside = lab.run(lab.image("payload"), ["sleep", "60"], network="none")
+            answer = lab.exec(beside, ["echo", "here"])
+            lab.remove(beside, force=True)
+            sampler.wait(seconds)
+        events = lab.host.cgroup_files(container, ["pids.events"]).get("pids.events")
+        counted = re.search(r"^max (\d+)", (events and events.text) or "", re.M)
+        refused = int(lab.host.disk_use("/refused", container).apparent_bytes)
+    return Crowd(
+        name=str(container.name),
+        limit=limit,
+        refused=refused,
+        kernel_refused=int(counted[1]) if counted else None,
+        others_start=answer.stdout.strip() == "here",
+        samples=sampler.samples(),
+    )
+
+
+def _wait_for_refusals(lab: Lab, sampler: Sampler, name: str | None) -> None:
+    for _ in range(200):
+        sampler.wait(0.1)
+        readings = sampler.samples().of(str(name))
+        last = readings[-1].cgroup.pids
+        if last.limit is not None and last.current >= last.limit:
+            return

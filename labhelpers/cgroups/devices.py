@@ -1,0 +1,148 @@
+"""Devices: which ones a container may open."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.cgroups.bounds import START_S, exit_code
+from labhelpers.errors import LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+# opening one of these changes nothing on the host; their numbers are the same everywhere (kernel, devices.txt)
+HARMLESS = {"/dev/fuse": "10:229", "/dev/loop-control": "10:237"}
+# `:` with a redirection opens the device and closes it again
+TRY = """
+n=/tmp/node; [ -e {path} ] && echo "there yes" || echo "there no"
+m=$(mknod $n c {major} {minor} 2>&1) && echo "mknod yes" || echo "mknod $m"
+for how in "reads <" "writes >"; do
+    m=$( (eval ": ${{how#* }}$n") 2>&1 ) && echo "${{how% *}} yes" || echo "${{how% *}} $m"
+done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a container could do with a device.
+
+    Attributes:
+        given: the option that it was started with; "" for none.
+        there: whether the device is in its /dev.
+        made: whether mknod(2) made a node for it.
+        read, write: whether the node could be opened so.
+        words: the kernel's words for the first of these that failed, or "".
+    """
+
+    given: str
+    there: bool
+    made: bool
+    read: bool
+    write: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Devices(Result):
+    """One device of the engine's host, and what containers may do with it.
+
+    Attributes:
+        path: on the engine's host. Where that has no such device, its number alone is tried.
+        number: `major:minor`.
+        attempts: one a container.
+        list_file: the rules of a container that got nothing, as the kernel lists them (version 1), or None: on
+            version 2 they are a program (BPF) in the kernel, and no file.
+        refused: what this engine did not grant, in its words.
+    """
+
+    path: str
+    number: str
+    attempts: tuple[Attempt, ...]
+    list_file: str | None
+    refused: tuple[str, ...]
+
+    def of(self, given: str) -> Attempt | None:
+        """The attempt with that option; None where the engine refused it."""
+        return next((one for one in self.attempts if one.given == given), None)
+
+    @property
+    def opened_only_what_was_given(self) -> bool:
+        """Whether nothing was opened without a right, and all that was given a right could be."""
+        allowed = {"": "", "read": "r", "all": "rw"}
+        for one in self.attempts:
+            kind = "" if not one.given else "read" if one.given.endswith(":r") else "all"
+            opened = ("r" if one.read else "") + ("w" if one.write else "")
+            if opened != allowed[kind]:
+                return False
+        return True
+
+    def frame(self) -> pd.DataFrame:
+        """One row a container: given, there, made, read, write, words."""
+        rows = [
+            (one.given or "nothing", one.there, one.made, one.read, one.write, one.words)
+            for one in self.attempts
+        ]
+        return table(rows, ["given", "there", "made", "read", "write", "words"])
+
+
+def devices(lab: Lab) -> Devices:
+    """Try to make and to open one device, in containers that were given different rights to it.
+
+    Source: docs.docker.com, `docker run --device`; kernel, cgroup-v1/devices.rst; cgroup-v2.rst, device controller.
+    """
+    there = {f"/dev/{one.path}" for one in lab.host.directory("/dev")}
+    path = next((one for one in HARMLESS if one in there), None)
+    number = HARMLESS[path or "/dev/fuse"]
+    rule = f"c {number} rwm"
+    rights: list[tuple[str, dict[str, Any]]] = [("", {})]
+    if path:
+        rights.append((f"--device {path}", {"devices": [path]}))
+        rights.append((f"--device {path}:{path}:r", {"devices": [f"{path}:{path}:r"]}))
+    rights.append((f"--device-cgroup-rule {rule!r}", {"device_cgroup_rules": [rule]}))
+    attempts, refused = [], []
+    for given, options in rights:
+        try:
+            attempts.append(_attempt(lab, path or "/dev/fuse", number, given, options))
+        except LabError as error:
+            refused.append(f"{given}: {error.engine_words or error.message}")
+    with lab.quiet():
+        plain = lab.run(lab.image("payload"), ["sleep", "60"], network="none")
+        found = lab.host.cgroup_files(plain, ["devices.list"]).get("devices.list")
+        lab.remove(plain, force=True)
+    return Devices(
+        path or "/dev/fuse", number, tuple(attempts), found.text if found else None, tuple(refused)
+    )
+
+
+def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, Any]) -> Attempt:
+    major, minor = number.split(":")
+    script = TRY.format(path=shlex.quote(path), major=major, minor=minor)
+    with lab.quiet():
+        # MKNOD is one of the capabilities that Docker gives by default
+        container = lab.run(
+            lab.image("payload"),
+            ["sh", "-c", script],
+            network="none",
+            cap_drop=["ALL"],
+            cap_add=["MKNOD"],
+            **options,
+        )
+        exit_code(container, START_S)
+        said = container.logs().decode(errors="replace")
+        lab.remove(container, force=True)
+    answers = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    # EPERM is the controller's no; another error comes from the device's own driver, which was reached
+    opened = {
+        way: answers.get(way) == "yes" or "not permitted" not in answers.get(way, "not permitted")
+        for way in ("reads", "writes")
+    }
+    failed = [answers[way] for way in ("mknod", "reads", "writes") if answers.get(way) not in ("yes", None)]
+    words = failed[0].rpartition(": ")[2] if failed else ""
+    return Attempt(
+        given, answers["there"] == "yes", answers["mknod"] == "yes", opened["reads"], opened["writes"], words
+    )

@@ -1,0 +1,194 @@
+"""Disks: how fast a container may read and write, on a disk that the engine knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.cgroups.bounds import MIB, exit_code, hog
+from labhelpers.errors import LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+ASKED = (2 * MIB, 8 * MIB)
+# past the page cache (open(2), O_DIRECT): version 1 limits only what a process itself sends to the disk, and what is
+# read from memory is no reading from the disk. Always the same 16 MiB: the disk does not fill.
+COPY = """
+import json, mmap, os, sys, time
+seconds, piece, whole = float(sys.argv[1]), 1 << 17, 1 << 24
+told, buffer = {}, mmap.mmap(-1, piece)
+buffer.write(os.urandom(piece))
+if not os.path.exists("/data/file"):  # the first run, which has no limit, makes it
+    with open("/data/file", "wb") as file:
+        for _ in range(whole // piece):
+            file.write(buffer)
+        file.flush()
+        os.fsync(file.fileno())
+for way, flag, move in (("write", os.O_WRONLY, os.pwritev), ("read", os.O_RDONLY, os.preadv)):
+    file, begin, done, points = os.open("/data/file", flag | os.O_DIRECT), time.monotonic(), 0, [[0, 0]]
+    while points[-1][0] < seconds:
+        move(file, [buffer], done % whole)
+        done += piece
+        now = time.monotonic() - begin
+        if now - points[-1][0] > seconds / 50 or now >= seconds:
+            points.append([round(now, 4), done])
+    told[way] = points
+    os.close(file)
+print(json.dumps(told))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk(Result):
+    """The disk on which the engine keeps its volumes.
+
+    Attributes:
+        number: `major:minor` of the file system that a volume is on.
+        path: the whole disk in the engine's /dev; None where there is none.
+        why_not: why there is none, in words; "" where there is one.
+    """
+
+    number: str
+    path: str | None
+    why_not: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStep:
+    """One limit, and how fast a container read or wrote.
+
+    Attributes:
+        way: `read` or `write`.
+        asked_bps: the limit, in bytes a second; None for no limit.
+        points: (seconds, bytes so far) as the container itself counted.
+    """
+
+    way: str
+    asked_bps: int | None
+    points: tuple[tuple[float, int], ...]
+
+    @property
+    def measured_bps(self) -> float:
+        """Bytes a second, on average."""
+        seconds, count = self.points[-1]
+        return count / seconds
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLimits(Result):
+    """Reading and writing with limits and without, past the page cache.
+
+    Attributes:
+        disk: on which.
+        steps: none where the engine's storage has no disk that it can limit: `disk.why_not` says why.
+    """
+
+    disk: Disk
+    steps: tuple[DiskStep, ...]
+
+    def of(self, way: str) -> tuple[DiskStep, ...]:
+        """The steps of reading, or of writing."""
+        return tuple(step for step in self.steps if step.way == way)
+
+    @property
+    def held(self) -> bool:
+        """Whether no step with a limit moved more than a quarter above it; so it is, too, where none could be made."""
+        return all(step.measured_bps <= 1.25 * step.asked_bps for step in self.steps if step.asked_bps)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a step: way, asked_mib_s, measured_mib_s."""
+        rows = [(s.way, s.asked_bps and s.asked_bps / MIB, s.measured_bps / MIB) for s in self.steps]
+        return table(rows, ["way", "asked_mib_s", "measured_mib_s"])
+
+
+def disk(lab: Lab, volume: str) -> Disk:
+    """The disk that a volume is on, as the engine names it.
+
+    From the mount table of a container that has the volume: `major:minor` of its file system; from there to the whole
+    disk through /sys/dev/block; and its name from the engine's own /dev.
+
+    Source: proc(5), mountinfo; kernel, Documentation/ABI/stable/sysfs-block.
+    """
+    with lab.quiet():
+        container = lab.run(
+            lab.image("payload"), ["sleep", "60"], network="none", volumes=[f"{volume}:/data"]
+        )
+        number = next(mount.device for mount in lab.host.mounts(container) if mount.point == "/data")
+        lab.remove(container, force=True)
+    if number.startswith("0:"):
+        return Disk(number, None, "the file system of the engine's volumes is on no single disk")
+    whole = number
+    texts = lab.host.read_many([f"/sys/dev/block/{number}/partition", f"/sys/dev/block/{number}/../dev"])
+    partition, above = texts.values()
+    if partition is not None and above is not None:
+        whole = above.strip()
+    named = {
+        one.device: f"/dev/{one.path}" for one in lab.host.directory("/dev") if one.kind == "block device"
+    }
+    if whole not in named:
+        return Disk(
+            number, None, f"the engine has no name for the disk {whole} in its /dev (it runs in a container?)"
+        )
+    return Disk(number, named[whole], "")
+
+
+def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) -> DiskLimits:
+    """Write and read past the page cache: first without a limit, then with each of `asked`.
+
+    Args:
+        asked: in bytes a second, for reading and writing alike.
+        seconds: for each way.
+
+    Source: kernel, cgroup-v1/blkio-controller.rst (throttling); cgroup-v2.rst (io.max).
+    """
+    name = f"cgroups-disk-{lab.session}"
+    with lab.quiet():
+        volume = lab.create_volume(name)
+    try:
+        found = disk(lab, name)
+        if found.path is None:
+            return DiskLimits(found, ())
+        steps: list[DiskStep] = []
+        for limit in (None, *asked):
+            limits = (
+                {}
+                if limit is None
+                else {
+                    "device_read_bps": [f"{found.path}:{limit}"],
+                    "device_write_bps": [f"{found.path}:{limit}"],
+                }
+            )
+            try:
+                steps += _copied(lab, name, limit, seconds, limits)
+            except LabError as error:
+                if limit is None:
+                    raise
+                why = f"the engine refused a limit on {found.path}: {error.engine_words or error.message}"
+                return DiskLimits(Disk(found.number, None, re.sub(r"[0-9a-f]{64}", "…", why)), ())
+        return DiskLimits(found, tuple(steps))
+    finally:
+        volume.remove(force=True)
+
+
+def _copied(
+    lab: Lab, volume: str, limit: int | None, seconds: float, limits: dict[str, Any]
+) -> list[DiskStep]:
+    command = ["python3", "-c", COPY, str(seconds)]
+    with hog(lab, command, image="tools", volumes=[f"{volume}:/data"], **limits) as container:
+        code = exit_code(container, 90)
+        said = container.logs().decode(errors="replace")
+    if code:
+        raise LabError(
+            "the container that reads and writes ended before it was done",
+            hint="is the engine's disk full? `docker system df` tells; then run the cell again",
+            engine_words=said[-500:],
+        )
+    told = json.loads(said.splitlines()[-1])
+    return [DiskStep(way, limit, tuple((at, count) for at, count in points)) for way, points in told.items()]

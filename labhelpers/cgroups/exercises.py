@@ -1,0 +1,448 @@
+"""The exercises of the chapter on control groups: the state of the engine and the kernel's counters prove them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.cgroups.bounds import MIB
+from labhelpers.drawing import human_bytes
+from labhelpers.engine.host import Cpu
+from labhelpers.exercises import Exercise, Task, container_named
+
+if TYPE_CHECKING:
+    from labhelpers.lab import Lab
+
+WARM, HUNGRY, FOOD, FULL, KEEPER = "warm", "hungry", "hungry-food", "full-house", "keeper"
+FAST, SLOW = "fast", "slow"
+LOOK_S, LONGEST_LOOK_S = 0.8, 6.0
+# below this, who gets how much depends on who had the last slice
+LEAST_USED_US = 200_000
+WANTED_CPUS, OFF = 0.3, 0.06
+ROOM_BYTES = 24 * MIB
+LIFE_S = "7200"
+LEAST_FULL, MOST_FULL = 5, 32
+KEPT_BYTES, KEEPER_BYTES = 32 * MIB, 96 * MIB
+
+
+# --- looking
+
+
+def _not_running(lab: Lab, name: str) -> str | None:
+    container = container_named(lab, name)
+    if container is None:
+        return f"the engine has no container called {name}"
+    if container.status == "running":
+        return None
+    code = container.attrs["State"]["ExitCode"]
+    return f"{name} does not run: its state is “{container.status}”, exit code {code}"
+
+
+def _runs(name: str, hint: Callable[[Lab], str] | str) -> Task:
+    return Task("runs", f"A container {name} runs", lambda lab: _not_running(lab, name), hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a container did in a short while.
+
+    Attributes:
+        cpus: used on average.
+        throttled: periods in which it used up its quota.
+        quota_cpus: its quota, None for none.
+        wants: whether it wanted to run all the time: it was throttled, or had a process that was ready each time.
+    """
+
+    cpus: float
+    throttled: int
+    quota_cpus: float | None
+    wants: bool
+
+
+def _look(lab: Lab, *names: str) -> list[_Look]:
+    """What containers do in `LOOK_S`; longer where the machine is so busy that they get nearly nothing."""
+
+    def now() -> list[tuple[float, Cpu]]:
+        return [(time.monotonic(), lab.host.cgroup(name).cpu) for name in names]
+
+    def ready() -> list[bool]:
+        return [any(one.state == "R" for one in lab.host.processes(name)) for name in names]
+
+    wants, before = ready(), now()
+    end = time.monotonic() + LONGEST_LOOK_S
+    time.sleep(LOOK_S)
+    after = now()
+    while any(wants) and time.monotonic() < end and not _tells(before, after):
+        time.sleep(LOOK_S)
+        after = now()
+    wants = [both for both in map(all, zip(wants, ready(), strict=True))]
+    return [_between(*pair) for pair in zip(before, after, wants, strict=True)]
+
+
+def _tells(before: list[tuple[float, Cpu]], after: list[tuple[float, Cpu]]) -> bool:
+    """Whether enough was used to tell something, or somebody was held back."""
+    pairs = [(was, now) for (_, was), (_, now) in zip(before, after, strict=True)]
+    return (
+        sum(now.usage_us - was.usage_us for was, now in pairs) >= LEAST_USED_US
+        or sum(now.throttled_periods - was.throttled_periods for was, now in pairs) > 2
+    )
+
+
+def _between(before: tuple[float, Cpu], after: tuple[float, Cpu], wants: bool) -> _Look:
+    (start, was), (end, now) = before, after
+    used_s, periods = (now.usage_us - was.usage_us) / 1e6, now.periods - was.periods
+    throttled = now.throttled_periods - was.throttled_periods
+    # where it used up every period, the periods are the better clock: ours is beside the kernel's
+    seconds = periods * now.period_us / 1e6 if throttled and throttled >= 0.8 * periods else end - start
+    return _Look(used_s / seconds, throttled, now.limit_cpus, wants or throttled > 0)
+
+
+# --- a burner held to 30 %
+
+
+def thirty(lab: Lab) -> Exercise:
+    """Hold a burner to 30 % of a core."""
+    held = Task(
+        "held",
+        "It is always busy, and gets 30 % of one core: measured",
+        _held,
+        _held_hint,
+        ("runs",),
+    )
+    runs = _runs(WARM, "A shell can burn: `sh -c 'while :; do :; done'`, in labhelpers/payload.")
+    return Exercise(lab, "04", "thirty-percent", "30 % of a core", (runs, held), settle_s=0.3)
+
+
+def _held(lab: Lab) -> str | None:
+    (seen,) = _look(lab, WARM)
+    if seen.throttled and abs(seen.cpus - WANTED_CPUS) <= OFF:
+        return None
+    if seen.wants and seen.cpus < WANTED_CPUS and abs((seen.quota_cpus or 0) - WANTED_CPUS) <= 0.01:
+        return None  # the machine is too busy to give it all of its quota
+    if not seen.throttled:
+        return f"it used {seen.cpus:.0%} of one core, and nothing held it back"
+    return f"it is held back, and used {seen.cpus:.0%} of one core"
+
+
+def _held_hint(lab: Lab) -> str:
+    (seen,) = _look(lab, WARM)
+    if seen.throttled:
+        return "Its quota is not 30 %. `docker update` changes it while it runs."
+    if not seen.wants:
+        return "It does not want more than it gets, so no limit shows. Let it do something without a pause."
+    return "Shares and a set of CPUs hold nobody back who is alone. What gives so much time in each period?"
+
+
+# --- a memory hog that stays alive
+
+# its own bounds: address space, and two hours
+HUNGRY_PROGRAM = """
+import resource, time
+resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
+held = []
+for number in range(NEED // 4):
+    held.append(bytearray(b"x") * (4 << 20))
+    print("holds", 4 * (number + 1), "MiB", flush=True)
+    time.sleep(0.03)
+print("has enough", flush=True)
+time.sleep(7200)
+"""
+_needs: dict[str, int] = {}
+
+
+def survive(lab: Lab) -> Exercise:
+    """Keep a memory hog alive with a limit that fits."""
+    if lab.session not in _needs:
+        # the cell that is run again keeps the hog's appetite
+        need = _needs[lab.session] = 4 * (9 + secrets.randbelow(10))
+        program = HUNGRY_PROGRAM.replace("NEED", str(need))
+        with lab.quiet():
+            lab.create_volume(FOOD)
+            writer = lab.run(
+                lab.image("payload"),
+                ["sh", "-c", 'echo "$1" > /food/hungry.py', "sh", program],
+                network="none",
+                volumes=[f"{FOOD}:/food"],
+            )
+            writer.wait()
+            lab.remove(writer)
+    runs = _runs(HUNGRY, _hungry_hint)
+    alive = Task(
+        "alive", "It holds all that it wants, and none of it was killed", _alive, _hungry_hint, ("runs",)
+    )
+    fits = Task(
+        "fits",
+        f"Its limit of memory leaves at most {human_bytes(ROOM_BYTES)} above what it uses",
+        _fits,
+        "What does `docker stats` say that it uses? `docker logs` tells what it wants.",
+        ("alive",),
+    )
+    return Exercise(lab, "04", "survive", "Keep the hog alive", (runs, alive, fits), settle_s=0.5)
+
+
+def _hungry_hint(lab: Lab) -> str:
+    container = container_named(lab, HUNGRY)
+    if container is None:
+        return (
+            f"The volume {FOOD} holds /hungry.py: mount it, and let labhelpers/tools run it with python3. "
+            "A limit of memory is asked for."
+        )
+    said = container.logs(tail=1).decode(errors="replace").strip()
+    if container.attrs["State"]["ExitCode"] == 137:
+        return f"Exit code 137 is 128 + 9: it was killed. The last that it said: “{said}”. It wants more than that."
+    return f"It is not there yet, or holds something else. The last that it said: “{said}”."
+
+
+def _alive(lab: Lab) -> str | None:
+    seen, need = lab.host.cgroup(HUNGRY).memory, _needs[lab.session] * MIB
+    if seen.oom_kills or container_attrs(lab, HUNGRY)["RestartCount"]:
+        return "the kernel has killed one of its processes"
+    return None if seen.anon_bytes >= need else f"it holds {human_bytes(seen.anon_bytes)}, and wants more"
+
+
+def _fits(lab: Lab) -> str | None:
+    seen = lab.host.cgroup(HUNGRY).memory
+    if seen.limit_bytes is None:
+        return "it has no limit: it lives, and could take the whole machine"
+    room = seen.limit_bytes - seen.usage_bytes
+    return None if room <= ROOM_BYTES else f"its limit leaves {human_bytes(room)} unused"
+
+
+def container_attrs(lab: Lab, name: str) -> dict[str, Any]:
+    """What `docker inspect` says of a container."""
+    found: dict[str, Any] = lab.client.api.inspect_container(name)
+    return found
+
+
+# --- the one that is throttled
+
+# so much processor time in every tenth of a second, whatever the processor
+DUTY = """
+import sys, time
+work, due = float(sys.argv[1]), time.monotonic()
+while True:
+    end = time.thread_time() + work
+    while time.thread_time() < end:
+        pass
+    due = max(due + 0.1, time.monotonic())
+    time.sleep(max(0, due - time.monotonic()))
+"""
+# (seconds of work in every 0.1 s, CPUs of quota): the first one wants 0.25 CPUs and may have 0.1
+WORKERS: tuple[tuple[float, float | None], ...] = ((0.025, 0.1), (0.004, 0.5), (0.0, 0.05), (0.006, None))
+_workers: dict[str, tuple[str, ...]] = {}
+
+
+def throttled(lab: Lab) -> Exercise:
+    """Find the container that is throttled, and give it room."""
+    if lab.session not in _workers:
+        _workers[lab.session] = tuple(f"worker-{secrets.token_hex(2)}" for _ in WORKERS)
+    _start_workers(lab)
+    names = sorted(_workers[lab.session])
+    run = Task(
+        "run",
+        f"The four containers {', '.join(names)} run",
+        lambda lab: next(filter(None, (_not_running(lab, name) for name in names)), None),
+        "Whoever is stopped does no work. `docker start` brings it back.",
+    )
+    others = Task(
+        "others",
+        "The three that are not throttled have the limits that they had",
+        _others,
+        "Look at each before you change one: cgroups.sample(lab, [...], 2).frame() has a column for throttled time.",
+        ("run",),
+    )
+    free = Task("free", "None of them is throttled any more: measured", _free, _free_hint, ("others",))
+    return Exercise(
+        lab, "04", "throttled", "Find the one that is throttled", (run, others, free), settle_s=0.3
+    )
+
+
+def _start_workers(lab: Lab) -> None:
+    """Start those that are not there: the cell that is run again keeps what the reader has changed."""
+    for name, (work, cpus) in zip(_workers[lab.session], WORKERS, strict=True):
+        if container_named(lab, name) is None:
+            command = ["python3", "-c", DUTY, str(work)] if work else ["sleep", LIFE_S]
+            with lab.quiet():
+                lab.run(
+                    lab.image("tools"),
+                    ["timeout", "-s", "KILL", LIFE_S, *command],
+                    name=name,
+                    network="none",
+                    cpus=cpus,
+                    memory="64m",
+                    pids_limit=16,
+                    init=True,
+                )
+
+
+def _others(lab: Lab) -> str | None:
+    for name, (_, cpus) in list(zip(_workers[lab.session], WORKERS, strict=True))[1:]:
+        quota = lab.host.cgroup(name).cpu.limit_cpus
+        if (quota is None) != (cpus is None) or (cpus is not None and abs((quota or 0) - cpus) > 0.001):
+            return f"{name} was not throttled, and its limit is another now"
+    return None
+
+
+def _free(lab: Lab) -> str | None:
+    seen = _look(lab, *_workers[lab.session])
+    # a period more or less is no lasting state
+    return "one of them is throttled" if any(one.throttled > 1 for one in seen) else None
+
+
+def _free_hint(lab: Lab) -> str:
+    quota = lab.host.cgroup(_workers[lab.session][0]).cpu.limit_cpus
+    if quota is not None and quota > WORKERS[0][1]:  # type: ignore[operator]
+        return "It has more room now and still uses it up. How much would it use if nothing held it?"
+    return (
+        "A limit alone slows nobody: a container is throttled when it wants more. The kernel counts it in cpu.stat, "
+        "nr_throttled; `docker stats` does not show it."
+    )
+
+
+# --- three to one
+
+
+def three_to_one(lab: Lab) -> Exercise:
+    """Two burners on one CPU, the first with three times as much as the second, and no quota."""
+    names = (FAST, SLOW)
+    run = Task(
+        "run",
+        f"Two containers {FAST} and {SLOW} run",
+        lambda lab: next(filter(None, (_not_running(lab, name) for name in names)), None),
+        "Two containers of labhelpers/payload, each with a shell that burns.",
+    )
+    one = Task("one", "Both may use one CPU only, and it is the same one", _one_cpu, _one_hint, ("run",))
+    ratio = Task(
+        "ratio", f"{FAST} gets three times as much of it as {SLOW}: measured", _ratio, _ratio_hint, ("one",)
+    )
+    return Exercise(lab, "04", "three-to-one", "Three to one", (run, one, ratio), settle_s=0.3)
+
+
+def _one_cpu(lab: Lab) -> str | None:
+    sets = [lab.host.cgroup_files(name, ["cpuset.cpus"])["cpuset.cpus"].text or "" for name in (FAST, SLOW)]
+    every = f"0-{int(lab.engine.info['NCPU']) - 1}"
+    if not all(text.isdigit() for text in sets):
+        wide = next(name for name, text in zip((FAST, SLOW), sets, strict=True) if not text.isdigit())
+        return f"{wide} may use more than one CPU ({every})"
+    return None if sets[0] == sets[1] else f"{FAST} may use CPU {sets[0]} and {SLOW} CPU {sets[1]}"
+
+
+def _one_hint(lab: Lab) -> str:
+    return (
+        "Who has a CPU for himself competes with nobody. `docker run` and `docker update` take a set of CPUs."
+    )
+
+
+def _ratio(lab: Lab) -> str | None:
+    fast, slow = _look(lab, FAST, SLOW)
+    if fast.throttled or slow.throttled:
+        return "a quota holds one of them back: that is no competition"
+    if not (fast.wants and slow.wants):
+        return "they do not want the CPU"
+    part = fast.cpus / (fast.cpus + slow.cpus)
+    return None if 0.70 <= part <= 0.80 else f"{FAST} got {part:.0%} of what both used"
+
+
+def _ratio_hint(lab: Lab) -> str:
+    said = _ratio(lab) or ""
+    if "quota" in said:
+        return "A quota is a limit, also for who is alone. Shares divide what is wanted by several."
+    if "do not want" in said:
+        return "Both must burn all the time."
+    return "The kernel divides the time by the weights of those who want it. The default is 1024 shares."
+
+
+# --- a full house
+
+
+def full_house(lab: Lab) -> Exercise:
+    """A container that holds as many processes as it may have."""
+    runs = _runs(
+        FULL, "Any image with a shell; a shell can start several `sleep` in the background, and `wait`."
+    )
+    some = Task("some", f"It may have at most {MOST_FULL} processes", _limited, _limited_hint, ("runs",))
+    full = Task(
+        "full",
+        f"It has as many as it may have, and at least {LEAST_FULL}",
+        _full,
+        "A process that cannot be started is an error in its log. Count the shell itself.",
+        ("some",),
+    )
+    return Exercise(lab, "04", "full-house", "A full house", (runs, some, full), settle_s=0.5)
+
+
+def _limited(lab: Lab) -> str | None:
+    limit = lab.host.cgroup(FULL).pids.limit
+    if limit is None:
+        return "it may have as many as the machine can hold"
+    return None if limit <= MOST_FULL else f"it may have {limit}"
+
+
+def _limited_hint(lab: Lab) -> str:
+    return "The resource is the number of processes and threads: pids."
+
+
+def _full(lab: Lab) -> str | None:
+    seen = lab.host.cgroup(FULL).pids
+    if seen.current < LEAST_FULL:
+        return f"it has {seen.current}"
+    return None if seen.limit == seen.current else f"it has {seen.current}, and may have {seen.limit}"
+
+
+# --- more room for one that runs
+
+_kept: dict[str, tuple[str, str]] = {}
+
+
+def more_room(lab: Lab) -> Exercise:
+    """Give a running container more memory, without starting it anew."""
+    if container_named(lab, KEEPER) is None:
+        with lab.quiet():
+            made = lab.run(
+                lab.image("payload"),
+                ["sleep", LIFE_S],
+                name=KEEPER,
+                network="none",
+                memory=KEPT_BYTES,
+                memory_swap=KEPT_BYTES,
+                pids_limit=16,
+            )
+        _kept[lab.session] = (str(made.id), made.attrs["State"]["StartedAt"])
+    runs = _runs(
+        KEEPER, "The cell of the exercise starts it. `docker start` starts it again, but it must not stop."
+    )
+    same = Task("same", "It was never stopped, and is the same container", _same, _same_hint, ("runs",))
+    room = Task("room", f"It may use {human_bytes(KEEPER_BYTES)} of memory", _room, _room_hint, ("runs",))
+    return Exercise(lab, "04", "more-room", "More room while it runs", (runs, same, room), settle_s=0.3)
+
+
+def _same(lab: Lab) -> str | None:
+    found = container_attrs(lab, KEEPER)
+    id, started = _kept.get(lab.session, ("", ""))
+    if found["Id"] != id:
+        return "it is another container of that name"
+    return None if found["State"]["StartedAt"] == started else "it was stopped and started again"
+
+
+def _same_hint(lab: Lab) -> str:
+    return f"Remove {KEEPER} and run the cell of the exercise again: it starts a new one. Change that while it runs."
+
+
+def _room(lab: Lab) -> str | None:
+    limit = lab.host.cgroup(KEEPER).memory.limit_bytes
+    if limit is None:
+        return "it may use all memory of the machine"
+    return None if limit == KEEPER_BYTES else f"it may use {human_bytes(limit)}"
+
+
+def _room_hint(lab: Lab) -> str:
+    both = container_attrs(lab, KEEPER)["HostConfig"]["MemorySwap"]
+    if 0 < both < KEEPER_BYTES:
+        return (
+            f"Memory and swap together may be {human_bytes(both)} here, and memory alone cannot be more than both: "
+            "change both in one command."
+        )
+    return "`docker update` changes a limit of a container that runs. 96m means powers of 1,024."

@@ -1,0 +1,212 @@
+"""Memory: a hog that grows into its limit and is killed, and one that grows past its reservation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.cgroups.bounds import MIB, START_S, Bound, exit_code, hog, let_go, until
+from labhelpers.cgroups.samples import Sampler, Samples
+from labhelpers.errors import LabError
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+STEP, EVERY_S = 2 * MIB, 0.03
+# it writes to every page: memory that nobody has touched is not there (mmap(2), MAP_POPULATE)
+GROW = """
+import sys, time
+step, every, most = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+held = []
+print("begins", flush=True)
+while len(held) * step < most:
+    held.append(bytearray(b"x") * step)
+    print("holds", len(held) * step, flush=True)
+    time.sleep(every)
+print("has enough", flush=True)
+time.sleep(1000)
+"""
+KILLED = re.compile(r"^.*Memory cgroup out of memory: Killed process (\d+) .*$", re.M)
+
+
+def grow(most_bytes: int) -> list[str]:
+    """A command that takes 2 MiB more every 30 ms, up to `most_bytes`, and then keeps them."""
+    return ["python3", "-c", GROW, str(STEP), str(EVERY_S), str(most_bytes)]
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory(Result):
+    """A hog that grew into its limit.
+
+    Attributes:
+        name: of the container.
+        limit_bytes: as the kernel has it.
+        held_bytes: what the hog said last that it holds.
+        exit_code: of the container.
+        engine_says: what the engine notes of its end: `State.OOMKilled`.
+        oom_kills: how many processes the kernel has killed in its cgroup.
+        kernel_line: the kernel's own line about it, or None.
+        no_line: why there is none; "" where there is one.
+        samples: of its cgroup, until its end.
+    """
+
+    name: str
+    limit_bytes: int
+    held_bytes: int
+    exit_code: int
+    engine_says: bool
+    oom_kills: int
+    kernel_line: str | None
+    no_line: str
+    samples: Samples
+
+    @property
+    def highest_bytes(self) -> int:
+        """The most that a sample saw charged."""
+        return max(reading.cgroup.memory.usage_bytes for reading in self.samples.of(self.name))
+
+    @property
+    def killed_at_s(self) -> float:
+        """The time of the first sample that counts a killed process."""
+        readings = self.samples.of(self.name)
+        return next((one.time_s for one in readings if one.cgroup.memory.oom_kills), readings[-1].time_s)
+
+
+def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -> OutOfMemory:
+    """Let a hog grow into its limit, and see how it ends.
+
+    Args:
+        limit: in bytes; None gives it no limit of its own, so that the lab's bound holds it.
+
+    Source: kernel, cgroup-v2.rst (memory.max, memory.events); docs.docker.com, resource_constraints.
+    """
+    bound = bound or Bound(2 * limit, 32, 60)
+    with hog(
+        lab, grow(4 * limit), image="tools", bound=bound, begin=False, stay=True, memory=limit
+    ) as container:
+        with Sampler(lab, container, hz=20) as sampler:
+            let_go(lab, container)
+            ended = until(lambda: lab.host.cgroup(container).memory.oom_kills, bound.seconds, every_s=0.1)
+            sampler.wait(0.3)
+        if not ended:
+            raise _not_killed(container)
+        memory = lab.host.cgroup(container).memory
+        let_go(lab, container)
+        code = exit_code(container, START_S)
+        container.reload()
+        line, why = kernel_line(lab, str(container.id))
+        return OutOfMemory(
+            name=str(container.name),
+            limit_bytes=memory.limit_bytes or 0,
+            held_bytes=_held(container),
+            exit_code=code,
+            engine_says=bool(container.attrs["State"]["OOMKilled"]),
+            oom_kills=memory.oom_kills,
+            kernel_line=line,
+            no_line=why,
+            samples=sampler.samples(),
+        )
+
+
+def _not_killed(container: Container) -> LabError:
+    return LabError(
+        "the hog was not killed at its limit",
+        hint="run the cell again; does `docker info` warn about memory?",
+        engine_words=container.logs().decode(errors="replace")[-500:],
+    )
+
+
+def _held(container: Container) -> int:
+    said = re.findall(r"^holds (\d+)", container.logs().decode(errors="replace"), re.M)
+    return int(said[-1]) if said else 0
+
+
+def kernel_line(lab: Lab, container_id: str) -> tuple[str | None, str]:
+    """The kernel's line about a process of that container that it killed for want of memory.
+
+    The least right that shows it is one capability, SYSLOG (syslog(2)); no device and no mount.
+
+    Returns:
+        The line and "", or None and why there is none.
+    """
+    with lab.quiet():
+        try:
+            reader = lab.run(
+                lab.image("payload"), ["dmesg"], network="none", cap_drop=["ALL"], cap_add=["SYSLOG"]
+            )
+        except LabError as error:
+            return None, f"the engine does not give the right to read its kernel's log: {error.message}"
+        code = exit_code(reader, START_S)
+        log = reader.logs().decode(errors="replace")
+        lab.remove(reader, force=True)
+    if code:
+        return None, f"the kernel's log cannot be read: {log.strip()[-200:]}"
+    tasks = re.findall(rf"oom-kill:.*task_memcg=\S*{container_id[:12]}\S*,task=[^,]*,pid=(\d+)", log)
+    lines = [line for line in KILLED.finditer(log) if tasks and line[1] == tasks[-1]]
+    return (lines[-1][0], "") if lines else (None, "the kernel's log holds no line about it (any more)")
+
+
+# --- the reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation(Result):
+    """A hog that grew past its reservation, and stopped by itself below its limit.
+
+    Attributes:
+        name: of the container.
+        reservation_bytes, limit_bytes: as the kernel has them.
+        file: the file that holds the reservation: `memory.low`, or `memory.soft_limit_in_bytes` on version 1.
+        oom_kills: how many of its processes were killed.
+        samples: of its cgroup.
+    """
+
+    name: str
+    reservation_bytes: int
+    limit_bytes: int
+    file: str
+    oom_kills: int
+    samples: Samples
+
+    @property
+    def highest_bytes(self) -> int:
+        """The most that a sample saw charged."""
+        return max(reading.cgroup.memory.usage_bytes for reading in self.samples.of(self.name))
+
+
+def reservation(
+    lab: Lab, reserved: int = 24 * MIB, wanted: int = 48 * MIB, limit: int = 96 * MIB
+) -> Reservation:
+    """Let a hog grow past its reservation.
+
+    A reservation acts only when the host itself runs short of memory. The lab does not bring that about.
+
+    Source: kernel, cgroup-v1/memory.rst (soft limits); cgroup-v2.rst (memory.low).
+    """
+    options: dict[str, Any] = {"memory": limit, "memory_reservation": reserved}
+    bound = Bound(limit, 32, 60)
+    with hog(lab, grow(wanted), image="tools", bound=bound, begin=False, **options) as container:
+        with Sampler(lab, container, hz=20) as sampler:
+            let_go(lab, container)
+            if not until(lambda: "has enough" in container.logs().decode(errors="replace"), 60, every_s=0.1):
+                raise LabError(
+                    "the hog did not come to its end",
+                    hint="run the cell again; a busy machine may need longer",
+                    engine_words=container.logs().decode(errors="replace")[-500:],
+                )
+            sampler.wait(0.3)
+        files = lab.host.cgroup_files(container, ["memory.low", "memory.soft_limit_in_bytes"])
+        found = next(file for file in files.values() if file.text is not None)
+        memory = lab.host.cgroup(container).memory
+        return Reservation(
+            str(container.name),
+            int(found.text or 0),
+            memory.limit_bytes or 0,
+            found.name,
+            memory.oom_kills,
+            sampler.samples(),
+        )

@@ -1,0 +1,142 @@
+"""A noisy neighbour: answers that must come in time, beside a burner on the same CPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.cgroups.bounds import exit_code, hog, let_go
+from labhelpers.cgroups.cpu import burn, quiet_cpu
+from labhelpers.cgroups.samples import Sampler
+from labhelpers.errors import LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+EVERY_MS, WORK_MS, HELD_CPUS, MORE = 10, 6, 0.1, 16
+# a request is due every 10 ms whether the one before is done or not, and takes 6 ms of processor time, whatever
+# the processor: so it is the same load on a slow machine
+SERVE = """
+import json, sys, time
+every, work, count = (float(word) for word in sys.argv[1:])
+answers, due = [], time.monotonic() + every
+for _ in range(int(count)):
+    time.sleep(max(0, due - time.monotonic()))
+    end = time.thread_time() + work
+    while time.thread_time() < end:
+        pass
+    answers.append(round((time.monotonic() - due) * 1000, 2))
+    due += every
+print(json.dumps(answers))
+"""
+# of processor time: from here on the service is busy all the time
+STARTED_US = 30_000
+CASES = (
+    "alone",
+    "beside a burner",
+    f"the burner held to {HELD_CPUS} CPUs",
+    f"with {MORE} times the burner's shares",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers of one case.
+
+    Attributes:
+        case: one of `CASES`.
+        latencies_ms: from the moment at which each request was due to its answer, in order.
+        service_cpus, burner_cpus: what each used of the CPU meanwhile; 0 where there was none.
+    """
+
+    case: str
+    latencies_ms: tuple[float, ...]
+    service_cpus: float
+    burner_cpus: float
+
+    @property
+    def service_part(self) -> float:
+        """The service's part of what both used."""
+        return self.service_cpus / (self.service_cpus + self.burner_cpus)
+
+    def percentile(self, percent: float) -> float:
+        """The latency that so many percent of the answers do not exceed."""
+        ranked = sorted(self.latencies_ms)
+        return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour(Result):
+    """What a burner on the same CPU does to the answers of a service, and what holds it off.
+
+    Attributes:
+        cpu: the CPU that both are pinned to.
+        every_ms: a request is due so often.
+        work_ms: processor time that each takes.
+        cases: the answers, in the order of `CASES`.
+    """
+
+    cpu: int
+    every_ms: float
+    work_ms: float
+    cases: tuple[Answers, ...]
+
+    def of(self, case: str) -> Answers:
+        """The answers of one case."""
+        return next(one for one in self.cases if one.case == case)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a case: case, p50_ms, p90_ms, p99_ms, max_ms, service_cpus, burner_cpus."""
+        rows = [
+            (one.case, *(one.percentile(p) for p in (50, 90, 99, 100)), one.service_cpus, one.burner_cpus)
+            for one in self.cases
+        ]
+        return table(rows, ["case", "p50_ms", "p90_ms", "p99_ms", "max_ms", "service_cpus", "burner_cpus"])
+
+
+def neighbour(lab: Lab, seconds: float = 1.0) -> Neighbour:
+    """Let a service answer alone, beside a burner, beside one that is held, and with more shares than the burner.
+
+    Args:
+        seconds: of requests for each case.
+    """
+    cpu = quiet_cpu(lab)
+    pinned: dict[str, Any] = {"cpuset_cpus": str(cpu)}
+    alone = _answers(lab, CASES[0], seconds, None, pinned)
+    with hog(lab, burn(1), **pinned) as burner:
+        beside = _answers(lab, CASES[1], seconds, burner, pinned)
+        with_more = _answers(lab, CASES[3], seconds, burner, {"cpu_shares": MORE * 1024, **pinned})
+        with lab.quiet():
+            lab.update(burner, cpus=HELD_CPUS)
+        held = _answers(lab, CASES[2], seconds, burner, pinned)
+    return Neighbour(cpu, EVERY_MS, WORK_MS, (alone, beside, held, with_more))
+
+
+def _answers(
+    lab: Lab, case: str, seconds: float, burner: Container | None, options: dict[str, Any]
+) -> Answers:
+    count = max(20, round(seconds * 1000 / EVERY_MS))
+    command = ["python3", "-c", SERVE, str(EVERY_MS / 1000), str(WORK_MS / 1000), str(count)]
+    with hog(lab, command, image="tools", begin=False, **options) as service:
+        watched = [service] if burner is None else [service, burner]
+        with Sampler(lab, watched, hz=20) as sampler:
+            let_go(lab, service)
+            code = exit_code(service, 60)
+        said = service.logs().decode(errors="replace")
+    if code:
+        raise LabError(
+            f"the service that answers ended with exit code {code}",
+            hint="run the cell again; its last words say why",
+            engine_words=said[-500:],
+        )
+    samples = sampler.samples()
+    readings = samples.of(str(service.name))
+    begun_us = readings[0].cgroup.cpu.usage_us + STARTED_US
+    begun = next((one.time_s for one in readings if one.cgroup.cpu.usage_us > begun_us), 0.0)
+    used = [samples.use(str(one.name), begun, readings[-1].time_s).cpus for one in watched]
+    return Answers(case, tuple(json.loads(said)), used[0], used[1] if burner else 0.0)

@@ -1,0 +1,153 @@
+"""Network: no control group limits bandwidth; a token bucket on the veth does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.cgroups.bounds import START_S, until
+from labhelpers.errors import LabError
+from labhelpers.lab import Output
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+RATE_MBIT = 20
+# version 1's two controllers for packets mark them (net_cls) and order them (net_prio); neither limits
+OF_PACKETS = ("net_cls", "net_prio")
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One transfer from a container to another.
+
+    Attributes:
+        what: how the sender's end of its veth was: `as it is` or `token bucket`.
+        points: (seconds, megabits a second) of each interval, as the receiver counted.
+        mbit_s: on average, as the receiver counted.
+    """
+
+    what: str
+    points: tuple[tuple[float, float], ...]
+    mbit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth(Result):
+    """What limits a container's bandwidth, and what does not.
+
+    Attributes:
+        controllers: the control groups' controllers of the engine's kernel.
+        asked_mbit_s: the rate of the token bucket.
+        commands: what was run in the sender's network namespace, in order.
+        qdisc: what the kernel says of the interface while the bucket was there.
+        before, during: a transfer without the bucket, and one with it.
+        why_not: why there was no bucket; "" where there was.
+    """
+
+    controllers: tuple[str, ...]
+    asked_mbit_s: float
+    commands: tuple[str, ...]
+    qdisc: str
+    before: Transfer
+    during: Transfer | None
+    why_not: str
+
+    @property
+    def limiting_controllers(self) -> tuple[str, ...]:
+        """The controllers whose resource is bandwidth: those for packets, without those that only mark or order."""
+        return tuple(one for one in self.controllers if one.startswith("net") and one not in OF_PACKETS)
+
+    @property
+    def bucket_held(self) -> bool:
+        """Whether no more came through than the bucket's rate and a quarter; so it is, too, where there was none."""
+        return self.during is None or self.during.mbit_s <= 1.25 * self.asked_mbit_s
+
+    def frame(self) -> pd.DataFrame:
+        """One row a transfer: what, asked_mbit_s, measured_mbit_s."""
+        rows: list[tuple[str, float | None, float]] = [(self.before.what, None, self.before.mbit_s)]
+        if self.during:
+            rows.append((self.during.what, self.asked_mbit_s, self.during.mbit_s))
+        return table(rows, ["what", "asked_mbit_s", "measured_mbit_s"])
+
+
+def bandwidth(lab: Lab, mbit_s: int = RATE_MBIT, seconds: int = 1) -> Bandwidth:
+    """Send from one container to another as fast as it goes, and through a token bucket of `mbit_s`.
+
+    Both are on a network of their own, made for this. The bucket is set by a third container that joins the sender's
+    network namespace and has one capability, NET_ADMIN.
+
+    Args:
+        mbit_s: in megabits a second.
+        seconds: of each transfer.
+
+    Source: tc-tbf(8); kernel, cgroup-v1/net_cls.rst and net_prio.rst; /proc/cgroups (cgroups(7)).
+    """
+    rows = lab.host.read("/proc/cgroups").splitlines()
+    controllers = tuple(row.split()[0] for row in rows if not row.startswith("#"))
+    bucket = f"tc qdisc add dev eth0 root tbf rate {mbit_s}mbit burst 32kbit latency 400ms"
+    with _pair(lab) as (sender, receiver, tool):
+        address = _address(sender)
+        before = _transfer(lab, receiver, address, "as it is", seconds)
+        done = lab.exec(tool, bucket)
+        if done.exit_code:
+            why = f"this kernel has no token bucket: {str(done).strip()}"
+            return Bandwidth(controllers, mbit_s, (bucket,), "", before, None, why)
+        qdisc = lab.exec(tool, "tc qdisc show dev eth0").stdout.strip()
+        during = _transfer(lab, receiver, address, "token bucket", seconds)
+    return Bandwidth(controllers, mbit_s, (bucket,), qdisc, before, during, "")
+
+
+@contextmanager
+def _pair(lab: Lab) -> Iterator[tuple[Container, Container, Container]]:
+    """A sender that waits, a receiver, and a tool in the sender's network namespace, on a network of their own."""
+    tools, name = lab.image("tools"), f"cgroups-net-{lab.session}"
+    made: list[Container] = []
+    bare: dict[str, Any] = {"cap_drop": ["ALL"], "memory": "128m", "pids_limit": 32}
+    with lab.quiet():
+        network = lab.create_network(name)
+        try:
+            made.append(lab.run(tools, "timeout 300 iperf3 -s --forceflush", network=name, **bare))
+            made.append(lab.run(tools, "sleep 300", network=name, **bare))
+            joined = f"container:{made[0].id}"
+            made.append(lab.run(tools, "sleep 300", network=joined, **bare, cap_add=["NET_ADMIN"]))
+            sender, receiver, tool = made
+            if not until(lambda: b"listening" in sender.logs(), START_S, every_s=0.1):
+                raise LabError(
+                    "the sender did not begin to listen",
+                    hint="run the cell again",
+                    engine_words=sender.logs().decode(errors="replace")[-500:],
+                )
+            yield sender, receiver, tool
+        finally:
+            for container in reversed(made):
+                lab.remove(container, force=True)
+            network.remove()
+
+
+def _address(container: Container) -> str:
+    container.reload()
+    (own,) = container.attrs["NetworkSettings"]["Networks"].values()
+    return str(own["IPAddress"])
+
+
+def _transfer(lab: Lab, receiver: Container, address: str, what: str, seconds: int) -> Transfer:
+    # -R: the one who asks receives, so what it reports is what came through
+    command = f"timeout -s KILL 60 iperf3 -c {address} -R -t {seconds} -i 0.1 -J"
+    answer: Output = lab.exec(receiver, command)
+    told = json.loads(answer.stdout or "{}")
+    if answer.exit_code or not told.get("intervals"):
+        raise LabError(
+            "the transfer between the two containers failed",
+            hint="run the cell again; a firewall on the engine's machine may stop it",
+            engine_words=str(told.get("error", answer))[-500:],
+        )
+    points = [(one["sum"]["end"], one["sum"]["bits_per_second"] / 1e6) for one in told["intervals"]]
+    return Transfer(what, tuple(points), told["end"]["sum_received"]["bits_per_second"] / 1e6)

@@ -1,0 +1,178 @@
+"""Every exercise: untouched it fails, typical mistakes fail in their own words, the solution passes twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labhelpers.cgroups import exercises
+from labhelpers.cgroups.bounds import MIB, until
+from labhelpers.lab import Lab
+
+BURN = ["timeout", "300", "sh", "-c", "while :; do :; done"]
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def quiet(lab: Lab) -> Iterator[Lab]:
+    with lab.quiet():
+        yield lab
+
+
+def started(lab: Lab, name: str, command: list[str], image: str = "payload", **options: Any) -> None:
+    """A container of that name, in place of one that is there."""
+    if lab.client.containers.list(all=True, filters={"name": f"^/{name}$"}):
+        lab.remove(name, force=True)
+    bound = {"memory": "96m", "pids_limit": 24, "network": "none"}
+    lab.run(lab.image(image), command, name=name, **bound | options)
+
+
+def test_thirty(quiet: Lab) -> None:
+    lab = quiet
+    exercise = exercises.thirty(lab)
+    assert "no container called warm" in str(exercise.check())
+    started(lab, "warm", ["sleep", "300"], cpus=0.3)
+    assert "nothing held it back" in str(exercise.check())
+    assert "does not want more" in exercise.hint()
+    started(lab, "warm", BURN, cpu_shares=300)
+    assert "nothing held it back" in str(exercise.check())
+    assert "Shares" in exercise.hint()
+    lab.update("warm", cpus=0.1)
+    assert "it is held back, and used" in str(exercise.check())
+    lab.update("warm", cpus=0.3)
+    assert exercise.check().passed, exercise.check()
+    assert exercise.check().passed
+
+
+def test_thirty_by_quota_and_period_counts_too(quiet: Lab) -> None:
+    exercise = exercises.thirty(quiet)
+    started(quiet, "warm", BURN, cpu_quota=15_000, cpu_period=50_000)
+    assert exercise.check().passed, exercise.check()
+
+
+def test_survive(quiet: Lab) -> None:
+    lab = quiet
+    exercise = exercises.survive(lab)
+    need = exercises._needs[lab.session] * MIB
+    command = ["python3", "/food/hungry.py"]
+    food = {"image": "tools", "volumes": ["hungry-food:/food:ro"]}
+    assert "no container called hungry" in str(exercise.check())
+
+    def after(**limits: Any) -> str:
+        started(lab, "hungry", command, **food | limits)
+        hungry = lab.client.containers.get("hungry")
+
+        def done() -> bool:
+            hungry.reload()
+            return hungry.status != "running" or b"has enough" in hungry.logs()
+
+        assert until(done, 60)
+        return str(exercise.check())
+
+    assert "exit code 137" in after(memory=need - 4 * MIB, memory_swap=need - 4 * MIB)
+    assert "was killed" in exercise.hint()
+    assert "unused" in after(memory=need + 96 * MIB)
+    started(lab, "hungry", ["sleep", "300"])
+    assert "wants more" in str(exercise.check())
+    after(memory=need + 16 * MIB)
+    assert exercise.check().passed, exercise.check()
+    assert exercise.check().passed
+    # the cell that is run again does not change what it wants
+    exercises.survive(lab)
+    assert exercises._needs[lab.session] * MIB == need
+
+
+def test_a_hog_without_a_limit_lives_and_does_not_pass(quiet: Lab) -> None:
+    exercise = exercises.survive(quiet)
+    # its own bound: it ends by itself, and its address space is held
+    quiet.run(
+        quiet.image("tools"), ["python3", "/food/hungry.py"], name="hungry", volumes=["hungry-food:/food:ro"]
+    )
+    assert until(lambda: "no limit" in str(exercise.check()), 60)
+
+
+def test_throttled(quiet: Lab) -> None:
+    lab = quiet
+    exercise = exercises.throttled(lab)
+    victim, busy, idle, free = exercises._workers[lab.session]
+    assert until(lambda: lab.host.cgroup(victim).cpu.throttled_periods > 3, 60)
+    assert "one of them is throttled" in str(exercise.check())
+    assert "nr_throttled" in exercise.hint()
+    lab.update(idle, cpus=1)
+    assert f"{idle} was not throttled" in str(exercise.check())
+    lab.update(idle, cpus=0.05)
+    lab.update(victim, cpus=0.12)
+    assert "one of them is throttled" in str(exercise.check())
+    assert "still uses it up" in exercise.hint()
+    lab.stop(victim, timeout_s=0)
+    assert f"{victim} does not run" in str(exercise.check())
+    lab.client.containers.get(victim).start()
+    lab.update(victim, cpus=0.9)
+    assert until(lambda: exercise.check().passed, 30), exercise.check()
+    assert exercise.check().passed
+    exercises.throttled(lab)
+    assert exercises._workers[lab.session] == (victim, busy, idle, free)
+
+
+def test_three_to_one(quiet: Lab) -> None:
+    lab = quiet
+    exercise = exercises.three_to_one(lab)
+    assert "no container called fast" in str(exercise.check())
+    started(lab, "fast", BURN)
+    started(lab, "slow", BURN, cpuset_cpus="0")
+    if int(lab.engine.info["NCPU"]) > 1:
+        assert "fast may use more than one CPU" in str(exercise.check())
+    lab.update("fast", cpuset_cpus="0")
+    assert "of what both used" in str(exercise.check())
+    assert "weights" in exercise.hint()
+    lab.update("fast", cpu_shares=3 * 1024)
+    assert exercise.check().passed, exercise.check()
+    assert exercise.check().passed
+    lab.update("slow", cpus=0.1)
+    assert "a quota holds one of them back" in str(exercise.check())
+
+
+def test_full_house(quiet: Lab) -> None:
+    lab = quiet
+    exercise = exercises.full_house(lab)
+    assert "no container called full-house" in str(exercise.check())
+    five = ["sh", "-c", "for n in 1 2 3 4; do sleep 300 & done; wait"]
+    started(lab, "full-house", five, pids_limit=-1)
+    said = str(exercise.check())
+    assert "missing: it may have" in said
+    started(lab, "full-house", five, pids_limit=8)
+    # while a container starts, the runtime's own threads are in its cgroup
+    assert until(lambda: "it has 5, and may have 8" in str(exercise.check()), 30), exercise.check()
+    three = ["sh", "-c", "sleep 300 & sleep 300 & wait"]
+    started(lab, "full-house", three, pids_limit=3)
+    assert until(lambda: "it has 3" in str(exercise.check()), 30), exercise.check()
+    started(lab, "full-house", five, pids_limit=5)
+    assert until(lambda: exercise.check().passed, 30), exercise.check()
+    assert exercise.check().passed
+
+
+def test_more_room(quiet: Lab) -> None:
+    lab = quiet
+    exercise = exercises.more_room(lab)
+    assert "it may use 32 MiB" in str(exercise.check())
+    assert "change both" in exercise.hint()
+    lab.update("keeper", memory="64m", memory_swap="64m")
+    assert "it may use 64 MiB" in str(exercise.check())
+    lab.update("keeper", memory="96m", memory_swap="192m")
+    assert exercise.check().passed, exercise.check()
+    assert exercise.check().passed
+    lab.stop("keeper", timeout_s=0)
+    assert "does not run" in str(exercise.check())
+    lab.client.containers.get("keeper").start()
+    assert "stopped and started again" in str(exercise.check())
+    started(lab, "keeper", ["sleep", "300"])
+    assert "another container of that name" in str(exercise.check())
+    lab.remove("keeper", force=True)
+    assert "it may use 32 MiB" in str(exercises.more_room(lab).check())

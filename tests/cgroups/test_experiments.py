@@ -1,0 +1,179 @@
+"""Each experiment, on the real engine. A quota is an upper bound: that it is reached is never asserted."""
+
+from __future__ import annotations
+
+import pytest
+
+from labhelpers import cgroups
+from labhelpers.cgroups.bounds import MIB
+from labhelpers.errors import BadInput
+from labhelpers.lab import Lab
+
+
+def test_quota(shared: Lab) -> None:
+    result = cgroups.quota(shared, asked=(0.1, 0.4), seconds=0.6)
+    assert [step.asked_cpus for step in result.steps] == [0.1, 0.4]
+    assert all(step.holds for step in result.steps)
+    tenth = result.step(0.1).use
+    # a machine may be too busy to give it even that
+    assert tenth.cpus < 0.09 or (tenth.throttled_periods > 0 and tenth.throttled_s > 0)
+    assert len(result.frame()) == 2
+    with pytest.raises(BadInput, match="CPUs"):
+        cgroups.quota(shared, asked=(1000,))
+
+
+def test_shares(shared: Lab) -> None:
+    result = cgroups.shares(shared, ratios=((1, 1), (4, 1)), seconds=0.6)
+    assert result.off_percent() < 10
+    even, more = result.steps
+    assert even.weights[0] == even.weights[1]
+    assert more.measured_percent > even.measured_percent + 15
+    assert result.alone_cpus > 0
+
+
+def test_cpuset(shared: Lab) -> None:
+    result = cgroups.cpuset(shared, seconds=0.4)
+    assert result.seen_after == {result.pinned}
+    assert result.allowed == str(result.pinned)
+    assert result.after_cpus < 1.1
+    ax = result.plot()
+    assert any(f"--cpuset-cpus {result.pinned}" in text.get_text() for text in ax.texts)
+
+
+def test_update(shared: Lab) -> None:
+    result = cgroups.update(shared, quotas=(0.5, 0.1), seconds=0.5)
+    assert result.same_process
+    assert result.use(1).cpus <= 0.1 * 1.5 + 0.05
+    readings = result.samples.of(result.name)
+    seen = {one.cgroup.cpu.limit_cpus for one in readings}
+    assert seen == {0.5, 0.1}
+    changed = next(one.time_s for one in readings if one.cgroup.cpu.limit_cpus == 0.1)
+    assert changed == pytest.approx(result.changed_at_s[0], abs=0.5)
+    ax = result.plot()
+    assert any(list(line.get_xdata()) == [result.changed_at_s[0]] * 2 for line in ax.lines)  # type: ignore[arg-type]
+
+
+def test_neighbour(shared: Lab) -> None:
+    result = cgroups.neighbour(shared, seconds=0.5)
+    alone, beside, held, more = result.cases
+    assert alone.burner_cpus == 0
+    assert 0.35 < beside.service_part < 0.62
+    assert more.service_part > 0.53
+    assert held.burner_cpus < 0.2
+    assert all(len(one.latencies_ms) == 50 for one in result.cases)
+    assert all(min(one.latencies_ms) >= result.work_ms * 0.99 for one in result.cases)
+    assert len(result.frame()) == 4
+
+
+def test_out_of_memory(shared: Lab) -> None:
+    result = cgroups.out_of_memory(shared, limit=40 * MIB)
+    assert (result.exit_code, result.oom_kills) == (137, 1)
+    assert result.limit_bytes == 40 * MIB
+    assert result.highest_bytes <= result.limit_bytes
+    assert 0 < result.held_bytes <= result.limit_bytes
+    assert bool(result.kernel_line) != bool(result.no_line)
+    if result.kernel_line:
+        assert "(python3)" in result.kernel_line
+    words = "\n".join(text.get_text() for text in result.plot().texts)
+    assert "exit code 137" in words
+    assert "limit: 40 MiB" in words
+
+
+def test_reservation(shared: Lab) -> None:
+    result = cgroups.reservation(shared, reserved=12 * MIB, wanted=24 * MIB, limit=64 * MIB)
+    assert (result.reservation_bytes, result.limit_bytes) == (12 * MIB, 64 * MIB)
+    assert result.highest_bytes > result.reservation_bytes
+    assert result.oom_kills == 0
+
+
+def test_crowd(shared: Lab) -> None:
+    result = cgroups.crowd(shared, limit=24, seconds=0.3)
+    assert result.most == 24
+    assert result.refused > 0
+    assert result.kernel_refused is None or result.kernel_refused > 0
+    assert result.others_start
+
+
+def test_devices(shared: Lab) -> None:
+    result = cgroups.devices(shared)
+    without = result.of("")
+    assert without is not None
+    assert (without.made, without.read, without.write) == (True, False, False)
+    assert without.words == "Operation not permitted"
+    assert result.opened_only_what_was_given
+    if (only_read := result.of(f"--device {result.path}:{result.path}:r")) is not None:
+        assert (only_read.there, only_read.read, only_read.write) == (True, True, False)
+    assert (result.list_file is not None) == (str(shared.engine.facts().cgroup_version) == "1")
+
+
+def test_disk_limits(shared: Lab) -> None:
+    result = cgroups.disk_limits(shared, asked=(2 * MIB,), seconds=0.6)
+    if not result.steps:
+        assert result.disk.why_not
+        pytest.skip(f"no disk to limit here: {result.disk.why_not}")
+    assert result.held
+    for way in ("write", "read"):
+        free, limited = result.of(way)
+        assert limited.measured_bps < free.measured_bps
+        assert [at for at, _ in limited.points] == sorted(at for at, _ in limited.points)
+    assert not [one for one in shared.client.volumes.list() if shared.session in one.name]
+
+
+def test_bandwidth(shared: Lab) -> None:
+    result = cgroups.bandwidth(shared, mbit_s=20)
+    assert result.limiting_controllers == ()
+    assert "memory" in result.controllers
+    if result.during is None:
+        assert result.why_not
+        pytest.skip(f"no token bucket here: {result.why_not}")
+    assert "tbf" in result.qdisc
+    assert result.bucket_held
+    assert result.during.mbit_s < result.before.mbit_s
+    assert not [one for one in shared.client.networks.list() if shared.session in (one.name or "")]
+
+
+def test_spellings(shared: Lab) -> None:
+    result = cgroups.spellings(shared)
+    assert result.read_as_spelled
+    by_option = {row.option.split()[0]: row for row in result.rows}
+    assert by_option["--cpus"].v1_text == "50000 · 100000"
+    assert by_option["--cpus"].v2_text == "50000 100000"
+    assert by_option["--memory-swap"].v1_text == str(64 * MIB)
+    assert by_option["--memory-swap"].v2_text == "0"
+    assert "read here" in " ".join(result.frame().columns)
+
+
+def test_limits(shared: Lab) -> None:
+    options = {
+        "cpus": 0.25,
+        "cpu_shares": 300,
+        "memory": "48m",
+        "memory_reservation": "24m",
+        "cpuset_cpus": "0",
+    }
+    with cgroups.hog(shared, ["sleep", "60"], **options) as container:
+        seen = cgroups.limits(shared, container)
+        by_id = cgroups.limits(shared, str(container.id))
+    assert seen.of("--cpus").words == "0.25 CPUs: 25 ms of processor time in every 100 ms"
+    assert seen.of("--memory").words == "at most 48 MiB; killed beyond it"
+    assert seen.of("--memory-reservation").words == "24 MiB when the host runs short of memory"
+    assert seen.of("--pids-limit").words == "at most 64 processes and threads"
+    assert seen.of("--cpuset-cpus").words == "only on CPU 0"
+    assert seen.of("--cpu-shares").is_set
+    assert (seen.of("--cpus").v1_file, seen.of("--cpus").v2_file) == (
+        "cpu.cfs_quota_us, cpu.cfs_period_us",
+        "cpu.max",
+    )
+    assert all(one.paths[0].startswith("/sys/fs/cgroup/") for one in seen.limits if one.paths)
+    assert [one.texts for one in by_id.limits] == [one.texts for one in seen.limits]
+
+
+def test_without_a_limit_nothing_is_set_but_devices(shared: Lab) -> None:
+    plain = shared.run(shared.image("payload"), ["sleep", "60"], network="none")
+    try:
+        seen = cgroups.limits(shared, plain)
+    finally:
+        shared.remove(plain, force=True)
+    # an engine under systemd has a limit of tasks for everybody
+    assert {one.option for one in seen.are_set} - {"--pids-limit"} == {"--device"}
+    assert len(seen.frame()) == len(seen.limits)

@@ -1,0 +1,191 @@
+"""The sampler: its frame, its rate, what ends meanwhile; and it says what `docker stats` says."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from typing import Any
+
+import pytest
+
+from labhelpers import cgroups
+from labhelpers.cgroups.bounds import until
+from labhelpers.cgroups.samples import COLUMNS, PARTS, Samples
+from labhelpers.errors import BadInput, LabError
+from labhelpers.lab import Lab
+from labhelpers.widgets.curves import Curves, curves_html, live_curves
+
+MIB = 1024 * 1024
+# 24 MiB that it holds, and a loop that burns
+STEADY = "dd if=/dev/zero of=/dev/shm/held bs=1M count=24; sleep 1000 & sleep 1000 & while :; do :; done"
+
+
+@pytest.fixture(scope="module")
+def samples(shared: Lab) -> tuple[Samples, dict[str, str], Samples]:
+    """Samples of two containers, what `docker stats` said meanwhile, and samples after it."""
+    with (
+        cgroups.hog(shared, ["sh", "-c", STEADY], cpus=0.4, name=f"steady-{shared.session}") as steady,
+        cgroups.hog(shared, ["sleep", "100"], name=f"idle-{shared.session}") as idle,
+        cgroups.Sampler(shared, [steady, idle], hz=20) as sampler,
+    ):
+        # `docker stats` looks at another moment than we do, so nothing may change any more
+        assert until(lambda: shared.host.cgroup(steady).memory.cache_bytes >= 24 * MIB, 60)
+        sampler.wait(0.5)
+        form = ["stats", "--no-stream", "--format", "{{json .}}", str(steady.name)]
+        typed = ["docker", "--host", shared.engine.address, *form]
+        told = json.loads(subprocess.run(typed, check=True, capture_output=True, text=True).stdout)
+        during = sampler.samples()
+        sampler.wait(0.2)
+    return during, told, sampler.samples()
+
+
+def test_one_row_for_each_container_and_instant(samples: tuple[Samples, Any, Samples]) -> None:
+    seen = samples[2]
+    frame = seen.frame()
+    assert tuple(frame.columns) == COLUMNS
+    assert len(frame) == 2 * (len(seen.instants_s) - 1)
+    assert frame.groupby("time_s").size().eq(2).all()
+    assert frame["time_s"].is_monotonic_increasing
+    for name in seen.names:
+        rows = frame[frame["container"] == name]
+        for column in ("throttled_s", "read_bytes", "write_bytes"):
+            assert rows[column].is_monotonic_increasing, column
+    # the rates, put together again, are what the counter says
+    steady = frame[frame["container"] == seen.names[0]]
+    gaps = steady["time_s"].diff().fillna(steady["time_s"].iloc[0])
+    used = (steady["cpu_percent"] * gaps).sum() / 100
+    first, *_, last = seen.of(seen.names[0])
+    assert used == pytest.approx((last.cgroup.cpu.usage_us - first.cgroup.cpu.usage_us) / 1e6, rel=1e-6)
+
+
+def test_the_parts_of_memory(samples: tuple[Samples, Any, Samples]) -> None:
+    parts = samples[2].parts()
+    assert tuple(parts.columns) == PARTS
+    steady = parts[parts["container"] == samples[2].names[0]]
+    assert steady["cache_bytes"].iloc[-1] >= 24 * MIB, "files of a tmpfs are pages of files"
+    assert (steady["usage_bytes"] >= steady["anon_bytes"]).all()
+
+
+def test_it_says_what_docker_stats_says(samples: tuple[Samples, dict[str, str], Samples]) -> None:
+    seen, told, after = samples
+    first = next(one.time_s for one in after.of(seen.names[0]) if one.cgroup.memory.cache_bytes >= 24 * MIB)
+    steady = seen.names[0]
+    memory, limit = told["MemUsage"].split(" / ")
+    rows = after.frame()[after.frame()["container"] == steady]
+    # docker/cli writes four digits: units.BytesSize, "%.4g"
+    rounded = {_mib(value) for value in rows["memory_bytes"]}
+    assert memory in rounded
+    assert limit == "256MiB"
+    assert int(told["PIDs"]) in set(rows["pids"])
+    # `docker stats` measures for a second of the time that we have sampled, and a quota is met by whole periods
+    percent = float(told["CPUPerc"].rstrip("%"))
+    starts = [one.time_s for one in seen.of(steady) if first <= one.time_s <= seen.instants_s[-1] - 0.9]
+    ours = [seen.use(steady, at, at + 1.0).cpus * 100 for at in starts]
+    assert min(ours) - 10 <= percent <= max(ours) + 10
+    read, written = (_number(word) for word in told["BlockIO"].split(" / "))
+    assert rows["read_bytes"].iloc[0] <= read * 1.01 + 1
+    assert rows["write_bytes"].iloc[0] <= written * 1.01 + 1
+
+
+def _mib(count: float) -> str:
+    return f"{count / 1024**2:.4g}MiB"
+
+
+def _number(text: str) -> float:
+    """Bytes of a text in powers of 1,000 (units.HumanSizeWithPrecision, three digits)."""
+    found = re.fullmatch(r"([\d.]+)([kMG]?)B", text)
+    assert found, text
+    return float(found[1]) * 1000 ** " kMG".index(found[2] or " ")
+
+
+def test_a_quota_and_the_wait_that_it_makes(samples: tuple[Samples, Any, Samples]) -> None:
+    seen = samples[2]
+    steady, idle = seen.names
+    assert seen.use(steady).cpus <= 0.4 * 1.15 + 0.05
+    assert seen.use(steady).periods > 0
+    assert seen.use(idle).cpus < 0.2
+    assert not seen.use(idle).periods
+
+
+def test_the_curves_of_samples(samples: tuple[Samples, Any, Samples]) -> None:
+    ax = samples[2].plot()
+    lines = {str(line.get_label()): list(line.get_ydata()) for line in ax.lines}  # type: ignore[arg-type]
+    assert {value for value in lines["quota"] if value == value} == {40.0}
+    assert max(lines[samples[2].names[0]]) <= 0.4 * 100 * 1.5 + 5
+
+
+def test_one_that_ends_is_told_and_the_other_goes_on(shared: Lab) -> None:
+    with (
+        cgroups.hog(shared, ["true"], begin=False, name=f"short-{shared.session}") as short,
+        cgroups.hog(shared, ["sleep", "100"], name=f"long-{shared.session}") as long,
+        cgroups.Sampler(shared, [short, long], hz=20) as sampler,
+    ):
+        sampler.wait(0.5)
+        short.kill()
+        assert until(lambda: sampler.samples().ended, 60)
+        sampler.wait(0.5)
+    seen = sampler.samples()
+    assert set(seen.ended) == {short.name}
+    assert any("ended after" in note for note in seen.notes)
+    frame = seen.frame()
+    assert frame[frame["container"] == long.name]["time_s"].max() == seen.instants_s[-1]
+    assert frame[frame["container"] == short.name]["time_s"].max() == seen.ended[str(short.name)]
+
+
+def test_all_that_end_end_the_sampling(shared: Lab) -> None:
+    with (
+        cgroups.hog(shared, ["true"], begin=False) as short,
+        cgroups.Sampler(shared, short, hz=20) as sampler,
+    ):
+        short.kill()
+        sampler.wait(500)
+    assert sampler.now() < 400
+
+
+def test_it_takes_as_long_as_it_was_told(shared: Lab) -> None:
+    with cgroups.hog(shared, ["sleep", "100"]) as container:
+        seen = cgroups.sample(shared, container, seconds=0.6, hz=10)
+    assert 0.5 <= seen.instants_s[-1] <= 0.7
+
+
+def test_a_rate_that_is_not_reached_is_told() -> None:
+    slow = Samples((), (), 50.0, tuple(number / 20 for number in range(21)))
+    assert slow.reached_hz == pytest.approx(20)
+    assert "50 readings a second were asked for, 20.0 were reached" in slow.notes[0]
+    right = Samples((), (), 20.0, slow.instants_s)
+    assert right.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("containers", "seconds", "hz"),
+    [
+        ([], 1, 20),
+        (["a", "a"], 1, 20),
+        ("a", 0, 20),
+        ("a", -1, 20),
+        ("a", 1e9, 20),
+        ("a", 1, 0),
+        ("a", 1, 51),
+    ],
+)
+def test_what_cannot_be_sampled(shared: Lab, containers: Any, seconds: float, hz: float) -> None:
+    with pytest.raises(BadInput):
+        cgroups.sample(shared, containers, seconds, hz)
+
+
+def test_one_that_does_not_run(shared: Lab) -> None:
+    with pytest.raises(LabError, match="no container"):
+        cgroups.sample(shared, "nobody-here", 1, 20)
+
+
+def test_the_live_plot_draws_every_line_and_is_silent_outside_a_notebook() -> None:
+    curves = Curves(
+        (("CPU", "<web>", [0, 1], [10, 50], 50.0), ("memory", "<web>", [0, 1], [1, 2], None)), ("slow",)
+    )
+    html = curves_html(curves)
+    assert html.count("<polyline") == 2
+    assert html.count("stroke-dasharray") == 1
+    assert "&lt;web&gt;: 50.0" in html
+    assert "slow" in html
+    assert live_curves()(curves) is None
