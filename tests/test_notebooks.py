@@ -46,5 +46,8 @@ class TestNotebook:
     def test_one_step_a_cell(self, path: Path) -> None:
         assert [cell.source for cell in code(path) if cell.source.count("\n") >= 14] == []
 
+    def test_run_all_leaves_its_exercises_open(self, path: Path) -> None:
+        assert [cell.source for cell in code(path) if "lab.close()" in cell.source] == []
+
     def test_it_names_its_kernel(self, path: Path) -> None:
         assert nbformat.read(path, as_version=4).metadata.kernelspec.name == "python3"
