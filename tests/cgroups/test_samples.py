@@ -83,8 +83,8 @@ def test_it_says_what_docker_stats_says(samples: tuple[Samples, Told, Samples]) 
     assert memory in rounded
     assert limit == "256MiB"
     assert int(told["PIDs"]) in set(rows["pids"])
-    # its percent is of the host's ticks of all CPUs, and a virtual machine may lose some: the counters are compared, and
-    # the percents where no ticks were lost
+    # its percent is of the host's ticks of all CPUs, and a virtual machine may lose some: its counters are compared,
+    # and the percents where no ticks were lost
     now, before = (told["raw"][key] for key in ("cpu_stats", "precpu_stats"))
     used_us = [one["cpu_usage"]["total_usage"] / 1000 for one in (before, now)]
     ours_us = [one.cgroup.cpu.usage_us for one in seen.of(steady)]
