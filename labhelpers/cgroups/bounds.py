@@ -96,7 +96,9 @@ def hog(
     gate = ["-c", _GATE, "gate", kib, seconds, "yes" if stay else "", *command]
     with lab.quiet():
         container = lab.run(
-            lab.image(image), gate, **{"network": "none", **options, **limits, "entrypoint": "sh"}
+            lab.image(image),
+            gate,
+            **{"network": "none", "cap_drop": ["ALL"], **options, **limits, "entrypoint": "sh"},
         )
         try:
             checked(lab, container, bound)

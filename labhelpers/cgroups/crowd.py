@@ -62,7 +62,7 @@ def crowd(lab: Lab, limit: int = 40, seconds: float = 1.0) -> Crowd:
     Source: kernel, cgroup-v2.rst, pids.max; fork(2), EAGAIN.
     """
     bound = Bound(192 * MIB, 64, 60)
-    options: dict[str, Any] = {"pids_limit": limit, "cpus": 0.5, "cap_drop": ["ALL"]}
+    options: dict[str, Any] = {"pids_limit": limit, "cpus": 0.5}
     with hog(lab, ["python3", "-c", BOMB], image="tools", bound=bound, begin=False, **options) as container:
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)

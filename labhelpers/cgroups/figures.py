@@ -91,7 +91,12 @@ def draw_quota(result: Quota, ax: Axes) -> Axes:
     ax.plot([0, top], [0, top], "--", color=LIMIT, lw=1.6)
     ax.fill_between([0, top], [0, top], [top, top], color=LIMIT, alpha=0.06, lw=0)
     ax.text(top * 0.03, top * 0.93, "more than the quota", color=LIMIT, fontsize=9, va="top")
-    ax.plot(asked, used, "o", color=CONTAINER, ms=7)
+    held = [step.use.throttled_periods > 0 for step in result.steps]
+    faces = [CONTAINER if one else "white" for one in held]
+    ax.scatter(asked, used, s=45, facecolors=faces, edgecolors=CONTAINER, linewidths=1.6, zorder=3)
+    if not all(held):
+        said = "hollow: never throttled; the machine\nwas busy and gave it no more"
+        ax.text(top * 0.98, top * 0.02, said, fontsize=8.5, color="#555555", ha="right", va="bottom")
     for step in result.steps:
         share = step.use.throttled_periods / step.use.periods if step.use.periods else 0
         said = f"throttled in {share:.0%} of the periods"
@@ -141,7 +146,7 @@ def draw_cpu_set(result: CpuSet, ax: Axes) -> Axes:
     ax.plot([result.pinned_at_s, end], [100, 100], "--", color=LIMIT, lw=1.6)
     ax.text(end, 102, "one CPU", color=LIMIT, fontsize=9, va="bottom", ha="right")
     ax.axvline(result.pinned_at_s, color=INK, lw=1)
-    ax.text(result.pinned_at_s, 8, f" docker update --cpuset-cpus {result.pinned}", fontsize=9)
+    ax.text(result.pinned_at_s, 185, f" docker update --cpuset-cpus {result.pinned}", fontsize=9)
     cpus = sorted({cpu for _, cpu in result.seen})
     for row, cpu in enumerate(cpus):
         level = 225 + 18 * row
@@ -180,7 +185,7 @@ def draw_update(result: Update, ax: Axes) -> Axes:
 
 def draw_neighbour(result: Neighbour, ax: Axes) -> Axes:
     """The distribution of the answers' latencies: for each case, the share of answers that were ready in time."""
-    resize(ax, 7.5, 3.8)
+    resize(ax, 7.5, 4.2)
     colours = (HOST, VM, KERNEL, CONTAINER)
     for one, colour in zip(result.cases, colours, strict=False):
         ranked = sorted(one.latencies_ms)
@@ -195,7 +200,7 @@ def draw_neighbour(result: Neighbour, ax: Axes) -> Axes:
     ax.set_ylim(0, 108)
     ax.xaxis.set_major_formatter("{x:g}")
     # the curves cross, so labels at their ends would lie on one another
-    ax.legend(loc="lower right", fontsize=9, bbox_to_anchor=(1, 0.02))
+    ax.legend(loc="upper center", fontsize=9, bbox_to_anchor=(0.45, -0.17), ncol=2)
     ax.set_title("A noisy neighbour on the same CPU", pad=14)
     return ax
 
@@ -238,7 +243,9 @@ def draw_reservation(result: Reservation, ax: Axes) -> Axes:
     readings = result.samples.of(result.name)
     _memory(ax, readings)
     end = readings[-1].time_s
-    _level(ax, result.reservation_bytes, f"reservation ({result.file})")
+    ax.axhline(result.reservation_bytes / MIB, color=LIMIT, lw=1.6, ls="--")
+    said = f"reservation ({result.file}): {human_bytes(result.reservation_bytes)} "
+    ax.text(end, result.reservation_bytes / MIB, said, color=LIMIT, va="top", ha="right", fontsize=9)
     _level(ax, result.limit_bytes, "limit")
     ax.set(xlim=(0, end), ylim=(0, result.limit_bytes / MIB * 1.15), xlabel="seconds", ylabel="MiB charged")
     ax.set_title(f"Past its reservation, and nothing happens: {result.oom_kills} processes killed")
@@ -293,7 +300,8 @@ def draw_disk_limits(result: DiskLimits, ax: Axes) -> Axes:
         if step.asked_bps is None:
             _bytes_curve(ax, step, FAINT)
     free = ", ".join(f"{s.way} {human_bytes(s.measured_bps)}/s" for s in result.steps if s.asked_bps is None)
-    ax.text(0.04 * longest, top * 0.97, f"without a limit: {free}", fontsize=9, color="#555555", va="top")
+    said = f"without a limit: {free}"
+    ax.text(1.41 * longest, top * 0.98, said, fontsize=9, color="#555555", va="top", ha="right")
     ax.set(xlim=(0, longest * 1.42), ylim=(0, top), xlabel="seconds", ylabel="MiB moved")
     ax.set_title(f"Limits on {result.disk.path}: written (full line) and read (dotted), past the page cache")
     return ax

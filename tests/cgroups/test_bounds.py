@@ -98,6 +98,12 @@ def test_a_limit_above_the_bound_is_refused(shared: Lab, limits: dict[str, objec
         raise AssertionError("it was given")
 
 
+def test_a_hog_has_no_capability(shared: Lab) -> None:
+    with cgroups.hog(shared, ["grep", "CapEff", "/proc/self/status"]) as container:
+        assert exit_code(container, 30) == 0
+        assert int(container.logs().decode().split()[1], 16) == 0
+
+
 def test_a_hog_is_gone_after_the_block_also_where_it_failed(shared: Lab) -> None:
     name = f"gone-{shared.session}"
     with pytest.raises(ZeroDivisionError), cgroups.hog(shared, ["sleep", "60"], name=name):

@@ -64,7 +64,11 @@ def test_a_quota_that_is_exceeded_is_seen() -> None:
     assert right.holds
     assert not wrong.holds
     ax = Quota((right, replace(right, asked_cpus=1.0, use=use(0.98, 2))), STEADY, 2).plot()
-    assert [list(line.get_xdata()) for line in ax.lines][1] == [0.5, 1.0]  # type: ignore[arg-type]
+    points = ax.collections[-1].get_offsets()
+    assert [list(point) for point in points] == [[0.5, 0.52], [1.0, 0.98]]
+    assert "hollow" not in texts(ax)
+    starved = Quota((right, QuotaStep(1.5, use(0.7, 0))), STEADY, 2)
+    assert "hollow: never throttled" in texts(starved.plot())
     assert "throttled in 90% of the periods" in texts(ax)
     assert "0.98 · 20%" in texts(ax)
 

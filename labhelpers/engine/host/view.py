@@ -242,9 +242,18 @@ class HostView:
     def _samples_of(
         self, places: list[cgroups.Place], watched: Generator[Texts, None, None]
     ) -> Generator[tuple[Sample | None, ...], None, None]:
+        most = [0] * len(places)
         with closing(watched):
             for texts in watched:
-                seen = tuple(_sample(place, texts) for place in places)
+                found = [_sample(place, texts) for place in places]
+                most = [
+                    max(n, len(one.cgroup.parts) if one else 0) for n, one in zip(most, found, strict=True)
+                ]
+                # a cgroup goes file by file: one that has lost a part has ended
+                seen = tuple(
+                    one if one and len(one.cgroup.parts) == n else None
+                    for n, one in zip(most, found, strict=True)
+                )
                 yield seen
                 if not any(seen):
                     return
