@@ -229,7 +229,7 @@ def inside(lab: Lab, container: Container | str) -> list[int]:
     """
     with lab.quiet():
         # $$ is the shell; the names are expanded by it, so that no other process looks
-        said = lab.exec(container, ["sh", "-c", 'echo $$; cd /proc && echo [0-9]*'])
+        said = lab.exec(container, ["sh", "-c", "echo $$; cd /proc && echo [0-9]*"])
     own, found = said.stdout.splitlines()
     return sorted(int(pid) for pid in found.split() if pid != own)
 

@@ -1,0 +1,238 @@
+"""The three kinds of namespace that a container need not have for itself: user, cgroup and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.namespaces.stage import stage
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+DEFAULT = "(no option)"
+NO_FILTER = "--security-opt seccomp=unconfined"
+FEWEST = f"--user 65534 --cap-drop ALL {NO_FILTER}"
+_FEWEST: dict[str, Any] = {"user": 65534, "cap_drop": ["ALL"], "security_opt": ["seccomp=unconfined"]}
+ADMIN = "--cap-add SYS_ADMIN"
+_UNSHARE = (
+    'unshare --user --map-root-user sh -c "id -u; cat /proc/self/uid_map; grep CapEff /proc/self/status"'
+)
+# sysctls by which a kernel, or a distribution's, forbids them (user_namespaces(7); Debian and Ubuntu kernels)
+_FORBID: Mapping[str, str] = {
+    "/proc/sys/user/max_user_namespaces": "0",
+    "/proc/sys/kernel/unprivileged_userns_clone": "0",
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Unshared(Result):
+    """One container that tried to make a user namespace.
+
+    Attributes:
+        options: what the container was started with.
+        user: its user id.
+        seccomp: the filter on its processes: 0 is none, 2 is a list of system calls (proc(5), Seccomp).
+        worked: whether `unshare --user --map-root-user` did.
+        user_inside: the user id in the new namespace, None if there is none.
+        map: the line of its uid_map: first id inside, first id outside, how many.
+        all_capabilities: whether a process in it has every capability (in that namespace).
+        said: what `unshare` said when it failed.
+    """
+
+    options: str
+    user: int
+    seccomp: int
+    worked: bool
+    user_inside: int | None
+    map: tuple[int, ...]
+    all_capabilities: bool
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserNamespaces(Result):
+    """User namespaces on this engine.
+
+    Attributes:
+        engine_maps: whether the engine itself gives containers a user namespace (userns-remap, rootless).
+        tries: containers that tried to make one.
+        kernel_forbids: settings of the kernel that forbid them, as `file = value`; empty if none.
+    """
+
+    engine_maps: bool
+    tries: tuple[Unshared, ...]
+    kernel_forbids: tuple[str, ...]
+
+    def of(self, options: str) -> Unshared:
+        """The try with these options."""
+        return next(one for one in self.tries if one.options == options)
+
+    @property
+    def filter_refuses(self) -> bool:
+        """Whether taking the filter away is all that the default container needs."""
+        default, without = self.of(DEFAULT), self.of(NO_FILTER)
+        return default.seccomp == 2 and not default.worked and without.worked
+
+    @property
+    def explained(self) -> bool:
+        """Whether each refusal has a reason that is named: the filter, or a setting of the kernel."""
+        if self.kernel_forbids:
+            return True
+        return self.filter_refuses and all(one.worked for one in self.tries if one.options != DEFAULT)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a container: options, user, seccomp, worked, user_inside, map, all_capabilities, said."""
+        rows = [
+            (
+                one.options,
+                one.user,
+                one.seccomp,
+                one.worked,
+                "–" if one.user_inside is None else str(one.user_inside),
+                " ".join(map(str, one.map)) or "–",
+                one.all_capabilities,
+                one.said,
+            )
+            for one in self.tries
+        ]
+        names = "options user seccomp worked user_inside map all_capabilities said"
+        return table(rows, names.split())
+
+
+def user(lab: Lab) -> UserNamespaces:
+    """Try to make a user namespace in four containers, and say what refuses it.
+
+    Docker's default seccomp filter lets unshare(2) through only with CAP_SYS_ADMIN (Docker docs, Seccomp
+    security profiles). Without the filter the kernel lets anybody make one (user_namespaces(7)). Root without
+    capabilities would still not become root in it: to map user 0 takes CAP_SETFCAP since Linux 5.12.
+    """
+    options: dict[str, dict[str, Any]] = {
+        DEFAULT: {},
+        ADMIN: {"cap_add": ["SYS_ADMIN"]},
+        NO_FILTER: {"security_opt": ["seccomp=unconfined"]},
+        FEWEST: _FEWEST,
+    }
+    with stage(lab) as run:
+        tries = tuple(_unshare(lab, run, name, words) for name, words in options.items())
+        found = lab.host.read_many(_FORBID)
+    forbids = [
+        f"{path} = {_FORBID[path]}" for path, text in found.items() if (text or "").strip() == _FORBID[path]
+    ]
+    security = lab.client.info().get("SecurityOptions") or []
+    maps = any(name in one for one in security for name in ("name=userns", "name=rootless"))
+    return UserNamespaces(maps, tries, tuple(forbids))
+
+
+def _unshare(lab: Lab, run: Any, options: str, words: Mapping[str, Any]) -> Unshared:
+    container = run(lab.image("tools"), "sleep 9140", **words)
+    before = lab.exec(container, ["sh", "-c", "id -u; grep Seccomp: /proc/self/status"]).stdout.split()
+    done = lab.exec(container, ["sh", "-c", _UNSHARE])
+    lines = done.stdout.splitlines()
+    if done.exit_code:
+        return Unshared(options, int(before[0]), int(before[2]), False, None, (), False, done.stderr.strip())
+    highest = int(lab.host.read("/proc/sys/kernel/cap_last_cap"))
+    return Unshared(
+        options,
+        user=int(before[0]),
+        seccomp=int(before[2]),
+        worked=True,
+        user_inside=int(lines[0]),
+        map=tuple(map(int, lines[1].split())),
+        all_capabilities=int(lines[2].split()[1], 16) == (1 << highest + 1) - 1,
+        said="",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupView(Result):
+    """Where two containers believe to be in the tree of cgroups.
+
+    Attributes:
+        version: of the cgroups of the engine's host, 1 or 2.
+        default: what the engine chooses where nobody does: `host` or `private`.
+        paths: mode → the path that /proc/self/cgroup shows inside, shortened at both ends of long parts.
+        same_as_host: mode → whether the container is in the host's cgroup namespace.
+        shows_own_id: mode → whether the path names the container.
+    """
+
+    version: int
+    default: str
+    paths: Mapping[str, str]
+    same_as_host: Mapping[str, bool]
+    shows_own_id: Mapping[str, bool]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a mode: option, path_inside, same_as_host."""
+        rows = [(f"--cgroupns {mode}", path, self.same_as_host[mode]) for mode, path in self.paths.items()]
+        return table(rows, ["option", "path_inside", "same_as_host"])
+
+
+def cgroup(lab: Lab) -> CgroupView:
+    """Start one container in the host's cgroup namespace and one in its own, and read the paths that each sees.
+
+    In a cgroup namespace of its own a process sees its cgroup as the root, "/" (cgroup_namespaces(7)).
+    """
+    paths, same, own = {}, {}, {}
+    with stage(lab) as run:
+        host = lab.host.process().namespaces.get("cgroup")
+        for mode in ("host", "private"):
+            container = run(lab.image("payload"), "sleep 9150", cgroupns=mode)
+            said = lab.exec(container, "cat /proc/self/cgroup").stdout
+            # version 1 has one line for each hierarchy: those with a controller all say the same here
+            path = max((line.split(":", 2)[2] for line in said.splitlines()), key=len)
+            own[mode] = str(container.id)[:12] in path
+            paths[mode] = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
+            same[mode] = lab.host.process(container).namespaces.get("cgroup") == host
+        plain = run(lab.image("payload"), "sleep 9151")
+        default = plain.attrs["HostConfig"].get("CgroupnsMode") or "host"
+    return CgroupView(lab.engine.facts().cgroup_version, default, paths, same, own)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeShift(Result):
+    """The clock of a container, and of a process in a time namespace of its own.
+
+    Attributes:
+        kernel_has: whether the kernel has time namespaces; where not, nothing else was measured.
+        asked_s: by how much the clock since boot was set forward in the new namespace.
+        uptime_s: the seconds since boot in the container, by /proc/uptime.
+        uptime_inside_s: the same in the new namespace, a moment later; None where it was refused.
+        said: what `unshare` said when it failed.
+    """
+
+    kernel_has: bool
+    asked_s: int
+    uptime_s: float
+    uptime_inside_s: float | None
+    said: str
+
+    @property
+    def shift_s(self) -> int | None:
+        """By how much the two differ, to the hour: what passed between the two readings is left out."""
+        if self.uptime_inside_s is None:
+            return None
+        return round((self.uptime_inside_s - self.uptime_s) / 3600) * 3600
+
+
+def time(lab: Lab, asked_s: int = 86_400) -> TimeShift:
+    """Make a time namespace in a container, with its clock since boot `asked_s` seconds ahead, and read both.
+
+    Docker gives containers none: the clocks are the host's. To make one and set its clock takes CAP_SYS_ADMIN and
+    CAP_SYS_TIME in a user namespace (time_namespaces(7)): one of its own, so that the container itself needs no
+    capability. The clock of the day is in no namespace.
+    """
+    if "time" not in lab.host.process().namespaces:
+        return TimeShift(False, asked_s, 0.0, None, "")
+    with stage(lab) as run:
+        container = run(lab.image("tools"), "sleep 9160", **_FEWEST)
+        outside = float(lab.exec(container, "cat /proc/uptime").stdout.split()[0])
+        shifted = f"unshare --user --map-root-user --time --boottime {asked_s} --fork cat /proc/uptime"
+        done = lab.exec(container, shifted)
+    inside = None if done.exit_code else float(done.stdout.split()[0])
+    return TimeShift(True, asked_s, outside, inside, done.stderr.strip())
