@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import LabError
-from labhelpers.namespaces.stage import stage, wait_for
+from labhelpers.namespaces.stage import NOWHERE, stage, wait_for
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -65,9 +65,10 @@ class Sight(Result):
         return tuple(thing for thing in self.things if (thing, place) in self.seen)
 
     def frame(self) -> pd.DataFrame:
-        """One row a thing: thing, and a column for each place: as what it is seen there, or "–"."""
+        """One row a thing: thing, and a column for each place: as what it is seen there, or NOWHERE."""
         rows = [
-            (thing, *(self.seen.get((thing, place), "–") for place in self.places)) for thing in self.things
+            (thing, *(self.seen.get((thing, place), NOWHERE) for place in self.places))
+            for thing in self.things
         ]
         return table(rows, ["thing", *self.places])
 
@@ -224,7 +225,7 @@ def uts(lab: Lab) -> Sight:
             for place, container in made.items()
             if _said(lab, container, "hostname").strip() == new
         }
-        told = lab.client.api.inspect_container(made[ONE].id)["Config"]["Hostname"]
+        told = lab.client.api.inspect_container(str(made[ONE].id))["Config"]["Hostname"]
     inspect = "docker inspect one"
     if told == new:
         seen[thing, inspect] = "its name"

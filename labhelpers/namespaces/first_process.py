@@ -29,7 +29,9 @@ _PROGRAMS: dict[str, dict[str, Any]] = {
     INIT: {"command": "sleep 9170", "init": True},
 }
 _LOOK_S = 0.4
-Mask = Literal["blocked", "ignored", "caught", "default"]
+Mask = Literal["caught", "waited for", "ignored", "default"]
+# the number of rt_sigtimedwait(2): x86_64, and arm64 with the other newer architectures
+_SIGTIMEDWAIT = ("128", "137")
 
 
 # --- masks
@@ -40,25 +42,29 @@ class Masks(Result):
     """What a process does with signals (proc(5): SigBlk, SigIgn and SigCgt of /proc/PID/status).
 
     Attributes:
-        blocked: names of the signals that it holds back, to take them when it likes (sigwait(3)).
+        blocked: names of the signals that it holds back.
         ignored: of those that it ignores.
         caught: of those that it has a handler for.
+        waits: whether it sleeps in sigtimedwait(2). It then takes signals that it has blocked, and for as long as
+            it sleeps the kernel leaves these out of SigBlk: no mask shows them.
     """
 
     blocked: tuple[str, ...]
     ignored: tuple[str, ...]
     caught: tuple[str, ...]
+    waits: bool
 
     def say(self, name: str) -> Mask:
         """What becomes of a signal, by its name: `SIGTERM`."""
-        for mask in ("blocked", "ignored", "caught"):
-            if name in getattr(self, mask):
-                return mask  # type: ignore[return-value]
-        return "default"
+        if name in self.caught:
+            return "caught"
+        if name in self.ignored:
+            return "ignored"
+        return "waited for" if self.waits or name in self.blocked else "default"
 
     def takes(self, name: str) -> bool:
         """Whether the process does something of its own with the signal."""
-        return self.say(name) in ("blocked", "caught")
+        return self.say(name) in ("caught", "waited for")
 
 
 def masks(lab: Lab, where: Container | str | int) -> Masks:
@@ -67,8 +73,13 @@ def masks(lab: Lab, where: Container | str | int) -> Masks:
     Raises:
         LabError: it does not run.
     """
-    status = lab.host.read(f"/proc/{lab.host.process(where).pid}/status")
-    return Masks(*(_names(status, mask) for mask in ("SigBlk", "SigIgn", "SigCgt")))
+    pid = lab.host.process(where).pid
+    status = lab.host.read(f"/proc/{pid}/status")
+    asleep = lab.host.read_many([f"/proc/{pid}/wchan", f"/proc/{pid}/syscall"])
+    where_, call = ((text or "").strip() for text in asleep.values())
+    waits = "sigtimedwait" in where_ or call.split(" ")[0] in _SIGTIMEDWAIT
+    blocked, ignored, caught = (_names(status, mask) for mask in ("SigBlk", "SigIgn", "SigCgt"))
+    return Masks(blocked, ignored, caught, waits)
 
 
 def _names(status: str, mask: str) -> tuple[str, ...]:
@@ -129,7 +140,7 @@ def signals(lab: Lab) -> Signals:
     """Send TERM and KILL to process 1 of containers, from inside and from the host.
 
     The kernel drops a signal to process 1 of a pid namespace for which that has no handler and which it does not
-    block. Only KILL and STOP
+    wait for. Only KILL and STOP
     from a namespace around it reach it anyway (pid_namespaces(7), "The namespace init process").
     """
     sent: list[Sent] = []
@@ -318,7 +329,7 @@ def _orphaned(
     """Make orphans that end after a moment; wait until they have, and until they are buried if not `stay`."""
     first = lab.host.process(container)
     # the shell ends at once, and the sleeps with it lose their parent
-    lab.exec(container, ["sh", "-c", "for i in $(seq %d); do sleep 0.2 & done" % count])
+    lab.exec(container, ["sh", "-c", f"for i in $(seq {count}); do sleep 0.2 & done"])
 
     def left() -> list[Process]:
         return [

@@ -13,7 +13,6 @@ from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
     import pandas as pd
-    from docker.models.containers import Container
 
     from labhelpers.engine.host import Process
     from labhelpers.lab import Lab

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.namespaces.stage import stage
+from labhelpers.namespaces.stage import NOWHERE, stage
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ class UserNamespaces(Result):
                 one.user,
                 one.seccomp,
                 one.worked,
-                "–" if one.user_inside is None else str(one.user_inside),
-                " ".join(map(str, one.map)) or "–",
+                NOWHERE if one.user_inside is None else str(one.user_inside),
+                " ".join(map(str, one.map)) or NOWHERE,
                 one.all_capabilities,
                 one.said,
             )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
+NOWHERE = "\N{EN DASH}"
+"""What a table says where a thing is not."""
 LIMIT_S = 60.0
 """How long a state is waited for: a container takes 8 s to start on an engine in a translated machine."""
 

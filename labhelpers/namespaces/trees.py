@@ -12,7 +12,7 @@ from docker.models.containers import Container
 from labhelpers.engine.host import Process
 from labhelpers.errors import BadInput, LabError
 from labhelpers.namespaces.identity import HOST
-from labhelpers.namespaces.stage import wait_for
+from labhelpers.namespaces.stage import NOWHERE, wait_for
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -134,11 +134,11 @@ class ProcessTree(Result):
         return depth
 
     def frame(self) -> pd.DataFrame:
-        """One row a process: process (indented), and a column with its pid for each pid namespace, or "–"."""
+        """One row a process: process (indented), and a column with its pid for each pid namespace, or NOWHERE."""
         rows = [
             (
                 "\N{NO-BREAK SPACE}" * 3 * self.depth(process) + short(process),
-                *(str(self.pid_in(process, space) or "–") for space in self.spaces),
+                *(str(self.pid_in(process, space) or NOWHERE) for space in self.spaces),
             )
             for process in self.processes
         ]
