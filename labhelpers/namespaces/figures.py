@@ -79,7 +79,9 @@ def _cell(
     from matplotlib.patches import Rectangle
 
     strong = edge == INK
-    patch = Rectangle((x, y), width, 0.9, fc=face, ec=edge, lw=2.2 if strong else 1.2, zorder=3 if strong else 1)
+    patch = Rectangle(
+        (x, y), width, 0.9, fc=face, ec=edge, lw=2.2 if strong else 1.2, zorder=3 if strong else 1
+    )
     ax.add_patch(patch)
     if said:
         ax.text(x + width / 2, y + 0.45, said, ha="center", va="center", color=ink, fontsize=8.5, zorder=4)
@@ -93,7 +95,12 @@ def _table(
     for x, width, head in zip(starts, widths, heads, strict=True):
         left = x == 0
         ax.text(
-            x if left else x + width / 2, -0.35, head, ha="left" if left else "center", fontsize=9, weight="bold"
+            x if left else x + width / 2,
+            -0.35,
+            head,
+            ha="left" if left else "center",
+            fontsize=9,
+            weight="bold",
         )
     for y, row in enumerate(rows):
         for number, (x, width, (said, face)) in enumerate(zip(starts, widths, row, strict=True)):
@@ -128,7 +135,8 @@ def draw_matrix(result: Matrix, ax: Axes, marked: Sequence[tuple[str, str]] = ()
     longest = max(len(row.who) for row in result.rows)
     left = 0.6 + 0.105 * longest
     resize(ax, 1.2 * left + 0.88 * len(result.kinds) + 0.4, 1.15 + 0.42 * len(result.rows))
-    order = {id(row): number for number, row in enumerate(result.rows)}
+    first = 0 if result.rows[0].who == "host" else 1
+    order = {id(row): number for number, row in enumerate(result.rows, first)}
     for column, kind in enumerate(result.kinds):
         x = left + column
         ax.text(x + 0.48, -0.55, kind, ha="center", fontsize=10, weight="bold")
@@ -148,7 +156,7 @@ def draw_matrix(result: Matrix, ax: Axes, marked: Sequence[tuple[str, str]] = ()
 def draw_sharing(result: Sharing, ax: Axes) -> Axes:
     """The matrix; the cell that each option asked for is framed."""
     draw_matrix(result.matrix, ax, [(option, kind) for option, (kind, _) in result.asked.items()])
-    ax.set_title("Each option shares the namespace that it names, and no other")
+    ax.set_title("Of the first five, each option shares the one that it names, and no other")
     return ax
 
 
@@ -171,9 +179,15 @@ def draw_entered(result: Entered, ax: Axes) -> Axes:
 
 def draw_sight(result: Sight, ax: Axes) -> Axes:
     """One row a thing, one column a place: as what it is seen there, or that it is not; below, what was tried."""
-    lines = [f"{one.where}$  {_cut(one.what, 60)}   →   {_cut(one.said, 60) or 'done'}" for one in result.tries]
+    lines = [
+        f"{one.where}$  {_cut(one.what, 60)}   →   {_cut(one.said, 60) or 'done'}" for one in result.tries
+    ]
     first = 0.45 + 0.095 * max(len(thing) for thing in result.things)
-    widths = [first] + [max(1.9, 0.11 * len(place) + 0.2) for place in result.places]
+    longest = {
+        place: max(len(place), *(len(result.seen.get((t, place), "")) for t in result.things), 0)
+        for place in result.places
+    }
+    widths = [first] + [max(1.6, 0.105 * longest[place] + 0.2) for place in result.places]
     resize(ax, min(11, 1.05 * sum(widths)), 1.0 + 0.4 * len(result.things) + 0.24 * len(lines))
     rows = []
     for thing in result.things:
@@ -211,7 +225,12 @@ def draw_user_namespaces(result: UserNamespaces, ax: Axes) -> Axes:
                 (rights, YES if rights else NO),
             ]
         )
-    _table(ax, ["", "seccomp filter", "unshare --user", "who one is", "capabilities"], rows, [5.6, 1.5, 1.5, 2, 1.5])
+    _table(
+        ax,
+        ["", "seccomp filter", "unshare --user", "who one is", "capabilities"],
+        rows,
+        [5.6, 1.5, 1.5, 2, 1.5],
+    )
     ax.set_title("Who may make a user namespace")
     return ax
 
@@ -257,9 +276,15 @@ def draw_masks(result: Masks, ax: Axes) -> Axes:
     resize(ax, 8, 1.6)
     rows = [
         [(name, ""), (_cut(", ".join(names), 70) or "none", YES if names else NO)]
-        for name, names in (("blocked", result.blocked), ("ignored", result.ignored), ("caught", result.caught))
+        for name, names in (
+            ("blocked", result.blocked),
+            ("ignored", result.ignored),
+            ("caught", result.caught),
+        )
     ]
-    rows.append([("sleeps in sigtimedwait", ""), ("yes" if result.waits else "no", YES if result.waits else NO)])
+    rows.append(
+        [("sleeps in sigtimedwait", ""), ("yes" if result.waits else "no", YES if result.waits else NO)]
+    )
     _table(ax, ["", "signals"], rows, [2, 6])
     return ax
 
@@ -267,7 +292,12 @@ def draw_masks(result: Masks, ax: Axes) -> Axes:
 def draw_signals(result: Signals, ax: Axes) -> Axes:
     """One row a signal: to whom, what its masks said, who sent it, and whether it ended."""
     resize(ax, 9, 1.1 + 0.4 * len(result.sent))
-    masks = {"default": "no handler", "caught": "a handler", "waited for": "waits for it", "ignored": "ignores it"}
+    masks = {
+        "default": "no handler",
+        "caught": "a handler",
+        "waited for": "waits for it",
+        "ignored": "ignores it",
+    }
     rows = []
     for one in result.sent:
         mask = "cannot have one" if one.signal == "KILL" else masks[one.mask]
@@ -319,7 +349,9 @@ def draw_zombies(result: Zombies, ax: Axes) -> Axes:
         ax.text(0, y, f"{option}\nPID 1: {one.first}", va="center", fontsize=9)
         for number in range(one.orphans):
             stays = number < one.zombies
-            ax.plot(2.2 + 0.35 * number, y, "o", ms=11, mfc=VM if stays else "white", mec=VM if stays else FAINT)
+            ax.plot(
+                2.2 + 0.35 * number, y, "o", ms=11, mfc=VM if stays else "white", mec=VM if stays else FAINT
+            )
         said = f"{one.zombies} of {one.orphans} stay as zombies"
         ax.text(2.2 + 0.35 * one.orphans, y, said, va="center", fontsize=9)
     ax.set(ylim=(1.7, -0.7), xlim=(0, 6 + 0.35 * result.with_init.orphans))

@@ -19,6 +19,8 @@ LEVELS = (HOST, CONTAINER, VM, "#8C6BB1")
 TINTS = ("#EAF5F0", "#DDEBF5", "#FBE6D8", "#ECE5F4")
 MOST_ROWS = 40
 COLUMN, INDENT = 1.35, 0.32
+# a node of the views, and from one to the next
+WIDE, APART = 1.5, 1.65
 
 
 def _level(tree: ProcessTree, process: Process) -> int:
@@ -44,8 +46,15 @@ def draw_process_tree(result: ProcessTree, ax: Axes) -> Axes:
         left = INDENT * min(depth[p.pid] for p in tree.processes if tree.pid_in(p, space) is not None)
         # the innermost column is the leftmost, so that each box holds its own column and those inside of it
         end = words + COLUMN * (tree.levels - space.level)
-        box = (left - 0.1, min(own) - 0.42), end - left - 0.06, max(own) - min(own) + 0.84
-        style = {"fc": TINTS[space.level % 4], "ec": LEVELS[space.level % 4], "lw": 1.3, "zorder": space.level}
+        # each box is a little smaller than the one around it, where both end with the same process
+        half = 0.47 - 0.05 * space.level
+        box = (left - 0.1, min(own) - half), end - left - 0.06, max(own) - min(own) + 2 * half
+        style = {
+            "fc": TINTS[space.level % 4],
+            "ec": LEVELS[space.level % 4],
+            "lw": 1.3,
+            "zorder": space.level,
+        }
         pad = "round,pad=0,rounding_size=0.12"
         ax.add_patch(FancyBboxPatch(*box, boxstyle=pad, **style))  # type: ignore[arg-type]
     for process in tree.processes:
@@ -93,21 +102,21 @@ def draw_views(result: Views, ax: Axes) -> Axes:
     place = _places(tree)
     wide = max(x for x, _ in place.values()) + 1.0
     deep = max(y for _, y in place.values())
-    step = 1.95 * wide + 0.7
-    resize(ax, 1.02 * step * len(tree.spaces) + 0.3, 1.5 + 0.82 * (deep + 1))
+    step = APART * wide + 0.45
+    resize(ax, 0.95 * step * len(tree.spaces) + 0.2, 1.3 + 0.72 * (deep + 1))
     for number, space in enumerate(tree.spaces):
         left = step * number
         seen = {one.process.pid: one for one in tree.seen_from(space.name)}
         for process in tree.processes:
-            x, y = left + 1.95 * place[process.pid][0], place[process.pid][1]
+            x, y = left + APART * place[process.pid][0], place[process.pid][1]
             one = seen.get(process.pid)
             if process.parent_pid in place:
                 _edge(ax, left, place, process, seen=one is not None and process.parent_pid in seen)
             colour = LEVELS[_level(tree, process) % 4] if one else FAINT
-            _node(ax, x, y, str(one.pid) if one else "", short(process) if one else "", colour)
+            _node(ax, x, y, str(one.pid) if one else "", _cut(short(process)) if one else "", colour)
         count = f"{len(seen)} of {len(tree.processes)} processes"
         ax.text(
-            left + 1.95 * (wide - 1) / 2 + 0.8,
+            left + APART * (wide - 1) / 2 + WIDE / 2,
             -0.95,
             f"{'the host' if space.level == 0 else space.name} sees {count}",
             ha="center",
@@ -119,6 +128,10 @@ def draw_views(result: Views, ax: Axes) -> Axes:
     ax.set_title("One tree, as each pid namespace sees it: the number is the PID there")
     ax.set_axis_off()
     return ax
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"
 
 
 def _places(tree: ProcessTree) -> dict[int, tuple[float, int]]:
@@ -147,7 +160,7 @@ def _edge(
     ax: Axes, left: float, place: dict[int, tuple[float, int]], process: Process, *, seen: bool
 ) -> None:
     (x, y), (up_x, up_y) = place[process.pid], place[process.parent_pid]
-    ends = [left + 1.95 * up_x + 0.8, left + 1.95 * x + 0.8], [up_y + 0.33, y - 0.33]
+    ends = [left + APART * up_x + WIDE / 2, left + APART * x + WIDE / 2], [up_y + 0.33, y - 0.33]
     ax.plot(*ends, color=INK if seen else FAINT, lw=1.1 if seen else 0.8, ls="-" if seen else ":", zorder=1)
 
 
@@ -156,10 +169,26 @@ def _node(ax: Axes, x: float, y: float, pid: str, name: str, colour: str) -> Non
 
     style = "round,pad=0,rounding_size=0.1"
     seen = bool(pid)
-    look = {"fc": colour if seen else "white", "ec": colour, "ls": "-" if seen else ":", "lw": 1.1, "zorder": 2}
-    ax.add_patch(FancyBboxPatch((x, y - 0.33), 1.6, 0.66, boxstyle=style, **look))  # type: ignore[arg-type]
+    look = {
+        "fc": colour if seen else "white",
+        "ec": colour,
+        "ls": "-" if seen else ":",
+        "lw": 1.1,
+        "zorder": 2,
+    }
+    ax.add_patch(FancyBboxPatch((x, y - 0.33), WIDE, 0.66, boxstyle=style, **look))  # type: ignore[arg-type]
     if seen:
-        ax.text(x + 0.8, y - 0.1, pid, ha="center", va="center", fontsize=11, weight="bold", color="white", zorder=3)
-        ax.text(x + 0.8, y + 0.18, name, ha="center", va="center", fontsize=7, color="white", zorder=3)
+        ax.text(
+            x + WIDE / 2,
+            y - 0.1,
+            pid,
+            ha="center",
+            va="center",
+            fontsize=11,
+            weight="bold",
+            color="white",
+            zorder=3,
+        )
+        ax.text(x + WIDE / 2, y + 0.18, name, ha="center", va="center", fontsize=8, color="white", zorder=3)
     else:
-        ax.text(x + 0.8, y, NOWHERE, ha="center", va="center", fontsize=9, color=FAINT, zorder=3)
+        ax.text(x + WIDE / 2, y, NOWHERE, ha="center", va="center", fontsize=9, color=FAINT, zorder=3)

@@ -1,0 +1,488 @@
+"""The exercises of the chapter on namespaces: the engine's state proves them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.namespaces.first_process import masks
+from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docker.models.containers import Container
+
+    from labhelpers.engine.host import Process
+    from labhelpers.lab import Lab
+
+RADIO, LISTENER = "radio", "listener"
+HERMIT = "hermit"
+POSTBOX, COURIER = "postbox", "courier"
+ROOMS, NOTES = ("room-1", "room-2", "room-3"), "notes"
+POLITE = "polite"
+MATRYOSHKA = "matryoshka"
+OPTIONS = {"pid": "pid", "net": "network", "ipc": "ipc"}
+"""Kinds that one container can share with another, and the option of `docker run` that does it."""
+
+
+# --- a given container's network
+
+
+def join_network(lab: Lab) -> Exercise:
+    """A container that shares a given one's network namespace, and nothing else."""
+    _given(lab, RADIO, _radio)
+    runs = _runs(
+        LISTENER,
+        "You need a container that stays, with a program that fetches a page: labhelpers/payload has wget.",
+    )
+    joined = Task("joined", f"It is in the network namespace of {RADIO}", _joined, _joined_hint, ("runs",))
+    own = Task(
+        "own",
+        "Its process ids, IPC, mounts and host name are its own",
+        _only_network,
+        "One option of `docker run` is for one kind. Leave out those that you do not need.",
+        ("joined",),
+    )
+    heard = Task(
+        "heard",
+        f"Its file /heard holds what {RADIO} says on 127.0.0.1:9000",
+        _heard,
+        f"Ask from {LISTENER}: loopback belongs to the network namespace, so it is now one and the same for both.",
+        ("joined",),
+    )
+    return Exercise(lab, "03", "join-network", "Join a network", (runs, joined, own, heard))
+
+
+def _radio(lab: Lab) -> None:
+    words = [
+        "sh",
+        "-c",
+        "until [ -s /say/index.html ]; do sleep 0.1; done; exec httpd -f -p 127.0.0.1:9000 -h /say",
+    ]
+    radio = lab.run(lab.image("payload"), words, name=RADIO)
+    lab.exec(radio, ["sh", "-c", f"mkdir /say && echo {secrets.token_hex(6)} > /say/index.html"])
+
+
+def _joined(lab: Lab) -> str | None:
+    if missing := _not_running(lab, RADIO):
+        return missing
+    mine, theirs, host = of(lab, LISTENER), of(lab, RADIO), of(lab)
+    if mine.ids["net"] == theirs.ids["net"]:
+        return None
+    if mine.ids["net"] == host.ids["net"]:
+        return f"{LISTENER} is in the network namespace of the host"
+    return f"{LISTENER} is in a network namespace that {RADIO} is not in"
+
+
+def _joined_hint(lab: Lab) -> str:
+    if "of the host" in (_joined(lab) or ""):
+        return f"The host's loopback is not {RADIO}'s. What can `--network` name besides host, none and a network?"
+    return (
+        "Two containers on one network talk over a bridge, and each has its own loopback. To be in one namespace "
+        "is more: `docker run --help`, --network, and what stands in its documentation about container."
+    )
+
+
+def _only_network(lab: Lab) -> str | None:
+    mine = of(lab, LISTENER)
+    others = {RADIO: of(lab, RADIO), "the host": of(lab)}
+    for kind in FIVE:
+        for name, other in others.items():
+            if kind != "net" and mine.ids[kind] == other.ids[kind]:
+                return f"it shares {KINDS[kind]} ({kind}) with {name} as well"
+    return None
+
+
+def _heard(lab: Lab) -> str | None:
+    written, said = _cat(lab, LISTENER, "/heard"), _cat(lab, RADIO, "/say/index.html")
+    if not written:
+        return f"{LISTENER} has no file /heard, or it is empty"
+    return None if written == said else f"/heard holds “{written[:40]}”, which {RADIO} does not say"
+
+
+# --- seen by the host, alone in its own eyes
+
+
+def alone(lab: Lab) -> Exercise:
+    """A container with one process: the host sees it, and it sees only itself."""
+    runs = _runs(HERMIT, "You need a container that stays, with a command that is one process.")
+    one = Task(
+        "one",
+        "It has one process, which the host sees",
+        _one_process,
+        "Some commands start others: a shell with two commands in it, or --init. Give it one program.",
+        ("runs",),
+    )
+    itself = Task(
+        "itself", "That process is alone in its pid namespace", _only_itself, _only_itself_hint, ("one",)
+    )
+    outside = Task(
+        "outside",
+        "Its file /outside holds the PID by which the host knows that process",
+        _outside,
+        _outside_hint,
+        ("itself",),
+    )
+    return Exercise(lab, "03", "alone", "Alone, and watched", (runs, one, itself, outside))
+
+
+def _one_process(lab: Lab) -> str | None:
+    count = len([one for one in lab.host.processes(HERMIT) if one.state != "Z"])
+    return None if count == 1 else f"the host sees {count} processes in it"
+
+
+def _only_itself(lab: Lab) -> str | None:
+    space = of(lab, HERMIT).ids["pid"]
+    if space == of(lab).ids["pid"]:
+        return f"{HERMIT} sees every process of the host"
+    count = len([p for p in lab.host.processes() if p.namespaces.get("pid") == space and p.state != "Z"])
+    return None if count == 1 else f"{HERMIT} is in a pid namespace with {count - 1} more"
+
+
+def _only_itself_hint(lab: Lab) -> str:
+    return "A container gets a pid namespace of its own unless it is asked to share one: which option shares?"
+
+
+def _outside(lab: Lab) -> str | None:
+    written, first = _cat(lab, HERMIT, "/outside"), lab.host.process(HERMIT)
+    if not written:
+        return f"{HERMIT} has no file /outside, or it is empty"
+    if written == str(first.pid):
+        return None
+    if written == "1":
+        return "/outside holds 1, which is what the process calls itself"
+    return f"/outside holds “{written[:20]}”, which is not the PID that the host gives it"
+
+
+def _outside_hint(lab: Lab) -> str:
+    return (
+        "No file inside can tell: a namespace does not see what lies around it. The engine is outside: `docker top` "
+        "and `docker inspect` ask there; so does namespaces.of."
+    )
+
+
+# --- what is in the post
+
+
+def letterbox(lab: Lab) -> Exercise:
+    """Join a container's IPC namespace, and find the key of its shared memory segment."""
+    _given(lab, POSTBOX, _postbox)
+    runs = _runs(COURIER, "You need a container that stays, and has `ipcs`: labhelpers/tools.")
+    joined = Task("joined", f"It is in the IPC namespace of {POSTBOX}", _in_post, _in_post_hint, ("runs",))
+    key = Task(
+        "key",
+        f"Its file /key holds the key of the shared memory segment that {POSTBOX} has made",
+        _key,
+        _key_hint,
+        ("joined",),
+    )
+    return Exercise(lab, "03", "letterbox", "What is in the post", (runs, joined, key))
+
+
+def _postbox(lab: Lab) -> None:
+    made = lab.run(lab.image("tools"), "sleep 86400", name=POSTBOX, ipc="shareable", cap_drop=["ALL"])
+    lab.exec(made, ["sh", "-c", "ipcmk --queue; ipcmk --shmem 8192; ipcmk --semaphore 1"])
+
+
+def _in_post(lab: Lab) -> str | None:
+    if missing := _not_running(lab, POSTBOX):
+        return missing
+    if of(lab, COURIER).ids["ipc"] == of(lab, POSTBOX).ids["ipc"]:
+        return None
+    return f"{COURIER} is in an IPC namespace that {POSTBOX} is not in: `ipcs` shows nothing of it there"
+
+
+def _in_post_hint(lab: Lab) -> str:
+    return f"{POSTBOX} was made shareable, so that others may join. The option has the name of the namespace."
+
+
+def _key(lab: Lab) -> str | None:
+    written = _cat(lab, COURIER, "/key").lower()
+    if not written:
+        return f"{COURIER} has no file /key, or it is empty"
+    keys = {
+        kind: _keys(lab, flag) for kind, flag in (("segment", "-m"), ("queue", "-q"), ("semaphore", "-s"))
+    }
+    kind = next((kind for kind, found in keys.items() if written in found), None)
+    if kind == "segment":
+        return None
+    return (
+        f"/key holds the key of the {kind}" if kind else f"/key holds “{written[:20]}”, which is no key there"
+    )
+
+
+def _key_hint(lab: Lab) -> str:
+    return (
+        "`ipcs` lists queues, segments and semaphores, each with its key: eight hexadecimal digits after 0x."
+    )
+
+
+def _keys(lab: Lab, flag: str) -> list[str]:
+    _, said = lab.client.containers.get(POSTBOX).exec_run(["ipcs", flag])
+    assert isinstance(said, bytes)  # no stream was asked for
+    return [line.split()[0] for line in said.decode().splitlines() if line.startswith("0x")]
+
+
+# --- who shares with whom
+
+
+def who_shares(lab: Lab) -> Exercise:
+    """Find which two of three containers share a namespace, and of which kind; chosen at random."""
+    if any(_not_running(lab, name) for name in ROOMS):
+        for name in ROOMS:
+            _clear(lab, name)
+        _make_rooms(lab)
+    runs = _runs(NOTES, "Any image with a shell will do; labhelpers/payload has a command that stays.")
+    pair = Task(
+        "pair",
+        f"Its file /pair holds the names of the two containers, of {', '.join(ROOMS)}, that share a namespace",
+        _pair,
+        "The ids tell: namespaces.matrix takes several containers, and draws one colour for one namespace.",
+        ("runs",),
+    )
+    kind = Task(
+        "kind",
+        "Its file /kind holds the kind that they share, as `lsns` names it",
+        _kind,
+        "Those kinds that all three share with the host do not count: of which have the others one each?",
+        ("runs",),
+    )
+    return Exercise(lab, "03", "who-shares", "Who shares with whom?", (runs, pair, kind), settle_s=0.5)
+
+
+def _make_rooms(lab: Lab) -> None:
+    kind = secrets.choice(list(OPTIONS))
+    first, second = secrets.SystemRandom().sample(ROOMS, 2)
+    with lab.quiet():
+        # the donor must be there first; its options do not tell that it is one
+        for name in (first, *(room for room in ROOMS if room not in (first, second))):
+            lab.run(lab.image("payload"), "sleep 86400", name=name, ipc="shareable")
+        lab.run(lab.image("payload"), "sleep 86400", name=second, **_sharing(kind, first))
+
+
+def _sharing(kind: str, with_: str) -> dict[str, str]:
+    return {"ipc": "shareable"} | {OPTIONS[kind]: f"container:{with_}"}
+
+
+def _who(lab: Lab) -> tuple[set[str], str]:
+    rows: dict[str, Namespaces] = {name: of(lab, name) for name in ROOMS}
+    for kind in FIVE:
+        for name in ROOMS:
+            same = {other for other in ROOMS if rows[other].ids[kind] == rows[name].ids[kind]}
+            if len(same) == 2:
+                return same, kind
+    return set(), ""
+
+
+def _pair(lab: Lab) -> str | None:
+    written = set(_cat(lab, NOTES, "/pair").replace(",", " ").split())
+    if not written:
+        return f"{NOTES} has no file /pair, or it is empty"
+    if len(written) != 2 or not written <= set(ROOMS):
+        return f"/pair does not hold two names out of {', '.join(ROOMS)}"
+    return None if written == _who(lab)[0] else "these two share nothing that the third does not share"
+
+
+def _kind(lab: Lab) -> str | None:
+    written = _cat(lab, NOTES, "/kind")
+    if not written:
+        return f"{NOTES} has no file /kind, or it is empty"
+    if written not in KINDS:
+        return f"/kind holds “{written[:20]}”, which is no kind of namespace"
+    return None if written == _who(lab)[1] else f"no two of them alone share {KINDS[written]} ({written})"
+
+
+# --- a first process with manners
+
+
+def polite(lab: Lab) -> Exercise:
+    """A container whose process 1 takes TERM, and leaves no zombie."""
+    runs = _runs(POLITE, "Any image with a shell and `sleep` will do; labhelpers/payload has both.")
+    sleeps = Task(
+        "sleeps", "A `sleep` runs in it", _sleeps, "`sleep 600` is a command that stays.", ("runs",)
+    )
+    term = Task(
+        "term", "Its process 1 takes TERM, so that a stop does not wait", _takes_term, _term_hint, ("runs",)
+    )
+    buries = Task(
+        "buries", "A process that loses its parent in it leaves no zombie", _buries, _buries_hint, ("runs",)
+    )
+    return Exercise(
+        lab, "03", "polite", "A first process with manners", (runs, sleeps, term, buries), settle_s=0.5
+    )
+
+
+def _sleeps(lab: Lab) -> str | None:
+    commands = [one.command.split()[0].rpartition("/")[2] for one in lab.host.processes(POLITE)]
+    return None if "sleep" in commands else "no `sleep` runs in it"
+
+
+def _takes_term(lab: Lab) -> str | None:
+    found = masks(lab, POLITE).say("SIGTERM")
+    if found in ("caught", "waited for"):
+        return None
+    return "its process 1 " + (
+        "ignores TERM" if found == "ignored" else "has no handler for TERM: it never gets it"
+    )
+
+
+def _term_hint(lab: Lab) -> str:
+    return (
+        f"Process 1 is `{lab.host.process(POLITE).command[:60]}`. A shell can have a trap; or let the engine put a "
+        "small init there, which passes signals on: there is an option for it."
+    )
+
+
+def _buries(lab: Lab) -> str | None:
+    container = lab.client.containers.get(POLITE)
+    code, _ = container.exec_run(["sh", "-c", "sleep 0.1 & exit 0"])
+    if code:
+        return "no shell could be started in it to try"
+    end = time.monotonic() + 5
+    while zombies := _waiting(lab):
+        if all(one.state == "Z" for one in zombies) and time.monotonic() > end - 3.5:
+            return f"{len(zombies)} of its processes ended and stay as zombies"
+        if time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    return None
+
+
+def _waiting(lab: Lab) -> list[Process]:
+    """The children of its process 1 that have ended, and the orphan of the try as long as it runs."""
+    first = lab.host.process(POLITE)
+    mine = [one for one in lab.host.processes() if one.parent_pid == first.pid]
+    return [one for one in mine if one.state == "Z" or one.command == "sleep 0.1"]
+
+
+def _buries_hint(lab: Lab) -> str:
+    return (
+        "An orphan becomes a child of process 1, and stays in the table of processes until that waits for it. "
+        "Programs that expect no children do not. Whose whole task is it?"
+    )
+
+
+# --- one inside the other
+
+
+def third_level(lab: Lab) -> Exercise:
+    """A pid namespace inside a container's, without giving that container all rights."""
+    runs = _runs(MATRYOSHKA, "Where it ends at once, `docker logs` says what was refused.")
+    few = Task(
+        "few",
+        "It is not privileged, and has at most one capability added",
+        _few_rights,
+        "unshare(1) with --pid needs one capability; capabilities(7) names it, and so does this notebook.",
+        ("runs",),
+    )
+    deep = Task(
+        "deep",
+        "One of its processes has three PIDs: the host's, the container's, its own",
+        _deep,
+        _deep_hint,
+        ("runs",),
+    )
+    pids = Task(
+        "pids",
+        "Its file /pids holds the three PIDs of the process that is PID 1 innermost, the host's first",
+        _pids,
+        "NSpid in /proc/PID/status lists them, as far as the reader's own namespace: ask on the host. "
+        "namespaces.tree shows it too.",
+        ("deep",),
+    )
+    return Exercise(lab, "03", "third-level", "One inside the other", (runs, few, deep, pids))
+
+
+def _few_rights(lab: Lab) -> str | None:
+    config = lab.client.containers.get(MATRYOSHKA).attrs["HostConfig"]
+    if config.get("Privileged"):
+        return f"{MATRYOSHKA} is privileged: it has every right on the host"
+    added = config.get("CapAdd") or []
+    return f"it has {', '.join(added)} added" if len(added) > 1 or "ALL" in added else None
+
+
+def _innermost(lab: Lab) -> Process | None:
+    found = lab.host.processes(MATRYOSHKA)
+    return next((one for one in found if len(one.nspid) == 3 and one.inside_pid == 1), None)
+
+
+def _deep(lab: Lab) -> str | None:
+    if _innermost(lab):
+        return None
+    most = max((len(one.nspid) for one in lab.host.processes(MATRYOSHKA)), default=0)
+    if most > 3:
+        return "it has a process with more than three PIDs, and none with three that is PID 1"
+    return f"none of its processes has more than {most} PID{'s' if most > 1 else ''}"
+
+
+def _deep_hint(lab: Lab) -> str:
+    commands = [one.command for one in lab.host.processes(MATRYOSHKA)]
+    if lab.host.process(MATRYOSHKA).namespaces.get("pid") == of(lab).ids["pid"]:
+        return "It shares the host's pid namespace, so one level is missing."
+    if any(command.startswith("unshare") for command in commands):
+        return "Is --pid among its options? With --fork unshare starts a child: only that is in the new namespace."
+    return "unshare(1) makes it: only children that it starts afterwards are in the new pid namespace, so it must fork."
+
+
+def _pids(lab: Lab) -> str | None:
+    written = tuple(_cat(lab, MATRYOSHKA, "/pids").split())
+    process = _innermost(lab)
+    if not written:
+        return f"{MATRYOSHKA} has no file /pids, or it is empty"
+    right = tuple(map(str, process.nspid)) if process else ()
+    if written == right:
+        return None
+    if written == right[::-1]:
+        return "/pids holds the three in the other order"
+    if written == right[1:]:
+        return "/pids holds two: the host's is missing, which cannot be seen from inside"
+    return f"/pids holds “{' '.join(written)[:40]}”"
+
+
+# --- looking
+
+
+def _runs(name: str, hint: str) -> Task:
+    def how(lab: Lab) -> str:
+        container = container_named(lab, name)
+        if container is not None and container.status == "exited":
+            command = " ".join([container.attrs["Path"], *container.attrs["Args"]])
+            return f"{name} has ended: its command was `{command[:80]}`. {hint}"
+        return hint
+
+    return Task("runs", f"A container {name} runs", lambda lab: _not_running(lab, name), how)
+
+
+def _not_running(lab: Lab, name: str) -> str | None:
+    container = container_named(lab, name)
+    if container is None:
+        return f"the engine has no container called {name}"
+    if container.status == "running":
+        return None
+    return f"{name} does not run: its state is “{container.status}”"
+
+
+def _given(lab: Lab, name: str, make: Callable[[Lab], None]) -> None:
+    """Make what an exercise begins with, unless it runs already; the lines would tell the answer."""
+    if _not_running(lab, name):
+        _clear(lab, name)
+        with lab.quiet():
+            make(lab)
+
+
+def _clear(lab: Lab, name: str) -> None:
+    """Remove what this session made under that name; what is somebody else's stays, and is said."""
+    container = container_named(lab, name)
+    if container is not None and container.labels.get("labhelpers.session") == lab.session:
+        container.remove(v=True, force=True)
+
+
+def _cat(lab: Lab, name: str, path: str) -> str:
+    """What the file holds, without the space around it; empty where there is none."""
+    container: Container = lab.client.containers.get(name)
+    code, said = container.exec_run(["cat", path])
+    assert isinstance(said, bytes)  # no stream was asked for
+    return said.decode(errors="replace").strip() if code == 0 else ""
