@@ -181,7 +181,11 @@ def tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     """
     firsts = {lab.host.process(one).pid: _name(one) for one in containers}
     everything = _with_spaces(lab.host.processes())
-    wanted = everything if not containers else _leading_to(everything, _inside(everything, firsts))
+    wanted = everything
+    if containers:
+        # one that shares the host's pid namespace is told by its cgroup
+        own = {process.pid for one in containers for process in lab.host.processes(one)}
+        wanted = _leading_to(everything, own | _inside(everything, firsts))
     spaces = _spaces(everything, firsts, wanted)
     known = {space.id for space in spaces}
     return ProcessTree(tuple(p for p in _in_order(wanted) if p.namespaces["pid"] in known), spaces)
@@ -267,9 +271,10 @@ def _with_spaces(processes: Sequence[Process]) -> list[Process]:
 
 
 def _inside(everything: Sequence[Process], firsts: Iterable[int]) -> set[int]:
-    """The pids of what is in the pid namespaces of these processes, or in one made inside of them."""
+    """The pids of what is in the pid namespaces of these processes, or in one made inside; the host's is left out."""
     by_pid = {one.pid: one for one in everything}
-    roots = {by_pid[pid].namespaces["pid"] for pid in firsts if pid in by_pid}
+    firsts_there = [by_pid[pid] for pid in firsts if pid in by_pid]
+    roots = {one.namespaces["pid"] for one in firsts_there if len(one.nspid) > 1}
     around = _parents(everything)
 
     def reaches(space: int | None) -> bool:

@@ -1,0 +1,98 @@
+"""The duties of process 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from docker.models.containers import Container
+
+from labhelpers import namespaces
+from labhelpers.errors import BadInput
+from labhelpers.lab import Lab
+from labhelpers.namespaces.first_process import HANDLER, INIT, PLAIN, Signals
+
+
+@pytest.fixture(scope="module")
+def signals(there: Lab) -> Signals:
+    return namespaces.signals(there)
+
+
+def test_process_1_gets_what_it_takes(signals: Signals) -> None:
+    assert not signals.ended(PLAIN, "TERM", "inside")
+    assert not signals.ended(PLAIN, "TERM", "the host")
+    assert not signals.ended(PLAIN, "KILL", "inside")
+    assert signals.ended(PLAIN, "KILL", "the host")
+    assert signals.ended(HANDLER, "TERM", "inside")
+    assert signals.ended(INIT, "TERM", "inside")
+
+
+def test_the_same_program_with_another_pid_ends(signals: Signals) -> None:
+    assert signals.ended(PLAIN, "TERM", "inside", first=False)
+
+
+def test_the_masks_say_why(signals: Signals) -> None:
+    assert {(one.program, one.mask) for one in signals.sent if one.signal == "TERM"} == {
+        (PLAIN, "default"),
+        (HANDLER, "caught"),
+        (INIT, "waited for"),
+    }
+    assert len(signals.frame()) == len(signals.sent)
+
+
+def test_masks_are_what_a_process_set(there: Lab) -> None:
+    script = (
+        "import signal, time; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
+        "signal.signal(signal.SIGTERM, lambda *_: None);"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); print('set', flush=True); time.sleep(600)"
+    )
+    container = there.run(there.image("tools"), ["python3", "-c", script])
+    next(container.logs(stream=True))
+    masks = namespaces.masks(there, container)
+    there.remove(container, force=True)
+    assert masks.blocked == ("SIGUSR2",)
+    assert "SIGUSR1" in masks.ignored
+    assert "SIGTERM" in masks.caught
+    assert "SIGHUP" not in masks.caught + masks.ignored
+    assert [masks.say(f"SIG{name}") for name in ("TERM", "USR1", "USR2", "HUP")] == [
+        "caught",
+        "ignored",
+        "waited for",
+        "default",
+    ]
+    assert not masks.waits
+
+
+def test_stops(there: Lab) -> None:
+    stops = namespaces.stops(there, timeout_s=1)
+    assert {one.program: (one.mask, one.exit_code) for one in stops.stops} == {
+        PLAIN: ("default", 137),
+        HANDLER: ("caught", 0),
+        INIT: ("waited for", 143),
+    }
+    assert stops.of(PLAIN).stop_s >= 1
+    assert list(stops.frame()["exit_code"]) == [137, 0, 143]
+
+
+def test_zombies_stay_without_an_init(there: Lab, nested: Container) -> None:
+    zombies = namespaces.zombies(there, orphans=3)
+    assert (zombies.without_init.orphans, zombies.without_init.zombies) == (3, 3)
+    assert (zombies.with_init.orphans, zombies.with_init.zombies) == (3, 0)
+    assert zombies.without_init.first == "sleep"
+    assert "init" in zombies.with_init.first
+    assert zombies.zombie_inside_pid > 1
+    # it has given back what it had of its own to see
+    assert "net" not in zombies.zombie_kinds
+    assert list(zombies.frame()["zombies"]) == [3, 0]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 61, True, 1.5, "10"])
+def test_a_time_that_cannot_be_meant(there: Lab, wrong: Any) -> None:
+    with pytest.raises(BadInput):
+        namespaces.stops(there, timeout_s=wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, 21, True, "5"])
+def test_a_number_of_orphans_that_cannot_be_meant(there: Lab, wrong: Any) -> None:
+    with pytest.raises(BadInput):
+        namespaces.zombies(there, orphans=wrong)

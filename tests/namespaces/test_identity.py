@@ -1,0 +1,78 @@
+"""Namespaces of a process and who shares them, held against lsns, which reads the kernel by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from docker.models.containers import Container
+
+from labhelpers import namespaces
+from labhelpers.errors import BadInput, LabError
+from labhelpers.lab import Lab
+from labhelpers.namespaces.identity import FIVE, KINDS, Matrix
+from labhelpers.namespaces.trees import ProcessTree
+
+Lsns = Callable[[str], list[dict[str, Any]]]
+
+
+def by_lsns(lsns: Lsns, pid: int) -> dict[str, int]:
+    return {row["type"]: int(row["ns"]) for row in lsns(f"-p {pid} -o NS,TYPE")}
+
+
+@pytest.fixture(scope="module")
+def matrix(there: Lab, nested: Container, looker: Container, tree: ProcessTree) -> Matrix:
+    innermost = tree.seen_from(tree.spaces[-1].name)[0].process.pid
+    return namespaces.matrix(there, nested, str(looker.id), innermost, twin=nested)
+
+
+def test_every_row_is_what_lsns_says(matrix: Matrix, lsns: Lsns) -> None:
+    assert len(matrix.rows) == 5
+    for row in matrix.rows:
+        assert row.ids == by_lsns(lsns, row.pid), row.who
+
+
+def test_a_row_is_what_of_says(there: Lab, nested: Container, matrix: Matrix) -> None:
+    alone = namespaces.of(there, nested)
+    assert alone == matrix.rows[1]
+    assert namespaces.of(there, alone.pid).ids == alone.ids
+    assert namespaces.of(there) == matrix.rows[0]
+    assert alone.pid == there.client.api.inspect_container(str(nested.id))["State"]["Pid"]
+    assert list(alone.frame()["kind"]) == [kind for kind in KINDS if kind in alone.ids]
+
+
+def test_who_shares_what(matrix: Matrix, nested: Container) -> None:
+    name = str(nested.name)
+    assert not set(matrix.shared(name)) & set(FIVE)
+    assert matrix.shared("twin", name) == matrix.kinds
+    innermost = matrix.rows[3].who
+    assert innermost.startswith("pid ")
+    # unshare --pid --mount-proc made these two anew
+    assert set(matrix.kinds) - set(matrix.shared(innermost, name)) == {"pid", "mnt"}
+    assert matrix.owner(matrix.row("twin"), "net") is matrix.row(name)
+    # the looker was started with --pid host
+    assert set(matrix.shared(matrix.rows[2].who)) & set(FIVE) == {"pid"}
+    assert list(matrix.frame().columns) == ["who", "pid_on_host", *matrix.kinds]
+
+
+def test_an_unknown_row_is_refused(matrix: Matrix) -> None:
+    with pytest.raises(BadInput, match="no row is called 'nobody'") as refused:
+        matrix.row("nobody")
+    assert "twin" in refused.value.hint
+
+
+@pytest.mark.parametrize("where", ["", True, 0, 1.5, -3])
+def test_what_is_no_container_and_no_pid(there: Lab, where: Any) -> None:
+    with pytest.raises(LabError):
+        namespaces.of(there, where)
+
+
+def test_a_container_that_is_not_there_or_ended(there: Lab) -> None:
+    with pytest.raises(LabError, match="there is no container nobody"):
+        namespaces.of(there, "nobody")
+    ended = there.run(there.image("payload"), "true")
+    ended.wait()
+    with pytest.raises(LabError, match="does not run"):
+        namespaces.matrix(there, ended)
+    there.remove(ended)

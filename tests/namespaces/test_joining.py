@@ -1,0 +1,89 @@
+"""Sharing, entering, and the three kinds that a container need not have."""
+
+from __future__ import annotations
+
+import pytest
+
+from labhelpers import namespaces
+from labhelpers.lab import Lab
+from labhelpers.namespaces.joining import Entered, Sharing
+from labhelpers.namespaces.others import ADMIN, DEFAULT, FEWEST, NO_FILTER, UserNamespaces
+
+
+@pytest.fixture(scope="module")
+def sharing(there: Lab) -> Sharing:
+    return namespaces.sharing(there)
+
+
+def test_each_option_shares_what_it_names(sharing: Sharing) -> None:
+    assert {option: sharing.shares(option) for option in sharing.asked} == {
+        "--pid container:first": ("pid",),
+        "--network container:first": ("net",),
+        "--ipc container:first": ("ipc",),
+        "--uts host": ("uts",),
+    }
+    assert sharing.as_asked
+    assert list(sharing.frame()["shares"]) == ["pid", "net", "ipc", "uts"]
+    first, joined = (sharing.matrix.row(who).ids for who in ("first", "--pid container:first"))
+    assert first["pid"] == joined["pid"]
+    assert first["net"] != joined["net"]
+
+
+def test_what_is_not_shareable_is_refused(sharing: Sharing) -> None:
+    assert "shareable" in sharing.refused
+
+
+@pytest.fixture(scope="module")
+def entered(there: Lab) -> Entered:
+    return namespaces.entered(there)
+
+
+def test_exec_and_nsenter_are_in_the_same_namespaces(entered: Entered) -> None:
+    first, by_exec, by_nsenter = entered.matrix.rows[1:]
+    assert first.ids == by_exec.ids == by_nsenter.ids
+    assert first.ids["pid"] != entered.matrix.rows[0].ids["pid"]
+    assert len({first.pid, by_exec.pid, by_nsenter.pid}) == 3
+    assert entered.all_the_same
+
+
+def test_who_is_whose_child_and_in_which_cgroup(entered: Entered) -> None:
+    assert entered.inside_pids["first process"] == 1
+    assert entered.inside_pids["docker exec"] > 1
+    assert entered.parents == {"first process": 0, "docker exec": 0, "nsenter": 0}
+    assert entered.same_cgroup == {"first process": True, "docker exec": True, "nsenter": False}
+    assert list(entered.frame()["namespaces_shared"]) == [len(entered.matrix.kinds)] * 3
+
+
+def test_who_may_make_a_user_namespace(user: UserNamespaces) -> None:
+    default = user.of(DEFAULT)
+    assert not default.worked
+    assert "not permitted" in default.said
+    assert user.explained
+    if user.kernel_forbids:
+        pytest.skip(f"the kernel of this engine forbids user namespaces: {', '.join(user.kernel_forbids)}")
+    assert user.filter_refuses
+    assert [user.of(one).worked for one in (ADMIN, NO_FILTER, FEWEST)] == [True] * 3
+    fewest = user.of(FEWEST)
+    assert (fewest.user, fewest.user_inside, fewest.seccomp) == (65534, 0, 0)
+    assert fewest.map == (0, 65534, 1)
+    assert fewest.all_capabilities
+    assert len(user.frame()) == 4
+
+
+def test_cgroup(there: Lab) -> None:
+    cgroup = namespaces.cgroup(there)
+    assert cgroup.paths["private"] == "/"
+    assert cgroup.shows_own_id == {"host": True, "private": False}
+    assert cgroup.same_as_host == {"host": True, "private": False}
+    assert cgroup.version == int(there.client.info()["CgroupVersion"])
+    assert cgroup.default in cgroup.paths
+    assert len(cgroup.frame()) == 2
+
+
+def test_time(there: Lab) -> None:
+    time = namespaces.time(there, asked_s=7200)
+    if not time.kernel_has:
+        pytest.skip("the kernel of this engine has no time namespaces")
+    if time.said:
+        pytest.skip(f"the engine or its kernel refuses time namespaces: {time.said}")
+    assert time.shift_s == 7200

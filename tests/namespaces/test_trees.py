@@ -1,0 +1,102 @@
+"""The process tree, held against docker top, lsns and what a process inside finds in /proc."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from docker.models.containers import Container
+
+from labhelpers import namespaces
+from labhelpers.errors import BadInput, NameTaken
+from labhelpers.lab import Lab
+from labhelpers.namespaces.stage import wait_for
+from labhelpers.namespaces.trees import ProcessTree, short
+
+
+def test_three_levels(tree: ProcessTree, nested: Container) -> None:
+    assert tree.levels == 3
+    assert [space.level for space in tree.spaces] == [0, 1, 2]
+    assert [space.name for space in tree.spaces] == ["host", nested.name, f"inside {nested.name}"]
+    for process in tree.processes:
+        assert len(process.nspid) == tree.space_of(process).level + 1
+
+
+def test_the_host_sees_what_docker_top_sees(tree: ProcessTree, nested: Container) -> None:
+    top = {int(pid): int(parent) for pid, parent in nested.top(ps_args="-eo pid,ppid")["Processes"]}
+    seen = {one.pid: one.parent_pid for one in tree.seen_from("host")}
+    assert {pid: seen[pid] for pid in top} == top
+    inside = {one.process.pid for one in tree.seen_from(str(nested.name))}
+    assert inside == set(top)
+
+
+def test_each_level_sees_what_proc_lists_there(
+    there: Lab, tree: ProcessTree, nested: Container, looker: Container
+) -> None:
+    assert namespaces.inside(there, nested) == sorted(one.pid for one in tree.seen_from(str(nested.name)))
+    innermost = tree.seen_from(tree.spaces[2].name)
+    # the /proc that `unshare --mount-proc` mounted, from within both of its namespaces
+    ps = there.exec(looker, f"nsenter -t {innermost[0].process.pid} --pid --mount ps -eo pid,ppid,args")
+    rows = [line.split(None, 2) for line in ps.stdout.splitlines()[1:]]
+    listed = {int(pid): int(parent) for pid, parent, command in rows if "ps -eo" not in command}
+    assert listed == {one.pid: one.parent_pid for one in innermost} == {1: 0, 2: 1}
+
+
+def test_the_child_does_not_see_the_parent(tree: ProcessTree, nested: Container) -> None:
+    outside = [p for p in tree.processes if len(p.nspid) == 1]
+    assert any("shim" in process.command for process in outside)
+    middle, inner = tree.spaces[1:]
+    assert [tree.pid_in(process, middle) for process in outside] == [None] * len(outside)
+    assert {one.process.pid for one in tree.seen_from(inner.name)} < {
+        one.process.pid for one in tree.seen_from(middle.name)
+    }
+    assert tree.seen_from(middle.name)[0].parent_pid == 0
+
+
+def test_the_namespace_around_each_is_the_one_that_lsns_names(
+    tree: ProcessTree, lsns: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    rows = {int(row["ns"]): int(row["pns"]) for row in lsns("-t pid -o NS,PNS")}
+    for space in tree.spaces[1:]:
+        assert rows[space.id] == space.parent
+
+
+def test_a_process_of_docker_exec_has_no_parent_inside(there: Lab, nested: Container) -> None:
+    nested.exec_run(["sleep", "9201"], detach=True)
+    wait_for("the process", lambda: "sleep 9201" in [p.command for p in there.host.processes(nested)])
+    tree = namespaces.tree(there, nested)
+    (new,) = [one for one in tree.seen_from(str(nested.name)) if one.process.command == "sleep 9201"]
+    assert new.parent_pid == 0
+    assert new.pid != 1
+    there.exec(nested, f"kill {new.pid}")
+
+
+def test_the_whole_host_and_two_containers(there: Lab, nested: Container, looker: Container) -> None:
+    whole = namespaces.tree(there)
+    assert {p.pid for p in there.host.processes(nested)} < {p.pid for p in whole.processes}
+    assert whole.levels >= 3
+    both = namespaces.tree(there, nested, looker)
+    mine = {p.pid for one in (nested, looker) for p in there.host.processes(one)}
+    assert mine < {p.pid for p in both.processes}
+    # the looker shares the host's pid namespace: it has no space of its own
+    assert [space.name for space in both.spaces] == ["host", nested.name, f"inside {nested.name}"]
+    assert len(both.processes) < len(whole.processes)
+
+
+def test_frames(tree: ProcessTree) -> None:
+    frame = tree.frame()
+    assert list(frame.columns) == ["process", *(f"PID, {space.name}" for space in tree.spaces)]
+    assert list(frame.iloc[-1])[1:] == [str(pid) for pid in tree.processes[-1].nspid]
+    assert len(tree.views.frame()) == sum(len(tree.seen_from(space.name)) for space in tree.spaces)
+
+
+def test_no_path_of_the_host_is_shown(tree: ProcessTree) -> None:
+    assert not [short(process) for process in tree.processes if "/" in short(process)]
+
+
+def test_what_is_not_there_is_said(tree: ProcessTree, there: Lab, nested: Container) -> None:
+    with pytest.raises(BadInput, match="no pid namespace here is called"):
+        tree.seen_from("nowhere")
+    with pytest.raises(NameTaken):
+        namespaces.start_nested(there, name=str(nested.name))
