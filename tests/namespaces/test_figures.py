@@ -1,0 +1,178 @@
+"""The figures, by what they show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from labhelpers.drawing import CONTAINER, HOST, INK, VM
+from labhelpers.engine.host import Process
+from labhelpers.namespaces.experiments import Sight, Try
+from labhelpers.namespaces.first_process import (
+    Masks,
+    OrphansOf,
+    Sent,
+    Signals,
+    Stop,
+    Stops,
+    Zombies,
+)
+from labhelpers.namespaces.identity import Matrix, Namespaces
+from labhelpers.namespaces.joining import Entered, Sharing
+from labhelpers.namespaces.others import CgroupView, TimeShift, Unshared, UserNamespaces
+from labhelpers.namespaces.trees import PidSpace, ProcessTree
+
+matplotlib.use("agg")
+ROWS = (
+    Namespaces("host", 7, {"pid": 4026500001, "net": 4026500002, "time": 4026500003}),
+    Namespaces("web", 8, {"pid": 4026512345, "net": 4026512346, "time": 4026500003}),
+    Namespaces("friend", 9, {"pid": 4026512347, "net": 4026512346, "time": 4026500003}),
+)
+
+
+def process(pid: int, parent: int, command: str, space: int, *inner: int) -> Process:
+    nspid = (pid, *inner)
+    return Process(pid, parent, nspid[-1], command, nspid, {"pid": space}, 0, "S", 1)
+
+
+TREE = ProcessTree(
+    (
+        process(300, 1, "/usr/bin/containerd-shim-runc-v2 -namespace moby", 1),
+        process(400, 300, "sh -c something", 2, 1),
+        process(401, 400, "sleep 901", 2, 7),
+        process(402, 400, "/bin/deep one", 3, 8, 1),
+        process(403, 300, "sh", 2, 15),
+    ),
+    (PidSpace(1, "host", 0, None), PidSpace(2, "web", 1, 1), PidSpace(3, "inside web", 2, 2)),
+)
+
+
+def texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts] + [ax.get_title(loc="left")]
+
+
+def cells(ax: Axes, columns: int) -> list[list[str]]:
+    """The colours of the cells: one list a column."""
+    faces = [to_hex(p.get_facecolor()).upper() for p in ax.patches if isinstance(p, Rectangle)]
+    rows = len(faces) // columns
+    return [faces[column * rows : (column + 1) * rows] for column in range(columns)]
+
+
+def test_in_a_column_one_colour_is_one_namespace() -> None:
+    ax = Matrix(ROWS).plot()
+    assert cells(ax, 3) == [[HOST, CONTAINER, VM], [HOST, CONTAINER, CONTAINER], [HOST, HOST, HOST]]
+    for said in ("host", "web", "friend", "pid", "clocks", "…12346"):
+        assert said in texts(ax)
+
+
+def test_one_process_has_not_the_colour_of_the_host() -> None:
+    ax = ROWS[1].plot()
+    assert {face for column in cells(ax, 3) for face in column} == {CONTAINER}
+    assert "web (PID 8 on the host)" in texts(ax)[-1]
+
+
+def test_what_was_asked_for_is_framed() -> None:
+    ax = Sharing(Matrix(ROWS), {"friend": ("net", "web")}, "").plot()
+    framed = [p for p in ax.patches if to_hex(p.get_edgecolor()) == INK]
+    assert len(framed) == 1
+    assert to_hex(framed[0].get_facecolor()).upper() == CONTAINER
+
+
+def test_who_entered() -> None:
+    rows = (ROWS[0], replace(ROWS[1], who="first process"), replace(ROWS[1], who="nsenter"))
+    entered = Entered(
+        Matrix(rows), {"first process": 1, "nsenter": 9}, {}, {"first process": True, "nsenter": False}
+    )
+    assert entered.all_the_same
+    assert "PID 1 inside, in its cgroup" in texts(entered.plot())
+    assert "PID 9 inside, in another cgroup" in texts(entered.plot())
+
+
+def test_the_tree_has_a_box_for_each_namespace_and_every_pid() -> None:
+    ax = TREE.plot()
+    said = texts(ax)
+    for process_ in TREE.processes:
+        for pid in process_.nspid:
+            assert str(pid) in said
+    assert "containerd-shim-runc-v2" in said
+    assert "PID,\ninside web" in said
+    boxes = {to_hex(p.get_edgecolor()).upper(): p for p in ax.patches if isinstance(p, FancyBboxPatch)}
+    assert list(boxes) == [HOST, CONTAINER, VM]
+    # each lies in the one around it
+    for outer, inner in ((HOST, CONTAINER), (CONTAINER, VM)):
+        a, b = boxes[outer].get_bbox(), boxes[inner].get_bbox()
+        assert a.x0 < b.x0 < b.x1 < a.x1
+        assert a.y0 < b.y0 < b.y1 < a.y1
+
+
+def test_a_process_that_was_put_in_is_in_the_box_although_its_parent_is_not() -> None:
+    seen = {one.process.pid: one.parent_pid for one in TREE.seen_from("web")}
+    assert seen == {400: 0, 401: 1, 402: 1, 403: 0}
+    ax = TREE.plot()
+    box = next(p.get_bbox() for p in ax.patches if to_hex(p.get_edgecolor()).upper() == CONTAINER)
+    (last,) = [text.get_position()[1] for text in ax.texts if text.get_text() == "403"]
+    assert box.y0 < last < box.y1
+
+
+def test_a_large_tree_is_cut_to_what_is_nested() -> None:
+    many = tuple(process(1000 + n, 1, f"daemon{n}", 1) for n in range(60))
+    said = texts(ProcessTree(many + TREE.processes, TREE.spaces).plot())
+    assert "402" in said
+    assert not [text for text in said if text.startswith("daemon")]
+
+
+def test_each_view_shows_only_what_it_sees() -> None:
+    ax = TREE.views.plot()
+    said = texts(ax)
+    assert "the host sees 5 of 5 processes" in said
+    assert "web sees 4 of 5 processes" in said
+    assert "inside web sees 1 of 5 processes" in said
+    # the deepest process has three numbers in three views, and is nowhere else
+    assert [said.count(str(pid)) for pid in (402, 8)] == [1, 1]
+    assert said.count("1") == 2
+    outlines = [p for p in ax.patches if p.get_linestyle() in (":", "dotted")]
+    assert len(outlines) == (5 - 4) + (5 - 1)
+
+
+def test_sight() -> None:
+    seen = {("a", "one"): "PID 1", ("a", "the host"): "PID 99"}
+    ax = Sight("pid", ("one", "two", "the host"), ("a",), seen, (Try("two", "kill 99", False, "no"),)).plot()
+    said = texts(ax)
+    assert said.count("not seen") == 1
+    assert {"PID 1", "PID 99"} <= set(said)
+    assert any("two$  kill 99" in text and "no" in text for text in said)
+
+
+def test_the_other_kinds() -> None:
+    made = Unshared("--fewest", 65534, 0, True, 0, (0, 65534, 1), True, "")
+    refused = Unshared("(no option)", 0, 2, False, None, (), False, "no")
+    said = texts(UserNamespaces(False, (refused, made), ()).plot())
+    assert {"refused", "made", "user 65534 → user 0", "Docker's list", "none"} <= set(said)
+    view = CgroupView(
+        2, "private", {"host": "/docker/abc", "private": "/"}, {"host": True, "private": False}, {}
+    )
+    assert {"/docker/abc", "/", "--cgroupns private (chosen here by default)"} <= set(texts(view.plot()))
+    ax = TimeShift(True, 86400, 3600.0, 90000.0, "").plot()
+    assert [bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)] == [1, 25]
+    assert "this kernel has no time namespaces" in texts(TimeShift(False, 86400, 0, None, "").plot())
+
+
+def test_process_1() -> None:
+    sent: list[Any] = [
+        ("sleep", 1, "default", "TERM", "inside", False),
+        ("x", 1, "waited for", "TERM", "inside", True),
+    ]
+    said = texts(Signals(tuple(Sent(*one) for one in sent)).plot())
+    assert {"no handler", "waits for it", "lives on", "ended", "TERM from inside"} <= set(said)
+    ax = Stops(10, (Stop("sleep", "default", 10.2, 137), Stop("x", "caught", 0.1, 0))).plot()
+    assert [bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)] == [10.2, 0.1]
+    assert any("killed" in text for text in texts(ax))
+    ax = Zombies(OrphansOf("sleep", 5, 5), OrphansOf("init", 5, 0), 9, ()).plot()
+    dots = [str(line.get_markerfacecolor()) for line in ax.lines]
+    assert (dots.count(VM), dots.count("white")) == (5, 5)
+    assert "SIGTERM" in texts(Masks((), (), ("SIGTERM",), False).plot())
