@@ -345,7 +345,7 @@ def _buries(lab: Lab) -> str | None:
     while left := _waiting(lab):
         passed_s = time.monotonic() - begin
         # an init waits at once; one that looks from time to time has a moment
-        if (passed_s > 1.5 and all(one.state == "Z" for one in left)) or passed_s > 10:
+        if (passed_s > 1 and all(one.state == "Z" for one in left)) or passed_s > 10:
             return f"{len(left)} of its processes ended and stay as zombies"
         time.sleep(0.05)
     return None
