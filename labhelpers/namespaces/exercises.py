@@ -337,10 +337,11 @@ def _term_hint(lab: Lab) -> str:
 
 
 def _buries(lab: Lab) -> str | None:
-    container = lab.client.containers.get(POLITE)
-    code, _ = container.exec_run(["sh", "-c", "sleep 0.1 & exit 0"])
-    if code:
-        return "no shell could be started in it to try"
+    # a look that finds some makes no more: looks repeat, and zombies stay
+    if not _waiting(lab):
+        code, _ = lab.client.containers.get(POLITE).exec_run(["sh", "-c", "sleep 0.1 & exit 0"])
+        if code:
+            return "no shell could be started in it to try"
     begin = time.monotonic()
     while left := _waiting(lab):
         passed_s = time.monotonic() - begin

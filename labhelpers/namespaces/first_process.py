@@ -76,8 +76,8 @@ def masks(lab: Lab, where: Container | str | int) -> Masks:
     pid = lab.host.process(where).pid
     status = lab.host.read(f"/proc/{pid}/status")
     asleep = lab.host.read_many([f"/proc/{pid}/wchan", f"/proc/{pid}/syscall"])
-    where_, call = ((text or "").strip() for text in asleep.values())
-    waits = "sigtimedwait" in where_ or call.split(" ")[0] in _SIGTIMEDWAIT
+    function, call = ((text or "").strip() for text in asleep.values())
+    waits = "sigtimedwait" in function or call.split(" ")[0] in _SIGTIMEDWAIT
     blocked, ignored, caught = (_names(status, mask) for mask in ("SigBlk", "SigIgn", "SigCgt"))
     return Masks(blocked, ignored, caught, waits)
 

@@ -179,25 +179,23 @@ def cgroup(lab: Lab) -> CgroupView:
     In a cgroup namespace of its own a process sees its cgroup as the root, "/" (cgroup_namespaces(7)). Docker gives
     a container one where the host has version 2, and none on version 1 (Docker docs, docker run, --cgroupns).
     """
-    seen: dict[str, tuple[str, bool, bool]] = {}
+    paths: dict[str, str] = {}
+    same: dict[str, bool] = {}
+    named: dict[str, bool] = {}
     with stage(lab) as run:
         host = lab.host.process().namespaces.get("cgroup")
         plain = run(lab.image("payload"), "sleep 9150")
         default = plain.attrs["HostConfig"].get("CgroupnsMode") or "host"
         other = "private" if default == "host" else "host"
-        for mode, container in (
-            (default, plain),
-            (other, run(lab.image("payload"), "sleep 9151", cgroupns=other)),
-        ):
+        asked = run(lab.image("payload"), "sleep 9151", cgroupns=other)
+        for mode, container in sorted({default: plain, other: asked}.items()):
             said = lab.exec(container, "cat /proc/self/cgroup").stdout
-            # version 1 has one line for each hierarchy; a named one, or one without limits, may say less
+            # version 1 has one line for each hierarchy; one without limits may say less than the others
             path = max((line.split(":", 2)[2] for line in said.splitlines()), key=len)
-            shown = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
-            own = lab.host.process(container).namespaces.get("cgroup")
-            seen[mode] = shown, own == host, str(container.id)[:12] in path
-    paths, same, names = ({mode: row[n] for mode, row in sorted(seen.items())} for n in range(3))
-    version = lab.engine.facts().cgroup_version
-    return CgroupView(version, default, paths, same, names)  # type: ignore[arg-type]
+            paths[mode] = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
+            same[mode] = lab.host.process(container).namespaces.get("cgroup") == host
+            named[mode] = str(container.id)[:12] in path
+    return CgroupView(lab.engine.facts().cgroup_version, default, paths, same, named)
 
 
 @dataclass(frozen=True, slots=True)

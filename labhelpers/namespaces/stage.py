@@ -29,6 +29,7 @@ def stage(lab: Lab) -> Iterator[Callable[..., Container]]:
 
     def run(*words: object, **options: object) -> Container:
         made.append(lab.run(*words, **options))  # type: ignore[arg-type]
+        wait_until_begun(lab, made[-1])
         return made[-1]
 
     with lab.quiet():
@@ -38,6 +39,17 @@ def stage(lab: Lab) -> Iterator[Callable[..., Container]]:
             for container in reversed(made):
                 with suppress(NotFound):
                     container.remove(v=True, force=True)
+
+
+def wait_until_begun(lab: Lab, container: Container) -> None:
+    """Wait until process 1 is what was asked for: for a moment after `docker run` it still is the runtime's own.
+
+    That one (`runc init`) has a command line, handlers and children of its own.
+
+    Raises:
+        LabError: the container has ended.
+    """
+    wait_for(f"{container.name} begins", lambda: lab.host.process(container).command.split()[-1] != "init")
 
 
 def wait_for(what: str, is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> None:

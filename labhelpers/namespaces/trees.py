@@ -243,7 +243,8 @@ def short(process: Process) -> str:
     if process.pid == 1:
         return "first process"
     words = process.command.split()
-    kept = [PurePosixPath(words[0]).name]
+    # the name of a kernel thread is no path
+    kept = [words[0] if words[0].startswith("[") else PurePosixPath(words[0]).name]
     for word in words[1:]:
         if word.startswith(("-", "/")) or len(" ".join([*kept, word])) > 22:
             break
@@ -327,8 +328,9 @@ def _spaces(
         if outer is None:
             return
         name = called.get(id) or (f"inside {outer.name}" if outer.level else f"namespace {id}")
-        taken = sum(space.name.startswith(name) for space in made.values())
-        made[id] = PidSpace(id, f"{name} ({taken + 1})" if taken else name, outer.level + 1, outer.id)
+        taken = {space.name for space in made.values()}
+        free = (name, *(f"{name} ({number})" for number in range(2, len(made) + 2)))
+        made[id] = PidSpace(id, next(one for one in free if one not in taken), outer.level + 1, outer.id)
 
     for one in wanted:
         add(one.namespaces["pid"])

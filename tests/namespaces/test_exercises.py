@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers import namespaces
+from labhelpers.errors import LabError
 from labhelpers.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.namespaces.exercises import (
@@ -22,7 +24,7 @@ from labhelpers.namespaces.exercises import (
     who_shares,
 )
 from labhelpers.namespaces.others import UserNamespaces
-from labhelpers.namespaces.stage import wait_for
+from labhelpers.namespaces.stage import wait_for, wait_until_begun
 
 Start = Callable[..., Container]
 
@@ -41,6 +43,8 @@ def start(lab: Lab) -> Start:
         for container in before:
             container.remove(force=True)
         before[:] = [lab.run(lab.image(image), command, name=name, **options)]
+        with suppress(LabError):  # some wrong answers end at once
+            wait_until_begun(lab, before[0])
         return before[0]
 
     return run
@@ -83,7 +87,8 @@ def test_alone(lab: Lab, start: Start) -> None:
     assert "no container called hermit" in said(exercise)
     start("hermit", pid="host")
     assert "sees every process of the host" in said(exercise)
-    start("hermit", ["sh", "-c", "sleep 600 & wait"])
+    two = start("hermit", ["sh", "-c", "sleep 600 & wait"])
+    wait_for("two processes", lambda: len(lab.host.processes(two)) == 2)
     assert "the host sees 2 processes in it" in said(exercise)
     hermit = start("hermit")
     assert "no file /outside" in said(exercise)
@@ -163,13 +168,15 @@ def test_polite(lab: Lab, start: Start) -> None:
     verdict = exercise.check()
     assert [task.stands for task in verdict.tasks] == ["done", "done", "done", "missing"], verdict
     assert "child of process 1" in exercise.hint()
-    start("polite", init=True)
+    init = start("polite", init=True)
+    wait_for("its init", lambda: namespaces.masks(lab, init).takes("SIGTERM"))
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
 
 
 def test_polite_by_a_shell_counts_too(lab: Lab, start: Start) -> None:
-    start("polite", ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"])
+    shell = start("polite", ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 600 & wait $!; done"])
+    wait_for("its trap", lambda: namespaces.masks(lab, shell).takes("SIGTERM"))
     exercise = polite(lab)
     assert exercise.check().passed, exercise.check()
 

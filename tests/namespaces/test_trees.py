@@ -84,6 +84,19 @@ def test_the_whole_host_and_two_containers(there: Lab, nested: Container, looker
     assert len(both.processes) < len(whole.processes)
 
 
+def test_two_namespaces_in_one_have_two_names(there: Lab) -> None:
+    script = "unshare -p -f sleep 9202 & unshare -p -f sleep 9203 & wait"
+    name = f"two-{there.session}"
+    two = there.run(
+        there.image("tools"), ["sh", "-c", script], name=name, cap_drop=["ALL"], cap_add=["SYS_ADMIN"]
+    )
+    # as many processes as there will be: the shell, two unshare and two sleep
+    wait_for("both", lambda: len(there.host.processes(two)) == 5)
+    names = [space.name for space in namespaces.tree(there, two).spaces]
+    there.remove(two, force=True)
+    assert names == ["host", name, f"inside {name}", f"inside {name} (2)"]
+
+
 def test_frames(tree: ProcessTree) -> None:
     frame = tree.frame()
     assert list(frame.columns) == ["process", *(f"PID, {space.name}" for space in tree.spaces)]
