@@ -13,6 +13,7 @@ from labhelpers.engine.host.network import (
     Firewall,
     Interface,
     Neighbour,
+    Network,
     Route,
     Rule,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Mount",
     "Namespace",
     "Neighbour",
+    "Network",
     "Pids",
     "Pressure",
     "Process",

@@ -1,0 +1,5 @@
+"""The room of `05_networking`: who is joined to whom, what happens to a packet on its way, and what a way costs."""
+
+from labhelpers.networks.maps import map
+
+__all__ = ["map"]
