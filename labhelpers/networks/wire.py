@@ -54,7 +54,8 @@ def wire(lab: Lab, far: str) -> Wire:
         LabError: the engine's kernel makes no veth pairs for the lab; its words are kept.
     """
     subnet = free_subnet(lab)
-    host_address, far_address = str(subnet[1]), str(subnet[2])
+    # the engine gives addresses out from the start: the far end has the last one
+    host_address, far_address = str(subnet[1]), str(subnet[254])
     with lab.quiet():
         end = lab.run(
             lab.image("payload"),
