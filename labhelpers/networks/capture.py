@@ -46,7 +46,11 @@ def capturing(
         with lab.quiet():
             for label, network in places.items():
                 started[label] = lab.run(
-                    lab.image("tools"), command, network=network, cap_drop=["ALL"], cap_add=["NET_RAW", *BECOME_NOBODY]
+                    lab.image("tools"),
+                    command,
+                    network=network,
+                    cap_drop=["ALL"],
+                    cap_add=["NET_RAW", *BECOME_NOBODY],
                 )
         for container in started.values():
             _wait_until_it_listens(container)

@@ -6,6 +6,7 @@ and up again or out. The number beside each interface is its index: that is what
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -73,11 +74,16 @@ def _groups(result: NetworkMap) -> list[Group]:
         here = {end.container for end in ordered[-1].ends} if ordered else set()
         # the one that shares most with the last; without one, that which shares with the fewest others
         best = max(
-            bridges, key=lambda g: (len(here & {e.container for e in g.ends}), -_shared(g, bridges), -bridges.index(g))
+            bridges,
+            key=lambda g: (
+                len(here & {e.container for e in g.ends}),
+                -_shared(g, bridges),
+                -bridges.index(g),
+            ),
         )
         bridges.remove(best)
         ordered.append(best)
-    for left, right in zip(ordered, ordered[1:], strict=False):
+    for left, right in itertools.pairwise(ordered):
         _bring_together(left, right)
     parents: dict[str, Group] = {}
     for end in result.ends:
@@ -130,7 +136,10 @@ def _parts(group: Group) -> list[Group]:
     things = [*group.ends, *group.nodes]
     parts = []
     for start in range(0, len(things), COLUMNS):
-        ends, nodes = group.ends[start : start + COLUMNS], group.nodes[max(0, start - len(group.ends)) :][:COLUMNS]
+        ends, nodes = (
+            group.ends[start : start + COLUMNS],
+            group.nodes[max(0, start - len(group.ends)) :][:COLUMNS],
+        )
         parts.append(Group(group.title, group.detail, group.color, ends, nodes if not ends else []))
     return parts
 
@@ -141,7 +150,9 @@ def _parts(group: Group) -> list[Group]:
 def _draw_row(ax: Axes, row: Sequence[Group], y: float, result: NetworkMap) -> None:
     width = sum(group.slots for group in row) * WIDE
     _box(ax, -0.15, y - 0.5, width + 0.1, 2.76, PAPER, FAINT)
-    ax.text(-0.08, y + 2.1, "the host's network namespace", fontsize=7.5, color=FAINT, va="center", style="italic")
+    ax.text(
+        -0.08, y + 2.1, "the host's network namespace", fontsize=7.5, color=FAINT, va="center", style="italic"
+    )
     x = 0.0
     places: list[tuple[float, End]] = []
     for group in row:
@@ -163,7 +174,9 @@ def _draw_group(ax: Axes, group: Group, x: float, y: float, result: NetworkMap) 
     left, span = x + 0.08, width * WIDE - 0.24
     _box(ax, left, y + 0.45, span, 0.68, group.color, "white")
     middle = left + span / 2
-    ax.text(middle, y + 0.98, group.title, color="white", weight="bold", ha="center", va="center", fontsize=8.5)
+    ax.text(
+        middle, y + 0.98, group.title, color="white", weight="bold", ha="center", va="center", fontsize=8.5
+    )
     said = group.detail if span > 2.2 else group.detail.replace(" · ", "\n")
     ax.text(middle, y + 0.67, said, color="white", ha="center", va="center", fontsize=7)
     if not group.ends:
@@ -197,13 +210,23 @@ def _draw_containers(ax: Axes, places: Sequence[tuple[float, End]], y: float, re
         while last + 1 < len(places) and places[last + 1][1].container == end.container:
             last += 1
         span = (last - index + 1) * WIDE - 0.2
-        many = len({(e.interface, e.index) for e in result.ends if e.container == end.container}) > last - index + 1
+        many = (
+            len({(e.interface, e.index) for e in result.ends if e.container == end.container})
+            > last - index + 1
+        )
         again = end.container in drawn
         drawn.add(end.container)
         name = end.container + (" (again)" if again else "")
         _box(ax, x + 0.06, y + 2.6, span, 0.98, "white", CONTAINER, dashed=many)
         ax.text(
-            x + 0.06 + span / 2, y + 3.4, _short(name, 18), ha="center", va="center", weight="bold", fontsize=9, color=CONTAINER
+            x + 0.06 + span / 2,
+            y + 3.4,
+            _short(name, 18),
+            ha="center",
+            va="center",
+            weight="bold",
+            fontsize=9,
+            color=CONTAINER,
         )
         for place, one in places[index : last + 1]:
             _draw_end(ax, one, place, y)
@@ -230,21 +253,53 @@ def _draw_node(ax: Axes, node: Node, x: float, y: float) -> None:
     middle = x + WIDE / 2 - 0.06
     if node.shares_host:
         _box(ax, x + 0.06, y + 0.6, WIDE - 0.2, 0.98, "white", CONTAINER)
-        ax.text(middle, y + 1.36, _short(node.name, 18), ha="center", va="center", weight="bold", fontsize=9, color=CONTAINER)
+        ax.text(
+            middle,
+            y + 1.36,
+            _short(node.name, 18),
+            ha="center",
+            va="center",
+            weight="bold",
+            fontsize=9,
+            color=CONTAINER,
+        )
         ax.text(middle, y + 1.05, "network: host", ha="center", va="center", fontsize=7.5, color=INK)
-        ax.text(middle, y + 0.83, "no interface of its own", ha="center", va="center", fontsize=6.5, color=FAINT)
+        ax.text(
+            middle, y + 0.83, "no interface of its own", ha="center", va="center", fontsize=6.5, color=FAINT
+        )
         return
     _box(ax, x + 0.06, y + 2.6, WIDE - 0.2, 0.98, "white", CONTAINER)
-    ax.text(middle, y + 3.4, _short(node.name, 18), ha="center", va="center", weight="bold", fontsize=9, color=CONTAINER)
+    ax.text(
+        middle,
+        y + 3.4,
+        _short(node.name, 18),
+        ha="center",
+        va="center",
+        weight="bold",
+        fontsize=9,
+        color=CONTAINER,
+    )
     said = "only lo" if not node.mode.startswith("container:") else "in another's namespace"
     ax.text(middle, y + 3.05, said, ha="center", va="center", fontsize=8, color=INK)
-    ax.text(middle, y + 2.8, f"network: {_short(node.mode, 12)}", ha="center", va="center", fontsize=6.5, color=FAINT)
+    ax.text(
+        middle,
+        y + 2.8,
+        f"network: {_short(node.mode, 12)}",
+        ha="center",
+        va="center",
+        fontsize=6.5,
+        color=FAINT,
+    )
 
 
 def _draw_way_out(ax: Axes, result: NetworkMap, width: float, rows: int) -> None:
     """The last stretch: from the bridges through the host's routing and firewall to its own interface."""
     out = next((r.interface for r in result.host_routes if r.destination == "default"), None)
-    names = f"{out}: the host's own interface, and the world behind it" if out else "the host has no default route"
+    names = (
+        f"{out}: the host's own interface, and the world behind it"
+        if out
+        else "the host has no default route"
+    )
     _box(ax, -0.15, 0.0, width + 0.1, 0.34, ENGINE, "white")
     said = f"routing · firewall · translation   →   {names}"
     ax.text(width / 2, 0.17, said, ha="center", va="center", fontsize=8.5, color=INK)

@@ -205,7 +205,12 @@ def resolver(lab: Lab, container: Container | str) -> Resolver:
     servers, _, hosts = said.partition("---")
     first = re.search(r"^nameserver\s+(\S+)", servers, re.M)
     own = set(_addresses(lab, name))
-    known = [word for line in hosts.splitlines() if (words := line.split()) and words[0] in own for word in words[1:]]
+    known = [
+        word
+        for line in hosts.splitlines()
+        if (words := line.split()) and words[0] in own
+        for word in words[1:]
+    ]
     return Resolver(name, bool(first and first[1] == "127.0.0.11"), tuple(known))
 
 
@@ -224,12 +229,15 @@ def host_driver(lab: Lab) -> HostDriver:
             finally:
                 lab.remove(second, force=True)
             answer = once(
-                lab, f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/", network="host", check=False
+                lab,
+                f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/",
+                network="host",
+                check=False,
             )
             own = lab.host.network(first)
             here = lab.host.network()
             spaces = {one.pid: one.namespaces.get("net", 0) for one in lab.host.processes()}
-            helper = lab.client.api.inspect_container(lab.host.helper)["State"]["Pid"]
+            helper = lab.client.api.inspect_container(str(lab.host.helper))["State"]["Pid"]
             first.reload()
             return HostDriver(
                 spaces[first.attrs["State"]["Pid"]],
@@ -259,7 +267,8 @@ def _server_on_host(lab: Lab) -> tuple[Container, int]:
             return container, port
         lab.remove(container, force=True)
     raise LabError(
-        "twenty ports of the engine's host were taken", hint="see who has them: `ss -ltn` on the engine's host"
+        "twenty ports of the engine's host were taken",
+        hint="see who has them: `ss -ltn` on the engine's host",
     )
 
 

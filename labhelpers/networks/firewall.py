@@ -105,7 +105,9 @@ def port_reach(lab: Lab) -> PortReach:
             rows = []
             for address in ("127.0.0.1", laid.host_address):
                 server = lab.run(
-                    lab.image("payload"), ["httpd", "-f", "-p", "80", "-h", "/www"], ports={"80/tcp": (address, None)}
+                    lab.image("payload"),
+                    ["httpd", "-f", "-p", "80", "-h", "/www"],
+                    ports={"80/tcp": (address, None)},
                 )
                 made.append(server)
                 server.reload()

@@ -115,7 +115,11 @@ class Journeys(Result):
     def frame(self) -> pd.DataFrame:
         """One row a journey."""
         rows = [
-            (j.name, " → ".join(dict.fromkeys(f"{h.place}: {h.interface}" for h in j.request)), j.source_changed)
+            (
+                j.name,
+                " → ".join(dict.fromkeys(f"{h.place}: {h.interface}" for h in j.request)),
+                j.source_changed,
+            )
             for j in (self.to_container, self.to_host, self.to_outside)
         ]
         return table(rows, ["journey", "the request's way", "source translated"])
@@ -135,14 +139,22 @@ def follow(lab: Lab) -> Journeys:
         network = lab.create_network(f"street-{mark}")
         try:
             for place in (CLIENT, SERVER):
-                made.append(lab.run(lab.image("payload"), SERVE, name=names[place], network=str(network.name)))
+                made.append(
+                    lab.run(lab.image("payload"), SERVE, name=names[place], network=str(network.name))
+                )
             network.reload()
             gateway = next(
-                one.address for one in lab.host.addresses() if one.interface == f"br-{str(network.id)[:12]}" and one.family == "inet"
+                one.address
+                for one in lab.host.addresses()
+                if one.interface == f"br-{str(network.id)[:12]}" and one.family == "inet"
             )
             own = {place: _address(lab, names[place]) for place in (CLIENT, SERVER)}
             made.append(
-                lab.run(lab.image("payload"), ["httpd", "-f", "-p", f"{gateway}:{PORT}", "-h", "/www"], network="host")
+                lab.run(
+                    lab.image("payload"),
+                    ["httpd", "-f", "-p", f"{gateway}:{PORT}", "-h", "/www"],
+                    network="host",
+                )
             )
             lab.exec(names[OUTSIDE], ["sh", "-c", f"httpd -p {PORT} -h /www"])
             targets = {
@@ -152,7 +164,13 @@ def follow(lab: Lab) -> Journeys:
             }
             places = {place: f"container:{name}" for place, name in names.items()} | {HOST: "host"}
             what = " or ".join(f"host {address}" for address in {own[CLIENT], own[SERVER], laid.far_address})
-            scope = (str(network.name), f"br-{str(network.id)[:12]}", own[SERVER], _subnet(lab, str(network.name)), laid.link)
+            scope = (
+                str(network.name),
+                f"br-{str(network.id)[:12]}",
+                own[SERVER],
+                _subnet(lab, str(network.name)),
+                laid.link,
+            )
             journeys = []
             for name, (asked, address) in targets.items():
                 # each has captures of its own, so that none is full before the last request
@@ -167,7 +185,13 @@ def follow(lab: Lab) -> Journeys:
 
 
 def _journey(
-    lab: Lab, name: str, names: Mapping[str, str], asked: str, address: str, scope: Sequence[str], seen: object
+    lab: Lab,
+    name: str,
+    names: Mapping[str, str],
+    asked: str,
+    address: str,
+    scope: Sequence[str],
+    seen: object,
 ) -> Journey:
     assert callable(seen)
     spaces: dict[str, str | None] = {**names, HOST: None}
@@ -187,10 +211,13 @@ def _journey(
         )
     on_way = {(hop.place, hop.interface) for hop in hops}
     counts = [
-        Count(f"{place}: {one.name} {way}", getattr(old, f"{field}_packets"), getattr(one, f"{field}_packets"))
+        Count(
+            f"{place}: {one.name} {way}", getattr(old, f"{field}_packets"), getattr(one, f"{field}_packets")
+        )
         for place, found in after.items()
         for one in found
-        if (place, one.name) in on_way and (old := next((o for o in before[place] if o.index == one.index), None))
+        if (place, one.name) in on_way
+        and (old := next((o for o in before[place] if o.index == one.index), None))
         for way, field in (("in", "received"), ("out", "sent"))
     ]
     rules = [

@@ -214,10 +214,11 @@ def map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
         time.sleep(PAUSE_S)
         again = {id: _seen(lab, id) for id in loose}
         here = lab.host.network()
+        fresh = {id: (one[0], _ends(one[0], one[1], here)) for id, one in again.items() if one}
         joined = [
-            (row, ends) if row["Id"] not in loose else (one[0], _ends(one[0], one[1], here))
+            fresh.get(row["Id"], (row, ends))
             for row, ends in joined
-            if (one := again.get(row["Id"])) or row["Id"] not in loose
+            if row["Id"] in fresh or row["Id"] not in loose
         ]
     processes = lab.host.processes()
     return _map(lab, joined, here, processes, wanted is not None)
@@ -231,12 +232,13 @@ def _map(
     only_used: bool,
 ) -> NetworkMap:
     spaces = {one.pid: one.namespaces.get("net") for one in processes}
-    own = lab.client.api.inspect_container(lab.host.helper)["State"]["Pid"] if lab.host.helper else None
+    helper = lab.host.helper
+    here_pid = int(lab.client.api.inspect_container(helper)["State"]["Pid"]) if helper else 0
     nodes, ends = [], []
     for row, found in joined:
         mode = row["HostConfig"]["NetworkMode"]
         space = spaces.get(row["State"]["Pid"])
-        shares = mode == "host" or (space is not None and space == spaces.get(own))
+        shares = mode == "host" or (space is not None and space == spaces.get(here_pid))
         name = "bridge" if mode == "default" else mode
         nodes.append(Node(row["Name"].lstrip("/"), row["Id"], name, space, shares))
         ends += [] if shares else found
@@ -428,8 +430,7 @@ def _published(
                 tuple(
                     f"{rule.tool} {rule.table}/{rule.chain}: {rule.text}"
                     for rule in rules
-                    if _sends(rule, port, own, inside)
-                    and (":" in address) == (rule.family == "ip6")
+                    if _sends(rule, port, own, inside) and (":" in address) == (rule.family == "ip6")
                 ),
                 any(re.search(rf"-host-port {port}\b", command) for command in proxies),
             )

@@ -8,15 +8,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.nested import RIGHTS, WRITABLE_CGROUPS
 from labhelpers.errors import BadInput, LabError
-from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
@@ -73,14 +70,18 @@ class Engines:
     def run_in(self, number: int, command: Sequence[str], *, check: bool = True) -> str:
         """What a command says that runs on the machine of engine 1 or 2, outside of its containers."""
         if self.why_not or not self.containers:
-            raise LabError(self.why_not or "the two engines are closed", hint="run the cell that starts them again")
+            raise LabError(
+                self.why_not or "the two engines are closed", hint="run the cell that starts them again"
+            )
         if number not in (1, 2):
             raise BadInput(f"there is no engine {number}", hint="they are 1 and 2")
         with self._lab.quiet():
             said = self._lab.exec(self.containers[number - 1], list(command))
         if check and said.exit_code:
             raise LabError(
-                f"engine {number} said no to `{' '.join(command)}`", hint="its words say why", engine_words=str(said)
+                f"engine {number} said no to `{' '.join(command)}`",
+                hint="its words say why",
+                engine_words=str(said),
             )
         return said.stdout.strip()
 
@@ -195,7 +196,10 @@ def _ready(container: Any, archive: bytes) -> str | None:
         if container.status != "running":
             break
         time.sleep(0.2)
-    last = [*container.logs().decode(errors="replace").strip().splitlines(), said.decode(errors="replace").strip()]
+    last = [
+        *container.logs().decode(errors="replace").strip().splitlines(),
+        said.decode(errors="replace").strip(),
+    ]
     return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")
 
 

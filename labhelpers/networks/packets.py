@@ -142,11 +142,23 @@ def _network(protocol: int, data: bytes) -> list[Layer]:
 def _transport(protocol: int, data: bytes) -> list[Layer]:
     if protocol == 1 and len(data) >= 8:
         number, sequence = struct.unpack_from("!HH", data, 4)
-        return [Layer("ICMP", 8, (("is", ICMP.get(data[0], str(data[0]))), ("id", str(number)), ("seq", str(sequence))))]
+        return [
+            Layer(
+                "ICMP",
+                8,
+                (("is", ICMP.get(data[0], str(data[0]))), ("id", str(number)), ("seq", str(sequence))),
+            )
+        ]
     if protocol == 6 and len(data) >= 20:
         source, target, sequence, acknowledged = struct.unpack_from("!HHII", data)
         flags = " ".join(name for bit, name in enumerate(FLAGS) if data[13] >> bit & 1)
-        fields = (("from", str(source)), ("to", str(target)), ("flags", flags), ("seq", str(sequence)), ("ack", str(acknowledged)))
+        fields = (
+            ("from", str(source)),
+            ("to", str(target)),
+            ("flags", flags),
+            ("seq", str(sequence)),
+            ("ack", str(acknowledged)),
+        )
         return [Layer("TCP", (data[12] >> 4) * 4, fields)]
     if protocol == 17 and len(data) >= 8:
         source, target = struct.unpack_from("!HH", data)

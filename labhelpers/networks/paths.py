@@ -41,7 +41,7 @@ SCRIPT = Path(__file__).with_name("probe.py").read_text()
 ROUND_TRIPS = 400
 WARM_BYTES = 16 << 20
 STREAM_S = 0.35
-SERVE = f"iperf3 -s -D -p {IPERF} && exec python3 -c \"$PROBE\" serve 0.0.0.0 {ECHO}"
+SERVE = f'iperf3 -s -D -p {IPERF} && exec python3 -c "$PROBE" serve 0.0.0.0 {ECHO}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,8 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
             why = engines.why_not if engines is not None else None
             left_out.append(("overlay", why or "there are no two engines here"))
         rates = {
-            name: ask(round_trips=20, one_bytes=WARM_BYTES, four_bytes=WARM_BYTES) for name, ask in ways.items()
+            name: ask(round_trips=20, one_bytes=WARM_BYTES, four_bytes=WARM_BYTES)
+            for name, ask in ways.items()
         }
         for number in range(rounds):
             names = list(ways)
@@ -157,7 +158,11 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
                 found = ways[name](round_trips=ROUND_TRIPS, **sizes)
                 samples.append(
                     Sample(
-                        name, number, tuple(found["round_trips_us"]), found["one_bits_per_s"], found["four_bits_per_s"]
+                        name,
+                        number,
+                        tuple(found["round_trips_us"]),
+                        found["one_bits_per_s"],
+                        found["four_bits_per_s"],
                     )
                 )
     return Paths(tuple(samples), tuple(left_out))
@@ -174,7 +179,14 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
 
     def server(name: str, **options: Any) -> Any:
         made.append(
-            lab.run(image, ["sh", "-c", SERVE], name=f"{name}-{mark}", environment={"PROBE": SCRIPT}, init=True, **options)
+            lab.run(
+                image,
+                ["sh", "-c", SERVE],
+                name=f"{name}-{mark}",
+                environment={"PROBE": SCRIPT},
+                init=True,
+                **options,
+            )
         )
         return made[-1]
 
@@ -194,13 +206,13 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
         plain = server("plain", ports={f"{IPERF}/tcp": None, f"{ECHO}/tcp": None})
         own = server("own", network=f"paths-{mark}")
         mac = server("mac", network=f"mac-{mark}")
-        on_host, host_ports = _server_on_host(lab, made, mark)
+        host_ports = _server_on_host(lab, made, mark)
         from_plain, from_own = client("from-plain"), client("from-own", network=f"paths-{mark}")
         from_mac, from_host = client("from-mac", network=f"mac-{mark}"), client("from-host", network="host")
         for one in (plain, own, mac):
             one.reload()
         published = plain.attrs["NetworkSettings"]["Ports"]
-        outside = tuple(int(published[f"{port}/tcp"][0]["HostPort"]) for port in (IPERF, ECHO))
+        iperf, echo = (int(published[f"{port}/tcp"][0]["HostPort"]) for port in (IPERF, ECHO))
         inside = (IPERF, ECHO)
         yield {
             "same container": _asker(lab, plain, "127.0.0.1", inside),
@@ -208,7 +220,7 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
             "default bridge": _asker(lab, from_plain, _address(plain), inside),
             "user-defined bridge": _asker(lab, from_own, _address(own), inside),
             "macvlan": _asker(lab, from_mac, _address(mac), inside),
-            "published port": _asker(lab, from_host, "127.0.0.1", outside),
+            "published port": _asker(lab, from_host, "127.0.0.1", (iperf, echo)),
         }
     finally:
         for container in made:
@@ -219,7 +231,7 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
             lab.remove(far, force=True)
 
 
-def _server_on_host(lab: Lab, made: list[Any], mark: str) -> tuple[Any, tuple[int, int]]:
+def _server_on_host(lab: Lab, made: list[Any], mark: str) -> tuple[int, int]:
     """A server in the host's network namespace, on two ports of 127.0.0.1 that the kernel chose."""
     script = f"{SCRIPT}\nfree()"
     found = lab.run(lab.image("tools"), ["python3", "-c", script], network="host")
@@ -239,12 +251,12 @@ def _server_on_host(lab: Lab, made: list[Any], mark: str) -> tuple[Any, tuple[in
             init=True,
         )
     )
-    return made[-1], (iperf, echo)
+    return iperf, echo
 
 
 @contextmanager
 def _overlay(engines: Engines) -> Iterator[Ask]:
-    """A client on one engine, a server on the other; programs of the engines' machines, in their containers' networks."""
+    """A client on one engine, a server on the other: programs of their machines, in their containers' networks."""
     source, target = "paths-client", "paths-server"
     if not engines.docker(1, "ps", "-q", "--filter", f"name=^{source}$"):
         engines.start(1, source)
@@ -252,7 +264,7 @@ def _overlay(engines: Engines) -> Iterator[Ask]:
     form = f'{{{{(index .NetworkSettings.Networks "{OVERLAY}").IPAddress}}}}'
     address = engines.docker(2, "inspect", "-f", form, target)
     enter_source, enter_target = engines.enter(1, source), engines.enter(2, target)
-    serve = f"iperf3 -s -D -p {IPERF} && (python3 -c \"$0\" serve 0.0.0.0 {ECHO} >/dev/null 2>&1 &)"
+    serve = f'iperf3 -s -D -p {IPERF} && (python3 -c "$0" serve 0.0.0.0 {ECHO} >/dev/null 2>&1 &)'
     engines.run_in(2, [*enter_target, "sh", "-c", serve, SCRIPT])
 
     def ask(**options: Any) -> dict[str, Any]:
@@ -279,7 +291,9 @@ def _read(said: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
     except (ValueError, IndexError):
         raise LabError(
-            "a way could not be measured", hint="run the cell again; the words say what failed", engine_words=said[-600:]
+            "a way could not be measured",
+            hint="run the cell again; the words say what failed",
+            engine_words=said[-600:],
         ) from None
     return found
 

@@ -107,7 +107,12 @@ class EngineLost(Result):
         rows = [
             (0.0, "engine-2 is killed", _said(self.before), ", ".join(self.addresses_before)),
             (round(self.noticed_s, 1), "the manager calls it down", "", ""),
-            (round(self.replaced_s, 1), "two replicas run again", _said(self.after), ", ".join(self.addresses_after)),
+            (
+                round(self.replaced_s, 1),
+                "two replicas run again",
+                _said(self.after),
+                ", ".join(self.addresses_after),
+            ),
         ]
         return table(rows, ["s", "what", "replicas", f"“{SERVICE}” means"])
 
@@ -146,7 +151,9 @@ def across(lab: Lab, engines: Engines) -> Across:
 def _started(engines: Engines, number: int, name: str, network: str) -> str:
     form = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
     # a cell that is run again finds the container that it made
-    return engines.docker(number, "inspect", "-f", form, name, check=False) or engines.start(number, name, network)
+    return engines.docker(number, "inspect", "-f", form, name, check=False) or engines.start(
+        number, name, network
+    )
 
 
 def _mtu(text: str) -> int:
@@ -181,7 +188,9 @@ def crossing(engines: Engines, payload_bytes: int, *, wide: bool = False) -> Cro
     ping = ["ping", "-c", "1", "-W", "2", "-M", "do", "-s", str(payload_bytes), target]
     # the first packet to a new neighbour also waits for its address to be told between the engines
     engines.run_in(1, [*engines.enter(1, source), "ping", "-c", "1", "-W", "5", target], check=False)
-    said = engines.run_in(1, ["sh", "-c", " ".join([*engines.enter(1, source), *ping]) + " 2>&1"], check=False)
+    said = engines.run_in(
+        1, ["sh", "-c", " ".join([*engines.enter(1, source), *ping]) + " 2>&1"], check=False
+    )
     crossed = " 0% packet loss" in said
     words = [line.strip() for line in said.splitlines() if "needed" in line or "too long" in line]
     return Crossing(payload_bytes, crossed, "" if crossed else next(iter(words), "no answer"))
@@ -200,7 +209,15 @@ def lose_an_engine(engines: Engines) -> EngineLost:
     engines.docker(
         1,
         *("service", "create", "--detach", "--name", SERVICE, "--replicas", "2", "--network", OVERLAY),
-        *("--endpoint-mode", "dnsrr", "--no-resolve-image", "--restart-delay", "0s", "--replicas-max-per-node", "2"),
+        *(
+            "--endpoint-mode",
+            "dnsrr",
+            "--no-resolve-image",
+            "--restart-delay",
+            "0s",
+            "--replicas-max-per-node",
+            "2",
+        ),
         *("--stop-grace-period", "1s", IMAGE, "httpd", "-f", "-p", "80", "-h", "/www"),
     )
     before = _until(engines, lambda counts: counts == {"engine-1": 1, "engine-2": 1})
@@ -211,7 +228,9 @@ def lose_an_engine(engines: Engines) -> EngineLost:
     noticed = replaced = 0.0
     served = asked = 0
     while time.monotonic() - began < LOST_S:
-        answer = engines.docker(1, "exec", RED, "timeout", "1", "wget", "-q", "-O", "-", f"http://{SERVICE}/", check=False)
+        answer = engines.docker(
+            1, "exec", RED, "timeout", "1", "wget", "-q", "-O", "-", f"http://{SERVICE}/", check=False
+        )
         asked += 1
         served += "page" in answer
         nodes = engines.docker(1, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
@@ -239,7 +258,14 @@ def lose_an_engine(engines: Engines) -> EngineLost:
 def _replicas(engines: Engines) -> dict[str, int]:
     """Engine → how many replicas run there and should."""
     said = engines.docker(
-        1, "service", "ps", SERVICE, "--filter", "desired-state=running", "--format", "{{.Node}} {{.CurrentState}}"
+        1,
+        "service",
+        "ps",
+        SERVICE,
+        "--filter",
+        "desired-state=running",
+        "--format",
+        "{{.Node}} {{.CurrentState}}",
     )
     found: dict[str, int] = {}
     for line in said.splitlines():

@@ -74,7 +74,8 @@ def wire(lab: Lab, far: str) -> Wire:
                 f"ip link set {link} up",
             ]
             once(lab, " && ".join(made), network="host", pid=f"container:{far}", cap_add=["NET_ADMIN"])
-            there = f"ip address add {far_address}/{subnet.prefixlen} dev wire && ip link set wire up && ip link set lo up"
+            up = "ip link set wire up && ip link set lo up"
+            there = f"ip address add {far_address}/{subnet.prefixlen} dev wire && {up}"
             answer = lab.exec(end, ["sh", "-c", there])
             if answer.exit_code:
                 raise LabError(
