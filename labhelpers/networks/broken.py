@@ -168,7 +168,7 @@ def _wrong_address(lab: Lab) -> Case:
         "the guest outside does not reach the front desk",
         client,
         server,
-        f"{client} gets the page of {server} from {address}, at the port that is published",
+        f"{client} gets the page of {server} from the host's address on its side, at the port that is published",
         check,
         hint,
         "The port is published for the guest's side alone, not on every address of the host",

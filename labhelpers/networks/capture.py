@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-MOST_PACKETS, MOST_S, SNAP_BYTES = 200, 60, 256
-READY_S, SETTLE_S = 60.0, 0.3
+MOST_PACKETS, MOST_S, SNAP_BYTES = 500, 60, 256
+READY_S, PATIENCE_S, SETTLE_S = 60.0, 20.0, 0.2
 BECOME_NOBODY = ("SETUID", "SETGID", "CHOWN")
 FILE = "/tmp/packets"
+HEADER_BYTES = 24  # of the file: until then nothing is written
+
+Seen = Callable[[Callable[[Mapping[str, Sequence[Packet]]], bool]], dict[str, list[Packet]]]
+"""Given what must be seen, waits for it a while, and gives the packets by place."""
 
 
 @contextmanager
-def capturing(
-    lab: Lab, places: Mapping[str, str], what: str, interface: str = "any"
-) -> Iterator[Callable[[], dict[str, list[Packet]]]]:
-    """Watch packets while the block lasts; what it gives, called in the block, says what was seen so far.
+def capturing(lab: Lab, places: Mapping[str, str], what: str, interface: str = "any") -> Iterator[Seen]:
+    """Watch packets while the block lasts; what it gives, called in the block, says what was seen.
 
     Each place has a container of its own with NET_RAW, and what tcpdump needs to become a user without rights once
     it listens; it ends by itself after
@@ -42,28 +45,33 @@ def capturing(
     command = ["timeout", str(MOST_S), "tcpdump", "-i", interface, "-p", "-n", "-U", "--immediate-mode"]
     command += ["-c", str(MOST_PACKETS), "-s", str(SNAP_BYTES), "-w", FILE, what]
     started: dict[str, Container] = {}
-    try:
-        with lab.quiet():
-            for label, network in places.items():
-                started[label] = lab.run(
-                    lab.image("tools"),
-                    command,
-                    network=network,
-                    cap_drop=["ALL"],
-                    cap_add=["NET_RAW", *BECOME_NOBODY],
-                )
-        for container in started.values():
-            _wait_until_it_listens(container)
 
-        def seen() -> dict[str, list[Packet]]:
+    def start(place: tuple[str, str]) -> None:
+        label, network = place
+        rights = {"cap_drop": ["ALL"], "cap_add": ["NET_RAW", *BECOME_NOBODY]}
+        started[label] = lab.run(lab.image("tools"), command, network=network, **rights)
+        _wait_until_it_listens(started[label])
+
+    def end(container: Container) -> None:
+        with suppress(LabError):
+            lab.remove(container, force=True)
+
+    def seen(enough: Callable[[Mapping[str, Sequence[Packet]]], bool]) -> dict[str, list[Packet]]:
+        last = time.monotonic() + PATIENCE_S
+        while True:
             time.sleep(SETTLE_S)  # what has passed is written a moment later
-            return {label: _packets(lab, container) for label, container in started.items()}
+            found = dict(
+                zip(started, pool.map(lambda one: _packets(lab, one), started.values()), strict=True)
+            )
+            if enough(found) or time.monotonic() > last:
+                return found
 
-        yield seen
-    finally:
-        with lab.quiet(), suppress(LabError):
-            for container in started.values():
-                lab.remove(container, force=True)
+    with lab.quiet(), ThreadPoolExecutor(4) as pool:
+        try:
+            list(pool.map(start, places.items()))
+            yield seen
+        finally:
+            list(pool.map(end, list(started.values())))
 
 
 def _wait_until_it_listens(container: Container) -> None:
@@ -87,4 +95,5 @@ def _wait_until_it_listens(container: Container) -> None:
 def _packets(lab: Lab, container: Container) -> list[Packet]:
     with lab.quiet():
         said = lab.exec(container, ["base64", "-w0", FILE])
-    return read(base64.b64decode(said.stdout)) if said.exit_code == 0 else []
+    written = base64.b64decode(said.stdout)
+    return read(written) if len(written) >= HEADER_BYTES else []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -169,27 +170,30 @@ def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
     """
     names = [container if isinstance(container, str) else str(container.name) for container in containers]
     found = {name: _addresses(lab, name) for name in names}
-    pairs = []
-    for source in names:
-        others = [name for name in names if name != source]
-        tries = [(name, address) for name in others for address in [*found[name], name]]
-        script = "\n".join(
-            f"({PING} {address} >/dev/null 2>&1 && echo {number}) &"
-            for number, (_, address) in enumerate(tries)
+    with lab.quiet(), ThreadPoolExecutor(len(names) or 1) as pool:
+        answered = dict(zip(names, pool.map(lambda source: _answers(lab, source, found), names), strict=True))
+    pairs = [
+        Reach(
+            source,
+            name,
+            any((name, address) in answered[source] for address in found[name]),
+            (name, name) in answered[source],
         )
-        with lab.quiet():
-            said = lab.exec(source, ["sh", "-c", f"{script}\nwait"]).stdout.split()
-        answered = {tries[int(number)] for number in said}
-        pairs += [
-            Reach(
-                source,
-                name,
-                any((name, address) in answered for address in found[name]),
-                (name, name) in answered,
-            )
-            for name in others
-        ]
+        for source in names
+        for name in names
+        if name != source
+    ]
     return Reaches(tuple(names), tuple(pairs))
+
+
+def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    """Whom `source` reaches: (container, the address or name that answered)."""
+    tries = [(name, to) for name, own in found.items() if name != source for to in (*own, name)]
+    script = "\n".join(
+        f"({PING} {to} >/dev/null 2>&1 && echo {number}) &" for number, (_, to) in enumerate(tries)
+    )
+    said = lab.exec(source, ["sh", "-c", f"{script}\nwait"]).stdout.split()
+    return {tries[int(number)] for number in said}
 
 
 def _addresses(lab: Lab, name: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import LabError
-from labhelpers.networks.capture import capturing
+from labhelpers.networks.capture import Seen, capturing
 from labhelpers.networks.packets import Packet
 from labhelpers.networks.wire import wire
 from labhelpers.results import Result, table
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-PORT = 8000
+PORTS = {"to a container": 8000, "to the host": 8001, "to the outside": 8002}
 CLIENT, SERVER, HOST, OUTSIDE = "client", "server", "the host", "outside"
-SERVE = ["httpd", "-f", "-p", str(PORT), "-h", "/www"]
 ANSWER_S = 10
 
 
@@ -76,6 +75,9 @@ class Journey(Result):
     hops: tuple[Hop, ...]
     interfaces: tuple[Count, ...]
     rules: tuple[Count, ...]
+
+    def __repr__(self) -> str:
+        return f"a request {self.name}, seen at {len(self.hops)} places"
 
     @property
     def request(self) -> tuple[Hop, ...]:
@@ -138,44 +140,30 @@ def follow(lab: Lab) -> Journeys:
         made = []
         network = lab.create_network(f"street-{mark}")
         try:
+            serve = ["httpd", "-f", "-h", "/www", "-p"]
+            to_container, to_host, to_outside = PORTS.values()
             for place in (CLIENT, SERVER):
-                made.append(
-                    lab.run(lab.image("payload"), SERVE, name=names[place], network=str(network.name))
-                )
-            network.reload()
+                options = {"name": names[place], "network": str(network.name)}
+                made.append(lab.run(lab.image("payload"), [*serve, str(to_container)], **options))
+            bridge = f"br-{str(network.id)[:12]}"
             gateway = next(
                 one.address
                 for one in lab.host.addresses()
-                if one.interface == f"br-{str(network.id)[:12]}" and one.family == "inet"
+                if one.interface == bridge and one.family == "inet"
             )
             own = {place: _address(lab, names[place]) for place in (CLIENT, SERVER)}
-            made.append(
-                lab.run(
-                    lab.image("payload"),
-                    ["httpd", "-f", "-p", f"{gateway}:{PORT}", "-h", "/www"],
-                    network="host",
-                )
-            )
-            lab.exec(names[OUTSIDE], ["sh", "-c", f"httpd -p {PORT} -h /www"])
-            targets = {
-                "to a container": (f"{names[SERVER]}", own[SERVER]),
-                "to the host": (gateway, gateway),
-                "to the outside": (laid.far_address, laid.far_address),
-            }
+            made.append(lab.run(lab.image("payload"), [*serve, f"{gateway}:{to_host}"], network="host"))
+            lab.exec(names[OUTSIDE], ["httpd", "-p", str(to_outside), "-h", "/www"])
+            targets = zip(PORTS.items(), (names[SERVER], gateway, laid.far_address), strict=True)
             places = {place: f"container:{name}" for place, name in names.items()} | {HOST: "host"}
-            what = " or ".join(f"host {address}" for address in {own[CLIENT], own[SERVER], laid.far_address})
-            scope = (
-                str(network.name),
-                f"br-{str(network.id)[:12]}",
-                own[SERVER],
-                _subnet(lab, str(network.name)),
-                laid.link,
-            )
-            journeys = []
-            for name, (asked, address) in targets.items():
-                # each has captures of its own, so that none is full before the last request
-                with capturing(lab, places, f"tcp port {PORT} and ({what})") as seen:
-                    journeys.append(_journey(lab, name, names, asked, address, scope, seen))
+            whose = " or ".join(f"host {address}" for address in {*own.values(), laid.far_address})
+            what = f"tcp portrange {to_container}-{to_outside} and ({whose})"
+            scope = (bridge, own[SERVER], _subnet(lab, str(network.name)), laid.link)
+            with capturing(lab, places, what) as seen:
+                journeys = [
+                    _journey(lab, name, names, f"http://{target}:{port}/", port, scope, seen)
+                    for (name, port), target in targets
+                ]
         finally:
             for container in made:
                 lab.remove(container, force=True)
@@ -188,21 +176,24 @@ def _journey(
     lab: Lab,
     name: str,
     names: Mapping[str, str],
-    asked: str,
-    address: str,
+    url: str,
+    port: int,
     scope: Sequence[str],
-    seen: object,
+    seen: Seen,
 ) -> Journey:
-    assert callable(seen)
     spaces: dict[str, str | None] = {**names, HOST: None}
     before = {place: lab.host.interfaces(where) for place, where in spaces.items()}
     rules_before = _rules(lab, scope)
-    said = lab.exec(names[CLIENT], ["sh", "-c", f"timeout {ANSWER_S} wget -q -O - http://{asked}:{PORT}/"])
-    packets = seen()
+    said = lab.exec(names[CLIENT], ["timeout", str(ANSWER_S), "wget", "-q", "-O", "-", url])
+
+    def is_back(found: Mapping[str, Sequence[Packet]]) -> bool:
+        return any(_flags(one, port) == "SYN ACK" for one in found[CLIENT])
+
+    packets = seen(is_back)
     after = {place: lab.host.interfaces(where) for place, where in spaces.items()}
     rules_after = _rules(lab, scope)
     links = {place: {one.index: one.name for one in found} for place, found in after.items()}
-    hops = _hops(packets, links)
+    hops = _hops(packets, links, port)
     if not hops:
         raise LabError(
             f"the request {name} was not seen on its way",
@@ -228,12 +219,22 @@ def _journey(
     return Journey(name, "page" in said.stdout, tuple(hops), tuple(counts), tuple(rules))
 
 
-def _hops(packets: Mapping[str, Sequence[Packet]], links: Mapping[str, Mapping[int, str]]) -> list[Hop]:
+def _flags(packet: Packet, number: int) -> str | None:
+    """The flags of a packet from or to a TCP port, None of another packet."""
+    port = packet.layer("TCP")
+    if port is None or str(number) not in (port.get("from"), port.get("to")):
+        return None
+    return port.get("flags")
+
+
+def _hops(
+    packets: Mapping[str, Sequence[Packet]], links: Mapping[str, Mapping[int, str]], number: int
+) -> list[Hop]:
     found = []
     for place, ones in packets.items():
         for packet in ones:
-            address, port = packet.layer("IPv4"), packet.layer("TCP")
-            if address is None or port is None or port.get("flags") not in ("SYN", "SYN ACK"):
+            address, port, flags = packet.layer("IPv4"), packet.layer("TCP"), _flags(packet, number)
+            if address is None or port is None or flags not in ("SYN", "SYN ACK"):
                 continue
             found.append(
                 Hop(
@@ -243,7 +244,7 @@ def _hops(packets: Mapping[str, Sequence[Packet]], links: Mapping[str, Mapping[i
                     packet.way,
                     f"{address.get('from')}:{port.get('from')}",
                     f"{address.get('to')}:{port.get('to')}",
-                    port.get("flags"),
+                    flags,
                 )
             )
     found.sort(key=lambda hop: hop.at_us)

@@ -178,6 +178,12 @@ class NetworkMap(Result):
         ]
         return table(rows, columns)
 
+    def __repr__(self) -> str:
+        return (
+            f"a map of {len(self.nodes)} containers, {len(self.ends)} interfaces of theirs, "
+            f"{len(self.bridges)} bridges and {len(self.networks)} networks"
+        )
+
     def ends_of(self, container: str) -> tuple[End, ...]:
         """The interfaces of one container."""
         return tuple(end for end in self.ends if end.container == container)

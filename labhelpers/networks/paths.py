@@ -10,6 +10,7 @@ import json
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ IPERF, ECHO = 5201, 5202
 SCRIPT = Path(__file__).with_name("probe.py").read_text()
 ROUND_TRIPS = 400
 WARM_BYTES = 16 << 20
-STREAM_S = 0.35
+STREAM_S = 0.25
 SERVE = f'iperf3 -s -D -p {IPERF} && exec python3 -c "$PROBE" serve 0.0.0.0 {ECHO}'
 
 
@@ -73,6 +74,9 @@ class Paths(Result):
 
     samples: tuple[Sample, ...]
     left_out: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return f"{len(self.samples)} measurements of {len(self.names)} ways"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -177,22 +181,17 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
     far = f"neighbour-{mark}"
     image = lab.image("tools")
 
-    def server(name: str, **options: Any) -> Any:
-        made.append(
-            lab.run(
-                image,
-                ["sh", "-c", SERVE],
-                name=f"{name}-{mark}",
-                environment={"PROBE": SCRIPT},
-                init=True,
-                **options,
-            )
-        )
-        return made[-1]
+    def start(one: tuple[str, str, dict[str, Any]]) -> Any:
+        kind, name, options = one
+        words = {"command": ["sh", "-c", SERVE], "environment": {"PROBE": SCRIPT}} if kind == "server" else {}
+        options = {"command": ["sleep", "600"], "init": True, **words, **options}
+        container = lab.run(image, name=f"{name}-{mark}", **options)
+        made.append(container)
+        container.reload()
+        return container
 
-    def client(name: str, **options: Any) -> Any:
-        made.append(lab.run(image, ["sleep", "600"], name=f"{name}-{mark}", init=True, **options))
-        return made[-1]
+    def end(container: Any) -> None:
+        lab.remove(container, force=True)
 
     try:
         laid = wire(lab, far)
@@ -203,14 +202,19 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
                 f"mac-{mark}", driver="macvlan", subnet=laid.subnet, gateway=laid.host_address, options=parent
             )
         )
-        plain = server("plain", ports={f"{IPERF}/tcp": None, f"{ECHO}/tcp": None})
-        own = server("own", network=f"paths-{mark}")
-        mac = server("mac", network=f"mac-{mark}")
         host_ports = _server_on_host(lab, made, mark)
-        from_plain, from_own = client("from-plain"), client("from-own", network=f"paths-{mark}")
-        from_mac, from_host = client("from-mac", network=f"mac-{mark}"), client("from-host", network="host")
-        for one in (plain, own, mac):
-            one.reload()
+        on_paths, on_mac = {"network": f"paths-{mark}"}, {"network": f"mac-{mark}"}
+        wanted: list[tuple[str, str, dict[str, Any]]] = [
+            ("server", "plain", {"ports": {f"{IPERF}/tcp": None, f"{ECHO}/tcp": None}}),
+            ("server", "own", on_paths),
+            ("server", "mac", on_mac),
+            ("client", "from-plain", {}),
+            ("client", "from-own", on_paths),
+            ("client", "from-mac", on_mac),
+            ("client", "from-host", {"network": "host"}),
+        ]
+        with ThreadPoolExecutor(4) as pool:
+            plain, own, mac, from_plain, from_own, from_mac, from_host = pool.map(start, wanted)
         published = plain.attrs["NetworkSettings"]["Ports"]
         iperf, echo = (int(published[f"{port}/tcp"][0]["HostPort"]) for port in (IPERF, ECHO))
         inside = (IPERF, ECHO)
@@ -223,8 +227,8 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
             "published port": _asker(lab, from_host, "127.0.0.1", (iperf, echo)),
         }
     finally:
-        for container in made:
-            lab.remove(container, force=True)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(end, made))
         for network in networks:
             network.remove()
         if lab.client.containers.list(all=True, filters={"name": f"^{far}$"}):

@@ -51,7 +51,7 @@ class Across(Result):
     @property
     def request(self) -> Packet:
         """The first echo request."""
-        return next(p for p in self.packets if (icmp := p.layer("ICMP")) and icmp.get("is") == "echo request")
+        return next(one for one in self.packets if _is_request(one))
 
     @property
     def headers_bytes(self) -> int:
@@ -121,6 +121,11 @@ def _said(counts: tuple[tuple[str, int], ...]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in counts)
 
 
+def _is_request(packet: Packet) -> bool:
+    ping = packet.layer("ICMP")
+    return ping is not None and ping.get("is") == "echo request"
+
+
 def across(lab: Lab, engines: Engines) -> Across:
     """Run `red` on engine 1 and `blue` on engine 2, let red ping blue by name, and look at the wire meanwhile.
 
@@ -133,8 +138,8 @@ def across(lab: Lab, engines: Engines) -> Across:
     )
     with capturing(lab, {"wire": "container:engine-1"}, "udp port 4789", interface="eth0") as seen:
         said = engines.docker(1, "exec", RED, "ping", "-c", "2", "-W", "5", BLUE, check=False)
-        packets = seen()["wire"]
-    if not any((icmp := p.layer("ICMP")) and icmp.get("is") == "echo request" for p in packets):
+        packets = seen(lambda found: any(_is_request(one) for one in found["wire"]))["wire"]
+    if not any(_is_request(one) for one in packets):
         raise LabError(
             "no VXLAN packet was seen between the engines", hint="run the cell again", engine_words=said
         )
