@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError
 
 from labhelpers.exercises import Exercise, Task, container_named
-from labhelpers.networks.broken import CASES, Case, break_network
+from labhelpers.networks.broken import CASES, Case, break_network, outside
 from labhelpers.networks.maps import map
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ LEFT, RIGHT, BOTH = "left", "right", "both-sides"
 LEFT_ONE, RIGHT_ONE = "left-one", "right-one"
 TRACED = "traced"
 SEALED, IN_ONE, IN_TWO = "sealed", "sealed-one", "sealed-two"
+WORLD = "world"
 QUIET = ["127.0.0.1"]
 """Name servers of the lab's containers: nobody is there, so no name of an exercise leaves the machine."""
 
@@ -128,7 +129,12 @@ def _other_end_hint(lab: Lab) -> str:
 
 
 def sealed(lab: Lab) -> Exercise:
-    """Two containers that talk to each other on a network that has no way out."""
+    """Two containers that talk to each other on a network that has no way out.
+
+    What would be outside is a neighbour of the host, at the other end of a wire of the lab's own.
+    """
+    with lab.quiet():
+        outside(lab, WORLD)
     there = Task(
         "there",
         f"There is a network {SEALED}",
@@ -144,7 +150,7 @@ def sealed(lab: Lab) -> Exercise:
     )
     shut = Task(
         "shut",
-        "From it nobody gets out: it has no default route",
+        f"From it nobody gets out: {WORLD}, a neighbour of the host, gets no packet",
         _sealed_shut,
         "A network that is there cannot be changed. Remove its containers and it, and make it anew: one option of "
         "`docker network create` restricts it to itself.",
@@ -166,10 +172,10 @@ def _sealed_talk(lab: Lab) -> str | None:
 
 
 def _sealed_shut(lab: Lab) -> str | None:
+    address = next(one.address for one in lab.host.addresses(WORLD) if one.interface == "wire")
     for name in (IN_ONE, IN_TWO):
-        out = [route for route in lab.host.routes(name) if route.destination == "default"]
-        if out:
-            return f"{name} has a default route: packets for everywhere leave by {out[0].interface}"
+        if _pings(lab, name, address):
+            return f"{name} reaches {address}, which is outside of the host"
     return None
 
 
@@ -238,7 +244,7 @@ def _output(lab: Lab, name: str, command: list[str]) -> str:
 
 
 def _pings(lab: Lab, source: str, target: str) -> bool:
-    return "0% packet loss" in _output(lab, source, ["sh", "-c", f"timeout 4 ping -c 1 -W 2 {target}"])
+    return "0% packet loss" in _output(lab, source, ["sh", "-c", f"timeout 3 ping -c 1 -W 2 {target}"])
 
 
 def _no_ping(lab: Lab, source: str, target: str) -> str | None:
