@@ -61,9 +61,9 @@ def _groups(result: NetworkMap) -> list[Group]:
     bridges = [
         Group(
             bridge.name,
-            f"{', '.join(a for a in bridge.addresses if '.' in a)} · network “{bridge.network}”"
+            f"bridge · {', '.join(a for a in bridge.addresses if '.' in a)} · network “{bridge.network}”"
             if bridge.network
-            else "no network of the engine",
+            else "a bridge, of no network of the engine",
             HOST,
             [end for end in result.ends if end.bridge == bridge.name],
         )
@@ -150,9 +150,8 @@ def _parts(group: Group) -> list[Group]:
 def _draw_row(ax: Axes, row: Sequence[Group], y: float, result: NetworkMap) -> None:
     width = sum(group.slots for group in row) * WIDE
     _box(ax, -0.15, y - 0.5, width + 0.1, 2.76, PAPER, FAINT)
-    ax.text(
-        -0.08, y + 2.1, "the host's network namespace", fontsize=7.5, color=FAINT, va="center", style="italic"
-    )
+    here = "the host's\nnetwork\nnamespace"
+    ax.text(-0.08, y + 1.92, here, fontsize=7, color=FAINT, va="center", style="italic")
     x = 0.0
     places: list[tuple[float, End]] = []
     for group in row:
@@ -177,7 +176,7 @@ def _draw_group(ax: Axes, group: Group, x: float, y: float, result: NetworkMap) 
     ax.text(
         middle, y + 0.98, group.title, color="white", weight="bold", ha="center", va="center", fontsize=8.5
     )
-    said = group.detail if span > 2.2 else group.detail.replace(" · ", "\n")
+    said = group.detail if span > 2.6 else group.detail.replace(" · ", "\n")
     ax.text(middle, y + 0.67, said, color="white", ha="center", va="center", fontsize=7)
     if not group.ends:
         ax.text(middle, y + 1.4, "no port", color=FAINT, ha="center", va="center", fontsize=7.5)
@@ -240,6 +239,8 @@ def _draw_end(ax: Axes, end: End, x: float, y: float) -> None:
     ax.text(middle, y + 2.97, end.mac, ha="center", va="center", fontsize=6.3, color=FAINT)
     ax.plot([middle] * 2, [y + 1.13, y + 2.7], color=CONTAINER if end.bridge else KERNEL, lw=2, zorder=1)
     _tag(ax, middle, y + 2.68, f"{end.interface} · {end.index}", LINK)
+    if end.kind == "veth" and end.host_interface:
+        ax.text(middle + 0.05, y + 1.92, "veth pair", fontsize=6.3, color=FAINT, va="center")
     if end.host_interface is None:
         _tag(ax, middle, y + 1.5, f"other end: {end.host_index or 'not here'}", "white")
     elif end.bridge is not None:

@@ -244,7 +244,7 @@ def _output(lab: Lab, name: str, command: list[str]) -> str:
 
 
 def _pings(lab: Lab, source: str, target: str) -> bool:
-    return "0% packet loss" in _output(lab, source, ["sh", "-c", f"timeout 3 ping -c 1 -W 2 {target}"])
+    return "0% packet loss" in _output(lab, source, ["sh", "-c", f"timeout 2 ping -c 1 -W 1 {target}"])
 
 
 def _no_ping(lab: Lab, source: str, target: str) -> str | None:
