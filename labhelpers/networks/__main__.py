@@ -15,6 +15,8 @@ def main() -> None:
     import matplotlib
 
     matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
     with Lab("05") as lab:
         image = lab.image("payload")
         for network in ("shop", "bank"):
@@ -27,9 +29,9 @@ def main() -> None:
         lab.run(image, ["sleep", "600"], name="shared", network="host")
         lab.run(image, ["sleep", "600"], name="alone", network="none")
         names = ["web", "mail", "cart", "both", "safe", "shared", "alone"]
-        ax = networks.map(lab, names).plot()
+        networks.map(lab, names).plot()
         FIGURE.parent.mkdir(parents=True, exist_ok=True)
-        ax.figure.savefig(FIGURE)
+        plt.savefig(FIGURE)
     print(f"drawn: {FIGURE.relative_to(ROOT)}")
 
 

@@ -302,6 +302,8 @@ def _draw_way_out(ax: Axes, result: NetworkMap, width: float, rows: int) -> None
         else "the host has no default route"
     )
     _box(ax, -0.15, 0.0, width + 0.1, 0.34, ENGINE, "white")
+    if out and width < 4 * WIDE:
+        names = out
     said = f"routing · firewall · translation   →   {names}"
     ax.text(width / 2, 0.17, said, ha="center", va="center", fontsize=8.5, color=INK)
     for number in range(1, rows):
