@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.errors import EngineRefused, LabError
+from docker.errors import NotFound
+
+from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.networks.maps import NetworkMap, map
 from labhelpers.networks.wire import free_subnet, once, wire
 from labhelpers.results import Result, table
@@ -169,6 +171,10 @@ def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
     """Let every container ping every other one, by its addresses and by its name.
 
     The containers need `ping` and `sh`: those of `labhelpers/payload` have them.
+
+    Raises:
+        BadInput: there is no container of one of the names.
+        LabError: one of them does not run.
     """
     names = [container if isinstance(container, str) else str(container.name) for container in containers]
     found = {name: _addresses(lab, name) for name in names}
@@ -200,7 +206,13 @@ def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[t
 
 
 def _addresses(lab: Lab, name: str) -> list[str]:
-    networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"] or {}
+    try:
+        networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"] or {}
+    except NotFound:
+        raise BadInput(
+            f"there is no container {name!r}",
+            hint="`docker ps -a` lists what is there; run the cell that makes it again",
+        ) from None
     return [one["IPAddress"] for one in networks.values() if one.get("IPAddress")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, VM, resize
@@ -200,7 +201,11 @@ def draw_paths(result: Paths, ax: Axes) -> Axes:
         left.text(middle, row - 0.36, f"{middle:.0f} µs", color=VM, fontsize=8, ha="center")
     left.set_yticks(range(len(names)), names)
     left.set(xscale="log", xlabel="one round trip, µs · box: 25 to 75 % · whiskers: 1 to 99 %")
-    left.set_title("Round trips")
+    left.set_title("Round trips", pad=16)
+    _plain_ticks(
+        left,
+        [one for name in names for one in (result.percentile_us(name, 1), result.percentile_us(name, 99))],
+    )
     left.invert_yaxis()
     for row, name in enumerate(names):
         for count, shift, color in ((1, -0.2, CONTAINER), (4, 0.2, ENGINE)):
@@ -216,6 +221,14 @@ def draw_paths(result: Paths, ax: Axes) -> Axes:
     right.set_xlabel("Gbit/s · dark: one stream, light: four · bar: median, dots: every round")
     right.set_title("Throughput (iperf3)", pad=16)
     return ax
+
+
+def _plain_ticks(ax: Axes, values: Sequence[float]) -> None:
+    """Marks of a logarithmic axis as numbers that one reads: 20, 50, 100, …"""
+    marks = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
+    shown = [mark for mark in marks if min(values) * 0.7 <= mark <= max(values) * 1.4]
+    ax.set_xticks(shown, [f"{mark:,}" for mark in shown])
+    ax.minorticks_off()
 
 
 def draw_engine_lost(result: EngineLost, ax: Axes) -> Axes:
@@ -250,12 +263,14 @@ def draw_engine_lost(result: EngineLost, ax: Axes) -> Axes:
     )
     for at, said in moments:
         ax.axvline(at, color=INK, lw=1, ls=":")
-        ax.text(at, -0.62, said, ha="center", va="bottom", fontsize=8)
+        box = {"fc": "white", "ec": "none", "pad": 1}
+        ax.text(at, -0.62, said, ha="center", va="bottom", fontsize=8, bbox=box)
     said = (
         f"the name means {' and '.join(result.addresses_before)}, then {' and '.join(result.addresses_after)} · "
         f"{result.served_meanwhile} of {result.asked_meanwhile} requests in between were answered"
     )
-    ax.text((end - 0.25 * end) / 2, 1.5, said, ha="center", va="top", fontsize=8, color=INK)
+    box = {"fc": "white", "ec": "none", "pad": 1}
+    ax.text((end - 0.25 * end) / 2, 1.45, said, ha="center", va="top", fontsize=8, color=INK, bbox=box)
     ax.set(xlim=(-0.25 * end, end), ylim=(1.75, -1.1), yticks=[], xlabel="s since the engine was killed")
     ax.spines["left"].set_visible(False)
     return ax

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.errors import LabError
+from labhelpers.errors import BadInput, LabError
 from labhelpers.networks.overlay import OVERLAY, Engines
 from labhelpers.networks.wire import wire
 from labhelpers.results import Result, table
@@ -40,6 +40,7 @@ CEILING = "host"
 IPERF, ECHO = 5201, 5202
 SCRIPT = Path(__file__).with_name("probe.py").read_text()
 ROUND_TRIPS = 400
+MOST_ROUNDS = 50
 WARM_BYTES = 16 << 20
 STREAM_S = 0.25
 SERVE = f'iperf3 -s -D -p {IPERF} && exec python3 -c "$PROBE" serve 0.0.0.0 {ECHO}'
@@ -135,8 +136,11 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
         seed: of the random order; None for another one each time.
 
     Raises:
+        BadInput: a number of rounds that cannot be meant.
         LabError: a measurement failed; its words are kept.
     """
+    if isinstance(rounds, bool) or not 1 <= rounds <= MOST_ROUNDS:
+        raise BadInput(f"{rounds!r} rounds are not possible", hint=f"give 1 to {MOST_ROUNDS}")
     order = random.Random(seed)
     left_out: list[tuple[str, str]] = []
     samples = []

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from labhelpers import networks
-from labhelpers.errors import NameTaken
+from labhelpers.errors import BadInput, NameTaken
 from labhelpers.lab import Lab
 from labhelpers.networks.census import Census
 from labhelpers.networks.drivers import Macvlan
@@ -56,6 +56,12 @@ def test_default_and_own_bridges(there: Lab) -> None:
             there.remove(name, force=True)
         for network in ("one", "two"):
             there.client.networks.get(f"{network}-{mark}").remove()
+
+
+def test_who_is_not_there_reaches_nobody(there: Lab) -> None:
+    with pytest.raises(BadInput, match="no container 'nobody-here'"):
+        networks.reach(there, ["nobody-here"])
+    assert networks.reach(there, []).pairs == ()
 
 
 def test_host(there: Lab) -> None:

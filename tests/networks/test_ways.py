@@ -7,6 +7,7 @@ import ipaddress
 import pytest
 
 from labhelpers import networks
+from labhelpers.errors import BadInput
 from labhelpers.lab import Lab
 from labhelpers.networks.firewall import PortReach, PortRules
 from labhelpers.networks.follow import Journeys
@@ -112,6 +113,12 @@ def test_the_figure_of_the_ways_shows_them_all_in_their_order(measured: Paths) -
     assert [label.get_text() for label in left.get_yticklabels()] == list(measured.ranking)
     assert any(text.get_text() == "the host's own loopback" for text in right.texts)
     assert len(right.patches) == 2 * len(measured.names)
+
+
+def test_no_rounds_are_no_measurement(there: Lab) -> None:
+    for rounds in (0, -1, 51, True):
+        with pytest.raises(BadInput):
+            networks.paths(there, rounds=rounds)
 
 
 def test_medians_and_percentiles_of_known_numbers() -> None:
