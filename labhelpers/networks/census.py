@@ -87,7 +87,9 @@ def _namespaces(lab: Lab) -> list[str]:
 def _rules(lab: Lab, seen: NetworkMap, bridges: set[str]) -> list[str]:
     addresses = [address.partition("/")[0] for end in seen.ends for address in end.addresses]
     subnets = [subnet for network in seen.networks for subnet in network.subnets]
-    theirs = [*bridges, *addresses, *subnets]
+    # a rule may name a published port alone: Docker 28 drops what comes for 127.0.0.1 from elsewhere
+    ports = [f"--dport {one.host_port} " for one in seen.published]
+    theirs = [*bridges, *addresses, *subnets, *ports]
     return [
         f"{rule.tool} {rule.table}/{rule.chain}: {rule.text}"
         for rule in lab.host.firewall().rules

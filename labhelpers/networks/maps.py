@@ -209,23 +209,22 @@ def map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
     lab.host.kernel()  # starts the view: its helper is then known, and left out
     ids = _running(lab, wanted)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        seen = [one for one in pool.map(lambda id: _seen(lab, id), ids) if one]
-    here = lab.host.network()
-    joined = [(row, _ends(row, inside, here)) for row, inside in seen]
-    for _ in range(TRIES):
-        loose = {row["Id"] for row, ends in joined if _is_loose(ends)}
-        if not loose:
+        seen = {id: one for id, one in zip(ids, pool.map(lambda id: _seen(lab, id), ids), strict=True) if one}
+    for attempt in range(TRIES):
+        here = lab.host.network()
+        # all of them against one look at the host
+        joined = [(row, _ends(row, inside, here)) for row, inside in seen.values()]
+        loose = [row["Id"] for row, ends in joined if _is_loose(ends)]
+        if not loose or attempt == TRIES - 1:
             break
         # made, or ended, between the look at it and the look at the host: look at these again
         time.sleep(PAUSE_S)
-        again = {id: _seen(lab, id) for id in loose}
-        here = lab.host.network()
-        fresh = {id: (one[0], _ends(one[0], one[1], here)) for id, one in again.items() if one}
-        joined = [
-            fresh.get(row["Id"], (row, ends))
-            for row, ends in joined
-            if row["Id"] in fresh or row["Id"] not in loose
-        ]
+        for id in loose:
+            again = _seen(lab, id)
+            if again is None:
+                del seen[id]
+            else:
+                seen[id] = again
     processes = lab.host.processes()
     return _map(lab, joined, here, processes, wanted is not None)
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.nested import RIGHTS, WRITABLE_CGROUPS
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, EngineRefused, LabError
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -135,17 +135,7 @@ def two_engines(lab: Lab) -> Engines:
             lab.create_network(WIRE)
             script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///var/run/docker.sock"
             for name in NAMES:
-                engines.containers.append(
-                    lab.run(
-                        image,
-                        ["sh", "-c", script],
-                        name=name,
-                        hostname=name,
-                        network=WIRE,
-                        volumes=["/var/lib/docker"],
-                        **RIGHTS,
-                    )
-                )
+                engines.containers.append(_started(lab, image, script, name))
         archive = _archive(lab, payload)
         with ThreadPoolExecutor(2) as pool:
             words = list(pool.map(lambda one: _ready(one, archive), engines.containers))
@@ -155,11 +145,31 @@ def two_engines(lab: Lab) -> Engines:
             engines.why_not = f"this engine cannot run engines in its containers: {failed}"
             return engines
         _join(lab, engines)
+    except EngineRefused as error:
+        engines.close()
+        engines.why_not = f"this engine refuses engines in its containers: {error.engine_words}"
+        return engines
     except BaseException:
         engines.close()
         raise
     engines.started_s = time.monotonic() - began
     return engines
+
+
+def _started(lab: Lab, image: str, script: str, name: str) -> Container:
+    options: dict[str, Any] = {
+        "name": name,
+        "hostname": name,
+        "network": WIRE,
+        "volumes": ["/var/lib/docker"],
+    }
+    try:
+        return lab.run(image, ["sh", "-c", script], **options, **RIGHTS)
+    except EngineRefused as error:
+        # Docker 28 refuses to drop what it does not have itself: then nothing needs to be dropped
+        if "CapDrop" not in (error.engine_words or ""):
+            raise
+        return lab.run(image, ["sh", "-c", script], **options, **{**RIGHTS, "cap_drop": []})
 
 
 def _too_slow(lab: Lab, image: str) -> str | None:
