@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-TRIES, PAUSE_S = 4, 0.2
+TRIES, DYING_TRIES, PAUSE_S = 4, 25, 0.2
 AT_ONCE = 8
 
 
@@ -272,18 +272,20 @@ def _is_loose(ends: Sequence[End]) -> bool:
 
 def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
     """A container and its network; None for one that has ended, or is being ended."""
-    row = _inspected(lab, id)
-    if row is None:
-        return None
-    try:
-        return row, lab.host.network(row["State"]["Pid"])
-    except EngineUnreachable:
-        raise
-    except LabError:
-        # what is gone is not on the map; what still runs and cannot be seen is an error
-        if _inspected(lab, id) is None:
+    for attempt in range(DYING_TRIES):
+        row = _inspected(lab, id)
+        if row is None:
             return None
-        raise
+        try:
+            return row, lab.host.network(row["State"]["Pid"])
+        except EngineUnreachable:
+            raise
+        except LabError:
+            # the kernel has ended it, and the engine has not heard of it yet; or it really cannot be seen
+            if attempt == DYING_TRIES - 1:
+                raise
+            time.sleep(PAUSE_S)
+    raise AssertionError("unreachable")
 
 
 def _running(lab: Lab, wanted: set[str] | None) -> list[str]:
