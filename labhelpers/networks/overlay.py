@@ -184,7 +184,7 @@ def _too_slow(lab: Lab, image: str) -> str | None:
 
 def _archive(lab: Lab, image: str) -> bytes:
     """A tar with what `docker save` says of `image` in it."""
-    saved = b"".join(lab.client.images.get(image).save(named=True))
+    saved = b"".join(lab.client.images.get(image).save(named=image))
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
         entry = tarfile.TarInfo("payload.tar")
