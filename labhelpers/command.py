@@ -419,6 +419,7 @@ class Run(Operation):
     Attributes:
         image: reference or id.
         command: a text is split into words as a shell does; None for the image's own.
+        dns: addresses of name servers, in place of the host's.
         ports: inside → outside, `{'80/tcp': 8080}`. Published on 127.0.0.1 unless the outside is given as
             `('0.0.0.0', 8080)`; None for a free port.
         environment, labels: name → value.
@@ -449,6 +450,7 @@ class Run(Operation):
     name: str | None = None
     hostname: str | None = None
     network: str | None = None
+    dns: Sequence[str] | None = None
     ports: Mapping[str | int, Any] | None = None
     environment: Mapping[str, str] | None = None
     volumes: Sequence[str] | None = None
@@ -490,6 +492,7 @@ class Run(Operation):
         "name": _one("--name", "name", _name),
         "hostname": _one("--hostname", "Hostname"),
         "network": _one("--network", "HostConfig.NetworkMode"),
+        "dns": _many("--dns", "HostConfig.Dns"),
         "ports": Option("-p", _port_words, _port_api),
         "environment": _named("-e", "Env", _pairs),
         "volumes": Option("-v", _volumes, _volume_api),

@@ -18,6 +18,7 @@ IMAGE = "labhelpers/payload:latest"
 RUN_OPTIONS: dict[str, Any] = {
     "name": None,
     "hostname": "inner",
+    "dns": ["127.0.0.1"],
     "network": "none",
     "ports": {"80/tcp": 28123, "53/udp": ("0.0.0.0", 28124)},
     "environment": {"A": "b c", "D": ""},

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from labhelpers import state
 from labhelpers.engine import Engine, images
+from labhelpers.engine.nested import RIGHTS, WRITABLE_CGROUPS
 from labhelpers.engine.private import SOCKET_BYTES
 from labhelpers.engine.root import as_root
 from labhelpers.errors import LabError, SetupFailed
@@ -21,13 +22,9 @@ Say = Callable[[str], object]
 NAME = "engine-b"
 REF = f"labhelpers/{NAME}:latest"
 START_S = 90.0
-START = """#!/bin/sh
+START = f"""#!/bin/sh
 set -eu
-# this container's part of each hierarchy is mounted read-only, because it is not privileged
-if [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
-    for one in /sys/fs/cgroup/*; do mount -o remount,bind,rw "$one"; done
-fi
-exec dockerd --host=unix:///run/outside/docker.sock --insecure-registry="$1"
+{WRITABLE_CGROUPS}exec dockerd --host=unix:///run/outside/docker.sock --insecure-registry="$1"
 """
 RECIPE = Recipe(
     suite="sid",
@@ -57,13 +54,10 @@ def running(lab: Lab, registry: str, outside: Path, say: Say) -> Iterator[str]:
     container = None
     try:
         with lab.quiet():
-            # not --privileged: runc refuses that where root itself lacks a capability, as in many sandboxes
             container = lab.run(
                 image,
                 ["start-engine", registry],
-                cap_add=["ALL"],
-                cap_drop=["SYS_RESOURCE"],
-                security_opt=["seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"],
+                **RIGHTS,
                 volumes=["/var/lib/docker", f"{outside}:/run/outside"],
             )
 

@@ -686,3 +686,18 @@ def host_info(container: Container) -> dict[str, Any]:
     client: Any = container.client
     found: dict[str, Any] = client.info()
     return found
+
+
+def test_a_network_in_one_go_is_what_its_parts_are(subject: Container, host: HostView) -> None:
+    found = host.network(subject)
+    assert [(one.index, one.name, one.mac) for one in found.interfaces] == [
+        (one.index, one.name, one.mac) for one in host.interfaces(subject)
+    ]
+    assert list(found.addresses) == host.addresses(subject)
+    assert list(found.routes) == host.routes(subject)
+    assert list(found.bridge_ports) == host.bridge_ports(subject)
+
+
+def test_the_helper_is_known_by_its_id(there: Lab, host: HostView) -> None:
+    host.kernel()
+    assert host.helper in {row["Id"] for row in there.client.api.containers()}

@@ -13,6 +13,7 @@ from labhelpers.engine.host.network import (
     Firewall,
     Interface,
     Neighbour,
+    Network,
     Route,
     Rule,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Mount",
     "Namespace",
     "Neighbour",
+    "Network",
     "Pids",
     "Pressure",
     "Process",

@@ -62,6 +62,11 @@ class Helper:
         self._turn = threading.Lock()
         self._refused: tuple[Need, ...] = ()
 
+    @property
+    def container(self) -> str | None:
+        """The id of the container, None while there is none."""
+        return self._container
+
     def refused(self) -> tuple[Need, ...]:
         """The rights that the engine did not give.
 

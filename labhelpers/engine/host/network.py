@@ -195,6 +195,25 @@ class Firewall(Result):
         return table([astuple(rule) for rule in self.rules], Rule.__slots__)
 
 
+@dataclass(frozen=True, slots=True)
+class Network(Result):
+    """A network namespace, all of it read in one go.
+
+    Attributes:
+        interfaces, addresses, routes, neighbours, bridge_ports: as above.
+    """
+
+    interfaces: tuple[Interface, ...]
+    addresses: tuple[Address, ...]
+    routes: tuple[Route, ...]
+    neighbours: tuple[Neighbour, ...]
+    bridge_ports: tuple[BridgePort, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row an interface."""
+        return table([astuple(one) for one in self.interfaces], Interface.__slots__)
+
+
 def interfaces(text: str) -> list[Interface]:
     """From `ip -j -d -s link`."""
     return [_interface(row) for row in _rows(text)]

@@ -17,7 +17,15 @@ from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
 from labhelpers.engine.host.cgroups import Cgroup, Sample
 from labhelpers.engine.host.helper import Helper, unanswered
-from labhelpers.engine.host.network import Address, BridgePort, Firewall, Interface, Neighbour, Route
+from labhelpers.engine.host.network import (
+    Address,
+    BridgePort,
+    Firewall,
+    Interface,
+    Neighbour,
+    Network,
+    Route,
+)
 from labhelpers.engine.host.processes import Namespace, Process
 from labhelpers.engine.host.storage import DiskUse, Entry, Mount
 from labhelpers.errors import BadInput, LabError
@@ -115,6 +123,11 @@ class HostView:
     def cannot_show(self) -> tuple[str, ...]:
         """What this engine keeps the view from showing, one line each; empty where it shows all."""
         return tuple(f"{need.shows} (refused: {need.right})" for need in self._helper.refused())
+
+    @property
+    def helper(self) -> str | None:
+        """The id of the container that reads, so that a picture of the host can leave it out; None before it runs."""
+        return self._helper.container
 
     def close(self) -> None:
         """End the helper. The next read starts another."""
@@ -340,6 +353,18 @@ class HostView:
         return DiskUse(path=path, **self._at(where, "use", path))
 
     # --- networks
+
+    def network(self, where: Where = None) -> Network:
+        """The interfaces, addresses, routes, neighbours and bridge ports there, all read in one go."""
+        commands = [network.LINKS, network.ADDRESSES, *network.ROUTES, network.NEIGHBOURS, network.PORTS]
+        links, addresses, four, six, neighbours, ports = self._run(where, commands)
+        return Network(
+            tuple(network.interfaces(links)),
+            tuple(network.addresses(addresses)),
+            tuple(network.routes(four, "inet") + network.routes(six, "inet6")),
+            tuple(network.neighbours(neighbours)),
+            tuple(network.bridge_ports(ports)),
+        )
 
     def interfaces(self, where: Where = None) -> list[Interface]:
         """The network interfaces there, with their counters; by index."""

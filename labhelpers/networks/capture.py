@@ -1,0 +1,99 @@
+"""Looking at packets on their way: tcpdump in the network namespace where they pass, bounded in count and time."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from labhelpers.errors import LabError
+from labhelpers.networks.packets import Packet, read
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+MOST_PACKETS, MOST_S, SNAP_BYTES = 500, 60, 256
+READY_S, PATIENCE_S, SETTLE_S = 60.0, 20.0, 0.2
+BECOME_NOBODY = ("SETUID", "SETGID", "CHOWN")
+FILE = "/tmp/packets"
+HEADER_BYTES = 24  # of the file: until then nothing is written
+
+Seen = Callable[[Callable[[Mapping[str, Sequence[Packet]]], bool]], dict[str, list[Packet]]]
+"""Given what must be seen, waits for it a while, and gives the packets by place."""
+
+
+@contextmanager
+def capturing(lab: Lab, places: Mapping[str, str], what: str, interface: str = "any") -> Iterator[Seen]:
+    """Watch packets while the block lasts; what it gives, called in the block, says what was seen.
+
+    Each place has a container of its own with NET_RAW, and what tcpdump needs to become a user without rights once
+    it listens; it ends by itself after
+    `MOST_PACKETS` packets or `MOST_S` seconds.
+
+    Args:
+        places: label → network mode whose namespace is looked at: `host`, `container:web`.
+        what: a filter, as pcap-filter(7) has it; it names what the lab sent, so that nobody else's is read.
+
+    Raises:
+        LabError: tcpdump did not start there; its words are kept.
+    """
+    command = ["timeout", str(MOST_S), "tcpdump", "-i", interface, "-p", "-n", "-U", "--immediate-mode"]
+    command += ["-c", str(MOST_PACKETS), "-s", str(SNAP_BYTES), "-w", FILE, what]
+    started: dict[str, Container] = {}
+
+    def start(place: tuple[str, str]) -> None:
+        label, network = place
+        rights = {"cap_drop": ["ALL"], "cap_add": ["NET_RAW", *BECOME_NOBODY]}
+        started[label] = lab.run(lab.image("tools"), command, network=network, **rights)
+        _wait_until_it_listens(started[label])
+
+    def end(container: Container) -> None:
+        with suppress(LabError):
+            lab.remove(container, force=True)
+
+    def seen(enough: Callable[[Mapping[str, Sequence[Packet]]], bool]) -> dict[str, list[Packet]]:
+        last = time.monotonic() + PATIENCE_S
+        while True:
+            time.sleep(SETTLE_S)  # what has passed is written a moment later
+            found = dict(
+                zip(started, pool.map(lambda one: _packets(lab, one), started.values()), strict=True)
+            )
+            if enough(found) or time.monotonic() > last:
+                return found
+
+    with lab.quiet(), ThreadPoolExecutor(4) as pool:
+        try:
+            list(pool.map(start, places.items()))
+            yield seen
+        finally:
+            list(pool.map(end, list(started.values())))
+
+
+def _wait_until_it_listens(container: Container) -> None:
+    end = time.monotonic() + READY_S
+    said = ""
+    while time.monotonic() < end:
+        said = container.logs().decode(errors="replace")
+        if "listening on" in said:
+            return
+        container.reload()
+        if container.status == "exited":
+            break
+        time.sleep(0.05)
+    raise LabError(
+        "packets could not be looked at there",
+        hint="its words say why; some engines refuse NET_RAW",
+        engine_words=said,
+    )
+
+
+def _packets(lab: Lab, container: Container) -> list[Packet]:
+    with lab.quiet():
+        said = lab.exec(container, ["base64", "-w0", FILE])
+    written = base64.b64decode(said.stdout)
+    return read(written) if len(written) >= HEADER_BYTES else []

@@ -1,0 +1,97 @@
+"""What a chapter on networks could leave on a host: counted before and after."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labhelpers.networks.maps import NetworkMap, map
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+SETTLE_S, PAUSE_S = 10.0, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Census(Result):
+    """What is on the host's side of networks and belongs to no container that runs and no network that is there.
+
+    Other people's containers come and go while a notebook runs: what belongs to them is left out.
+
+    Attributes:
+        interfaces: names of interfaces that are no other end of a running container's.
+        bridges: names of bridges that no network of the engine is for.
+        namespaces: files that hold a network namespace without a container of the engine.
+        rules: the firewall's rules, without those that name a container or a network's bridge that is there.
+    """
+
+    interfaces: frozenset[str]
+    bridges: frozenset[str]
+    namespaces: frozenset[str]
+    rules: frozenset[str]
+
+    def frame(self) -> pd.DataFrame:
+        """One row: how many of each."""
+        row = [len(part) for part in (self.interfaces, self.bridges, self.namespaces, self.rules)]
+        return table([row], ["interfaces", "bridges", "namespaces", "firewall rules"])
+
+    def since(self, before: Census) -> tuple[str, ...]:
+        """What is here and was not at `before`."""
+        kinds = ("interfaces", "bridges", "namespaces", "rules")
+        return tuple(
+            f"{kind}: {one}" for kind in kinds for one in sorted(getattr(self, kind) - getattr(before, kind))
+        )
+
+
+def census(lab: Lab, since: Census | None = None) -> Census:
+    """Count now. What a container leaves goes a moment after it: with `since`, that moment is waited for."""
+    end = time.monotonic() + SETTLE_S
+    found = _count(lab)
+    while since is not None and found.since(since) and time.monotonic() < end:
+        time.sleep(PAUSE_S)
+        found = _count(lab)
+    return found
+
+
+def _count(lab: Lab) -> Census:
+    seen = map(lab)
+    joined = {end.host_interface for end in seen.ends}
+    bridges = {bridge.name for bridge in seen.bridges}
+    known = {bridge.name for bridge in seen.bridges if bridge.network}
+    return Census(
+        frozenset(one.name for one in seen.host_interfaces if one.name not in joined | bridges),
+        frozenset(bridges - known),
+        frozenset(_namespaces(lab)),
+        frozenset(_rules(lab, seen, known)),
+    )
+
+
+def _namespaces(lab: Lab) -> list[str]:
+    """The engine keeps each sandbox's namespace by mounting it on a file (`nsfs`)."""
+    own = set()
+    for row in lab.client.api.containers(all=True):
+        try:
+            settings = lab.client.api.inspect_container(row["Id"])["NetworkSettings"]
+        except Exception:  # it went between the list and the look
+            continue
+        own.add(str(settings.get("SandboxKey") or "").rpartition("/")[2])
+    held = [mount.point for mount in lab.host.mounts() if mount.kind == "nsfs"]
+    return [point for point in held if point.rpartition("/")[2] not in own | {"default"}]
+
+
+def _rules(lab: Lab, seen: NetworkMap, bridges: set[str]) -> list[str]:
+    addresses = [address.partition("/")[0] for end in seen.ends for address in end.addresses]
+    subnets = [subnet for network in seen.networks for subnet in network.subnets]
+    # a rule may name a published port alone: Docker 28 drops what comes for 127.0.0.1 from elsewhere
+    ports = [f"--dport {one.host_port} " for one in seen.published]
+    theirs = [*bridges, *addresses, *subnets, *ports]
+    return [
+        f"{rule.tool} {rule.table}/{rule.chain}: {rule.text}"
+        for rule in lab.host.firewall().rules
+        if not any(word in rule.text for word in theirs)
+    ]

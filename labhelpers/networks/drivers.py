@@ -1,0 +1,389 @@
+"""The drivers: what each gives a container, who reaches whom, and what cannot be reached and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import NotFound
+
+from labhelpers.errors import BadInput, EngineRefused, LabError
+from labhelpers.networks.maps import NetworkMap, map
+from labhelpers.networks.wire import free_subnet, once, wire
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+PING = "ping -c 1 -W 2"
+NAME_S = 4
+"""A name that nobody knows is asked for again and again; one that is known takes milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach(Result):
+    """Whether one container reaches another.
+
+    Attributes:
+        source, target: their names.
+        by_address: whether one of the target's addresses answered a ping.
+        by_name: whether the target's name was found and answered.
+    """
+
+    source: str
+    target: str
+    by_address: bool
+    by_name: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reaches(Result):
+    """Who reaches whom.
+
+    Attributes:
+        names: of the containers, in the order in which they were given.
+        pairs: every ordered pair of them.
+    """
+
+    names: tuple[str, ...]
+    pairs: tuple[Reach, ...]
+
+    def of(self, source: str, target: str) -> Reach:
+        """One pair."""
+        return next(one for one in self.pairs if (one.source, one.target) == (source, target))
+
+    def frame(self) -> pd.DataFrame:
+        """One row a pair."""
+        rows = [(one.source, one.target, one.by_address, one.by_name) for one in self.pairs]
+        return table(rows, ["source", "target", "by address", "by name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver(Result):
+    """Whom a container asks for names.
+
+    Attributes:
+        container: its name.
+        server: the first name server of its /etc/resolv.conf is 127.0.0.11, Docker's own: whether it is.
+        host_file: the names that its /etc/hosts gives to its own addresses.
+    """
+
+    container: str
+    server: bool
+    host_file: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostDriver(Result):
+    """A container with `--network host`.
+
+    Attributes:
+        namespace, host_namespace: ids of the network namespaces (inode numbers).
+        interfaces, host_interfaces: how many interfaces each sees.
+        answered: whether its web server answered on the host's 127.0.0.1, with no port published.
+        second_status: the exit status of a second server that wants the same port.
+        second_words: what that one said.
+    """
+
+    namespace: int
+    host_namespace: int
+    interfaces: int
+    host_interfaces: int
+    answered: bool
+    second_status: int
+    second_words: str
+
+    @property
+    def same_namespace(self) -> bool:
+        """Whether the container is in the host's network namespace."""
+        return self.namespace == self.host_namespace
+
+
+@dataclass(frozen=True, slots=True)
+class NoNetwork(Result):
+    """A container with `--network none`.
+
+    Attributes:
+        interfaces: the names of its interfaces that are up.
+        routes: how many routes it has.
+        loopback_answers: whether it reaches itself.
+        words: what it says when it tries to reach somebody.
+    """
+
+    interfaces: tuple[str, ...]
+    routes: int
+    loopback_answers: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Macvlan(Result):
+    """Two containers on a macvlan network, a neighbour at the other end of the parent's wire, and the host.
+
+    Attributes:
+        parent, parent_mac: the host's interface that the macvlans stand on.
+        macs: container → its own hardware address.
+        neighbour_saw: container → the hardware address that the neighbour's ARP table has for it.
+        between: whether the containers reach each other.
+        from_neighbour: whether the neighbour reaches one of them.
+        from_host: whether the host does, sent out of the parent.
+        host_neighbour: what the host's ARP table says of that container: `INCOMPLETE` or `FAILED` where none answered.
+        map: how it was joined.
+    """
+
+    parent: str
+    parent_mac: str
+    macs: tuple[tuple[str, str], ...]
+    neighbour_saw: tuple[tuple[str, str], ...]
+    between: bool
+    from_neighbour: bool
+    from_host: bool
+    host_neighbour: str
+    map: NetworkMap
+
+
+@dataclass(frozen=True, slots=True)
+class Ipvlan(Result):
+    """A container on an ipvlan network, where the kernel has it.
+
+    Attributes:
+        supported: whether the engine's kernel could make one.
+        same_mac: whether its hardware address is the parent's; None where it is not supported.
+        words: what the engine said, "" where it is supported.
+    """
+
+    supported: bool
+    same_mac: bool | None
+    words: str
+
+
+# --- reaching
+
+
+def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
+    """Let every container ping every other one, by its addresses and by its name.
+
+    The containers need `ping` and `sh`: those of `labhelpers/payload` have them.
+
+    Raises:
+        BadInput: there is no container of one of the names.
+        LabError: one of them does not run.
+    """
+    names = [container if isinstance(container, str) else str(container.name) for container in containers]
+    found = {name: _addresses(lab, name) for name in names}
+    with lab.quiet(), ThreadPoolExecutor(len(names) or 1) as pool:
+        answered = dict(zip(names, pool.map(lambda source: _answers(lab, source, found), names), strict=True))
+    pairs = [
+        Reach(
+            source,
+            name,
+            any((name, address) in answered[source] for address in found[name]),
+            (name, name) in answered[source],
+        )
+        for source in names
+        for name in names
+        if name != source
+    ]
+    return Reaches(tuple(names), tuple(pairs))
+
+
+def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    """Whom `source` reaches: (container, the address or name that answered)."""
+    tries = [(name, to) for name, own in found.items() if name != source for to in (*own, name)]
+    script = "\n".join(
+        f"(timeout {NAME_S} {PING} {to} >/dev/null 2>&1 && echo {number}) &"
+        for number, (_, to) in enumerate(tries)
+    )
+    said = lab.exec(source, ["sh", "-c", f"{script}\nwait"]).stdout.split()
+    return {tries[int(number)] for number in said}
+
+
+def _addresses(lab: Lab, name: str) -> list[str]:
+    try:
+        networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"] or {}
+    except NotFound:
+        raise BadInput(
+            f"there is no container {name!r}",
+            hint="`docker ps -a` lists what is there; run the cell that makes it again",
+        ) from None
+    return [one["IPAddress"] for one in networks.values() if one.get("IPAddress")]
+
+
+def resolver(lab: Lab, container: Container | str) -> Resolver:
+    """Whom the container asks for names, and whom its own list of hosts knows."""
+    name = container if isinstance(container, str) else str(container.name)
+    with lab.quiet():
+        said = lab.exec(name, ["sh", "-c", "cat /etc/resolv.conf; echo ---; cat /etc/hosts"]).stdout
+    servers, _, hosts = said.partition("---")
+    first = re.search(r"^nameserver\s+(\S+)", servers, re.M)
+    own = set(_addresses(lab, name))
+    known = [
+        word
+        for line in hosts.splitlines()
+        if (words := line.split()) and words[0] in own
+        for word in words[1:]
+    ]
+    return Resolver(name, bool(first and first[1] == "127.0.0.11"), tuple(known))
+
+
+# --- host and none
+
+
+def host_driver(lab: Lab) -> HostDriver:
+    """Run a web server with `--network host`, ask it, and start a second one on the same port."""
+    with lab.quiet():
+        first, port = _server_on_host(lab)
+        try:
+            second = lab.run(lab.image("payload"), _serve(port), network="host")
+            try:
+                status = second.wait(timeout=60)["StatusCode"]
+                words = second.logs().decode(errors="replace").strip()
+            finally:
+                lab.remove(second, force=True)
+            answer = once(
+                lab,
+                f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/",
+                network="host",
+                check=False,
+            )
+            own = lab.host.network(first)
+            here = lab.host.network()
+            spaces = {one.pid: one.namespaces.get("net", 0) for one in lab.host.processes()}
+            helper = lab.client.api.inspect_container(str(lab.host.helper))["State"]["Pid"]
+            first.reload()
+            return HostDriver(
+                spaces[first.attrs["State"]["Pid"]],
+                spaces[helper],
+                len(own.interfaces),
+                len(here.interfaces),
+                "200" in answer,
+                status,
+                words,
+            )
+        finally:
+            lab.remove(first, force=True)
+
+
+def _serve(port: int) -> list[str]:
+    return ["httpd", "-f", "-p", f"127.0.0.1:{port}", "-h", "/www"]
+
+
+def _server_on_host(lab: Lab) -> tuple[Container, int]:
+    """A server in the host's namespace, on a port of 127.0.0.1 that nobody has."""
+    for attempt in range(20):
+        port = 20000 + (int(lab.session, 16) + 997 * attempt) % 10000
+        container = lab.run(lab.image("payload"), _serve(port), network="host")
+        try:
+            container.wait(timeout=1)
+        except Exception:  # the SDK has no one error for a wait that took too long
+            return container, port
+        lab.remove(container, force=True)
+    raise LabError(
+        "twenty ports of the engine's host were taken",
+        hint="see who has them: `ss -ltn` on the engine's host",
+    )
+
+
+def no_network(lab: Lab) -> NoNetwork:
+    """Run a container with `--network none` and let it try to reach somebody."""
+    with lab.quiet():
+        container = lab.run(lab.image("payload"), network="none")
+        try:
+            inside = lab.host.network(container)
+            own = lab.exec(container, f"{PING} 127.0.0.1")
+            other = lab.exec(container, f"{PING} {free_subnet(lab)[1]}")
+            up = tuple(one.name for one in inside.interfaces if "UP" in one.flags)
+            routes = len([one for one in inside.routes if one.family == "inet"])
+            return NoNetwork(up, routes, own.exit_code == 0, str(other).strip().splitlines()[-1])
+        finally:
+            lab.remove(container, force=True)
+
+
+# --- macvlan and ipvlan
+
+
+@contextmanager
+def _on_parent(lab: Lab, driver: str) -> Iterator[tuple[Any, str, str]]:
+    """A wire and a network of `driver` on its host end: (wire, network, how names of this try end)."""
+    mark = lab.session[:4]
+    far, name = f"neighbour-{mark}", f"{driver}-{mark}"
+    laid = wire(lab, far)
+    try:
+        network = lab.create_network(
+            name, driver=driver, subnet=laid.subnet, gateway=laid.host_address, options={"parent": laid.link}
+        )
+        try:
+            yield laid, name, mark
+        finally:
+            network.remove()
+    finally:
+        lab.remove(far, force=True)
+
+
+def macvlan(lab: Lab) -> Macvlan:
+    """Two containers on a macvlan network, whose parent is the host's end of a wire of the lab's own.
+
+    The neighbour at the other end of the wire stands for a machine on the same Ethernet.
+
+    Raises:
+        LabError: the engine's kernel has no macvlan.
+    """
+    with lab.quiet(), _on_parent(lab, "macvlan") as (laid, network, mark):
+        names = (f"one-{mark}", f"two-{mark}")
+        made: list[Container] = []
+        try:
+            for name in names:
+                made.append(lab.run(lab.image("payload"), name=name, network=network))
+            addresses = {name: _addresses(lab, name)[0] for name in names}
+            between = lab.exec(names[0], f"{PING} {addresses[names[1]]}").exit_code == 0
+            neighbour = [lab.exec(laid.far, f"{PING} {addresses[name]}").exit_code == 0 for name in names]
+            saw = {one.address: one.mac for one in lab.host.neighbours(laid.far)}
+            # out of the parent and nowhere else: without a route it would go to the world
+            words = once(
+                lab,
+                f"ping -c 1 -W 1 -I {laid.link} {addresses[names[0]]}",
+                network="host",
+                cap_add=["NET_RAW"],
+                check=False,
+            )
+            met = {one.address: one.state for one in lab.host.neighbours() if one.interface == laid.link}
+            seen = map(lab, [*names, laid.far])
+            macs = {end.container: end.mac for end in seen.ends}
+            parent = next(one for one in seen.host_interfaces if one.name == laid.link)
+        finally:
+            for container in made:
+                lab.remove(container, force=True)
+    return Macvlan(
+        laid.link,
+        parent.mac,
+        tuple((name, macs[name]) for name in names),
+        tuple((name, saw.get(addresses[name]) or "") for name in names),
+        between,
+        all(neighbour),
+        " 0% packet loss" in words,
+        met.get(addresses[names[0]], "NONE"),
+        seen,
+    )
+
+
+def ipvlan(lab: Lab) -> Ipvlan:
+    """Try an ipvlan network on a wire of the lab's own; what the engine says where its kernel has none."""
+    with lab.quiet():
+        try:
+            with _on_parent(lab, "ipvlan") as (laid, network, mark):
+                container = lab.run(lab.image("payload"), name=f"ip-{mark}", network=network)
+                try:
+                    seen = map(lab, [str(container.name)])
+                    parent = next(one for one in seen.host_interfaces if one.name == laid.link)
+                    return Ipvlan(True, seen.ends[0].mac == parent.mac, "")
+                finally:
+                    lab.remove(container, force=True)
+        except EngineRefused as error:
+            return Ipvlan(False, None, error.engine_words or error.message)

@@ -1,0 +1,129 @@
+"""What publishing a port writes into the host's firewall, and who reaches the port then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.networks.wire import once, wire
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+
+@dataclass(frozen=True, slots=True)
+class PortRules(Result):
+    """The rules that came with one container, and went with it.
+
+    Attributes:
+        published: how the port was published, as one writes it after `-p`.
+        inside: the container's address.
+        rules: (table, chain, text) of each rule that names the container.
+        proxies: how many processes of the engine listen on the port.
+    """
+
+    published: str
+    inside: str
+    rules: tuple[tuple[str, str, str], ...]
+    proxies: int
+
+    def frame(self) -> pd.DataFrame:
+        """One row a rule."""
+        return table(list(self.rules), ["table", "chain", "rule"])
+
+    @property
+    def translations(self) -> tuple[str, ...]:
+        """The rules that give packets a new destination: the container's."""
+        return tuple(text for _, _, text in self.rules if "DNAT" in text or '"dnat"' in text)
+
+
+@dataclass(frozen=True, slots=True)
+class PortReach(Result):
+    """Who gets an answer from a published port.
+
+    Attributes:
+        rows: (published on, asked from, asked at, whether it answered).
+    """
+
+    rows: tuple[tuple[str, str, str, bool], ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a request."""
+        return table(list(self.rows), ["published on", "asked from", "asked at", "answered"])
+
+    def answered(self, published: str, source: str) -> bool:
+        """Whether the port published on `published` answered `source`."""
+        return next(row[3] for row in self.rows if row[:2] == (published, source))
+
+
+def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
+    """What `-p` writes into the firewall for a container in which nothing listens.
+
+    Args:
+        everywhere: published on every address of the host, as `-p 8080:80` does; else on 127.0.0.1 alone.
+            Nothing listens behind it, so nobody is let in for the moment that it takes.
+    """
+    address = "0.0.0.0" if everywhere else "127.0.0.1"
+    ports: Mapping[str | int, Any] = {"80/tcp": (address, None)}
+    with lab.quiet():
+        container = lab.run(lab.image("payload"), ["sleep", "600"], ports=ports)
+        try:
+            container.reload()
+            settings = container.attrs["NetworkSettings"]
+            own = next(iter(settings["Networks"].values()))["IPAddress"]
+            port = int(settings["Ports"]["80/tcp"][0]["HostPort"])
+            rules = [rule for rule in lab.host.firewall().rules if _names(rule.text, own)]
+            proxies = [
+                one
+                for one in lab.host.processes()
+                if "docker-proxy" in one.command and f"-host-port {port} " in f"{one.command} "
+            ]
+        finally:
+            lab.remove(container, force=True)
+    shown = f"{port}:80" if everywhere else f"127.0.0.1:{port}:80"
+    return PortRules(shown, own, tuple((r.table, r.chain, r.text) for r in rules), len(proxies))
+
+
+def _names(text: str, address: str) -> bool:
+    return any(f"{address}{end}" in f"{text} " for end in (" ", ":", "/", '"'))
+
+
+def port_reach(lab: Lab) -> PortReach:
+    """Publish one server on 127.0.0.1 and one on an address that a neighbour can see, and ask both from both.
+
+    The neighbour is at the other end of a wire of the lab's own: nobody else can reach that address.
+    """
+    mark = lab.session[:4]
+    with lab.quiet():
+        laid = wire(lab, f"outside-{mark}")
+        made = []
+        try:
+            rows = []
+            for address in ("127.0.0.1", laid.host_address):
+                server = lab.run(
+                    lab.image("payload"),
+                    ["httpd", "-f", "-p", "80", "-h", "/www"],
+                    ports={"80/tcp": (address, None)},
+                )
+                made.append(server)
+                server.reload()
+                port = int(server.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"])
+                told = "127.0.0.1" if address == "127.0.0.1" else "the neighbour's side"
+                from_host = once(lab, _ask(address, port), network="host", check=False)
+                rows.append((told, "the host", "the address that it is published on", "page" in from_host))
+                asked = ["sh", "-c", f"timeout 5 wget -q -O - http://{laid.host_address}:{port}/"]
+                said = lab.exec(laid.far, asked).stdout
+                rows.append((told, "the neighbour", "the host's address on the wire", "page" in said))
+        finally:
+            for server in made:
+                lab.remove(server, force=True)
+            lab.remove(laid.far, force=True)
+    return PortReach(tuple(rows))
+
+
+def _ask(address: str, port: int) -> str:
+    return f"curl -s -m 10 http://{address}:{port}/"

@@ -1,0 +1,34 @@
+"""The map that follows the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from labhelpers.networks.maps import NetworkMap, map
+
+if TYPE_CHECKING:
+    from labhelpers.lab import Lab
+    from labhelpers.widgets.network import LiveMap
+
+
+def live(lab: Lab, prefix: str = "") -> LiveMap:
+    """The map of the containers whose names begin with `prefix`, drawn anew as they come and go.
+
+    As the last value of a cell it shows a picture that changes. `.stop()` ends it, and so does the lab's end.
+    """
+    from labhelpers.widgets.network import LiveMap
+
+    def look() -> NetworkMap:
+        return map(lab, _names(lab, prefix))
+
+    return LiveMap(lab, look)
+
+
+def _names(lab: Lab, prefix: str) -> Sequence[str] | None:
+    if not prefix:
+        return None
+    rows = lab.client.api.containers()
+    return [
+        name.lstrip("/") for row in rows for name in row["Names"] or [] if name.lstrip("/").startswith(prefix)
+    ]

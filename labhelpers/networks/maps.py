@@ -1,0 +1,458 @@
+"""The map: what is joined to what, as the kernel of the engine's host and the engine itself say it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import APIError, NotFound
+
+from labhelpers.engine import host
+from labhelpers.errors import BadInput, EngineUnreachable, LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+TRIES, DYING_TRIES, PAUSE_S = 4, 25, 0.2
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class End(Result):
+    """One interface of a container, and where its other end is.
+
+    Source: the kernel gives each end of a veth pair the index of the other one (IFLA_LINK; ip-link(8) writes
+    `eth0@if42`). A macvlan gives the index of its parent.
+
+    Attributes:
+        container: the container's name.
+        interface: its name inside: `eth0`.
+        index: its number inside.
+        kind: `veth`, `macvlan`, `ipvlan`, …; `loopback` is left out.
+        mac: its hardware address.
+        addresses: with prefix length, IPv4 first.
+        mtu_bytes: the longest packet that it takes.
+        network: the engine's name of the network, or "" where the engine does not say.
+        host_index, host_interface: the other end on the host; None where it is in another namespace.
+        bridge: the bridge that the host end is a port of, or None.
+        gateway: the next hop of its default route, or None where the default route is elsewhere.
+    """
+
+    container: str
+    interface: str
+    index: int
+    kind: str
+    mac: str
+    addresses: tuple[str, ...]
+    mtu_bytes: int
+    network: str
+    host_index: int | None
+    host_interface: str | None
+    bridge: str | None
+    gateway: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Node(Result):
+    """A container on the map.
+
+    Attributes:
+        name, id: the engine's.
+        mode: its network mode: `bridge`, `host`, `none`, `container:…`, or a network's name.
+        namespace: the id of its network namespace (the inode that `lsns` shows), None where the host hides it.
+        shares_host: whether that is the host's own network namespace.
+    """
+
+    name: str
+    id: str
+    mode: str
+    namespace: int | None
+    shares_host: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Network(Result):
+    """A network of the engine.
+
+    Attributes:
+        name, id, driver: the engine's.
+        subnets: with prefix length.
+        gateway: the address that the engine gives out as the next hop, or None.
+        interface: its bridge on the host, or the parent of its macvlans; None where the host has none.
+        internal: whether it has no way out.
+    """
+
+    name: str
+    id: str
+    driver: str
+    subnets: tuple[str, ...]
+    gateway: str | None
+    interface: str | None
+    internal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge(Result):
+    """A bridge of the host.
+
+    Attributes:
+        name: of the interface: `docker0`, `br-…`.
+        index: its number.
+        addresses: the host's own on it, with prefix length.
+        network: the engine's network that it is for, or "" for somebody else's bridge.
+        ports: the interfaces that are its ports, sorted.
+    """
+
+    name: str
+    index: int
+    addresses: tuple[str, ...]
+    network: str
+    ports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Published(Result):
+    """A port of the host that leads to a container.
+
+    Attributes:
+        container: its name.
+        host_address, host_port: where it is published; `0.0.0.0` and `::` mean every address of the host.
+        port: the port inside, as `80/tcp`.
+        rules: the firewall's rules that send packets there, each as `tool table/chain: text`.
+        proxy: whether a process of the engine (`docker-proxy`) listens on the port, too.
+    """
+
+    container: str
+    host_address: str
+    host_port: int
+    port: str
+    rules: tuple[str, ...]
+    proxy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkMap(Result):
+    """Who is joined to whom on the engine's host, at one moment.
+
+    Attributes:
+        nodes: the containers that ran, by name.
+        ends: every interface of theirs but loopback, by container and index.
+        bridges: those of the host, by index.
+        networks: the engine's, by name.
+        published: by container and port.
+        host_interfaces: every interface of the host, by index.
+        host_routes: the host's main routing table.
+        cannot_show: what the engine's host hides from the lab; empty where all is shown.
+    """
+
+    nodes: tuple[Node, ...]
+    ends: tuple[End, ...]
+    bridges: tuple[Bridge, ...]
+    networks: tuple[Network, ...]
+    published: tuple[Published, ...]
+    host_interfaces: tuple[host.Interface, ...]
+    host_routes: tuple[host.Route, ...]
+    cannot_show: tuple[str, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row an interface of a container."""
+        columns = ["container", "interface", "addresses", "mac", "host end", "bridge", "network"]
+        rows = [
+            (
+                end.container,
+                f"{end.interface} ({end.index})",
+                ", ".join(end.addresses),
+                end.mac,
+                f"{end.host_interface} ({end.host_index})" if end.host_interface else "",
+                end.bridge or "",
+                end.network,
+            )
+            for end in self.ends
+        ]
+        return table(rows, columns)
+
+    def __repr__(self) -> str:
+        return (
+            f"a map of {len(self.nodes)} containers, {len(self.ends)} interfaces of theirs, "
+            f"{len(self.bridges)} bridges and {len(self.networks)} networks"
+        )
+
+    def ends_of(self, container: str) -> tuple[End, ...]:
+        """The interfaces of one container."""
+        return tuple(end for end in self.ends if end.container == container)
+
+    def bridge(self, network: str) -> Bridge | None:
+        """The bridge of one of the engine's networks."""
+        return next((bridge for bridge in self.bridges if bridge.network == network), None)
+
+
+def map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
+    """The map of every container that runs, or of those named.
+
+    A container that ends while it is looked at is left out: the map shows what is there when the look is over.
+
+    Args:
+        containers: names; the bridges, networks and ports of the others are then left out, too.
+
+    Raises:
+        BadInput: one of the names belongs to no container.
+        LabError: the engine does not let the lab see its host.
+    """
+    wanted = None if containers is None else set(containers)
+    lab.host.kernel()  # starts the view: its helper is then known, and left out
+    ids = _running(lab, wanted)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        seen = {id: one for id, one in zip(ids, pool.map(lambda id: _seen(lab, id), ids), strict=True) if one}
+    for attempt in range(TRIES):
+        here = lab.host.network()
+        # all of them against one look at the host
+        joined = [(row, _ends(row, inside, here)) for row, inside in seen.values()]
+        loose = [row["Id"] for row, ends in joined if _is_loose(ends)]
+        if not loose or attempt == TRIES - 1:
+            break
+        # made, or ended, between the look at it and the look at the host: look at these again
+        time.sleep(PAUSE_S)
+        for id in loose:
+            again = _seen(lab, id)
+            if again is None:
+                del seen[id]
+            else:
+                seen[id] = again
+    processes = lab.host.processes()
+    return _map(lab, joined, here, processes, wanted is not None)
+
+
+def _map(
+    lab: Lab,
+    joined: Sequence[tuple[Mapping[str, Any], list[End]]],
+    here: host.Network,
+    processes: Sequence[host.Process],
+    only_used: bool,
+) -> NetworkMap:
+    spaces = {one.pid: one.namespaces.get("net") for one in processes}
+    helper = lab.host.helper
+    here_pid = int(lab.client.api.inspect_container(helper)["State"]["Pid"]) if helper else 0
+    nodes, ends = [], []
+    for row, found in joined:
+        mode = row["HostConfig"]["NetworkMode"]
+        space = spaces.get(row["State"]["Pid"])
+        shares = mode == "host" or (space is not None and space == spaces.get(here_pid))
+        name = "bridge" if mode == "default" else mode
+        nodes.append(Node(row["Name"].lstrip("/"), row["Id"], name, space, shares))
+        ends += [] if shares else found
+    networks = _networks(lab)
+    bridges = _bridges(here, networks)
+    if only_used:
+        used = {end.bridge for end in ends}
+        names = {end.network for end in ends}
+        bridges = [bridge for bridge in bridges if bridge.name in used]
+        networks = [network for network in networks if network.name in names]
+    return NetworkMap(
+        tuple(sorted(nodes, key=lambda node: node.name)),
+        tuple(sorted(ends, key=lambda end: (end.container, end.index))),
+        tuple(bridges),
+        tuple(networks),
+        tuple(_published(lab, [row for row, _ in joined], processes)),
+        here.interfaces,
+        here.routes,
+        lab.host.cannot_show,
+    )
+
+
+def _is_loose(ends: Sequence[End]) -> bool:
+    return any(end.kind == "veth" and end.host_interface is None for end in ends)
+
+
+def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
+    """A container and its network; None for one that has ended, or is being ended."""
+    for attempt in range(DYING_TRIES):
+        row = _inspected(lab, id)
+        if row is None:
+            return None
+        try:
+            return row, lab.host.network(row["State"]["Pid"])
+        except EngineUnreachable:
+            raise
+        except LabError:
+            # the kernel has ended it, and the engine has not heard of it yet; or it really cannot be seen
+            if attempt == DYING_TRIES - 1:
+                raise
+            time.sleep(PAUSE_S)
+    raise AssertionError("unreachable")
+
+
+def _running(lab: Lab, wanted: set[str] | None) -> list[str]:
+    """The ids of the containers that run, without the one that looks."""
+    rows = lab.client.api.containers()
+    names = {name.lstrip("/"): row["Id"] for row in rows for name in row["Names"] or []}
+    if wanted is not None:
+        if unknown := sorted(wanted - names.keys()):
+            raise BadInput(
+                f"no container called {unknown[0]!r} runs",
+                hint="`docker ps` lists those that do; run the cell that makes it again",
+            )
+        return [names[name] for name in sorted(wanted)]
+    return [row["Id"] for row in rows if row["Id"] != lab.host.helper]
+
+
+def _inspected(lab: Lab, id: str) -> dict[str, Any] | None:
+    try:
+        row: dict[str, Any] = lab.client.api.inspect_container(id)
+    except (NotFound, APIError):
+        return None
+    return row if row["State"].get("Running") and row["State"].get("Pid") else None
+
+
+def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> list[End]:
+    on_host = {one.index: one for one in here.interfaces}
+    ends = []
+    for one in inside.interfaces:
+        if one.kind == "loopback" or not one.mac:
+            continue
+        if one.kind in ("sit", "ip6tnl", "ipip", "gre", "gretap", "erspan", "ip_vti", "ip6_vti", "ip6gre"):
+            continue  # the kernel's own fallback tunnels are in every namespace; nothing is joined to them
+        other = on_host.get(one.peer_index) if one.peer_index is not None else None
+        if one.kind == "veth" and other is not None and other.peer_index != one.index:
+            other = None  # a number of another namespace that happens to be one of the host's, too
+        addresses = tuple(
+            f"{a.address}/{a.prefix_length}"
+            for a in sorted(inside.addresses, key=lambda a: a.family)
+            if a.interface == one.name and a.scope == "global"
+        )
+        gateway = next(
+            (
+                r.gateway
+                for r in inside.routes
+                if r.destination == "default" and r.interface == one.name and r.gateway
+            ),
+            None,
+        )
+        ends.append(
+            End(
+                container=row["Name"].lstrip("/"),
+                interface=one.name,
+                index=one.index,
+                kind=one.kind,
+                mac=one.mac,
+                addresses=addresses,
+                mtu_bytes=one.mtu_bytes,
+                network=_network_of(row, addresses, one.mac),
+                host_index=None if other is None else other.index,
+                host_interface=None if other is None else other.name,
+                bridge=None if other is None or one.kind != "veth" else other.master,
+                gateway=gateway,
+            )
+        )
+    return ends
+
+
+def _network_of(row: Mapping[str, Any], addresses: Sequence[str], mac: str) -> str:
+    own = {address.partition("/")[0] for address in addresses}
+    for name, endpoint in (row["NetworkSettings"].get("Networks") or {}).items():
+        if endpoint.get("IPAddress") in own or (endpoint.get("MacAddress") or "-") == mac:
+            return str(name)
+    return ""
+
+
+def _networks(lab: Lab) -> list[Network]:
+    found = []
+    for row in lab.client.api.networks():
+        pools = (row.get("IPAM") or {}).get("Config") or []
+        options = row.get("Options") or {}
+        interface = None
+        if row["Driver"] == "bridge":
+            interface = options.get("com.docker.network.bridge.name") or f"br-{row['Id'][:12]}"
+        elif row["Driver"] in ("macvlan", "ipvlan"):
+            interface = options.get("parent")
+        found.append(
+            Network(
+                row["Name"],
+                row["Id"],
+                row["Driver"],
+                tuple(pool["Subnet"] for pool in pools if pool.get("Subnet")),
+                next((pool["Gateway"] for pool in pools if pool.get("Gateway")), None),
+                interface,
+                bool(row.get("Internal")),
+            )
+        )
+    return sorted(found, key=lambda one: one.name)
+
+
+def _bridges(here: host.Network, networks: Sequence[Network]) -> list[Bridge]:
+    names = {network.interface: network.name for network in networks if network.driver == "bridge"}
+    return [
+        Bridge(
+            one.name,
+            one.index,
+            tuple(
+                f"{a.address}/{a.prefix_length}"
+                for a in here.addresses
+                if a.interface == one.name and a.scope == "global"
+            ),
+            names.get(one.name, ""),
+            tuple(sorted(port.interface for port in here.bridge_ports if port.bridge == one.name)),
+        )
+        for one in here.interfaces
+        if one.kind == "bridge"
+    ]
+
+
+# --- published ports
+
+
+def _published(
+    lab: Lab, rows: Sequence[Mapping[str, Any]], processes: Sequence[host.Process]
+) -> list[Published]:
+    wanted = [
+        (row, inside, binding)
+        for row in rows
+        for inside, bindings in sorted((row["NetworkSettings"].get("Ports") or {}).items())
+        for binding in bindings or []
+    ]
+    if not wanted:
+        return []
+    rules = lab.host.firewall().rules
+    proxies = [one.command for one in processes if "docker-proxy" in one.command]
+    found = []
+    for row, inside, binding in wanted:
+        own = {
+            endpoint.get("IPAddress")
+            for endpoint in (row["NetworkSettings"].get("Networks") or {}).values()
+            if endpoint.get("IPAddress")
+        }
+        address, port = binding.get("HostIp") or "0.0.0.0", int(binding["HostPort"])
+        found.append(
+            Published(
+                row["Name"].lstrip("/"),
+                address,
+                port,
+                inside,
+                tuple(
+                    f"{rule.tool} {rule.table}/{rule.chain}: {rule.text}"
+                    for rule in rules
+                    if _sends(rule, port, own, inside) and (":" in address) == (rule.family == "ip6")
+                ),
+                any(re.search(rf"-host-port {port}\b", command) for command in proxies),
+            )
+        )
+    return sorted(found, key=lambda one: (one.container, one.port, one.host_address))
+
+
+def _sends(rule: host.Rule, port: int, own: set[str], inside: str) -> bool:
+    """Whether a rule translates packets for the host's `port` to the container."""
+    number = inside.partition("/")[0]
+    if rule.tool == "nft":
+        text = rule.text
+        return '"dnat"' in text and f'"right": {port}' in text and any(f'"{one}"' in text for one in own)
+    return (
+        rule.target == "DNAT"
+        and f"--dport {port} " in f"{rule.text} "
+        and any(rule.text.endswith(f"--to-destination {one}:{number}") for one in own)
+    )

@@ -1,0 +1,226 @@
+"""Two engines of the lab's own, joined as a swarm, and a network that spans both."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.engine.nested import RIGHTS, WRITABLE_CGROUPS
+from labhelpers.errors import BadInput, EngineRefused, LabError
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+NAMES = ("engine-1", "engine-2")
+WIRE = "between-engines"
+OVERLAY = "across"
+START_S = 60.0
+SLOW_S = 3.0
+IMAGE = "labhelpers/payload:latest"
+
+
+class Engines:
+    """Two engines, each in a container of the lab's engine, joined as a swarm with one overlay network.
+
+    `close`, or the end of a `with` block, removes both, and so does the end of the lab.
+
+    Attributes:
+        why_not: None, or why this engine cannot run two others; then there are none.
+        started_s: from the first container to a swarm with a network, images at hand.
+        containers: their containers on the lab's engine, called `engine-1` and `engine-2`.
+        addresses: theirs on the network between them.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self.why_not: str | None = None
+        self.started_s = 0.0
+        self.containers: list[Container] = []
+        self.addresses: list[str] = []
+
+    def __bool__(self) -> bool:
+        return self.why_not is None and bool(self.containers)
+
+    def __enter__(self) -> Engines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if not self:
+            return f"no engines: {self.why_not or 'closed'}"
+        return f"{' and '.join(NAMES)}: a swarm, and the overlay network “{OVERLAY}”"
+
+    def docker(self, number: int, *words: str, check: bool = True) -> str:
+        """What `docker WORDS` says on engine 1 or 2.
+
+        Raises:
+            LabError: there is no such engine, or it said no; its words are kept.
+        """
+        return self.run_in(number, ["docker", *words], check=check)
+
+    def run_in(self, number: int, command: Sequence[str], *, check: bool = True) -> str:
+        """What a command says that runs on the machine of engine 1 or 2, outside of its containers."""
+        if self.why_not or not self.containers:
+            raise LabError(
+                self.why_not or "the two engines are closed", hint="run the cell that starts them again"
+            )
+        if number not in (1, 2):
+            raise BadInput(f"there is no engine {number}", hint="they are 1 and 2")
+        with self._lab.quiet():
+            said = self._lab.exec(self.containers[number - 1], list(command))
+        if check and said.exit_code:
+            raise LabError(
+                f"engine {number} said no to `{' '.join(command)}`",
+                hint="its words say why",
+                engine_words=str(said),
+            )
+        return said.stdout.strip()
+
+    def start(self, number: int, name: str, network: str = OVERLAY) -> str:
+        """Run a container of the payload on one of the engines; gives its address on that network."""
+        self.docker(number, "run", "-d", "--name", name, "--hostname", name, "--network", network, IMAGE)
+        return self.docker(
+            number, "inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', name
+        )
+
+    def enter(self, number: int, name: str) -> list[str]:
+        """The words that run a command of the engine's machine in the network namespace of one of its containers."""
+        pid = self.docker(number, "inspect", "-f", "{{.State.Pid}}", name)
+        return ["nsenter", "-t", pid, "-n"]
+
+    def close(self) -> None:
+        """Remove both engines, with all that is in them, and the network between them."""
+        with self._lab.quiet(), suppress(LabError):
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(self._remove, self.containers))
+            self.containers = []
+            for network in self._lab.client.networks.list(names=[WIRE]):
+                if network.name == WIRE and self._lab.session in (network.attrs.get("Labels") or {}).values():
+                    network.remove()
+
+    def _remove(self, container: Container) -> None:
+        with suppress(LabError):
+            # killed, not stopped: nothing of it is kept
+            self._lab.remove(container, force=True, volumes=True)
+
+
+def two_engines(lab: Lab) -> Engines:
+    """Start two engines and join them; where that cannot be, the answer says why.
+
+    They run in containers with the rights of `labhelpers.engine.nested`, on a network of their own, with no port
+    published; their data is in anonymous volumes that go with them.
+
+    Raises:
+        NameTaken: somebody else has a container called engine-1 or engine-2.
+        LabError: the image of the engines could not be made.
+    """
+    engines = Engines(lab)
+    payload = lab.image("payload")
+    engines.why_not = _too_slow(lab, payload)
+    if engines.why_not:
+        return engines
+    image = lab.image("engine")
+    began = time.monotonic()
+    try:
+        with lab.quiet():
+            lab.create_network(WIRE)
+            script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///var/run/docker.sock"
+            for name in NAMES:
+                engines.containers.append(_started(lab, image, script, name))
+        archive = _archive(lab, payload)
+        with ThreadPoolExecutor(2) as pool:
+            words = list(pool.map(lambda one: _ready(one, archive), engines.containers))
+        failed = next((one for one in words if one), None)
+        if failed:
+            engines.close()
+            engines.why_not = f"this engine cannot run engines in its containers: {failed}"
+            return engines
+        _join(lab, engines)
+    except EngineRefused as error:
+        engines.close()
+        engines.why_not = f"this engine refuses engines in its containers: {error.engine_words}"
+        return engines
+    except BaseException:
+        engines.close()
+        raise
+    engines.started_s = time.monotonic() - began
+    return engines
+
+
+def _started(lab: Lab, image: str, script: str, name: str) -> Container:
+    options: dict[str, Any] = {
+        "name": name,
+        "hostname": name,
+        "network": WIRE,
+        "volumes": ["/var/lib/docker"],
+    }
+    try:
+        return lab.run(image, ["sh", "-c", script], **options, **RIGHTS)
+    except EngineRefused as error:
+        # Docker 28 refuses to drop what it does not have itself: then nothing needs to be dropped
+        if "CapDrop" not in (error.engine_words or ""):
+            raise
+        return lab.run(image, ["sh", "-c", script], **options, **{**RIGHTS, "cap_drop": []})
+
+
+def _too_slow(lab: Lab, image: str) -> str | None:
+    began = time.monotonic()
+    with lab.quiet():
+        lab.remove(lab.run(image, ["true"]), force=True)
+    took_s = time.monotonic() - began
+    if took_s < SLOW_S:
+        return None
+    return f"one container takes {took_s:.0f} s to start on this engine: two engines in it would take minutes"
+
+
+def _archive(lab: Lab, image: str) -> bytes:
+    """A tar with what `docker save` says of `image` in it."""
+    saved = b"".join(lab.client.images.get(image).save(named=image))
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        entry = tarfile.TarInfo("payload.tar")
+        entry.size = len(saved)
+        tar.addfile(entry, io.BytesIO(saved))
+    return made.getvalue()
+
+
+def _ready(container: Any, archive: bytes) -> str | None:
+    """Wait for an engine and give it the image; None, or what went wrong."""
+    container.put_archive("/", archive)
+    end = time.monotonic() + START_S
+    said = b""
+    while time.monotonic() < end:
+        status, said = container.exec_run(["docker", "load", "-q", "-i", "/payload.tar"])
+        if status == 0:
+            return None
+        container.reload()
+        if container.status != "running":
+            break
+        time.sleep(0.2)
+    last = [
+        *container.logs().decode(errors="replace").strip().splitlines(),
+        said.decode(errors="replace").strip(),
+    ]
+    return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")
+
+
+def _join(lab: Lab, engines: Engines) -> None:
+    for container in engines.containers:
+        container.reload()
+        (own,) = container.attrs["NetworkSettings"]["Networks"].values()
+        engines.addresses.append(own["IPAddress"])
+    # a short heartbeat: a lost engine is noticed in seconds, not in a quarter of a minute
+    first = engines.addresses[0]
+    engines.docker(1, "swarm", "init", "--advertise-addr", first, "--dispatcher-heartbeat", "1s")
+    token = engines.docker(1, "swarm", "join-token", "-q", "worker")
+    engines.docker(2, "swarm", "join", "--token", token, f"{first}:2377")
+    engines.docker(1, "network", "create", "--driver", "overlay", "--attachable", OVERLAY)

@@ -1,0 +1,310 @@
+"""What a way costs: round trips and throughput on each of the ways between two programs.
+
+Every way is measured several times, in an order that is drawn at random, so that a machine which is busy for a
+moment does not harm one way alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.errors import BadInput, LabError
+from labhelpers.networks.overlay import OVERLAY, Engines
+from labhelpers.networks.wire import wire
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+PATHS = (
+    "same container",
+    "host",
+    "default bridge",
+    "user-defined bridge",
+    "macvlan",
+    "published port",
+    "overlay",
+)
+CEILING = "host"
+"""A program in a container with `--network host` talks over the host's own loopback: nothing can be faster."""
+IPERF, ECHO = 5201, 5202
+SCRIPT = Path(__file__).with_name("probe.py").read_text()
+ROUND_TRIPS = 400
+MOST_ROUNDS = 50
+WARM_BYTES = 16 << 20
+STREAM_S = 0.25
+SERVE = f'iperf3 -s -D -p {IPERF} && exec python3 -c "$PROBE" serve 0.0.0.0 {ECHO}'
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Result):
+    """One measurement of one way.
+
+    Attributes:
+        path: its name, out of `PATHS`.
+        round: its number; in each round every way is measured once.
+        round_trips_us: of one small message each over TCP and its echo, one after the other.
+        one_stream_bits_per_s, four_streams_bits_per_s: what iperf3 carried, as the receiver counted it.
+    """
+
+    path: str
+    round: int
+    round_trips_us: tuple[float, ...]
+    one_stream_bits_per_s: float
+    four_streams_bits_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paths(Result):
+    """What the ways between two programs cost, on one engine, in one run.
+
+    Attributes:
+        samples: in the order in which they were taken.
+        left_out: (way, why) of those that this engine cannot have.
+    """
+
+    samples: tuple[Sample, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return f"{len(self.samples)} measurements of {len(self.names)} ways"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ways that were measured, in the order of `PATHS`."""
+        there = {sample.path for sample in self.samples}
+        return tuple(name for name in PATHS if name in there)
+
+    def round_trips_us(self, path: str) -> list[float]:
+        """Every round trip on one way, sorted."""
+        return sorted(one for s in self.samples if s.path == path for one in s.round_trips_us)
+
+    def percentile_us(self, path: str, percent: int) -> float:
+        """The round trip that `percent` of a hundred do not exceed."""
+        found = self.round_trips_us(path)
+        return found[min(len(found) * percent // 100, len(found) - 1)]
+
+    def streams(self, path: str, count: int) -> list[float]:
+        """What one stream (or four) carried on one way, in bits per second, round by round."""
+        name = "one_stream_bits_per_s" if count == 1 else "four_streams_bits_per_s"
+        return [getattr(s, name) for s in self.samples if s.path == path]
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """The ways from the shortest median round trip to the longest."""
+        return tuple(sorted(self.names, key=lambda name: self.percentile_us(name, 50)))
+
+    def frame(self) -> pd.DataFrame:
+        """One row a way: round trips in µs, throughput in Gbit/s (median, least to most)."""
+        columns = ["way", "median µs", "10 %", "90 %", "99 %", "1 stream Gbit/s", "4 streams Gbit/s"]
+        rows = [
+            (
+                name,
+                *(round(self.percentile_us(name, p), 1) for p in (50, 10, 90, 99)),
+                *(_spread(self.streams(name, count)) for count in (1, 4)),
+            )
+            for name in self.names
+        ]
+        return table(rows, columns)
+
+
+def _spread(bits: Sequence[float]) -> str:
+    middle, least, most = (f"{one / 1e9:.2g}" for one in (statistics.median(bits), min(bits), max(bits)))
+    return f"{middle} ({least} to {most})"
+
+
+Ask = Callable[..., dict[str, Any]]
+"""Measures one way: keyword arguments of `probe.py`'s client → what it found."""
+
+
+def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: int | None = None) -> Paths:
+    """Measure every way that this engine has.
+
+    Args:
+        engines: the two engines of the overlay; without them the overlay is left out.
+        rounds: how often each way is measured; one more round before them warms up and is not counted.
+        seed: of the random order; None for another one each time.
+
+    Raises:
+        BadInput: a number of rounds that cannot be meant.
+        LabError: a measurement failed; its words are kept.
+    """
+    if isinstance(rounds, bool) or not 1 <= rounds <= MOST_ROUNDS:
+        raise BadInput(f"{rounds!r} rounds are not possible", hint=f"give 1 to {MOST_ROUNDS}")
+    order = random.Random(seed)
+    left_out: list[tuple[str, str]] = []
+    samples = []
+    with lab.quiet(), ExitStack() as stack:
+        ways = stack.enter_context(_ways(lab))
+        if engines:
+            ways["overlay"] = stack.enter_context(_overlay(engines))
+        else:
+            why = engines.why_not if engines is not None else None
+            left_out.append(("overlay", why or "there are no two engines here"))
+        rates = {
+            name: ask(round_trips=20, one_bytes=WARM_BYTES, four_bytes=WARM_BYTES)
+            for name, ask in ways.items()
+        }
+        for number in range(rounds):
+            names = list(ways)
+            order.shuffle(names)
+            for name in names:
+                sizes = {
+                    key: max(int(rates[name][rate] / 8 * STREAM_S), 1 << 20)
+                    for key, rate in (("one_bytes", "one_bits_per_s"), ("four_bytes", "four_bits_per_s"))
+                }
+                found = ways[name](round_trips=ROUND_TRIPS, **sizes)
+                samples.append(
+                    Sample(
+                        name,
+                        number,
+                        tuple(found["round_trips_us"]),
+                        found["one_bits_per_s"],
+                        found["four_bits_per_s"],
+                    )
+                )
+    return Paths(tuple(samples), tuple(left_out))
+
+
+@contextmanager
+def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
+    """A client and a server for every way on one engine."""
+    mark = lab.session[:4]
+    made: list[Any] = []
+    networks: list[Any] = []
+    far = f"neighbour-{mark}"
+    image = lab.image("tools")
+
+    def start(one: tuple[str, str, dict[str, Any]]) -> Any:
+        kind, name, options = one
+        words = {"command": ["sh", "-c", SERVE], "environment": {"PROBE": SCRIPT}} if kind == "server" else {}
+        options = {"command": ["sleep", "600"], "init": True, **words, **options}
+        container = lab.run(image, name=f"{name}-{mark}", **options)
+        made.append(container)
+        container.reload()
+        return container
+
+    def end(container: Any) -> None:
+        lab.remove(container, force=True)
+
+    try:
+        laid = wire(lab, far)
+        networks.append(lab.create_network(f"paths-{mark}"))
+        parent = {"parent": laid.link}
+        networks.append(
+            lab.create_network(
+                f"mac-{mark}", driver="macvlan", subnet=laid.subnet, gateway=laid.host_address, options=parent
+            )
+        )
+        host_ports = _server_on_host(lab, made, mark)
+        on_paths, on_mac = {"network": f"paths-{mark}"}, {"network": f"mac-{mark}"}
+        wanted: list[tuple[str, str, dict[str, Any]]] = [
+            ("server", "plain", {"ports": {f"{IPERF}/tcp": None, f"{ECHO}/tcp": None}}),
+            ("server", "own", on_paths),
+            ("server", "mac", on_mac),
+            ("client", "from-plain", {}),
+            ("client", "from-own", on_paths),
+            ("client", "from-mac", on_mac),
+            ("client", "from-host", {"network": "host"}),
+        ]
+        with ThreadPoolExecutor(4) as pool:
+            plain, own, mac, from_plain, from_own, from_mac, from_host = pool.map(start, wanted)
+        published = plain.attrs["NetworkSettings"]["Ports"]
+        iperf, echo = (int(published[f"{port}/tcp"][0]["HostPort"]) for port in (IPERF, ECHO))
+        inside = (IPERF, ECHO)
+        yield {
+            "same container": _asker(lab, plain, "127.0.0.1", inside),
+            "host": _asker(lab, from_host, "127.0.0.1", host_ports),
+            "default bridge": _asker(lab, from_plain, _address(plain), inside),
+            "user-defined bridge": _asker(lab, from_own, _address(own), inside),
+            "macvlan": _asker(lab, from_mac, _address(mac), inside),
+            "published port": _asker(lab, from_host, "127.0.0.1", (iperf, echo)),
+        }
+    finally:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(end, made))
+        for network in networks:
+            network.remove()
+        if lab.client.containers.list(all=True, filters={"name": f"^{far}$"}):
+            lab.remove(far, force=True)
+
+
+def _server_on_host(lab: Lab, made: list[Any], mark: str) -> tuple[int, int]:
+    """A server in the host's network namespace, on two ports of 127.0.0.1 that the kernel chose."""
+    script = f"{SCRIPT}\nfree()"
+    found = lab.run(lab.image("tools"), ["python3", "-c", script], network="host")
+    try:
+        found.wait(timeout=60)
+        iperf, echo = (int(word) for word in found.logs().decode().split())
+    finally:
+        lab.remove(found, force=True)
+    command = f'iperf3 -s -D -B 127.0.0.1 -p {iperf} && exec python3 -c "$PROBE" serve 127.0.0.1 {echo}'
+    made.append(
+        lab.run(
+            lab.image("tools"),
+            ["sh", "-c", command],
+            name=f"on-host-{mark}",
+            network="host",
+            environment={"PROBE": SCRIPT},
+            init=True,
+        )
+    )
+    return iperf, echo
+
+
+@contextmanager
+def _overlay(engines: Engines) -> Iterator[Ask]:
+    """A client on one engine, a server on the other: programs of their machines, in their containers' networks."""
+    source, target = "paths-client", "paths-server"
+    if not engines.docker(1, "ps", "-q", "--filter", f"name=^{source}$"):
+        engines.start(1, source)
+        engines.start(2, target)
+    form = f'{{{{(index .NetworkSettings.Networks "{OVERLAY}").IPAddress}}}}'
+    address = engines.docker(2, "inspect", "-f", form, target)
+    enter_source, enter_target = engines.enter(1, source), engines.enter(2, target)
+    serve = f'iperf3 -s -D -p {IPERF} && (python3 -c "$0" serve 0.0.0.0 {ECHO} >/dev/null 2>&1 &)'
+    engines.run_in(2, [*enter_target, "sh", "-c", serve, SCRIPT])
+
+    def ask(**options: Any) -> dict[str, Any]:
+        told = json.dumps({"address": address, "iperf": IPERF, "echo": ECHO, **options})
+        return _read(engines.run_in(1, [*enter_source, "python3", "-c", SCRIPT, "ask", told], check=False))
+
+    try:
+        yield ask
+    finally:
+        engines.docker(1, "rm", "-f", source, check=False)
+        engines.docker(2, "rm", "-f", target, check=False)
+
+
+def _asker(lab: Lab, container: Any, address: str, ports: tuple[int, int]) -> Ask:
+    def ask(**options: Any) -> dict[str, Any]:
+        told = json.dumps({"address": address, "iperf": ports[0], "echo": ports[1], **options})
+        return _read(str(lab.exec(container, ["python3", "-c", SCRIPT, "ask", told])))
+
+    return ask
+
+
+def _read(said: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        raise LabError(
+            "a way could not be measured",
+            hint="run the cell again; the words say what failed",
+            engine_words=said[-600:],
+        ) from None
+    return found
+
+
+def _address(container: Any) -> str:
+    return str(next(iter(container.attrs["NetworkSettings"]["Networks"].values()))["IPAddress"])

@@ -1,0 +1,309 @@
+"""What the overlay network of two engines does: its packets, its MTU, and a service that loses an engine."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labhelpers.errors import BadInput, LabError
+from labhelpers.networks.capture import capturing
+from labhelpers.networks.overlay import IMAGE, OVERLAY, Engines
+from labhelpers.networks.packets import Packet
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+RED, BLUE = "red", "blue"
+WIDE, WIDE_RED, WIDE_BLUE = "too-wide", "wide-red", "wide-blue"
+SERVICE = "web"
+PING_HEADERS = 28
+"""IPv4 and ICMP: what `ping -s` does not count."""
+VXLAN_HEADERS = 50
+"""Outer Ethernet 14 (not counted in an MTU) is replaced by the inner one: 14 + 8 VXLAN + 8 UDP + 20 IPv4 (RFC 7348)."""
+LOST_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Across(Result):
+    """A ping from a container on one engine to a container on the other, seen on the wire between the engines.
+
+    Attributes:
+        addresses: (container, its address on the overlay) of both.
+        engines: (engine, its address on the wire between them) of both.
+        answered: whether the other container answered to its name.
+        mtu_bytes: of the container's interface.
+        wire_mtu_bytes: of the engine's interface, where the packet leaves.
+        packets: those seen on the wire.
+    """
+
+    addresses: tuple[tuple[str, str], ...]
+    engines: tuple[tuple[str, str], ...]
+    answered: bool
+    mtu_bytes: int
+    wire_mtu_bytes: int
+    packets: tuple[Packet, ...]
+
+    @property
+    def request(self) -> Packet:
+        """The first echo request."""
+        return next(one for one in self.packets if _is_request(one))
+
+    @property
+    def headers_bytes(self) -> int:
+        """What VXLAN adds to the inner packet, outer Ethernet included."""
+        names = [layer.name for layer in self.request.layers]
+        return sum(layer.bytes for layer in self.request.layers[: names.index("VXLAN") + 1])
+
+    def frame(self) -> pd.DataFrame:
+        """One row a header of the request."""
+        return self.request.frame()
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing(Result):
+    """Whether a ping of one size crosses, not allowed to be cut into fragments.
+
+    Attributes:
+        payload_bytes: as given to `ping -s`; the packet is 28 bytes longer.
+        crossed: whether it was answered.
+        words: what ping said where it was not.
+    """
+
+    payload_bytes: int
+    crossed: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLost(Result):
+    """A service with two replicas, and what happened when one of the engines was killed.
+
+    Attributes:
+        before: (engine, running replicas) at the start.
+        after: (engine, running replicas) at the end, by the manager's word.
+        noticed_s: from the kill until the manager called the engine down.
+        replaced_s: from the kill until two replicas ran again on the engine that is left.
+        addresses_before, addresses_after: what the service's name meant, for a container on the network.
+        served_meanwhile: how many of the requests by name were answered between the kill and the end.
+        asked_meanwhile: how many there were.
+    """
+
+    before: tuple[tuple[str, int], ...]
+    after: tuple[tuple[str, int], ...]
+    noticed_s: float
+    replaced_s: float
+    addresses_before: tuple[str, ...]
+    addresses_after: tuple[str, ...]
+    served_meanwhile: int
+    asked_meanwhile: int
+
+    def frame(self) -> pd.DataFrame:
+        """One row a moment."""
+        rows = [
+            (0.0, "engine-2 is killed", _said(self.before), ", ".join(self.addresses_before)),
+            (round(self.noticed_s, 1), "the manager calls it down", "", ""),
+            (
+                round(self.replaced_s, 1),
+                "two replicas run again",
+                _said(self.after),
+                ", ".join(self.addresses_after),
+            ),
+        ]
+        return table(rows, ["s", "what", "replicas", f"“{SERVICE}” means"])
+
+
+def _said(counts: tuple[tuple[str, int], ...]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts)
+
+
+def _is_request(packet: Packet) -> bool:
+    ping = packet.layer("ICMP")
+    return ping is not None and ping.get("is") == "echo request"
+
+
+def across(lab: Lab, engines: Engines) -> Across:
+    """Run `red` on engine 1 and `blue` on engine 2, let red ping blue by name, and look at the wire meanwhile.
+
+    Raises:
+        LabError: there are no engines here.
+    """
+    addresses = (
+        (RED, _started(engines, 1, RED, OVERLAY)),
+        (BLUE, _started(engines, 2, BLUE, OVERLAY)),
+    )
+    with capturing(lab, {"wire": "container:engine-1"}, "udp port 4789", interface="eth0") as seen:
+        said = engines.docker(1, "exec", RED, "ping", "-c", "2", "-W", "5", BLUE, check=False)
+        packets = seen(lambda found: any(_is_request(one) for one in found["wire"]))["wire"]
+    if not any(_is_request(one) for one in packets):
+        raise LabError(
+            "no VXLAN packet was seen between the engines", hint="run the cell again", engine_words=said
+        )
+    return Across(
+        addresses,
+        tuple(zip(("engine-1", "engine-2"), engines.addresses, strict=True)),
+        " 0% packet loss" in said,
+        _mtu(engines.docker(1, "exec", RED, "ip", "link", "show", "eth0")),
+        _mtu(engines.run_in(1, ["ip", "link", "show", "eth0"])),
+        tuple(packets),
+    )
+
+
+def _started(engines: Engines, number: int, name: str, network: str) -> str:
+    form = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
+    # a cell that is run again finds the container that it made
+    return engines.docker(number, "inspect", "-f", form, name, check=False) or engines.start(
+        number, name, network
+    )
+
+
+def _mtu(text: str) -> int:
+    found = re.search(r"mtu (\d+)", text)
+    assert found is not None
+    return int(found[1])
+
+
+def crossing(engines: Engines, payload_bytes: int, *, wide: bool = False) -> Crossing:
+    """Send one ping of a size from engine 1's container to engine 2's, with the don't-fragment bit set.
+
+    Args:
+        wide: on a network whose interfaces claim an MTU of 1,500, which does not leave room for VXLAN's headers
+            on a wire of 1,500; else on the overlay as the engine makes it.
+
+    Raises:
+        BadInput: a size that no ping has.
+        LabError: there are no engines here.
+    """
+    if not 0 <= payload_bytes <= 65_507:
+        raise BadInput(f"a ping of {payload_bytes} bytes is not possible", hint="give 0 to 65507")
+    if wide:
+        if WIDE not in engines.docker(1, "network", "ls", "--format", "{{.Name}}").split():
+            mtu = f"com.docker.network.driver.mtu={1500 + VXLAN_HEADERS}"
+            engines.docker(1, "network", "create", "-d", "overlay", "--attachable", "--opt", mtu, WIDE)
+        _started(engines, 1, WIDE_RED, WIDE)
+        target = _started(engines, 2, WIDE_BLUE, WIDE)
+        source = WIDE_RED
+    else:
+        _started(engines, 1, RED, OVERLAY)
+        target, source = _started(engines, 2, BLUE, OVERLAY), RED
+    ping = ["ping", "-c", "1", "-W", "2", "-M", "do", "-s", str(payload_bytes), target]
+    # the first packet to a new neighbour also waits for its address to be told between the engines
+    engines.run_in(1, [*engines.enter(1, source), "ping", "-c", "1", "-W", "5", target], check=False)
+    said = engines.run_in(
+        1, ["sh", "-c", " ".join([*engines.enter(1, source), *ping]) + " 2>&1"], check=False
+    )
+    crossed = " 0% packet loss" in said
+    words = [line.strip() for line in said.splitlines() if "needed" in line or "too long" in line]
+    return Crossing(payload_bytes, crossed, "" if crossed else next(iter(words), "no answer"))
+
+
+def lose_an_engine(engines: Engines) -> EngineLost:
+    """Run a service with a replica on each engine, kill engine 2, and wait until two replicas run again.
+
+    The service has no virtual address (`--endpoint-mode dnsrr`): its name means the addresses of its replicas.
+    So it works where the kernel has no IPVS.
+
+    Raises:
+        LabError: there are no engines here, or the service did not come up.
+    """
+    _started(engines, 1, RED, OVERLAY)
+    engines.docker(
+        1,
+        *("service", "create", "--detach", "--name", SERVICE, "--replicas", "2", "--network", OVERLAY),
+        *(
+            "--endpoint-mode",
+            "dnsrr",
+            "--no-resolve-image",
+            "--restart-delay",
+            "0s",
+            "--replicas-max-per-node",
+            "2",
+        ),
+        *("--stop-grace-period", "1s", IMAGE, "httpd", "-f", "-p", "80", "-h", "/www"),
+    )
+    before = _until(engines, lambda counts: counts == {"engine-1": 1, "engine-2": 1})
+    addresses = _until_named(engines, 2)
+    container = engines.containers[1]
+    began = time.monotonic()
+    container.kill()
+    noticed = replaced = 0.0
+    served = asked = 0
+    while time.monotonic() - began < LOST_S:
+        answer = engines.docker(
+            1, "exec", RED, "timeout", "1", "wget", "-q", "-O", "-", f"http://{SERVICE}/", check=False
+        )
+        asked += 1
+        served += "page" in answer
+        nodes = engines.docker(1, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
+        if not noticed and "engine-2 Down" in nodes:
+            noticed = time.monotonic() - began
+        if noticed and _replicas(engines).get("engine-1") == 2:
+            replaced = time.monotonic() - began
+            break
+        time.sleep(0.2)
+    if not replaced:
+        raise LabError("the swarm did not replace what it lost", hint="run the notebook again from the top")
+    after = _replicas(engines)
+    return EngineLost(
+        tuple(sorted(before.items())),
+        (("engine-1", after.get("engine-1", 0)), ("engine-2", after.get("engine-2", 0))),
+        noticed,
+        replaced,
+        addresses,
+        _until_named(engines, 2, away=addresses),
+        served,
+        asked,
+    )
+
+
+def _replicas(engines: Engines) -> dict[str, int]:
+    """Engine → how many replicas run there and should."""
+    said = engines.docker(
+        1,
+        "service",
+        "ps",
+        SERVICE,
+        "--filter",
+        "desired-state=running",
+        "--format",
+        "{{.Node}} {{.CurrentState}}",
+    )
+    found: dict[str, int] = {}
+    for line in said.splitlines():
+        node, state, *_ = line.split()
+        if state == "Running":
+            found[node] = found.get(node, 0) + 1
+    return found
+
+
+def _until(engines: Engines, right: object) -> dict[str, int]:
+    assert callable(right)
+    end = time.monotonic() + LOST_S
+    counts: dict[str, int] = {}
+    while time.monotonic() < end:
+        counts = _replicas(engines)
+        if right(counts):
+            return counts
+        time.sleep(0.2)
+    raise LabError(
+        "the service did not come up with one replica on each engine",
+        hint="run the notebook again from the top",
+        engine_words=engines.docker(1, "service", "ps", SERVICE, check=False),
+    )
+
+
+def _until_named(engines: Engines, count: int, away: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The addresses that the service's name means, once there are `count` of them and they are not those `away`."""
+    end = time.monotonic() + LOST_S
+    found: tuple[str, ...] = ()
+    while time.monotonic() < end:
+        said = engines.docker(1, "exec", RED, "nslookup", SERVICE, check=False).partition("Name:")[2]
+        found = tuple(sorted(set(re.findall(r"Address:\s+(\d+\.\d+\.\d+\.\d+)", said))))
+        if len(found) == count and set(found) != set(away):
+            break
+        time.sleep(0.2)
+    return found

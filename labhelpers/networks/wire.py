@@ -1,0 +1,148 @@
+"""A wire of the lab's own into the host: a veth pair, one end in a container's namespace, the other in the host's.
+
+Nothing else holds the pair. When the container goes, its namespace goes, and with it that end; the kernel then
+removes the other end, too (veth(4)). So what removes the lab's containers removes the wire, also when the
+notebook's process is killed: the reaper needs to know of no links.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labhelpers.errors import LabError
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+# RFC 2544: set aside for measurements of networks, so nobody's in the internet
+NOBODYS = ipaddress.IPv4Network("198.18.0.0/15")
+ONCE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Wire(Result):
+    """A wire between the host and one container.
+
+    Attributes:
+        link: the name of the host's end.
+        far: the name of the container at the other end; its interface is called `wire`.
+        subnet: of both ends.
+        host_address, far_address: of the two ends, without the prefix length.
+    """
+
+    link: str
+    far: str
+    subnet: str
+    host_address: str
+    far_address: str
+
+
+def wire(lab: Lab, far: str) -> Wire:
+    """Lay a wire from the host to a new container called `far`, which has no other network.
+
+    The container has NET_ADMIN in its own namespace alone. The pair is made by a container that lives for a
+    moment, with NET_ADMIN in the host's network namespace and no other capability; it knows of `far` because it
+    shares its pid namespace. `lab.remove(far)` takes the wire up again.
+
+    Raises:
+        LabError: the engine's kernel makes no veth pairs for the lab; its words are kept.
+    """
+    subnet = free_subnet(lab)
+    # the engine gives addresses out from the start: the far end has the last one
+    host_address, far_address = str(subnet[1]), str(subnet[254])
+    with lab.quiet():
+        end = lab.run(
+            lab.image("payload"),
+            ["sh", "-c", "httpd -h /www; exec sleep 86400"],
+            name=far,
+            network="none",
+            cap_drop=["ALL"],
+            cap_add=["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"],
+            init=True,
+        )
+        link = f"lab-{str(end.id)[:8]}"
+        try:
+            made = [
+                f"ip link add {link} type veth peer name wire netns 1",
+                f"ip address add {host_address}/{subnet.prefixlen} dev {link}",
+                f"ip link set {link} up",
+            ]
+            once(lab, " && ".join(made), network="host", pid=f"container:{far}", cap_add=["NET_ADMIN"])
+            up = "ip link set wire up && ip link set lo up"
+            there = f"ip address add {far_address}/{subnet.prefixlen} dev wire && {up}"
+            answer = lab.exec(end, ["sh", "-c", there])
+            if answer.exit_code:
+                raise LabError(
+                    "the far end of the wire could not be set up",
+                    hint="run the cell again",
+                    engine_words=str(answer),
+                )
+        except BaseException:
+            lab.remove(end, force=True)
+            raise
+    return Wire(link, far, str(subnet), host_address, far_address)
+
+
+def free_subnet(lab: Lab) -> ipaddress.IPv4Network:
+    """A subnet of 254 addresses that the engine's host has no route to yet, out of those for measurements."""
+    taken = [
+        ipaddress.ip_network(route.destination)
+        for route in lab.host.routes()
+        if route.family == "inet" and route.destination[:1].isdigit()
+    ]
+    # networks of the engine whose parent is no interface of the host have no route there
+    taken += [
+        ipaddress.ip_network(pool["Subnet"])
+        for row in lab.client.api.networks()
+        for pool in (row.get("IPAM") or {}).get("Config") or []
+        if "." in pool.get("Subnet", "")
+    ]
+    start = int(lab.session, 16) % 512  # two notebooks at once do not choose the same
+    subnets = list(NOBODYS.subnets(new_prefix=24))
+    return next(net for net in subnets[start:] + subnets[:start] if not any(net.overlaps(t) for t in taken))
+
+
+def once(
+    lab: Lab,
+    script: str,
+    *,
+    network: str = "none",
+    pid: str | None = None,
+    cap_add: Sequence[str] = (),
+    check: bool = True,
+) -> str:
+    """What a shell script says that runs in a container of its own, from the image `tools`, with few rights.
+
+    Args:
+        check: whether it is an error that the script fails.
+
+    Raises:
+        LabError: the script failed; its words are kept.
+    """
+    with lab.quiet():
+        container: Container = lab.run(
+            lab.image("tools"),
+            ["sh", "-c", script],
+            network=network,
+            pid=pid,
+            cap_drop=["ALL"],
+            cap_add=list(cap_add),
+        )
+        try:
+            status = container.wait(timeout=ONCE_S)["StatusCode"]
+            said = container.logs().decode(errors="replace")
+        finally:
+            lab.remove(container, force=True)
+    if check and status:
+        raise LabError(
+            "the engine's host did not do what the lab asked of its network",
+            hint="its words say why; `./lab doctor` says which engine this is",
+            engine_words=said,
+        )
+    return said

@@ -1,0 +1,211 @@
+"""The map, held against `ip`, `bridge` and the engine's own word, on one container and on twenty."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from labhelpers import networks
+from labhelpers.errors import BadInput
+from labhelpers.lab import Lab
+from labhelpers.networks.maps import NetworkMap
+from labhelpers.networks.wire import once
+from labhelpers.widgets.network import picture
+
+MANY, FIVE = 20, 5
+
+
+def told(lab: Lab, command: str) -> Any:
+    """What a tool says that runs beside the host."""
+    return json.loads(once(lab, command, network="host", cap_add=["NET_ADMIN"]))
+
+
+def inside(lab: Lab, name: str) -> Any:
+    """What `ip` says that runs in a container of its own in another container's namespace."""
+    return json.loads(once(lab, "ip -j address", network=f"container:{name}"))
+
+
+def check_against_tools(lab: Lab, seen: NetworkMap, names: list[str]) -> None:
+    links = {row["ifindex"]: row for row in told(lab, "ip -j -d link")}
+    ports = {row["ifname"]: row["master"] for row in told(lab, "bridge -j link") if "master" in row}
+    with ThreadPoolExecutor(4) as pool:
+        spaces = dict(zip(names, pool.map(lambda name: inside(lab, name), names), strict=True))
+    for name in names:
+        real = {
+            row["ifname"]: row
+            for row in spaces[name]
+            if "LOOPBACK" not in row["flags"] and "link_index" in row
+        }
+        ends = {end.interface: end for end in seen.ends_of(name)}
+        assert ends.keys() == real.keys()
+        for interface, row in real.items():
+            end = ends[interface]
+            assert (end.index, end.mac, end.mtu_bytes) == (row["ifindex"], row["address"], row["mtu"])
+            assert end.host_index == row["link_index"]
+            assert links[row["link_index"]]["ifname"] == end.host_interface
+            assert links[row["link_index"]]["link_index"] == end.index
+            assert end.bridge == ports[str(end.host_interface)]
+            addresses = {f"{a['local']}/{a['prefixlen']}" for a in row["addr_info"] if a["scope"] == "global"}
+            assert set(end.addresses) == addresses
+
+
+def check_against_engine(lab: Lab, seen: NetworkMap, names: list[str]) -> None:
+    for network in {end.network for name in names for end in seen.ends_of(name)}:
+        row: dict[str, Any] = lab.client.api.inspect_network(network)
+        members = {one["Name"]: one for one in row["Containers"].values() if one["Name"] in names}
+        mapped = {
+            end.container: end for end in seen.ends if end.network == network and end.container in names
+        }
+        assert members.keys() == mapped.keys()
+        for name, one in members.items():
+            assert one["IPv4Address"] in mapped[name].addresses
+            assert one["MacAddress"] == mapped[name].mac
+        on_map = next(one for one in seen.networks if one.name == network)
+        assert on_map.subnets[0] == row["IPAM"]["Config"][0]["Subnet"]
+        assert on_map.interface == next(iter(mapped.values())).bridge
+        bridge = seen.bridge(network)
+        assert bridge is not None
+        assert set(bridge.ports) >= {end.host_interface for end in mapped.values()}
+
+
+@pytest.fixture(scope="module")
+def many(there: Lab) -> Iterator[list[str]]:
+    """Twenty containers on five networks, two of them on two."""
+    mark = there.session[:4]
+    wide = [f"net{number}-{mark}" for number in range(FIVE)]
+    for network in wide:
+        there.create_network(network)
+    names = [f"m{number:02}-{mark}" for number in range(MANY)]
+    image = there.image("payload")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: there.run(image, name=names[n], network=wide[n % FIVE]), range(MANY)))
+    for number in (0, 1):
+        there.client.networks.get(wide[number + 1]).connect(names[number])
+    yield names
+    with ThreadPoolExecutor(4) as pool:
+        # those that died in a test are gone
+        left = {name for row in there.client.api.containers(all=True) for name in row["Names"]}
+        list(pool.map(lambda name: there.remove(name, force=True), [n for n in names if f"/{n}" in left]))
+    for network in wide:
+        there.client.networks.get(network).remove()
+
+
+def test_one_container(there: Lab) -> None:
+    web = there.run(there.image("payload"), ports={"80/tcp": None})
+    try:
+        name = str(web.name)
+        seen = networks.map(there)
+        check_against_tools(there, seen, [name])
+        check_against_engine(there, seen, [name])
+        web.reload()
+        (published,) = [one for one in seen.published if one.container == name]
+        binding = web.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]
+        assert (published.host_address, str(published.host_port)) == (binding["HostIp"], binding["HostPort"])
+        assert published.rules or published.proxy, "nothing leads to the port"
+        own = seen.ends_of(name)[0].addresses[0].partition("/")[0]
+        assert all(own in rule and str(published.host_port) in rule for rule in published.rules)
+    finally:
+        there.remove(web, force=True)
+
+
+def test_twenty_containers_on_five_networks(there: Lab, many: list[str]) -> None:
+    seen = networks.map(there)
+    check_against_tools(there, seen, many)
+    check_against_engine(there, seen, many)
+    assert len(seen.ends_of(many[0])) == 2
+
+
+def test_a_map_of_some(there: Lab, many: list[str]) -> None:
+    seen = networks.map(there, many[:2])
+    assert [node.name for node in seen.nodes] == many[:2]
+    assert {network.name for network in seen.networks} == {end.network for end in seen.ends}
+    assert {bridge.name for bridge in seen.bridges} == {end.bridge for end in seen.ends}
+    with pytest.raises(BadInput, match="no container called"):
+        networks.map(there, ["nobody-of-that-name"])
+
+
+def test_the_drawing_names_every_end_once(there: Lab, many: list[str]) -> None:
+    seen = networks.map(there, many)
+    ax = seen.plot()
+    ax.figure.canvas.draw()
+    said = [text.get_text() for text in ax.texts]
+    for end in seen.ends:
+        assert said.count(f"{end.host_interface} · {end.host_index}") == 1
+        assert f"{end.interface} · {end.index}" in said
+    for bridge in seen.bridges:
+        assert bridge.name in said
+    whole = ax.figure.bbox
+    for text in ax.texts:
+        extent = text.get_window_extent()
+        assert whole.contains(extent.x0, extent.y0), text
+        assert whole.contains(extent.x1, extent.y1), text
+
+
+def test_a_container_on_two_bridges_is_one_box(there: Lab, many: list[str]) -> None:
+    first = networks.map(there, [many[0]])
+    names = [text.get_text() for text in first.plot().texts]
+    assert names.count(many[0]) == 1
+    assert f"{many[0]} (again)" not in names
+
+
+def test_host_and_none_are_drawn_without_a_wire(there: Lab) -> None:
+    mark = there.session[:4]
+    on_host = there.run(there.image("payload"), ["sleep", "600"], name=f"own-{mark}", network="host")
+    nobody = there.run(there.image("payload"), ["sleep", "600"], name=f"none-{mark}", network="none")
+    try:
+        seen = networks.map(there, [f"own-{mark}", f"none-{mark}"])
+        assert {node.name: node.shares_host for node in seen.nodes} == {
+            f"own-{mark}": True,
+            f"none-{mark}": False,
+        }
+        assert seen.ends == ()
+        said = {text.get_text() for text in seen.plot().texts}
+        assert {"network: host", "only lo"} <= said
+    finally:
+        for container in (on_host, nobody):
+            there.remove(container, force=True)
+
+
+def test_the_live_map_follows(there: Lab, many: list[str]) -> None:
+    live = networks.live(there, "m0")
+    try:
+        assert live.shows(many[0])
+        name = f"m0-late-{there.session[:4]}"
+        late = there.run(there.image("payload"), name=name)
+        assert live.shows(name)
+        assert live.last is not None
+        assert picture(live.last).startswith(b"\x89PNG")
+        there.remove(late, force=True)
+    finally:
+        live.stop()
+
+
+def test_while_containers_die(there: Lab, many: list[str]) -> None:
+    """Every map is right about the moment that it shows: no end without its other end, no dead container's."""
+    doomed = many[10:]
+    done = threading.Event()
+
+    def kill() -> None:
+        for name in doomed:
+            there.remove(name, force=True)
+        done.set()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    looks = 0
+    while not done.is_set() or looks == 0:
+        seen = networks.map(there)
+        looks += 1
+        by_index = {one.index: one for one in seen.host_interfaces}
+        for end in (one for one in seen.ends if one.container in many):
+            assert end.host_index is not None, end
+            assert by_index[end.host_index].peer_index == end.index
+    killer.join()
+    seen = networks.map(there)
+    assert not {node.name for node in seen.nodes} & set(doomed)
+    check_against_tools(there, seen, many[:4])

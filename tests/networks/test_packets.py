@@ -1,0 +1,117 @@
+"""Packets taken apart: bytes written by hand here, so that the reader of them is not asked about itself."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labhelpers.errors import BadInput
+from labhelpers.networks.packets import read
+
+HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+RED, BLUE = bytes.fromhex("0242 0a00 0102".replace(" ", "")), bytes.fromhex("0242 0a00 0104".replace(" ", ""))
+
+
+def file(*packets: bytes, kind: int = 1) -> bytes:
+    head = HEADER[:20] + struct.pack("<I", kind)
+    return head + b"".join(struct.pack("<IIII", 7, 500_000, len(p), len(p)) + p for p in packets)
+
+
+def ethernet(payload: bytes, protocol: int = 0x0800) -> bytes:
+    return BLUE + RED + struct.pack("!H", protocol) + payload
+
+
+def ipv4(payload: bytes, protocol: int, source: bytes, target: bytes, fragment: int = 0) -> bytes:
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 1, fragment, 64, protocol, 0)
+    return head + source + target + payload
+
+
+PING = struct.pack("!BBHHH", 8, 0, 0, 54, 1) + b"x" * 56
+INNER = ethernet(ipv4(PING, 1, bytes([10, 0, 1, 2]), bytes([10, 0, 1, 4])))
+VXLAN = struct.pack("!BBHI", 8, 0, 0, 4097 << 8) + INNER
+OUTER = ethernet(
+    ipv4(
+        struct.pack("!HHHH", 40000, 4789, 8 + len(VXLAN), 0) + VXLAN,
+        17,
+        bytes([172, 20, 0, 2]),
+        bytes([172, 20, 0, 3]),
+    )
+)
+
+
+def test_both_headers_of_vxlan() -> None:
+    (packet,) = read(file(OUTER))
+    assert [layer.name for layer in packet.layers] == [
+        "Ethernet",
+        "IPv4",
+        "UDP",
+        "VXLAN",
+        "Ethernet",
+        "IPv4",
+        "ICMP",
+    ]
+    outer, inner = packet.layer("IPv4"), packet.layer("IPv4", 1)
+    assert outer is not None
+    assert inner is not None
+    assert (outer.get("from"), outer.get("to")) == ("172.20.0.2", "172.20.0.3")
+    assert (inner.get("from"), inner.get("to")) == ("10.0.1.2", "10.0.1.4")
+    ping, vxlan = packet.layer("ICMP"), packet.layer("VXLAN")
+    assert ping is not None
+    assert vxlan is not None
+    assert (ping.get("is"), vxlan.get("network")) == ("echo request", "4097")
+    assert sum(layer.bytes for layer in packet.layers[:4]) == 50
+    assert packet.at_s == 7.5
+
+
+def test_tcp_with_its_flags_as_a_cooked_capture_has_it() -> None:
+    syn = struct.pack("!HHIIBBHHH", 50000, 80, 9, 0, 0x50, 0x12, 0, 0, 0)
+    cooked = struct.pack("!HHIHBB8s", 0x0800, 0, 42, 1, 4, 6, RED + b"\0\0")
+    (packet,) = read(file(cooked + ipv4(syn, 6, bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])), kind=276))
+    port = packet.layer("TCP")
+    assert port is not None
+    assert (packet.interface, packet.way, port.get("flags")) == (42, "out", "SYN ACK")
+
+
+def test_a_later_fragment_has_no_port() -> None:
+    (packet,) = read(file(ethernet(ipv4(b"\x00" * 20, 17, bytes(4), bytes(4), fragment=100))))
+    assert [layer.name for layer in packet.layers] == ["Ethernet", "IPv4"]
+    address = packet.layer("IPv4")
+    assert address is not None
+    assert address.get("fragment") == "at 800, the last"
+
+
+def test_arp_asks_and_answers() -> None:
+    asks = (
+        struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
+        + RED
+        + bytes([10, 0, 0, 1])
+        + bytes(6)
+        + bytes([10, 0, 0, 9])
+    )
+    (packet,) = read(file(ethernet(asks, 0x0806)))
+    arp = packet.layer("ARP")
+    assert arp is not None
+    assert arp.get("who has") == "10.0.0.9"
+
+
+def test_what_is_no_capture_is_refused() -> None:
+    with pytest.raises(BadInput):
+        read(b"GIF89a" + bytes(40))
+    with pytest.raises(BadInput):
+        read(b"")
+
+
+@given(st.integers(24, len(file(OUTER, OUTER))))
+def test_a_capture_that_is_still_written_gives_what_is_whole(length: int) -> None:
+    whole = file(OUTER, OUTER)
+    packets = read(whole[:length])
+    assert len(packets) == (length - 24) // (16 + len(OUTER))
+
+
+@given(st.binary(max_size=200))
+def test_no_packet_makes_it_fail(data: bytes) -> None:
+    (packet,) = read(file(data))
+    assert packet.bytes == len(data)
