@@ -46,7 +46,7 @@ SELECTED = ("-m", "engine and not local")
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
 """For a whole suite: most of a test is waiting for the engine."""
 
-LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm",)}
+LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine")}
 """Images that an engine's own selection does without; a test that is asked for by name pulls what it needs."""
 
 
