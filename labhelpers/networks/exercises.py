@@ -21,6 +21,7 @@ LEFT_ONE, RIGHT_ONE = "left-one", "right-one"
 TRACED = "traced"
 SEALED, IN_ONE, IN_TWO = "sealed", "sealed-one", "sealed-two"
 WORLD = "world"
+SETTLE_S = 0.5  # each look sends real requests: it lasts longer than a container that ends at once
 QUIET = ["127.0.0.1"]
 """Name servers of the lab's containers: nobody is there, so no name of an exercise leaves the machine."""
 
@@ -56,7 +57,9 @@ def two_networks(lab: Lab) -> Exercise:
         f"Only {BOTH} may be on both networks: take the other two back to one network each.",
         ("reaches",),
     )
-    return Exercise(lab, "05", "two-networks", "One container, two networks", (runs, reaches, apart))
+    return Exercise(
+        lab, "05", "two-networks", "One container, two networks", (runs, reaches, apart), SETTLE_S
+    )
 
 
 def _reaches_hint(lab: Lab) -> str:
@@ -93,7 +96,7 @@ def other_end(lab: Lab) -> Exercise:
         _other_end,
         _other_end_hint,
     )
-    return Exercise(lab, "05", "other-end", "The other end of the wire", (answer,))
+    return Exercise(lab, "05", "other-end", "The other end of the wire", (answer,), SETTLE_S)
 
 
 def _other_end(lab: Lab) -> str | None:
@@ -156,7 +159,7 @@ def sealed(lab: Lab) -> Exercise:
         "`docker network create` restricts it to itself.",
         ("talk",),
     )
-    return Exercise(lab, "05", "sealed", "A network without a way out", (there, talk, shut))
+    return Exercise(lab, "05", "sealed", "A network without a way out", (there, talk, shut), SETTLE_S)
 
 
 def _sealed_talk(lab: Lab) -> str | None:
