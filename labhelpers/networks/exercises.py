@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
 from labhelpers.exercises import Exercise, Task, container_named
-from labhelpers.networks.broken import CASES, Case, break_network, outside
+from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.maps import map
 
 if TYPE_CHECKING:
@@ -201,13 +200,8 @@ def repair(lab: Lab, number: int) -> Exercise:
     works = Task("works", case.wanted, case.check, lambda lab: case.hint(lab), ("runs",))
     kept = Task("kept", case.kept_text, case.kept, case.kept_hint, ("works",))
     return Exercise(
-        lab, "05", f"repair-{number}", f"Broken network {number}: {case.title}", (runs, works, kept)
+        lab, "05", f"repair-{number}", f"Broken network {number}: {case.title}", (runs, works, kept), SETTLE_S
     )
-
-
-def cases() -> Sequence[Callable[[Lab], Case]]:
-    """The five broken networks, for who wants to read how each is broken."""
-    return CASES
 
 
 # --- looking
