@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
 from labhelpers.exercises import Exercise, Task, container_named
-from labhelpers.networks.broken import CASES, Case, break_network, outside
+from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.maps import map
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ LEFT_ONE, RIGHT_ONE = "left-one", "right-one"
 TRACED = "traced"
 SEALED, IN_ONE, IN_TWO = "sealed", "sealed-one", "sealed-two"
 WORLD = "world"
+SETTLE_S = 0.5  # each look sends real requests: it lasts longer than a container that ends at once
 QUIET = ["127.0.0.1"]
 """Name servers of the lab's containers: nobody is there, so no name of an exercise leaves the machine."""
 
@@ -56,7 +56,9 @@ def two_networks(lab: Lab) -> Exercise:
         f"Only {BOTH} may be on both networks: take the other two back to one network each.",
         ("reaches",),
     )
-    return Exercise(lab, "05", "two-networks", "One container, two networks", (runs, reaches, apart))
+    return Exercise(
+        lab, "05", "two-networks", "One container, two networks", (runs, reaches, apart), SETTLE_S
+    )
 
 
 def _reaches_hint(lab: Lab) -> str:
@@ -93,7 +95,7 @@ def other_end(lab: Lab) -> Exercise:
         _other_end,
         _other_end_hint,
     )
-    return Exercise(lab, "05", "other-end", "The other end of the wire", (answer,))
+    return Exercise(lab, "05", "other-end", "The other end of the wire", (answer,), SETTLE_S)
 
 
 def _other_end(lab: Lab) -> str | None:
@@ -156,7 +158,7 @@ def sealed(lab: Lab) -> Exercise:
         "`docker network create` restricts it to itself.",
         ("talk",),
     )
-    return Exercise(lab, "05", "sealed", "A network without a way out", (there, talk, shut))
+    return Exercise(lab, "05", "sealed", "A network without a way out", (there, talk, shut), SETTLE_S)
 
 
 def _sealed_talk(lab: Lab) -> str | None:
@@ -198,13 +200,8 @@ def repair(lab: Lab, number: int) -> Exercise:
     works = Task("works", case.wanted, case.check, lambda lab: case.hint(lab), ("runs",))
     kept = Task("kept", case.kept_text, case.kept, case.kept_hint, ("works",))
     return Exercise(
-        lab, "05", f"repair-{number}", f"Broken network {number}: {case.title}", (runs, works, kept)
+        lab, "05", f"repair-{number}", f"Broken network {number}: {case.title}", (runs, works, kept), SETTLE_S
     )
-
-
-def cases() -> Sequence[Callable[[Lab], Case]]:
-    """The five broken networks, for who wants to read how each is broken."""
-    return CASES
 
 
 # --- looking

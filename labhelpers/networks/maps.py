@@ -215,7 +215,12 @@ def map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
         # all of them against one look at the host
         joined = [(row, _ends(row, inside, here)) for row, inside in seen.values()]
         loose = [row["Id"] for row, ends in joined if _is_loose(ends)]
-        if not loose or attempt == TRIES - 1:
+        if not loose:
+            break
+        if attempt == TRIES - 1:
+            # one that still runs is joined to another namespace (an overlay's, say); one that does not has ended
+            ended = {id for id in loose if _seen(lab, id) is None}
+            joined = [(row, ends) for row, ends in joined if row["Id"] not in ended]
             break
         # made, or ended, between the look at it and the look at the host: look at these again
         time.sleep(PAUSE_S)

@@ -9,32 +9,48 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from docker.models.containers import Container
 
 from labhelpers import networks
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab
 from labhelpers.networks.maps import NetworkMap
-from labhelpers.networks.wire import once
 from labhelpers.widgets.network import picture
 
 MANY, FIVE = 20, 5
 
 
-def told(lab: Lab, command: str) -> Any:
-    """What a tool says that runs beside the host."""
-    return json.loads(once(lab, command, network="host", cap_add=["NET_ADMIN"]))
+LOOKER: dict[str, Any] = {
+    "pid": "host",
+    "network": "host",
+    "cap_drop": ["ALL"],
+    "cap_add": ["SYS_PTRACE", "SYS_ADMIN", "NET_ADMIN"],
+    "security_opt": ["apparmor=unconfined"],
+}
 
 
-def inside(lab: Lab, name: str) -> Any:
-    """What `ip` says that runs in a container of its own in another container's namespace."""
-    return json.loads(once(lab, "ip -j address", network=f"container:{name}"))
+@pytest.fixture(scope="module")
+def looker(there: Lab) -> Iterator[Container]:
+    """Where tools look from that are not ours."""
+    container = there.run(there.image("tools"), ["sleep", "6000"], **LOOKER)
+    yield container
+    there.remove(container, force=True)
 
 
-def check_against_tools(lab: Lab, seen: NetworkMap, names: list[str]) -> None:
-    links = {row["ifindex"]: row for row in told(lab, "ip -j -d link")}
-    ports = {row["ifname"]: row["master"] for row in told(lab, "bridge -j link") if "master" in row}
-    with ThreadPoolExecutor(4) as pool:
-        spaces = dict(zip(names, pool.map(lambda name: inside(lab, name), names), strict=True))
+def told(lab: Lab, looker: Container, *commands: str) -> list[Any]:
+    """What tools say beside the host, one JSON a line."""
+    said = lab.exec(looker, ["sh", "-c", "; echo; ".join(commands)])
+    assert said.exit_code == 0, said
+    return [json.loads(line) for line in said.stdout.splitlines() if line.strip()]
+
+
+def check_against_tools(lab: Lab, looker: Container, seen: NetworkMap, names: list[str]) -> None:
+    pids = [lab.client.api.inspect_container(name)["State"]["Pid"] for name in names]
+    inside = [f"nsenter --net=/proc/{pid}/ns/net ip -j address" for pid in pids]
+    all_links, all_ports, *addresses = told(lab, looker, "ip -j -d link", "bridge -j link", *inside)
+    links = {row["ifindex"]: row for row in all_links if row}
+    ports = {row["ifname"]: row["master"] for row in all_ports if "master" in row}
+    spaces = dict(zip(names, addresses, strict=True))
     for name in names:
         real = {
             row["ifname"]: row
@@ -50,8 +66,8 @@ def check_against_tools(lab: Lab, seen: NetworkMap, names: list[str]) -> None:
             assert links[row["link_index"]]["ifname"] == end.host_interface
             assert links[row["link_index"]]["link_index"] == end.index
             assert end.bridge == ports[str(end.host_interface)]
-            addresses = {f"{a['local']}/{a['prefixlen']}" for a in row["addr_info"] if a["scope"] == "global"}
-            assert set(end.addresses) == addresses
+            own = {f"{a['local']}/{a['prefixlen']}" for a in row["addr_info"] if a["scope"] == "global"}
+            assert set(end.addresses) == own
 
 
 def check_against_engine(lab: Lab, seen: NetworkMap, names: list[str]) -> None:
@@ -95,12 +111,12 @@ def many(there: Lab) -> Iterator[list[str]]:
         there.client.networks.get(network).remove()
 
 
-def test_one_container(there: Lab) -> None:
+def test_one_container(there: Lab, looker: Container) -> None:
     web = there.run(there.image("payload"), ports={"80/tcp": None})
     try:
         name = str(web.name)
         seen = networks.map(there)
-        check_against_tools(there, seen, [name])
+        check_against_tools(there, looker, seen, [name])
         check_against_engine(there, seen, [name])
         web.reload()
         (published,) = [one for one in seen.published if one.container == name]
@@ -113,9 +129,9 @@ def test_one_container(there: Lab) -> None:
         there.remove(web, force=True)
 
 
-def test_twenty_containers_on_five_networks(there: Lab, many: list[str]) -> None:
+def test_twenty_containers_on_five_networks(there: Lab, looker: Container, many: list[str]) -> None:
     seen = networks.map(there)
-    check_against_tools(there, seen, many)
+    check_against_tools(there, looker, seen, many)
     check_against_engine(there, seen, many)
     assert len(seen.ends_of(many[0])) == 2
 
@@ -185,7 +201,7 @@ def test_the_live_map_follows(there: Lab, many: list[str]) -> None:
         live.stop()
 
 
-def test_while_containers_die(there: Lab, many: list[str]) -> None:
+def test_while_containers_die(there: Lab, looker: Container, many: list[str]) -> None:
     """Every map is right about the moment that it shows: no end without its other end, no dead container's."""
     doomed = many[10:]
     done = threading.Event()
@@ -208,4 +224,4 @@ def test_while_containers_die(there: Lab, many: list[str]) -> None:
     killer.join()
     seen = networks.map(there)
     assert not {node.name for node in seen.nodes} & set(doomed)
-    check_against_tools(there, seen, many[:4])
+    check_against_tools(there, looker, seen, many[:4])
