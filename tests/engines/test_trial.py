@@ -120,7 +120,7 @@ def test_several_engines_and_one_that_cannot_be_had_is_told(
 
 def test_what_an_engine_leaves_out_is_told_with_its_reason() -> None:
     said = pytest_in(ROOT, "tests/vm/test_exercises.py", LABHELPERS_TRIAL="C").stdout
-    assert "not among those of engine C: one guest takes three minutes" in said
+    assert "not among those of engine C: its room's tests run on A" in said
     assert "passed" not in said
 
 
