@@ -226,7 +226,8 @@ def _by_name(client: str, server: str, title: str, network: str | None, hint: Ca
         said = _fetch(lab, client, f"http://{server}:{PORT}/")
         if PAGE in said:
             return None
-        if "refused" in said:
+        # where they share a network of their own the name is found, and where they share none no address helps
+        if set(_networks(lab, client)) & set(_networks(lab, server)) != {"bridge"} or "refused" in said:
             return f"{client} gets no page from http://{server}:{PORT}/"
         address = next(iter(_engine_addresses(lab, server)), None)
         if address and _page(lab, client, f"http://{address}:{PORT}/"):
@@ -287,7 +288,7 @@ def _page(lab: Lab, name: str, url: str) -> bool:
 def _fetch(lab: Lab, name: str, url: str) -> str:
     """What a request from a container gets, or why it gets nothing."""
     try:
-        _, said = lab.client.containers.get(name).exec_run(["timeout", "2", "wget", "-q", "-O", "-", url])
+        _, said = lab.client.containers.get(name).exec_run(["timeout", "3", "wget", "-q", "-O", "-", url])
     except APIError:
         return ""
     assert isinstance(said, bytes)  # no stream was asked for

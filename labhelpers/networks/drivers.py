@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 PING = "ping -c 1 -W 2"
-NAME_S = 4
+NAME_S = 3
 """A name that nobody knows is asked for again and again; one that is known takes milliseconds."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
@@ -175,10 +176,11 @@ def _sealed_talk(lab: Lab) -> str | None:
 
 def _sealed_shut(lab: Lab) -> str | None:
     address = next(one.address for one in lab.host.addresses(WORLD) if one.interface == "wire")
-    for name in (IN_ONE, IN_TWO):
-        if _pings(lab, name, address):
-            return f"{name} reaches {address}, which is outside of the host"
-    return None
+    names = (IN_ONE, IN_TWO)
+    with ThreadPoolExecutor(2) as pool:
+        out = list(pool.map(lambda name: _pings(lab, name, address), names))
+    found = next((name for name, is_out in zip(names, out, strict=True) if is_out), None)
+    return f"{found} reaches {address}, which is outside of the host" if found else None
 
 
 # --- what is broken

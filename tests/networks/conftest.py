@@ -11,6 +11,7 @@ from labhelpers import networks
 from labhelpers.engine import Engine
 from labhelpers.lab import Lab
 from labhelpers.networks.overlay import Engines
+from labhelpers.networks.paths import Paths
 
 matplotlib.use("agg")
 
@@ -24,9 +25,21 @@ def there(engine: Engine) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def engines(there: Lab) -> Iterator[Engines]:
-    """Two engines in a swarm; where this engine cannot run them, what needs them is skipped by that reason."""
+def maybe_engines(there: Lab) -> Iterator[Engines]:
+    """Two engines in a swarm, or none, where this engine cannot run them."""
     with networks.two_engines(there) as found:
-        if not found:
-            pytest.skip(f"two engines: {found.why_not}")
         yield found
+
+
+@pytest.fixture(scope="session")
+def engines(maybe_engines: Engines, measured: Paths) -> Engines:
+    """Two engines; what needs them is skipped by name where there are none."""
+    if maybe_engines.why_not:
+        pytest.skip(f"two engines: {maybe_engines.why_not}")
+    return maybe_engines
+
+
+@pytest.fixture(scope="session")
+def measured(there: Lab, maybe_engines: Engines) -> Paths:
+    """Every way that this engine has, in one round; before one of the two engines is lost."""
+    return networks.paths(there, maybe_engines, rounds=1, seed=7)

@@ -8,6 +8,7 @@ from labhelpers import networks
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
 from labhelpers.networks.overlay import NAMES, WIRE, Engines
+from labhelpers.networks.paths import Paths
 from labhelpers.networks.swarm import Across
 
 
@@ -74,10 +75,9 @@ def test_a_network_that_promises_too_much(engines: Engines, across: Across) -> N
     assert lost.words
 
 
-def test_the_overlay_is_measured_too(there: Lab, engines: Engines) -> None:
-    found = networks.paths(there, engines, rounds=1)
-    assert "overlay" in found.names
-    assert found.left_out == ()
+def test_the_overlay_is_measured_too(engines: Engines, measured: Paths) -> None:
+    assert "overlay" in measured.names
+    assert measured.left_out == ()
 
 
 def test_a_lost_engine_is_replaced_and_nothing_is_left(there: Lab, engines: Engines) -> None:
