@@ -33,8 +33,8 @@ from labhelpers.trial import guest, nested
 Say = Callable[[str], object]
 
 NAMES = ("A", "B", "C")
-LANES = (("A", "B"), ("C",))
-"""What runs side by side on two cores: C computes for most of its time, A and B wait for most of theirs."""
+LANES = (("A",), ("B", "C"))
+"""What runs side by side on two cores: most of a test is waiting, and A has as many of them as B and C together."""
 
 END_S = 60.0
 LOOK_S = 0.2
@@ -46,7 +46,7 @@ SELECTED = ("-m", "engine and not local")
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
 """For a whole suite: most of a test is waiting for the engine."""
 
-LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine")}
+LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine", "registry")}
 """Images that an engine's own selection does without; a test that is asked for by name pulls what it needs."""
 
 

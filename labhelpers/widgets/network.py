@@ -43,7 +43,7 @@ class LiveMap:
         self._wake.set()
         self._unsubscribe()
 
-    def shows(self, container: str, within_s: float = 30.0) -> bool:
+    def shows(self, container: str, within_s: float = 90.0) -> bool:
         """Whether a container is on the map, once it is; False if it is not within that time."""
         end = time.monotonic() + within_s
         while time.monotonic() < end:
