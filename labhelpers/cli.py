@@ -119,7 +119,7 @@ def test(args: tuple[str, ...], engine: str) -> None:
     _provide(engine, TEST_IMAGES)
     _ensure_browser()
     sys.stdout.flush()
-    command = [sys.executable, "-m", "pytest", *(args or runs.SIDE_BY_SIDE)]
+    command = [sys.executable, "-m", "pytest", *(args or runs.SIDE_BY_SIDE["A"])]
     sys.exit(subprocess.run(command, cwd=state.ROOT).returncode)
 
 

@@ -28,7 +28,7 @@ SETTLE_S = 0.25
 PERIOD_S = 0.1
 # a counter is read a little later than the clock, and a CPU takes its quota in slices of 5 ms
 READ_S = 0.05
-LEAST_USED_S = 0.25
+LEAST_USED_S = 0.75
 
 
 def burn(processes: int) -> list[str]:
@@ -226,7 +226,7 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
 
 def _wait_for_use(sampler: Sampler, start_s: float) -> None:
     """Where the machine is busy, go on until enough was used: with little, it depends on who had the last slice."""
-    for _ in range(20):
+    for _ in range(24):
         samples = sampler.samples()
         used = [samples.use(name, start_s) for name in samples.names]
         if sum(one.cpus * one.seconds for one in used) >= LEAST_USED_S:

@@ -43,8 +43,8 @@ NAMED = 3
 SELECTED = ("-m", "engine and not local")
 """What runs on B and C: what uses an engine and is not about this machine; every notebook is among it."""
 
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
-"""For a whole suite: most of a test is waiting for the engine."""
+SIDE_BY_SIDE = {name: ("-n", files, "--dist", "loadfile") for name, files in zip(NAMES, "322", strict=True)}
+"""For a whole suite: so many files at once, for most of a test is waiting for the engine."""
 
 LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine", "registry")}
 """Images that an engine's own selection does without; a test that is asked for by name pulls what it needs."""
@@ -180,7 +180,7 @@ def on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], sa
                 what = _what(connect("auto"))
             say(f"engine {name}: {what}; ready after {ready - began:.0f} s")
             selected = SELECTED if name != "A" else ()
-            found = _pytest(name, [*selected, *(args or SIDE_BY_SIDE)], environment)
+            found = _pytest(name, [*selected, *(args or SIDE_BY_SIDE[name])], environment)
             return Outcome(name, what, ready_s=ready - began, tests_s=time.monotonic() - ready, **found)
     except LabError as error:
         say(f"engine {name}: {error}")
