@@ -17,8 +17,8 @@ LOCAL = (
     "tests/faults/",
     "tests/test_jupyter.py",
 )
-# What `./lab test --engine B|C|all` leaves out where no test is asked for by name, so that three engines take no longer
-# than CI may: B and C run the tests of the engine's own room, and the notebooks, whose findings are compared.
+# What `./lab test --engine B|C|AB|all` leaves out where no test is asked for by name, so that CI keeps to its time:
+# B and C run the tests of the engine's own room, and the notebooks, whose findings are compared.
 ROOMS = "its room's tests run on A; here its notebook runs, and the findings are compared"
 SAME = "it asks for nothing in which engines differ, and starts dozens of containers; A runs it"
 # C is a translated machine: a container takes some 8 s there

@@ -100,7 +100,7 @@ def _made(lab: Lab) -> str | None:
 
 
 def _made_hint(lab: Lab) -> str:
-    others = lab.client.containers.list(filters={"ancestor": IMAGE})
+    others = lab.client.containers.list(filters={"ancestor": IMAGE}, ignore_removed=True)
     names = sorted(container.name for container in others if container.name)
     if names:
         return (

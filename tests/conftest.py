@@ -30,5 +30,7 @@ def lab(engine: Engine) -> Iterator[Lab]:
     """A lab of its own for one test; it must remove all that it made."""
     with Lab("test", engine=engine) as it:
         yield it
-    left = engine.client.containers.list(all=True, filters={"label": f"labhelpers.session={it.session}"})
+    left = engine.client.containers.list(
+        all=True, filters={"label": f"labhelpers.session={it.session}"}, ignore_removed=True
+    )
     assert left == [], "the lab left containers behind"

@@ -235,7 +235,7 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
             list(pool.map(end, made))
         for network in networks:
             network.remove()
-        if lab.client.containers.list(all=True, filters={"name": f"^{far}$"}):
+        if lab.client.containers.list(all=True, filters={"name": f"^{far}$"}, ignore_removed=True):
             lab.remove(far, force=True)
 
 

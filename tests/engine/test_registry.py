@@ -44,7 +44,7 @@ def test_closing_removes_it_and_what_was_pulled_from_it(engine: Engine) -> None:
         lab.pull(ref)
         container, address = lab.registry.container, lab.registry.address
     assert container.id not in [c.id for c in engine.client.containers.list(all=True)]
-    tags = [tag for image in engine.client.images.list() for tag in image.tags]
+    tags = [tag for row in engine.client.api.images() for tag in row["RepoTags"] or []]
     assert not [tag for tag in tags if tag.startswith(address)]
     assert "labhelpers/payload:latest" in tags
 
