@@ -321,6 +321,17 @@ def container_named(lab: Lab, name: str) -> Container | None:
     return found if found.name == name else None  # the engine also finds by the start of an id
 
 
+def not_running(lab: Lab, name: str) -> str | None:
+    """Why no container called `name` runs, in the reader's words; None where one does."""
+    container = container_named(lab, name)
+    if container is None:
+        return f"the engine has no container called {name}"
+    if container.status == "running":
+        return None
+    ended = f", exit code {container.attrs['State']['ExitCode']}" if container.status == "exited" else ""
+    return f"{name} does not run: its state is “{container.status}”{ended}"
+
+
 # --- progress
 
 

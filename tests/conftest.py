@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +35,16 @@ def lab(engine: Engine) -> Iterator[Lab]:
         all=True, filters={"label": f"labhelpers.session={it.session}"}, ignore_removed=True
     )
     assert left == [], "the lab left containers behind"
+
+
+@pytest.fixture
+def quiet(lab: Lab) -> Iterator[Lab]:
+    """The same lab, whose operations print nothing."""
+    with lab.quiet():
+        yield lab
+
+
+@pytest.fixture
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state directory of the test's own: the reader's progress is left alone."""
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.cgroups.bounds import MIB
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.host import Cpu
-from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.exercises import Exercise, Task, container_named, not_running
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
@@ -31,18 +31,8 @@ KEPT_BYTES, KEEPER_BYTES = 32 * MIB, 96 * MIB
 # --- looking
 
 
-def _not_running(lab: Lab, name: str) -> str | None:
-    container = container_named(lab, name)
-    if container is None:
-        return f"the engine has no container called {name}"
-    if container.status == "running":
-        return None
-    code = container.attrs["State"]["ExitCode"]
-    return f"{name} does not run: its state is “{container.status}”, exit code {code}"
-
-
 def _runs(name: str, hint: Callable[[Lab], str] | str) -> Task:
-    return Task("runs", f"A container {name} runs", lambda lab: _not_running(lab, name), hint)
+    return Task("runs", f"A container {name} runs", lambda lab: not_running(lab, name), hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +234,7 @@ def throttled(lab: Lab) -> Exercise:
     run = Task(
         "run",
         f"The four containers {', '.join(names)} run",
-        lambda lab: next(filter(None, (_not_running(lab, name) for name in names)), None),
+        lambda lab: next(filter(None, (not_running(lab, name) for name in names)), None),
         "Whoever is stopped does no work. `docker start` brings it back.",
     )
     others = Task(
@@ -312,7 +302,7 @@ def three_to_one(lab: Lab) -> Exercise:
     run = Task(
         "run",
         f"Two containers {FAST} and {SLOW} run",
-        lambda lab: next(filter(None, (_not_running(lab, name) for name in names)), None),
+        lambda lab: next(filter(None, (not_running(lab, name) for name in names)), None),
         "Two containers of labhelpers/payload, each with a shell that burns.",
     )
     one = Task("one", "Both may use one CPU only, and it is the same one", _one_cpu, _one_hint, ("run",))

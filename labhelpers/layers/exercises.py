@@ -13,7 +13,7 @@ from docker.errors import ImageNotFound
 
 from labhelpers import state
 from labhelpers.drawing import human_bytes
-from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack, Look
 from labhelpers.layers.builds import build, files_of
@@ -119,7 +119,7 @@ def secret_layer(lab: Lab) -> Exercise:
     runs = Task(
         "runs",
         f"A container {FINDER} runs",
-        lambda lab: _not_running(lab, FINDER),
+        lambda lab: not_running(lab, FINDER),
         "Any image with a shell will do; labhelpers/payload has a command that stays.",
     )
     layer = Task(
@@ -247,7 +247,7 @@ def one_whiteout(lab: Lab) -> Exercise:
     runs = Task(
         "runs",
         f"A container {WHITEOUT} runs",
-        lambda lab: _not_running(lab, WHITEOUT),
+        lambda lab: not_running(lab, WHITEOUT),
         "Any image with a shell will do; labhelpers/payload has a command that stays.",
     )
     one = Task("one", "Its upper layer has exactly one whiteout", _whiteouts, _whiteouts_hint, ("runs",))
@@ -317,7 +317,7 @@ def _is_old_hint(lab: Lab) -> str:
 
 
 def _board(lab: Lab) -> str | None:
-    if missing := _not_running(lab, BOARD):
+    if missing := not_running(lab, BOARD):
         return missing
     image = lab.client.containers.get(BOARD).attrs["Image"]
     if image == lab.client.images.get(CURRENT).id:
@@ -396,15 +396,6 @@ def _no_image(lab: Lab, ref: str) -> str | None:
     except ImageNotFound:
         return f"the engine has no image {ref}"
     return None
-
-
-def _not_running(lab: Lab, name: str) -> str | None:
-    container = container_named(lab, name)
-    if container is None:
-        return f"the engine has no container called {name}"
-    return (
-        None if container.status == "running" else f"{name} does not run: its state is “{container.status}”"
-    )
 
 
 def _cat(lab: Lab, name: str, path: str) -> str:

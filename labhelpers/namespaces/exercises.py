@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.namespaces.first_process import masks
 from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
 
@@ -67,7 +67,7 @@ def _radio(lab: Lab) -> None:
 
 
 def _joined(lab: Lab) -> str | None:
-    if missing := _not_running(lab, RADIO):
+    if missing := not_running(lab, RADIO):
         return missing
     mine, theirs, host = of(lab, LISTENER), of(lab, RADIO), of(lab)
     if mine.ids["net"] == theirs.ids["net"]:
@@ -188,7 +188,7 @@ def _postbox(lab: Lab) -> None:
 
 
 def _in_post(lab: Lab) -> str | None:
-    if missing := _not_running(lab, POSTBOX):
+    if missing := not_running(lab, POSTBOX):
         return missing
     if of(lab, COURIER).ids["ipc"] == of(lab, POSTBOX).ids["ipc"]:
         return None
@@ -231,7 +231,7 @@ def _keys(lab: Lab, flag: str) -> list[str]:
 
 def who_shares(lab: Lab) -> Exercise:
     """Find which two of three containers share a namespace, and of which kind; chosen at random."""
-    if any(_not_running(lab, name) for name in ROOMS):
+    if any(not_running(lab, name) for name in ROOMS):
         for name in ROOMS:
             _clear(lab, name)
         _make_rooms(lab)
@@ -454,21 +454,12 @@ def _runs(name: str, hint: str) -> Task:
             return f"{name} has ended: its command was `{command[:80]}`. {hint}"
         return hint
 
-    return Task("runs", f"A container {name} runs", lambda lab: _not_running(lab, name), how)
-
-
-def _not_running(lab: Lab, name: str) -> str | None:
-    container = container_named(lab, name)
-    if container is None:
-        return f"the engine has no container called {name}"
-    if container.status == "running":
-        return None
-    return f"{name} does not run: its state is “{container.status}”"
+    return Task("runs", f"A container {name} runs", lambda lab: not_running(lab, name), how)
 
 
 def _given(lab: Lab, name: str, make: Callable[[Lab], None]) -> None:
     """Make what an exercise begins with, unless it runs already; the lines would tell the answer."""
-    if _not_running(lab, name):
+    if not_running(lab, name):
         _clear(lab, name)
         with lab.quiet():
             make(lab)

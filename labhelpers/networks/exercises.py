@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
-from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.maps import map
 
 if TYPE_CHECKING:
-    from docker.models.containers import Container
-
     from labhelpers.lab import Lab
 
 LEFT, RIGHT, BOTH = "left", "right", "both-sides"
@@ -40,7 +38,7 @@ def two_networks(lab: Lab) -> Exercise:
     runs = Task(
         "runs",
         f"A container {BOTH} runs",
-        lambda lab: _not_running(lab, BOTH),
+        lambda lab: not_running(lab, BOTH),
         "You need one more container, on one of the networks to begin with. labhelpers/payload stays by itself.",
     )
     reaches = Task(
@@ -100,7 +98,7 @@ def other_end(lab: Lab) -> Exercise:
 
 
 def _other_end(lab: Lab) -> str | None:
-    if missing := _not_running(lab, TRACED):
+    if missing := not_running(lab, TRACED):
         return missing
     written = _output(lab, TRACED, ["cat", "/other-end"])
     if not written:
@@ -118,7 +116,7 @@ def _other_end(lab: Lab) -> str | None:
 
 
 def _other_end_hint(lab: Lab) -> str:
-    if _not_running(lab, TRACED):
+    if not_running(lab, TRACED):
         return "Run the cell of this exercise again: it makes the container."
     if not _output(lab, TRACED, ["cat", "/other-end"]):
         return (
@@ -164,7 +162,7 @@ def sealed(lab: Lab) -> Exercise:
 
 def _sealed_talk(lab: Lab) -> str | None:
     for source, target in ((IN_ONE, IN_TWO), (IN_TWO, IN_ONE)):
-        missing = _not_running(lab, source) or _not_running(lab, target)
+        missing = not_running(lab, source) or not_running(lab, target)
         if missing:
             return missing
         if SEALED not in _networks_of(lab, source):
@@ -196,7 +194,7 @@ def repair(lab: Lab, number: int) -> Exercise:
     runs = Task(
         "runs",
         f"The containers {case.client} and {case.server} run",
-        lambda lab: _not_running(lab, case.client) or _not_running(lab, case.server),
+        lambda lab: not_running(lab, case.client) or not_running(lab, case.server),
         "Run the cell of this exercise again: it makes what is missing.",
     )
     works = Task("works", case.wanted, case.check, lambda lab: case.hint(lab), ("runs",))
@@ -221,15 +219,6 @@ def _networks_of(lab: Lab, name: str) -> set[str]:
 def _addresses(lab: Lab, name: str) -> list[str]:
     settings: dict[str, Any] = lab.client.api.inspect_container(name)["NetworkSettings"]
     return [one["IPAddress"] for one in (settings["Networks"] or {}).values() if one.get("IPAddress")]
-
-
-def _not_running(lab: Lab, name: str) -> str | None:
-    container: Container | None = container_named(lab, name)
-    if container is None:
-        return f"the engine has no container called {name}"
-    return (
-        None if container.status == "running" else f"{name} does not run: its state is “{container.status}”"
-    )
 
 
 def _output(lab: Lab, name: str, command: list[str]) -> str:

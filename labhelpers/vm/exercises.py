@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.vm.experiments import READY, facts
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def one_kernel(lab: Lab) -> Exercise:
 
 
 def _twins_run(lab: Lab) -> str | None:
-    return next((missing for name in TWINS if (missing := _not_running(lab, name))), None)
+    return next((missing for name in TWINS if (missing := not_running(lab, name))), None)
 
 
 def _twins_run_hint(lab: Lab) -> str:
@@ -107,7 +107,7 @@ def _guest_hint(lab: Lab) -> str:
 
 
 def _note(lab: Lab) -> str | None:
-    missing = _not_running(lab, NOTE)
+    missing = not_running(lab, NOTE)
     if missing is None and _is_guest_image(lab, _get(lab, NOTE)):
         return f"{NOTE} is made from the image of the guests"
     return missing
@@ -177,21 +177,12 @@ def _get(lab: Lab, name: str) -> Container:
     return lab.client.containers.get(name)
 
 
-def _not_running(lab: Lab, name: str) -> str | None:
-    container = container_named(lab, name)
-    if container is None:
-        return f"the engine has no container called {name}"
-    if container.status == "running":
-        return None
-    return f"{name} does not run: its state is “{container.status}”"
-
-
 def _is_guest_image(lab: Lab, container: Container) -> bool:
     return bool(container.attrs["Image"] == lab.client.images.get("labhelpers/vm").id)
 
 
 def _not_ready(lab: Lab, name: str) -> str | None:
-    missing = _not_running(lab, name)
+    missing = not_running(lab, name)
     if missing:
         return missing
     container = _get(lab, name)

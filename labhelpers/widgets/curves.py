@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, KERNEL, LIMIT, VM
+from labhelpers.widgets.live import live
 
 WIDTH, HEIGHT = 640, 110
 COLOURS = (CONTAINER, VM, HOST, KERNEL)
@@ -29,23 +28,7 @@ class Curves:
 
 def live_curves() -> Callable[[Curves], object]:
     """Show a panel in the notebook's output; gives what it is fed with. Outside of a notebook, nothing is shown."""
-    shell: Any = None
-    if "IPython" in sys.modules:
-        from IPython.core.getipython import get_ipython
-
-        shell = get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
-        return lambda curves: None
-    import ipywidgets as widgets  # type: ignore[import-untyped]  # it ships no types
-    from IPython.display import display
-
-    panel = widgets.HTML()
-    display(panel)  # type: ignore[no-untyped-call]
-
-    def show(curves: Curves) -> None:
-        panel.value = curves_html(curves)
-
-    return show
+    return live(curves_html)
 
 
 def curves_html(curves: Curves) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, PAPER
+from labhelpers.widgets.live import live
 
 if TYPE_CHECKING:
     from labhelpers.layers.experiments import Pull, PulledLayer
@@ -15,23 +15,7 @@ if TYPE_CHECKING:
 
 def live_pull() -> Callable[[Pull], object]:
     """Show a panel in the notebook's output; gives what it is fed with. Outside of a notebook, nothing is shown."""
-    shell: Any = None
-    if "IPython" in sys.modules:
-        from IPython.core.getipython import get_ipython
-
-        shell = get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
-        return lambda pull: None
-    import ipywidgets as widgets  # type: ignore[import-untyped]  # it ships no types
-    from IPython.display import display
-
-    panel = widgets.HTML()
-    display(panel)  # type: ignore[no-untyped-call]
-
-    def show(pull: Pull) -> None:
-        panel.value = pull_html(pull)
-
-    return show
+    return live(pull_html)
 
 
 def pull_html(pull: Pull) -> str:

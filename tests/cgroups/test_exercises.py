@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,15 +13,7 @@ from labhelpers.lab import Lab
 BURN = ["timeout", "300", "sh", "-c", "while :; do :; done"]
 
 
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
-
-
-@pytest.fixture
-def quiet(lab: Lab) -> Iterator[Lab]:
-    with lab.quiet():
-        yield lab
+pytestmark = pytest.mark.usefixtures("own_state")
 
 
 def started(lab: Lab, name: str, command: list[str], image: str = "payload", **options: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,16 +24,7 @@ from labhelpers.layers.exercises import (
 from labhelpers.layers.recipes import Recipe
 from labhelpers.layers.saved import save
 
-
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
-
-
-@pytest.fixture
-def quiet(lab: Lab) -> Iterator[Lab]:
-    with lab.quiet():
-        yield lab
+pytestmark = pytest.mark.usefixtures("own_state")
 
 
 def made(lab: Lab, dockerfile: str, tag: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,9 +28,7 @@ from labhelpers.namespaces.stage import wait_for, wait_until_begun
 Start = Callable[..., Container]
 
 
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_state")
 
 
 @pytest.fixture

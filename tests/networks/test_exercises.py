@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +15,7 @@ SERVE = ["httpd", "-f", "-p", "8080", "-h", "/www"]
 QUIET: dict[str, Any] = {"dns": ["127.0.0.1"]}
 
 
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
-
-
-@pytest.fixture
-def quiet(lab: Lab) -> Iterator[Lab]:
-    with lab.quiet():
-        yield lab
+pytestmark = pytest.mark.usefixtures("own_state")
 
 
 def connect(lab: Lab, network: str, name: str) -> None:

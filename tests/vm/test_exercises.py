@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from labhelpers import vm
@@ -11,10 +9,7 @@ from labhelpers.lab import Lab
 from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
 from labhelpers.vm.experiments import facts
 
-
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_state")
 
 
 def test_one_kernel(lab: Lab) -> None:
