@@ -42,11 +42,21 @@ LEFT_OUT: dict[str, dict[str, str]] = {
 }
 
 
+# long files with few tests begin first: one that begins last is waited for by the other processes
+LONG_FILES = (
+    "notebooks/",
+    "tests/faults/test_kernel_killed.py",
+    "tests/engines/",
+    "tests/engine/test_private.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs an engine (`-m engine`, notebooks among it) and what is about this machine alone (`-m local`).
+    """Mark what needs an engine (`-m engine`, notebooks too) and what is about this machine alone (`-m local`).
 
     Where engine B or C runs its own selection, what `LEFT_OUT` names is skipped, with its reason.
     """
+    items.sort(key=lambda item: not item.path.relative_to(ROOT).as_posix().startswith(LONG_FILES))
     left_out = LEFT_OUT[os.environ.get("LABHELPERS_TRIAL", "A")]
     for item in items:
         name = item.path.relative_to(ROOT).as_posix()
