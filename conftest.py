@@ -42,13 +42,8 @@ LEFT_OUT: dict[str, dict[str, str]] = {
 }
 
 
-# long files with few tests begin first: one that begins last is waited for by the other processes
-LONG_FILES = (
-    "notebooks/",
-    "tests/faults/test_kernel_killed.py",
-    "tests/engines/",
-    "tests/engine/test_private.py",
-)
+# where several files run side by side, these run one after the other: the two engines of chapter 5 have fixed names
+TOGETHER = ("tests/networks/", "notebooks/05_")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,10 +51,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Where engine B or C runs its own selection, what `LEFT_OUT` names is skipped, with its reason.
     """
-    items.sort(key=lambda item: not item.path.relative_to(ROOT).as_posix().startswith(LONG_FILES))
     left_out = LEFT_OUT[os.environ.get("LABHELPERS_TRIAL", "A")]
     for item in items:
         name = item.path.relative_to(ROOT).as_posix()
+        item.add_marker(pytest.mark.xdist_group("networks" if name.startswith(TOGETHER) else name))
         if name.startswith("notebooks/") or {"engine", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.engine)
         if name.startswith(LOCAL):
