@@ -42,10 +42,6 @@ LEFT_OUT: dict[str, dict[str, str]] = {
 }
 
 
-# where several files run side by side, these run one after the other: the two engines of chapter 5 have fixed names
-TOGETHER = ("tests/networks/", "notebooks/05_")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs an engine (`-m engine`, notebooks too) and what is about this machine alone (`-m local`).
 
@@ -54,7 +50,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     left_out = LEFT_OUT[os.environ.get("LABHELPERS_TRIAL", "A")]
     for item in items:
         name = item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group("networks" if name.startswith(TOGETHER) else name))
         if name.startswith("notebooks/") or {"engine", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.engine)
         if name.startswith(LOCAL):

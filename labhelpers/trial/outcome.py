@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,11 @@ class _Writer:
         self._told: dict[str, Any] = {"passed": 0, "failed": [], "findings": 0, "skipped": []}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        name = re.sub(r"@[\w./-]+$", "", report.nodeid)  # pytest-xdist adds the group
         if report.failed:
-            self._told["failed"].append(name)
+            self._told["failed"].append(report.nodeid)
         elif report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            self._told["skipped"].append([name, reason.removeprefix("Skipped: ")])
+            self._told["skipped"].append([report.nodeid, reason.removeprefix("Skipped: ")])
         elif report.when == "call":
             self._told["passed"] += 1
             self._told["findings"] += (FINDING, True) in map(tuple, report.user_properties)

@@ -43,7 +43,7 @@ NAMED = 3
 SELECTED = ("-m", "engine and not local")
 """What runs on B and C: what uses an engine and is not about this machine; every notebook is among it."""
 
-SIDE_BY_SIDE = {name: ("-n", files, "--dist", "loadgroup") for name, files in zip(NAMES, "332", strict=True)}
+SIDE_BY_SIDE = {name: ("-n", files, "--dist", "loadfile") for name, files in zip(NAMES, "332", strict=True)}
 """For a whole suite: so many files at once, for most of a test is waiting for the engine."""
 
 LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine", "registry")}
