@@ -108,7 +108,7 @@ def said(container: Container, command: str) -> str:
 
 def told(container: Container, question: str) -> str:
     """What a command that only looks writes; lsns gives up where processes end while it looks."""
-    for _ in range(5):
+    for _ in range(10):
         code, output = container.exec_run(shlex.split(question), demux=True)
         if code == 0 and output[0]:
             return bytes(output[0]).decode()

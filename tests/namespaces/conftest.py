@@ -49,10 +49,12 @@ def looker(there: Lab) -> Container:
 @pytest.fixture(scope="session")
 def lsns(looker: Container) -> Callable[[str], list[dict[str, Any]]]:
     def ask(options: str) -> list[dict[str, Any]]:
-        code, said = looker.exec_run(shlex.split(f"lsns -J {options}"))
-        assert code == 0, said
-        rows: list[dict[str, Any]] = json.loads(said)["namespaces"]
-        return rows
+        for _ in range(10):  # lsns gives up where a process ends while it looks
+            code, said = looker.exec_run(shlex.split(f"lsns -J {options}"))
+            if code == 0:
+                rows: list[dict[str, Any]] = json.loads(said)["namespaces"]
+                return rows
+        raise AssertionError((options, code, said))
 
     return ask
 
@@ -63,7 +65,7 @@ def left(there: Lab) -> Callable[[], set[str]]:
     return lambda: {
         str(one.id)
         for one in there.client.containers.list(
-            all=True, filters={"label": f"labhelpers.session={there.session}"}
+            all=True, filters={"label": f"labhelpers.session={there.session}"}, ignore_removed=True
         )
     }
 
