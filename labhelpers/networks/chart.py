@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, resize
 
@@ -251,46 +251,21 @@ def _draw_end(ax: Axes, end: End, x: float, y: float) -> None:
 
 
 def _draw_node(ax: Axes, node: Node, x: float, y: float) -> None:
-    middle = x + WIDE / 2 - 0.06
+    """A container without a line: inside of the host where it shares the host's namespace, else above it."""
     if node.shares_host:
-        _box(ax, x + 0.06, y + 0.6, WIDE - 0.2, 0.98, "white", CONTAINER)
-        ax.text(
-            middle,
-            y + 1.36,
-            _short(node.name, 18),
-            ha="center",
-            va="center",
-            weight="bold",
-            fontsize=9,
-            color=CONTAINER,
-        )
-        ax.text(middle, y + 1.05, "network: host", ha="center", va="center", fontsize=7.5, color=INK)
-        ax.text(
-            middle, y + 0.83, "no interface of its own", ha="center", va="center", fontsize=6.5, color=FAINT
-        )
-        return
-    _box(ax, x + 0.06, y + 2.6, WIDE - 0.2, 0.98, "white", CONTAINER)
-    ax.text(
-        middle,
-        y + 3.4,
-        _short(node.name, 18),
-        ha="center",
-        va="center",
-        weight="bold",
-        fontsize=9,
-        color=CONTAINER,
+        bottom, said, mode = y + 0.6, "network: host", "no interface of its own"
+    else:
+        joined = node.mode.startswith("container:")
+        bottom, said = y + 2.6, "in another's namespace" if joined else "only lo"
+        mode = f"network: {_short(node.mode, 12)}"
+    _box(ax, x + 0.06, bottom, WIDE - 0.2, 0.98, "white", CONTAINER)
+    lines: tuple[tuple[float, str, dict[str, Any]], ...] = (
+        (0.78, _short(node.name, 18), {"weight": "bold", "fontsize": 9, "color": CONTAINER}),
+        (0.45, said, {"fontsize": 8, "color": INK}),
+        (0.21, mode, {"fontsize": 6.5, "color": FAINT}),
     )
-    said = "only lo" if not node.mode.startswith("container:") else "in another's namespace"
-    ax.text(middle, y + 3.05, said, ha="center", va="center", fontsize=8, color=INK)
-    ax.text(
-        middle,
-        y + 2.8,
-        f"network: {_short(node.mode, 12)}",
-        ha="center",
-        va="center",
-        fontsize=6.5,
-        color=FAINT,
-    )
+    for above, text, how in lines:
+        ax.text(x + WIDE / 2 - 0.06, bottom + above, text, ha="center", va="center", **how)
 
 
 def _draw_way_out(ax: Axes, result: NetworkMap, width: float, rows: int) -> None:
