@@ -30,10 +30,9 @@ def echo(shared: Lab) -> Container:
 
 
 def _echoed(address: tuple[str, int], sent: bytes) -> bytes:
-    with socket.create_connection(address, timeout=60) as connection:
+    with socket.create_connection(address, timeout=60) as connection, connection.makefile("rb") as back:
         connection.sendall(sent)
-        with connection.makefile("rb") as back:
-            return back.read(len(sent))
+        return back.read(len(sent))
 
 
 @pytest.mark.parametrize("port", [80, 81])
@@ -49,9 +48,9 @@ def test_many_bytes_come_through_the_engine(shared: Lab) -> None:
     sender = shared.run(
         "labhelpers/payload", ["nc", "-ll", "-p", "80", "-e", "head", "-c", str(SIZE), "/dev/zero"]
     )
-    with socket.create_connection(shared.reach(sender, 80), timeout=60) as connection:
-        with connection.makefile("rb") as coming:
-            assert coming.read() == bytes(SIZE)
+    address = shared.reach(sender, 80)
+    with socket.create_connection(address, timeout=60) as connection, connection.makefile("rb") as coming:
+        assert coming.read() == bytes(SIZE)
 
 
 def test_a_container_that_was_started_again_is_reached_again(shared: Lab) -> None:
