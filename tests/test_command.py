@@ -54,6 +54,8 @@ RUN_OPTIONS: dict[str, Any] = {
     "user": "65534:65534",
     "workdir": "/tmp",
     "restart": "on-failure:3",
+    "health_cmd": "test -e /tmp && true",
+    "health_interval": 300,
     "labels": {"colour": "blue sky"},
 }
 # what differs between any two containers
@@ -122,6 +124,7 @@ def test_run(lab: Lab, option: str) -> None:
         {"ports": {"80/ftp": 8080}},
         {"volumes": ["relative:here"]},
         {"restart": "sometimes"},
+        {"health_interval": 0},
         {"cgroupns": "shared"},
         {"ipc": "shared"},
         {"uts": "private"},
