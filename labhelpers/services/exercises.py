@@ -278,7 +278,7 @@ def _knows(lab: Lab) -> str | None:
     if watched is None:
         return f"there is no container {WATCHED}: run the cell of this exercise again"
     known = (
-        monitor.knows(lab, WATCHER, which, str(watched.id), 3.0)
+        monitor.knows(lab, WATCHER, which, str(watched.id), 0.5)
         for which in (monitor.NETDATA, monitor.CADVISOR)
     )
     return None if any(known) else f"it says nothing of {WATCHED} (it may need a few seconds after its start)"

@@ -150,9 +150,9 @@ def draw_killed_starts(result: KilledStarts, ax: Axes) -> Axes:
         words = one.client or (one.said[0] if one.said else "")
         names = f"left: {len(one.left)} names" + (", mysql/ among them" if one.has_system else ", no mysql/")
         said = "\n".join([names, ended, *wrap(words, 62)[:2]])
-        ax.text(longest * 1.08, row, said, fontsize=9, va="center", color=INK, linespacing=1.25)
+        ax.text(longest * 1.22, row, said, fontsize=9, va="center", color=INK, linespacing=1.25)
     ax.set_title("A first start that is killed leaves a half-made data directory")
-    ax.set(xlim=(0, longest * 3.1), ylim=(len(result.cases) - 0.4, -0.6), yticks=[])
+    ax.set(xlim=(0, longest * 3.25), ylim=(len(result.cases) - 0.4, -0.6), yticks=[])
     ax.set_xticks([0, round(longest / 2, 1), round(longest, 1)])
     ax.set_xlabel("seconds since the first start", loc="left")
     for side in ("left", "bottom"):
@@ -215,10 +215,14 @@ def draw_numbers(result: Numbers, ax: Axes) -> Axes:
         upper.fill_between([step.begin_s, step.end_s], step.busy_ms, color="#E9E9E4", lw=0)
         lower.fill_between([step.begin_s, step.end_s], step.held_mib, color="#E9E9E4", lw=0)
         middle = (step.begin_s + step.end_s) / 2
-        upper.text(
-            middle, 3, f"{step.busy_ms} ms in every 100 ms", ha="center", fontsize=8.5, color="#555555"
-        )
-        lower.text(middle, 2, f"holds {step.held_mib} MiB", ha="center", fontsize=8.5, color="#555555")
+        for axes, words in (
+            (upper, f"{step.busy_ms} ms in every 100 ms"),
+            (lower, f"holds {step.held_mib} MiB"),
+        ):
+            place = axes.get_xaxis_transform()
+            axes.text(
+                middle, 0.97, words, transform=place, ha="center", va="top", fontsize=8.5, color="#555555"
+            )
     sampled = [one for one in result.sampler if low <= one[0] <= high]
     upper.plot([one[0] for one in sampled], [one[1] for one in sampled], ".", ms=3.5, color=CONTAINER)
     lower.plot([one[0] for one in sampled], [one[2] / MIB for one in sampled], ".", ms=3.5, color=CONTAINER)
@@ -227,28 +231,19 @@ def draw_numbers(result: Numbers, ax: Axes) -> Axes:
         rate = 100 * (b[1] - a[1]) / (b[0] - a[0])
         upper.plot([a[0], b[0]], [rate, rate], color=KERNEL, lw=2.2)
     lower.plot([one[0] for one in kernel], [one[2] / MIB for one in kernel], color=KERNEL, lw=2.2)
-    cpu = [one for one in result.told_cpu if low <= one[0] <= high]
-    memory = [one for one in result.told_memory if low <= one[0] <= high]
-    upper.plot(
-        [one[0] for one in cpu], [one[1] for one in cpu], "-D", color=LIMIT, ms=6, lw=1, mfc="white", mew=1.6
-    )
-    lower.plot(
-        [one[0] for one in memory],
-        [one[1] / MIB for one in memory],
-        "-D",
-        color=LIMIT,
-        ms=6,
-        lw=1,
-        mfc="white",
-        mew=1.6,
-    )
-    words = (
+    for axes, rows, unit in ((upper, result.told_cpu, 1), (lower, result.told_memory, MIB)):
+        told = [(at, value / unit) for at, value in rows if low <= at <= high]
+        times, values = [one[0] for one in told], [one[1] for one in told]
+        # what it says stands for the time before
+        axes.plot(times, values, color=LIMIT, lw=1, drawstyle="steps-pre" if axes is upper else "default")
+        axes.plot(times, values, "D", color=LIMIT, ms=6, mfc="white", mew=1.6)
+    names = (
         (KERNEL, "the kernel's file, twice a second"),
         (CONTAINER, "our sampler, ten times a second"),
         (LIMIT, f"{result.monitor}, once a second"),
         ("#777777", "grey: what the load was to do"),
     )
-    for at, (colour, text) in enumerate(words):
+    for at, (colour, text) in enumerate(names):
         upper.text((0, 0.29, 0.57, 0.77)[at], 1.03, text, color=colour, fontsize=9, transform=upper.transAxes)
     upper.set(
         xlim=(low, high), ylim=(0, max(110, *(one[1] * 1.05 for one in sampled))), ylabel="% of one processor"
@@ -256,6 +251,7 @@ def draw_numbers(result: Numbers, ax: Axes) -> Axes:
     lower.set(
         xlim=(low, high), ylim=(0, None), ylabel="MiB (anonymous)", xlabel="seconds since the load began"
     )
+    lower.set_ylim(0, max(one[2] for one in sampled) / MIB * 1.3)
     upper.set_xticklabels([])
     ax.set_title(f"One container, as {result.monitor}, the lab and the kernel count it", pad=20)
     return ax

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -45,13 +45,13 @@ while not go and time.monotonic() < end:
     time.sleep(0.02)
 for step in steps:
     busy_ms, mib = map(int, step.split(":"))
-    held = mmap.mmap(-1, mib << 20)
+    held = mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for at in range(0, len(held), 4096):
         held[at] = 1
     used = time.process_time()
     print("step", time.monotonic(), time.time(), flush=True)
-    over = due = time.monotonic()
-    over = min(over + float(seconds), end)
+    due = time.monotonic()
+    over = min(due + float(seconds), end)
     while time.monotonic() < over:
         most = time.process_time() + busy_ms / 1000
         while time.process_time() < most and time.monotonic() < over:
@@ -120,8 +120,9 @@ class Numbers(Result):
 
     @property
     def most_bytes(self) -> dict[str, float]:
-        """The most anonymous memory that was seen, by who says it."""
+        """The most anonymous memory that was held or seen, by who says it; the load's own is without its program."""
         return {
+            "the load itself": float(max(step.held_mib for step in self.steps) * MIB),
             "the kernel's file": max(one[2] for one in self.kernel),
             "our sampler": max(one[2] for one in self.sampler),
             self.monitor: max(one[1] for one in self.told_memory),
@@ -131,7 +132,7 @@ class Numbers(Result):
         """One row for each who says something: who, processor_s, most_mib, readings."""
         counts = (len(self.steps), len(self.kernel), len(self.sampler), len(self.told_cpu))
         rows = [
-            (who, total, self.most_bytes.get(who, max(s.held_mib for s in self.steps) * MIB) / MIB, count)
+            (who, total, self.most_bytes[who] / MIB, count)
             for (who, total), count in zip(self.total_s.items(), counts, strict=True)
         ]
         return table(rows, ["who", "processor_s", "most_mib", "readings"])
@@ -261,9 +262,9 @@ def _number(pattern: str, text: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _until(what: object, container: Container, when: str) -> None:
+def _until(what: Callable[[], object], container: Container, when: str) -> None:
     end = time.monotonic() + _START_S
-    while not what():  # type: ignore[operator]
+    while not what():
         container.reload()
         if container.status not in ("created", "running") or time.monotonic() > end:
             raise LabError(
@@ -272,9 +273,3 @@ def _until(what: object, container: Container, when: str) -> None:
                 engine_words=container.logs().decode(errors="replace")[-300:],
             )
         time.sleep(0.1)
-
-
-def readings(rows: Sequence[tuple[float, float]], begin_s: float, end_s: float) -> float:
-    """The mean of readings whose time lies in a span; 0 where there are none."""
-    inside = [value for at, value in rows if begin_s < at <= end_s]
-    return sum(inside) / len(inside) if inside else 0.0
