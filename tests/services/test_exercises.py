@@ -54,7 +54,7 @@ def test_repaired_and_password(quiet: Lab) -> None:
     lab.remove(exercises.MUTE, force=True, volumes=True)
     lab.client.containers.get(exercises.SHOP).rename(exercises.MUTE)
     with mysql.connect(lab, exercises.MUTE, password=exercises.SHOP_PASSWORD) as connection:
-        mysql.rows(connection, "alter user 'root'@'%%' identified by ''")
+        mysql.rows(connection, "alter user 'root'@'%' identified by ''")
         assert "root gets in without a password" in str(password.check())
         assert "opens the database to everybody" in password.hint()
         mysql.rows(connection, "alter user 'root'@'%%' identified by %s", exercises.SHOP_PASSWORD)
