@@ -470,7 +470,7 @@ class Run(Operation):
             `('0.0.0.0', 8080)`; None for a free port.
         environment, labels: name → value.
         volumes: as `-v` takes them: 'name:/inside', '/outside:/inside:ro', '/anonymous'.
-        mounts: as `--mount` takes them: 'type=bind,source=/outside,target=/inside'; `readonly` and `volume-nocopy`, too.
+        mounts: as `--mount` takes them: 'type=bind,source=/outside,target=/inside', also `readonly`, `volume-nocopy`.
         tmpfs: path inside → mount options ('' for none).
         memory, memory_swap: bytes, or a text such as '64m' (powers of 1,024); memory_swap -1 for no limit.
         memory_reservation: a soft limit, as memory: bytes, or '64m'.
@@ -487,8 +487,8 @@ class Run(Operation):
         ipc: 'private', 'shareable' (others may join it), 'container:NAME', 'host' or 'none'.
         entrypoint: one word; its arguments belong into command.
         restart: 'no', 'always', 'unless-stopped', 'on-failure:3'.
-        rm: the engine removes it, and its anonymous volumes, when it has ended. Not for a command that ends at once: the
-            lab would look for a container that is gone.
+        rm: the engine removes it, and its anonymous volumes, when it has ended. Not for a command that ends at once:
+            the lab would look for a container that is gone.
 
     Raises:
         BadInput: a value that cannot be meant.

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 LOOK = """
 import hashlib, json, os, stat, sys
 top, rows = sys.argv[1], []
+kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 for here, folders, files in os.walk(top):
     for name in [""] * (here == top) + folders + files:
         path = os.path.join(here, name).rstrip("/")
         it = os.lstat(path)
-        kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}.get(stat.S_IFMT(it.st_mode), "other")
+        kind = kinds.get(stat.S_IFMT(it.st_mode), "other")
         told, size = "", 0
         if kind == "file":
             with open(path, "rb") as file:
@@ -160,7 +161,9 @@ def back_up(lab: Lab, volume: str, file: Path) -> BackUp:
     try:
         target = file.open("xb")
     except FileExistsError:
-        raise BadInput(f"the file {file.name} is there already", hint="remove it, or give another name") from None
+        raise BadInput(
+            f"the file {file.name} is there already", hint="remove it, or give another name"
+        ) from None
     with target, stage.running(lab, volumes=[f"{volume}:/data:ro"], cap_drop=["ALL"]) as holder:
         begin = time.perf_counter()
         pieces, _ = holder.get_archive("/data/.")
@@ -181,9 +184,12 @@ def restore(lab: Lab, file: Path, volume: str) -> Restored:
     """
     if contents(lab, stage.ours(lab, volume)).files:
         raise BadInput(f"the volume {volume!r} holds files already", hint="restore into a new volume")
-    with file.open("rb") as archive, stage.running(lab, volumes=[f"{volume}:/data"], cap_drop=["ALL"]) as holder:
+    with (
+        file.open("rb") as archive,
+        stage.running(lab, volumes=[f"{volume}:/data"], cap_drop=["ALL"]) as holder,
+    ):
         begin = time.perf_counter()
-        holder.put_archive("/data", archive)  # type: ignore[arg-type]
+        holder.put_archive("/data", archive)
         took = time.perf_counter() - begin
     return Restored(volume, _of_archive(file), contents(lab, volume), 1000 * took)
 

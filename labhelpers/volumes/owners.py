@@ -58,9 +58,7 @@ class Owners(Result):
     @property
     def numbers_agree(self) -> bool:
         """Whether every new file belongs outside to the number that the kernel's map gives."""
-        return all(
-            one.owner_outside in (None, one.expected_outside) for one in self.attempts
-        )
+        return all(one.owner_outside in (None, one.expected_outside) for one in self.attempts)
 
     def of(self, directory: str, user: int) -> Written:
         """What that user met there."""

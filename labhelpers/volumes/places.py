@@ -140,7 +140,5 @@ def places(lab: Lab, container: Container | str) -> Places:
         # docker 28 leaves the name of an anonymous volume out; its directory has it
         name_of = engine.get("Name") or directory.split("/")[-2] if engine["Type"] == "volume" else ""
         shown = stage.shown(lab, directory)
-        found.append(
-            Place(point, engine["Type"], name_of, directory, shown, mount.kind, mount.is_read_only)
-        )
+        found.append(Place(point, engine["Type"], name_of, directory, shown, mount.kind, mount.is_read_only))
     return Places(name, tuple(found))

@@ -156,13 +156,18 @@ def missing(lab: Lab) -> Missing:
         above = stage.directory_of(lab, name)
         ways = []
         for typed, options in (
-            ("--mount type=bind,source=/…/missing", {"mounts": [f"type=bind,source={above}/missing,target=/data"]}),
+            (
+                "--mount type=bind,source=/…/missing",
+                {"mounts": [f"type=bind,source={above}/missing,target=/data"]},
+            ),
             ("-v /…/missing:/data", {"volumes": [f"{above}/missing:/data"]}),
         ):
             words = _refused(lab, options)
             made = lab.host.entries(above, ["missing"])["missing"]
             kind = "nothing" if made is None else f"a {made.kind}"
-            ways.append(MissingSource(typed, words is None, words or "", kind, made and made.user))
+            ways.append(
+                MissingSource(typed, words is None, words or "", kind, None if made is None else made.user)
+            )
         # without a slash in front it is no path: it is the name of a volume
         words = _refused(lab, {"volumes": [f"{slip}:/data"]})
         try:
@@ -170,7 +175,9 @@ def missing(lab: Lab) -> Missing:
         except NotFound:
             found = None
         ways.append(
-            MissingSource("-v missing:/data", words is None, words or "", "a volume" if found else "nothing", None)
+            MissingSource(
+                "-v missing:/data", words is None, words or "", "a volume" if found else "nothing", None
+            )
         )
         if found:
             found.remove(force=True)

@@ -103,13 +103,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Speeds(Result):
-    """How fast a container wrote into four places, in an order of chance.
+    """How fast a container wrote into four places, in random order.
 
     Attributes:
         turns: every measurement, in the order in which it was made.
         file_systems: place → what the mount table says of it.
         whole_bytes: size of the file.
-        small_bytes: size of a small write, at a place of chance in a file that is there.
+        small_bytes: size of a small write, at a random place of a file that is there.
         repeats: how often each was measured.
     """
 
@@ -160,7 +160,7 @@ def speeds(
 
     Args:
         source: a directory of the engine's host for the bind mount; None for one of the lab's own.
-        repeats: how often each place is measured in each way. The order is one of chance, so that what the
+        repeats: how often each place is measured in each way. The order is random, so that what the
             machine does meanwhile hits all alike.
         whole_bytes: size of the file, a multiple of 1 MiB.
         small_writes, limit_s: a turn of small writes ends after so many, or so many seconds.
@@ -192,9 +192,7 @@ def speeds(
     found = [
         Turn(place, what, moved, took, small_bytes if kind == "small" else MIB)
         for place, kind, parts in json.loads(told)
-        for what, (moved, took) in zip(
-            (SMALL,) if kind == "small" else (CACHED, SYNCED), parts, strict=True
-        )
+        for what, (moved, took) in zip((SMALL,) if kind == "small" else (CACHED, SYNCED), parts, strict=True)
     ]
     file_systems = {place: kinds.get(folder, kinds["/"]) for place, folder in PLACES.items()}
     return Speeds(tuple(found), file_systems, whole_bytes, small_bytes, repeats)

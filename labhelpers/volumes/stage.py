@@ -106,7 +106,11 @@ def shown(lab: Lab, path: str) -> str:
     Of a path elsewhere only the last name is kept: notebooks are stored with what they show.
     """
     root = str(lab.engine.info["DockerRootDir"]).rstrip("/")
-    place = f"DATA{path.removeprefix(root)}" if f"{path}/".startswith(f"{root}/") else f"…/{path.rpartition('/')[2]}"
+    place = (
+        f"DATA{path.removeprefix(root)}"
+        if f"{path}/".startswith(f"{root}/")
+        else f"…/{path.rpartition('/')[2]}"
+    )
     return re.sub(r"[0-9a-z]{25,}|[0-9a-f]{13,}", lambda id: f"{id[0][:7]}…", place)
 
 
