@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.host import Entry
@@ -29,7 +29,7 @@ class VolumePlace(Result):
 
     name: str
     driver: str
-    directory: str
+    directory: str = field(repr=False)  # notebooks are stored with what they show
     shown: str
     entries: tuple[Entry, ...]
 
@@ -64,7 +64,7 @@ class Place:
     inside: str
     kind: str
     name: str
-    directory: str | None
+    directory: str | None = field(repr=False)
     shown: str
     file_system: str
     read_only: bool

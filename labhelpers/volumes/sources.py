@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class BindSource(Result):
 
     container: str
     inside: str
-    directory: str
+    directory: str = field(repr=False)  # notebooks are stored with what they show
     is_here: bool
     engine_said: str | None
 
