@@ -16,7 +16,7 @@ from labhelpers.errors import LabError, NameTaken
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
-    from labhelpers.lab import Lab, Output
+    from labhelpers.lab import Lab
 
 LIMIT_S = 120.0
 """How long a state is waited for: a container takes 8 s to start on an engine in a translated machine."""
@@ -144,17 +144,6 @@ def said(container: Container, limit_s: float = LIMIT_S) -> str:
     if code:
         raise _failed(text)
     return text
-
-
-def answer(output: Output) -> str:
-    """What a program that ran inside a container wrote.
-
-    Raises:
-        LabError: it failed.
-    """
-    if output.exit_code:
-        raise _failed(output.stderr)
-    return output.stdout
 
 
 def _failed(words: str) -> LabError:
