@@ -121,16 +121,20 @@ def draw_delays(result: Delays, ax: Axes) -> Axes:
         ax.plot(values, heights, ".", color=colour, ms=4, alpha=0.45)
         middle = statistics.median(values)
         ax.plot([middle] * 2, [y - 0.3, y + 0.3], color=INK, lw=2)
-        words = f"median {middle:.3g} µs · 99 of 100 within {percentile(values, 99):.3g} µs"
+        words = f"median {_time(middle)} · 99 of 100 within {_time(percentile(values, 99))}"
         ax.text(middle, y - 0.36, words, va="bottom", ha="left", fontsize=9, color=INK)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_major_formatter("{x:,.6g}")
     ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     ax.set(ylim=(1.4, -0.65), xlabel="microseconds from before the write until after the read (logarithmic)")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_title("One file, two sides: how soon is a change seen?")
     return ax
+
+
+def _time(us: float) -> str:
+    return f"{us:.3g} µs" if us < 1000 else f"{us / 1000:.3g} ms"
 
 
 def draw_speeds(result: Speeds, ax: Axes) -> Axes:

@@ -88,6 +88,8 @@ def test_delays_show_every_point_and_the_median() -> None:
     assert list(median.get_xdata()) == [6, 6]
     assert list(back.get_xdata()) == [4, 4.5, 5]
     assert any("median 6 µs" in words for words in texts(ax))
+    late = Delays((5.0, 15_100.0), (4.0,), (7, 7), (1, 1)).plot()
+    assert any("within 15.1 ms" in words for words in texts(late))
     assert ax.get_xscale() == "log"
 
 
