@@ -248,9 +248,7 @@ def draw_numbers(result: Numbers, ax: Axes) -> Axes:
     upper.set(
         xlim=(low, high), ylim=(0, max(110, *(one[1] * 1.05 for one in sampled))), ylabel="% of one processor"
     )
-    lower.set(
-        xlim=(low, high), ylim=(0, None), ylabel="MiB (anonymous)", xlabel="seconds since the load began"
-    )
+    lower.set(xlim=(low, high), ylabel="MiB (anonymous)", xlabel="seconds since the load began")
     lower.set_ylim(0, max(one[2] for one in sampled) / MIB * 1.3)
     upper.set_xticklabels([])
     ax.set_title(f"One container, as {result.monitor}, the lab and the kernel count it", pad=20)
