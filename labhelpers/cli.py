@@ -232,7 +232,8 @@ def _provide(choice: str, names: tuple[str, ...]) -> Engine:
     for name in names:
         images.ensure(engine, name, say)
     os.environ.update(jupyter.environment(engine))
-    os.environ.pop("DOCKER_CONTEXT", None)
+    for name in jupyter.NOT_THEIRS:
+        os.environ.pop(name, None)
     return engine
 
 
