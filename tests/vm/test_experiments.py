@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from labhelpers import vm
-from labhelpers.engine import Engine
 from labhelpers.errors import BadInput, GuestFailed, LabError
 from labhelpers.lab import Lab
 from labhelpers.state import ROOT
@@ -15,14 +12,8 @@ from labhelpers.vm.experiments import HowManyFit, Pair
 
 
 @pytest.fixture(scope="module")
-def there(engine: Engine) -> Iterator[Lab]:
-    """One lab for the module, and one guest: a boot is the most expensive thing of the course."""
-    with Lab("test", engine=engine) as lab, lab.quiet():
-        yield lab
-
-
-@pytest.fixture(scope="module")
 def pair(there: Lab) -> Pair:
+    """One guest for all tests: a boot is the most expensive thing of the course."""
     return vm.start_pair(there)
 
 
