@@ -259,6 +259,7 @@ def _leave_foreign_engine(choice: str, purge: bool) -> None:
         _clean(engine)
         if purge:
             nested.remove(engine)
+            nested.remove_pushed(engine)
             for line in images.remove_all(engine):
                 say(line)
 
