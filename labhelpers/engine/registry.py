@@ -95,7 +95,10 @@ class Registry:
         return target
 
     def close(self) -> None:
-        """Remove its container and, without a `storage`, all that was pushed to it. The next use starts another, at another address."""
+        """Remove its container and, without a `storage`, all that was pushed to it.
+
+        The next use starts another, at another address.
+        """
         if self._container is not None:
             container, self._container = self._container, None
             container.remove(force=True, v=True)
