@@ -205,7 +205,7 @@ def _ready(container: Any, archive: bytes) -> str | None:
         container.reload()
         if container.status != "running":
             break
-        time.sleep(0.2)
+        time.sleep(0.5)
     last = [
         *container.logs().decode(errors="replace").strip().splitlines(),
         said.decode(errors="replace").strip(),
