@@ -41,6 +41,7 @@ from labhelpers.command import (
 from labhelpers.engine import Engine
 from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
+from labhelpers.engine.reach import Reach
 from labhelpers.engine.registry import Registry
 from labhelpers.errors import (
     DISK_FULL,
@@ -60,6 +61,7 @@ from labhelpers.results import Result, table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labhelpers.engine.images import HubImage
 
 # RFC 1918; docker's own default pools lie elsewhere
 _PRIVATE = ipaddress.IPv4Network("10.200.0.0/16")
@@ -129,6 +131,35 @@ class Lab:
 
         ref: str = images.ensure(self.engine, name, print)
         return ref
+
+    def from_hub(self, asked: str, stand_in: str) -> HubImage:
+        """The image `asked` of Docker Hub, or of the registry in its name; or a lab image where it cannot be had.
+
+        A line says which it is. What stands in never gets the other's name.
+
+        Args:
+            stand_in: the name of a lab image.
+        """
+        from labhelpers.engine import images
+
+        found: HubImage = images.from_hub(self.engine, asked, stand_in, print)
+        return found
+
+    def reach(self, container: Container | str, port: int) -> tuple[str, int]:
+        """Where the TCP port `port` of a running container answers on this machine: (`127.0.0.1`, a port).
+
+        It is the published port where the engine's loopback is this machine's (tried once), else a way through the
+        engine's API.
+
+        Raises:
+            LabError: there is no such container, or it does not run.
+        """
+        with _speaking(self.engine):
+            return self._reach.to(container, port)
+
+    @cached_property
+    def _reach(self) -> Reach:
+        return Reach(self.engine, self._labels("container"), lambda: self.image("payload"))
 
     @cached_property
     def host(self) -> HostView:
@@ -393,7 +424,7 @@ class Lab:
         self._closed = True
         atexit.unregister(self._close_at_exit)
         with _speaking(self.engine):
-            for helper in ("host", "events"):
+            for helper in ("host", "events", "_reach"):
                 if helper in self.__dict__:
                     getattr(self, helper).close()
             kept = belongings.clear(self.client, self.session)

@@ -38,6 +38,7 @@ FOLDER = state.ROOT / "images"
 HUB_BASE = "debian:bookworm-slim"
 BASE = "labhelpers/debian:base"
 IMAGE, CONTENT, SOURCE, STAGE = (f"labhelpers.{word}" for word in ("image", "content", "source", "stage"))
+DESCRIPTION = "org.opencontainers.image.description"
 HUB_S = 5.0
 SILENCE_S = 10.0
 LAST_LINES = 8
@@ -96,6 +97,24 @@ class Images(Result):
         return table(rows, ["image", "reference", "here", "base from"])
 
 
+@dataclass(frozen=True, slots=True)
+class HubImage(Result):
+    """An image of a registry on the internet, or the lab image that stands in for it here.
+
+    Attributes:
+        asked: the reference that was asked for.
+        ref: the reference to run; also what `str()` gives.
+        stands_in: whether it is the lab image.
+    """
+
+    asked: str
+    ref: str
+    stands_in: bool
+
+    def __str__(self) -> str:
+        return self.ref
+
+
 def catalogue() -> tuple[str, ...]:
     """The names of the lab images, sorted."""
     return tuple(sorted(file.parent.name for file in FOLDER.glob("*/Dockerfile")))
@@ -138,6 +157,28 @@ def ensure(engine: Engine, name: str, say: Say = lambda line: None) -> str:
     return ref
 
 
+def from_hub(engine: Engine, asked: str, stand_in: str, say: Say = lambda line: None) -> HubImage:
+    """The image `asked`, pulled if the engine does not have it; where it cannot be had, the lab image `stand_in`.
+
+    Raises:
+        ImageMissing, BuildFailed, NameTaken: see `ensure`; of the stand-in.
+        EngineUnreachable: the engine went away.
+    """
+    with _speaking(engine):
+        words = None
+        if _labels(engine, asked) is None:
+            words = "its registry does not answer"
+            if _registry_answers(engine, asked, HUB_S):
+                words = _pull(engine, asked, _layers(asked, say))
+    if words is None:
+        say(f"{asked}: the image of that name")
+        return HubImage(asked, asked, stands_in=False)
+    ref = ensure(engine, stand_in, say)
+    what = (_labels(engine, ref) or {}).get(DESCRIPTION, "a lab image")
+    say(f"{asked}: {words.splitlines()[0]}\n{ref} stands in for it: {what}")
+    return HubImage(asked, ref, stands_in=True)
+
+
 def status(engine: Engine) -> dict[str, ImageStatus]:
     """Every lab image by name, as the engine has it; makes nothing."""
     found = {}
@@ -162,11 +203,16 @@ def overview(engine: Engine) -> Images:
 
 
 def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
-    """Whether the engine reaches Docker Hub within `seconds` (Engine API, GET /distribution/{name}/json)."""
+    """Whether the engine reaches Docker Hub within `seconds`."""
+    return _registry_answers(engine, HUB_BASE, seconds)
+
+
+def _registry_answers(engine: Engine, ref: str, seconds: float) -> bool:
+    """Whether the registry of `ref` tells the engine of it (Engine API, GET /distribution/{name}/json)."""
     api: Any = engine.client.api
     try:
         answer = api.get(
-            f"{api.base_url}/v{api.api_version}/distribution/{HUB_BASE}/json", timeout=max(seconds, 0.1)
+            f"{api.base_url}/v{api.api_version}/distribution/{ref}/json", timeout=max(seconds, 0.1)
         )
     except (requests.RequestException, DockerException):
         return False

@@ -257,3 +257,18 @@ def test_the_page_says_what_stands_in_for_what(engine: Engine) -> None:
     assert seen.distribution in seen.stands_for
     assert ("stands in for" in seen.stands_for) == (seen.source == "debootstrap")
     assert set(seen.frame()["image"]) == set(images.catalogue())
+
+
+def test_what_cannot_be_had_is_stood_in_for_and_said(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = images.from_hub(engine, "127.0.0.1:1/nobody/nothing:1", "payload", print)
+    assert (str(found), found.stands_in) == ("labhelpers/payload:latest", True)
+    assert "labhelpers/payload:latest stands in for it" in capsys.readouterr().out
+
+
+def test_what_the_engine_has_or_its_registry_gives_is_not_stood_in_for(lab: Lab) -> None:
+    ref = lab.registry.push("labhelpers/payload", "try/from-hub")
+    for _ in range(2):  # pulled, then there
+        found = images.from_hub(lab.engine, ref, "base")
+        assert (str(found), found.stands_in) == (ref, False)

@@ -1,0 +1,209 @@
+"""A container's port, reached from the notebook's machine, wherever the engine is.
+
+A port that is published on the loopback of the engine's machine answers here where that machine is this one, or where
+Docker Desktop carries it over. Which it is, is tried, not guessed. Elsewhere a connection goes through the engine's
+own API: a listener on this machine's loopback, and for each connection an `exec` of `nc` beside the container
+(Engine API, POST /exec/{id}/start: the connection is hijacked for a stream), as `kubectl port-forward` does it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+from docker.errors import APIError, DockerException
+from docker.models.containers import Container
+from requests.exceptions import RequestException
+
+from labhelpers.engine.find import Engine
+from labhelpers.errors import EngineRefused, LabError
+
+LOOPBACK = "127.0.0.1"
+_TRY_S = 20.0
+_STDOUT = 1
+_PART = 1 << 16
+_SLEEP = ["sleep", "86400"]
+_FENCED: dict[str, Any] = {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "read_only": True}
+
+
+class Reach:
+    """Ways to ports of containers of one engine. `close` takes away what it started.
+
+    Args:
+        engine: the engine.
+        labels: what its helper containers carry, so that they are known as the lab's.
+        image: gives the reference of the lab image `payload`.
+    """
+
+    def __init__(self, engine: Engine, labels: Mapping[str, str], image: Callable[[], str]) -> None:
+        self._client = engine.client
+        self._labels = dict(labels)
+        self._image = image
+        self._helpers: dict[tuple[str, str, int], Container] = {}
+        self._listeners: dict[tuple[str, int], socket.socket] = {}
+        self._lock = threading.Lock()
+
+    def to(self, container: Container | str, port: int) -> tuple[str, int]:
+        """Where the TCP port `port` of a running container answers on this machine: (`127.0.0.1`, a port).
+
+        Raises:
+            LabError: there is no such container, or it does not run.
+        """
+        found = self._running(container if isinstance(container, str) else str(container.id))
+        for binding in found["NetworkSettings"]["Ports"].get(f"{port}/tcp") or []:
+            if binding["HostIp"] in (LOOPBACK, "0.0.0.0") and self.published_is_here:
+                return LOOPBACK, int(binding["HostPort"])
+        return LOOPBACK, self._forwarded(found["Id"], port)
+
+    @cached_property
+    def published_is_here(self) -> bool:
+        """Whether this machine's loopback reaches what the engine publishes on its own: tried once, with a word."""
+        word = secrets.token_hex(16)
+        listener = self._client.containers.run(
+            self._image(),
+            ["nc", "-ll", "-p", "8000", "-e", "echo", word],
+            detach=True,
+            labels=self._labels,
+            ports={"8000/tcp": (LOOPBACK, 0)},
+            **_FENCED,
+        )
+        try:
+            listener.reload()
+            ports: Any = listener.ports
+            return _says((LOOPBACK, int(ports["8000/tcp"][0]["HostPort"])), word.encode())
+        finally:
+            listener.remove(force=True)
+
+    def close(self) -> None:
+        """End the listeners and remove the helper containers."""
+        for listener in self._listeners.values():
+            _end(listener)
+        self._listeners.clear()
+        for helper in self._helpers.values():
+            with suppress(APIError):
+                helper.remove(force=True)
+        self._helpers.clear()
+
+    def _running(self, container: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._client.api.inspect_container(container)
+        except APIError as error:
+            raise EngineRefused(
+                f"no port of the container {container[:12]!r} can be reached",
+                hint="run the cell that makes it again; `docker ps -a` lists what is there",
+                engine_words=str(error.explanation),
+            ) from None
+        if not found["State"]["Running"]:
+            name = found["Name"].lstrip("/")
+            raise LabError(
+                f"the container {name!r} does not run, so none of its ports answers",
+                hint=f"see why: docker logs {name}; then start it: docker start {name}",
+            )
+        return found
+
+    # --- through the engine's API
+
+    def _forwarded(self, container: str, port: int) -> int:
+        with self._lock:
+            listener = self._listeners.get((container, port))
+            if listener is None:
+                listener = socket.create_server((LOOPBACK, 0))
+                self._listeners[container, port] = listener
+                threading.Thread(target=self._serve, args=(listener, container, port), daemon=True).start()
+        return int(listener.getsockname()[1])
+
+    def _serve(self, listener: socket.socket, container: str, port: int) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._join, args=(near, container, port), daemon=True).start()
+
+    def _join(self, near: socket.socket, container: str, port: int) -> None:
+        with near:
+            try:
+                far = self._connect(container, port)
+            except (LabError, DockerException, RequestException, OSError):
+                return  # to the one who connects: closed, as by a server that is not there
+            threading.Thread(target=_send, args=(near, far), daemon=True).start()
+            with suppress(OSError):
+                _receive(far, near)
+            _end(near)
+            _end(far)
+
+    def _connect(self, container: str, port: int) -> socket.socket:
+        found = self._running(container)
+        networks = found["NetworkSettings"]["Networks"] or {}
+        address = next((one["IPAddress"] for one in networks.values() if one.get("IPAddress")), LOOPBACK)
+        helper = self._beside(found)
+        made = self._client.api.exec_create(helper.id, ["nc", address, str(port)], stdin=True)
+        stream: Any = self._client.api.exec_start(made["Id"], socket=True)
+        far: socket.socket = getattr(stream, "_sock", stream)
+        far.settimeout(None)
+        return far
+
+    def _beside(self, found: Mapping[str, Any]) -> Container:
+        """The helper in the container's network namespace, which is another after each start of the container."""
+        key = (found["Id"], found["State"]["StartedAt"], found["State"]["Pid"])
+        with self._lock:
+            if key not in self._helpers:
+                for old in [one for one in self._helpers if one[0] == found["Id"]]:
+                    self._helpers.pop(old).remove(force=True)
+                self._helpers[key] = self._client.containers.run(
+                    self._image(),
+                    _SLEEP,
+                    detach=True,
+                    labels=self._labels,
+                    network_mode=f"container:{found['Id']}",
+                    **_FENCED,
+                )
+            return self._helpers[key]
+
+
+def _says(address: tuple[str, int], word: bytes) -> bool:
+    """Whether `word` is what answers at `address`. The engine's proxy accepts before the program behind it listens."""
+    end = time.monotonic() + _TRY_S
+    while time.monotonic() < end:
+        try:
+            with socket.create_connection(address, timeout=2) as connection:
+                said = connection.recv(len(word), socket.MSG_WAITALL)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            said = b""
+        if said:
+            return said == word
+        time.sleep(0.05)
+    return False
+
+
+def _end(connection: socket.socket) -> None:
+    """Close it, also where another thread waits in it: a close alone would wait for that one."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def _send(near: socket.socket, far: socket.socket) -> None:
+    with suppress(OSError):
+        while part := near.recv(_PART):
+            far.sendall(part)
+        far.shutdown(socket.SHUT_WR)
+
+
+def _receive(far: socket.socket, near: socket.socket) -> None:
+    """Give on what `nc` writes; its stream comes in frames (Engine API, "Stream format")."""
+    while head := far.recv(8, socket.MSG_WAITALL):
+        kind, size = struct.unpack(">BxxxL", head)
+        while size and (part := far.recv(min(size, _PART))):
+            size -= len(part)
+            if kind == _STDOUT:
+                near.sendall(part)

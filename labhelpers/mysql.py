@@ -1,0 +1,122 @@
+"""A MySQL server in a container: waited for, and asked with a real client (PyMySQL). Chapters 6 and 8 use it.
+
+The password of a lab's database never leaves loopback: the client goes where `Lab.reach` leads.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeAlias
+
+import pymysql
+from docker.models.containers import Container
+
+from labhelpers.errors import LabError
+from labhelpers.lab import Lab
+
+PORT = 3306
+READY_S = 300.0
+"""How long a first start may take: on a translated machine minutes, elsewhere seconds."""
+
+_LOOK_S = 0.1
+_CALL_S = 30
+_LAST_LINES = 6
+# MySQL's error numbers (MySQL 8.4 Error Reference)
+_ACCESS_DENIED, _BAD_DATABASE = 1045, 1049
+
+# generic in its stubs only
+Connection: TypeAlias = "pymysql.connections.Connection[pymysql.cursors.Cursor]"
+
+
+class ServerRefused(LabError):
+    """The server answers, and says no: a wrong password, an unknown database."""
+
+
+def connect(lab: Lab, container: Container | str, *, password: str, database: str = "") -> Connection:
+    """A connection as `root` to the server in `container`, in autocommit mode.
+
+    Raises:
+        LabError: the container does not run, the server does not accept connections (yet), the password is
+            wrong, or there is no such database; the server's words are kept.
+    """
+    host, port = lab.reach(container, PORT)
+    try:
+        return pymysql.connect(
+            host=host,
+            port=port,
+            user="root",
+            password=password,
+            database=database or None,
+            autocommit=True,
+            connect_timeout=_CALL_S,
+            read_timeout=_CALL_S,
+            write_timeout=_CALL_S,
+        )
+    except (pymysql.err.MySQLError, OSError) as error:
+        raise _not_connected(container, database, error) from None
+
+
+def until_ready(
+    lab: Lab, container: Container | str, *, password: str, limit_s: float = READY_S
+) -> Connection:
+    """Try until the server accepts a connection, and give that one.
+
+    Raises:
+        LabError: the container ended, `limit_s` passed, or the password is wrong.
+    """
+    end = time.monotonic() + limit_s
+    while True:
+        try:
+            return connect(lab, container, password=password)
+        except ServerRefused:
+            raise
+        except LabError as error:
+            found = lab.client.api.inspect_container(
+                container if isinstance(container, str) else container.id
+            )
+            if not found["State"]["Running"] or time.monotonic() > end:
+                words = lab.client.api.logs(found["Id"], tail=_LAST_LINES).decode(errors="replace")
+                raise LabError(
+                    f"the MySQL server in {found['Name'].lstrip('/')!r} "
+                    + (f"is not ready after {limit_s:.0f} s" if found["State"]["Running"] else "ended"),
+                    hint="its last lines, above, say why; look at all of them with `docker logs`",
+                    engine_words=words.strip() or error.message,
+                ) from None
+        time.sleep(_LOOK_S)
+
+
+def rows(connection: Connection, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Run one statement; its rows, or none where it gives none.
+
+    Args:
+        values: for the `%s` of the statement.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(query, values or None)
+        return list(cursor.fetchall())
+
+
+def _not_connected(container: Container | str, database: str, error: Exception) -> LabError:
+    name = container if isinstance(container, str) else str(container.name)
+    number, words = (
+        (*error.args, "", "")[:2] if isinstance(error, pymysql.err.MySQLError) else ("", str(error))
+    )
+    words = f"({number}, {words})" if number else str(words)
+    if number == _ACCESS_DENIED:
+        return ServerRefused(
+            f"the server in {name!r} does not take this password for root",
+            hint="the password is what MYSQL_ROOT_PASSWORD was when the data directory was made; "
+            "a variable that is changed later changes nothing",
+            engine_words=words,
+        )
+    if number == _BAD_DATABASE:
+        return ServerRefused(
+            f"the server in {name!r} has no database {database!r}",
+            hint=f"make it first: create database {database};",
+            engine_words=words,
+        )
+    return LabError(
+        f"the server in {name!r} does not accept connections",
+        hint=f"it may still be starting: docker logs {name} says how far it is",
+        engine_words=words,
+    )

@@ -1,0 +1,99 @@
+"""A real MySQL server: its image keeps the official one's conventions, and a real client reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from docker.models.containers import Container
+
+from labhelpers import mysql
+from labhelpers.engine import Engine
+from labhelpers.errors import LabError
+from labhelpers.lab import Lab
+
+PASSWORD = "it's a \\ test"
+VARIABLES = {"MYSQL_ROOT_PASSWORD": PASSWORD, "MYSQL_DATABASE": "shop"}
+
+
+@pytest.fixture(scope="module")
+def shared(engine: Engine) -> Iterator[Lab]:
+    with Lab("test", engine=engine) as lab, lab.quiet():
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def server(shared: Lab) -> Container:
+    container = shared.run(shared.image("mysql"), environment=VARIABLES, ports={"3306/tcp": None})
+    mysql.until_ready(shared, container, password=PASSWORD).close()
+    return container
+
+
+def test_the_first_start_makes_the_database_and_the_password(shared: Lab, server: Container) -> None:
+    with mysql.connect(shared, server, password=PASSWORD, database="shop") as connection:
+        mysql.rows(connection, "create table t (c1 int, c2 char)")
+        mysql.rows(connection, "insert into t values (%s, %s)", 1, "a")
+        assert mysql.rows(connection, "select * from t") == [(1, "a")]
+        ((version, comment),) = mysql.rows(connection, "select @@version, @@version_comment")
+    assert "MariaDB" not in version + comment
+
+
+def test_a_commit_costs_and_keeps_what_mysql_sets(shared: Lab, server: Container) -> None:
+    with mysql.connect(shared, server, password=PASSWORD) as connection:
+        (settings,) = mysql.rows(
+            connection,
+            "select @@innodb_flush_log_at_trx_commit, @@sync_binlog, @@log_bin, @@innodb_doublewrite",
+        )
+    assert settings == (1, 1, 1, "ON")
+
+
+def test_what_the_server_refuses_is_said(shared: Lab, server: Container) -> None:
+    with pytest.raises(mysql.ServerRefused, match="does not take this password") as wrong:
+        mysql.connect(shared, server, password="wrong")
+    assert "1045" in str(wrong.value)
+    with pytest.raises(mysql.ServerRefused, match="create database nothing"):
+        mysql.connect(shared, server, password=PASSWORD, database="nothing")
+    with pytest.raises(mysql.ServerRefused):
+        mysql.until_ready(shared, server, password="wrong")
+
+
+def test_it_runs_as_mysql_logs_to_the_engine_and_is_healthy(shared: Lab, server: Container) -> None:
+    owner = shared.exec(server, ["stat", "-c", "%U", "/proc/1", "/var/lib/mysql"]).stdout.split()
+    assert owner == ["mysql", "mysql"]
+    assert b"ready for connections" in server.logs()
+    assert shared.exec(server, ["mysqladmin", "--no-defaults", "-h127.0.0.1", "ping"]).exit_code == 0
+    assert server.image is not None
+    config = server.image.attrs["Config"]
+    assert config["Healthcheck"]["Test"]
+    assert set(config["Volumes"]) == {"/var/lib/mysql"}
+
+
+def test_sigterm_ends_it_cleanly_and_its_data_are_there_after_a_start(shared: Lab) -> None:
+    container = shared.run(shared.image("mysql"), environment=VARIABLES, network="none")
+    _until_healthy(shared, container)
+    shared.stop(container, timeout_s=60)
+    container.reload()
+    assert container.attrs["State"]["ExitCode"] == 0
+    assert b"Shutdown complete" in container.logs(tail=3)
+    container.start()
+    _until_healthy(shared, container)
+    assert container.logs().count(b"Initializing database files") == 1
+    shared.remove(container, force=True, volumes=True)
+
+
+def test_without_a_password_it_ends_and_says_what_it_misses(shared: Lab) -> None:
+    container = shared.run(shared.image("mysql"), network="none")
+    assert container.wait()["StatusCode"] == 1
+    assert b"MYSQL_ROOT_PASSWORD" in container.logs()
+    with pytest.raises(LabError, match="ended") as told:
+        mysql.until_ready(shared, container, password=PASSWORD)
+    assert "MYSQL_ROOT_PASSWORD" in str(told.value)
+    shared.remove(container, volumes=True)
+
+
+def _until_healthy(lab: Lab, container: Container) -> None:
+    ping = ["mysqladmin", "--no-defaults", "--protocol=tcp", "-h127.0.0.1", "ping"]
+    for _ in range(600):
+        if lab.exec(container, ping).exit_code == 0:
+            return
+    raise AssertionError(container.logs().decode())
