@@ -71,9 +71,8 @@ def until_ready(
         except ServerRefused:
             raise
         except LabError as error:
-            found = lab.client.api.inspect_container(
-                container if isinstance(container, str) else container.id
-            )
+            name = container if isinstance(container, str) else str(container.id)
+            found = lab.client.api.inspect_container(name)
             if not found["State"]["Running"] or time.monotonic() > end:
                 words = lab.client.api.logs(found["Id"], tail=_LAST_LINES).decode(errors="replace")
                 raise LabError(
