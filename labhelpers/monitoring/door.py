@@ -150,7 +150,12 @@ def _forwarded(lab: Lab, port: int) -> str:
         volume = str(lab.create_volume(f"door-{lab.session}").name)
         options = {**NOTHING, "network": "host"}
         _until_ready(
-            lab.run(lab.image("tools"), _program("proxy", PLACE, str(port)), volumes=[f"{volume}:{PLACE}"], **options)
+            lab.run(
+                lab.image("tools"),
+                _program("proxy", PLACE, str(port)),
+                volumes=[f"{volume}:{PLACE}"],
+                **options,
+            )
         )
     return volume
 
@@ -199,7 +204,9 @@ class Held(Result):
 
     def frame(self) -> pd.DataFrame:
         """One row a request: request, status."""
-        return table([(f"{method} {path}", status) for method, path, status in self.requests], ["request", "status"])
+        return table(
+            [(f"{method} {path}", status) for method, path, status in self.requests], ["request", "status"]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,13 +296,20 @@ def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         show = ["cat", "/of-the-host/note"]
         release = lab.host.real_path("/etc/os-release")
         if any(one.path == "os-release" for one in lab.host.directory(release.rpartition("/")[0])):
-            mounts.append({"Type": "bind", "Source": release, "Target": "/of-the-host/os-release", "ReadOnly": True})
+            mounts.append(
+                {"Type": "bind", "Source": release, "Target": "/of-the-host/os-release", "ReadOnly": True}
+            )
             show.append("/of-the-host/os-release")
         reader = {
             "Image": lab.image("payload"),
             "Cmd": show,
             "Labels": ours.labels("container", lab.chapter, lab.session),
-            "HostConfig": {"Mounts": mounts, "NetworkMode": "none", "CapDrop": ["ALL"], "ReadonlyRootfs": True},
+            "HostConfig": {
+                "Mounts": mounts,
+                "NetworkMode": "none",
+                "CapDrop": ["ALL"],
+                "ReadonlyRootfs": True,
+            },
         }
         label = f"{ours.SESSION}={lab.session}"
         yield {"other": str(other.name), "file": FILE, "label": label, "reader": reader, "path": path}
@@ -324,7 +338,9 @@ def _held_by(
         answer = json.loads(said)
     except ValueError:
         raise LabError(
-            f"the container that holds {way} did not run to its end", hint="run the cell again", engine_words=said
+            f"the container that holds {way} did not run to its end",
+            hint="run the cell again",
+            engine_words=said,
         ) from None
     got = {thing: words[thing] in answer["got"][thing] for thing in THINGS[1:]}
     got = {"names": ask["other"] in answer["got"]["names"], **got}
@@ -334,7 +350,9 @@ def _held_by(
 
 def _cut(target: str) -> str:
     """A path of the API without its query, and with the beginning of each id."""
-    return "/".join(part if len(part) < 64 else part[:12] + "…" for part in target.partition("?")[0].split("/"))
+    return "/".join(
+        part if len(part) < 64 else part[:12] + "…" for part in target.partition("?")[0].split("/")
+    )
 
 
 @contextmanager

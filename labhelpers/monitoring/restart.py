@@ -110,7 +110,9 @@ class Fates(Result):
 
     def frame(self) -> pd.DataFrame:
         """One row a policy, one column a way of dying."""
-        rows = [[policy, *(self.of(policy, death).words for death in self.deaths)] for policy in self.policies]
+        rows = [
+            [policy, *(self.of(policy, death).words for death in self.deaths)] for policy in self.policies
+        ]
         return table(rows if self.fates else [], ["policy", *self.deaths])
 
 
@@ -140,7 +142,7 @@ def restarts(lab: Lab, policies: Sequence[str] = POLICIES, deaths: Sequence[str]
         try:
             list(pool.map(begin, pairs))
             list(pool.map(end, pairs))
-            fates = tuple(pool.map(lambda pair: _fate(lab, *pair, str(made[pair].id)), pairs))
+            fates = tuple(pool.map(lambda pair: _fate(lab, pair[0], pair[1], str(made[pair].id)), pairs))
         finally:
             list(pool.map(lambda one: lab.remove(one, force=True), made.values()))
     return Fates(tuple(policies), tuple(deaths), fates)

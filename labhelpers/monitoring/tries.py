@@ -102,5 +102,7 @@ def tried(door: Door, what: Callable[[Door], str]) -> str:
 if __name__ == "__main__":
     for path in sys.argv[1:]:
         door = Door(path)
-        got = {one.__name__: tried(door, one) for one in (names, environment, file_of_container, file_of_host)}
+        got = {
+            one.__name__: tried(door, one) for one in (names, environment, file_of_container, file_of_host)
+        }
         print(json.dumps({"got": got, "requests": door.requests}), flush=True)
