@@ -199,8 +199,13 @@ def watch_only(lab: Lab) -> Exercise:
         lambda lab: not_running(lab, WATCHMAN),
         "You need a container that stays and has curl: labhelpers/tools.",
     )
+    path = str(door)
     apart = Task(
-        "apart", "It cannot command the engine: it has no way to its socket", _apart, _apart_hint, ("runs",)
+        "apart",
+        "It cannot command the engine: it has no way to its socket",
+        lambda lab: _apart(lab, path),
+        lambda lab: _apart_hint(lab, path),
+        ("runs",),
     )
     seen = Task(
         "seen",
