@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,16 @@ class ControlPanel:
         """Follow the engine no more. A second call does nothing."""
         self.stop_watching()
         self._end_logs()
+
+    def shows(self, container: str, within_s: float = 120.0) -> bool:
+        """Whether the panel shows what a container uses, once it does; False if it does not within that time."""
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            seen = self.last
+            if seen and any(one.name == container and one.id in seen.use for one in seen.of("container")):
+                return True
+            time.sleep(0.1)
+        return False
 
     # --- showing
 
