@@ -103,6 +103,10 @@ class Fates(Result):
         """The policies whose container runs after that death, in their order."""
         return tuple(one.policy for one in self.fates if one.death == death and one.runs)
 
+    def who(self, death: str) -> str:
+        """The same in words; “none” where none runs."""
+        return ", ".join(self.back(death)) or "none"
+
     def died(self, death: str) -> str:
         """What the exit code of a container that nobody starts again was, in words."""
         fate = self.of("no", death)
