@@ -387,7 +387,8 @@ class _Follow:
                 if whole:
                     lines = [*lines, *whole][-LAST_LINES:]
                     self._seen(lines)
-            self._seen([*lines, "— the container does not run: its log ends here —"])
+            if not self._stopped.is_set():
+                self._seen([*lines, "— the container does not run: its log ends here —"])
         except (APIError, requests.RequestException, OSError, ValueError, AttributeError) as error:
             if not self._stopped.is_set():
                 words = getattr(error, "explanation", None) or error
