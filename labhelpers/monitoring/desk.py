@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from labhelpers.results import Result, table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labhelpers.engine.host import Sample
     from labhelpers.lab import Lab
     from labhelpers.widgets.control import ControlPanel
 
@@ -295,7 +296,8 @@ class _Watch:
     def __init__(self, desk: Desk, seen: Callable[[Snapshot], object], every_s: float) -> None:
         self._desk, self._seen, self._every_s = desk, seen, every_s
         self._stopped, self._changed = threading.Event(), threading.Event()
-        self._past: dict[str, list[float]] = {}
+        self._use: dict[str, Use] = {}
+        self._before: dict[str, Sample] = {}
         self._unsubscribe = desk.lab.events.subscribe(self._heard)
         threading.Thread(target=self._run, name="control panel", daemon=True).start()
 
@@ -311,12 +313,10 @@ class _Watch:
 
     def _run(self) -> None:
         while not self._stopped.is_set() and ours.is_alive(self._desk.lab.session):
-            try:
+            # a container ended while it was read, or the engine is away: looked at again in a moment
+            with suppress(LabError):
                 self._round()
-            except LabError:
-                self._stopped.wait(
-                    self._every_s
-                )  # a container ended while it was read, or the engine is away
+            self._stopped.wait(self._every_s)  # one `docker run` makes several events; one look is enough
         self._unsubscribe()
 
     def _round(self) -> None:
@@ -324,40 +324,36 @@ class _Watch:
         self._changed.clear()
         items = self._desk.look().items
         running = [one.id for one in items if one.state in ("running", "paused")]
-        self._past = {id: self._past.get(id, []) for id in running}
-        self._show(items, {})
+        # what was read before stays on show, and goes on: a new list is no reason to forget it
+        self._use = {id: use for id, use in self._use.items() if id in running}
+        self._before = {id: reading for id, reading in self._before.items() if id in running}
+        self._show(items)
         if not running:
             self._changed.wait(LOOK_S)
             return
         end = time.monotonic() + LOOK_S
-        before: Sequence[Any] = [None] * len(running)
-        samples = self._desk.lab.host.samples_of(running, self._every_s * 1000)
-        try:
+        with closing(self._desk.lab.host.samples_of(running, self._every_s * 1000)) as samples:
             for readings in samples:
-                use = {
-                    id: self._use(id, one, now)
-                    for id, one, now in zip(running, before, readings, strict=True)
-                    if now is not None
-                }
-                self._show(items, use)
-                before = readings
+                for id, reading in zip(running, readings, strict=True):
+                    if reading is not None:
+                        self._note(id, reading)
+                self._show(items)
                 if self._changed.is_set() or self._stopped.is_set() or time.monotonic() > end:
                     return
-        finally:
-            samples.close()
 
-    def _use(self, id: str, before: Any, now: Any) -> Use:
+    def _note(self, id: str, now: Sample) -> None:
         memory = now.cgroup.memory.usage_bytes - now.cgroup.memory.inactive_file_bytes
-        past = self._past[id]
+        before, past = self._before.get(id), self._use[id].past_percent if id in self._use else ()
+        # the clock is the host's, so a reading of the last stream counts as well
         if before is not None and now.at_s > before.at_s:
-            used_us = now.cgroup.cpu.usage_us - before.cgroup.cpu.usage_us
-            past.append(used_us / 1e4 / (now.at_s - before.at_s))
-            del past[:-KEPT]
-        return Use(past[-1] if past else None, max(memory, 0), tuple(past))
+            used_us = max(now.cgroup.cpu.usage_us - before.cgroup.cpu.usage_us, 0)  # a new life counts from 0
+            past = (*past, used_us / 1e4 / (now.at_s - before.at_s))[-KEPT:]
+        self._before[id] = now
+        self._use[id] = Use(past[-1] if past else None, max(memory, 0), past)
 
-    def _show(self, items: tuple[Item, ...], use: dict[str, Use]) -> None:
+    def _show(self, items: tuple[Item, ...]) -> None:
         if not self._stopped.is_set():
-            self._seen(Snapshot(items, use))
+            self._seen(Snapshot(items, dict(self._use)))
 
 
 class _Follow:

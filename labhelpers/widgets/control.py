@@ -186,9 +186,8 @@ class ControlPanel:
 
     def _ask(self, question: str | None) -> None:
         self.confirm.layout.display = "" if question else "none"
-        self.asked.value = (
-            f'<div style="background:{PAPER};padding:0.3em 0.6em">{escape(question or "")}</div>'
-        )
+        style = f"background:{PAPER};padding:0.3em 0.6em;line-height:1.4"
+        self.asked.value = f'<div style="{style}">{escape(question or "")}</div>'
         if question is None:
             self._to_do = None
 
@@ -228,7 +227,12 @@ class ControlPanel:
 def list_html(kind: str, items: Sequence[Item], seen: Snapshot) -> str:
     """The things of a kind as the panel lists them; a hollow mark is what this notebook did not make."""
     cell = "padding:0.15em 0.8em 0.15em 0;text-align:left;white-space:nowrap"
-    head = "".join(f'<th style="{cell};color:#555;font-weight:normal">{word}</th>' for word in HEADS[kind])
+    # the curves come and go, and are not to move the columns
+    wide = {"CPU": ";min-width:11.5em", "memory": ";min-width:5em"}
+    head = "".join(
+        f'<th style="{cell};color:#555;font-weight:normal{wide.get(word, "")}">{word}</th>'
+        for word in HEADS[kind]
+    )
     rows = ""
     for one in items[:MOST_ROWS]:
         cells = [_mark(one), f"<b>{escape(_short(one.name, 36))}</b>", escape(_short(one.about, 32))]
