@@ -1,7 +1,7 @@
 """The room of `09_monitoring`: how containers do, what becomes of them, and who may command the engine."""
 
 from labhelpers.monitoring.desk import control_panel
-from labhelpers.monitoring.door import docker_sock, holders, proxied
+from labhelpers.monitoring.door import docker_sock, holders
 from labhelpers.monitoring.places import files_in, home
 from labhelpers.monitoring.restart import engine_restarts, restarts
 from labhelpers.monitoring.timeline import timeline
@@ -13,7 +13,6 @@ __all__ = [
     "files_in",
     "holders",
     "home",
-    "proxied",
     "restarts",
     "timeline",
 ]
