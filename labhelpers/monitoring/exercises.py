@@ -29,6 +29,7 @@ GUARD, POST, WATCHMAN = "guard", "guard-post", "watchman"
 SUSPECTS, INSPECTOR = ("ada", "bob", "cleo"), "inspector"
 GAVE_UP = "I cannot go on like this"
 WAIT_S = 120.0
+SETTLE_S = 0.5  # what a wrong answer has left behind is gone by then
 
 
 # --- docker create volume …
@@ -51,7 +52,9 @@ def make_the_volume(lab: Lab) -> Exercise:
         "Remove the container and not the volume. What goes with `docker rm -v`, and what does not?",
         ("filled",),
     )
-    return Exercise(lab, "09", "make-the-volume", "The line that makes no volume", (there, filled, outlived))
+    return Exercise(
+        lab, "09", "make-the-volume", "The line that makes no volume", (there, filled, outlived), SETTLE_S
+    )
 
 
 def _shelf(lab: Lab) -> str | None:
@@ -95,7 +98,9 @@ def name_not_path(lab: Lab) -> Exercise:
         "copy; `docker cp` can, too.",
         ("mounted",),
     )
-    return Exercise(lab, "09", "name-not-path", "The volume that stays empty", (runs, mounted, kept))
+    return Exercise(
+        lab, "09", "name-not-path", "The volume that stays empty", (runs, mounted, kept), SETTLE_S
+    )
 
 
 def _mounts(lab: Lab, name: str) -> list[Mapping[str, Any]]:
@@ -215,7 +220,7 @@ def watch_only(lab: Lab) -> Exercise:
         "the path is /containers/json.",
         ("apart",),
     )
-    return Exercise(lab, "09", "watch-only", "See, and not command", (runs, apart, seen))
+    return Exercise(lab, "09", "watch-only", "See, and not command", (runs, apart, seen), SETTLE_S)
 
 
 def _apart(lab: Lab, path: str) -> str | None:
@@ -277,7 +282,7 @@ def three_deaths(lab: Lab) -> Exercise:
         ),
         Task("itself", _asks("itself", "chose its exit code itself"), *_answer("itself")),
     ]
-    return Exercise(lab, "09", "three-deaths", "Three deaths, one exit code", tasks, 0.5)
+    return Exercise(lab, "09", "three-deaths", "Three deaths, one exit code", tasks, SETTLE_S)
 
 
 HINTS = {
