@@ -1,0 +1,309 @@
+"""A database is killed in the middle of writes. Is every row there that it had acknowledged?
+
+A row is *acknowledged* when the server has answered to its commit: the writer commits one row after the other, and
+notes a number only after that answer. The kill is SIGKILL to the container's first process: no handler runs, nothing
+is put in order. What the server had handed to the kernel stays in the page cache, though; a power cut takes that, too.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pymysql
+
+from labhelpers import mysql
+from labhelpers.errors import BadInput, LabError
+from labhelpers.persistence.servers import DATABASE, PASSWORD, a_volume, remove, start
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+    from labhelpers.mysql import Connection
+
+LEAST_S, MOST_S = 0.25, 0.7
+"""How long the writer writes before the kill, from its first acknowledged row: a random time between these."""
+MOST_KILLS = 100
+_FIRST_ROW_S = 300.0
+_LANES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Result):
+    """What the server does at a commit (MySQL 8.4 Reference Manual, 17.14 and 19.1.6.4).
+
+    Attributes:
+        flush: `innodb_flush_log_at_trx_commit`. 1: the log is written and flushed to the disk at each commit; 2: it is
+            written at each commit and flushed once a second; 0: it is written and flushed once a second.
+        sync: `sync_binlog`: after so many commits the binary log is flushed; 0: when the kernel likes to.
+    """
+
+    flush: int
+    sync: int
+
+    def __str__(self) -> str:
+        return f"{self.flush} / {self.sync}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """As the server takes it on its command line."""
+        return [f"--innodb-flush-log-at-trx-commit={self.flush}", f"--sync-binlog={self.sync}"]
+
+
+SAFE, WRITTEN, FAST = Setting(1, 1), Setting(2, 0), Setting(0, 0)
+"""As MySQL sets it; handed to the kernel at each commit; handed to the kernel once a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill(Result):
+    """One kill.
+
+    Attributes:
+        acknowledged: rows whose commit the server had acknowledged in this round.
+        lost: how many of these were not there afterwards.
+        unacknowledged: rows that were there although their commit had not been acknowledged.
+        wrote_s: from the first acknowledged row to the last one.
+        down_s: from the kill until the server, started again, accepted a connection.
+    """
+
+    acknowledged: int
+    lost: int
+    unacknowledged: int
+    wrote_s: float
+    down_s: float
+
+    @property
+    def rows_per_s(self) -> float:
+        """How fast rows were acknowledged; 0 where there was one only."""
+        return (self.acknowledged - 1) / self.wrote_s if self.wrote_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kills(Result):
+    """A database that was killed several times under one setting.
+
+    Attributes:
+        setting: read back from the server.
+        kills: one each.
+    """
+
+    setting: Setting
+    kills: tuple[Kill, ...]
+
+    def __repr__(self) -> str:
+        return f"{len(self.kills)} kills at {self.setting}: {self.acknowledged} rows acknowledged, {self.lost} lost"
+
+    @property
+    def acknowledged(self) -> int:
+        """Acknowledged rows of all rounds."""
+        return sum(one.acknowledged for one in self.kills)
+
+    @property
+    def lost(self) -> int:
+        """Lost rows of all rounds."""
+        return sum(one.lost for one in self.kills)
+
+    @property
+    def rows_per_s(self) -> float:
+        """Acknowledged rows a second, over all rounds."""
+        seconds = sum(one.wrote_s for one in self.kills)
+        return (self.acknowledged - len(self.kills)) / seconds if seconds else 0.0
+
+    def frame(self) -> pd.DataFrame:
+        """One row a kill: kill, acknowledged, lost, unacknowledged, rows_per_s, down_s."""
+        rows = [
+            (
+                number,
+                one.acknowledged,
+                one.lost,
+                one.unacknowledged,
+                round(one.rows_per_s),
+                round(one.down_s, 2),
+            )
+            for number, one in enumerate(self.kills, 1)
+        ]
+        return table(rows, ["kill", "acknowledged", "lost", "unacknowledged", "rows_per_s", "down_s"])
+
+
+@dataclass(frozen=True, slots=True)
+class Trade(Result):
+    """What safety costs and what speed costs: the same kills under several settings.
+
+    Attributes:
+        runs: one for each setting.
+    """
+
+    runs: tuple[Kills, ...]
+
+    def of(self, setting: Setting) -> Kills:
+        """The kills under one setting."""
+        return next(one for one in self.runs if one.setting == setting)
+
+    def gain(self, setting: Setting) -> float:
+        """How many times as many rows a second as under `SAFE`."""
+        safe = self.of(SAFE).rows_per_s
+        return self.of(setting).rows_per_s / safe if safe else float("nan")
+
+    def frame(self) -> pd.DataFrame:
+        """One row a setting: flush, sync, kills, rows_per_s, times_as_fast, acknowledged, lost, most_lost."""
+        columns = [
+            "flush",
+            "sync",
+            "kills",
+            "rows_per_s",
+            "times_as_fast",
+            "acknowledged",
+            "lost",
+            "most_lost",
+        ]
+        rows = [
+            (
+                one.setting.flush,
+                one.setting.sync,
+                len(one.kills),
+                round(one.rows_per_s),
+                round(self.gain(one.setting), 1),
+                one.acknowledged,
+                one.lost,
+                max(kill.lost for kill in one.kills),
+            )
+            for one in self.runs
+        ]
+        return table(rows, columns)
+
+
+def kills(lab: Lab, image: str, source: str, times: int = 10) -> Kills:
+    """Kill a database in the middle of writes, as often as asked for. Its data directory is in a volume.
+
+    Two servers take turns: one is written to while the other one starts again.
+
+    Args:
+        image: of MySQL.
+        source: a volume with a data directory that is not in use; copies of it are used.
+
+    Raises:
+        BadInput: `times` is not 1 to `MOST_KILLS`.
+    """
+    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= MOST_KILLS:
+        raise BadInput(f"{times!r} is no number of kills", hint=f"write a whole number, 1 to {MOST_KILLS}")
+    lanes = [times // _LANES + (lane < times % _LANES) for lane in range(_LANES)]
+    found = _side_by_side(lab, image, source, [(SAFE, count) for count in lanes if count])
+    return Kills(found[0].setting, tuple(kill for one in found for kill in one.kills))
+
+
+def trade(lab: Lab, image: str, source: str, times: int = 3) -> Trade:
+    """The same under three settings: `SAFE`, `WRITTEN` and `FAST`; the servers take turns in being written to.
+
+    Args:
+        image, source: as for `kills`.
+        times: kills under each setting.
+
+    Raises:
+        BadInput: `times` is not 1 to `MOST_KILLS`.
+    """
+    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= MOST_KILLS:
+        raise BadInput(f"{times!r} is no number of kills", hint=f"write a whole number, 1 to {MOST_KILLS}")
+    return Trade(tuple(_side_by_side(lab, image, source, [(one, times) for one in (SAFE, WRITTEN, FAST)])))
+
+
+def _side_by_side(lab: Lab, image: str, source: str, lanes: Sequence[tuple[Setting, int]]) -> list[Kills]:
+    # one writes at a time: whoever writes has the machine for itself but for those that start again
+    writing = threading.Lock()
+    # both are made at their first use, which must not be in several threads at once
+    lab.image("payload")
+    with lab.quiet(), ThreadPoolExecutor(len(lanes)) as pool:
+        return list(pool.map(lambda lane: _lane(lab, image, source, *lane, writing), lanes))
+
+
+def _lane(lab: Lab, image: str, source: str, setting: Setting, times: int, writing: threading.Lock) -> Kills:
+    with a_volume(lab, "kills", source) as volume:
+        server = start(lab, image, volume, setting.arguments, ports={f"{mysql.PORT}/tcp": None})
+        try:
+            connection = mysql.until_ready(lab, server, password=PASSWORD)
+            mysql.rows(connection, f"create database if not exists {DATABASE}")
+            mysql.rows(connection, f"create table {DATABASE}.numbered (n int primary key)")
+            ((flush, sync),) = mysql.rows(
+                connection, "select @@innodb_flush_log_at_trx_commit, @@sync_binlog"
+            )
+            found = []
+            for _ in range(times):
+                kill, connection = _kill(lab, server, connection, writing)
+                found.append(kill)
+            connection.close()
+            return Kills(Setting(int(flush), int(sync)), tuple(found))
+        finally:
+            remove(lab, server)
+
+
+def _kill(
+    lab: Lab, server: Container, connection: Connection, writing: threading.Lock
+) -> tuple[Kill, Connection]:
+    """One round: write, kill, start again, count. Gives the connection for the next one."""
+    ((last,),) = mysql.rows(connection, f"select coalesce(max(n), 0) from {DATABASE}.numbered")
+    writer = _Writer(connection, int(last) + 1)
+    with writing:
+        writer.start()
+        writer.wait_for_the_first_row()
+        time.sleep(random.uniform(LEAST_S, MOST_S))
+        killed = time.monotonic()
+        server.kill()
+        writer.join()
+    server.wait()
+    server.start()
+    again = mysql.until_ready(lab, server, password=PASSWORD)
+    down_s = time.monotonic() - killed
+    there = {
+        row[0] for row in mysql.rows(again, f"select n from {DATABASE}.numbered where n > %s", int(last))
+    }
+    acknowledged = set(writer.acknowledged)
+    kill = Kill(
+        len(acknowledged),
+        len(acknowledged - there),
+        len(there - acknowledged),
+        writer.times[-1] - writer.times[0],
+        down_s,
+    )
+    return kill, again
+
+
+class _Writer(threading.Thread):
+    """Commits rows numbered from `first` on, one after the other, until the server is no more."""
+
+    def __init__(self, connection: Connection, first: int) -> None:
+        super().__init__(daemon=True)
+        self.acknowledged: list[int] = []
+        self.times: list[float] = []
+        self._connection, self._next = connection, first
+        self._begun = threading.Event()
+        self._words = ""
+
+    def run(self) -> None:
+        try:
+            while True:
+                # the connection is in autocommit mode: the answer to the insert is the answer to its commit
+                mysql.rows(self._connection, f"insert into {DATABASE}.numbered values (%s)", self._next)
+                self.acknowledged.append(self._next)
+                self.times.append(time.monotonic())
+                self._next += 1
+                self._begun.set()
+        except (pymysql.err.MySQLError, OSError) as error:
+            self._words = str(error)
+        finally:
+            self._begun.set()
+
+    def wait_for_the_first_row(self) -> None:
+        self._begun.wait(_FIRST_ROW_S)
+        if not self.acknowledged:
+            raise LabError(
+                "the database acknowledged no row",
+                hint="run the cell again; where it stays so, the words say why",
+                engine_words=self._words or f"nothing came in {_FIRST_ROW_S:.0f} s",
+            )
