@@ -210,7 +210,8 @@ def draw_twins(result: Twins, ax: Axes) -> Axes:
         ax.add_patch(arrow)
     _box(ax, 2.7, 0.1, 3.0, 0.9, PAPER, INK, dashed=False)
     ax.text(4.2, 0.55, "one data directory", ha="center", va="center", weight="bold", color=INK)
-    told = f"the first holds the lock:\n{result.rows_before} row before, {result.rows_after} after\ncheck table: {result.check}"
+    told = f"{result.rows_before} row before, {result.rows_after} after\ncheck table: {result.check}"
+    told = f"the first holds the lock:\n{told}"
     ax.text(2.5, 0.55, told, ha="right", va="center", fontsize=9, color=INK)
     said = result.message.split("] ")[-1] if held else "got no lock error"
     ax.text(

@@ -217,10 +217,10 @@ def trade(lab: Lab, image: str, source: str, times: int = 3) -> Trade:
 def _side_by_side(lab: Lab, image: str, source: str, lanes: Sequence[tuple[Setting, int]]) -> list[Kills]:
     # one writes at a time: whoever writes has the machine for itself but for those that start again
     writing = threading.Lock()
-    # both are made at their first use, which must not be in several threads at once
+    # made at its first use, which must not be in several threads at once
     lab.image("payload")
     with lab.quiet(), ThreadPoolExecutor(len(lanes)) as pool:
-        return list(pool.map(lambda lane: _lane(lab, image, source, *lane, writing), lanes))
+        return list(pool.map(lambda lane: _lane(lab, image, source, lane[0], lane[1], writing), lanes))
 
 
 def _lane(lab: Lab, image: str, source: str, setting: Setting, times: int, writing: threading.Lock) -> Kills:

@@ -44,7 +44,10 @@ _LOOK_S = 0.1
 _LAST_LINES = 6
 # the server that initialises a directory says port 0; MySQL 5.7 writes two lines
 _READY = re.compile(r"ready for connections.*\n?.*port: 3306\b")
-_COPY = ["cp", "-a", "/from/.", "/to/"]
+# the second line gives the copy a server_uuid of its own (MySQL 8.4 Reference Manual, 19.1.6)
+_COPY = """cp -a /from/. /to/ || exit
+[ -z "$0" ] || printf '[auto]\\nserver-uuid=%s\\n' "$0" > /to/auto.cnf
+"""
 # of root's capabilities, those that cp(1) needs to keep owners and modes
 _COPIES: dict[str, Any] = {
     "network": "none",
@@ -111,7 +114,7 @@ def ask(lab: Lab, container: Container | str, sql: str) -> list[tuple[str, ...]]
         said = _client(lab, container, sql)
     if said.exit_code:
         # the first line warns of a password on a command line
-        words = [line for line in said.stderr.splitlines() if "[Warning]" not in line]
+        words = [line for line in str(said).splitlines() if "[Warning]" not in line]
         raise LabError(
             "the MySQL server did not do it",
             hint="its words say why",
@@ -158,14 +161,14 @@ def start(
     )
 
 
-def start_without_volume(lab: Lab, image: str, source: str) -> Container:
+def start_without_volume(lab: Lab, image: str, source: str, uuid: str = "", **options: Any) -> Container:
     """A server whose data directory is a copy of `source` in the volume without a name that the image declares.
 
     The server is held until the copy is there, once: a later start finds what is in the volume, whatever that is.
     """
-    server = lab.run(image, _HELD, environment=ENVIRONMENT, network="none")
-    mounts = lab.client.api.inspect_container(server.id)["Mounts"]
-    copy(lab, source, next(volume_name(one) for one in mounts if one["Destination"] == DATA))
+    server = lab.run(image, _HELD, environment=ENVIRONMENT, network="none", **options)
+    mounts = lab.client.api.inspect_container(str(server.id))["Mounts"]
+    copy(lab, source, next(volume_name(one) for one in mounts if one["Destination"] == DATA), uuid)
     lab.exec(server, ["touch", "/go"])
     return server
 
@@ -184,8 +187,11 @@ def remove(lab: Lab, container: Container) -> None:
 # --- data directories
 
 
-def copy(lab: Lab, source: str, target: str) -> None:
+def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
     """Copy the volume `source` to `target`: a volume's name, or a directory of the engine's host.
+
+    Args:
+        uuid: the server_uuid that the copy gets; "" for the one of its source.
 
     Raises:
         LabError: a running container uses `source`, so what is copied would belong to different moments.
@@ -199,7 +205,10 @@ def copy(lab: Lab, source: str, target: str) -> None:
         )
     with lab.quiet():
         helper = lab.run(
-            lab.image("payload"), _COPY, volumes=[f"{source}:/from:ro", f"{target}:/to"], **_COPIES
+            lab.image("payload"),
+            ["sh", "-c", _COPY, uuid],
+            volumes=[f"{source}:/from:ro", f"{target}:/to"],
+            **_COPIES,
         )
         try:
             status = helper.wait()["StatusCode"]
