@@ -8,10 +8,12 @@ is put in order. What the server had handed to the kernel stays in the page cach
 from __future__ import annotations
 
 import random
+import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ import pymysql
 
 from labhelpers import mysql
 from labhelpers.errors import BadInput, LabError
-from labhelpers.persistence.servers import DATABASE, PASSWORD, a_volume, remove, start
+from labhelpers.persistence.servers import DATABASE, PASSWORD, a_volume, copy, remove, start
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ LEAST_S, MOST_S = 0.25, 0.7
 """How long the writer writes before the kill, from its first acknowledged row: a random time between these."""
 MOST_KILLS = 100
 _FIRST_ROW_S = 300.0
-_LANES = 2
+_LANES = 3
+RATE_S = 0.4
+_RATES = 3
+_INSERT = f"insert into {DATABASE}.numbered values (%s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,31 +140,37 @@ class Kills(Result):
 
 @dataclass(frozen=True, slots=True)
 class Trade(Result):
-    """What safety costs and what speed costs: the same kills under several settings.
+    """What safety costs and what speed costs: kills under several settings, and how fast each one commits.
 
     Attributes:
-        runs: one for each setting.
+        runs: the kills, one for each setting.
+        rates: for each of them, rows acknowledged a second, measured several times while nothing else was written.
     """
 
     runs: tuple[Kills, ...]
+    rates: tuple[tuple[float, ...], ...]
 
     def of(self, setting: Setting) -> Kills:
         """The kills under one setting."""
         return next(one for one in self.runs if one.setting == setting)
 
+    def rows_per_s(self, setting: Setting) -> float:
+        """Rows acknowledged a second: the median of what was measured."""
+        pairs = zip(self.runs, self.rates, strict=True)
+        return statistics.median(next(rates for run, rates in pairs if run.setting == setting))
+
     def gain(self, setting: Setting) -> float:
         """How many times as many rows a second as under `SAFE`."""
-        safe = self.of(SAFE).rows_per_s
-        return self.of(setting).rows_per_s / safe if safe else float("nan")
+        return self.rows_per_s(setting) / self.rows_per_s(SAFE)
 
     def frame(self) -> pd.DataFrame:
-        """One row a setting: flush, sync, kills, rows_per_s, times_as_fast, acknowledged, lost, most_lost."""
+        """One row a setting: flush, sync, rows_per_s, times_as_fast, kills, acknowledged, lost, most_lost."""
         columns = [
             "flush",
             "sync",
-            "kills",
             "rows_per_s",
             "times_as_fast",
+            "kills",
             "acknowledged",
             "lost",
             "most_lost",
@@ -168,9 +179,9 @@ class Trade(Result):
             (
                 one.setting.flush,
                 one.setting.sync,
-                len(one.kills),
-                round(one.rows_per_s),
+                round(self.rows_per_s(one.setting)),
                 round(self.gain(one.setting), 1),
+                len(one.kills),
                 one.acknowledged,
                 one.lost,
                 max(kill.lost for kill in one.kills),
@@ -183,7 +194,7 @@ class Trade(Result):
 def kills(lab: Lab, image: str, source: str, times: int = 10) -> Kills:
     """Kill a database in the middle of writes, as often as asked for. Its data directory is in a volume.
 
-    Two servers take turns: one is written to while the other one starts again.
+    Three servers take turns: one is written to while the others start again.
 
     Args:
         image: of MySQL.
@@ -192,86 +203,124 @@ def kills(lab: Lab, image: str, source: str, times: int = 10) -> Kills:
     Raises:
         BadInput: `times` is not 1 to `MOST_KILLS`.
     """
-    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= MOST_KILLS:
-        raise BadInput(f"{times!r} is no number of kills", hint=f"write a whole number, 1 to {MOST_KILLS}")
-    lanes = [times // _LANES + (lane < times % _LANES) for lane in range(_LANES)]
-    found = _side_by_side(lab, image, source, [(SAFE, count) for count in lanes if count])
-    return Kills(found[0].setting, tuple(kill for one in found for kill in one.kills))
+    _must_be_a_number_of_kills(times)
+    lanes = [times // _LANES + (lane < times % _LANES) for lane in range(min(times, _LANES))]
+    with lab.quiet(), _servers(lab, image, source, [SAFE] * len(lanes)) as servers:
+        found = _side_by_side(lab, servers, lanes)
+        setting = servers[0].setting()
+    return Kills(setting, tuple(kill for one in found for kill in one))
 
 
-def trade(lab: Lab, image: str, source: str, times: int = 3) -> Trade:
-    """The same under three settings: `SAFE`, `WRITTEN` and `FAST`; the servers take turns in being written to.
+def trade(lab: Lab, image: str, source: str, safe: Kills, times: int = 3) -> Trade:
+    """The same under two faster settings, `WRITTEN` and `FAST`; and how fast all three commit, one at a time.
 
     Args:
         image, source: as for `kills`.
-        times: kills under each setting.
+        safe: what `kills` gave: the kills under the safe setting.
+        times: kills under each of the others.
 
     Raises:
         BadInput: `times` is not 1 to `MOST_KILLS`.
     """
+    _must_be_a_number_of_kills(times)
+    with lab.quiet(), _servers(lab, image, source, [SAFE, WRITTEN, FAST]) as servers:
+        # in turns, so that a machine which is busy for a moment does not harm one setting alone
+        rates = [[one.rate() for one in servers] for _ in range(_RATES)]
+        killed = servers[1:]
+        found = _side_by_side(lab, killed, [times] * len(killed))
+        runs = [Kills(one.setting(), tuple(each)) for one, each in zip(killed, found, strict=True)]
+    return Trade((safe, *runs), tuple(zip(*rates, strict=True)))
+
+
+def _must_be_a_number_of_kills(times: int) -> None:
     if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= MOST_KILLS:
         raise BadInput(f"{times!r} is no number of kills", hint=f"write a whole number, 1 to {MOST_KILLS}")
-    return Trade(tuple(_side_by_side(lab, image, source, [(one, times) for one in (SAFE, WRITTEN, FAST)])))
 
 
-def _side_by_side(lab: Lab, image: str, source: str, lanes: Sequence[tuple[Setting, int]]) -> list[Kills]:
+@contextmanager
+def _servers(lab: Lab, image: str, source: str, settings: Sequence[Setting]) -> Iterator[list[_Server]]:
+    """A server for each setting, each on a copy of `source` in a volume of its own, ready to be written to."""
+    with ExitStack() as stack:
+        volumes = [stack.enter_context(a_volume(lab, "kills")) for _ in settings]
+        ports = {f"{mysql.PORT}/tcp": None}
+
+        def begin(pair: tuple[Setting, str]) -> _Server:
+            setting, volume = pair
+            copy(lab, source, volume)
+            container = start(lab, image, volume, setting.arguments, ports=ports)
+            stack.callback(remove, lab, container)
+            return _Server(lab, container)
+
+        # made at its first use, which must not be in several threads at once
+        lab.image("payload")
+        with ThreadPoolExecutor(len(settings)) as pool:
+            yield list(pool.map(begin, zip(settings, volumes, strict=True)))
+
+
+def _side_by_side(lab: Lab, servers: Sequence[_Server], times: Sequence[int]) -> list[list[Kill]]:
     # one writes at a time: whoever writes has the machine for itself but for those that start again
     writing = threading.Lock()
-    # made at its first use, which must not be in several threads at once
-    lab.image("payload")
-    with lab.quiet(), ThreadPoolExecutor(len(lanes)) as pool:
-        return list(pool.map(lambda lane: _lane(lab, image, source, lane[0], lane[1], writing), lanes))
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return list(
+            pool.map(lambda server, count: [server.kill(writing) for _ in range(count)], servers, times)
+        )
 
 
-def _lane(lab: Lab, image: str, source: str, setting: Setting, times: int, writing: threading.Lock) -> Kills:
-    with a_volume(lab, "kills", source) as volume:
-        server = start(lab, image, volume, setting.arguments, ports={f"{mysql.PORT}/tcp": None})
-        try:
-            connection = mysql.until_ready(lab, server, password=PASSWORD)
-            mysql.rows(connection, f"create database if not exists {DATABASE}")
-            mysql.rows(connection, f"create table {DATABASE}.numbered (n int primary key)")
-            ((flush, sync),) = mysql.rows(
-                connection, "select @@innodb_flush_log_at_trx_commit, @@sync_binlog"
-            )
-            found = []
-            for _ in range(times):
-                kill, connection = _kill(lab, server, connection, writing)
-                found.append(kill)
-            connection.close()
-            return Kills(Setting(int(flush), int(sync)), tuple(found))
-        finally:
-            remove(lab, server)
+class _Server:
+    """A running server, and a connection to it."""
 
+    def __init__(self, lab: Lab, container: Container) -> None:
+        self._lab, self._container = lab, container
+        self._connection = mysql.until_ready(lab, container, password=PASSWORD)
+        mysql.rows(self._connection, f"create database if not exists {DATABASE}")
+        mysql.rows(self._connection, f"create table {DATABASE}.numbered (n int primary key)")
 
-def _kill(
-    lab: Lab, server: Container, connection: Connection, writing: threading.Lock
-) -> tuple[Kill, Connection]:
-    """One round: write, kill, start again, count. Gives the connection for the next one."""
-    ((last,),) = mysql.rows(connection, f"select coalesce(max(n), 0) from {DATABASE}.numbered")
-    writer = _Writer(connection, int(last) + 1)
-    with writing:
-        writer.start()
-        writer.wait_for_the_first_row()
-        time.sleep(random.uniform(LEAST_S, MOST_S))
-        killed = time.monotonic()
-        server.kill()
-        writer.join()
-    server.wait()
-    server.start()
-    again = mysql.until_ready(lab, server, password=PASSWORD)
-    down_s = time.monotonic() - killed
-    there = {
-        row[0] for row in mysql.rows(again, f"select n from {DATABASE}.numbered where n > %s", int(last))
-    }
-    acknowledged = set(writer.acknowledged)
-    kill = Kill(
-        len(acknowledged),
-        len(acknowledged - there),
-        len(there - acknowledged),
-        writer.times[-1] - writer.times[0],
-        down_s,
-    )
-    return kill, again
+    def setting(self) -> Setting:
+        """What it does at a commit, as it says itself."""
+        names = "@@innodb_flush_log_at_trx_commit, @@sync_binlog"
+        ((flush, sync),) = mysql.rows(self._connection, f"select {names}")
+        return Setting(int(flush), int(sync))
+
+    def rate(self) -> float:
+        """Rows committed a second, over a short while."""
+        number = self._last()
+        begin = now = time.monotonic()
+        count = 0
+        while now - begin < RATE_S or not count:
+            count += 1
+            mysql.rows(self._connection, _INSERT, number + count)
+            now = time.monotonic()
+        return count / (now - begin)
+
+    def kill(self, writing: threading.Lock) -> Kill:
+        """One round: write, kill, start again, count."""
+        last = self._last()
+        writer = _Writer(self._connection, last + 1)
+        with writing:
+            writer.start()
+            writer.wait_for_the_first_row()
+            time.sleep(random.uniform(LEAST_S, MOST_S))
+            killed = time.monotonic()
+            self._container.kill()
+            writer.join()
+        self._container.wait()
+        self._container.start()
+        self._connection = mysql.until_ready(self._lab, self._container, password=PASSWORD)
+        down_s = time.monotonic() - killed
+        query = f"select n from {DATABASE}.numbered where n > %s"
+        there = {row[0] for row in mysql.rows(self._connection, query, last)}
+        acknowledged = set(writer.acknowledged)
+        return Kill(
+            len(acknowledged),
+            len(acknowledged - there),
+            len(there - acknowledged),
+            writer.times[-1] - writer.times[0],
+            down_s,
+        )
+
+    def _last(self) -> int:
+        ((last,),) = mysql.rows(self._connection, f"select coalesce(max(n), 0) from {DATABASE}.numbered")
+        return int(last)
 
 
 class _Writer(threading.Thread):
@@ -289,7 +338,7 @@ class _Writer(threading.Thread):
         try:
             while True:
                 # the connection is in autocommit mode: the answer to the insert is the answer to its commit
-                mysql.rows(self._connection, f"insert into {DATABASE}.numbered values (%s)", self._next)
+                mysql.rows(self._connection, _INSERT, self._next)
                 self.acknowledged.append(self._next)
                 self.times.append(time.monotonic())
                 self._next += 1
