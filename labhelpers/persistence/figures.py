@@ -100,13 +100,16 @@ def draw_survival(result: Survival, ax: Axes) -> Axes:
             face, edge = ("#DDF0E9", HOST) if one.survived else ("#FADFCB", VM)
             ax.add_patch(Rectangle((column + 0.02, row - 0.44), 0.96, 0.88, fc=face, ec=edge, lw=1.2))
             ax.text(column + 0.5, row - 0.14, found, ha="center", va="center", fontsize=10.5, weight="bold")
-            if told is None:
-                said, colour = "no prediction", GREY
-            else:
+            if told is not None:
                 said, colour = (
                     f"you said: {told} {'✓' if told == found else '✗'}",
                     INK if told == found else VM,
                 )
+            elif result.predicted:
+                said, colour = "no prediction", GREY
+            else:
+                # "ERROR 1049 (42000) at line 1: Unknown database …"
+                said, colour = one.said.rpartition(": ")[2], GREY
             ax.text(column + 0.5, row + 0.21, said, ha="center", va="center", fontsize=8.8, color=colour)
     for column, way in enumerate(WAYS):
         ax.text(column + 0.5, -0.62, way, ha="center", va="center", fontsize=10.5, weight="bold", color=INK)
@@ -169,22 +172,17 @@ def draw_trade(result: Trade, ax: Axes) -> Axes:
         )
         left.text(-fastest * 0.04, row - 0.08, means, ha="right", va="top", fontsize=8.2, color=GREY)
         lost = [kill.lost for kill in one.kills]
-        spread = [row + 0.09 * (number - (len(lost) - 1) / 2) for number in range(len(lost))]
-        right.plot(lost, spread, "o", color=colour, ms=7, mec="white", clip_on=False)
+        step = min(0.09, 0.4 / len(lost))
+        spread = [row + step * (number - (len(lost) - 1) / 2) for number in range(len(lost))]
+        right.plot(lost, spread, "o", color=colour, ms=6, mec="white", clip_on=False)
         worst = max(one.kills, key=lambda kill: kill.lost)
-        said = "none in any kill"
-        if worst.lost:
-            said = f"up to {worst.lost}"
-            if worst.rows_per_s:
-                said += f": the work of {worst.lost / worst.rows_per_s:.2f} s"
-        right.text(
-            0 if not worst.lost else max(lost),
-            row - 0.27,
-            said,
-            fontsize=9,
-            va="bottom",
-            ha="left" if max(lost) < most * 0.6 else "right",
-        )
+        if not worst.lost:
+            right.text(most * 0.04, row, f"none in {len(lost)} kills", fontsize=9, va="center")
+            continue
+        said = f"up to {worst.lost}"
+        if worst.rows_per_s:
+            said += f": the work of {worst.lost / worst.rows_per_s:.2f} s"
+        right.text(most * 1.05, row - 0.27, said, fontsize=9, va="bottom", ha="right")
     for panel, top in ((left, fastest * 1.38), (right, most * 1.05)):
         panel.set(xlim=(0, top), ylim=(len(result.runs) - 0.5, -0.6), yticks=[])
         panel.tick_params(labelsize=8.5)

@@ -44,7 +44,9 @@ def test_the_table_shows_what_was_measured_and_what_was_predicted() -> None:
     assert said.count("no prediction") == 10
     assert "1 of 2 predictions came true" in texts(ax)
     assert set(WAYS) | set(OPERATIONS) <= set(said)
-    assert "predictions" not in texts(SURVIVAL.plot())
+    alone = texts(SURVIVAL.plot())
+    assert "prediction" not in alone
+    assert alone.count("1 a") == 12
 
 
 @pytest.mark.usefixtures("own_state")
@@ -106,18 +108,19 @@ def test_kills_are_drawn_one_by_one() -> None:
 
 
 def test_the_trade_shows_gain_and_loss_side_by_side() -> None:
-    written = Kills(WRITTEN, (Kill(300, 0, 0, 0.5, 1.0),))
+    written = Kills(WRITTEN, (Kill(300, 0, 0, 0.5, 1.0),) * 3)
     trade = Trade((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
     assert trade.gain(FAST) == 10
     ax = trade.plot()
     said = texts(ax)
     for words in ("1 / 1", "2 / 0", "0 / 0", "1,000 · 10.0 times", "up to 200: the work of 0.25 s"):
         assert words in said
-    assert said.count("none in any kill") == 2
+    assert "none in 2 kills" in said
+    assert "none in 3 kills" in said
     bars, points = ax.child_axes
     assert [patch.get_width() for patch in bars.patches] == [100, 400, 1000]  # type: ignore[attr-defined]
     lost = [np.asarray(line.get_xdata()).tolist() for line in points.lines[:3]]
-    assert lost == [[0, 0], [0], [200, 0]]
+    assert lost == [[0, 0], [0, 0, 0], [200, 0]]
 
 
 def test_twins_show_the_servers_words() -> None:
