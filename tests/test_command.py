@@ -23,6 +23,11 @@ RUN_OPTIONS: dict[str, Any] = {
     "ports": {"80/tcp": 28123, "53/udp": ("0.0.0.0", 28124)},
     "environment": {"A": "b c", "D": ""},
     "volumes": ["/tmp:/there:ro", "/anonymous"],
+    "mounts": [
+        "type=bind,source=/tmp,target=/there,readonly",
+        "type=volume,dst=/anonymous,volume-nocopy",
+        "type=tmpfs,target=/run",
+    ],
     "tmpfs": {"/run": "size=1m", "/scratch": ""},
     "memory": "64m",
     "memory_swap": -1,
@@ -54,6 +59,7 @@ RUN_OPTIONS: dict[str, Any] = {
     "user": "65534:65534",
     "workdir": "/tmp",
     "restart": "on-failure:3",
+    "rm": True,
     "labels": {"colour": "blue sky"},
 }
 # what differs between any two containers
@@ -121,6 +127,11 @@ def test_run(lab: Lab, option: str) -> None:
         {"ports": {"80/tcp": 70000}},
         {"ports": {"80/ftp": 8080}},
         {"volumes": ["relative:here"]},
+        {"mounts": ["type=bind.source=/tmp,target=/there"]},
+        {"mounts": ["type=bind,source=relative,target=/there"]},
+        {"mounts": ["type=disk,source=/tmp,target=/there"]},
+        {"mounts": ["type=volume,source=some"]},
+        {"mounts": ["type=volume,target=/there,readonly=perhaps"]},
         {"restart": "sometimes"},
         {"cgroupns": "shared"},
         {"ipc": "shared"},
