@@ -21,7 +21,15 @@ import pymysql
 
 from labhelpers import mysql
 from labhelpers.errors import BadInput, LabError
-from labhelpers.persistence.servers import DATABASE, PASSWORD, a_volume, copy, remove, start
+from labhelpers.persistence.servers import (
+    DATABASE,
+    PASSWORD,
+    a_volume,
+    copy,
+    remove,
+    start,
+    until_it_says_ready,
+)
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -31,12 +39,12 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
     from labhelpers.mysql import Connection
 
-LEAST_S, MOST_S = 0.25, 0.7
+LEAST_S, MOST_S = 0.2, 0.5
 """How long the writer writes before the kill, from its first acknowledged row: a random time between these."""
 MOST_KILLS = 100
 _FIRST_ROW_S = 300.0
 _LANES = 3
-RATE_S = 0.4
+RATE_S = 0.3
 _RATES = 3
 _INSERT = f"insert into {DATABASE}.numbered values (%s)"
 
@@ -271,7 +279,7 @@ class _Server:
 
     def __init__(self, lab: Lab, container: Container) -> None:
         self._lab, self._container = lab, container
-        self._connection = mysql.until_ready(lab, container, password=PASSWORD)
+        self._connection = self._connect()
         mysql.rows(self._connection, f"create database if not exists {DATABASE}")
         mysql.rows(self._connection, f"create table {DATABASE}.numbered (n int primary key)")
 
@@ -305,7 +313,7 @@ class _Server:
             writer.join()
         self._container.wait()
         self._container.start()
-        self._connection = mysql.until_ready(self._lab, self._container, password=PASSWORD)
+        self._connection = self._connect()
         down_s = time.monotonic() - killed
         query = f"select n from {DATABASE}.numbered where n > %s"
         there = {row[0] for row in mysql.rows(self._connection, query, last)}
@@ -317,6 +325,10 @@ class _Server:
             writer.times[-1] - writer.times[0],
             down_s,
         )
+
+    def _connect(self) -> Connection:
+        until_it_says_ready(self._lab, str(self._container.name))
+        return mysql.until_ready(self._lab, self._container, password=PASSWORD)
 
     def _last(self) -> int:
         ((last,),) = mysql.rows(self._connection, f"select coalesce(max(n), 0) from {DATABASE}.numbered")

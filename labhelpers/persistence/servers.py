@@ -97,6 +97,16 @@ def wait(lab: Lab, container: Container | str, limit_s: float = READY_S) -> Read
     )
 
 
+def until_it_says_ready(lab: Lab, name: str, limit_s: float = READY_S) -> None:
+    """Wait for the server's own word in its log, or for its end: before that a client need not try.
+
+    On a remote engine each try is a process in a container.
+    """
+    begin = time.monotonic()
+    while _runs(lab, name) and not _says_ready(lab, name) and time.monotonic() - begin < limit_s:
+        time.sleep(_LOOK_S)
+
+
 def _says_ready(lab: Lab, name: str) -> bool:
     """Whether its log says so, since its last start: a look that costs next to nothing, which an `exec` does not."""
     state = lab.client.api.inspect_container(name)["State"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 WAYS = ("no volume", "volume", "bind mount")
 OPERATIONS = ("stop, start", "kill, start", "remove, create anew", "upgrade the image")
+SELECT = f"use {DATABASE}; select * from mytab;"
 THERE, GONE = "still there", "gone"
 NEXT_CONNECTIONS = 77
 """What the newer image sets `max_connections` to: whoever asks the server knows that it runs from that image."""
@@ -180,12 +181,11 @@ def newer(lab: Lab, image: str) -> str:
 
 
 def survival(lab: Lab, image: str, source: str) -> Survival:
-    """Run all twelve: three servers side by side, each with the row, and four operations on each.
+    """Run all twelve, side by side: servers that have the row, and what happens to them.
 
     Args:
         image: of MySQL.
-        source: a volume with a data directory that has the book's row and is not in use. Each of the three servers
-            begins with a copy of it; whoever finds an empty directory later makes its own.
+        source: a volume with a data directory that has the book's row and is not in use. Each server begins with a copy of it; whoever finds an empty directory later makes its own.
     """
     upgraded = newer(lab, image)
     with ExitStack() as stack, lab.quiet():
@@ -194,10 +194,12 @@ def survival(lab: Lab, image: str, source: str) -> Survival:
         holder = stack.enter_context(a_volume(lab, "survival-host"))
         directory = host_directory(lab, holder)
         copy(lab, source, directory)
-        mounts = zip(WAYS, (None, named, directory), strict=True)
+        # without a volume, two servers: a new directory is initialised meanwhile, which takes longest
+        mounts = ((WAYS[0], None), (WAYS[0], None), (WAYS[1], named), (WAYS[2], directory))
+        parts = (OPERATIONS[:2], OPERATIONS[2:], OPERATIONS, OPERATIONS)
         runs = [_Way(lab, image, upgraded, source, way, mount) for way, mount in mounts]
         with ThreadPoolExecutor(len(runs)) as pool:
-            found = list(pool.map(lambda one: one.run(), runs))
+            found = list(pool.map(lambda one, part: one.run(part), runs, parts))
     return Survival(
         tuple(outcome for outcomes in found for outcome in outcomes),
         sum(one.orphans for one in runs),
@@ -215,38 +217,50 @@ class _Way:
         self.connections: list[int] = []
         self._made: list[Container] = []
 
-    def run(self) -> list[Outcome]:
+    def run(self, operations: Sequence[str]) -> list[Outcome]:
         try:
             server = self._first()
-            outcomes = [
-                self._outcome("stop, start", lambda: self._again(server, lambda: self._stop(server))),
-                self._outcome("kill, start", lambda: self._again(server, server.kill)),
-            ]
-            anew, upgrade = OPERATIONS[2:]
-            self._stop(server)
-            self._remove(server)
-            if self.mount is None:
-                # nothing connects the two new servers with each other or with the old one
-                with ThreadPoolExecutor(2) as pool:
-                    pair = ((anew, self.image), (upgrade, self.upgraded))
-                    outcomes += pool.map(lambda one: self._outcome(one[0], lambda: self._start(one[1])), pair)
-            else:
-                outcomes.append(self._outcome(anew, lambda: self._start(self.image)))
-                self._stop(self._made[-1])
-                self._remove(self._made[-1])
-                outcomes.append(self._outcome(upgrade, lambda: self._start(self.upgraded)))
-            return outcomes
+            ended = [self._ended(server, name) for name in operations if name in OPERATIONS[:2]]
+            return ended + self._replaced(server, [name for name in operations if name in OPERATIONS[2:]])
         finally:
             for one in self._made:
                 remove(self.lab, one)
 
     def _first(self) -> Container:
-        if self.mount is not None:
-            return self._start(self.image)
-        server = start_without_volume(self.lab, self.image, self.source)
-        self._made.append(server)
-        wait(self.lab, server)
+        if self.mount is None:
+            server = start_without_volume(self.lab, self.image, self.source)
+            self._made.append(server)
+            wait(self.lab, server)
+        else:
+            server = self._start(self.image)
+        # what is not there before cannot survive
+        if ask(self.lab, server, SELECT) != [ROW]:
+            raise LabError(
+                f"the volume {self.source!r} does not hold the book's row and nothing else in mytab",
+                hint="run the notebook from its top; persistence.data_directory makes such a volume",
+            )
         return server
+
+    def _ended(self, server: Container, operation: str) -> Outcome:
+        end = server.kill if operation == OPERATIONS[1] else partial(self._stop, server)
+        return self._outcome(operation, lambda: self._again(server, end))
+
+    def _replaced(self, server: Container, operations: Sequence[str]) -> list[Outcome]:
+        images = dict(zip(OPERATIONS[2:], (self.image, self.upgraded), strict=True))
+
+        def anew(operation: str) -> Outcome:
+            return self._outcome(operation, lambda: self._start(images[operation]))
+
+        if self.mount is None and operations:
+            # nothing connects the two new servers with each other or with the old one
+            self._remove(server)
+            with ThreadPoolExecutor(len(operations)) as pool:
+                return list(pool.map(anew, operations))
+        outcomes = []
+        for operation in operations:
+            self._remove(self._made[-1])
+            outcomes.append(anew(operation))
+        return outcomes
 
     def _start(self, image: str) -> Container:
         server = start(self.lab, image, self.mount, network="none")
@@ -267,7 +281,8 @@ class _Way:
         return server
 
     def _remove(self, server: Container) -> None:
-        """As `docker rm` does it: what has no name stays behind. It is counted, and goes a moment later."""
+        """As `docker stop` and `docker rm` do it: what has no name stays behind. It is counted, and goes then."""
+        self._stop(server)
         kept = place(self.lab, str(server.name))
         self.lab.remove(server)
         if kept.kind == ANONYMOUS:
@@ -279,7 +294,7 @@ class _Way:
         begin = time.monotonic()
         server = do()
         try:
-            rows = ask(self.lab, server, f"use {DATABASE}; select * from mytab;")
+            rows = ask(self.lab, server, SELECT)
             said = " ".join(rows[0]) if rows else "no row"
         except LabError as error:
             rows, said = [], str(error.engine_words)
