@@ -487,6 +487,8 @@ class Run(Operation):
         ipc: 'private', 'shareable' (others may join it), 'container:NAME', 'host' or 'none'.
         entrypoint: one word; its arguments belong into command.
         restart: 'no', 'always', 'unless-stopped', 'on-failure:3'.
+        health_cmd: what a shell inside runs to see whether the service is well; exit status 0 is healthy.
+        health_interval: seconds from one such check to the next; a whole number.
         rm: the engine removes it, and its anonymous volumes, when it has ended. Not for a command that ends at once:
             the lab would look for a container that is gone.
 
@@ -535,6 +537,8 @@ class Run(Operation):
     user: str | int | None = None
     workdir: str | None = None
     restart: str | None = None
+    health_cmd: str | None = None
+    health_interval: int | None = None
     rm: bool = False
     labels: Mapping[str, str] | None = None
 
@@ -579,6 +583,12 @@ class Run(Operation):
         "user": _one("--user", "User", str),
         "workdir": _one("--workdir", "WorkingDir"),
         "restart": _one("--restart", "HostConfig.RestartPolicy", _restart),
+        "health_cmd": _one("--health-cmd", "Healthcheck.Test", lambda text: ["CMD-SHELL", _text(text)]),
+        "health_interval": Option(
+            "--health-interval",
+            lambda value: [f"{value}s"],
+            _at("Healthcheck.Interval", lambda value: _some_seconds(value) * 10**9),
+        ),
         "rm": _switch("--rm", "HostConfig.AutoRemove"),
         "labels": _named("--label", "Labels"),
     }
@@ -736,6 +746,12 @@ class Stop(Operation):
 
     def _fixed(self) -> dict[str, Any]:
         return {"container": self.container}
+
+
+def _some_seconds(value: int) -> int:
+    if _seconds(value) == 0:
+        raise _refuse(value, "is no interval", "write whole seconds, 1 or more")
+    return value
 
 
 def _seconds(value: int) -> int:

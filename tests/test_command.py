@@ -45,6 +45,8 @@ RUN_OPTIONS: list[dict[str, Any]] = [
         "stdin_open": True,
         "tty": True,
         "rm": True,
+        "health_cmd": "test -e /tmp && true",
+        "health_interval": 300,
         "mounts": [
             "type=bind,source=/tmp,target=/there,readonly",
             "type=volume,dst=/anonymous,volume-nocopy",
@@ -154,6 +156,7 @@ def test_run(lab: Lab, options: dict[str, Any]) -> None:
         {"mounts": ["type=volume,source=some"]},
         {"mounts": ["type=volume,target=/there,readonly=perhaps"]},
         {"restart": "sometimes"},
+        {"health_interval": 0},
         {"cgroupns": "shared"},
         {"ipc": "shared"},
         {"uts": "private"},
