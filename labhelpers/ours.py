@@ -8,7 +8,7 @@ where it names another kind of thing, the labels came along and the thing is not
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -130,9 +130,18 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
 
 
 def clear(client: docker.DockerClient, session: str) -> list[str]:
-    """Remove all that a session made, and what it pulled from its own registry; a line for what would not go."""
+    """Remove all that a session made, what its builds left without a name, and what it pulled from its own registry.
+
+    Gives a line for what would not go.
+    """
     _, kept = remove(client, things(client, session))
-    registry = state.read_json(_record(session), {}).get("registry")
+    told = state.read_json(_record(session), {})
+    for id in told.get("stages", []):
+        # one that got a name since, or that a build of somebody else stands on, stays
+        with suppress(APIError):
+            if not client.api.inspect_image(id)["RepoTags"]:  # type: ignore[no-untyped-call]
+                remove_image(client.api, id)
+    registry = told.get("registry")
     if registry:
         for image in client.api.images():
             for name in image["RepoTags"] or []:
@@ -159,7 +168,7 @@ class Session:
 
     def __init__(self, engine_id: str, chapter: str) -> None:
         self.id = secrets.token_hex(4)
-        self._told = {"engine": engine_id, "chapter": chapter}
+        self._told: dict[str, Any] = {"engine": engine_id, "chapter": chapter}
         state.write_json(_record(self.id), self._told)
         self._lock = _lock(self.id)
         self._lock.acquire(timeout=5)
@@ -167,6 +176,11 @@ class Session:
     def has_registry(self, address: str) -> None:
         """Note the address of the session's registry: names of images that begin with it are the session's."""
         self._told["registry"] = address
+        state.write_json(_record(self.id), self._told)
+
+    def has_stages(self, ids: Iterable[str]) -> None:
+        """Note nameless images that its builds left: stages, and what a failed build stopped at."""
+        self._told["stages"] = [*self._told.get("stages", []), *ids]
         state.write_json(_record(self.id), self._told)
 
     def end(self) -> None:
