@@ -70,12 +70,25 @@ def things(client: docker.DockerClient, session: str | None = None) -> list[Thin
 
 
 def others(client: docker.DockerClient) -> list[Thing]:
-    """What is on the engine and no lab made, in the order in which it can be removed; the lab images left out."""
+    """What is on the engine and no lab made, in the order in which it can be removed; the lab images left out.
+
+    Nor is a volume without a name listed that a lab's container has: it goes with that container.
+    """
+    used = _volumes_of_labs(client)
     return [
         Thing(kind, name, "", "", id)
         for kind, name, id, found in _listed(client, {})
-        if CHAPTER not in found and not (kind == "image" and _is_lab_image(name, found))
+        if CHAPTER not in found
+        and not (kind == "image" and _is_lab_image(name, found))
+        and not (kind == "volume" and name in used)
     ]
+
+
+def _volumes_of_labs(client: docker.DockerClient) -> set[str]:
+    rows = client.api.containers(all=True, filters={"label": CHAPTER})
+    mounts = [mount for row in rows for mount in row.get("Mounts") or [] if mount["Type"] == "volume"]
+    # with containerd's store Docker 28 leaves out the name of one that nobody named; its directory has it
+    return {mount.get("Name") or mount["Source"].split("/")[-2] for mount in mounts}
 
 
 def _is_lab_image(name: str, found: dict[str, str]) -> bool:

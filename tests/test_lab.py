@@ -118,6 +118,16 @@ def test_what_was_there_before_the_lab_is_not_listed(engine: Engine, foreign: st
         assert foreign not in [thing.name for thing in lab.made_elsewhere().things]
 
 
+def test_a_nameless_volume_of_a_container_of_the_lab_is_not_listed_as_somebody_elses(quiet: Lab) -> None:
+    container = quiet.run(IMAGE, "sleep 60", network="none", volumes=["/data"])
+    (source,) = [mount["Source"] for mount in container.attrs["Mounts"]]
+    (mine,) = [v["Name"] for v in quiet.client.api.volumes()["Volumes"] if f"/{v['Name']}/" in source]
+    assert mine not in [thing.name for thing in quiet.made_elsewhere().things]
+    quiet.remove(container, force=True)  # without -v it stays, and is nobody's
+    assert mine in [thing.name for thing in quiet.made_elsewhere().things]
+    quiet.client.volumes.get(mine).remove()
+
+
 def images_with(engine: Engine, setting: str) -> list[str]:
     """All images, the steps of builds among them, whose environment has `setting`."""
     found = []

@@ -200,9 +200,6 @@ def engine_restarts(lab: Lab) -> Fates:
     The fates are those after the engine answers again: it starts containers before it does (moby, daemon.restore).
     """
     payload = lab.image("payload")
-    why_not = nested.too_slow(lab, payload)
-    if why_not:
-        return _not_tried(why_not)
     image = lab.image("engine")
     with lab.quiet():
         try:
