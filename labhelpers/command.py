@@ -304,6 +304,52 @@ def _volume_api(value: Sequence[str]) -> dict[str, Any]:
     return ({"HostConfig.Binds": binds} if binds else {}) | ({"Volumes": anonymous} if anonymous else {})
 
 
+def _mounts(value: Sequence[str]) -> list[dict[str, Any]]:
+    """`type=bind,source=/outside,target=/inside`, as docker/cli reads `--mount` (opts/mount.go)."""
+    return [_mount(one) for one in _texts(value)]
+
+
+def _mount(text: str) -> dict[str, Any]:
+    mount: dict[str, Any] = {"Type": "volume"}
+    for field in text.split(","):
+        key, is_pair, given = field.partition("=")
+        name = _MOUNT_KEYS.get(key)
+        if name is None or (not is_pair and name not in _MOUNT_SWITCHES):
+            raise _refuse(
+                text,
+                f"is not a mount: {field!r} is none of its fields",
+                "fields are separated by commas: 'type=bind,source=/outside,target=/inside,readonly'",
+            )
+        if name in _MOUNT_SWITCHES and given not in ("", "true"):
+            raise _refuse(text, f"is not a mount: {field!r}", f"write {key!r} alone, or leave it out")
+        _put(mount, name, True if name in _MOUNT_SWITCHES else given)
+    if mount["Type"] not in ("bind", "volume", "tmpfs") or not mount.get("Target", "").startswith("/"):
+        raise _refuse(
+            text,
+            "is not a mount",
+            "its type is bind, volume or tmpfs, and its target is a path from the root: 'target=/inside'",
+        )
+    if mount["Type"] == "bind" and not mount.get("Source", "").startswith("/"):
+        raise _refuse(text, "is not a bind mount", "its source is a path from the root: 'source=/outside'")
+    if "VolumeOptions" in mount:
+        mount["VolumeOptions"]["DriverConfig"] = {}  # the command line sends it with them
+    return mount
+
+
+_MOUNT_SWITCHES = ("ReadOnly", "VolumeOptions.NoCopy")
+_MOUNT_KEYS = {
+    "type": "Type",
+    "source": "Source",
+    "src": "Source",
+    "target": "Target",
+    "dst": "Target",
+    "destination": "Target",
+    "readonly": "ReadOnly",
+    "ro": "ReadOnly",
+    "volume-nocopy": "VolumeOptions.NoCopy",
+}
+
+
 def _tmpfs(value: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(str(inside).startswith("/") for inside in value):
         raise _refuse(value, "is not a table of tmpfs mounts", "write {'/run': 'size=16m'}, or {'/run': ''}")
@@ -424,6 +470,7 @@ class Run(Operation):
             `('0.0.0.0', 8080)`; None for a free port.
         environment, labels: name → value.
         volumes: as `-v` takes them: 'name:/inside', '/outside:/inside:ro', '/anonymous'.
+        mounts: as `--mount` takes them: 'type=bind,source=/outside,target=/inside', also `readonly`, `volume-nocopy`.
         tmpfs: path inside → mount options ('' for none).
         memory, memory_swap: bytes, or a text such as '64m' (powers of 1,024); memory_swap -1 for no limit.
         memory_reservation: a soft limit, as memory: bytes, or '64m'.
@@ -440,6 +487,10 @@ class Run(Operation):
         ipc: 'private', 'shareable' (others may join it), 'container:NAME', 'host' or 'none'.
         entrypoint: one word; its arguments belong into command.
         restart: 'no', 'always', 'unless-stopped', 'on-failure:3'.
+        health_cmd: what a shell inside runs to see whether the service is well; exit status 0 is healthy.
+        health_interval: seconds from one such check to the next; a whole number.
+        rm: the engine removes it, and its anonymous volumes, when it has ended. Not for a command that ends at once:
+            the lab would look for a container that is gone.
 
     Raises:
         BadInput: a value that cannot be meant.
@@ -454,6 +505,7 @@ class Run(Operation):
     ports: Mapping[str | int, Any] | None = None
     environment: Mapping[str, str] | None = None
     volumes: Sequence[str] | None = None
+    mounts: Sequence[str] | None = None
     tmpfs: Mapping[str, str] | None = None
     memory: int | str | None = None
     memory_swap: int | str | None = None
@@ -485,6 +537,9 @@ class Run(Operation):
     user: str | int | None = None
     workdir: str | None = None
     restart: str | None = None
+    health_cmd: str | None = None
+    health_interval: int | None = None
+    rm: bool = False
     labels: Mapping[str, str] | None = None
 
     VERB = ("run", "-d")
@@ -496,6 +551,7 @@ class Run(Operation):
         "ports": Option("-p", _port_words, _port_api),
         "environment": _named("-e", "Env", _pairs),
         "volumes": Option("-v", _volumes, _volume_api),
+        "mounts": _many("--mount", "HostConfig.Mounts", _mounts),
         "tmpfs": Option("--tmpfs", _tmpfs_words, _at("HostConfig.Tmpfs", _tmpfs)),
         "memory": _one("--memory", "HostConfig.Memory", _size),
         "memory_swap": _one("--memory-swap", "HostConfig.MemorySwap", _swap),
@@ -527,6 +583,13 @@ class Run(Operation):
         "user": _one("--user", "User", str),
         "workdir": _one("--workdir", "WorkingDir"),
         "restart": _one("--restart", "HostConfig.RestartPolicy", _restart),
+        "health_cmd": _one("--health-cmd", "Healthcheck.Test", lambda text: ["CMD-SHELL", _text(text)]),
+        "health_interval": Option(
+            "--health-interval",
+            lambda value: [f"{value}s"],
+            _at("Healthcheck.Interval", lambda value: _some_seconds(value) * 10**9),
+        ),
+        "rm": _switch("--rm", "HostConfig.AutoRemove"),
         "labels": _named("--label", "Labels"),
     }
 
@@ -683,6 +746,12 @@ class Stop(Operation):
 
     def _fixed(self) -> dict[str, Any]:
         return {"container": self.container}
+
+
+def _some_seconds(value: int) -> int:
+    if _seconds(value) == 0:
+        raise _refuse(value, "is no interval", "write whole seconds, 1 or more")
+    return value
 
 
 def _seconds(value: int) -> int:

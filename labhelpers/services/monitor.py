@@ -1,0 +1,280 @@
+"""A monitor of containers: what it is given of the host, its page, and its numbers beside the kernel's."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.errors import LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from docker.models.containers import Container
+
+    from labhelpers.engine.images import HubImage
+    from labhelpers.lab import Lab
+
+PORT = 8080
+"""Where cAdvisor listens inside of its container, and the lab's image of Netdata as well."""
+BOOK = (
+    ("/", "/rootfs", "every file of the host"),
+    ("/var/run", "/var/run", "sockets of programs, the engine's own among them where it is kept there"),
+    ("/sys", "/sys", "the kernel's objects; the counters of all control groups are in /sys/fs/cgroup"),
+    ("/var/lib/docker/", "/var/lib/docker", "the engine's data, where it is kept there"),
+    ("/dev/disk/", "/dev/disk", "names of disks"),
+)
+"""The five mounts of the book's line: on the host, in the container, what is there."""
+SOCKETS = "/var/run"
+NETDATA, CADVISOR = "Netdata", "cAdvisor"
+_CALL_S = 30.0
+_FOUND_S = 60.0
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Result):
+    """What one mount of the book's line gives.
+
+    Attributes:
+        host, inside: its path on the engine's host, and in the container.
+        gives: what is there, in a few words.
+        there: whether the host has it.
+    """
+
+    host: str
+    inside: str
+    gives: str
+    there: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sources(Result):
+    """The mounts of the book's line, as the engine's host has them.
+
+    Attributes:
+        mounts: in the book's order.
+    """
+
+    mounts: tuple[Source, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Paths that the host does not have."""
+        return tuple(one.host for one in self.mounts if not one.there)
+
+    def options(self, without: Sequence[str] = ()) -> str:
+        """`--volume` options for those that are there, but for the paths in `without`."""
+        kept = (one for one in self.mounts if one.there and one.host not in without)
+        return " ".join(f"--volume={one.host}:{one.inside}:ro" for one in kept)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a mount: on the host, in the container, there, gives."""
+        rows = [(one.host, one.inside, one.there, one.gives) for one in self.mounts]
+        return table(rows, ["on the host", "in the container", "there", "gives"])
+
+
+def sources(lab: Lab, mounts: Sequence[tuple[str, str, str]] = BOOK) -> Sources:
+    """Which paths of the book's mounts the engine's host has. `-v` makes a directory where one is missing.
+
+    Args:
+        mounts: on the host, in the container, what is there.
+    """
+    return Sources(tuple(Source(*one, _is_there(lab, one[0])) for one in mounts))
+
+
+def tidy(lab: Lab, before: Sources) -> tuple[str, ...]:
+    """Remove the empty directories that `-v` made on the engine's host where a source was missing; what could not be.
+
+    A container of the lab does it with rmdir(2), which takes no directory that holds something.
+    """
+    left = []
+    for one in before.mounts:
+        if one.there or not _is_there(lab, one.host):
+            continue
+        above, _, name = lab.host.real_path(one.host).rpartition("/")
+        with lab.quiet():
+            remover = lab.run(
+                lab.image("payload"),
+                ["rmdir", f"/above/{name}"],
+                volumes=[f"{above or '/'}:/above"],
+                network="none",
+                cap_drop=["ALL"],
+                cap_add=["DAC_OVERRIDE"],
+                read_only=True,
+            )
+            remover.wait()
+            lab.remove(remover)
+        if _is_there(lab, one.host):
+            left.append(one.host)
+    return tuple(left)
+
+
+def _is_there(lab: Lab, path: str) -> bool:
+    name = lab.host.real_path(path).strip("/")
+    return not name or lab.host.entries("/", [name])[name] is not None
+
+
+# --- the page
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Result):
+    """A web page of a container, shown in the notebook's page; elsewhere, its address.
+
+    Attributes:
+        url: on this machine's loopback.
+    """
+
+    url: str
+
+    def __repr__(self) -> str:
+        return f"open {self.url} in a browser on this machine"
+
+    def _repr_html_(self) -> str:
+        url = escape(self.url)
+        return f'<iframe src="{url}" width="100%" height="520" title="{url}"></iframe><br><code>{url}</code>'
+
+
+def page(lab: Lab, container: Container | str, path: str = "") -> Page:
+    """The page of a monitor.
+
+    Raises:
+        LabError: it does not run, or did not answer in time.
+    """
+    _get(lab, container, path.partition("#")[0])
+    host, port = lab.reach(container, PORT)
+    return Page(f"http://{host}:{port}/{path}")
+
+
+def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _FOUND_S) -> Any:
+    """What the monitor answers: JSON as it means, else text. A monitor that has just been started is waited for."""
+    host, port = lab.reach(container, PORT)
+    end = time.monotonic() + limit_s
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}/{path}", timeout=_CALL_S) as answer:
+                text = answer.read().decode(errors="replace")
+            return json.loads(text) if text.lstrip()[:1] in ("{", "[") else text
+        except (OSError, ValueError) as error:
+            if time.monotonic() > end:
+                raise LabError(
+                    f"the monitor did not answer on its port {PORT}",
+                    hint=f"see why: docker logs {container if isinstance(container, str) else container.name}",
+                    engine_words=str(error),
+                ) from None
+            time.sleep(0.2)
+
+
+# --- its numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a monitor says of a container.
+
+    Attributes:
+        cpu: (seconds since 1970 on the host's clock, percent of one processor in the time before).
+        memory: (seconds, anonymous memory in bytes).
+    """
+
+    cpu: tuple[tuple[float, float], ...]
+    memory: tuple[tuple[float, float], ...]
+
+
+def kind(image: HubImage) -> str:
+    """Which monitor `image` is: `cAdvisor`, or the `Netdata` that stands in for it."""
+    return NETDATA if image.stands_in else CADVISOR
+
+
+def knows(
+    lab: Lab, monitor: Container | str, which: str, container_id: str, limit_s: float = _FOUND_S
+) -> bool:
+    """Whether the monitor has found a container; False where it does not answer in the way of `which`."""
+    try:
+        if which == NETDATA:
+            return {"cpu", "mem"} <= _charts(lab, monitor, container_id, limit_s).keys()
+        return bool(_cadvisor(lab, monitor, container_id, limit_s))
+    except LabError:
+        return False
+
+
+def told(lab: Lab, monitor: Container | str, which: str, container_id: str, begin: float, end: float) -> Told:
+    """What the monitor says of a container between two times, in seconds since 1970.
+
+    Raises:
+        LabError: it does not know that container.
+    """
+    read = netdata if which == NETDATA else cadvisor
+    said = read(lab, monitor, container_id, begin, end)
+    if said.cpu and said.memory:
+        return said
+    raise LabError(
+        f"the monitor says nothing of the container {container_id[:12]}",
+        hint="it looks for new containers now and then: measure for longer",
+    )
+
+
+def netdata(lab: Lab, monitor: Container | str, container_id: str, begin: float, end: float) -> Told:
+    """Netdata's /api/v1/data (learn.netdata.cloud, "REST API"): one row a second, a column for each dimension."""
+    charts = _charts(lab, monitor, container_id)
+    if not {"cpu", "mem"} <= charts.keys():
+        return Told((), ())
+    rows = {}
+    for what in ("cpu", "mem"):
+        query = f"chart={charts[what]}&after={int(begin)}&before={int(end) + 1}&format=json"
+        rows[what] = _get(lab, monitor, f"api/v1/data?{query}")
+    # /sys/fs/cgroup/…/memory.stat calls it rss on version 1, anon on version 2; Netdata keeps its words
+    names = rows["mem"]["labels"]
+    column = names.index("anon" if "anon" in names else "rss")
+    cpu = sorted((row[0], sum(row[1:])) for row in rows["cpu"]["data"] if None not in row)
+    memory = sorted((row[0], row[column] * MIB) for row in rows["mem"]["data"] if None not in row)
+    return Told(tuple(cpu), tuple(memory))
+
+
+def _charts(
+    lab: Lab, monitor: Container | str, container_id: str, limit_s: float = _FOUND_S
+) -> dict[str, str]:
+    """`cpu` and `mem` → Netdata's charts of a container, as far as it has them."""
+    pattern = re.compile(rf"cgroup_\S*{container_id}\S*\.(cpu|mem)")
+    answer = _get(lab, monitor, "api/v1/charts", limit_s)
+    found = (pattern.fullmatch(name) for name in (answer["charts"] if isinstance(answer, dict) else ()))
+    return {one[1]: one[0] for one in found if one}
+
+
+def cadvisor(lab: Lab, monitor: Container | str, container_id: str, begin: float, end: float) -> Told:
+    """cAdvisor's /api/v1.3/docker/ID (github.com/google/cadvisor, docs/api.md): counters, each with its time."""
+    return cadvisor_told(_cadvisor(lab, monitor, container_id), begin, end)
+
+
+def _cadvisor(
+    lab: Lab, monitor: Container | str, container_id: str, limit_s: float = 3.0
+) -> list[dict[str, Any]]:
+    try:
+        # it answers with an error while it does not know the container
+        answer = _get(lab, monitor, f"api/v1.3/docker/{container_id}", min(limit_s, 3.0))
+    except LabError:
+        return []
+    one: dict[str, Any] = next(iter(answer.values()), {}) if isinstance(answer, dict) else {}
+    return list(one.get("stats") or [])
+
+
+def cadvisor_told(stats: Sequence[dict[str, Any]], begin: float, end: float) -> Told:
+    """What cAdvisor's stats say: rates between one reading of the processor counter and the next."""
+    from labhelpers.services.starting import seconds
+
+    rows = sorted(
+        (seconds(one["timestamp"]), one["cpu"]["usage"]["total"] / 1e9, float(one["memory"]["rss"]))
+        for one in stats
+    )
+    inside = [row for row in rows if begin <= row[0] <= end + 1]
+    pairs = pairwise(inside)
+    cpu = ((b[0], 100 * (b[1] - a[1]) / (b[0] - a[0])) for a, b in pairs if b[0] > a[0])
+    return Told(tuple(cpu), tuple((row[0], row[2]) for row in inside))

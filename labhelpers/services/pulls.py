@@ -1,0 +1,176 @@
+"""An image of a service, pulled from a registry layer by layer."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.errors import LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.engine.images import HubImage
+    from labhelpers.lab import Lab
+
+COMPLETE, ALREADY = "Pull complete", "Already exists"
+_FETCHING, _UNPACKING = ("Pulling fs layer", "Waiting", "Downloading"), ("Download complete", "Extracting")
+# settings of the official image's directory for them; a salt, so that no engine has these layers yet
+_RECIPE = """\
+FROM {base}
+COPY names.cnf /etc/mysql/conf.d/names.cnf
+COPY zone.cnf /etc/mysql/conf.d/zone.cnf
+"""
+_SETTINGS = {
+    "names.cnf": "# {salt}\n[mysqld]\ncharacter-set-server = utf8mb4\n",
+    "zone.cnf": "# {salt}\n[mysqld]\ndefault-time-zone = '+00:00'\n",
+}
+_WAIT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class PulledLayer:
+    """One layer of a pull, times in seconds since it began.
+
+    Attributes:
+        id: as docker shows it.
+        bytes: of its blob as it travels; 0 where the engine did not say.
+        begin_s, fetched_s, done_s: told of; fetched; unpacked. All the same for one that was already there.
+        already_there: whether the engine had it before.
+    """
+
+    id: str
+    bytes: int
+    begin_s: float
+    fetched_s: float
+    done_s: float
+    already_there: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled(Result):
+    """A `docker pull` of a service's image.
+
+    Attributes:
+        ref: what was pulled.
+        layers: in the order in which the engine told of them.
+        total_s: wall time.
+        size_bytes: of the image, as the engine counts.
+    """
+
+    ref: str
+    layers: tuple[PulledLayer, ...]
+    total_s: float
+    size_bytes: int
+
+    @property
+    def fetched(self) -> int:
+        """How many layers travelled."""
+        return sum(not one.already_there for one in self.layers)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a layer: layer, bytes, already there, begin_s, fetched_s, done_s."""
+        rows = [
+            (one.id, one.bytes, one.already_there, one.begin_s, one.fetched_s, one.done_s)
+            for one in self.layers
+        ]
+        return table(rows, ["layer", "bytes", "already there", "begin_s", "fetched_s", "done_s"])
+
+
+class Offer:
+    """An image on its way into the lab's registry, so that it can be pulled from there: see `offer`."""
+
+    def __init__(self, lab: Lab, image: str) -> None:
+        self._lab, self._image = lab, image
+        self._ref, self._error = "", ""
+        self._thread = threading.Thread(target=self._push, name="offer", daemon=True)
+        self._thread.start()
+
+    @property
+    def ref(self) -> str:
+        """What to pull; waits until the registry has it.
+
+        Raises:
+            LabError: it could not be built or pushed.
+        """
+        self._thread.join(_WAIT_S)
+        if not self._ref:
+            raise LabError(
+                f"the image {self._image} did not come into the lab's registry",
+                hint="run the cell again; `./lab doctor` looks at the engine",
+                engine_words=self._error or f"not done after {_WAIT_S:.0f} s",
+            )
+        return self._ref
+
+    def _push(self) -> None:
+        tag = f"offer-{token_hex(4)}:8.4"
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                files = {"Dockerfile": _RECIPE.format(base=self._image)}
+                files |= {name: text.format(salt=token_hex(8)) for name, text in _SETTINGS.items()}
+                for name, text in files.items():
+                    (Path(folder) / name).write_text(text)
+                with self._lab.quiet():
+                    self._lab.build(folder, tag)
+            ref = self._lab.registry.push(tag, "mysql:8.4")
+            # pulled, it is to come from there and not be found here
+            self._lab.client.api.remove_image(tag)
+            self._ref = ref
+        except Exception as error:  # it is told to whoever asks for the reference, in his thread
+            self._error = str(error)
+
+
+def offer(lab: Lab, image: HubImage) -> Offer | HubImage:
+    """Something to pull: `.ref`. Where `image` is the real one that is its own reference, and nothing is done.
+
+    Where a lab image stands in, the lab puts two small layers of settings on it and pushes the result to its own
+    registry, in the background: the engine compresses hundreds of MB for that.
+    """
+    return Offer(lab, image.ref) if image.stands_in else image
+
+
+def pull(lab: Lab, ref: str) -> Pulled:
+    """A real `docker pull`, timed layer by layer as the engine tells of it (Engine API, POST /images/create).
+
+    Raises:
+        BadInput: `ref` cannot be an image.
+        ImageMissing: the registry does not have it, or does not answer.
+    """
+    watch = _Watch()
+    image = lab.pull(ref, see=watch.step)
+    total_s = time.monotonic() - watch.began
+    return Pulled(ref, watch.layers(), total_s, int(image.attrs["Size"]))
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self._seen: dict[str, dict[str, float]] = {}
+        self._bytes: dict[str, int] = {}
+
+    def step(self, step: Mapping[str, Any]) -> None:
+        """One word of the engine about one layer."""
+        layer, says = str(step.get("id", "")), str(step.get("status", ""))
+        if says not in (*_FETCHING, *_UNPACKING, COMPLETE, ALREADY):
+            return  # about the image as a whole
+        kind = "fetch" if says in _FETCHING else "unpack" if says in _UNPACKING else says
+        self._seen.setdefault(layer, {}).setdefault(kind, time.monotonic() - self.began)
+        total = (step.get("progressDetail") or {}).get("total", 0)
+        self._bytes[layer] = max(self._bytes.get(layer, 0), int(total or 0))
+
+    def layers(self) -> tuple[PulledLayer, ...]:
+        """What was seen, with the times of steps that were too quick to be told filled in."""
+        found = []
+        for layer, at in self._seen.items():
+            begin = min(at.values())
+            done = at.get(COMPLETE, max(at.values()))
+            fetched = at.get("unpack", done)
+            found.append(PulledLayer(layer, self._bytes[layer], begin, fetched, done, ALREADY in at))
+        return tuple(found)

@@ -1,0 +1,415 @@
+"""The exercises of the chapter on volumes: the engine's state and the directories on its host prove them.
+
+What the lab makes for an exercise has a name with a random end; what the reader makes has the name that the task says.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import NotFound
+
+from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.volumes import stage
+from labhelpers.volumes.owners import outside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from labhelpers.lab import Lab
+
+CHAPTER = "07"
+SHELF, COMMA, STAYS, SHOP, CLERK, COPY = "bookshelf", "bind-fix", "stays", "shop", "clerk", "archive-copy"
+INSIDE = "/var/log"
+PAGE = "index.html"
+# (session, what for) → what the lab made for an exercise: a cell that is run again keeps it
+_made: dict[tuple[str, str], Any] = {}
+
+
+# --- looking
+
+
+def _volume(lab: Lab, name: str) -> dict[str, Any] | None:
+    """What the engine says of a volume, made by whatever means; None where there is none."""
+    try:
+        found: dict[str, Any] = lab.client.api.inspect_volume(name)
+    except NotFound:
+        return None
+    return found
+
+
+def _mount(lab: Lab, container: str, inside: str) -> dict[str, Any] | None:
+    """What is mounted at `inside` of a container, in the engine's words."""
+    mounts: list[dict[str, Any]] = lab.client.api.inspect_container(container)["Mounts"]
+    return next((mount for mount in mounts if mount["Destination"] == inside), None)
+
+
+def _is_anonymous(name: str) -> bool:
+    return len(name) == 64 and not set(name) - set("0123456789abcdef")
+
+
+def _runs(name: str, hint: Callable[[Lab], str] | str) -> Task:
+    return Task("runs", f"A container {name} runs", lambda lab: not_running(lab, name), hint)
+
+
+def _other_mount(lab: Lab, container: str, inside: str) -> str | None:
+    """Why nothing is mounted at `inside`, in the reader's words; None where something is."""
+    if _mount(lab, container, inside):
+        return None
+    points = sorted(one["Destination"] for one in lab.client.api.inspect_container(container)["Mounts"])
+    other = f"; there is something at {', '.join(points)}" if points else ""
+    return f"nothing is mounted at {inside} of {container}{other}"
+
+
+# --- 1: docker create volume
+
+
+def bookshelf(lab: Lab) -> Exercise:
+    """Repair `docker create volume bookshelf`."""
+    there = Task(
+        "there",
+        f"The engine has a volume called {SHELF}",
+        lambda lab: None if _volume(lab, SHELF) else f"the engine has no volume called {SHELF}",
+        _shelf_hint,
+    )
+    holds = Task(
+        "holds",
+        "A container has put a file called title into it",
+        _holds_title,
+        "Any container that has the volume mounted can write it: the volume's name, a colon, a path inside.",
+        ("there",),
+    )
+    return Exercise(lab, CHAPTER, "bookshelf", "A volume, not an image", (there, holds), settle_s=0.3)
+
+
+def _holds_title(lab: Lab) -> str | None:
+    entry = lab.host.entries(stage.directory_of(lab, SHELF), ["title"])["title"]
+    if entry is None:
+        return f"{SHELF} is there, and holds no file called title"
+    return None if entry.kind == "file" else f"title in {SHELF} is no file, it is a {entry.kind}"
+
+
+def _shelf_hint(lab: Lab) -> str:
+    if container_named(lab, SHELF):
+        return (
+            f"{SHELF} is a container now: `docker create` makes one, of the image that its first word names. Volumes "
+            "have commands of their own: see `docker volume --help`."
+        )
+    return (
+        "`docker create` makes a container. It takes the word after it as the name of an image, here `volume`. In "
+        "docker's commands, what you deal with comes first, and then what you do with it."
+    )
+
+
+# --- 2: a dot for a comma
+
+
+def desk(lab: Lab) -> str:
+    """A directory of the engine's host that a bind mount may have as its source; it goes with the notebook."""
+    key = (lab.session, "desk")
+    if key not in _made:
+        with lab.quiet():
+            _made[key] = f"desk-{secrets.token_hex(2)}"
+            lab.create_volume(_made[key])
+    return stage.directory_of(lab, _made[key])
+
+
+def comma(lab: Lab) -> Exercise:
+    """Repair `--mount type=bind.source=…`."""
+    source = desk(lab)
+
+    def bound(lab: Lab) -> str | None:
+        mount = _mount(lab, COMMA, INSIDE)
+        if mount is None:
+            return _other_mount(lab, COMMA, INSIDE)
+        if mount["Type"] != "bind":
+            return f"{INSIDE} is a {mount['Type']}, and not a bind mount"
+        return None if mount["Source"].rstrip("/") == source else f"{INSIDE} is another directory than $desk"
+
+    def arrived(lab: Lab) -> str | None:
+        there = lab.host.entries(source, ["hello"])["hello"]
+        return None if there else "$desk has no file called hello, seen from the engine's host"
+
+    tasks = (
+        _runs(
+            COMMA,
+            "The engine took `bind.source=…` for the name of a type. How are the fields of --mount told apart?",
+        ),
+        Task(
+            "bound",
+            f"Its {INSIDE} is the directory $desk of the engine's host, as a bind mount",
+            bound,
+            "Three fields: the type, the source, the target. A name without a slash in front is a volume's.",
+            ("runs",),
+        ),
+        Task(
+            "arrived",
+            "It has written a file called hello there, and the engine's host has it",
+            arrived,
+            f"`docker exec` runs one more process in {COMMA}. Let it write {INSIDE}/hello.",
+            ("bound",),
+        ),
+    )
+    return Exercise(lab, CHAPTER, "comma", "A dot where a comma belongs", tasks, settle_s=0.5)
+
+
+# --- 3: it exits at once
+
+
+def stays(lab: Lab) -> Exercise:
+    """Keep the book's container running."""
+
+    def volume(lab: Lab) -> str | None:
+        mount = _mount(lab, STAYS, INSIDE)
+        if mount is None:
+            return _other_mount(lab, STAYS, INSIDE)
+        if mount["Type"] != "volume" or _is_anonymous(str(mount.get("Name") or "0" * 64)):
+            return f"what is mounted at {INSIDE} is no volume with a name"
+        return None
+
+    def once(lab: Lab) -> str | None:
+        told = lab.client.api.inspect_container(STAYS)
+        if told["RestartCount"]:
+            return f"it has ended {told['RestartCount']} times, and was started again each time"
+        return None
+
+    tasks = (
+        _runs(STAYS, _stays_hint),
+        Task(
+            "volume",
+            f"It has a volume with a name at {INSIDE}",
+            volume,
+            f"-v takes a name, a colon, and {INSIDE}.",
+            ("runs",),
+        ),
+        Task(
+            "once",
+            "It was never started again: its first process is still the first one",
+            once,
+            "A restart policy starts it again and again, and each time it ends. Why does it end?",
+            ("runs",),
+        ),
+    )
+    return Exercise(lab, CHAPTER, "stays", "A container that stays", tasks, settle_s=2.0)
+
+
+def _stays_hint(lab: Lab) -> str:
+    container = container_named(lab, STAYS)
+    if container is None:
+        return "The book's line begins `docker run -d`. What is missing in it?"
+    state = container.attrs["State"]
+    if state["ExitCode"] == 0:
+        return (
+            "Exit code 0: nothing went wrong. Its command is a shell, and a shell that reads from nothing has come to "
+            "the end of its input. Give it a terminal and keep its input open, or give it a command that takes long."
+        )
+    return f"It ended with exit code {state['ExitCode']}. `docker logs {STAYS}` may say why."
+
+
+# --- 4: the page that vanished
+
+
+def shop(lab: Lab) -> Exercise:
+    """A volume at /www, and the image's page still there."""
+    image = lab.image("payload")
+
+    def right_image(lab: Lab) -> str | None:
+        wanted = lab.client.images.get(image).id
+        here = lab.client.api.inspect_container(SHOP)["Image"]
+        return None if here == wanted else f"it runs another image than {image}"
+
+    def mounted(lab: Lab) -> str | None:
+        mount = _mount(lab, SHOP, "/www")
+        if mount is None:
+            return _other_mount(lab, SHOP, "/www")
+        if mount["Type"] != "volume":
+            return f"/www is a {mount['Type']} mount, and not a volume"
+        if _is_anonymous(str(mount.get("Name") or "0" * 64)):
+            return "the volume at /www has no name that you could find again"
+        return None
+
+    def page(lab: Lab) -> str | None:
+        seen = [entry.path for entry in lab.host.directory("/www", SHOP)]
+        if PAGE in seen:
+            return None
+        return f"{SHOP} sees no {PAGE} in /www: it sees {', '.join(seen) or 'nothing'}"
+
+    tasks = (
+        _runs(SHOP, f"{image} has a small web server: httpd -f -h /www"),
+        Task("image", f"It runs {image}", right_image, f"The page is in {image}.", ("runs",)),
+        Task(
+            "mounted",
+            "Its /www is a volume with a name",
+            mounted,
+            "A directory of the host hides what the image has. Which kind of mount is filled from the image?",
+            ("runs",),
+        ),
+        Task("page", f"The image's {PAGE} is there", page, _page_hint, ("image", "mounted")),
+    )
+    return Exercise(lab, CHAPTER, "shop", "The page that vanished", tasks, settle_s=0.5)
+
+
+def _page_hint(lab: Lab) -> str:
+    mount = _mount(lab, SHOP, "/www") or {}
+    if lab.host.directory(str(mount.get("Source"))):
+        return "The volume had files before, so nothing was copied into it. Only an empty one is filled."
+    return "The volume is empty: something kept the engine from filling it, or it was emptied later. Take a new one."
+
+
+# --- 5: the clerk's ledger
+
+
+def ledger(lab: Lab) -> Exercise:
+    """A process that is not root writes into a volume that belongs to root."""
+    key = (lab.session, "ledger")
+    if key not in _made:
+        _made[key] = (f"ledger-{secrets.token_hex(2)}", 5000 + secrets.randbelow(1000))
+        with lab.quiet():
+            lab.create_volume(_made[key][0])
+    name, user = _made[key]
+    directory = stage.directory_of(lab, name)
+
+    def number(lab: Lab) -> int:
+        """The user's number on the engine's host."""
+        pid = lab.host.process(CLERK).pid
+        return outside(lab.host.read(f"/proc/{pid}/uid_map"), user)
+
+    def right_user(lab: Lab) -> str | None:
+        mount = _mount(lab, CLERK, "/ledger")
+        if mount is None or mount.get("Name") != name:
+            return _other_mount(lab, CLERK, "/ledger") or f"/ledger is not the volume {name}"
+        runs_as = lab.host.process(CLERK).user
+        return (
+            None
+            if runs_as == number(lab)
+            else f"its first process belongs to user {runs_as}, as the host counts"
+        )
+
+    def wrote(lab: Lab) -> str | None:
+        entry = lab.host.entries(directory, ["entries"])["entries"]
+        if entry is None:
+            return "there is no file /ledger/entries"
+        return (
+            None
+            if entry.user == number(lab)
+            else f"/ledger/entries belongs to user {entry.user}, as the host counts"
+        )
+
+    def closed(lab: Lab) -> str | None:
+        above, _, last = directory.rpartition("/")
+        top = lab.host.entries(above, [last])[last]
+        return (
+            f"everybody may write into it: its mode is {top.mode:04o}" if top and top.mode & 0o002 else None
+        )
+
+    tasks = (
+        _runs(CLERK, "It needs a command that stays. `docker run` has an option for the user."),
+        Task(
+            "user",
+            f"Its user is {user}, and the volume {name} is its /ledger",
+            right_user,
+            "`docker run` has an option for the user: a number will do, it needs no name.",
+            ("runs",),
+        ),
+        Task("wrote", "That user has written /ledger/entries", wrote, _ledger_hint, ("user",)),
+        Task(
+            "closed",
+            "Nobody else may write into the volume",
+            closed,
+            "Mode 777 opens it to every user of every container that mounts it. Change its owner, and not its mode.",
+            ("user",),
+        ),
+    )
+    return Exercise(lab, CHAPTER, "ledger", "The clerk's ledger", tasks, settle_s=0.5)
+
+
+def _ledger_hint(lab: Lab) -> str:
+    return (
+        "The volume's directory belongs to root, and only root may change that. A second container that has the same "
+        "volume may be root: it can give the directory away (chown)."
+    )
+
+
+# --- 6: a copy of an archive
+
+FILL = """
+mkdir -p /data/2024 /data/2025
+echo "$1" > /data/2024/January; echo "$2" > /data/2025/May
+echo "$3" > /data/key; chmod 600 /data/key; chown 4321:4321 /data/key
+ln -s 2025/May /data/latest
+"""
+
+
+def archive(lab: Lab) -> Exercise:
+    """Copy a volume with owners, modes and links."""
+    key = (lab.session, "archive")
+    if key not in _made:
+        _made[key] = f"archive-{secrets.token_hex(2)}"
+        with lab.quiet():
+            lab.create_volume(_made[key])
+        command = ["sh", "-c", FILL, "sh", *(secrets.token_hex(8) for _ in range(3))]
+        with stage.running(lab, command, volumes=[f"{_made[key]}:/data"]) as writer:
+            stage.said(writer)
+        _made[lab.session, "original"] = _tree(lab, _made[key])
+    name, original = _made[key], _made[lab.session, "original"]
+
+    def kept(lab: Lab) -> str | None:
+        if _volume(lab, name) is None or _tree(lab, name) != original:
+            return f"{name} is not as it was"
+        return None
+
+    def same(lab: Lab) -> str | None:
+        copy = _tree(lab, COPY)
+        for path in sorted({*original, *copy}):
+            if path not in copy:
+                return f"{COPY} has no {path}"
+            if path not in original:
+                return f"{COPY} has {path}, which {name} does not have"
+            for what, (mine, theirs) in zip(
+                ("kind", "owner", "group", "mode", "contents"),
+                zip(original[path], copy[path], strict=True),
+                strict=True,
+            ):
+                if mine != theirs:
+                    return f"{path} has another {what} in {COPY} than in {name}"
+        return None
+
+    tasks = (
+        Task(
+            "there",
+            f"There is a volume {COPY}",
+            lambda lab: None if _volume(lab, COPY) else f"the engine has no volume called {COPY}",
+            "It may be made before, or by -v of the container that does the copying.",
+        ),
+        Task(
+            "kept", f"The volume {name} is as it was", kept, "Mount it read-only: then nothing can go wrong."
+        ),
+        Task(
+            "same",
+            f"{COPY} holds the same: names, contents, owners, modes, links",
+            same,
+            "One container may mount both. tar keeps owners, modes and links; so does cp with the right option. Mind "
+            "where the path begins.",
+            ("there",),
+        ),
+    )
+    return Exercise(lab, CHAPTER, "archive", "A copy that is a copy", tasks, settle_s=0.5)
+
+
+def _tree(lab: Lab, volume: str) -> dict[str, tuple[Any, ...]]:
+    """path → kind, owner, group, mode, contents (of a link: where it points)."""
+    directory = stage.directory_of(lab, volume)
+    entries = lab.host.directory(directory, deep=True)
+    files = [f"{directory}/{entry.path}" for entry in entries if entry.kind == "file"]
+    texts = lab.host.read_many(files)
+    return {
+        entry.path: (
+            entry.kind,
+            entry.user,
+            entry.group,
+            entry.mode,
+            entry.target or texts.get(f"{directory}/{entry.path}"),
+        )
+        for entry in entries
+    }

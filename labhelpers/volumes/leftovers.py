@@ -1,0 +1,140 @@
+"""What a container leaves behind when it is removed: the volumes that nobody gave a name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import APIError, NotFound
+
+from labhelpers.engine.steps import remove_image
+from labhelpers.results import Result, table
+from labhelpers.volumes import stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+MIB = 1024 * 1024
+HELD_BYTES = 1 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One way of making and removing a container that has a volume.
+
+    Attributes:
+        made: how its volume came about.
+        removed: how the container went.
+        times: how often this was done, one after the other.
+        left: how many volumes are there afterwards that were not there before.
+        left_bytes: what they hold on the engine's disk.
+    """
+
+    made: str
+    removed: str
+    times: int
+    left: int
+    left_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers(Result):
+    """What is left of a container's volumes, by how it was made and removed."""
+
+    ways: tuple[Leftover, ...]
+
+    def of(self, made: str, removed: str) -> Leftover:
+        """One of them."""
+        return next(way for way in self.ways if (way.made, way.removed) == (made, removed))
+
+    def frame(self) -> pd.DataFrame:
+        """One row a way."""
+        rows = [(w.made, w.removed, w.times, w.left, w.left_bytes / MIB) for w in self.ways]
+        return table(rows, ["volume made by", "container removed by", "times", "volumes left", "MiB left"])
+
+
+def leftovers(lab: Lab, times: int = 3) -> Leftovers:
+    """Make containers that write 1 MiB into a volume, remove them, and count what is left. Then remove that, too.
+
+    Args:
+        times: how often a container with an anonymous volume is made and removed with a plain `docker rm`.
+
+    Source: docs.docker.com, `docker container rm` (-v) and `docker container run` (--rm); storage/volumes, "Named and
+    anonymous volumes".
+    """
+    with lab.quiet(), stage.volume(lab, "named") as name, _image_with_volume(lab) as image:
+        payload = lab.image("payload")
+        anonymous: dict[str, Any] = {"volumes": ["/data"]}
+        named: dict[str, Any] = {"volumes": [f"{name}:/data"]}
+        tried: tuple[tuple[str, str, int, str, dict[str, Any]], ...] = (
+            ("-v /data", "docker rm", times, payload, anonymous),
+            ("-v /data", "docker rm -v", 1, payload, anonymous),
+            ("-v /data", "--rm", 1, payload, anonymous),
+            ("VOLUME in the image", "docker rm", 1, image, {}),
+            ("-v NAME:/data", "docker rm -v", 1, payload, named),
+        )
+        ways = []
+        for made, removed, count, what, options in tried:
+            left = [_left(lab, what, removed, options) for _ in range(count)]
+            held = [bytes for bytes in left if bytes is not None]
+            ways.append(Leftover(made, removed, count, len(held), sum(held)))
+    return Leftovers(tuple(ways))
+
+
+def _left(lab: Lab, image: str, removed: str, options: dict[str, Any]) -> int | None:
+    """Make a container, remove it: the bytes that its volume still holds, None where the volume went with it."""
+    write = ["sh", "-c", f"dd if=/dev/zero of=/data/file bs={HELD_BYTES} count=1 2>/dev/null; sleep 3600"]
+    container = lab.run(image, write, network="none", rm=removed == "--rm", **options)
+    try:
+        (mount,) = lab.client.api.inspect_container(str(container.id))["Mounts"]
+        directory = str(mount["Source"])
+        stage.wait_for(
+            "a container writes its file",
+            lambda: lab.host.disk_use(directory).apparent_bytes >= HELD_BYTES,
+        )
+        lab.stop(container, timeout_s=0)
+        if removed != "--rm":
+            lab.remove(container, volumes=removed.endswith("-v"))
+    finally:
+        stage.wait_for(f"{container.name} is gone", lambda: _is_gone(lab, str(container.id)))
+    # its name is that of its directory; Docker 28 leaves `Name` out of what it says of an anonymous one
+    name = str(mount.get("Name") or directory.split("/")[-2])
+    try:
+        found = lab.client.volumes.get(name)
+    except NotFound:
+        return None
+    held = lab.host.disk_use(directory).allocated_bytes
+    if not (found.attrs.get("Labels") or {}).get("labhelpers.session"):  # a named one is the caller's
+        found.remove(force=True)
+    return held
+
+
+def _is_gone(lab: Lab, id: str) -> bool:
+    """Whether the container is removed; one that an error left is removed now."""
+    try:
+        state = lab.client.api.inspect_container(id)
+    except NotFound:
+        return True
+    if not state["HostConfig"]["AutoRemove"]:
+        with suppress(APIError):
+            lab.client.api.remove_container(id, v=True, force=True)
+    return False
+
+
+@contextmanager
+def _image_with_volume(lab: Lab) -> Iterator[str]:
+    """An image whose Dockerfile says VOLUME, as those of databases do, for the block."""
+    name = f"labhelpers-volumes-{lab.session}"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "Dockerfile").write_text(f"FROM {lab.image('payload')}\nVOLUME /data\n")
+        lab.build(folder, name)
+    try:
+        yield name
+    finally:
+        remove_image(lab.client.api, name)

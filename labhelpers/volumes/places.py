@@ -1,0 +1,144 @@
+"""Where the files of a container are on the engine's host: from its mount table, and from what the engine says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from labhelpers.engine.host import Entry
+from labhelpers.results import Result, table
+from labhelpers.volumes import stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePlace(Result):
+    """Where a volume lives.
+
+    Attributes:
+        name, driver: as `docker volume ls` has them.
+        directory: on the engine's host.
+        shown: the same, below `DATA`, the engine's data directory.
+        entries: what is in it, as the host sees it.
+    """
+
+    name: str
+    driver: str
+    directory: str = field(repr=False)  # notebooks are stored with what they show
+    shown: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def is_below_data(self) -> bool:
+        """Whether it is in the engine's own data directory."""
+        return self.shown.startswith("DATA/")
+
+    def frame(self) -> pd.DataFrame:
+        """One row: name, driver, directory on the engine's host, entries."""
+        names = ", ".join(entry.path for entry in self.entries) or "(empty)"
+        return table(
+            [(self.name, self.driver, self.shown, names)],
+            ["volume", "driver", "directory on the engine's host", "entries"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place of a container's files.
+
+    Attributes:
+        inside: the path in the container.
+        kind: `container layer`, `volume`, `bind` or `tmpfs`.
+        name: of a volume, else "".
+        directory: on the engine's host; None for memory.
+        shown: the same as the course shows it: `DATA` is the engine's data directory.
+        file_system: what the mount table says: `overlay`, `ext4`, `tmpfs`, …
+        read_only: whether nothing can be written there.
+    """
+
+    inside: str
+    kind: str
+    name: str
+    directory: str | None = field(repr=False)
+    shown: str
+    file_system: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Places(Result):
+    """Every place where a container's own files are; what the engine gives to each container (`/proc`, …) is left out.
+
+    Attributes:
+        container: its name.
+        places: the root first, then by path.
+    """
+
+    container: str
+    places: tuple[Place, ...]
+
+    def of(self, kind: str) -> tuple[Place, ...]:
+        """The places of one kind."""
+        return tuple(place for place in self.places if place.kind == kind)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a place."""
+        rows = [(p.inside, p.kind, p.name, p.shown, p.file_system, not p.read_only) for p in self.places]
+        return table(rows, ["inside", "kind", "name", "on the engine's host", "file system", "writable"])
+
+
+def where(lab: Lab, name: str) -> VolumePlace:
+    """Where a volume of this session lives, and what is in it.
+
+    Raises:
+        LabError: there is no such volume.
+        NameTaken: this session did not make it.
+    """
+    directory = stage.directory_of(lab, stage.ours(lab, name))
+    driver = str(lab.client.api.inspect_volume(name)["Driver"])
+    entries = tuple(lab.host.directory(directory))
+    return VolumePlace(name, driver, directory, stage.shown(lab, directory), entries)
+
+
+def places(lab: Lab, container: Container | str) -> Places:
+    """Where the files of a running container are.
+
+    Source: the mount table (proc(5), mountinfo); Engine API, GET /containers/{id}/json: `Mounts`.
+
+    Raises:
+        LabError: it does not run.
+    """
+    name = container if isinstance(container, str) else str(container.name)
+    by_point = {mount.point: mount for mount in lab.host.mounts(container)}
+    told = lab.client.api.inspect_container(name)
+    found = []
+    root = by_point["/"]
+    upper = root.upper
+    found.append(
+        Place(
+            "/",
+            "container layer",
+            "",
+            upper,
+            stage.shown(lab, upper) if upper else root.kind,
+            root.kind,
+            root.is_read_only,
+        )
+    )
+    given = {mount["Destination"]: mount for mount in told["Mounts"]}
+    for point in sorted({*given, *(told["HostConfig"].get("Tmpfs") or {})}):
+        mount, engine = by_point[point], given.get(point, {"Type": "tmpfs"})
+        directory = engine.get("Source") or None
+        if engine["Type"] == "tmpfs" or not directory:
+            found.append(Place(point, "tmpfs", "", None, "memory", mount.kind, mount.is_read_only))
+            continue
+        # docker 28 leaves the name of an anonymous volume out; its directory has it
+        name_of = engine.get("Name") or directory.split("/")[-2] if engine["Type"] == "volume" else ""
+        shown = stage.shown(lab, directory)
+        found.append(Place(point, engine["Type"], name_of, directory, shown, mount.kind, mount.is_read_only))
+    return Places(name, tuple(found))

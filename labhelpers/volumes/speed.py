@@ -1,0 +1,200 @@
+"""How fast a container writes: into its own layer, a volume, a bind mount and memory."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labhelpers.results import Result, table
+from labhelpers.volumes import stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+MIB = 1024 * 1024
+PLACES = {
+    "container layer": "/layer",
+    "volume": "/volume",
+    "bind mount": "/bind",
+    "tmpfs": "/memory",
+}
+CACHED, SYNCED, SMALL = "written", "written and synced", "small, each synced"
+# always the same file in each place, written once before: the small writes then change blocks that are there
+PROGRAM = """
+import json, os, random, sys, time
+turns, whole, piece, most, limit = json.loads(sys.argv[1])
+data, told, now = os.urandom(1 << 20), [], time.monotonic
+
+def sequential(folder):
+    file = os.open(f"{folder}/lab-sequential", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    begin = now()
+    for _ in range(whole >> 20):
+        os.write(file, data)
+    written = now() - begin
+    os.fdatasync(file)
+    synced = now() - begin
+    os.close(file)
+    return [[whole, written], [whole, synced]]
+
+def small(folder):
+    file, done, begin = os.open(f"{folder}/lab-small", os.O_WRONLY), 0, now()
+    while done < most and now() - begin < limit:
+        os.pwrite(file, data[:piece], piece * random.randrange(whole // piece))
+        os.fdatasync(file)
+        done += 1
+    took = now() - begin
+    os.close(file)
+    return [[done * piece, took]]
+
+folders = sorted({folder for _, folder, _ in turns})
+try:
+    for folder in folders:
+        os.makedirs(folder, exist_ok=True)
+        with open(f"{folder}/lab-small", "wb") as file:
+            for _ in range(whole >> 20):
+                file.write(data)
+            file.flush()
+            os.fdatasync(file.fileno())
+    for place, folder, what in turns:
+        told.append([place, what, small(folder) if what == "small" else sequential(folder)])
+finally:
+    for folder in folders:
+        for name in ("lab-small", "lab-sequential"):
+            if os.path.exists(f"{folder}/{name}"):
+                os.remove(f"{folder}/{name}")
+with open("/proc/self/mounts") as mounts:
+    kinds = {point: kind for _, point, kind, *_ in map(str.split, mounts)}
+print(json.dumps([told, {folder: kinds.get(folder, kinds["/"]) for folder in folders}]))
+"""
+# a disk that others keep busy, in a translated machine
+SLOWEST_S = 400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One measurement.
+
+    Attributes:
+        place: `container layer`, `volume`, `bind mount` or `tmpfs`.
+        what: `written` (the kernel has it in memory), `written and synced` (fdatasync(2) came back), or
+            `small, each synced`.
+        moved_bytes: how much was written.
+        took_s: in how long.
+        operation_bytes: of one write(2).
+    """
+
+    place: str
+    what: str
+    moved_bytes: int
+    took_s: float
+    operation_bytes: int
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bytes a second."""
+        return self.moved_bytes / self.took_s
+
+    @property
+    def operation_ms(self) -> float:
+        """Milliseconds for one write with its sync."""
+        return 1000 * self.took_s * self.operation_bytes / self.moved_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds(Result):
+    """How fast a container wrote into four places, in random order.
+
+    Attributes:
+        turns: every measurement, in the order in which it was made.
+        file_systems: place → what the mount table says of it.
+        whole_bytes: size of the file.
+        small_bytes: size of a small write, at a random place of a file that is there.
+        repeats: how often each was measured.
+    """
+
+    turns: tuple[Turn, ...]
+    file_systems: dict[str, str]
+    whole_bytes: int
+    small_bytes: int
+    repeats: int
+
+    def of(self, place: str, what: str) -> tuple[Turn, ...]:
+        """The measurements of one kind at one place."""
+        return tuple(turn for turn in self.turns if (turn.place, turn.what) == (place, what))
+
+    def median(self, place: str, what: str) -> float:
+        """Their median, in bytes a second."""
+        return statistics.median(turn.bytes_per_s for turn in self.of(place, what))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every place was measured in every way as often as was asked."""
+        return all(
+            len(self.of(place, what)) == self.repeats for place in PLACES for what in (CACHED, SYNCED, SMALL)
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One row a place and way: median, lowest and highest MiB/s; for small writes the median ms of one."""
+        rows = []
+        for what in (CACHED, SYNCED, SMALL):
+            for place in PLACES:
+                turns = self.of(place, what)
+                rates = sorted(turn.bytes_per_s / MIB for turn in turns)
+                one = statistics.median(t.operation_ms for t in turns) if what == SMALL else float("nan")
+                rows.append((what, place, statistics.median(rates), rates[0], rates[-1], one))
+        return table(rows, ["what", "place", "median_mib_s", "lowest_mib_s", "highest_mib_s", "one_write_ms"])
+
+
+def speeds(
+    lab: Lab,
+    source: str | None = None,
+    *,
+    repeats: int = 5,
+    whole_bytes: int = 8 * MIB,
+    small_bytes: int = 4096,
+    small_writes: int = 32,
+    limit_s: float = 0.4,
+) -> Speeds:
+    """Write a file from its begin to its end, sync it, and write small pieces with a sync after each; in four places.
+
+    Args:
+        source: a directory of the engine's host for the bind mount; None for one of the lab's own.
+        repeats: how often each place is measured in each way. The order is random, so that what the
+            machine does meanwhile hits all alike.
+        whole_bytes: size of the file, a multiple of 1 MiB.
+        small_writes, limit_s: a turn of small writes ends after so many, or so many seconds.
+
+    Source: write(2) and fdatasync(2): a write has come back when the kernel has the data in its page cache; only a sync
+    waits for the disk. A tmpfs has nothing to sync (kernel, Documentation/filesystems/tmpfs.rst).
+    """
+    turns = [
+        (place, folder, what)
+        for place, folder in PLACES.items()
+        for what in ("sequential", "small")
+        for _ in range(repeats)
+    ]
+    random.shuffle(turns)
+    asked = json.dumps([turns, whole_bytes, small_bytes, small_writes, limit_s])
+    with stage.volume(lab, "speed") as name, stage.volume(lab, "bound") as bound:
+        source = source or stage.directory_of(lab, bound)
+        with stage.running(
+            lab,
+            ["python3", "-c", PROGRAM, asked],
+            image="tools",
+            volumes=[f"{name}:{PLACES['volume']}"],
+            mounts=[f"type=bind,source={source},target={PLACES['bind mount']}"],
+            tmpfs={PLACES["tmpfs"]: f"size={4 * whole_bytes}"},
+        ) as container:
+            told, kinds = json.loads(stage.said(container, SLOWEST_S))
+    found = [
+        Turn(place, what, moved, took, small_bytes if kind == "small" else MIB)
+        for place, kind, parts in told
+        for what, (moved, took) in zip((SMALL,) if kind == "small" else (CACHED, SYNCED), parts, strict=True)
+    ]
+    file_systems = {place: kinds[folder] for place, folder in PLACES.items()}
+    return Speeds(tuple(found), file_systems, whole_bytes, small_bytes, repeats)

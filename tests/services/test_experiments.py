@@ -1,0 +1,199 @@
+"""A database that becomes ready, starts that are killed, a monitor and its numbers: on the real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from secrets import token_hex
+
+import pytest
+from docker.models.containers import Container
+
+from labhelpers import mysql, services
+from labhelpers.errors import LabError
+from labhelpers.lab import Lab
+from labhelpers.services.broken import WHILE_FILES, WHILE_TEMPORARY, KilledStarts
+from labhelpers.services.monitor import NETDATA, cadvisor_told, knows
+from labhelpers.services.numbers import Numbers
+from labhelpers.services.pulls import Pulled, pull
+from labhelpers.services.starting import ACCEPTED, MADE, MILESTONES, STOPS, BecomingReady
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def database(shared: Lab) -> Container:
+    options = {"MYSQL_ROOT_PASSWORD": "book"}
+    return shared.run(
+        shared.image("mysql"), environment=options, health_cmd=services.CHECK, health_interval=1
+    )
+
+
+@pytest.fixture(scope="module")
+def ready(shared: Lab, database: Container) -> BecomingReady:
+    return services.watch(shared, database, password="book")
+
+
+@pytest.fixture(scope="module")
+def killed(shared: Lab, ready: BecomingReady) -> KilledStarts:
+    return services.killed_starts(shared, shared.image("mysql"))
+
+
+@pytest.fixture(scope="module")
+def monitor(shared: Lab) -> Iterator[Container]:
+    made = shared.run(
+        shared.image("netdata"), volumes=["/sys:/sys:ro"], ports={"8080/tcp": None}, cap_drop=["ALL"]
+    )
+    yield made
+    shared.remove(made, force=True)
+
+
+@pytest.fixture(scope="module")
+def numbers(shared: Lab, monitor: Container, killed: KilledStarts) -> Numbers:
+    return services.numbers(shared, monitor, NETDATA, seconds=2.0)
+
+
+class TestReady:
+    def test_the_milestones_come_in_their_order(self, ready: BecomingReady) -> None:
+        assert [one.what for one in ready.milestones] == [what for what, _ in MILESTONES]
+        assert [one.at_s for one in ready.milestones] == sorted(one.at_s for one in ready.milestones)
+
+    def test_nobody_gets_in_and_no_check_passes_before_the_real_server(self, ready: BecomingReady) -> None:
+        assert [one.outcome for one in ready.tries].count(ACCEPTED) == 1
+        assert ready.tries[-1].outcome == ACCEPTED
+        assert ready.accepted_s > ready.at(STOPS)
+        assert ready.healthy_s is not None
+        assert min(one.start_s for one in ready.probes if one.exit_code == 0) > ready.at(STOPS)
+        assert ready.probes[0].exit_code != 0
+
+    def test_the_table_is_in_order_of_time(self, ready: BecomingReady) -> None:
+        table = ready.frame()
+        assert list(table.time_s) == sorted(table.time_s)
+        assert set(table.who) == {"log", "health check", "client"}
+
+    def test_a_second_look_finds_it_ready_at_once(self, shared: Lab, database: Container) -> None:
+        again = services.watch(shared, database, password="book")
+        assert len(again.tries) == 1
+
+    def test_a_wrong_password_ends_the_wait(self, shared: Lab, ready: BecomingReady) -> None:
+        with pytest.raises(mysql.ServerRefused):
+            services.watch(shared, ready.name, password="wrong")
+
+    def test_a_server_that_ended_is_told_with_its_words(self, shared: Lab) -> None:
+        name = f"mute-{token_hex(4)}"
+        shared.run(shared.image("mysql"), name=name, network="none").wait()
+        with pytest.raises(LabError, match="ended") as told:
+            services.watch(shared, name, password="book")
+        assert "MYSQL_ROOT_PASSWORD" in str(told.value)
+        shared.remove(name, volumes=True)
+
+    def test_what_the_log_does_not_say_is_an_error(self, ready: BecomingReady) -> None:
+        old = BecomingReady("old", ready.milestones[-1:], (), ready.tries, None, 1.0)
+        with pytest.raises(LabError, match=f"does not say that it {MADE}"):
+            old.at(MADE)
+
+
+class TestKilled:
+    def test_killed_while_it_made_its_files(self, killed: KilledStarts) -> None:
+        case = killed.of(WHILE_FILES)
+        assert "ibdata1" in case.left
+        assert not case.has_system
+        assert case.ended
+        assert "has files in it" in " ".join(case.said)
+        assert not case.usable
+
+    def test_killed_when_its_temporary_server_had_started(self, killed: KilledStarts) -> None:
+        case = killed.of(WHILE_TEMPORARY)
+        assert case.has_system
+        assert case.ended is None
+        assert "1130" in case.client
+        assert not case.usable
+
+    def test_the_table_says_both(self, killed: KilledStarts) -> None:
+        assert list(killed.frame()["the next start"]) == ["ends with exit code 1", "stays up"]
+
+
+class TestMonitor:
+    def test_its_page_comes(self, shared: Lab, monitor: Container) -> None:
+        page = services.page(shared, monitor)
+        assert page.url.startswith("http://127.0.0.1:")
+        assert page.url in repr(page)
+        assert "<iframe" in page._repr_html_()
+
+    def test_it_runs_without_rights_and_writes_nothing_of_the_host(
+        self, shared: Lab, monitor: Container
+    ) -> None:
+        assert "netdata" in shared.host.process(monitor).command
+        assert shared.exec(monitor, ["id", "-u"]).stdout.strip() != "0"
+        answer = shared.exec(monitor, ["sh", "-c", "echo 1 > /sys/fs/cgroup/lab-test"])
+        assert answer.exit_code != 0
+
+    def test_it_says_that_nothing_is_sent(self, shared: Lab, monitor: Container) -> None:
+        told = shared.exec(monitor, ["ls", "-a", "/etc/netdata"]).stdout.split()
+        assert ".opt-out-from-anonymous-statistics" in told
+        page = shared.exec(monitor, ["head", "-c", "400", "/usr/share/netdata/web/index.html"]).stdout
+        assert "default-src 'self'" in page
+
+    def test_all_count_the_same(self, numbers: Numbers) -> None:
+        total = numbers.total_s
+        used = total["the kernel's file"]
+        assert abs(total["our sampler"] / used - 1) < 0.1
+        assert abs(total[NETDATA] / used - 1) < 0.25
+        assert 0.3 < total["the load itself"] < 2.2
+        most = numbers.most_bytes
+        assert set(most) == set(total)
+        assert 48 * MIB <= min(most.values()) <= max(most.values()) < 58 * MIB
+        assert list(numbers.frame().who) == list(total)
+
+    def test_what_it_does_not_know_it_does_not_say(self, shared: Lab, monitor: Container) -> None:
+        assert not knows(shared, monitor, NETDATA, "0" * 64, 2.0)
+
+    def test_cadvisors_counters_become_rates(self) -> None:
+        # the shape of its info/v1/container.go; cAdvisor itself is not to be had where these tests run
+        stats = [
+            {
+                "timestamp": f"2026-01-01T00:00:0{second}.123456789Z",
+                "cpu": {"usage": {"total": second * 5 * 10**8}},
+                "memory": {"rss": 7 * MIB},
+            }
+            for second in (1, 2, 4)
+        ]
+        told = cadvisor_told(stats, 0, 4e9)
+        assert [round(value) for _, value in told.cpu] == [50, 50]
+        assert {value for _, value in told.memory} == {7 * MIB}
+
+
+def test_mounts_that_are_missing_are_left_out_and_what_v_makes_goes_again(shared: Lab) -> None:
+    folder = str(shared.create_volume(f"sources-{token_hex(4)}").attrs["Mountpoint"])
+    mounts = [("/", "/rootfs", "all"), (f"{folder}/not-here/", "/there", "nothing")]
+    before = services.sources(shared, mounts)
+    assert before.missing == (f"{folder}/not-here/",)
+    assert before.options() == "--volume=/:/rootfs:ro"
+    assert before.options(without=["/"]) == ""
+    made = shared.run(
+        shared.image("payload"), ["true"], volumes=[f"{folder}/not-here:/there:ro"], network="none"
+    )
+    made.wait()
+    shared.remove(made)
+    assert services.sources(shared, mounts).missing == ()
+    assert services.tidy(shared, before) == ()
+    assert services.sources(shared, mounts).missing == before.missing
+
+
+def test_a_directory_that_holds_something_stays(shared: Lab) -> None:
+    name = f"sources-{token_hex(4)}"
+    folder = str(shared.create_volume(name).attrs["Mountpoint"])
+    before = services.sources(shared, [(f"{folder}/new", "/there", "")])
+    filled = shared.run(
+        shared.image("payload"), ["mkdir", "-p", "/v/new/child"], volumes=[f"{name}:/v"], network="none"
+    )
+    filled.wait()
+    shared.remove(filled)
+    assert services.tidy(shared, before) == (f"{folder}/new",)
+
+
+def test_a_pull_tells_of_every_layer(shared: Lab) -> None:
+    ref = shared.registry.push(shared.image("payload"), "service:1")
+    pulled: Pulled = pull(shared, ref)
+    assert pulled.fetched == 0
+    assert pulled.size_bytes > 0
+    assert pulled.total_s > 0

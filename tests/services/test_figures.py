@@ -1,0 +1,96 @@
+"""The figures, by what they show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import matplotlib
+from matplotlib.axes import Axes
+
+from labhelpers.services.broken import KilledStart, KilledStarts
+from labhelpers.services.monitor import BOOK, Source, Sources
+from labhelpers.services.numbers import Numbers, Step
+from labhelpers.services.pulls import Pulled, PulledLayer
+from labhelpers.services.starting import ACCEPTED, MILESTONES, BecomingReady, Milestone, Probe, Try
+
+matplotlib.use("agg")
+MIB = 1024 * 1024
+
+
+def texts(ax: Axes) -> str:
+    every = [ax, *ax.child_axes]
+    words = [text.get_text() for one in every for text in one.texts]
+    words += [one.get_title(loc="left") for one in every]
+    words += [label.get_text() for one in every for label in one.get_yticklabels()]
+    return "\n".join(words)
+
+
+def test_a_pull() -> None:
+    there = PulledLayer("aaaaaaaaaaaa", 0, 0.1, 0.1, 0.1, True)
+    came = PulledLayer("bbbbbbbbbbbb", 3 * MIB, 0.1, 0.4, 0.9, False)
+    ax = Pulled("127.0.0.1:5000/mysql:8.4", (there, came), 1.0, 500 * MIB).plot()
+    said = texts(ax)
+    for words in (
+        "docker pull mysql:8.4: 1 layers came, 1 were there",
+        "already there",
+        "3 MiB",
+        "bbbbbbbbbbbb",
+    ):
+        assert words in said
+    widths = [round(bar.get_width(), 1) for bar in ax.patches]  # type: ignore[attr-defined]
+    assert widths == [0, 0, 0.3, 0.5]
+
+
+def test_becoming_ready() -> None:
+    milestones = tuple(Milestone(float(at), what, "") for at, (what, _) in enumerate(MILESTONES))
+    probes = (Probe(1, 1.1, 1), Probe(4.5, 4.6, 0))
+    tries = (Try(0.1, "taken, then closed"), Try(4.2, ACCEPTED))
+    result = BecomingReady("mysql_container", milestones, probes, tries, 4.6, 3.0)
+    said = texts(result.plot())
+    for words in (
+        "ready after 4.2 s",
+        "failed",
+        "healthy: 4.6 s",
+        "taken, then closed",
+        "its log",
+        "no network",
+    ):
+        assert words in said
+    assert "no health check" in texts(replace(result, probes=(), healthy_s=None).plot())
+
+
+def test_killed_starts() -> None:
+    first = KilledStart("while it made its files", 1.5, ("ibdata1",), False, 1, ("has files in it",), "")
+    second = KilledStart("later", 3.0, ("ibdata1", "mysql"), True, None, (), "ERROR 1130 (HY000): no")
+    said = texts(KilledStarts((first, second)).plot())
+    for words in ("1.5 s", "no mysql/", "ends with exit code 1", "has files in it", "stays up", "ERROR 1130"):
+        assert words in said
+
+
+def test_sources() -> None:
+    result = Sources(tuple(Source(*one, one[0] != "/dev/disk/") for one in BOOK))
+    said = texts(result.plot())
+    assert said.count("missing") == 1
+    assert said.count(":ro") == 4
+    for host, inside, _ in BOOK:
+        assert host in said
+        assert inside in said
+
+
+def test_numbers() -> None:
+    steps = (Step(50, 8, 0.0, 2.0, 1.0),)
+    kernel = ((-0.5, 1.0, MIB), (0.5, 1.25, 8 * MIB), (1.5, 1.75, 8 * MIB), (2.5, 2.0, MIB))
+    sampler = tuple((at / 10, 50.0, 8.0 * MIB) for at in range(21))
+    result = Numbers(
+        "Netdata", steps, "cpu.stat", kernel, sampler, ((1.0, 50.0), (2.0, 50.0)), ((1.0, 8.0 * MIB),)
+    )
+    assert result.total_s["the kernel's file"] == 1.0
+    assert round(result.total_s["our sampler"], 6) == 1.0
+    ax = result.plot()
+    said = texts(ax)
+    for words in ("50 ms in every 100 ms", "holds 8 MiB", "Netdata, once a second", "the kernel's file"):
+        assert words in said
+    upper, _ = ax.child_axes
+    assert [[0.5, 1.5], [50.0, 50.0]] in [
+        [list(line.get_xdata()), list(line.get_ydata())] for line in upper.lines
+    ]

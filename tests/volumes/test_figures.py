@@ -1,0 +1,149 @@
+"""The figures, by what they show."""
+
+from __future__ import annotations
+
+import statistics
+
+import matplotlib
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+
+from labhelpers.volumes.filling import Case, Filling
+from labhelpers.volumes.places import Place, Places
+from labhelpers.volumes.sides import BothWays, Delays, percentile
+from labhelpers.volumes.speed import CACHED, MIB, PLACES, SMALL, SYNCED, Speeds, Turn
+
+matplotlib.use("agg")
+
+
+def texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts] + [ax.get_title(loc="left")]
+
+
+PLACED = Places(
+    "web",
+    (
+        Place("/", "container layer", "", "/x/overlay2/abc/diff", "DATA/overlay2/abc/diff", "overlay", False),
+        Place("/data", "volume", "mine", "/x/volumes/mine/_data", "DATA/volumes/mine/_data", "ext4", True),
+        Place("/run", "tmpfs", "", None, "memory", "tmpfs", False),
+        Place("/target", "bind", "", "/home/me/target", "…/target", "xfs", False),
+    ),
+)
+
+
+def test_places_join_each_path_to_its_directory() -> None:
+    ax = PLACED.plot()
+    by_words = {text.get_text(): text for text in ax.texts}
+    for place in PLACED.places:
+        inside, outside = by_words[place.inside], by_words[place.shown]
+        assert inside.get_position()[1] == outside.get_position()[1]
+        assert inside.get_position()[0] < outside.get_position()[0]
+    assert "volume, read-only" in by_words
+    assert "container web" in by_words
+    assert "/home/me/target" not in " ".join(texts(ax))
+    assert [place.kind for place in PLACED.of("bind")] == ["bind"]
+    assert list(PLACED.frame().writable) == [True, False, True, True]
+
+
+FILLED = Filling(
+    "/etc/x",
+    ("a", "b"),
+    (
+        Case("nothing", "", ("a", "b"), None),
+        Case("a fresh volume", "-v V:/etc/x", ("a", "b"), ("a", "b")),
+        Case("a volume with a file", "-v V:/etc/x", ("mine",), ("mine",)),
+        Case("an empty directory", "--mount …", (), ()),
+    ),
+    ("a", "b"),
+)
+
+
+def test_filling_shows_every_name_where_it_is_seen() -> None:
+    ax = FILLED.plot()
+    words = texts(ax)
+    assert words.count("a") == words.count("b") == 3
+    assert words.count("mine") == 2
+    assert words.count("nothing") == 1 + 2  # a row's name, and two places where nothing is
+    rows = {
+        text.get_text(): text.get_position()[1]
+        for text in ax.texts
+        if text.get_text() in ("a fresh volume", "mine")
+    }
+    assert rows["a fresh volume"] > rows["mine"]
+    assert "(nothing)" in FILLED.frame().to_string()
+
+
+def test_filling_colours_tell_the_images_files_from_others() -> None:
+    chips = [p for p in FILLED.plot().patches if isinstance(p, FancyBboxPatch) and p.get_height() < 0.5]
+    assert len({chip.get_facecolor() for chip in chips[:6]}) == 1
+    assert chips[0].get_facecolor() != chips[-1].get_facecolor()
+
+
+def test_delays_show_every_point_and_the_median() -> None:
+    result = Delays((5.0, 6.0, 90.0), (4.0, 4.5, 5.0), (7, 7), (1, 1))
+    ax = result.plot()
+    points, median, back, _ = ax.lines
+    assert list(points.get_xdata()) == [5, 6, 90]
+    assert list(median.get_xdata()) == [6, 6]
+    assert list(back.get_xdata()) == [4, 4.5, 5]
+    assert any("median 6 µs" in words for words in texts(ax))
+    late = Delays((5.0, 15_100.0), (4.0,), (7, 7), (1, 1)).plot()
+    assert any("within 15.1 ms" in words for words in texts(late))
+    assert ax.get_xscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("inodes", "devices", "same"), [((7, 7), (1, 1), True), ((7, 8), (1, 1), False), ((7, 7), (1, 2), False)]
+)
+def test_one_file_is_one_inode_of_one_device(
+    inodes: tuple[int, int], devices: tuple[int, int], same: bool
+) -> None:
+    assert Delays((1.0,), (1.0,), inodes, devices).same_file is same
+
+
+def test_both_ways_must_agree() -> None:
+    assert BothWays("a", "a", "b", "b").agree
+    assert not BothWays("a", "a", "b", "c").agree
+
+
+def test_percentiles() -> None:
+    assert [percentile(range(100), part) for part in (0, 50, 99, 100)] == [0, 50, 99, 99]
+
+
+def speeds() -> Speeds:
+    turns = []
+    for number, place in enumerate(PLACES, 1):
+        for what, factor in ((CACHED, 100), (SYNCED, 10), (SMALL, 1)):
+            for spread in (1, 2, 3):
+                operation = 4096 if what == SMALL else MIB
+                turns.append(Turn(place, what, MIB, 1 / (number * factor * spread), operation))
+    kinds = {"container layer": "overlay", "volume": "ext4", "bind mount": "ext4", "tmpfs": "tmpfs"}
+    return Speeds(tuple(turns), kinds, 8 * MIB, 4096, 3)
+
+
+def test_speeds_show_every_measurement_and_its_median() -> None:
+    result = speeds()
+    ax = result.plot()
+    points = [line for line in ax.lines if line.get_label() in PLACES]
+    assert len(points) == 3 * len(PLACES)
+    assert sorted(points[1].get_xdata()) == pytest.approx([200, 400, 600])  # a volume, written
+    medians = [line for line in ax.lines if line.get_label() not in PLACES]
+    assert [line.get_xdata()[0] for line in medians] == pytest.approx(  # type: ignore[index]
+        [statistics.median(line.get_xdata()) for line in points]
+    )
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[:4] == ["container layer (overlay)", "volume (ext4)", "bind mount (ext4)", "tmpfs"]
+    assert any("one takes 2 ms" in words for words in texts(ax))  # 4 KiB at 2 MiB/s
+    assert result.median("volume", CACHED) == pytest.approx(400 * MIB)
+
+
+def test_no_words_run_out_of_a_figure() -> None:
+    for result in (PLACED, FILLED, speeds()):
+        ax = result.plot()
+        ax.figure.canvas.draw()
+        whole = ax.figure.bbox
+        for text in ax.texts:
+            box = text.get_window_extent()
+            assert whole.x0 <= box.x0, text
+            assert box.x1 <= whole.x1, text
