@@ -25,7 +25,7 @@ from labhelpers.terminal import ask, say, step
 from labhelpers.trial import nested, runs
 
 FIRST_IMAGES = ("base", "payload", "tools", "vm")
-TEST_IMAGES = (*FIRST_IMAGES, "registry", "engine", "mysql")
+TEST_IMAGES = (*FIRST_IMAGES, "registry", "engine", "mysql", "netdata")
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 

@@ -185,7 +185,11 @@ def survival(lab: Lab, image: str, source: str) -> Survival:
 
     Args:
         image: of MySQL.
-        source: a volume with a data directory that has the book's row and is not in use. Each server begins with a copy of it; whoever finds an empty directory later makes its own.
+        source: a volume with a data directory that has the book's row and is not in use. Each server begins with a
+            copy of it; whoever finds an empty directory later makes its own.
+
+    Raises:
+        LabError: `source` does not hold that row, or is in use; or a server did not come.
     """
     upgraded = newer(lab, image)
     with ExitStack() as stack, lab.quiet():

@@ -48,7 +48,7 @@ SELECTED = ("-m", "engine and not local")
 SIDE_BY_SIDE = {name: ("-n", files, "--dist", "loadfile") for name, files in zip(NAMES, "332", strict=True)}
 """For a whole suite: so many files at once, for most of a test is waiting for the engine."""
 
-LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine", "registry")}
+LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine", "registry", "mysql", "netdata")}
 """Images that an engine's own selection does without; a test that is asked for by name pulls what it needs."""
 
 
