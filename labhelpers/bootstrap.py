@@ -57,6 +57,9 @@ def main(arguments: list[str]) -> None:
         _make()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["PYTHONPYCACHEPREFIX"] = str(_home() / "cache" / "python")
+    # that forbids bytecode beside the sources; ours has a place of its own, and without it each process
+    # compiles all that it imports
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.stdout.flush()
     os.execv(_python(), [str(_python()), "-m", "labhelpers", *arguments])
 

@@ -25,7 +25,7 @@ from labhelpers.terminal import ask, say, step
 from labhelpers.trial import nested, runs
 
 FIRST_IMAGES = ("base", "payload", "tools", "vm")
-TEST_IMAGES = (*FIRST_IMAGES, "registry", "engine", "mysql")
+TEST_IMAGES = (*FIRST_IMAGES, "registry", "engine", "mysql", "netdata")
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -232,7 +232,8 @@ def _provide(choice: str, names: tuple[str, ...]) -> Engine:
     for name in names:
         images.ensure(engine, name, say)
     os.environ.update(jupyter.environment(engine))
-    os.environ.pop("DOCKER_CONTEXT", None)
+    for name in jupyter.NOT_THEIRS:
+        os.environ.pop(name, None)
     return engine
 
 
@@ -258,6 +259,7 @@ def _leave_foreign_engine(choice: str, purge: bool) -> None:
         _clean(engine)
         if purge:
             nested.remove(engine)
+            nested.remove_pushed(engine)
             for line in images.remove_all(engine):
                 say(line)
 

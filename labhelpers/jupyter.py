@@ -22,6 +22,9 @@ from labhelpers.terminal import step
 START_S = 60
 FIRST_PAGE = "notebooks/00_start_here.ipynb"
 RECORD = "jupyter/server.json"
+NOT_THEIRS = ("DOCKER_CONTEXT", "PYTHONDONTWRITEBYTECODE")
+"""What is left out of the environment of what the course starts: the engine is named by its address, and
+bytecode goes into the state directory. Without it each process compiles all that it imports."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def environment(engine: Engine) -> dict[str, str]:
     if engine.source == "private":
         # the docker CLI keeps contexts and buildx state in ~/.docker unless told otherwise
         mine["DOCKER_CONFIG"] = str(state.path("docker", "x").parent)
-    return {key: value for key, value in os.environ.items() if key != "DOCKER_CONTEXT"} | mine
+    return {key: value for key, value in os.environ.items() if key not in NOT_THEIRS} | mine
 
 
 def running() -> Server | None:

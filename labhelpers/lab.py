@@ -534,6 +534,23 @@ class Lab:
 
     def _build(self, call: Build, see: See | None) -> Image:
         said: list[str] = []
+        nameless = self._nameless()
+        try:
+            return self._build_told(call, see, said)
+        finally:
+            # no label of ours is on a stage that files were copied from, nor on the last step of a build that failed;
+            # what other builds leave meanwhile is not among the steps that this one told of
+            steps = re.findall(r"^ ---> ([0-9a-f]{12})$", "".join(said), re.MULTILINE)
+            with suppress(DockerException, requests.RequestException):
+                left = {id for id in self._nameless() - nameless if id[7:19] in steps}
+                self._there_before |= left
+                self._session.has_stages(left)
+
+    def _nameless(self) -> set[str]:
+        """The images that no tag names and no other image stands on."""
+        return {row["Id"] for row in self.client.api.images(filters={"dangling": True})}
+
+    def _build_told(self, call: Build, see: See | None, said: list[str]) -> Image:
         image_id = ""
         try:
             for step in self.client.api.build(

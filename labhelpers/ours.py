@@ -8,7 +8,7 @@ where it names another kind of thing, the labels came along and the thing is not
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -70,12 +70,25 @@ def things(client: docker.DockerClient, session: str | None = None) -> list[Thin
 
 
 def others(client: docker.DockerClient) -> list[Thing]:
-    """What is on the engine and no lab made, in the order in which it can be removed; the lab images left out."""
+    """What is on the engine and no lab made, in the order in which it can be removed; the lab images left out.
+
+    Nor is a volume without a name listed that a lab's container has: it goes with that container.
+    """
+    used = _volumes_of_labs(client)
     return [
         Thing(kind, name, "", "", id)
         for kind, name, id, found in _listed(client, {})
-        if CHAPTER not in found and not (kind == "image" and _is_lab_image(name, found))
+        if CHAPTER not in found
+        and not (kind == "image" and _is_lab_image(name, found))
+        and not (kind == "volume" and name in used)
     ]
+
+
+def _volumes_of_labs(client: docker.DockerClient) -> set[str]:
+    rows = client.api.containers(all=True, filters={"label": CHAPTER})
+    mounts = [mount for row in rows for mount in row.get("Mounts") or [] if mount["Type"] == "volume"]
+    # with containerd's store Docker 28 leaves out the name of one that nobody named; its directory has it
+    return {mount.get("Name") or mount["Source"].split("/")[-2] for mount in mounts}
 
 
 def _is_lab_image(name: str, found: dict[str, str]) -> bool:
@@ -130,9 +143,18 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
 
 
 def clear(client: docker.DockerClient, session: str) -> list[str]:
-    """Remove all that a session made, and what it pulled from its own registry; a line for what would not go."""
+    """Remove all that a session made, what its builds left without a name, and what it pulled from its own registry.
+
+    Gives a line for what would not go.
+    """
     _, kept = remove(client, things(client, session))
-    registry = state.read_json(_record(session), {}).get("registry")
+    told = state.read_json(_record(session), {})
+    for id in told.get("stages", []):
+        # one that got a name since, or that a build of somebody else stands on, stays
+        with suppress(APIError):
+            if not client.api.inspect_image(id)["RepoTags"]:  # type: ignore[no-untyped-call]
+                remove_image(client.api, id)
+    registry = told.get("registry")
     if registry:
         for image in client.api.images():
             for name in image["RepoTags"] or []:
@@ -159,7 +181,7 @@ class Session:
 
     def __init__(self, engine_id: str, chapter: str) -> None:
         self.id = secrets.token_hex(4)
-        self._told = {"engine": engine_id, "chapter": chapter}
+        self._told: dict[str, Any] = {"engine": engine_id, "chapter": chapter}
         state.write_json(_record(self.id), self._told)
         self._lock = _lock(self.id)
         self._lock.acquire(timeout=5)
@@ -167,6 +189,11 @@ class Session:
     def has_registry(self, address: str) -> None:
         """Note the address of the session's registry: names of images that begin with it are the session's."""
         self._told["registry"] = address
+        state.write_json(_record(self.id), self._told)
+
+    def has_stages(self, ids: Iterable[str]) -> None:
+        """Note nameless images that its builds left: stages, and what a failed build stopped at."""
+        self._told["stages"] = [*self._told.get("stages", []), *ids]
         state.write_json(_record(self.id), self._told)
 
     def end(self) -> None:

@@ -9,7 +9,6 @@ loads the SDK only when there is something to remove.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 
@@ -28,6 +27,8 @@ class Reaper:
     """
 
     def __init__(self, session: str, engine: str) -> None:
+        import subprocess  # half of what the process that waits would load
+
         self._process = subprocess.Popen(
             [sys.executable, "-m", "labhelpers.reaper", session],
             stdin=subprocess.PIPE,

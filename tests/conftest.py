@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,30 @@ def engine() -> Engine:
     return engines.connect()
 
 
-@pytest.fixture
-def lab(engine: Engine) -> Iterator[Lab]:
-    """A lab of its own for one test; it must remove all that it made."""
+@contextmanager
+def opened(engine: Engine) -> Iterator[Lab]:
+    """A lab for the block; it must remove all that it made."""
     with Lab("test", engine=engine) as it:
         yield it
-    left = engine.client.containers.list(
-        all=True, filters={"label": f"labhelpers.session={it.session}"}, ignore_removed=True
-    )
+    left = engine.client.api.containers(all=True, filters={"label": f"labhelpers.session={it.session}"})
     assert left == [], "the lab left containers behind"
+
+
+@pytest.fixture
+def lab(engine: Engine) -> Iterator[Lab]:
+    """A lab of its own for one test."""
+    with opened(engine) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def there(engine: Engine) -> Iterator[Lab]:
+    """One quiet lab for the tests of a file that do not ask what a lab prints or when it closes.
+
+    A lab, its view of the host and its registry are a process and two containers: started once, they serve all.
+    """
+    with opened(engine) as it, it.quiet():
+        yield it
 
 
 @pytest.fixture

@@ -15,6 +15,10 @@ from labhelpers.state import ROOT
 # | notebook | `what the book prints` | …; words outside of backticks are not a command
 ROWS = re.findall(r"^\| (\d\d_\w+) \| `([^`]+)` \|", (ROOT / "docs/book.md").read_text(), re.M)
 
+# where a cell says by a variable what the book says by a path of the engine's host, or asks for an image's successor
+PATHS = {"$socket:": "/var/run/docker.sock:", "$home/": "/home/"}
+SUCCESSORS = {"portainer-ce": "portainer"}
+
 
 @cache
 def cells(notebook: str) -> tuple[Any, ...]:
@@ -23,14 +27,18 @@ def cells(notebook: str) -> tuple[Any, ...]:
 
 
 def lines(cell: Any) -> list[str]:
-    return [" ".join(line.split()) for line in cell.source.replace("\\\n", " ").splitlines()]
+    source = cell.source.replace("\\\n", " ")
+    for variable, path in PATHS.items():
+        source = source.replace(variable, path)
+    return [" ".join(line.split()) for line in source.splitlines()]
 
 
 def images(notebook: str) -> dict[str, str]:
     """`$name` of a cell → the image that it asks Docker Hub for."""
     source = "\n".join(cell.source for cell in cells(notebook))
     asked = re.findall(r"""^(\w+) = lab\.from_hub\(\s*["']([^"']+)["']""", source, re.M)
-    return {f"${name}": image.partition(":")[0].rpartition("/")[2] for name, image in asked}
+    repositories = {f"${name}": image.partition(":")[0].rpartition("/")[2] for name, image in asked}
+    return {name: SUCCESSORS.get(image, image) for name, image in repositories.items()}
 
 
 def same(book: str, line: str, named: dict[str, str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_down_has_nothing_to_do_on_a_bare_machine(tmp_path: Path) -> None:
     done = lab(tmp_path / "home", "down", "--purge", "--yes")
     assert (done.returncode, done.stdout) == (0, "nothing of ours is on this machine\n")
     assert not (tmp_path / "home").exists()
+
+
+def test_a_verb_keeps_its_bytecode_in_the_state_directory(tmp_path: Path) -> None:
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "made-from").write_text(sha256((ROOT / "requirements.lock").read_bytes()).hexdigest())
+    python = tmp_path / "env" / "bin" / "python"
+    python.write_text("#!/bin/sh\nenv\n")
+    python.chmod(0o755)
+    said = lab(tmp_path, "status", PYTHONDONTWRITEBYTECODE="1").stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in said
+    assert f"PYTHONPYCACHEPREFIX={tmp_path}/" in said
 
 
 def test_a_machine_without_python_is_told_where_to_get_it(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from labhelpers.errors import BadInput
 def server(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[jupyter.Server]:
     """A JupyterLab with a state directory of its own: the reader's own server is left alone."""
     before = os.environ.get("LABHELPERS_HOME")
-    os.environ["LABHELPERS_HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ["LABHELPERS_HOME"] = str(with_this_cache(tmp_path_factory.mktemp("home")))
     try:
         yield jupyter.start(engine)
     finally:
@@ -31,6 +31,12 @@ def server(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             del os.environ["LABHELPERS_HOME"]
         else:
             os.environ["LABHELPERS_HOME"] = before
+
+
+def with_this_cache(home: Path) -> Path:
+    """A state directory whose cache (bytecode, fonts) is the one that is there: a JupyterLab is much to compile."""
+    (home / "cache").symlink_to(state.path("cache"))
+    return home
 
 
 def api(server: jupyter.Server, path: str) -> str:
@@ -109,7 +115,7 @@ def test_a_kernel_reaches_the_same_engine(server: jupyter.Server, engine: Engine
 def test_stop_ends_the_server_and_its_kernels(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+    monkeypatch.setenv("LABHELPERS_HOME", str(with_this_cache(tmp_path)))
     own = jupyter.start(engine)
     kernel = requests.post(api(own, "kernels"), params={"token": own.token}, timeout=30)
     assert kernel.status_code == 201
@@ -133,3 +139,12 @@ def test_the_number_of_a_dead_server_is_not_killed(tmp_path: Path, monkeypatch: 
     assert "jupyterlab" not in alive.cmdline()
     assert not jupyter.stop()
     assert alive.is_running()
+
+
+def test_what_the_course_starts_keeps_its_bytecode_in_the_state_directory(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    theirs = jupyter.environment(engine)
+    assert "PYTHONDONTWRITEBYTECODE" not in theirs
+    assert Path(theirs["PYTHONPYCACHEPREFIX"]).is_relative_to(state.home())

@@ -15,7 +15,7 @@ import pytest
 from docker.errors import NotFound
 
 from labhelpers.engine import Engine
-from labhelpers.errors import BadInput, ImageMissing, LabError, NameTaken, NotOurs, PortTaken
+from labhelpers.errors import BadInput, BuildFailed, ImageMissing, LabError, NameTaken, NotOurs, PortTaken
 from labhelpers.lab import Lab, ours
 
 IMAGE = "labhelpers/payload:latest"
@@ -118,21 +118,48 @@ def test_what_was_there_before_the_lab_is_not_listed(engine: Engine, foreign: st
         assert foreign not in [thing.name for thing in lab.made_elsewhere().things]
 
 
-def test_nothing_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path) -> None:
-    def steps() -> list[str]:
-        found = []
-        for row in engine.client.api.images(all=True):
-            with suppress(NotFound):  # other tests remove theirs
-                image = engine.client.api.inspect_image(row["Id"])
-                if f"A={name}" in (image["Config"].get("Env") or []):
-                    found.append(row["Id"])
-        return found
+def test_a_nameless_volume_of_a_container_of_the_lab_is_not_listed_as_somebody_elses(quiet: Lab) -> None:
+    container = quiet.run(IMAGE, "sleep 60", network="none", volumes=["/data"])
+    (source,) = [mount["Source"] for mount in container.attrs["Mounts"]]
+    (mine,) = [v["Name"] for v in quiet.client.api.volumes()["Volumes"] if f"/{v['Name']}/" in source]
+    assert mine not in [thing.name for thing in quiet.made_elsewhere().things]
+    quiet.remove(container, force=True)  # without -v it stays, and is nobody's
+    assert mine in [thing.name for thing in quiet.made_elsewhere().things]
+    quiet.client.volumes.get(mine).remove()
 
+
+def images_with(engine: Engine, setting: str) -> list[str]:
+    """All images, the steps of builds among them, whose environment has `setting`."""
+    found = []
+    for row in engine.client.api.images(all=True):
+        with suppress(NotFound):  # other tests remove theirs
+            image = engine.client.api.inspect_image(row["Id"])
+            if setting in (image["Config"].get("Env") or []):
+                found.append(row["Id"])
+    return found
+
+
+def test_nothing_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path) -> None:
     with Lab("test", engine=engine) as lab:
         for words in ("first", "second"):  # the second stands on a step of the first
             (tmp_path / "Dockerfile").write_text(
                 f"FROM {IMAGE}\nENV A={name}\nLABEL word={words}\nENV C={words}\n"
             )
             lab.build(str(tmp_path), f"{name}:{words}")
-        assert len(steps()) >= 2
-    assert steps() == []
+        assert len(images_with(engine, f"A={name}")) >= 2
+    assert images_with(engine, f"A={name}") == []
+
+
+@pytest.mark.parametrize("last", ["COPY --from=0 /bin/busybox /bin/busybox", "COPY no-such-file /"])
+def test_no_stage_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path, last: str) -> None:
+    """Neither of one that files were copied from, nor of one that failed."""
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {IMAGE}\nENV A={name}\nRUN true\nFROM {IMAGE}\nENV A={name}\n{last}\n"
+    )
+    with Lab("test", engine=engine) as lab:
+        with suppress(BuildFailed):
+            lab.build(str(tmp_path), f"{name}:1")
+        made = images_with(engine, f"A={name}")
+        assert len(made) >= 2
+        assert not {thing.id for thing in lab.made_elsewhere().things} & set(made)
+    assert images_with(engine, f"A={name}") == []

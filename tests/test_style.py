@@ -7,13 +7,17 @@ import sys
 
 import pytest
 
+from labhelpers import state
 from labhelpers.state import ROOT
+
+# a new checkout is looked at with what an older one has learnt
+CACHE = f"--cache-dir={state.path('cache', 'mypy')}"
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ["mypy", "--no-error-summary"],
+        ["mypy", "--no-error-summary", CACHE],
         ["ruff", "check", "--quiet", "labhelpers", "tests"],
         ["ruff", "format", "--check", "--quiet", "labhelpers", "tests"],
     ],

@@ -19,6 +19,7 @@ from labhelpers.errors import EngineRefused, LabError
 STORAGE = "/registry/docker/registry/v2"
 """Where its container keeps manifests and blobs (CNCF Distribution, registry/storage/paths.go)."""
 
+_ROOT = STORAGE.removesuffix("/docker/registry/v2")
 _INSIDE = "5000/tcp"
 _START_S = 20.0
 
@@ -31,6 +32,7 @@ class Registry:
         labels: what its container carries, so that it is known as the lab's.
         image: gives the reference of the lab image `registry`; asked once, at the start.
         started: told the address when it has started.
+        storage: the name of a volume that keeps what is pushed; None to lose it with the container.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Registry:
         labels: Mapping[str, str],
         image: Callable[[], str],
         started: Callable[[str], object] = lambda address: None,
+        storage: str | None = None,
     ) -> None:
         self._client = engine.client
         self._labels = dict(labels)
         self._image = image
         self._started = started
+        self._storage = storage
         self._container: Container | None = None
         self._address = ""
 
@@ -91,7 +95,10 @@ class Registry:
         return target
 
     def close(self) -> None:
-        """Remove its container and all that was pushed to it. The next use starts another, at another address."""
+        """Remove its container and, without a `storage`, all that was pushed to it.
+
+        The next use starts another, at another address.
+        """
         if self._container is not None:
             container, self._container = self._container, None
             container.remove(force=True, v=True)
@@ -104,6 +111,7 @@ class Registry:
                 detach=True,
                 labels=self._labels,
                 ports={_INSIDE: ("127.0.0.1", None)},
+                volumes=[f"{self._storage}:{_ROOT}"] if self._storage else [],
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
             )

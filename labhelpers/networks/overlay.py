@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from labhelpers.engine.nested import RIGHTS, WRITABLE_CGROUPS
+from labhelpers import nested
+from labhelpers.engine.nested import WRITABLE_CGROUPS
 from labhelpers.errors import BadInput, EngineRefused, LabError
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 NAMES = ("engine-1", "engine-2")
 WIRE = "between-engines"
 OVERLAY = "across"
-START_S = 60.0
-SLOW_S = 3.0
 IMAGE = "labhelpers/payload:latest"
 
 
@@ -125,9 +122,6 @@ def two_engines(lab: Lab) -> Engines:
     """
     engines = Engines(lab)
     payload = lab.image("payload")
-    engines.why_not = _too_slow(lab, payload)
-    if engines.why_not:
-        return engines
     image = lab.image("engine")
     began = time.monotonic()
     try:
@@ -135,10 +129,12 @@ def two_engines(lab: Lab) -> Engines:
             lab.create_network(WIRE)
             script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///var/run/docker.sock"
             for name in NAMES:
-                engines.containers.append(_started(lab, image, script, name))
-        archive = _archive(lab, payload)
+                engines.containers.append(
+                    nested.started(lab, image, script, name=name, hostname=name, network=WIRE)
+                )
+        archive = nested.archive(lab, payload)
         with ThreadPoolExecutor(2) as pool:
-            words = list(pool.map(lambda one: _ready(one, archive), engines.containers))
+            words = list(pool.map(lambda one: nested.ready(one, archive), engines.containers))
         failed = next((one for one in words if one), None)
         if failed:
             engines.close()
@@ -154,63 +150,6 @@ def two_engines(lab: Lab) -> Engines:
         raise
     engines.started_s = time.monotonic() - began
     return engines
-
-
-def _started(lab: Lab, image: str, script: str, name: str) -> Container:
-    options: dict[str, Any] = {
-        "name": name,
-        "hostname": name,
-        "network": WIRE,
-        "volumes": ["/var/lib/docker"],
-    }
-    try:
-        return lab.run(image, ["sh", "-c", script], **options, **RIGHTS)
-    except EngineRefused as error:
-        # Docker 28 refuses to drop what it does not have itself: then nothing needs to be dropped
-        if "CapDrop" not in (error.engine_words or ""):
-            raise
-        return lab.run(image, ["sh", "-c", script], **options, **{**RIGHTS, "cap_drop": []})
-
-
-def _too_slow(lab: Lab, image: str) -> str | None:
-    began = time.monotonic()
-    with lab.quiet():
-        lab.remove(lab.run(image, ["true"]), force=True)
-    took_s = time.monotonic() - began
-    if took_s < SLOW_S:
-        return None
-    return f"one container takes {took_s:.0f} s to start on this engine: two engines in it would take minutes"
-
-
-def _archive(lab: Lab, image: str) -> bytes:
-    """A tar with what `docker save` says of `image` in it."""
-    saved = b"".join(lab.client.images.get(image).save(named=image))
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
-        entry = tarfile.TarInfo("payload.tar")
-        entry.size = len(saved)
-        tar.addfile(entry, io.BytesIO(saved))
-    return made.getvalue()
-
-
-def _ready(container: Any, archive: bytes) -> str | None:
-    """Wait for an engine and give it the image; None, or what went wrong."""
-    container.put_archive("/", archive)
-    end = time.monotonic() + START_S
-    said = b""
-    while time.monotonic() < end:
-        status, said = container.exec_run(["docker", "load", "-q", "-i", "/payload.tar"])
-        if status == 0:
-            return None
-        container.reload()
-        if container.status != "running":
-            break
-        time.sleep(0.2)
-    last = [
-        *container.logs().decode(errors="replace").strip().splitlines(),
-        said.decode(errors="replace").strip(),
-    ]
-    return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")
 
 
 def _join(lab: Lab, engines: Engines) -> None:

@@ -26,6 +26,8 @@ PING_HEADERS = 28
 VXLAN_HEADERS = 50
 """Outer Ethernet 14 (not counted in an MTU) is replaced by the inner one: 14 + 8 VXLAN + 8 UDP + 20 IPv4 (RFC 7348)."""
 LOST_S = 90.0
+LOOK_S = 0.5
+"""Between two looks: each is a few processes on a machine that has just lost half of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,13 +240,13 @@ def lose_an_engine(engines: Engines) -> EngineLost:
         )
         asked += 1
         served += "page" in answer
-        nodes = engines.docker(1, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
-        if not noticed and "engine-2 Down" in nodes:
-            noticed = time.monotonic() - began
+        if not noticed:
+            nodes = engines.docker(1, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
+            noticed = time.monotonic() - began if "engine-2 Down" in nodes else 0.0
         if noticed and _replicas(engines).get("engine-1") == 2:
             replaced = time.monotonic() - began
             break
-        time.sleep(0.2)
+        time.sleep(LOOK_S)
     if not replaced:
         raise LabError("the swarm did not replace what it lost", hint="run the notebook again from the top")
     after = _replicas(engines)
@@ -288,7 +290,7 @@ def _until(engines: Engines, right: object) -> dict[str, int]:
         counts = _replicas(engines)
         if right(counts):
             return counts
-        time.sleep(0.2)
+        time.sleep(LOOK_S)
     raise LabError(
         "the service did not come up with one replica on each engine",
         hint="run the notebook again from the top",
@@ -305,5 +307,5 @@ def _until_named(engines: Engines, count: int, away: tuple[str, ...] = ()) -> tu
         found = tuple(sorted(set(re.findall(r"Address:\s+(\d+\.\d+\.\d+\.\d+)", said))))
         if len(found) == count and set(found) != set(away):
             break
-        time.sleep(0.2)
+        time.sleep(LOOK_S)
     return found

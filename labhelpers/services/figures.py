@@ -215,13 +215,13 @@ def draw_numbers(result: Numbers, ax: Axes) -> Axes:
         upper.fill_between([step.begin_s, step.end_s], step.busy_ms, color="#E9E9E4", lw=0)
         lower.fill_between([step.begin_s, step.end_s], step.held_mib, color="#E9E9E4", lw=0)
         middle = (step.begin_s + step.end_s) / 2
-        for axes, words in (
-            (upper, f"{step.busy_ms} ms in every 100 ms"),
-            (lower, f"holds {step.held_mib} MiB"),
+        for axes, height, words in (
+            (upper, 0.97, f"{step.busy_ms} ms in every 100 ms"),
+            (lower, 0.12, f"holds {step.held_mib} MiB"),  # below its line
         ):
             place = axes.get_xaxis_transform()
             axes.text(
-                middle, 0.97, words, transform=place, ha="center", va="top", fontsize=8.5, color="#555555"
+                middle, height, words, transform=place, ha="center", va="top", fontsize=8.5, color="#555555"
             )
     sampled = [one for one in result.sampler if low <= one[0] <= high]
     upper.plot([one[0] for one in sampled], [one[1] for one in sampled], ".", ms=3.5, color=CONTAINER)

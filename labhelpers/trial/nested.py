@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from docker.errors import APIError
+
 from labhelpers import state
 from labhelpers.engine import Engine, images
 from labhelpers.engine.nested import RIGHTS, WRITABLE_CGROUPS
@@ -21,6 +23,9 @@ Say = Callable[[str], object]
 
 NAME = "engine-b"
 REF = f"labhelpers/{NAME}:latest"
+PUSHED = "labhelpers-trial-registry"
+"""The volume of A that keeps what the registries of trials were given."""
+
 START_S = 90.0
 START = f"""#!/bin/sh
 set -eu
@@ -108,6 +113,12 @@ def remove(engine: Engine) -> None:
     """Remove the image of B, if it is there."""
     for image in engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"}):
         engine.client.images.remove(str(image.id), force=True)
+
+
+def remove_pushed(engine: Engine) -> None:
+    """Remove what the registries of trials were given, if it is kept there and nobody uses it now."""
+    with suppress(APIError):
+        engine.client.api.remove_volume(PUSHED)
 
 
 def _import(engine: Engine, root: Path) -> None:

@@ -23,6 +23,7 @@ from rich.table import Table
 from labhelpers import ours as belongings
 from labhelpers import state
 from labhelpers.engine import Engine, connect, images
+from labhelpers.engine.registry import Registry
 from labhelpers.engine.root import run_as_root
 from labhelpers.errors import LabError, SetupFailed
 from labhelpers.lab import Lab
@@ -38,6 +39,7 @@ LANES = (("A", "B"), ("C",))
 
 END_S = 60.0
 LOOK_S = 0.2
+PUSHED_BYTES = 3 << 30
 TABLE_WIDTH = 120
 NAMED = 3
 SELECTED = ("-m", "engine and not local")
@@ -46,7 +48,7 @@ SELECTED = ("-m", "engine and not local")
 SIDE_BY_SIDE = {name: ("-n", files, "--dist", "loadfile") for name, files in zip(NAMES, "332", strict=True)}
 """For a whole suite: so many files at once, for most of a test is waiting for the engine."""
 
-LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine", "registry")}
+LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine", "registry", "mysql", "netdata")}
 """Images that an engine's own selection does without; a test that is asked for by name pulls what it needs."""
 
 
@@ -191,13 +193,17 @@ def on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], sa
 def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> Iterator[dict[str, str]]:
     """The environment of tests that run on B or C, while it runs and has the lab images."""
     with Lab(belongings.TRIAL, engine=engine) as lab, _folder(lab.session) as folder:
-        for image in wanted:
-            lab.registry.push(images.ensure(engine, image, say), images.reference(image))
-        lab.registry.push(images.base(engine, say))  # what a build there begins with
-        port = lab.registry.address.rpartition(":")[2]
+        # and what a build there begins with
+        refs = [*(images.ensure(engine, image, say) for image in wanted), images.base(engine, say)]
+        labels = belongings.labels("container", belongings.TRIAL, lab.session)
+        storage = _pushed_before(lab)
+        there = Registry(engine, labels, lambda: images.reference("registry"), storage=storage)
+        for ref in refs:
+            there.push(ref)
+        port = there.address.rpartition(":")[2]
         if name == "B":
-            lab.registry.container.reload()
-            (own,) = lab.registry.container.attrs["NetworkSettings"]["Networks"].values()
+            there.container.reload()
+            (own,) = there.container.attrs["NetworkSettings"]["Networks"].values()
             registry = f"{own['IPAddress']}:5000"
             running = nested.running(lab, registry, folder, say)
         else:
@@ -215,6 +221,19 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
             with _being(environment):
                 _pull(connect("auto"), registry, [one for one in wanted if one not in LATER[name]], say)
             yield environment
+
+
+def _pushed_before(lab: Lab) -> str:
+    """The volume of A that keeps what was pushed, made anew where too much of older images is in it.
+
+    To compress the images costs an engine 47 s of processor time, and nothing where the registry has them already.
+    """
+    with lab.quiet():
+        kept = lab.create_volume(nested.PUSHED, keep=True)
+        if lab.host.disk_use(kept.attrs["Mountpoint"]).allocated_bytes > PUSHED_BYTES:
+            nested.remove_pushed(lab.engine)
+            kept = lab.create_volume(nested.PUSHED, keep=True)
+        return str(kept.name)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from labhelpers.vm.experiments import (
     probe_accel,
     stacks,
     start_guest,
+    start_pair,
     start_payload,
     start_times,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "probe_accel",
     "stacks",
     "start_guest",
+    "start_pair",
     "start_payload",
     "start_times",
 ]

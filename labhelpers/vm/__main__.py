@@ -7,7 +7,8 @@ from labhelpers.lab import Lab
 from labhelpers.state import ROOT
 
 with Lab("01") as lab, lab.quiet():
-    vm.stacks(lab, vm.kernels(lab), vm.memory_held(lab), vm.disk_used(lab)).plot()
+    pair = vm.start_pair(lab)
+    vm.stacks(lab, vm.kernels(lab, pair), vm.memory_held(lab, pair), vm.disk_used(lab, pair)).plot()
 target = ROOT / "assets" / "vm" / "part3-1.png"
 target.parent.mkdir(parents=True, exist_ok=True)
 plt.savefig(target, dpi=130)

@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -17,6 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
+from docker.errors import NotFound
 
 from labhelpers import state
 from labhelpers.errors import BadInput, GuestFailed, LabError
@@ -33,6 +34,8 @@ GUEST_MEMORY_MB = 128
 READY_LIMIT_S = 60.0
 PROBE_LIMIT_S = 8.0
 LAST_LINES = 8
+TAIL_LINES = 40
+LOOK_S = 0.2
 # QEMU itself holds this much beside the guest's memory, with room to spare
 QEMU_BYTES = 192 * 1024 * 1024
 CACHE = "vm-accel.json"
@@ -93,18 +96,55 @@ def start_payload(lab: Lab, *, name: str | None = None, limit_s: float = READY_L
     return container
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A guest and a container with the same payload, both idle."""
+
+    guest: Container
+    container: Container
+
+
+def start_pair(lab: Lab) -> Pair:
+    """Start one of each, and wait until both are idle. They stay, to be looked at, until the lab closes.
+
+    Raises:
+        GuestFailed: one did not reach its payload.
+    """
+    return Pair(_start(lab, "vm"), _start(lab, "container"))
+
+
+def _both(pair: Pair) -> tuple[Container, Container]:
+    """The guest and the container.
+
+    Raises:
+        LabError: one is gone, or does not run.
+    """
+    both = (pair.guest, pair.container)
+    for one in both:
+        with suppress(NotFound):
+            one.reload()
+            if one.status == "running":
+                continue
+        raise LabError(
+            f"{one.name} is gone, or does not run any more",
+            hint="run the cell that starts the two again, then this one",
+        )
+    return both
+
+
 def _wait_until_idle(lab: Lab, container: Container, limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     try:
         while True:
             container.reload()
             ended = container.status in ("exited", "dead")
-            said = container.logs().decode(errors="replace")
+            # its last word is all that is waited for: a guest writes some 350 lines
+            said = container.logs(tail=TAIL_LINES).decode(errors="replace")
             if IDLE in said and not ended:
                 return
             if ended or time.monotonic() > deadline:
                 raise _failed(container, said, ended, limit_s)
-            time.sleep(0.1)
+            time.sleep(LOOK_S)
     except BaseException:
         # a guest that failed must not stay and hold memory
         with lab.quiet():
@@ -399,16 +439,13 @@ class MemoryHeld(Result):
         return self.vm_bytes / self.container_bytes
 
 
-def memory_held(lab: Lab) -> MemoryHeld:
-    """Start one of each, and measure both at the same moment, idle.
+def memory_held(lab: Lab, pair: Pair) -> MemoryHeld:
+    """Measure both at the same moment, idle.
 
     Raises:
-        GuestFailed: one did not reach its payload.
+        LabError: one does not run any more.
     """
-    with _removed(lab, []) as made:
-        made.append(_start(lab, "vm"))
-        made.append(_start(lab, "container"))
-        guest, container = _held_bytes(lab, made)
+    guest, container = _held_bytes(lab, _both(pair))
     return MemoryHeld(guest, container, GUEST_MEMORY_MB * 1024 * 1024)
 
 
@@ -437,21 +474,16 @@ class DiskUsed(Result):
         return self.kernel_bytes + self.initramfs_bytes + self.root_disk_bytes
 
 
-def disk_used(lab: Lab) -> DiskUsed:
-    """Measure what is in the two images, and start one of each to see what a copy adds.
+def disk_used(lab: Lab, pair: Pair) -> DiskUsed:
+    """Measure what is in the two images, and what the started ones have added.
 
     Raises:
-        GuestFailed: one did not reach its payload.
+        LabError: one does not run any more.
     """
     listing = _look(lab, "cd /guest && stat -c '%n %s' kernel initramfs root.img", image="vm")
     parts = {name: int(size) for name, size in (line.split() for line in listing.splitlines())}
     whole = lab.client.images.get(lab.image("vm")).attrs["Size"]
-    with _removed(lab, []) as made:
-        made.append(_start(lab, "vm"))
-        made.append(_start(lab, "container"))
-        rows = lab.client.api.containers(size=True, filters={"label": f"labhelpers.session={lab.session}"})
-        added = {row["Id"]: int(row.get("SizeRw") or 0) for row in rows}
-        vm_copy, container_copy = (added[str(container.id)] for container in made)
+    vm_copy, container_copy = (_added_bytes(lab, one) for one in _both(pair))
     return DiskUsed(
         kernel_bytes=parts["kernel"],
         initramfs_bytes=parts["initramfs"],
@@ -461,6 +493,11 @@ def disk_used(lab: Lab) -> DiskUsed:
         vm_copy_bytes=vm_copy,
         container_copy_bytes=container_copy,
     )
+
+
+def _added_bytes(lab: Lab, container: Container) -> int:
+    (row,) = lab.client.api.containers(size=True, filters={"id": container.id})
+    return int(row.get("SizeRw") or 0)
 
 
 # --- kernels
@@ -518,11 +555,14 @@ class Kernels(Result):
 SHOW_KERNEL = "uname -r; cat /proc/version /proc/sys/kernel/random/boot_id"
 
 
-def kernels(lab: Lab) -> Kernels:
+def kernels(lab: Lab, pair: Pair) -> Kernels:
     """Ask the engine's host, two containers of different images, and two guests for their kernel.
 
+    The first guest is that of `pair`; the second is booted and taken away again.
+
     Raises:
-        GuestFailed: a guest did not reach its payload.
+        GuestFailed: the second guest did not reach its payload.
+        LabError: the first does not run any more.
     """
     there = lab.host.kernel()
     host = Kernel("engine's host", there.release, there.version, there.boot_id)
@@ -530,10 +570,10 @@ def kernels(lab: Lab) -> Kernels:
         Kernel(f"container of labhelpers/{image}", *_look(lab, SHOW_KERNEL, image=image).splitlines())
         for image in ("payload", "vm")
     ]
+    first, _ = _both(pair)
     with _removed(lab, []) as made:
-        for _ in range(2):
-            made.append(_start(lab, "vm"))
-        told = [facts(_log(guest)) for guest in made]
+        made.append(_start(lab, "vm"))
+        told = [facts(_log(guest)) for guest in (first, made[0])]
     guests = [
         Kernel(f"guest {n}", fact["release"], fact["version"], fact["boot_id"])
         for n, fact in enumerate(told, 1)
@@ -611,15 +651,14 @@ class BootLog(Result):
         return BootLog(tuple(at for at, _ in rows), tuple(line for _, line in rows))
 
 
-def boot_log(lab: Lab) -> BootLog:
-    """Boot a guest and keep all that it says.
+def boot_log(pair: Pair) -> BootLog:
+    """All that the guest has said since it was switched on.
 
     Raises:
-        GuestFailed: the guest did not reach its payload.
+        LabError: it does not run any more.
     """
-    with _removed(lab, []) as made:
-        made.append(_start(lab, "vm"))
-        lines = _stamped(made[0])
+    guest, _ = _both(pair)
+    lines = _stamped(guest)
     return BootLog(tuple((at - lines[0][0]) * 1000 for at, _ in lines), tuple(text for _, text in lines))
 
 
@@ -677,17 +716,15 @@ class Devices(Result):
         return pd.DataFrame([asdict(view) | {"pci": len(view.pci)} for view in (self.container, self.guest)])
 
 
-def devices(lab: Lab) -> Devices:
-    """Start one of each and compare what their payloads see, and what the host sees of them.
+def devices(lab: Lab, pair: Pair) -> Devices:
+    """Compare what the two payloads see, and what the host sees of them.
 
     Raises:
-        GuestFailed: one did not reach its payload.
+        LabError: one does not run any more.
     """
-    with _removed(lab, []) as made:
-        made.append(_start(lab, "vm"))
-        made.append(_start(lab, "container"))
-        guest, container = (_log(one) for one in made)
-        commands = [" ".join(process.command for process in lab.host.processes(one)) for one in made]
+    both = _both(pair)
+    guest, container = (_log(one) for one in both)
+    commands = [" ".join(process.command for process in lab.host.processes(one)) for one in both]
     return Devices(
         _view("container", container),
         _view("guest", guest),

@@ -39,6 +39,8 @@ pytestmark = [
 def page(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """JupyterLab on the first notebook, with its own state directory; nothing is saved to the checkout."""
     images.ensure(engine, "base", print)
+    # the bytecode that is there already: a JupyterLab is much to compile
+    (tmp_path / "cache").symlink_to(state.path("cache"))
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
     # else JupyterLab takes cells that are out of sight out of the page
     _set("notebook-extension/tracker", {"windowingMode": "none"})

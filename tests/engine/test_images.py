@@ -20,7 +20,7 @@ from labhelpers.lab import Lab
 DOCKERFILE = """ARG BASE=debian:bookworm-slim
 FROM {base}
 LABEL labhelpers.stage={name}
-RUN echo one > /one
+ENV ONE=one
 RUN {run}
 """
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from labhelpers.engine import Engine
-from labhelpers.engine.registry import STORAGE
+from labhelpers.engine.registry import STORAGE, Registry
 from labhelpers.errors import EngineRefused, LabError
 from labhelpers.lab import Lab
 
@@ -47,6 +47,19 @@ def test_closing_removes_it_and_what_was_pulled_from_it(engine: Engine) -> None:
     tags = [tag for row in engine.client.api.images() for tag in row["RepoTags"] or []]
     assert not [tag for tag in tags if tag.startswith(address)]
     assert "labhelpers/payload:latest" in tags
+
+
+def test_what_is_kept_in_a_volume_is_there_again(lab: Lab) -> None:
+    labels = lab._labels("container")
+    storage = lab.create_volume(f"t-{lab.session}").name
+    first = Registry(lab.engine, labels, lambda: lab.image("registry"), storage=storage)
+    first.push("labhelpers/payload", "try/kept")
+    first.close()
+    again = Registry(lab.engine, labels, lambda: lab.image("registry"), storage=storage)
+    ref = f"{again.address}/try/kept:latest"
+    assert lab.pull(ref).id == lab.client.images.get("labhelpers/payload").id
+    lab.client.images.remove(ref)
+    again.close()
 
 
 def test_a_registry_that_does_not_start_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,13 @@ class Own:
 
     def back_to(self, before: dict[str, Any], within_s: float = 40) -> None:
         """Wait until the census is what it was."""
-        until(lambda: self.census() == before, within_s, lambda: _difference(before, self.census()))
+        # a census is twenty requests and a look at every process, and the reaper looks three times, a second apart
+        until(
+            lambda: self.census() == before,
+            within_s,
+            lambda: _difference(before, self.census()),
+            every_s=0.5,
+        )
 
 
 def _command_lines() -> Iterator[str]:
@@ -138,13 +144,16 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
 
 
 def until(
-    condition: Callable[[], object], within_s: float = 40, tell: Callable[[], object] = lambda: ""
+    condition: Callable[[], object],
+    within_s: float = 40,
+    tell: Callable[[], object] = lambda: "",
+    every_s: float = 0.1,
 ) -> None:
     """Wait for `condition`; fail with what `tell` says."""
     end = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < end, tell()
-        time.sleep(0.1)
+        time.sleep(every_s)
 
 
 @pytest.fixture(scope="module")

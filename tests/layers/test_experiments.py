@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from docker.errors import ImageNotFound
 
 from labhelpers import layers
+from labhelpers.engine import Engine
+from labhelpers.engine.steps import remove_image
 from labhelpers.errors import BadInput, ImageMissing, LabError, NotOurs
 from labhelpers.lab import Lab
 from labhelpers.layers.experiments import Example, Pull
 
 
-@pytest.fixture
-def example(lab: Lab) -> Example:
+@pytest.fixture(scope="module")
+def lab(there: Lab) -> Lab:
+    """One lab for all tests: its registry, and the two images in it, are made once."""
+    return there
+
+
+@pytest.fixture(scope="module")
+def pushed(lab: Lab) -> Example:
     return layers.example(lab)
+
+
+@pytest.fixture
+def example(lab: Lab, pushed: Example) -> Iterator[Example]:
+    """Two images in the lab's registry; the engine has neither, before the test and after it."""
+    refs = {pushed.first, pushed.second}
+    assert not refs & {tag for row in lab.client.api.images() for tag in row["RepoTags"] or []}
+    yield pushed
+    for ref in refs:
+        with suppress(ImageNotFound):
+            remove_image(lab.client.api, ref)
 
 
 def test_a_pull_is_told_layer_by_layer_and_shared_layers_do_not_travel(lab: Lab, example: Example) -> None:
@@ -152,7 +174,13 @@ def test_a_deleted_secret_is_still_there(lab: Lab) -> None:
         layers.recover(lab, secrets.refs["deleted"], "token.txt")
 
 
-def test_going_back(lab: Lab) -> None:
+def test_going_back(engine: Engine) -> None:
+    with Lab("test", engine=engine) as lab, lab.quiet():
+        go_back(lab)
+    assert engine.client.images.list(name=f"t-{lab.session}") == []
+
+
+def go_back(lab: Lab) -> None:
     name = f"t-{lab.session}"
     board = lab.run(lab.image("payload"), name=name)
     lab.exec(board, ["sh", "-c", "echo old > /price"])
@@ -175,5 +203,3 @@ def test_going_back(lab: Lab) -> None:
         lab.tag("no-such-image:1", f"{name}:3")
     with pytest.raises(LabError, match="no container"):
         lab.commit("no-such-container", f"{name}:3")
-    lab.close()
-    assert lab.client.images.list(name=name) == []

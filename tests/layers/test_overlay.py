@@ -25,12 +25,24 @@ RUN rm -r /d && mkdir -p /d/sub && echo e > /d/e && echo f > /d/sub/f && rm /lin
 )
 
 
+@pytest.fixture(scope="module")
+def lab(there: Lab) -> Lab:
+    """One lab for all tests: none changes what another one finds."""
+    return there
+
+
+@pytest.fixture(scope="module")
+def image(lab: Lab) -> str:
+    """An image with an opaque directory and a whiteout of its own."""
+    return build(lab, FILES, own_name(lab, "files:1"), BASE=lab.image("payload"))
+
+
 @pytest.fixture
-def container(lab: Lab) -> Iterator[Container]:
-    """A container of an image with an opaque directory and a whiteout of its own."""
-    ref = build(lab, FILES, own_name(lab, "files:1"), BASE=lab.image("payload"))
-    with lab.quiet():
-        yield lab.run(ref, "sleep 300", name=f"t-{lab.session}")
+def container(lab: Lab, image: str) -> Iterator[Container]:
+    """A container of that image, which nothing has changed yet."""
+    made = lab.run(image, "sleep 300", name=f"t-{lab.session}", network="none")
+    yield made
+    lab.remove(made, force=True)
 
 
 def do(lab: Lab, container: Container, script: str) -> Changes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from docker.models.containers import Container
 
 from labhelpers import vm
 from labhelpers.lab import Lab
@@ -10,6 +13,20 @@ from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
 from labhelpers.vm.experiments import facts
 
 pytestmark = pytest.mark.usefixtures("own_state")
+
+
+@pytest.fixture(scope="module")
+def booted(there: Lab) -> Container:
+    """A guest with 128 MiB: a boot is dear, and a name is changed at once."""
+    return vm.start_guest(there)
+
+
+@pytest.fixture
+def guest(booted: Container) -> Iterator[Container]:
+    """That guest, with the name that a test needs while it needs it."""
+    before = booted.name
+    yield booted
+    booted.rename(before)
 
 
 def test_one_kernel(lab: Lab) -> None:
@@ -30,10 +47,10 @@ def test_one_kernel(lab: Lab) -> None:
     assert exercise.check().passed
 
 
-def test_guest_boot_id(lab: Lab) -> None:
+def test_guest_boot_id(lab: Lab, guest: Container) -> None:
     exercise = guest_boot_id(lab)
     assert "no container called my-guest" in str(exercise.check())
-    guest = vm.start_guest(lab, name="my-guest")
+    guest.rename("my-guest")
     note = vm.start_payload(lab, name="my-note")
     assert "no file /answer" in str(exercise.check())
     lab.exec(note, ["sh", "-c", "cat /proc/sys/kernel/random/boot_id > /answer"])
@@ -45,12 +62,12 @@ def test_guest_boot_id(lab: Lab) -> None:
     assert exercise.check().passed
 
 
-def test_small_guest(lab: Lab) -> None:
+def test_small_guest(lab: Lab, guest: Container) -> None:
     exercise = small_guest(lab)
     assert not exercise.check().passed
-    default = vm.start_guest(lab, name="small-guest")
+    guest.rename("small-guest")
     assert "its kernel says" in str(exercise.check())
-    lab.remove(default, force=True)
+    guest.rename(f"large-{lab.session}")
     dead = lab.run(lab.image("vm"), name="small-guest", environment={"GUEST_MEMORY_MB": "32"})
     dead.wait(timeout=60)
     assert "does not run" in str(exercise.check())

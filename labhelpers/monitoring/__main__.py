@@ -1,0 +1,34 @@
+"""Draw the figures of the chapter anew from what is measured: `python -m labhelpers.monitoring`."""
+
+from __future__ import annotations
+
+from labhelpers import monitoring
+from labhelpers.lab import Lab
+from labhelpers.state import ROOT
+
+FIGURES = ROOT / "assets" / "monitoring"
+
+
+def main() -> None:
+    """Measure everything once, and write what it looks like."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    with Lab("09") as lab:
+        results = {
+            "timeline": monitoring.timeline(lab),
+            "restarts": monitoring.restarts(lab),
+            "engine_restarts": monitoring.engine_restarts(lab),
+            "docker_sock": monitoring.holders(lab, monitoring.docker_sock(lab)),
+        }
+    for name, result in results.items():
+        result.plot()
+        plt.savefig(FIGURES / f"{name}.png")
+        print(f"drawn: assets/monitoring/{name}.png")
+
+
+if __name__ == "__main__":
+    main()

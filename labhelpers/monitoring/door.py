@@ -1,0 +1,379 @@
+"""The engine's socket on its host: where it is, what can be had through it, and what can be held in its place.
+
+Source: docs.docker.com, "Docker Engine security", "Docker daemon attack surface"; unix(7); capabilities(7).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labhelpers import ours
+from labhelpers.errors import LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+INSIDE = "/var/run/docker.sock"
+PLACE = "/proxied"
+FILE = "/tmp/inside"
+READY_S = 120.0
+LISTENS = 0x10000  # include/uapi/linux/net.h, __SO_ACCEPTCON: it accepts connections
+TCP_LISTENS = "0A"  # proc(5), /proc/net/tcp; include/net/tcp_states.h
+ANY = {"00000000", "0100007F", "0" * 32, "00000000000000000000000001000000"}
+"""Addresses of /proc/net/tcp and tcp6 by which 127.0.0.1 (or ::) reaches."""
+NOTHING: dict[str, Any] = {"cap_drop": ["ALL"], "network": "none", "read_only": True}
+"""What a holder has besides the socket: no capability, no network, nothing to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door(Result):
+    """Where the engine's API is open on its own host.
+
+    Attributes:
+        path: of a socket there through which the whole API goes.
+        made: whether the lab made that socket, because the engine listens on a port alone.
+        rootless: whether the engine runs without root's rights: then this door leads to one user's files.
+    """
+
+    path: str
+    made: bool
+    rootless: bool
+
+    def __str__(self) -> str:
+        return self.path
+
+    def __repr__(self) -> str:
+        # a notebook is stored with its outputs: a path of a machine does not belong there
+        where = "it is where it is on most machines" if self.path == INSIDE else "it is not in /var/run here"
+        if self.made:
+            where = "this engine has none: the lab made one out of its port"
+        return f"the engine's socket on its host ({where})"
+
+    def _repr_html_(self) -> str:
+        return repr(self)
+
+
+def docker_sock(lab: Lab) -> Door:
+    """Find the engine's socket on the engine's host, and ask through it whether it is this engine's.
+
+    A process of the host that is called dockerd holds it, and the kernel lists it (/proc/net/unix). Where the
+    engine listens on a TCP port alone, a container of the lab makes a socket of that.
+
+    Nothing is mounted that is not there: `-v` would make a directory of that name on the host.
+
+    Raises:
+        LabError: there is none, or the engine keeps the lab from seeing it.
+    """
+    rootless = any("rootless" in one for one in lab.engine.info.get("SecurityOptions") or [])
+    held = _held(lab)
+    for path in _sockets(lab, held):
+        if _is_this_engine(lab, [f"{path}:{INSIDE}"]):
+            return Door(path, False, rootless)
+    for port in _ports(lab, held):
+        volume = _forwarded(lab, port)
+        path = f"{lab.client.volumes.get(volume).attrs['Mountpoint']}/docker.sock"
+        if _is_this_engine(lab, [f"{path}:{INSIDE}"]):
+            return Door(path, True, rootless)
+    raise LabError(
+        "no socket of this engine was found on its host, so what can be had through it cannot be shown",
+        hint="`docker context inspect` says where its API is",
+        engine_words="; ".join(lab.host.cannot_show) or None,
+    )
+
+
+def _held(lab: Lab) -> set[str]:
+    """The inodes of the sockets that engines hold which see the same files as ours."""
+    own = lab.host.process().namespaces.get("mnt")
+    found: set[str] = set()
+    for one in lab.host.processes():
+        name = one.command.partition(" ")[0].rpartition("/")[2]
+        if name in ("dockerd", "podman") and one.namespaces.get("mnt") == own:
+            targets = (entry.target for entry in lab.host.directory(f"/proc/{one.pid}/fd"))
+            found |= {t.removeprefix("socket:[").rstrip("]") for t in targets if t.startswith("socket:[")}
+    return found
+
+
+def _sockets(lab: Lab, held: set[str]) -> list[str]:
+    rows = [line.split(maxsplit=7) for line in lab.host.read("/proc/net/unix").splitlines()[1:]]
+    listening = (row for row in rows if len(row) == 8 and int(row[3], 16) & LISTENS and row[6] in held)
+    # dockerd has others of its own: its metrics, its network controller (`/run/docker/libnetwork/….sock`)
+    paths = {row[7] for row in listening if row[7].startswith("/")}
+    return sorted(paths, key=lambda path: (not path.endswith("docker.sock"), path))
+
+
+def _ports(lab: Lab, held: set[str]) -> list[int]:
+    texts = lab.host.read_many(["/proc/net/tcp", "/proc/net/tcp6"]).values()
+    rows = [line.split() for text in texts for line in (text or "").splitlines()[1:]]
+    places = [row[1].split(":") for row in rows if row[3] == TCP_LISTENS and row[9] in held]
+    return sorted({int(port, 16) for address, port in places if address in ANY})
+
+
+def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
+    words = ["curl", "-s", "--max-time", "30", "--unix-socket", INSIDE, "http://engine/info"]
+    with lab.quiet():
+        said = _said(lab, lab.run(lab.image("tools"), words, volumes=volumes, **NOTHING))
+    try:
+        return bool(json.loads(said)["ID"] == lab.engine.info["ID"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _said(lab: Lab, container: Container) -> str:
+    """What a container says until it ends; it is removed."""
+    try:
+        container.wait()
+        return container.logs(stdout=True, stderr=False).decode()
+    finally:
+        with lab.quiet():
+            lab.remove(container, force=True)
+
+
+def _program(name: str, *words: str) -> list[str]:
+    return ["python3", "-I", "-c", Path(__file__).with_name(f"{name}.py").read_text(), *words]
+
+
+def _forwarded(lab: Lab, port: int) -> str:
+    """A volume with a socket in it that leads to a port of the engine's host; it goes with the lab."""
+    with lab.quiet():
+        volume = str(lab.create_volume(f"door-{lab.session}").name)
+        options = {**NOTHING, "network": "host"}
+        _until_ready(
+            lab.run(
+                lab.image("tools"),
+                _program("proxy", PLACE, str(port)),
+                volumes=[f"{volume}:{PLACE}"],
+                **options,
+            )
+        )
+    return volume
+
+
+def _until_ready(container: Container) -> None:
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        if b"ready" in container.logs():
+            return
+        container.reload()
+        if container.status != "running":
+            break
+        time.sleep(0.05)
+    raise LabError(
+        "the proxy did not start", hint="run the cell again", engine_words=container.logs().decode()
+    )
+
+
+# --- what can be had through it
+
+WAYS = ("docker.sock", "docker.sock, read-only", "a proxy: GET alone", "a proxy: a list of paths")
+THINGS = ("names", "environment", "file_of_container", "file_of_host")
+WORDS = {
+    "names": "lists the containers",
+    "environment": "reads another's environment",
+    "file_of_container": "reads another's files",
+    "file_of_host": "reads files of the host",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Result):
+    """What a container had that holds one way to the engine, and nothing else.
+
+    Attributes:
+        way: one of `WAYS`.
+        got: thing → whether it had it; the things are `names`, `environment`, `file_of_container`, `file_of_host`.
+        requests: (method, path, status) of what it sent, in order; ids are cut.
+        said: thing → what it read.
+    """
+
+    way: str
+    got: Mapping[str, bool]
+    requests: tuple[tuple[str, str, int], ...]
+    said: Mapping[str, str] = field(repr=False)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a request: request, status."""
+        return table(
+            [(f"{method} {path}", status) for method, path, status in self.requests], ["request", "status"]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Holders(Result):
+    """What can be had by each way to the engine.
+
+    Attributes:
+        holders: one for each way, in the order of `WAYS`.
+        os_release: the line PRETTY_NAME of /etc/os-release of the engine's host, as the first holder read it.
+        own_os_release: the same line of the holder's own file system.
+        forbidden: what the kernel said when the holder opened the host's file by its path, without the engine.
+    """
+
+    holders: tuple[Held, ...]
+    os_release: str
+    own_os_release: str
+    forbidden: str
+
+    def of(self, way: str) -> Held:
+        """What the one with that way had.
+
+        Raises:
+            LabError: there is no such way.
+        """
+        for one in self.holders:
+            if one.way == way:
+                return one
+        raise LabError(f"no holder had {way!r}", hint=f"they are: {', '.join(WAYS)}")
+
+    def frame(self) -> pd.DataFrame:
+        """One row a way, one column a thing."""
+        rows = [[one.way, *(("yes" if one.got[thing] else "no") for thing in THINGS)] for one in self.holders]
+        return table(rows, ["it holds", *WORDS.values()])
+
+
+def holders(lab: Lab, door: Door) -> Holders:
+    """Let four containers try, each with one way to the engine, no capability, no network, and nothing to write.
+
+    What they try to read the lab made itself: a word in a volume's directory on the host, in a file of another
+    container, and in its environment. The container that reads the host's file for them has it read-only.
+
+    Raises:
+        LabError: a holder did not run to its end.
+    """
+    words = {thing: secrets.token_hex(8) for thing in THINGS[1:]}
+    with lab.quiet(), _treasures(lab, words) as ask, proxied(lab, door) as proxy:
+        mounts = {
+            WAYS[0]: ([f"{door}:{INSIDE}"], INSIDE),
+            WAYS[1]: ([f"{door}:{INSIDE}:ro"], INSIDE),
+            WAYS[2]: ([f"{proxy}:{PLACE}:ro"], f"{PLACE}/get.sock"),
+            WAYS[3]: ([f"{proxy}:{PLACE}:ro"], f"{PLACE}/list.sock"),
+        }
+        with ThreadPoolExecutor(2) as pool:
+            found = tuple(pool.map(lambda way: _held_by(lab, way, *mounts[way], ask, words), WAYS))
+        own = _said(lab, lab.run(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **NOTHING))
+    first = found[0].said["file_of_host"]
+    pretty, _, forbidden = own.partition("\n")
+    return Holders(found, _pretty(first), pretty.partition("=")[2].strip('"'), forbidden.strip())
+
+
+_OWN = 'grep PRETTY_NAME /etc/os-release; cat "$1" 2>&1 >/dev/null | sed "s/.*: //"'
+
+
+def _pretty(text: str) -> str:
+    lines = (line for line in text.splitlines() if line.startswith("PRETTY_NAME="))
+    return next(lines, "").partition("=")[2].strip('"')
+
+
+@contextmanager
+def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """What the holders look for; removed at the end."""
+    volume = lab.create_volume(f"treasure-{lab.session}")
+    script = 'echo "$1" >/keep/note; chmod 600 /keep/note; echo "$2" >/tmp/inside; exec sleep 3600'
+    # the container's own layer takes the file: it is not read-only
+    other = lab.run(
+        lab.image("tools"),
+        ["sh", "-c", script, "sh", words["file_of_host"], words["file_of_container"]],
+        environment={"PASSWORD": words["environment"]},
+        volumes=[f"{volume.name}:/keep"],
+        network="none",
+        cap_drop=["ALL"],
+    )
+    try:
+        _until_there(lab, other)
+        path = f"{volume.attrs['Mountpoint']}/note"
+        mounts = [{"Type": "bind", "Source": path, "Target": "/of-the-host/note", "ReadOnly": True}]
+        show = ["cat", "/of-the-host/note"]
+        release = lab.host.real_path("/etc/os-release")
+        if any(one.path == "os-release" for one in lab.host.directory(release.rpartition("/")[0])):
+            mounts.append(
+                {"Type": "bind", "Source": release, "Target": "/of-the-host/os-release", "ReadOnly": True}
+            )
+            show.append("/of-the-host/os-release")
+        reader = {
+            "Image": lab.image("payload"),
+            "Cmd": show,
+            "Labels": ours.labels("container", lab.chapter, lab.session),
+            "HostConfig": {
+                "Mounts": mounts,
+                "NetworkMode": "none",
+                "CapDrop": ["ALL"],
+                "ReadonlyRootfs": True,
+            },
+        }
+        label = f"{ours.SESSION}={lab.session}"
+        yield {"other": str(other.name), "file": FILE, "label": label, "reader": reader, "path": path}
+    finally:
+        lab.remove(other, force=True)
+        volume.remove()
+
+
+def _until_there(lab: Lab, container: Container) -> None:
+    end = time.monotonic() + READY_S
+    while lab.exec(container, ["test", "-s", FILE]).exit_code:
+        if time.monotonic() > end:
+            raise LabError("the container that is to be read did not begin", hint="run the cell again")
+        time.sleep(0.05)
+
+
+def _held_by(
+    lab: Lab, way: str, volumes: Sequence[str], path: str, ask: Mapping[str, Any], words: Mapping[str, str]
+) -> Held:
+    asked = json.dumps({name: ask[name] for name in ("other", "file", "label", "reader")})
+    container = lab.run(
+        lab.image("tools"), _program("tries", path), volumes=volumes, environment={"ASK": asked}, **NOTHING
+    )
+    said = _said(lab, container)
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        raise LabError(
+            f"the container that holds {way} did not run to its end",
+            hint="run the cell again",
+            engine_words=said,
+        ) from None
+    got = {thing: words[thing] in answer["got"][thing] for thing in THINGS[1:]}
+    got = {"names": ask["other"] in answer["got"]["names"], **got}
+    requests = tuple((method, _cut(target), status) for method, target, status in answer["requests"])
+    return Held(way, got, requests, answer["got"])
+
+
+def _cut(target: str) -> str:
+    """A path of the API without its query, and with the beginning of each id."""
+    return "/".join(
+        part if len(part) < 64 else part[:12] + "…" for part in target.partition("?")[0].split("/")
+    )
+
+
+@contextmanager
+def proxied(lab: Lab, door: Door) -> Iterator[str]:
+    """A volume with two sockets in it: `get.sock` lets every GET through, `list.sock` a list of paths.
+
+    The container that holds the engine's socket for them runs while the block lasts.
+    """
+    with lab.quiet():
+        volume = lab.create_volume(f"proxy-{lab.session}")
+        holder = start_proxy(lab, door, str(volume.name))
+        try:
+            yield str(volume.name)
+        finally:
+            lab.remove(holder, force=True)
+            volume.remove()
+
+
+def start_proxy(lab: Lab, door: Door, volume: str, name: str | None = None) -> Container:
+    """A container that holds the engine's socket and makes the two others, in a volume."""
+    volumes = [f"{door}:{INSIDE}", f"{volume}:{PLACE}"]
+    holder = lab.run(lab.image("tools"), _program("proxy", PLACE), name=name, volumes=volumes, **NOTHING)
+    _until_ready(holder)
+    return holder

@@ -1,0 +1,305 @@
+"""Restart policies against ways of dying: what comes back, found out by letting containers die.
+
+Source of the policies: docs.docker.com, "Start containers automatically".
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labhelpers import nested
+from labhelpers.engine.nested import WRITABLE_CGROUPS
+from labhelpers.errors import EngineRefused, LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+POLICIES = ("no", "on-failure", "on-failure:1", "always", "unless-stopped")
+DEATHS = ("exit code 0", "exit code 1", "out of memory", "docker kill", "docker stop")
+INSIDE = DEATHS[:3]
+"""Those that the program does itself; the other two come from the engine's API."""
+ENGINE_DEATHS = ("engine restarted", "stopped, then engine restarted", "power cut")
+
+DYING_LIVES = 2
+"""How many lives end; in the next one the program stays."""
+LIMIT_BYTES = 16 << 20
+# it would take 64 MiB and no more, if the limit did not hold
+EATS = "exec dd if=/dev/zero of=/dev/null bs=67108864 count=1"
+ENDS = {INSIDE[0]: "exit 0", INSIDE[1]: "exit 1", INSIDE[2]: EATS}
+STAYS = "trap 'exit 0' TERM; while :; do sleep 600 & wait $!; done"
+WAIT_S = 300.0
+AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fate(Result):
+    """What became of one container.
+
+    Attributes:
+        policy: its restart policy.
+        death: how it died.
+        runs: whether it runs, now that nothing happens any more.
+        restarts: how often the engine started it again (RestartCount of `docker inspect`).
+        exit_code: of its last death; None where it runs.
+        oom_killed: whether the engine says that it died for want of memory (OOMKilled).
+    """
+
+    policy: str
+    death: str
+    runs: bool
+    restarts: int
+    exit_code: int | None
+    oom_killed: bool
+
+    @property
+    def words(self) -> str:
+        """What became of it, for people."""
+        if self.runs:
+            return "comes back"
+        return f"comes back {_times(self.restarts)}, then stays down" if self.restarts else "stays down"
+
+
+@dataclass(frozen=True, slots=True)
+class Fates(Result):
+    """Every policy against every way of dying.
+
+    Attributes:
+        policies, deaths: the rows and the columns.
+        fates: one for each pair that was tried.
+        why_not: None, or why nothing was tried here; then there are no fates.
+    """
+
+    policies: tuple[str, ...]
+    deaths: tuple[str, ...]
+    fates: tuple[Fate, ...]
+    why_not: str | None = None
+
+    def of(self, policy: str, death: str) -> Fate:
+        """What became of the container with that policy that died so.
+
+        Raises:
+            LabError: that was not tried.
+        """
+        for fate in self.fates:
+            if (fate.policy, fate.death) == (policy, death):
+                return fate
+        tried = ", ".join(self.deaths) if self.fates else "nothing"
+        raise LabError(
+            f"{policy!r} against {death!r} was not tried: {self.why_not or 'there is no such pair'}",
+            hint=f"tried were {', '.join(self.policies)} against {tried}",
+        )
+
+    def back(self, death: str) -> tuple[str, ...]:
+        """The policies whose container runs after that death, in their order."""
+        return tuple(one.policy for one in self.fates if one.death == death and one.runs)
+
+    def who(self, death: str) -> str:
+        """The same in words; “none” where none runs."""
+        return ", ".join(self.back(death)) or "none"
+
+    def died(self, death: str) -> str:
+        """What the exit code of a container that nobody starts again was, in words."""
+        fate = self.of("no", death)
+        return f"exit code {fate.exit_code}" + (", OOMKilled" if fate.oom_killed else "")
+
+    def frame(self) -> pd.DataFrame:
+        """One row a policy, one column a way of dying."""
+        rows = [
+            [policy, *(self.of(policy, death).words for death in self.deaths)] for policy in self.policies
+        ]
+        return table(rows if self.fates else [], ["policy", *self.deaths])
+
+
+def restarts(lab: Lab, policies: Sequence[str] = POLICIES, deaths: Sequence[str] = DEATHS) -> Fates:
+    """Let one container for each pair of policy and death die, all at once, and see what becomes of it.
+
+    A program dies in each of its first two lives and stays in the third, so that nothing restarts for ever. Nothing is
+    guessed from waiting: the engine decides on a restart in the moment in which it notes the death, so a container
+    that is `exited` stays so, and one that waits for its next start is `restarting`.
+
+    The memory of one is limited to 16 MiB, without swap; it would take 64 MiB if the limit did not hold.
+    """
+    pairs = [(policy, death) for death in deaths for policy in policies]
+    image = lab.image("payload")
+    made: dict[tuple[str, str], Container] = {}
+
+    def begin(pair: tuple[str, str]) -> None:
+        made[pair] = _begin(lab, image, *pair)
+
+    def end(pair: tuple[str, str]) -> None:
+        if pair[1] == "docker kill":
+            made[pair].kill()
+        if pair[1] == "docker stop":
+            lab.stop(made[pair], timeout_s=10)
+
+    with lab.quiet(), ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            list(pool.map(begin, pairs))
+            list(pool.map(end, pairs))
+            fates = tuple(pool.map(lambda pair: _fate(lab, pair[0], pair[1], str(made[pair].id)), pairs))
+        finally:
+            list(pool.map(lambda one: lab.remove(one, force=True), made.values()))
+    return Fates(tuple(policies), tuple(deaths), fates)
+
+
+def _begin(lab: Lab, image: str, policy: str, death: str) -> Container:
+    script = STAYS
+    if death in ENDS:
+        # the container's own layer outlives its lives
+        script = f"echo >>/lives; [ $(wc -l </lives) -gt {DYING_LIVES} ] || {{ {ENDS[death]}; }}; {STAYS}"
+    limits: dict[str, Any] = {}
+    if death == "out of memory":
+        limits = {"memory": LIMIT_BYTES, "memory_swap": LIMIT_BYTES}
+    return lab.run(
+        image, ["sh", "-c", script], restart=policy, network="none", cap_drop=["ALL"], pids_limit=20, **limits
+    )
+
+
+def _fate(lab: Lab, policy: str, death: str, id: str) -> Fate:
+    """What the engine says of a container once nothing will happen to it any more."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        said: Any = lab.client.api.inspect_container(id)
+        state = said["State"]
+        # killed or stopped from outside it stays; from inside it stays once it has died often enough
+        lives = DYING_LIVES if death in INSIDE else 1
+        if state["Status"] == "exited" or (state["Running"] and said["RestartCount"] >= lives):
+            code = None if state["Running"] else int(state["ExitCode"])
+            return Fate(policy, death, state["Running"], said["RestartCount"], code, bool(state["OOMKilled"]))
+        time.sleep(0.1)
+    raise LabError(
+        f"a container with --restart {policy} that died by {death} is still {state['Status']} after {WAIT_S:.0f} s",
+        hint="the machine may be very busy: run the cell again",
+    )
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+# --- the engine itself goes
+
+
+def engine_restarts(lab: Lab) -> Fates:
+    """The same policies, and an engine that goes away and comes again: one of the lab's own, in a container.
+
+    - `engine restarted`: the engine gets SIGTERM, as from `systemctl restart docker`; it stops its containers first.
+    - `stopped, then engine restarted`: the container had been stopped by `docker stop` before.
+    - `power cut`: the engine and all that it runs are killed at once, as with the machine.
+
+    The fates are those after the engine answers again: it starts containers before it does (moby, daemon.restore).
+    """
+    payload = lab.image("payload")
+    image = lab.image("engine")
+    with lab.quiet():
+        try:
+            container = nested.started(lab, image, f"{WRITABLE_CGROUPS}{_LOOP}", network="none")
+        except EngineRefused as error:
+            return _not_tried(f"this engine refuses an engine in a container: {error.engine_words}")
+        try:
+            failed = nested.ready(container, nested.archive(lab, payload))
+            if failed:
+                return _not_tried(f"this engine cannot run one in a container: {failed}")
+            return Fates(POLICIES, ENGINE_DEATHS, tuple(_let_it_die(_Inner(lab, container), payload)))
+        finally:
+            with suppress(LabError):
+                lab.remove(container, force=True, volumes=True)
+
+
+def _not_tried(why_not: str) -> Fates:
+    return Fates(POLICIES, ENGINE_DEATHS, (), why_not)
+
+
+# an engine that is started again whenever it ends; a pid file that a power cut left would name a wrong process
+_LOOP = """
+while :; do
+    rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
+    dockerd --host=unix:///var/run/docker.sock --bridge=none --iptables=false
+done
+"""
+# an engine that shuts down may answer still: the new one is told by its pid file
+_ANEW = """
+tries=0
+until [ /var/run/docker.pid -nt /before ] && docker version >/dev/null 2>&1; do
+    tries=$((tries + 1)); [ $tries -lt 600 ] || exit 1
+    sleep 0.1
+done
+"""
+_INSPECT = (
+    "docker inspect --format "
+    "'{{.Name}} {{.State.Running}} {{.RestartCount}} {{.State.ExitCode}} {{.State.OOMKilled}}' $(docker ps -aq)"
+)
+
+
+class _Inner:
+    """The engine in the container."""
+
+    def __init__(self, lab: Lab, container: Container) -> None:
+        self._lab, self._container = lab, container
+
+    def sh(self, script: str) -> str:
+        """What a shell beside that engine says.
+
+        Raises:
+            LabError: the script failed.
+        """
+        said = self._lab.exec(self._container, ["sh", "-c", script])
+        if said.exit_code:
+            raise LabError(
+                "the engine in the container did not do what it was asked",
+                hint="run the cell again; its words say why",
+                engine_words=str(said),
+            )
+        return said.stdout
+
+    def restart(self) -> None:
+        """As an administrator does it; the engine ends, and its loop starts it anew."""
+        self.sh(f"touch /before; kill -TERM $(cat /var/run/docker.pid); {_ANEW}")
+
+    def cut_power(self) -> None:
+        """All of its processes end in one moment: the kernel kills a pid namespace with its first process."""
+        self.sh("touch /before")
+        self._container.kill()
+        self._container.wait()
+        self._container.start()
+        self.sh(_ANEW)
+
+    def fates(self, death: str, prefix: str) -> list[Fate]:
+        """What became of the containers whose names begin so."""
+        rows = {name[1:]: rest for name, *rest in (line.split() for line in self.sh(_INSPECT).splitlines())}
+        found = []
+        for policy in POLICIES:
+            runs, count, code, oom = rows[_name(prefix, policy)]
+            up = runs == "true"
+            found.append(Fate(policy, death, up, int(count), None if up else int(code), oom == "true"))
+        return found
+
+
+def _name(prefix: str, policy: str) -> str:
+    return f"{prefix}-{policy.replace(':', '-')}"
+
+
+def _let_it_die(inner: _Inner, image: str) -> list[Fate]:
+    ran, stopped, cut = ENGINE_DEATHS
+    names = {prefix: [_name(prefix, policy) for policy in POLICIES] for prefix in ("ran", "stopped")}
+    starts = [
+        f"docker run -d --network none --restart {policy} --name {name} {image} sh -c {shlex.quote(STAYS)} &"
+        for own in names.values()
+        for policy, name in zip(POLICIES, own, strict=True)
+    ]
+    inner.sh("\n".join([*starts, "wait", f"docker stop {' '.join(names['stopped'])}"]))
+    inner.restart()
+    found = inner.fates(ran, "ran") + inner.fates(stopped, "stopped")
+    inner.sh(f"docker start {' '.join(names['ran'])}")
+    inner.cut_power()
+    return found + inner.fates(cut, "ran")

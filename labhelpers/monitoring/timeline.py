@@ -1,0 +1,246 @@
+"""One container's life on one axis: what the engine notes (`docker events`) and what it says itself (`docker logs`).
+
+Both carry the time of the engine's clock: an event in nanoseconds, a log line in the form of RFC 3339 (docs.docker.com,
+"docker container logs", --timestamps; Engine API, GET /events).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import requests
+from docker.errors import APIError, NotFound
+
+from labhelpers.errors import LabError
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+# what the state of a container becomes with an event
+BECOMES = {
+    "create": "created",
+    "start": "running",
+    "pause": "paused",
+    "unpause": "running",
+    "die": "down",
+    "destroy": "gone",
+}
+LEFT_OUT = ("attach", "exec_create", "exec_start", "exec_die", "resize")
+WAIT_S = 120.0
+# three lives: the first ends by itself, the second is stopped, the third is killed
+STORY = """
+echo >>/lives; life=$(wc -l </lives)
+trap 'echo "life $life: asked to end, and does"; exit 0' TERM
+for line in 1 2 3 4; do
+    echo "life $life, line $line"; sleep 0.2
+done
+if [ "$life" = 1 ]; then echo "life 1: fails"; exit 1; fi
+while :; do echo "life $life works"; sleep 0.2; done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment(Result):
+    """Something that happened.
+
+    Attributes:
+        at_s: since the first event, on the engine's clock.
+        kind: `event` (the engine noted it) or `log` (the container said it).
+        words: the event with what belongs to it (`die, exit code 1`), or the line.
+    """
+
+    at_s: float
+    kind: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline(Result):
+    """A container's life.
+
+    Attributes:
+        moments: in the order of time.
+        states: (state, from second, to second), one after the other: created, running, paused, down.
+        follows: how many calls of `docker logs -f` it took to hear all lives.
+        said: the lines that `docker logs` had at the end, all of the container's lives.
+    """
+
+    moments: tuple[Moment, ...]
+    states: tuple[tuple[str, float, float], ...]
+    follows: int
+    said: tuple[str, ...]
+
+    @property
+    def events(self) -> tuple[Moment, ...]:
+        """What the engine noted."""
+        return tuple(one for one in self.moments if one.kind == "event")
+
+    @property
+    def lines(self) -> tuple[Moment, ...]:
+        """What the container said, as it was followed."""
+        return tuple(one for one in self.moments if one.kind == "log")
+
+    def within(self, state: str) -> tuple[Moment, ...]:
+        """The lines that were said in a state."""
+        spells = [(begin, end) for name, begin, end in self.states if name == state]
+        return tuple(one for one in self.lines if any(begin < one.at_s < end for begin, end in spells))
+
+    def frame(self) -> pd.DataFrame:
+        """One row a moment: at_s, docker events, docker logs."""
+        rows = [
+            (round(one.at_s, 3), *((one.words, "") if one.kind == "event" else ("", one.words)))
+            for one in self.moments
+        ]
+        return table(rows, ["at_s", "docker events", "docker logs"])
+
+
+def timeline(lab: Lab) -> Timeline:
+    """Let a container live three lives, and listen to the engine and to the container meanwhile.
+
+    It fails and is started again by its policy; it is paused, goes on, is stopped, started, killed, and removed.
+
+    Raises:
+        LabError: it did not live as it was to.
+    """
+    name = f"story-{lab.session}"
+    image = lab.image("payload")
+    ears = _Ears(lab, name)
+    try:
+        with lab.quiet():
+            words = ["sh", "-c", STORY]
+            container: Any = lab.run(
+                image, words, name=name, restart="on-failure", network="none", cap_drop=["ALL"]
+            )
+            ears.wait(lambda: ears.count("log", "life 2 works") > 0)
+            container.pause()
+            time.sleep(0.6)
+            container.unpause()
+            time.sleep(0.3)
+            ears.wait(lambda: ears.last() == "log")
+            lab.stop(container, timeout_s=10)
+            container.start()
+            ears.wait(lambda: ears.count("log", "life 3, line 2") > 0)
+            container.kill()
+            ears.wait(lambda: ears.count("event", "die") == 3)
+            said = container.logs(timestamps=True).decode().splitlines()
+            lab.remove(container)
+            ears.wait(lambda: ears.count("event", "destroy") > 0)
+    finally:
+        ears.close()
+        with lab.quiet(), suppress(LabError):
+            lab.remove(name, force=True)
+    return _joined(ears, said)
+
+
+class _Ears:
+    """Listens to the engine and to one container, until it is closed."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        api: Any = lab.client.api
+        self._api = api
+        self._name = name
+        self._closed = threading.Event()
+        self._news = threading.Condition()
+        self.heard: list[tuple[int, str, str]] = []  # (time in ns, kind, words)
+        self.follows = 0
+        since = datetime.fromisoformat(lab.client.info()["SystemTime"]).timestamp()
+        self._stream: Any = api.events(since=f"{since:.6f}", filters={"container": [name]}, decode=True)
+        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._events, self._logs)]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.close()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def count(self, kind: str, begin: str) -> int:
+        return sum(k == kind and words.startswith(begin) for _, k, words in self.heard)
+
+    def last(self) -> str:
+        return max(self.heard)[1]
+
+    def wait(self, happened: Callable[[], bool]) -> None:
+        with self._news:
+            if not self._news.wait_for(happened, timeout=WAIT_S):
+                raise LabError(
+                    "the container of the time line did not live as it was to",
+                    hint="the machine may be very busy: run the cell again",
+                )
+
+    def _hear(self, at_ns: int, kind: str, words: str) -> None:
+        with self._news:
+            self.heard.append((at_ns, kind, words))
+            self._news.notify_all()
+
+    def _events(self) -> None:
+        # close() hangs up under it: the SDK has no one error for that
+        with suppress(requests.RequestException, OSError, ValueError, AttributeError):
+            for event in self._stream:
+                if event["Type"] == "container" and event["Action"].partition(":")[0] not in LEFT_OUT:
+                    self._hear(event["timeNano"], "event", _words(event))
+
+    def _logs(self) -> None:
+        """As `docker logs -f --timestamps`: it ends when the container does, so it is called again."""
+        last, starts = 0, 0
+        while not self._closed.is_set():
+            if self.count("event", "start") <= starts:
+                with self._news:
+                    self._news.wait(timeout=0.2)
+                continue
+            starts = self.count("event", "start")
+            with suppress(NotFound, APIError, requests.RequestException):
+                stream = self._api.logs(self._name, stream=True, follow=True, timestamps=True)
+                before = last
+                for line in _lines(stream):
+                    at_ns, words = _stamped(line)
+                    if at_ns > last:
+                        last = at_ns
+                        self._hear(at_ns, "log", words)
+                self.follows += last > before
+
+
+def _lines(stream: Any) -> Any:
+    text = b""
+    for part in stream:
+        *whole, text = (text + part).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+
+
+def _stamped(line: str) -> tuple[int, str]:
+    """When a line was said, in nanoseconds since 1970, and the line."""
+    stamp, _, words = line.partition(" ")
+    seconds, _, fraction = stamp.rstrip("Z").partition(".")
+    whole = int(datetime.fromisoformat(f"{seconds}+00:00").timestamp())
+    return whole * 10**9 + int(fraction.ljust(9, "0")[:9] or 0), words
+
+
+def _words(event: Mapping[str, Any]) -> str:
+    about = event["Actor"]["Attributes"]
+    if event["Action"] == "die":
+        return f"die, exit code {about['exitCode']}"
+    return f"kill, signal {about['signal']}" if event["Action"] == "kill" else str(event["Action"])
+
+
+def _joined(ears: _Ears, said: list[str]) -> Timeline:
+    heard = sorted(ears.heard)
+    begin = heard[0][0]
+    moments = tuple(Moment((at - begin) / 1e9, kind, words) for at, kind, words in heard)
+    changes = [
+        (BECOMES[one.words.partition(",")[0]], one.at_s)
+        for one in moments
+        if one.kind == "event" and one.words.partition(",")[0] in BECOMES
+    ]
+    states = [(state, at, changes[n + 1][1]) for n, (state, at) in enumerate(changes[:-1])]
+    return Timeline(moments, tuple(states), ears.follows, tuple(_stamped(line)[1] for line in said))

@@ -1,0 +1,73 @@
+"""One more engine, in a container of the lab's engine: started, given the payload, waited for.
+
+What chapters 5 and 9 need of it; what such a container may do is `labhelpers.engine.nested`.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from typing import TYPE_CHECKING, Any
+
+from labhelpers.engine.nested import RIGHTS
+from labhelpers.errors import EngineRefused
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+START_S = 300.0
+"""For an engine on a translated machine; elsewhere it takes a few seconds."""
+
+
+def started(lab: Lab, image: str, script: str, **options: Any) -> Container:
+    """A container that runs `script` with the rights of an engine; its data goes with it.
+
+    Args:
+        image: one with `dockerd` and `sh`.
+        options: of `Lab.run`: name, hostname, network, …
+
+    Raises:
+        EngineRefused: this engine gives no such rights.
+    """
+    options = {"volumes": ["/var/lib/docker"], **options}
+    try:
+        return lab.run(image, ["sh", "-c", script], **options, **RIGHTS)
+    except EngineRefused as error:
+        # Docker 28 refuses to drop what it does not have itself: then nothing needs to be dropped
+        if "CapDrop" not in (error.engine_words or ""):
+            raise
+        return lab.run(image, ["sh", "-c", script], **options, **{**RIGHTS, "cap_drop": []})
+
+
+def archive(lab: Lab, image: str) -> bytes:
+    """A tar with what `docker save` says of `image` in it, as `/payload.tar`."""
+    saved = b"".join(lab.client.images.get(image).save(named=image))
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        entry = tarfile.TarInfo("payload.tar")
+        entry.size = len(saved)
+        tar.addfile(entry, io.BytesIO(saved))
+    return made.getvalue()
+
+
+def ready(container: Any, archive: bytes) -> str | None:
+    """Wait for an engine and give it the image; None, or what went wrong."""
+    container.put_archive("/", archive)
+    end = time.monotonic() + START_S
+    said = b""
+    while time.monotonic() < end:
+        status, said = container.exec_run(["docker", "load", "-q", "-i", "/payload.tar"])
+        if status == 0:
+            return None
+        container.reload()
+        if container.status != "running":
+            break
+        time.sleep(0.5)
+    last = [
+        *container.logs().decode(errors="replace").strip().splitlines(),
+        said.decode(errors="replace").strip(),
+    ]
+    return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")

@@ -1,0 +1,100 @@
+"""Where a container's data directory is: in a volume without a name, in a named one, or in a directory of the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import NotFound
+
+from labhelpers.errors import LabError
+from labhelpers.persistence.servers import DATA, volume_name
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labhelpers.lab import Lab
+
+LAYER, ANONYMOUS, VOLUME, BIND = "container layer", "volume without a name", "volume", "bind mount"
+
+
+@dataclass(frozen=True, slots=True)
+class Place(Result):
+    """Where one container keeps its data directory.
+
+    Attributes:
+        container: its name.
+        kind: `container layer`, `volume without a name`, `volume` or `bind mount`.
+        name: of the volume, as the engine knows it; empty where it is none.
+        asked_for: whether whoever made the container named that place; else the image did (its VOLUME).
+        size_bytes: what the directory takes, as `du` in the container counts it; None where it does not run.
+    """
+
+    container: str
+    kind: str
+    name: str
+    asked_for: bool
+    size_bytes: int | None
+
+    def __repr__(self) -> str:
+        asked = "asked for" if self.asked_for else "nobody asked for it: the image declares a VOLUME"
+        return f"{self.container}: {self.kind} {self.short} ({asked})".replace("  ", " ")
+
+    @property
+    def short(self) -> str:
+        """The name as a person reads it: of 64 digits the first 12."""
+        return self.name if self.kind != ANONYMOUS else f"{self.name[:12]}…"
+
+
+@dataclass(frozen=True, slots=True)
+class Places(Result):
+    """Where several containers keep their data.
+
+    Attributes:
+        places: one each.
+    """
+
+    places: tuple[Place, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a container: container, kind, name, asked_for, size_bytes."""
+        rows = [(p.container, p.kind, p.short, p.asked_for, p.size_bytes) for p in self.places]
+        return table(rows, ["container", "kind", "name", "asked_for", "size_bytes"])
+
+
+def place(lab: Lab, container: str, inside: str = DATA) -> Place:
+    """Where the directory `inside` of a container is, as the engine says it (`docker inspect`, `.Mounts`).
+
+    Raises:
+        LabError: there is no such container.
+    """
+    try:
+        found: dict[str, Any] = lab.client.api.inspect_container(container)
+    except NotFound as error:
+        raise LabError(
+            f"there is no container {container!r}",
+            hint="run the cell that makes it again",
+            engine_words=str(error.explanation),
+        ) from None
+    name, size = found["Name"].lstrip("/"), None
+    if found["State"]["Running"]:
+        with lab.quiet():
+            said = lab.exec(name, ["du", "-sk", inside])
+        # a file may vanish while du(1) counts: it complains and counts on
+        size = int(said.stdout.split()[0]) * 1024 if said.stdout.split() else None
+    mount = next((one for one in found["Mounts"] if one["Destination"] == inside), None)
+    if mount is None:
+        return Place(name, LAYER, "", False, size)
+    if mount["Type"] == "bind":
+        return Place(name, BIND, "", True, size)
+    named = _asked_for(found["HostConfig"], inside)
+    # what was asked for by its id has a name of 64 digits as well
+    return Place(name, VOLUME if named else ANONYMOUS, volume_name(mount), named, size)
+
+
+def _asked_for(host_config: dict[str, Any], inside: str) -> bool:
+    """Whether the container was made with something of a name at `inside`."""
+    binds = [bind.split(":") for bind in host_config.get("Binds") or []]
+    mounts = [one for one in host_config.get("Mounts") or [] if one.get("Source")]
+    return inside in {parts[1] for parts in binds if len(parts) > 1} | {one["Target"] for one in mounts}

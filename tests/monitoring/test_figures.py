@@ -1,0 +1,86 @@
+"""The figures, by what they show."""
+
+from __future__ import annotations
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+from labhelpers.drawing import HOST, KERNEL, VM
+from labhelpers.monitoring.door import THINGS, WAYS, Held, Holders
+from labhelpers.monitoring.restart import Fate, Fates
+from labhelpers.monitoring.timeline import Moment, Timeline
+
+matplotlib.use("agg")
+
+
+def texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def faces(ax: Axes) -> list[str]:
+    return [to_hex(patch.get_facecolor()).upper() for patch in ax.patches if isinstance(patch, Rectangle)]
+
+
+def test_fates() -> None:
+    fates = Fates(
+        ("no", "on-failure:1", "always"),
+        ("exit code 1",),
+        (
+            Fate("no", "exit code 1", False, 0, 1, False),
+            Fate("on-failure:1", "exit code 1", False, 1, 1, False),
+            Fate("always", "exit code 1", True, 2, None, False),
+        ),
+    )
+    ax = fates.plot()
+    assert faces(ax) == ["#FFFFFF", KERNEL, HOST]
+    assert {"no", "on-failure:1", "always", "stays down", "once, then\nstays down", "comes back"} <= set(
+        texts(ax)
+    )
+    assert "exit code 1" in texts(ax)
+
+
+def test_fates_that_were_not_measured_are_not_drawn() -> None:
+    ax = Fates(("no",), ("power cut",), (), "this engine refuses").plot()
+    assert texts(ax) == ["Not measured here: this engine refuses"]
+    assert faces(ax) == []
+
+
+def test_holders() -> None:
+    every, none = dict.fromkeys(THINGS, True), dict.fromkeys(THINGS, False)
+    rows = (Held(WAYS[0], every, (), {}), Held(WAYS[3], {**none, "names": True}, (), {}))
+    ax = Holders(rows, "", "", "").plot()
+    assert [faces(ax)[n : n + 2].count(VM) for n in (0, 2, 4, 6)] == [0, 1, 1, 1]
+    assert texts(ax).count("refused") == 3
+    assert {WAYS[0], WAYS[3], "reads\nfiles of the host"} <= set(texts(ax))
+
+
+def test_timeline() -> None:
+    moments = (
+        Moment(0.0, "event", "create"),
+        Moment(1.0, "event", "start"),
+        Moment(1.5, "log", "life 1, line 1"),
+        Moment(2.0, "log", "life 1: fails"),
+        Moment(2.1, "event", "die, exit code 1"),
+        Moment(2.15, "event", "destroy"),
+    )
+    states = (("created", 0.0, 1.0), ("running", 1.0, 2.1), ("down", 2.1, 2.15))
+    ax = Timeline(moments, states, 1, ()).plot()
+    said = texts(ax)
+    for words in (
+        "create",
+        "start",
+        "die, exit code 1",
+        "destroy",
+        "running",
+        "“life 1: fails”",
+        "life 1: 2 lines",
+    ):
+        assert words in said
+    assert [patch.get_width() for patch in ax.patches if isinstance(patch, Rectangle)][:2] == [1.0, 2.1 - 1.0]
+    (dots,) = [line for line in ax.lines if line.get_marker() == "o"]
+    assert list(dots.get_xdata()) == [1.5, 2.0]
+    places = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    # words that would run into later ones stand above them
+    assert places["die, exit code 1"] > places["destroy"]

@@ -1,0 +1,34 @@
+"""One lab and one initialised data directory for the whole folder: an initialisation costs seconds of a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from labhelpers import persistence
+from labhelpers.engine import Engine
+from labhelpers.lab import Lab
+
+
+@pytest.fixture(scope="session")
+def shared(engine: Engine) -> Iterator[Lab]:
+    """A quiet lab for all tests of the room; it must remove all that it made."""
+    with Lab("test", engine=engine) as lab, lab.quiet():
+        yield lab
+    left = engine.client.containers.list(all=True, filters={"label": f"labhelpers.session={lab.session}"})
+    assert left == [], "the lab left containers behind"
+
+
+@pytest.fixture(scope="session")
+def image(shared: Lab) -> str:
+    """MySQL's image."""
+    return shared.image("mysql")
+
+
+@pytest.fixture(scope="session")
+def source(shared: Lab, image: str) -> str:
+    """A volume with a data directory that has the book's row, not in use."""
+    name = f"source-{shared.session}"
+    persistence.data_directory(shared, image, name)
+    return name

@@ -1,0 +1,133 @@
+"""The figures, by what they show; what results say of themselves; and the table of predictions."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from labhelpers import persistence
+from labhelpers.persistence.kills import FAST, SAFE, WRITTEN, Kill, Kills, Trade
+from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, Place, Places
+from labhelpers.persistence.survival import GONE, OPERATIONS, THERE, WAYS, Outcome, Survival
+from labhelpers.persistence.twins import Twins
+
+matplotlib.use("agg")
+
+
+def texts(ax: Axes) -> str:
+    words = [text.get_text() for one in (ax, *ax.child_axes) for text in one.texts]
+    words += [ax.get_title(), ax.get_title(loc="left")]
+    return "\n".join(words + [label.get_text() for label in ax.get_yticklabels()])
+
+
+SURVIVAL = Survival(
+    tuple(
+        Outcome(way, operation, not (way == "no volume" and operation in OPERATIONS[2:]), "1 a", 1.0)
+        for operation in OPERATIONS
+        for way in WAYS
+    ),
+    1,
+    (77, 77, 77),
+)
+
+
+def test_the_table_shows_what_was_measured_and_what_was_predicted() -> None:
+    predicted = {(WAYS[0], OPERATIONS[2]): THERE, (WAYS[1], OPERATIONS[2]): THERE}
+    ax = Survival(SURVIVAL.outcomes, 1, (77,), predicted).plot()
+    said = [text.get_text() for text in ax.texts]
+    assert said.count(THERE) == 10
+    assert said.count(GONE) == 2
+    assert "you said: still there ✗" in said
+    assert "you said: still there ✓" in said
+    assert said.count("no prediction") == 10
+    assert "1 of 2 predictions came true" in texts(ax)
+    assert set(WAYS) | set(OPERATIONS) <= set(said)
+    alone = texts(SURVIVAL.plot())
+    assert "prediction" not in alone
+    assert alone.count("1 a") == 12
+
+
+@pytest.mark.usefixtures("own_state")
+def test_the_predictions_are_kept_cell_by_cell() -> None:
+    from labhelpers.widgets.guesses import guesses_panel
+
+    guesses = persistence.guesses()
+    assert len({one.slug for one in guesses.cells.values()}) == 12
+    assert guesses.chosen == {}
+    panel = guesses_panel(guesses.cells, WAYS, OPERATIONS)
+    menus = [child for child in panel.children[0].children if hasattr(child, "options")]
+    assert len(menus) == 12
+    menus[2 * 3].value = GONE
+    assert persistence.guesses().chosen == {("no volume", "remove, create anew"): GONE}
+    assert "kept" in panel.children[1].value
+    assert SURVIVAL.beside(guesses).right == 1
+    # stored in a notebook, it is the same for every reader
+    assert repr(guesses) == repr(persistence.guesses())
+    assert guesses._repr_mimebundle_()[0]["text/plain"] == repr(guesses)
+
+
+def test_places_say_who_finds_the_data_again() -> None:
+    places = Places(
+        (
+            Place("one", ANONYMOUS, "ab" * 32, False, 100 << 20),
+            Place("two", VOLUME, "mine", True, 100 << 20),
+            Place("three", BIND, "", True, None),
+            Place("four", LAYER, "", False, 5),
+        )
+    )
+    said = texts(places.plot())
+    for words in (
+        "abababababab…",
+        "mine",
+        "a directory of the host",
+        "100 MiB",
+        "nobody asked",
+        "container four",
+    ):
+        assert words in said
+    assert "ab" * 32 not in said
+    assert "nobody asked for it" in repr(places.places[0])
+    assert list(places.frame()["kind"]) == [ANONYMOUS, VOLUME, BIND, LAYER]
+
+
+KILLS = Kills(SAFE, (Kill(10, 0, 1, 0.5, 1.0), Kill(20, 0, 0, 0.5, 1.0)))
+LOSSES = Kills(FAST, (Kill(401, 200, 0, 0.5, 1.0), Kill(300, 0, 0, 0.5, 1.0)))
+
+
+def test_kills_are_drawn_one_by_one() -> None:
+    said = texts(KILLS.plot())
+    assert "30 rows acknowledged in 2 kills, 0 lost, 1 more than acknowledged" in said
+    assert "10 acknowledged, 10 of them there, and 1 more" in said
+    assert "20 acknowledged, 20 of them there" in said
+    lost = texts(LOSSES.plot())
+    assert "401 acknowledged, 201 of them there" in lost
+    assert "2 kills at 0 / 0: 701 rows acknowledged, 200 lost" in repr(LOSSES)
+    assert list(LOSSES.frame()["lost"]) == [200, 0]
+
+
+def test_the_trade_shows_gain_and_loss_side_by_side() -> None:
+    written = Kills(WRITTEN, (Kill(300, 0, 0, 0.5, 1.0),) * 3)
+    trade = Trade((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
+    assert trade.gain(FAST) == 10
+    ax = trade.plot()
+    said = texts(ax)
+    for words in ("1 / 1", "2 / 0", "0 / 0", "1,000 · 10.0 times", "up to 200: the work of 0.25 s"):
+        assert words in said
+    assert "none in 2 kills" in said
+    assert "none in 3 kills" in said
+    bars, points = ax.child_axes
+    assert [patch.get_width() for patch in bars.patches] == [100, 400, 1000]  # type: ignore[attr-defined]
+    lost = [np.asarray(line.get_xdata()).tolist() for line in points.lines[:3]]
+    assert lost == [[0, 0], [0, 0, 0], [200, 0]]
+
+
+def test_twins_show_the_servers_words() -> None:
+    line = "2026-01-01T00:00:00.000000Z 1 [ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
+    twins = Twins(line, False, 0.6, 1, 2, "OK")
+    assert twins.message == "[ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
+    said = texts(twins.plot())
+    assert "“Unable to lock ./ibdata1 error: 11”" in said
+    assert "check table: OK" in said
+    assert "got no lock error" in texts(Twins("", True, 0.6, 1, 2, "OK").plot())
