@@ -27,6 +27,7 @@ KIND = "labhelpers.kind"
 KEEP = "labhelpers.keep"
 
 TRIAL = "trial"
+_LOOKS = 5
 """The chapter of the engines that `./lab test` starts."""
 
 
@@ -110,10 +111,18 @@ def _listed(
         rows.append(("network", row["Name"], row["Id"], row["Labels"]))
     for row in api.volumes(filters=filters)["Volumes"] or []:
         rows.append(("volume", row["Name"], row["Name"], row["Labels"]))
-    for row in sorted(api.images(filters=filters), key=lambda image: -image["Created"]):
+    for row in sorted(_images(client, filters), key=lambda image: -image["Created"]):
         name = (row["RepoTags"] or [row["Id"].removeprefix("sha256:")[:12]])[0]
         rows.append(("image", name, row["Id"], row["Labels"]))
     return [(kind, name, id, labels or {}) for kind, name, id, labels in rows]
+
+
+def _images(client: docker.DockerClient, filters: dict[str, Any]) -> list[dict[str, Any]]:
+    """The engine's images. With containerd's store the listing fails where one of them is removed meanwhile."""
+    for _ in range(_LOOKS):
+        with suppress(NotFound):
+            return client.api.images(filters=filters)
+    return client.api.images(filters=filters)
 
 
 def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing], list[str]]:
