@@ -27,8 +27,9 @@ KIND = "labhelpers.kind"
 KEEP = "labhelpers.keep"
 
 TRIAL = "trial"
-_LOOKS = 5
 """The chapter of the engines that `./lab test` starts."""
+
+_LOOKS = 5
 
 
 def labels(kind: str, chapter: str, session: str) -> dict[str, str]:
@@ -119,10 +120,11 @@ def _listed(
 
 def _images(client: docker.DockerClient, filters: dict[str, Any]) -> list[dict[str, Any]]:
     """The engine's images. With containerd's store the listing fails where one of them is removed meanwhile."""
+    listed: Callable[..., list[dict[str, Any]]] = client.api.images
     for _ in range(_LOOKS):
         with suppress(NotFound):
-            return client.api.images(filters=filters)
-    return client.api.images(filters=filters)
+            return listed(filters=filters)
+    return listed(filters=filters)
 
 
 def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing], list[str]]:
