@@ -14,8 +14,8 @@ import time
 
 # an engine that is being restarted comes back within this time; after it, the next lab cleans up
 PATIENCE_S = 60.0
-# a request that was on its way when its owner died may still make something: look again a moment later
-PASSES, PAUSE_S = 3, 1.0
+# a request that was on its way when its owner died may still make something, on a busy machine seconds later
+PASSES, PAUSE_S = 5, 2.0
 
 
 class Reaper:
