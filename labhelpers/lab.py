@@ -381,12 +381,14 @@ class Lab:
         with _speaking(self.engine):
             # the engine answers with an old volume of that name as if it were new: only the labels tell
             mark = {belongings.KEEP: "yes"} if keep else {}
-            made = self.client.api.create_volume(**call.api(), labels=self._labels("volume") | mark)
-            found = made.get("Labels") or {}
+            self.client.api.create_volume(**call.api(), labels=self._labels("volume") | mark)
+            # its own answer has no labels where the engine has restarted since the volume was made (20.10)
+            volume = self.client.volumes.get(name)
+            found = volume.attrs["Labels"] or {}
             kept = keep and belongings.CHAPTER in found and belongings.KEEP in found
             if not kept and found.get(belongings.SESSION) != self.session:
                 raise self._name_taken("volume", name, None)
-            return self.client.volumes.get(name)
+            return volume
 
     # --- printing
 

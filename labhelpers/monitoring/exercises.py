@@ -29,6 +29,7 @@ GUARD, POST, WATCHMAN = "guard", "guard-post", "watchman"
 SUSPECTS, INSPECTOR = ("ada", "bob", "cleo"), "inspector"
 GAVE_UP = "I cannot go on like this"
 WAIT_S = 120.0
+OOM_TRIES = 5
 SETTLE_S = 0.5  # what a wrong answer has left behind is gone by then
 
 
@@ -340,8 +341,14 @@ def _let_them_die(lab: Lab) -> None:
     for container, end in made:
         if end.startswith("sleep"):
             container.kill()
-    for container, _ in made:
+    for container, end in made:
         _until_it_ended(container)
+        for _ in range(OOM_TRIES):
+            if end != EATS or container.attrs["State"]["OOMKilled"]:
+                break
+            # the engine missed the kill, and its word is what the exercise asks for: once more, with the same fate
+            container.start()
+            _until_it_ended(container)
 
 
 def _until_it_ended(container: Container) -> None:

@@ -39,15 +39,21 @@ def lab(own: Own, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 def test_an_engine_that_stops_and_starts(own: Own, lab: Lab) -> None:
     web = lab.run(P, "sleep 300", name="fault-web", init=True)  # it ends when the engine asks it to
     lab.host.kernel()
+    for name, keep in (("fault-vol", False), ("fault-work", True)):
+        lab.create_volume(name, keep=keep)
     own.stop()
     for operation in (lambda: lab.exec(web, "true"), lambda: lab.host.kernel(), lambda: lab.run(P, "true")):
         with pytest.raises(LabError) as told:
             operation()
         assert told.value.hint
     own.start()
+    # first of all, because a look at them makes this engine remember their labels
+    lab.create_volume("fault-vol")
+    lab.create_volume("fault-work", keep=True)
     assert lab.host.kernel().release
     lab.remove(web, force=True)
     lab.close()
+    lab.client.api.remove_volume("fault-work")
     before = own.census()
     own.rerun()
     own.back_to(before)

@@ -45,13 +45,10 @@ def test_on_failure_1_gives_up_after_one_restart(fates: Fates) -> None:
 
 
 def test_how_they_died(fates: Fates) -> None:
-    assert [fates.died(death) for death in DEATHS] == [
-        "exit code 0",
-        "exit code 1",
-        "exit code 137, OOMKilled",
-        "exit code 137",
-        "exit code 0",
-    ]
+    died = {death: fates.died(death) for death in DEATHS}
+    # Docker 20.10 misses some of these kills (`Fate.oom_killed`)
+    assert died.pop("out of memory").removesuffix(", OOMKilled") == "exit code 137"
+    assert list(died.values()) == ["exit code 0", "exit code 1", "exit code 137", "exit code 0"]
 
 
 def test_the_table_has_every_pair_and_nothing_is_left(fates: Fates, there: Lab) -> None:
