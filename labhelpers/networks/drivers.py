@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PING = "ping -c 1 -W 2"
 NAME_S = 3
+LOOKS = 10
 """A name that nobody knows is asked for again and again; one that is known takes milliseconds."""
 
 
@@ -253,22 +254,37 @@ def host_driver(lab: Lab) -> HostDriver:
                 network="host",
                 check=False,
             )
-            own = lab.host.network(first)
-            here = lab.host.network()
+            own, here = _interfaces(lab, first)
             spaces = {one.pid: one.namespaces.get("net", 0) for one in lab.host.processes()}
             helper = lab.client.api.inspect_container(str(lab.host.helper))["State"]["Pid"]
             first.reload()
             return HostDriver(
                 spaces[first.attrs["State"]["Pid"]],
                 spaces[helper],
-                len(own.interfaces),
-                len(here.interfaces),
+                own,
+                here,
                 "200" in answer,
                 status,
                 words,
             )
         finally:
             lab.remove(first, force=True)
+
+
+def _interfaces(lab: Lab, container: Container) -> tuple[int, int]:
+    """How many the container sees, and the host: read until nobody made one or took one away meanwhile."""
+
+    def names() -> list[str]:
+        return sorted(one.name for one in lab.host.network().interfaces)
+
+    before = names()
+    for _ in range(LOOKS):
+        own = len(lab.host.network(container).interfaces)
+        after = names()
+        if after == before:
+            break
+        before = after
+    return own, len(after)
 
 
 def _serve(port: int) -> list[str]:
