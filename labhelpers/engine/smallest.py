@@ -83,7 +83,11 @@ def first_run(engine: Engine) -> FirstRun:
     began = time.monotonic()
     try:
         api.import_image_from_data(
-            _archive(program(engine.info["Architecture"])), repository=name, tag="latest"
+            _archive(program(engine.info["Architecture"])),
+            repository=name,
+            tag="latest",
+            # a label, by which it is found should it be left behind
+            changes=[f"LABEL {key}={value}" for key, value in LABELS.items()],
         )
         try:
             api.create_container(
