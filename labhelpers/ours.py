@@ -16,6 +16,7 @@ from typing import Any
 import docker
 from docker.errors import APIError, NotFound
 from filelock import FileLock, Timeout
+from requests.exceptions import RequestException
 
 from labhelpers import state
 from labhelpers.engine.steps import remove_image
@@ -28,6 +29,9 @@ KEEP = "labhelpers.keep"
 
 TRIAL = "trial"
 """The chapter of the engines that `./lab test` starts."""
+
+GOING_S = 30
+"""How long a removal that somebody else began is waited for; a translated machine takes up to 5 s."""
 
 _LOOKS = 5
 
@@ -147,10 +151,21 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
         except NotFound:
             pass
         except APIError as error:
-            # "removal already in progress": somebody else is removing it, which is what we want
-            if "in progress" not in str(error.explanation):
+            # "removal already in progress": the reaper of the same session, say, came first
+            if "in progress" not in str(error.explanation) or not _is_gone(client, thing.id):
                 kept.append(f"{thing} stays: {error.explanation}")
     return removed, kept
+
+
+def _is_gone(client: docker.DockerClient, container: str) -> bool:
+    """Wait for the end of a removal that somebody else began: until then the name is taken."""
+    with suppress(NotFound, RequestException):
+        client.api.wait(container, timeout=GOING_S, condition="removed")
+    try:
+        client.api.inspect_container(container)
+    except NotFound:
+        return True
+    return False
 
 
 def clear(client: docker.DockerClient, session: str) -> list[str]:

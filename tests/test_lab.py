@@ -8,11 +8,12 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 
 from labhelpers.engine import Engine
 from labhelpers.errors import BadInput, BuildFailed, ImageMissing, LabError, NameTaken, NotOurs, PortTaken
@@ -77,6 +78,20 @@ def test_a_killed_process_is_cleaned_up_by_the_next_lab(engine: Engine, name: st
     assert engine.client.containers.list(filters={"name": name}), "the kill left it, or this proves nothing"
     with Lab("test", engine=engine):
         assert not engine.client.containers.list(all=True, filters={"name": name})
+
+
+def test_a_removal_that_the_reaper_began_is_waited_for(engine: Engine, name: str) -> None:
+    def remove() -> None:
+        with suppress(APIError):
+            engine.client.api.remove_container(name, force=True)
+
+    for _ in range(5):
+        lab = Lab("test", engine=engine)
+        with lab.quiet(), ThreadPoolExecutor() as pool:
+            lab.run(IMAGE, ["sh", "-c", "seq 4000 | (cd /tmp && xargs touch) && sleep 300"], name=name)
+            pool.submit(remove)
+            lab.close()
+            assert not engine.client.api.containers(all=True, filters={"name": name})
 
 
 def test_names_and_ports_of_others_are_respected(lab: Lab, name: str, foreign: str) -> None:

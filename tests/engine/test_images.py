@@ -28,6 +28,12 @@ RUN {run}
 SMALL = "labhelpers/payload"
 
 
+@pytest.fixture(scope="module")
+def registry(engine: Engine) -> None:
+    """What a registry is made of, before a test's catalogue has it no more."""
+    images.ensure(engine, "registry")
+
+
 @pytest.fixture
 def name(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A catalogue with one image of the test's own, by name."""
@@ -193,6 +199,7 @@ def test_an_image_that_a_reader_builds_on_ours_is_not_swept_away(
         engine.client.images.remove(str(own.id))
 
 
+@pytest.mark.usefixtures("registry")
 def test_it_is_pulled_from_the_classroom(lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = lab.engine
     monkeypatch.setattr(type(lab), "image", lambda self, name: f"labhelpers/{name}:latest")
@@ -211,6 +218,7 @@ def test_it_is_pulled_from_the_classroom(lab: Lab, name: str, monkeypatch: pytes
     assert present(engine, name) is False
 
 
+@pytest.mark.usefixtures("registry")
 def test_a_classroom_with_another_version_is_not_believed(
     lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ def test_killed_in_the_middle(own: Own, tmp_path: Path, operation: str) -> None:
     try:
         client.wait_for_ready(timeout=60)
         client.execute(BEGIN + OPERATIONS[operation].format(folder=str(tmp_path)))
-        until(lambda: own.census() != before)
+        until(own.sessions)
         time.sleep(random.uniform(0.2, 1.2))
     finally:
         client.stop_channels()
@@ -67,7 +67,7 @@ print(done.failed_cell, done.error)
     with subprocess.Popen(
         [sys.executable, "-c", code], env=own.environment, stdout=subprocess.PIPE
     ) as process:
-        until(lambda: own.census()["containers"] != before["containers"])
+        until(lambda: own.client().api.containers(all=True))
         time.sleep(random.uniform(0, 3))
         (kernel,) = [
             one for one in psutil.Process(process.pid).children() if "ipykernel_launcher" in one.cmdline()
