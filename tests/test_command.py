@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -355,7 +356,7 @@ def test_build(lab: Lab, name: str, tmp_path: Path, options: dict[str, Any]) -> 
         assert made_by_line != made_by_lab
 
 
-SLOW_TO_END = ["sh", "-c", "trap 'sleep 3; exit 5' TERM; while :; do sleep 0.1; done"]
+SLOW_TO_END = ["sh", "-c", "trap 'sleep 3; exit 5' TERM; echo listens; while :; do sleep 0.1; done"]
 
 
 @pytest.mark.parametrize(("timeout_s", "exit_code"), [(1, 137), (None, 5)])
@@ -364,10 +365,17 @@ def test_stop(lab: Lab, name: str, timeout_s: int | None, exit_code: int) -> Non
         state = lab.client.api.inspect_container(name)["State"]
         return state["Status"], state["ExitCode"]
 
+    def until_it_listens(life: int) -> None:
+        # started is not begun: a signal may still meet runc's own process, which ends with status 2
+        while lab.client.api.logs(name).count(b"listens") < life:
+            time.sleep(0.05)
+
     lab.run(IMAGE, SLOW_TO_END, name=name, network="none")
+    until_it_listens(1)
     lab.stop(name, timeout_s=timeout_s)
     by_lab = told()
     lab.client.api.start(name)
+    until_it_listens(2)
     typed(lab.commands[-1])
     assert told() == by_lab == ("exited", exit_code)
     lab.remove(name)
