@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 import pytest
-from docker.errors import NotFound
 
+from labhelpers import ours
 from labhelpers.engine import Engine, smallest
 from labhelpers.errors import EngineRefused
 
 
 def census(engine: Engine) -> set[str]:
     """The images and containers that a first run makes, by their label; `./lab doctor` of others among them."""
-    ours = {"label": "labhelpers.chapter=doctor"}
-    api = engine.client.api
-    for _ in range(5):
-        # an engine may answer so where one of them goes while it lists them
-        with suppress(NotFound):
-            return {row["Id"] for row in (*api.images(filters=ours), *api.containers(all=True, filters=ours))}
-    raise AssertionError("the engine could not list them five times")
+    return {thing.id for thing in ours.things(engine.client) if thing.chapter == "doctor"}
 
 
 def test_it_runs_and_leaves_nothing(engine: Engine) -> None:

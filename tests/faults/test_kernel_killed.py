@@ -67,7 +67,9 @@ print(done.failed_cell, done.error)
     with subprocess.Popen(
         [sys.executable, "-c", code], env=own.environment, stdout=subprocess.PIPE
     ) as process:
-        until(lambda: own.client().api.containers(all=True))
+        docker = own.client()
+        until(lambda: docker.api.containers(all=True))
+        docker.close()
         time.sleep(random.uniform(0, 3))
         (kernel,) = [
             one for one in psutil.Process(process.pid).children() if "ipykernel_launcher" in one.cmdline()
