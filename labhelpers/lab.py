@@ -43,6 +43,7 @@ from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
 from labhelpers.engine.reach import Reach
 from labhelpers.engine.registry import Registry
+from labhelpers.engine.streams import execute
 from labhelpers.errors import (
     DISK_FULL,
     BuildFailed,
@@ -221,10 +222,8 @@ class Lab:
         call = make(Exec, _name_of(container), command, **options)
         self._say(call)
         with _speaking(self.engine, container=call.container):
-            made = self.client.api.exec_create(**call.api())
-            stdout, stderr = self.client.api.exec_start(made["Id"], demux=True)
-            exit_code = self.client.api.exec_inspect(made["Id"])["ExitCode"]
-        return Output(exit_code, *((part or b"").decode(errors="replace") for part in (stdout, stderr)))
+            done = execute(self.client.api, **call.api())
+        return Output(done.exit_code, *(part.decode(errors="replace") for part in (done.stdout, done.stderr)))
 
     def update(self, container: Container | str, **options: Any) -> None:
         """Change the limits of a container that the lab made, while it runs; `labhelpers.command.Update` lists them.

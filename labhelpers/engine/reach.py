@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import secrets
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,11 +22,11 @@ from docker.models.containers import Container
 from requests.exceptions import RequestException
 
 from labhelpers.engine.find import Engine
+from labhelpers.engine.streams import STDOUT, Stream
 from labhelpers.errors import EngineRefused, LabError
 
 LOOPBACK = "127.0.0.1"
 _TRY_S = 20.0
-_STDOUT = 1
 _PART = 1 << 16
 _SLEEP = ["sleep", "86400"]
 _FENCED: dict[str, Any] = {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "read_only": True}
@@ -133,22 +132,21 @@ class Reach:
                 far = self._connect(container, port)
             except (LabError, DockerException, RequestException, OSError):
                 return  # to the one who connects: closed, as by a server that is not there
-            threading.Thread(target=_send, args=(near, far), daemon=True).start()
+            threading.Thread(target=_send, args=(near, far.connection), daemon=True).start()
             with suppress(OSError):
-                _receive(far, near)
+                for kind, data in far.frames():
+                    if kind == STDOUT:
+                        near.sendall(data)
             _end(near)
-            _end(far)
+            _end(far.connection)
 
-    def _connect(self, container: str, port: int) -> socket.socket:
+    def _connect(self, container: str, port: int) -> Stream:
         found = self._running(container)
         networks = found["NetworkSettings"]["Networks"] or {}
         address = next((one["IPAddress"] for one in networks.values() if one.get("IPAddress")), LOOPBACK)
         helper = self._beside(found)
         made = self._client.api.exec_create(helper.id, ["nc", address, str(port)], stdin=True)
-        stream: Any = self._client.api.exec_start(made["Id"], socket=True)
-        far: socket.socket = getattr(stream, "_sock", stream)
-        far.settimeout(None)
-        return far
+        return Stream(self._client.api.exec_start(made["Id"], socket=True))
 
     def _beside(self, found: Mapping[str, Any]) -> Container:
         """The helper in the container's network namespace, which is another after each start of the container."""
@@ -197,13 +195,3 @@ def _send(near: socket.socket, far: socket.socket) -> None:
         while part := near.recv(_PART):
             far.sendall(part)
         far.shutdown(socket.SHUT_WR)
-
-
-def _receive(far: socket.socket, near: socket.socket) -> None:
-    """Give on what `nc` writes; its stream comes in frames (Engine API, "Stream format")."""
-    while head := far.recv(8, socket.MSG_WAITALL):
-        kind, size = struct.unpack(">BxxxL", head)
-        while size and (part := far.recv(min(size, _PART))):
-            size -= len(part)
-            if kind == _STDOUT:
-                near.sendall(part)

@@ -13,6 +13,7 @@ from docker.errors import ImageNotFound
 
 from labhelpers import state
 from labhelpers.drawing import human_bytes
+from labhelpers.engine.streams import execute
 from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack, Look
@@ -400,9 +401,8 @@ def _no_image(lab: Lab, ref: str) -> str | None:
 
 def _cat(lab: Lab, name: str, path: str) -> str:
     """What the file holds, without the space around it; empty where there is none."""
-    code, said = lab.client.containers.get(name).exec_run(["cat", path])
-    assert isinstance(said, bytes)  # no stream was asked for
-    return said.decode(errors="replace").strip() if code == 0 else ""
+    done = execute(lab.client.api, name, ["cat", path])
+    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
 
 
 # an image never changes: what was found in one is right for ever

@@ -6,14 +6,13 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.streams import execute
 from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.namespaces.first_process import masks
 from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from docker.models.containers import Container
 
     from labhelpers.engine.host import Process
     from labhelpers.lab import Lab
@@ -221,9 +220,8 @@ def _key_hint(lab: Lab) -> str:
 
 
 def _keys(lab: Lab, flag: str) -> list[str]:
-    _, said = lab.client.containers.get(POSTBOX).exec_run(["ipcs", flag])
-    assert isinstance(said, bytes)  # no stream was asked for
-    return [line.split()[0] for line in said.decode().splitlines() if line.startswith("0x")]
+    done = execute(lab.client.api, POSTBOX, ["ipcs", flag])
+    return [line.split()[0] for line in done.stdout.decode().splitlines() if line.startswith("0x")]
 
 
 # --- who shares with whom
@@ -338,10 +336,8 @@ def _term_hint(lab: Lab) -> str:
 
 def _buries(lab: Lab) -> str | None:
     # a look that finds some makes no more: looks repeat, and zombies stay
-    if not _waiting(lab):
-        code, _ = lab.client.containers.get(POLITE).exec_run(["sh", "-c", "sleep 0.1 & exit 0"])
-        if code:
-            return "no shell could be started in it to try"
+    if not _waiting(lab) and execute(lab.client.api, POLITE, ["sh", "-c", "sleep 0.1 & exit 0"]).exit_code:
+        return "no shell could be started in it to try"
     begin = time.monotonic()
     while left := _waiting(lab):
         passed_s = time.monotonic() - begin
@@ -474,7 +470,5 @@ def _clear(lab: Lab, name: str) -> None:
 
 def _cat(lab: Lab, name: str, path: str) -> str:
     """What the file holds, without the space around it; empty where there is none."""
-    container: Container = lab.client.containers.get(name)
-    code, said = container.exec_run(["cat", path])
-    assert isinstance(said, bytes)  # no stream was asked for
-    return said.decode(errors="replace").strip() if code == 0 else ""
+    done = execute(lab.client.api, name, ["cat", path])
+    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""

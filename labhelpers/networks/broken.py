@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
+from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput
 from labhelpers.exercises import container_named
 from labhelpers.networks.wire import once, wire
@@ -288,8 +289,7 @@ def _page(lab: Lab, name: str, url: str) -> bool:
 def _fetch(lab: Lab, name: str, url: str) -> str:
     """What a request from a container gets, or why it gets nothing."""
     try:
-        _, said = lab.client.containers.get(name).exec_run(["timeout", "3", "wget", "-q", "-O", "-", url])
+        done = execute(lab.client.api, name, ["timeout", "3", "wget", "-q", "-O", "-", url])
     except APIError:
         return ""
-    assert isinstance(said, bytes)  # no stream was asked for
-    return said.decode(errors="replace")
+    return (done.stdout + done.stderr).decode(errors="replace")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
+from labhelpers.engine.streams import execute
 from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.maps import map
@@ -224,11 +225,10 @@ def _addresses(lab: Lab, name: str) -> list[str]:
 def _output(lab: Lab, name: str, command: list[str]) -> str:
     """What a command in a container says; empty where it fails."""
     try:
-        code, said = lab.client.containers.get(name).exec_run(command)
+        done = execute(lab.client.api, name, command)
     except APIError:
         return ""
-    assert isinstance(said, bytes)  # no stream was asked for
-    return said.decode(errors="replace").strip() if code == 0 else ""
+    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
 
 
 def _pings(lab: Lab, source: str, target: str) -> bool:

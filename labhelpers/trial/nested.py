@@ -13,7 +13,7 @@ from docker.errors import APIError
 from labhelpers import state
 from labhelpers.engine import Engine, images
 from labhelpers.engine.nested import RIGHTS, WRITABLE_CGROUPS
-from labhelpers.engine.private import SOCKET_BYTES
+from labhelpers.engine.private import GOGC, SOCKET_BYTES
 from labhelpers.engine.root import as_root
 from labhelpers.errors import LabError, SetupFailed
 from labhelpers.lab import Lab
@@ -29,7 +29,7 @@ PUSHED = "labhelpers-trial-registry"
 START_S = 90.0
 START = f"""#!/bin/sh
 set -eu
-{WRITABLE_CGROUPS}exec dockerd --host=unix:///run/outside/docker.sock --insecure-registry="$1"
+{WRITABLE_CGROUPS}GOGC={GOGC} exec dockerd --host=unix:///run/outside/docker.sock --insecure-registry="$1"
 """
 RECIPE = Recipe(
     suite="sid",

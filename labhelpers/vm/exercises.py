@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.streams import execute
 from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.vm.experiments import READY, facts
 
@@ -227,6 +228,5 @@ def _told(lab: Lab, name: str) -> Mapping[str, str]:
 
 def _cat(lab: Lab, name: str, path: str) -> str:
     """What the file holds, without the space around it; empty where there is none."""
-    code, said = _get(lab, name).exec_run(["cat", path])
-    assert isinstance(said, bytes)  # no stream was asked for
-    return said.decode(errors="replace").strip() if code == 0 else ""
+    done = execute(lab.client.api, name, ["cat", path])
+    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""

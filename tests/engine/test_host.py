@@ -22,6 +22,7 @@ from docker.models.volumes import Volume
 
 from labhelpers.engine import Engine
 from labhelpers.engine.host import HostView
+from labhelpers.engine.streams import Done, execute
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
 
@@ -99,20 +100,25 @@ def writer(there: Lab, host: HostView, volume: Volume) -> Iterator[Container]:
     made.remove(force=True)
 
 
+def run_in(container: Container, command: str) -> Done:
+    assert container.client
+    return execute(container.client.api, str(container.id), shlex.split(command))
+
+
 def said(container: Container, command: str) -> str:
     """What a command in the container writes."""
-    code, output = container.exec_run(shlex.split(command), demux=True)
-    assert code == 0, output
-    return (output[0] or b"").decode()
+    done = run_in(container, command)
+    assert done.exit_code == 0, done
+    return done.stdout.decode()
 
 
 def told(container: Container, question: str) -> str:
     """What a command that only looks writes; lsns gives up where processes end while it looks."""
     for _ in range(10):
-        code, output = container.exec_run(shlex.split(question), demux=True)
-        if code == 0 and output[0]:
-            return bytes(output[0]).decode()
-    raise AssertionError((question, code, output))
+        done = run_in(container, question)
+        if done.exit_code == 0 and done.stdout:
+            return done.stdout.decode()
+    raise AssertionError((question, done))
 
 
 def pid_of(container: Container) -> int:

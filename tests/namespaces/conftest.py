@@ -12,6 +12,7 @@ from docker.models.containers import Container
 
 from labhelpers import namespaces
 from labhelpers.engine import Engine
+from labhelpers.engine.streams import execute
 from labhelpers.lab import Lab
 from labhelpers.namespaces.others import UserNamespaces
 from labhelpers.namespaces.trees import ProcessTree
@@ -50,11 +51,11 @@ def looker(there: Lab) -> Container:
 def lsns(looker: Container) -> Callable[[str], list[dict[str, Any]]]:
     def ask(options: str) -> list[dict[str, Any]]:
         for _ in range(10):  # lsns gives up where a process ends while it looks
-            code, said = looker.exec_run(shlex.split(f"lsns -J {options}"))
-            if code == 0:
-                rows: list[dict[str, Any]] = json.loads(said)["namespaces"]
+            done = execute(looker.client.api, str(looker.id), shlex.split(f"lsns -J {options}"))
+            if done.exit_code == 0:
+                rows: list[dict[str, Any]] = json.loads(done.stdout)["namespaces"]
                 return rows
-        raise AssertionError((options, code, said))
+        raise AssertionError((options, done))
 
     return ask
 

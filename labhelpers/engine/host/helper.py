@@ -13,11 +13,13 @@ from typing import Any
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
+from labhelpers.engine.streams import STDERR, STDOUT, Stream
 from labhelpers.errors import EngineUnreachable, LabError
 
 _AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text()]
 # the first answer waits for the container's start, which takes seconds on a slow engine
 _ANSWER_S = 60.0
+_GOING_S = 30
 _ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 _CGROUPS = "/sys/fs/cgroup:/sys/fs/cgroup:ro"
 
@@ -130,9 +132,13 @@ class Helper:
             self._line.close()
             self._line = None
         if container is not None:
-            # it removes itself when its input ends, and the engine may be gone
+            # the engine may be gone
             with suppress(DockerException, requests.RequestException):
-                self._api.remove_container(container, force=True)
+                try:
+                    self._api.remove_container(container, force=True)
+                except APIError:
+                    # it removes itself when its input ends: that came first, and takes a moment
+                    self._api.wait(container, timeout=_GOING_S, condition="removed")
 
     def _start(self) -> Line:
         if self._line is None:
@@ -208,12 +214,11 @@ class Helper:
 
 
 class Line:
-    """An agent's standard input and output, over an attached connection (Engine API, attach)."""
+    """An agent's standard input and output: a line of JSON for each request and each answer."""
 
     def __init__(self, attached: Any) -> None:
-        self._kept = attached  # it holds the connection open
-        self._socket: Any = getattr(attached, "_sock", attached)
-        self._socket.settimeout(_ANSWER_S)
+        self._stream = Stream(attached, _ANSWER_S)
+        self._frames = self._stream.frames()
         self._text = b""
 
     def ask(self, request: Mapping[str, Any]) -> Any:
@@ -223,43 +228,24 @@ class Line:
 
     def send(self, request: Mapping[str, Any]) -> None:
         """Write one line."""
-        rest = memoryview(json.dumps(request).encode() + b"\n")
-        while rest:
-            rest = rest[self._socket.send(rest) :]
+        self._stream.send(json.dumps(request).encode() + b"\n")
 
     def receive(self) -> Any:
         """Read one line."""
         parts = [self._text]
         while b"\n" not in parts[-1]:
-            parts.append(self._frame())
+            kind, data = next(self._frames, (STDOUT, b""))
+            if kind == STDERR:
+                raise OSError(data.decode(errors="replace"))
+            if not data:
+                raise EOFError("it ended")
+            parts.append(data)
         line, _, self._text = b"".join(parts).partition(b"\n")
         return json.loads(line)
 
-    def _frame(self) -> bytes:
-        """One frame of standard output: its kind, three zeros, the length, the data."""
-        header = self._exactly(8)
-        data = self._exactly(int.from_bytes(header[4:], "big"))
-        if header[0] == 2:
-            raise OSError(data.decode(errors="replace"))
-        return data
-
-    def _exactly(self, count: int) -> bytes:
-        parts = []
-        while count:
-            part = self._socket.recv(min(count, 1 << 16))
-            if not part:
-                raise EOFError("it ended")
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
     def close(self) -> None:
         """Hang up. The agent sees its input end."""
-        for end in (getattr(self._kept, "_response", None), self._kept, self._socket):
-            # the three own one another in ways that differ between unix, tcp and npipe
-            with suppress(OSError, ValueError):
-                if end is not None:
-                    end.close()
+        self._stream.close()
 
 
 def unanswered(error: Exception) -> EngineUnreachable:
