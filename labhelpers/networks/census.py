@@ -72,16 +72,23 @@ def _count(lab: Lab) -> Census:
 
 
 def _namespaces(lab: Lab) -> list[str]:
-    """The engine keeps each sandbox's namespace by mounting it on a file (`nsfs`)."""
+    """The engine keeps each sandbox's namespace by mounting it on a file (`nsfs`), all in one directory.
+
+    Another engine of the machine has a directory of its own. `/var/run` leads to `/run`.
+    """
+    kept = [mount.point for mount in lab.host.mounts() if mount.kind == "nsfs"]
     own = set()
     for row in lab.client.api.containers(all=True):
         try:
             settings = lab.client.api.inspect_container(row["Id"])["NetworkSettings"]
         except Exception:  # it went between the list and the look
             continue
-        own.add(str(settings.get("SandboxKey") or "").rpartition("/")[2])
-    held = [mount.point for mount in lab.host.mounts() if mount.kind == "nsfs"]
-    return [point for point in held if point.rpartition("/")[2] not in own | {"default"}]
+        own.add(str(settings.get("SandboxKey") or "").removeprefix("/var"))
+    # the helper that looks shares the host's network, so the directory is known
+    folders = {key.rpartition("/")[0] for key in own if key}
+    own |= {f"{folder}/default" for folder in folders}
+    paths = {point.removeprefix("/var"): point for point in kept}
+    return [point for path, point in paths.items() if path.rpartition("/")[0] in folders and path not in own]
 
 
 def _rules(lab: Lab, seen: NetworkMap, bridges: set[str]) -> list[str]:
