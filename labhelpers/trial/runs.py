@@ -34,11 +34,10 @@ from labhelpers.trial import guest, nested
 Say = Callable[[str], object]
 
 NAMES = ("A", "B", "C")
-LANES = (("A", "B"), ("C",))
-"""What runs side by side: two cores carry no more, and C, a translated machine, takes as long as A and B together."""
+PHASES = (("A",), ("B", "C"))
+"""What runs side by side: A takes two cores by itself, and B, with C at a lower priority, takes them after it."""
 
 END_S = 60.0
-LOOK_S = 0.2
 PUSHED_BYTES = 3 << 30
 TABLE_WIDTH = 120
 NAMED = 3
@@ -86,7 +85,7 @@ class Outcome(Result):
 def run(
     names: Sequence[str], engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say
 ) -> list[Outcome]:
-    """Run the tests on each of the engines `names`, side by side as `LANES` says, and take B and C away again.
+    """Run the tests on each of the engines `names`, one phase of `PHASES` after the other, and take B and C away again.
 
     Args:
         engine: A; this process's environment leads to it.
@@ -97,23 +96,18 @@ def run(
         return [on(names[0], engine, wanted, args, say)]
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         files = {name: Path(folder) / name for name in names}
-        lanes = [[name for name in lane if name in names] for lane in LANES]
-        running: dict[int, subprocess.Popen[str]] = {}
+        running: list[subprocess.Popen[str]] = []
         readers: list[Thread] = []
         try:
-            while running or any(lanes):
-                for number, lane in enumerate(lanes):
-                    if number in running and running[number].poll() is None:
-                        continue
-                    running.pop(number, None)
-                    if lane:
-                        name = lane.pop(0)
-                        running[number] = _start(name, files[name], wanted, args)
-                        readers.append(Thread(target=_repeat, args=(name, running[number], say)))
-                        readers[-1].start()
-                time.sleep(LOOK_S)
+            for phase in PHASES:
+                for name in (one for one in phase if one in names):
+                    running.append(_start(name, files[name], wanted, args))
+                    readers.append(Thread(target=_repeat, args=(name, running[-1], say)))
+                    readers[-1].start()
+                for one in running:
+                    one.wait()
         finally:
-            _end(running.values())
+            _end(running)
             for reader in readers:
                 reader.join()
         return [_told(name, file) for name, file in files.items()]
