@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.nested import RIGHTS
+from labhelpers.engine.streams import Done, execute
 from labhelpers.errors import EngineRefused
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ def ready(container: Any, archive: bytes) -> str | None:
     """Wait for an engine and give it the image; None, or what went wrong."""
     container.put_archive("/", archive)
     end = time.monotonic() + START_S
-    said = b""
+    done = Done(1, b"", b"")
     while time.monotonic() < end:
-        status, said = container.exec_run(["docker", "load", "-q", "-i", "/payload.tar"])
-        if status == 0:
+        done = execute(container.client.api, container.id, ["docker", "load", "-q", "-i", "/payload.tar"])
+        if done.exit_code == 0:
             return None
         container.reload()
         if container.status != "running":
@@ -68,6 +69,6 @@ def ready(container: Any, archive: bytes) -> str | None:
         time.sleep(0.5)
     last = [
         *container.logs().decode(errors="replace").strip().splitlines(),
-        said.decode(errors="replace").strip(),
+        (done.stdout + done.stderr).decode(errors="replace").strip(),
     ]
     return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")
