@@ -21,7 +21,7 @@ LOCAL = (
 # B and C run the tests of the engine's own room, and the notebooks, whose findings are compared.
 ROOMS = "its room's tests run on A; here its notebook runs, and the findings are compared"
 SAME = "it asks for nothing in which engines differ, and starts dozens of containers; A runs it"
-# C is a translated machine: a container costs 7 s of a processor there, and CI has 15 minutes of two
+# C is a translated machine: a container costs 5 s of a processor there, and CI has 15 minutes of two
 GUEST = "a guest takes three minutes to boot in a machine that is itself translated; `./lab test --engine C NOTEBOOK`"
 LONG = "on C it takes two to ten minutes; `./lab test --engine C FILE` runs it"
 CHAPTERS = tuple(

@@ -24,6 +24,7 @@ import docker.errors
 import requests
 
 from labhelpers import ours, state
+from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result, table
 
@@ -319,6 +320,16 @@ def container_named(lab: Lab, name: str) -> Container | None:
     except docker.errors.NotFound:
         return None
     return found if found.name == name else None  # the engine also finds by the start of an id
+
+
+def output_of(lab: Lab, name: str, command: list[str]) -> str:
+    """What a command in the container writes, without the space around it; empty where it fails.
+
+    Raises:
+        APIError: there is no such container, or it does not run.
+    """
+    done = execute(lab.client.api, name, command)
+    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
 
 
 def not_running(lab: Lab, name: str) -> str | None:

@@ -26,8 +26,8 @@ Say = Callable[[str], object]
 
 START_S = 60
 STOP_S = 60
-# dockerd calls itself two or three times for each container that starts, and each call collects garbage twice before
-# it begins: 60 ms of a processor with Go's 100, 35 ms so (pkg.go.dev/runtime, GOGC)
+# dockerd calls itself twice for each container that starts, and each call collects garbage before it begins:
+# 60 ms of a processor with Go's 100, 35 ms so (pkg.go.dev/runtime, GOGC)
 GOGC = 400
 # sun_path holds 108 bytes (unix(7)); containerd's is the longest name below the directory
 SOCKET_BYTES = 107

@@ -13,8 +13,7 @@ from docker.errors import ImageNotFound
 
 from labhelpers import state
 from labhelpers.drawing import human_bytes
-from labhelpers.engine.streams import execute
-from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack, Look
 from labhelpers.layers.builds import build, files_of
@@ -401,8 +400,7 @@ def _no_image(lab: Lab, ref: str) -> str | None:
 
 def _cat(lab: Lab, name: str, path: str) -> str:
     """What the file holds, without the space around it; empty where there is none."""
-    done = execute(lab.client.api, name, ["cat", path])
-    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
+    return output_of(lab, name, ["cat", path])
 
 
 # an image never changes: what was found in one is right for ever

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.streams import execute
-from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
 from labhelpers.namespaces.first_process import masks
 from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
 
@@ -470,5 +470,4 @@ def _clear(lab: Lab, name: str) -> None:
 
 def _cat(lab: Lab, name: str, path: str) -> str:
     """What the file holds, without the space around it; empty where there is none."""
-    done = execute(lab.client.api, name, ["cat", path])
-    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
+    return output_of(lab, name, ["cat", path])

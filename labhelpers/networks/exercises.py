@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
-from labhelpers.engine.streams import execute
-from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
 from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.maps import map
 
@@ -225,10 +224,9 @@ def _addresses(lab: Lab, name: str) -> list[str]:
 def _output(lab: Lab, name: str, command: list[str]) -> str:
     """What a command in a container says; empty where it fails."""
     try:
-        done = execute(lab.client.api, name, command)
+        return output_of(lab, name, command)
     except APIError:
         return ""
-    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
 
 
 def _pings(lab: Lab, source: str, target: str) -> bool:

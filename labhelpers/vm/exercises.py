@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from labhelpers.engine.streams import execute
-from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
 from labhelpers.vm.experiments import READY, facts
 
 if TYPE_CHECKING:
@@ -228,5 +227,4 @@ def _told(lab: Lab, name: str) -> Mapping[str, str]:
 
 def _cat(lab: Lab, name: str, path: str) -> str:
     """What the file holds, without the space around it; empty where there is none."""
-    done = execute(lab.client.api, name, ["cat", path])
-    return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
+    return output_of(lab, name, ["cat", path])

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
-from labhelpers.engine.streams import STDERR, STDOUT, Stream
+from labhelpers.engine.streams import STDERR, Stream
 from labhelpers.errors import EngineUnreachable, LabError
 
 _AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text()]
@@ -136,9 +137,10 @@ class Helper:
             with suppress(DockerException, requests.RequestException):
                 try:
                     self._api.remove_container(container, force=True)
-                except APIError:
-                    # it removes itself when its input ends: that came first, and takes a moment
-                    self._api.wait(container, timeout=_GOING_S, condition="removed")
+                except APIError as error:
+                    # "removal already in progress": it removes itself when its input ends, and takes a moment
+                    if error.status_code == HTTPStatus.CONFLICT:
+                        self._api.wait(container, timeout=_GOING_S, condition="removed")
 
     def _start(self) -> Line:
         if self._line is None:
@@ -234,11 +236,12 @@ class Line:
         """Read one line."""
         parts = [self._text]
         while b"\n" not in parts[-1]:
-            kind, data = next(self._frames, (STDOUT, b""))
+            frame = next(self._frames, None)
+            if frame is None:
+                raise EOFError("it ended")
+            kind, data = frame
             if kind == STDERR:
                 raise OSError(data.decode(errors="replace"))
-            if not data:
-                raise EOFError("it ended")
             parts.append(data)
         line, _, self._text = b"".join(parts).partition(b"\n")
         return json.loads(line)
