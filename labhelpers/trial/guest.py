@@ -1,7 +1,8 @@
 """Engine C: Docker 26 on cgroup version 2 under systemd, in a virtual machine, reached over TCP on loopback.
 
-Its disk is made once and kept in the state directory under the hash of its recipe. Each boot starts from that
-disk and forgets at its end what was written, so the engine is empty each time.
+Its disk is made once and kept in the state directory under the hash of its recipe. To boot it and to pull the images
+takes a translated machine minutes: so the first run after either changed saves the machine once they are there, disk
+and memory, and every run goes on from that point and forgets at its end what was written.
 """
 
 from __future__ import annotations
@@ -9,16 +10,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import docker
 
 from labhelpers import state
-from labhelpers.engine import install
+from labhelpers.engine import images, install
 from labhelpers.engine.root import run_as_root
 from labhelpers.errors import SetupFailed
 from labhelpers.trial.system import ENGINE, Recipe, made, wait_until_it_answers
@@ -32,6 +39,8 @@ START_S = 300.0
 STOP_S = 60.0
 CPUS, MEMORY_MB, DISK = 2, 3072, "8G"
 PORT = 2375
+DISK_FILE, MEMORY_FILE, SAVED = "disk.img", "memory", "saved-"
+UNLIMITED = 1 << 40
 NOT_NEEDED = (
     "getty@tty1.service",
     "serial-getty@ttyS0.service",
@@ -72,19 +81,101 @@ RECIPE = Recipe(
 
 
 @contextmanager
-def running(work: Path, say: Say) -> Iterator[str]:
+def running(work: Path, pulled: str, pull: Callable[[str], object], say: Say) -> Iterator[str]:
     """Engine C's address, for as long as the block lasts.
 
     Args:
         work: a directory of this machine, for what is written to C's disk and for its console.
+        pulled: names the images that C shall have: another name, another saved machine.
+        pull: told C's address, makes the engine pull them; called only where no machine is saved under that name.
 
     Raises:
         SetupFailed: it could not be made or did not boot; its last lines are kept.
     """
     folder = ensure(say)
+    saved = folder / f"{SAVED}{pulled}"
+    with state.locked("engine-c", 3600, lambda: say("engine C: another lab command is booting it; waiting")):
+        if not saved.exists():
+            _save(folder, saved, work, pull, say)
+    say("engine C: going on from where it was saved")
+    resumed = ["-incoming", f"exec:cat {shlex.quote(str(saved / MEMORY_FILE))}"]
+    with _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say) as (_, address):
+        _set_clock(address)
+        yield address
+
+
+def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], say: Say) -> None:
+    """Boot the machine, have the images pulled, and keep it as it then is; older ones are removed."""
+    for old in folder.glob(f"{SAVED}*"):
+        shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=SAVED, dir=folder) as name:
+        partial = Path(name)
+        # a copy that keeps the holes: 0.6 GB of 8
+        subprocess.run(
+            ["cp", "--sparse=always", str(folder / DISK_FILE), str(partial / DISK_FILE)], check=True
+        )
+        say(f"engine C: booting (QEMU without hardware help, {CPUS} processors, {MEMORY_MB} MiB)")
+        with _machine(folder, partial / DISK_FILE, work, [], say) as (process, address):
+            pull(address)
+            say("engine C: saving it, disk and memory")
+            _tell(process, "migrate-set-parameters", **{"max-bandwidth": UNLIMITED})
+            _tell(process, "migrate", uri=f"exec:cat > {shlex.quote(str(partial / MEMORY_FILE))}")
+            while (status := _tell(process, "query-migrate")["status"]) != "completed":
+                if status == "failed":
+                    raise SetupFailed(
+                        "engine C could not be saved; nothing of it is left",
+                        hint=f"look at the free space of {state.shown(state.home())}; then run this again",
+                    )
+                time.sleep(0.2)
+            _tell(process, "quit")
+        partial.rename(saved)
+
+
+def _tell(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> Any:
+    """What QEMU answers to a command (QEMU Machine Protocol)."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    said = []
+    with suppress(BrokenPipeError):
+        process.stdin.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        process.stdin.flush()
+    for line in process.stdout:
+        with suppress(ValueError):
+            answer = json.loads(line)
+            if "return" in answer:
+                return answer["return"]
+        said.append(line.decode(errors="replace"))
+    raise SetupFailed(
+        "the machine of engine C ended",
+        hint="its own last words say why; then run this again",
+        engine_words="".join(said[-4:]),
+    )
+
+
+def _set_clock(address: str) -> None:
+    """Give the guest's kernel the time of its hardware clock, which went on while the machine was a file."""
+    client = docker.DockerClient(base_url=address)
+    try:
+        client.containers.run(
+            images.BASE,
+            ["sh", "-c", "date --set=@$(cat /sys/class/rtc/rtc0/since_epoch)"],
+            cap_drop=["ALL"],
+            cap_add=["SYS_TIME"],
+            network_mode="none",
+            remove=True,
+        )
+    finally:
+        client.close()
+
+
+@contextmanager
+def _machine(
+    folder: Path, disk: Path, work: Path, more: Sequence[str], say: Say
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A machine with that disk, and the address of its engine, which answers; shut down at the end."""
     port = _free_port()
     process = subprocess.Popen(
-        _command(folder, work, port),
+        [*_command(folder, disk, work, port), *more],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -93,14 +184,14 @@ def running(work: Path, say: Say) -> Iterator[str]:
         env={**os.environ, "TMPDIR": str(work)},
     )
     try:
+        _tell(process, "qmp_capabilities")
         address = f"tcp://127.0.0.1:{port}"
-        say(f"engine C: booting (QEMU without hardware help, {CPUS} processors, {MEMORY_MB} MiB)")
         try:
             wait_until_it_answers(address, START_S, lambda: process.poll() is None, "C")
         except SetupFailed as error:
             error.engine_words = _last_words(work, process)
             raise
-        yield address
+        yield process, address
     finally:
         _shut_down(process, say)
 
@@ -129,7 +220,7 @@ def ensure(say: Say) -> Path:
 
 def _write_disk(root: Path, folder: Path) -> None:
     folder.mkdir()
-    disk = folder / "disk.img"
+    disk = folder / DISK_FILE
     done = run_as_root(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), DISK])
     if done.returncode:
         raise SetupFailed(
@@ -142,8 +233,8 @@ def _write_disk(root: Path, folder: Path) -> None:
     run_as_root(["chown", "-R", f"{os.getuid()}:{os.getgid()}", str(folder)])
 
 
-def _command(folder: Path, work: Path, port: int) -> list[str]:
-    drive = f"file={folder / 'disk.img'},if=virtio,format=raw,snapshot=on,cache=unsafe"
+def _command(folder: Path, disk: Path, work: Path, port: int) -> list[str]:
+    drive = f"file={disk},if=virtio,format=raw,cache=unsafe"
     # mitigations: guards against faults that a translated processor does not have, paid for on every system call;
     # norandmaps: a program at the same addresses each time is translated once (QEMU 7 translates for an address):
     # a container costs a quarter less, the boot a fifth
@@ -170,9 +261,9 @@ def _command(folder: Path, work: Path, port: int) -> list[str]:
 def _shut_down(process: subprocess.Popen[bytes], say: Say) -> None:
     """Ctrl-Alt-Delete at its keyboard: systemd ends every service; QEMU exits where the machine would reboot."""
     keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
-    commands = [{"execute": "qmp_capabilities"}, {"execute": "send-key", "arguments": {"keys": keys}}]
+    command = {"execute": "send-key", "arguments": {"keys": keys}}
     with suppress(BrokenPipeError, subprocess.TimeoutExpired):
-        process.communicate("\n".join(map(json.dumps, commands)).encode() + b"\n", timeout=STOP_S)
+        process.communicate(json.dumps(command).encode() + b"\n", timeout=STOP_S)
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
             say("engine C: it did not shut down by itself; ending its QEMU")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -195,26 +196,38 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
         for ref in refs:
             there.push(ref)
         port = there.address.rpartition(":")[2]
+        pulled = [one for one in wanted if one not in LATER[name]]
+        environment = {
+            **os.environ,
+            # a reader's sessions and progress are of another engine
+            "LABHELPERS_HOME": str(folder / "home"),
+        }
+        environment.pop("LABHELPERS_ENGINE", None)
+
+        def pull(address: str) -> None:
+            environment["DOCKER_HOST"] = address
+            with _being(environment):
+                _pull(connect("auto"), environment["LABHELPERS_REGISTRY"], pulled, say)
+
         if name == "B":
             there.container.reload()
             (own,) = there.container.attrs["NetworkSettings"]["Networks"].values()
-            registry = f"{own['IPAddress']}:5000"
-            running = nested.running(lab, registry, folder, say)
+            environment["LABHELPERS_REGISTRY"] = f"{own['IPAddress']}:5000"
+            running = nested.running(lab, environment["LABHELPERS_REGISTRY"], folder, say)
         else:
-            registry = f"{guest.HOST}:{port}"
-            running = guest.running(folder, say)
+            environment["LABHELPERS_REGISTRY"] = f"{guest.HOST}:{port}"
+            running = guest.running(
+                folder, _digest(engine, [*map(images.reference, pulled), images.BASE]), pull, say
+            )
         with running as address:
-            environment = {
-                **os.environ,
-                "DOCKER_HOST": address,
-                # a reader's sessions and progress are of another engine
-                "LABHELPERS_HOME": str(folder / "home"),
-                "LABHELPERS_REGISTRY": registry,
-            }
-            environment.pop("LABHELPERS_ENGINE", None)
-            with _being(environment):
-                _pull(connect("auto"), registry, [one for one in wanted if one not in LATER[name]], say)
+            pull(address)
             yield environment
+
+
+def _digest(engine: Engine, refs: Iterable[str]) -> str:
+    """Names those images: another digest, another content."""
+    ids = sorted(str(engine.client.images.get(ref).id) for ref in refs)
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]
 
 
 def _pushed_before(lab: Lab) -> str:
