@@ -7,6 +7,7 @@ and memory, and every run goes on from that point and forgets at its end what wa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -41,6 +42,7 @@ CPUS, MEMORY_MB, DISK = 2, 3072, "8G"
 PORT = 2375
 DISK_FILE, MEMORY_FILE, SAVED = "disk.img", "memory", "saved-"
 UNLIMITED = 1 << 40
+QEMU = "qemu-system-x86_64"
 NOT_NEEDED = (
     "getty@tty1.service",
     "serial-getty@ttyS0.service",
@@ -81,19 +83,19 @@ RECIPE = Recipe(
 
 
 @contextmanager
-def running(work: Path, pulled: str, pull: Callable[[str], object], say: Say) -> Iterator[str]:
+def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], say: Say) -> Iterator[str]:
     """Engine C's address, for as long as the block lasts.
 
     Args:
         work: a directory of this machine, for what is written to C's disk and for its console.
-        pulled: names the images that C shall have: another name, another saved machine.
-        pull: told C's address, makes the engine pull them; called only where no machine is saved under that name.
+        pulled: the ids of the images that C shall have.
+        pull: told C's address, makes the engine pull them; called only where no such machine is saved.
 
     Raises:
         SetupFailed: it could not be made or did not boot; its last lines are kept.
     """
     folder = ensure(say)
-    saved = folder / f"{SAVED}{pulled}"
+    saved = folder / f"{SAVED}{_digest(pulled)}"
     with state.locked("engine-c", 3600, lambda: say("engine C: another lab command is booting it; waiting")):
         if not saved.exists():
             _save(folder, saved, work, pull, say)
@@ -102,6 +104,13 @@ def running(work: Path, pulled: str, pull: Callable[[str], object], say: Say) ->
     with _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say) as (_, address):
         _set_clock(address)
         yield address
+
+
+def _digest(pulled: Sequence[str]) -> str:
+    """Names a saved machine: other images, another machine or another QEMU, another name."""
+    qemu = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    machine = _command(Path(), Path(), Path(), 0)
+    return hashlib.sha256(json.dumps([sorted(pulled), machine, qemu]).encode()).hexdigest()[:16]
 
 
 def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], say: Say) -> None:
@@ -122,13 +131,18 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
             _tell(process, "migrate", uri=f"exec:cat > {shlex.quote(str(partial / MEMORY_FILE))}")
             while (status := _tell(process, "query-migrate")["status"]) != "completed":
                 if status == "failed":
-                    raise SetupFailed(
-                        "engine C could not be saved; nothing of it is left",
-                        hint=f"look at the free space of {state.shown(state.home())}; then run this again",
-                    )
+                    raise _not_saved("its memory could not be written")
                 time.sleep(0.2)
             _tell(process, "quit")
         partial.rename(saved)
+
+
+def _not_saved(words: str) -> SetupFailed:
+    return SetupFailed(
+        "engine C could not be saved; nothing of it is left",
+        hint=f"look at the free space of {state.shown(state.home())}: it takes 2 GB; then run this again",
+        engine_words=words,
+    )
 
 
 def _tell(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> Any:
@@ -243,7 +257,7 @@ def _command(folder: Path, disk: Path, work: Path, port: int) -> list[str]:
         # if this process is killed, so is the guest (prctl(2), PR_SET_PDEATHSIG)
         *("setpriv", "--pdeathsig", "KILL"),
         # tests on B, beside it, share processors out and look at who gets how much
-        *("nice", "-n", "5", "qemu-system-x86_64"),
+        *("nice", "-n", "5", QEMU),
         *("-machine", "q35", "-accel", "tcg,thread=multi", "-smp", str(CPUS), "-m", str(MEMORY_MB)),
         *("-nodefaults", "-display", "none", "-no-reboot", "-qmp", "stdio"),
         *("-serial", f"file:{work / 'serial.log'}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -216,18 +215,12 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
             running = nested.running(lab, environment["LABHELPERS_REGISTRY"], folder, say)
         else:
             environment["LABHELPERS_REGISTRY"] = f"{guest.HOST}:{port}"
-            running = guest.running(
-                folder, _digest(engine, [*map(images.reference, pulled), images.BASE]), pull, say
-            )
+            refs = [*map(images.reference, pulled), images.BASE]
+            ids = [str(engine.client.images.get(ref).id) for ref in refs]
+            running = guest.running(folder, ids, pull, say)
         with running as address:
             pull(address)
             yield environment
-
-
-def _digest(engine: Engine, refs: Iterable[str]) -> str:
-    """Names those images: another digest, another content."""
-    ids = sorted(str(engine.client.images.get(ref).id) for ref in refs)
-    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]
 
 
 def _pushed_before(lab: Lab) -> str:
