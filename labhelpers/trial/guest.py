@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,13 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
             _save(folder, saved, work, pull, say)
     say("engine C: going on from where it was saved")
     resumed = ["-incoming", f"exec:cat {shlex.quote(str(saved / MEMORY_FILE))}"]
-    with _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say) as (_, address):
+    with ExitStack() as stack:
+        try:
+            machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say)
+            _, address = stack.enter_context(machine)
+        except SetupFailed:
+            shutil.rmtree(saved, ignore_errors=True)  # the next run boots it anew
+            raise
         _set_clock(address)
         yield address
 
@@ -120,9 +126,10 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
     with tempfile.TemporaryDirectory(prefix=SAVED, dir=folder) as name:
         partial = Path(name)
         # a copy that keeps the holes: 0.6 GB of 8
-        subprocess.run(
-            ["cp", "--sparse=always", str(folder / DISK_FILE), str(partial / DISK_FILE)], check=True
-        )
+        copy = ["cp", "--sparse=always", str(folder / DISK_FILE), str(partial / DISK_FILE)]
+        done = subprocess.run(copy, capture_output=True, text=True)
+        if done.returncode:
+            raise _not_saved(done.stderr)
         say(f"engine C: booting (QEMU without hardware help, {CPUS} processors, {MEMORY_MB} MiB)")
         with _machine(folder, partial / DISK_FILE, work, [], say) as (process, address):
             pull(address)
