@@ -215,8 +215,8 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
             running = nested.running(lab, environment["LABHELPERS_REGISTRY"], folder, say)
         else:
             environment["LABHELPERS_REGISTRY"] = f"{guest.HOST}:{port}"
-            refs = [*map(images.reference, pulled), images.BASE]
-            ids = [str(engine.client.images.get(ref).id) for ref in refs]
+            names = [*map(images.reference, pulled), images.BASE]
+            ids = [str(engine.client.images.get(one).id) for one in names]
             running = guest.running(folder, ids, pull, say)
         with running as address:
             pull(address)
