@@ -166,8 +166,10 @@ def _tell(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> A
             if "return" in answer:
                 return answer["return"]
         said.append(line.decode(errors="replace"))
+        if b'"error"' in line:
+            break
     raise SetupFailed(
-        "the machine of engine C ended",
+        f"the machine of engine C ended, or refused `{command}`",
         hint="its own last words say why; then run this again",
         engine_words="".join(said[-4:]),
     )

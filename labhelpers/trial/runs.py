@@ -196,31 +196,30 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
             there.push(ref)
         port = there.address.rpartition(":")[2]
         pulled = [one for one in wanted if one not in LATER[name]]
-        environment = {
-            **os.environ,
+
+        def environment(address: str) -> dict[str, str]:
+            ours = {key: value for key, value in os.environ.items() if key != "LABHELPERS_ENGINE"}
             # a reader's sessions and progress are of another engine
-            "LABHELPERS_HOME": str(folder / "home"),
-        }
-        environment.pop("LABHELPERS_ENGINE", None)
+            home = str(folder / "home")
+            return {**ours, "DOCKER_HOST": address, "LABHELPERS_HOME": home, "LABHELPERS_REGISTRY": registry}
 
         def pull(address: str) -> None:
-            environment["DOCKER_HOST"] = address
-            with _being(environment):
-                _pull(connect("auto"), environment["LABHELPERS_REGISTRY"], pulled, say)
+            with _being(environment(address)):
+                _pull(connect("auto"), registry, pulled, say)
 
-        if name == "B":
-            there.container.reload()
-            (own,) = there.container.attrs["NetworkSettings"]["Networks"].values()
-            environment["LABHELPERS_REGISTRY"] = f"{own['IPAddress']}:5000"
-            running = nested.running(lab, environment["LABHELPERS_REGISTRY"], folder, say)
-        else:
-            environment["LABHELPERS_REGISTRY"] = f"{guest.HOST}:{port}"
-            names = [*map(images.reference, pulled), images.BASE]
-            ids = [str(engine.client.images.get(one).id) for one in names]
-            running = guest.running(folder, ids, pull, say)
-        with running as address:
-            pull(address)
-            yield environment
+        with ExitStack() as stack:
+            if name == "B":
+                there.container.reload()
+                (own,) = there.container.attrs["NetworkSettings"]["Networks"].values()
+                registry = f"{own['IPAddress']}:5000"
+                address = stack.enter_context(nested.running(lab, registry, folder, say))
+                pull(address)
+            else:
+                registry = f"{guest.HOST}:{port}"
+                names = [*map(images.reference, pulled), images.BASE]
+                ids = [str(engine.client.images.get(one).id) for one in names]
+                address = stack.enter_context(guest.running(folder, ids, pull, say))
+            yield environment(address)
 
 
 def _pushed_before(lab: Lab) -> str:
