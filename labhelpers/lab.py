@@ -43,6 +43,7 @@ from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
 from labhelpers.engine.reach import Reach
 from labhelpers.engine.registry import Registry
+from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.errors import (
     DISK_FULL,
@@ -207,7 +208,7 @@ class Lab:
                 self.client.api.start(made["Id"])
             except BaseException as error:
                 # half made is worse than not made: the name would stay taken
-                self.client.api.remove_container(made["Id"], v=True, force=True)
+                remove_container(self.client.api, made["Id"], v=True)
                 if isinstance(error, APIError):
                     raise self._not_started(run, error) from None
                 raise
@@ -266,7 +267,7 @@ class Lab:
         with _speaking(self.engine, container=call.container):
             self._must_be_ours(call.container)
             self._say(call)
-            self.client.api.remove_container(**call.api())
+            remove_container(self.client.api, **call.api())
 
     def pull(self, ref: str, *, see: See | None = None) -> Image:
         """Fetch an image from its registry.

@@ -16,10 +16,9 @@ from typing import Any
 import docker
 from docker.errors import APIError, NotFound
 from filelock import FileLock, Timeout
-from requests.exceptions import RequestException
 
 from labhelpers import state
-from labhelpers.engine.steps import remove_image
+from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.results import Result
 
 CHAPTER = "labhelpers.chapter"
@@ -29,9 +28,6 @@ KEEP = "labhelpers.keep"
 
 TRIAL = "trial"
 """The chapter of the engines that `./lab test` starts."""
-
-GOING_S = 30
-"""How long a removal that somebody else began is waited for; a translated machine takes up to 5 s."""
 
 _LOOKS = 5
 
@@ -138,7 +134,7 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
     """
     api = client.api
     how: dict[str, Callable[[str], Any]] = {
-        "container": lambda id: api.remove_container(id, v=True, force=True),
+        "container": lambda id: remove_container(api, id, v=True),
         "network": api.remove_network,
         "volume": api.remove_volume,
         "image": lambda id: _remove_image(client, id),
@@ -151,21 +147,8 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
         except NotFound:
             pass
         except APIError as error:
-            # "removal already in progress": the reaper of the same session, say, came first
-            if "in progress" not in str(error.explanation) or not _is_gone(client, thing.id):
-                kept.append(f"{thing} stays: {error.explanation}")
+            kept.append(f"{thing} stays: {error.explanation}")
     return removed, kept
-
-
-def _is_gone(client: docker.DockerClient, container: str) -> bool:
-    """Wait for the end of a removal that somebody else began: until then the name is taken."""
-    with suppress(NotFound, RequestException):
-        client.api.wait(container, timeout=GOING_S, condition="removed")
-    try:
-        client.api.inspect_container(container)
-    except NotFound:
-        return True
-    return False
 
 
 def clear(client: docker.DockerClient, session: str) -> list[str]:

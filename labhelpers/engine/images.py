@@ -25,7 +25,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from labhelpers import state
 from labhelpers.engine import debootstrap
 from labhelpers.engine.find import Engine
-from labhelpers.engine.steps import remove_image
+from labhelpers.engine.removal import remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, table
 

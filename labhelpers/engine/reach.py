@@ -22,6 +22,7 @@ from docker.models.containers import Container
 from requests.exceptions import RequestException
 
 from labhelpers.engine.find import Engine
+from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDOUT, Stream
 from labhelpers.errors import EngineRefused, LabError
 
@@ -78,7 +79,7 @@ class Reach:
             ports: Any = listener.ports
             return _says((LOOPBACK, int(ports["8000/tcp"][0]["HostPort"])), word.encode())
         finally:
-            listener.remove(force=True)
+            remove_container(self._client.api, str(listener.id))
 
     def close(self) -> None:
         """End the listeners and remove the helper containers."""
@@ -87,7 +88,7 @@ class Reach:
         self._listeners.clear()
         for helper in self._helpers.values():
             with suppress(APIError):
-                helper.remove(force=True)
+                remove_container(self._client.api, str(helper.id))
         self._helpers.clear()
 
     def _running(self, container: str) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Reach:
         with self._lock:
             if key not in self._helpers:
                 for old in [one for one in self._helpers if one[0] == found["Id"]]:
-                    self._helpers.pop(old).remove(force=True)
+                    remove_container(self._client.api, str(self._helpers.pop(old).id))
                 self._helpers[key] = self._client.containers.run(
                     self._image(),
                     _SLEEP,

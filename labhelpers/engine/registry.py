@@ -14,6 +14,7 @@ from docker.errors import APIError
 from docker.models.containers import Container
 
 from labhelpers.engine.find import Engine
+from labhelpers.engine.removal import remove_container
 from labhelpers.errors import EngineRefused, LabError
 
 STORAGE = "/registry/docker/registry/v2"
@@ -101,7 +102,7 @@ class Registry:
         """
         if self._container is not None:
             container, self._container = self._container, None
-            container.remove(force=True, v=True)
+            remove_container(self._client.api, str(container.id), v=True)
 
     def _start(self) -> None:
         try:

@@ -18,6 +18,7 @@ from docker.errors import APIError
 
 from labhelpers import ours
 from labhelpers.drawing import human_bytes
+from labhelpers.engine.removal import remove_container
 from labhelpers.errors import BadInput, EngineRefused, EngineUnreachable, LabError, NotOurs
 from labhelpers.results import Result, table
 
@@ -207,7 +208,7 @@ class Desk:
     def _do(self, verb: str, item: Item) -> str:
         api: Any = self.lab.client.api
         if item.kind == "container" and verb == "remove":
-            api.remove_container(item.id, v=True, force=True)
+            remove_container(api, item.id, v=True)
             return f"docker rm -f -v {item.name}"
         if item.kind == "container":
             wait = {} if verb == "start" else {"timeout": STOP_S}

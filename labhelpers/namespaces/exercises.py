@@ -6,6 +6,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
 from labhelpers.namespaces.first_process import masks
@@ -465,7 +466,7 @@ def _clear(lab: Lab, name: str) -> None:
     """Remove what this session made under that name; what is somebody else's stays, and is said."""
     container = container_named(lab, name)
     if container is not None and container.labels.get("labhelpers.session") == lab.session:
-        container.remove(v=True, force=True)
+        remove_container(lab.client.api, str(container.id), v=True)
 
 
 def _cat(lab: Lab, name: str, path: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from docker.errors import NotFound
 
+from labhelpers.engine.removal import remove_container
 from labhelpers.errors import LabError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def stage(lab: Lab) -> Iterator[Callable[..., Container]]:
         finally:
             for container in reversed(made):
                 with suppress(NotFound):
-                    container.remove(v=True, force=True)
+                    remove_container(lab.client.api, str(container.id), v=True)
 
 
 def wait_until_begun(lab: Lab, container: Container) -> None:

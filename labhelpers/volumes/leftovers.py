@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
-from labhelpers.engine.steps import remove_image
+from labhelpers.engine.removal import remove_image
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 

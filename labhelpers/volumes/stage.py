@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, NotFound
 
+from labhelpers.engine.removal import remove_container
 from labhelpers.errors import LabError, NameTaken
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def running(
             yield made
         finally:
             with suppress(NotFound):
-                made.remove(v=True, force=True)
+                remove_container(lab.client.api, str(made.id), v=True)
 
 
 def directory_of(lab: Lab, name: str) -> str:

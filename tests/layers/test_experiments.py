@@ -11,7 +11,7 @@ from docker.errors import ImageNotFound
 
 from labhelpers import layers
 from labhelpers.engine import Engine
-from labhelpers.engine.steps import remove_image
+from labhelpers.engine.removal import remove_image
 from labhelpers.errors import BadInput, ImageMissing, LabError, NotOurs
 from labhelpers.lab import Lab
 from labhelpers.layers.experiments import Example, Pull

@@ -7,20 +7,19 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
+from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDERR, Stream
 from labhelpers.errors import EngineUnreachable, LabError
 
 _AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text()]
 # the first answer waits for the container's start, which takes seconds on a slow engine
 _ANSWER_S = 60.0
-_GOING_S = 30
 _ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 _CGROUPS = "/sys/fs/cgroup:/sys/fs/cgroup:ro"
 
@@ -135,12 +134,8 @@ class Helper:
         if container is not None:
             # the engine may be gone
             with suppress(DockerException, requests.RequestException):
-                try:
-                    self._api.remove_container(container, force=True)
-                except APIError as error:
-                    # "removal already in progress": it removes itself when its input ends, and takes a moment
-                    if error.status_code == HTTPStatus.CONFLICT:
-                        self._api.wait(container, timeout=_GOING_S, condition="removed")
+                # it removes itself when its input ends, and takes a moment
+                remove_container(self._api, container)
 
     def _start(self) -> Line:
         if self._line is None:
@@ -209,7 +204,7 @@ class Helper:
             self._api.start(made)
         except BaseException:
             with suppress(NotFound):
-                self._api.remove_container(made, force=True)
+                remove_container(self._api, made)
             raise
         self._container = made
         return line
