@@ -1,18 +1,41 @@
-"""Removing what an engine does not give up at the first word: a container that dies slowly, the steps of a build."""
+"""Ending what an engine does not give up at the first word: a container that dies slowly, the steps of a build."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
 from requests.exceptions import RequestException
 
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
 ASKED = 5
 """How often an engine is asked to remove a container; each time it waits 12 s for the end of what it killed."""
 GOING_S = 30
-"""How long a removal that somebody else began is waited for; a translated machine takes up to 5 s."""
+"""How long what was begun is waited for, a removal by somebody else too; a translated machine takes up to 5 s."""
+NOT_HEARD = "did not receive an exit event"
+
+
+def kill_container(container: Container) -> None:
+    """Kill a container; when this returns it does not run.
+
+    An engine that has not heard of its end after 12 s reports a failure, but the SIGKILL is sent and will be obeyed
+    (moby, daemon/kill.go): then its end is waited for.
+
+    Raises:
+        NotFound: the engine does not have it.
+        APIError: it does not run.
+        RequestException: it has not ended after `GOING_S` more.
+    """
+    try:
+        container.kill()
+    except APIError as error:
+        if NOT_HEARD not in str(error.explanation):
+            raise
+        container.wait(timeout=GOING_S)
 
 
 def remove_container(api: Any, container: str, *, force: bool = True, v: bool = False) -> None:
@@ -45,7 +68,7 @@ def remove_container(api: Any, container: str, *, force: bool = True, v: bool = 
             if "in progress" in words:
                 with suppress(NotFound, RequestException):
                     api.wait(container, timeout=GOING_S, condition="removed")
-            elif "exit event" not in words:
+            elif NOT_HEARD not in words:
                 raise
             if not left:
                 raise

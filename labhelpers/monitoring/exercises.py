@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
+from labhelpers.engine.removal import kill_container
 from labhelpers.errors import LabError
 from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
@@ -340,7 +341,7 @@ def _let_them_die(lab: Lab) -> None:
         made.append((container, end))
     for container, end in made:
         if end.startswith("sleep"):
-            container.kill()
+            kill_container(container)
     for container, end in made:
         _until_it_ended(container)
         for _ in range(OOM_TRIES):

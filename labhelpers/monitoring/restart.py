@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers import nested
 from labhelpers.engine.nested import WRITABLE_CGROUPS
+from labhelpers.engine.removal import kill_container
 from labhelpers.errors import EngineRefused, LabError
 from labhelpers.results import Result, table
 
@@ -140,7 +141,7 @@ def restarts(lab: Lab, policies: Sequence[str] = POLICIES, deaths: Sequence[str]
 
     def end(pair: tuple[str, str]) -> None:
         if pair[1] == "docker kill":
-            made[pair].kill()
+            kill_container(made[pair])
         if pair[1] == "docker stop":
             lab.stop(made[pair], timeout_s=10)
 
@@ -271,7 +272,7 @@ class _Inner:
     def cut_power(self) -> None:
         """All of its processes end in one moment: the kernel kills a pid namespace with its first process."""
         self.sh("touch /before")
-        self._container.kill()
+        kill_container(self._container)
         self._container.wait()
         self._container.start()
         self.sh(_ANEW)

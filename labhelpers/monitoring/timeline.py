@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, NotFound
 
+from labhelpers.engine.removal import kill_container
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -129,7 +130,7 @@ def timeline(lab: Lab) -> Timeline:
             lab.stop(container, timeout_s=10)
             container.start()
             ears.wait(lambda: ears.count("log", "life 3, line 2") > 0)
-            container.kill()
+            kill_container(container)
             ears.wait(lambda: ears.count("event", "die") == 3)
             said = container.logs(timestamps=True).decode().splitlines()
             lab.remove(container)

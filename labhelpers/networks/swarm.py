@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.removal import kill_container
 from labhelpers.errors import BadInput, LabError
 from labhelpers.networks.capture import capturing
 from labhelpers.networks.overlay import IMAGE, OVERLAY, Engines
@@ -231,7 +232,7 @@ def lose_an_engine(engines: Engines) -> EngineLost:
     addresses = _until_named(engines, 2)
     container = engines.containers[1]
     began = time.monotonic()
-    container.kill()
+    kill_container(container)
     noticed = replaced = 0.0
     served = asked = 0
     while time.monotonic() - began < LOST_S:

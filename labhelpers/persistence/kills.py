@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import pymysql
 
 from labhelpers import mysql
+from labhelpers.engine.removal import kill_container
 from labhelpers.errors import BadInput, LabError
 from labhelpers.persistence.servers import (
     DATABASE,
@@ -309,7 +310,7 @@ class _Server:
             writer.wait_for_the_first_row()
             time.sleep(random.uniform(LEAST_S, MOST_S))
             killed = time.monotonic()
-            self._container.kill()
+            kill_container(self._container)
             writer.join()
         self._container.wait()
         self._container.start()

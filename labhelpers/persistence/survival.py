@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
+from labhelpers.engine.removal import kill_container
 from labhelpers.errors import LabError
 from labhelpers.exercises import Prediction, predict, with_text
 from labhelpers.persistence.places import ANONYMOUS, place
@@ -246,7 +247,7 @@ class _Way:
         return server
 
     def _ended(self, server: Container, operation: str) -> Outcome:
-        end = server.kill if operation == OPERATIONS[1] else partial(self._stop, server)
+        end = partial(kill_container, server) if operation == OPERATIONS[1] else partial(self._stop, server)
         return self._outcome(operation, lambda: self._again(server, end))
 
     def _replaced(self, server: Container, operations: Sequence[str]) -> list[Outcome]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine.removal import kill_container
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 from labhelpers.services.starting import MILESTONES, READY, TEMPORARY
@@ -113,7 +114,7 @@ def _killed(lab: Lab, image: str, when: str) -> KilledStart:
             WHILE_TEMPORARY: lambda: bool(_PATTERN[TEMPORARY].search(_log(container))),
         }
         _until(container, moments[when], when)
-        container.kill()
+        kill_container(container)
         killed_s = time.monotonic() - began
         container.wait()
         left = tuple(one.path for one in lab.host.directory(place))
