@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 FINDING = "finding"
+LAST_LINES = 6
+"""How many lines of a failure are told: its error, and the engine's words in it."""
 
 
 class _Teller:
@@ -44,7 +47,7 @@ class _Writer:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self._told["failed"].append(report.nodeid)
+            self._told["failed"].append([report.nodeid, _last_words(report.longreprtext)])
         elif report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             self._told["skipped"].append([report.nodeid, reason.removeprefix("Skipped: ")])
@@ -60,6 +63,11 @@ class _Writer:
 
     def pytest_sessionfinish(self) -> None:
         self._file.write_text(json.dumps({**self._told, "deselected": self._teller.deselected}))
+
+
+def _last_words(text: str) -> str:
+    lines = [line.rstrip() for line in Text.from_ansi(text).plain.splitlines()]
+    return "\n".join([line for line in lines if line][-LAST_LINES:])
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from threading import Thread
 from typing import Any
 
@@ -60,7 +61,7 @@ class Outcome(Result):
         what: its version, store and cgroup version, in words.
         status: of pytest; 0 where all passed.
         passed: how many tests (a cell of a notebook is one).
-        failed: their names.
+        failed: (name, last lines) of each test that failed.
         findings: how many cells with a finding were run and compared.
         skipped: (name, reason) of each test that was skipped.
         not_for_it: how many were left out because they are about this machine alone.
@@ -73,7 +74,7 @@ class Outcome(Result):
     what: str
     status: int
     passed: int = 0
-    failed: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
     findings: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
     not_for_it: int = 0
@@ -306,7 +307,7 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
     return {
         "status": status,
         "passed": told.get("passed", 0),
-        "failed": tuple(told.get("failed", ())),
+        "failed": tuple((test, words) for test, words in told.get("failed", ())),
         "findings": told.get("findings", 0),
         "skipped": tuple((test, reason) for test, reason in told.get("skipped", ())),
         "not_for_it": told.get("deselected", 0),
@@ -326,7 +327,7 @@ def _in_short(tests: Sequence[str]) -> list[str]:
 
 
 def show(outcomes: Sequence[Outcome]) -> bool:
-    """Print the table, and the names of what was skipped or failed; whether all passed."""
+    """Print the table, what was skipped or failed, and why; whether all passed."""
     table = Table(
         "", "what", "passed", "failed", "findings", "skipped", "left out", "ready", "tests", box=SIMPLE
     )
@@ -348,6 +349,7 @@ def show(outcomes: Sequence[Outcome]) -> bool:
             console.print(f"{one.engine} skipped: {reason}", markup=False)
             for line in _in_short(tests):
                 console.print(f"    {line}", markup=False)
-        for test in one.failed:
+        for test, words in one.failed:
             console.print(f"{one.engine} failed:  {test}", markup=False)
+            console.print(indent(words, "    "), markup=False)
     return all(not one.status and not one.problem for one in outcomes)

@@ -64,7 +64,10 @@ def test_what_became_of_the_tests_is_counted(tmp_path: Path, spread: tuple[str, 
     )
     told = json.loads((tmp_path / "told.json").read_text())
     assert (told["passed"], told["findings"], told["deselected"]) == (3, 1, 1)
-    assert {name.rpartition("::")[2] for name in told["failed"]} == {"test_bad", "Cell 2"}
+    failed = {name.rpartition("::")[2]: words for name, words in told["failed"]}
+    assert set(failed) == {"test_bad", "Cell 2"}
+    assert "AssertionError" in failed["test_bad"]
+    assert "FindingFailed: “one”" in failed["Cell 2"]
     ((name, reason),) = told["skipped"]
     assert (name.rpartition("::")[2], reason) == ("test_left", "no such device here")
 
@@ -82,7 +85,13 @@ def test_what_runs_on_another_engine() -> None:
     ("outcomes", "all_passed"),
     [
         ([Outcome("A", "Docker 20", 0, passed=3)], True),
-        ([Outcome("A", "Docker 20", 0), Outcome("B", "Docker 28", 1, failed=("test_bad",))], False),
+        (
+            [
+                Outcome("A", "Docker 20", 0),
+                Outcome("B", "Docker 28", 1, failed=(("test_bad", "assert 1 == 2"),)),
+            ],
+            False,
+        ),
         ([Outcome("C", "", 1, problem="it did not boot")], False),
     ],
 )
@@ -93,7 +102,7 @@ def test_the_table_says_whether_all_passed(
     said = capsys.readouterr().out
     for one in outcomes:
         assert (one.what or one.problem) in said
-        assert all(name in said for name in one.failed)
+        assert all(f"failed:  {name}\n    {words}\n" in said for name, words in one.failed)
 
 
 def test_a_skip_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
