@@ -332,6 +332,15 @@ def output_of(lab: Lab, name: str, command: list[str]) -> str:
     return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
 
 
+def file_in(lab: Lab, name: str, path: str) -> str:
+    """What a file in the container holds, without the space around it; empty where there is none.
+
+    Raises:
+        APIError: there is no such container, or it does not run.
+    """
+    return output_of(lab, name, ["cat", path])
+
+
 def not_running(lab: Lab, name: str) -> str | None:
     """Why no container called `name` runs, in the reader's words; None where one does."""
     container = container_named(lab, name)

@@ -13,7 +13,7 @@ from docker.errors import ImageNotFound
 
 from labhelpers import state
 from labhelpers.drawing import human_bytes
-from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
+from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack, Look
 from labhelpers.layers.builds import build, files_of
@@ -134,7 +134,7 @@ def secret_layer(lab: Lab) -> Exercise:
 
 
 def _layer(lab: Lab) -> str | None:
-    written = _cat(lab, FINDER, "/layer")
+    written = file_in(lab, FINDER, "/layer")
     stack = _stack(lab, LEAKY)
     holds = next(layer for layer in stack.layers if TOKEN in layer.entries)
     if not written:
@@ -161,7 +161,7 @@ def _layer_hint(lab: Lab) -> str:
 
 
 def _secret(lab: Lab) -> str | None:
-    written = _cat(lab, FINDER, "/secret")
+    written = file_in(lab, FINDER, "/secret")
     if not written:
         return f"{FINDER} has no file /secret, or it is empty"
     return None if written == _token(lab) else "/secret does not hold what the file says"
@@ -396,11 +396,6 @@ def _no_image(lab: Lab, ref: str) -> str | None:
     except ImageNotFound:
         return f"the engine has no image {ref}"
     return None
-
-
-def _cat(lab: Lab, name: str, path: str) -> str:
-    """What the file holds, without the space around it; empty where there is none."""
-    return output_of(lab, name, ["cat", path])
 
 
 # an image never changes: what was found in one is right for ever

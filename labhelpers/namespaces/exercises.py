@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
-from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
+from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running
 from labhelpers.namespaces.first_process import masks
 from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
 
@@ -97,7 +97,7 @@ def _only_network(lab: Lab) -> str | None:
 
 
 def _heard(lab: Lab) -> str | None:
-    written, said = _cat(lab, LISTENER, "/heard"), _cat(lab, RADIO, "/say/index.html")
+    written, said = file_in(lab, LISTENER, "/heard"), file_in(lab, RADIO, "/say/index.html")
     if not written:
         return f"{LISTENER} has no file /heard, or it is empty"
     return None if written == said else f"/heard holds “{written[:40]}”, which {RADIO} does not say"
@@ -147,7 +147,7 @@ def _only_itself_hint(lab: Lab) -> str:
 
 
 def _outside(lab: Lab) -> str | None:
-    written, first = _cat(lab, HERMIT, "/outside"), lab.host.process(HERMIT)
+    written, first = file_in(lab, HERMIT, "/outside"), lab.host.process(HERMIT)
     if not written:
         return f"{HERMIT} has no file /outside, or it is empty"
     if written == str(first.pid):
@@ -200,7 +200,7 @@ def _in_post_hint(lab: Lab) -> str:
 
 
 def _key(lab: Lab) -> str | None:
-    written = _cat(lab, COURIER, "/key").lower()
+    written = file_in(lab, COURIER, "/key").lower()
     if not written:
         return f"{COURIER} has no file /key, or it is empty"
     keys = {
@@ -277,7 +277,7 @@ def _who(lab: Lab) -> tuple[set[str], str]:
 
 
 def _pair(lab: Lab) -> str | None:
-    written = set(_cat(lab, NOTES, "/pair").replace(",", " ").split())
+    written = set(file_in(lab, NOTES, "/pair").replace(",", " ").split())
     if not written:
         return f"{NOTES} has no file /pair, or it is empty"
     if len(written) != 2 or not written <= set(ROOMS):
@@ -286,7 +286,7 @@ def _pair(lab: Lab) -> str | None:
 
 
 def _kind(lab: Lab) -> str | None:
-    written = _cat(lab, NOTES, "/kind")
+    written = file_in(lab, NOTES, "/kind")
     if not written:
         return f"{NOTES} has no file /kind, or it is empty"
     if written not in KINDS:
@@ -426,7 +426,7 @@ def _deep_hint(lab: Lab) -> str:
 
 
 def _pids(lab: Lab) -> str | None:
-    written = tuple(_cat(lab, MATRYOSHKA, "/pids").split())
+    written = tuple(file_in(lab, MATRYOSHKA, "/pids").split())
     process = _innermost(lab)
     if not written:
         return f"{MATRYOSHKA} has no file /pids, or it is empty"
@@ -467,8 +467,3 @@ def _clear(lab: Lab, name: str) -> None:
     container = container_named(lab, name)
     if container is not None and container.labels.get("labhelpers.session") == lab.session:
         remove_container(lab.client.api, str(container.id), v=True)
-
-
-def _cat(lab: Lab, name: str, path: str) -> str:
-    """What the file holds, without the space around it; empty where there is none."""
-    return output_of(lab, name, ["cat", path])

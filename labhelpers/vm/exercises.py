@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
+from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running
 from labhelpers.vm.experiments import READY, facts
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def _twins_images_hint(lab: Lab) -> str:
 
 def _twins_proof(lab: Lab) -> str | None:
     for name in TWINS:
-        written, boot_id = _cat(lab, name, "/kernel"), _cat(lab, name, "/proc/sys/kernel/random/boot_id")
+        written, boot_id = (
+            file_in(lab, name, "/kernel"),
+            file_in(lab, name, "/proc/sys/kernel/random/boot_id"),
+        )
         if not written:
             return f"{name} has no file /kernel, or it is empty"
         if written != boot_id:
@@ -114,12 +117,12 @@ def _note(lab: Lab) -> str | None:
 
 
 def _answer(lab: Lab) -> str | None:
-    written = _cat(lab, NOTE, "/answer")
+    written = file_in(lab, NOTE, "/answer")
     if not written:
         return f"{NOTE} has no file /answer, or it is empty"
     if written == _told(lab, GUEST).get("boot_id"):
         return None
-    if written == _cat(lab, NOTE, "/proc/sys/kernel/random/boot_id"):
+    if written == file_in(lab, NOTE, "/proc/sys/kernel/random/boot_id"):
         return "/answer holds the boot id of the kernel that the containers share"
     if not UUID.fullmatch(written):
         return f"/answer holds “{written[:60]}”, which is no boot id"
@@ -127,8 +130,8 @@ def _answer(lab: Lab) -> str | None:
 
 
 def _answer_hint(lab: Lab) -> str:
-    written = _cat(lab, NOTE, "/answer")
-    if written and written == _cat(lab, NOTE, "/proc/sys/kernel/random/boot_id"):
+    written = file_in(lab, NOTE, "/answer")
+    if written and written == file_in(lab, NOTE, "/proc/sys/kernel/random/boot_id"):
         return (
             f"What you read in a container, {GUEST} included, is the host's kernel: `docker exec` enters the "
             "container around QEMU, not the guest. The guest speaks on its serial line: that is its log."
@@ -223,8 +226,3 @@ def _log(lab: Lab, name: str) -> str:
 
 def _told(lab: Lab, name: str) -> Mapping[str, str]:
     return facts(_log(lab, name))
-
-
-def _cat(lab: Lab, name: str, path: str) -> str:
-    """What the file holds, without the space around it; empty where there is none."""
-    return output_of(lab, name, ["cat", path])
