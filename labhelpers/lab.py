@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 from docker.models.containers import Container
 from docker.models.images import Image
 from docker.models.networks import Network
@@ -45,11 +45,11 @@ from labhelpers.engine.reach import Reach
 from labhelpers.engine.registry import Registry
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
+from labhelpers.engine.words import refused, speaking
 from labhelpers.errors import (
     DISK_FULL,
     BuildFailed,
     EngineRefused,
-    EngineUnreachable,
     ImageMissing,
     LabError,
     NameTaken,
@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 
 # RFC 1918; docker's own default pools lie elsewhere
 _PRIVATE = ipaddress.IPv4Network("10.200.0.0/16")
+# of runc, where what it had begun was killed for want of memory (moby#41167): up to 16.8 MB were seen to be taken
+_DIED_EARLY, _TO_START = ("cannot start a stopped process", "during container init"), 32 << 20
 
 See = Callable[[Mapping[str, Any]], object]
 """Sees one step of what the engine says while it works."""
@@ -114,7 +116,7 @@ class Lab:
         self.commands: list[str] = []
         self._quiet = 0
         self._closed = False
-        with _speaking(self.engine):
+        with speaking(self.engine):
             self._session = belongings.begin(self.client, chapter)
             self._there_before = {thing.id for thing in belongings.others(self.client)}
         self.session = self._session.id
@@ -156,7 +158,7 @@ class Lab:
         Raises:
             LabError: there is no such container, or it does not run.
         """
-        with _speaking(self.engine):
+        with speaking(self.engine):
             return self._reach.to(container, port)
 
     @cached_property
@@ -195,7 +197,7 @@ class Lab:
         body = run.api()
         name = body.pop("name", None)
         body["Labels"] = body.get("Labels", {}) | self._labels("container")
-        with _speaking(self.engine):
+        with speaking(self.engine):
             try:
                 made = self.client.api.create_container_from_config(body, name)  # type: ignore[no-untyped-call]
             except ImageNotFound as error:
@@ -222,7 +224,7 @@ class Lab:
         """
         call = make(Exec, _name_of(container), command, **options)
         self._say(call)
-        with _speaking(self.engine, container=call.container):
+        with speaking(self.engine, container=call.container):
             done = execute(self.client.api, **call.api())
         return Output(done.exit_code, *(part.decode(errors="replace") for part in (done.stdout, done.stderr)))
 
@@ -236,7 +238,7 @@ class Lab:
             LabError: it is gone.
         """
         call = make(Update, _name_of(container), **options)
-        with _speaking(self.engine, container=call.container):
+        with speaking(self.engine, container=call.container):
             self._must_be_ours(call.container)
             self._say(call)
             api: Any = self.client.api  # its own update_container() knows neither --cpus nor --pids-limit
@@ -251,7 +253,7 @@ class Lab:
             LabError: it is gone.
         """
         call = make(Stop, _name_of(container), timeout_s)
-        with _speaking(self.engine, container=call.container):
+        with speaking(self.engine, container=call.container):
             self._must_be_ours(call.container)
             self._say(call)
             self.client.api.stop(**call.api())
@@ -264,7 +266,7 @@ class Lab:
             LabError: it is gone, or it runs.
         """
         call = make(Remove, _name_of(container), force, volumes)
-        with _speaking(self.engine, container=call.container):
+        with speaking(self.engine, container=call.container):
             self._must_be_ours(call.container)
             self._say(call)
             remove_container(self.client.api, **call.api())
@@ -280,7 +282,7 @@ class Lab:
         """
         call = make(Pull, ref)
         self._say(call)
-        with _speaking(self.engine):
+        with speaking(self.engine):
             try:
                 for step in self.client.api.pull(**call.api(), stream=True, decode=True):
                     if "error" in step:
@@ -305,7 +307,7 @@ class Lab:
         """
         call = make(Build, path, tag, **options)
         self._say(call)
-        with _speaking(self.engine):
+        with speaking(self.engine):
             self._tag_must_be_free(tag)
             return self._build(call, see)
 
@@ -320,7 +322,7 @@ class Lab:
         self._say(call)
         # the container's labels would come along and say that this image is a container
         labels = [f"LABEL {name}={value}" for name, value in self._labels("image").items()]
-        with _speaking(self.engine, container=call.container):
+        with speaking(self.engine, container=call.container):
             self._tag_must_be_free(ref)
             made = self.client.api.commit(**call.api(), changes=labels)
             return self.client.images.get(made["Id"])
@@ -335,7 +337,7 @@ class Lab:
         """
         call = make(Tag, image, ref)
         self._say(call)
-        with _speaking(self.engine):
+        with speaking(self.engine):
             try:
                 found = self.client.images.get(image)
             except ImageNotFound as error:
@@ -356,7 +358,7 @@ class Lab:
         """
         call = make(CreateNetwork, name, **options)
         self._say(call)
-        with _speaking(self.engine):
+        with speaking(self.engine):
             try:
                 made = self.client.api.create_network(**call.api(), labels=self._labels("network"))
             except APIError as error:
@@ -378,7 +380,7 @@ class Lab:
         """
         call = make(CreateVolume, name, **options)
         self._say(call)
-        with _speaking(self.engine):
+        with speaking(self.engine):
             # the engine answers with an old volume of that name as if it were new: only the labels tell
             mark = {belongings.KEEP: "yes"} if keep else {}
             self.client.api.create_volume(**call.api(), labels=self._labels("volume") | mark)
@@ -415,7 +417,7 @@ class Lab:
         As the last value of a cell it shows the list and a button that removes it. Nothing of it is ever removed
         without that click, or a call of its `.remove()`.
         """
-        with _speaking(self.engine):
+        with speaking(self.engine):
             new = [t for t in belongings.others(self.client) if t.id not in self._there_before]
         return MadeElsewhere(self, tuple(new))
 
@@ -425,7 +427,7 @@ class Lab:
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
-        with _speaking(self.engine):
+        with speaking(self.engine):
             for helper in ("host", "events", "_reach"):
                 if helper in self.__dict__:
                     getattr(self, helper).close()
@@ -515,8 +517,17 @@ class Lab:
 
     def _not_started(self, run: Run, error: APIError) -> LabError:
         words = str(error.explanation)
+        if (
+            any(said in words for said in _DIED_EARLY)
+            and 0 < run.api()["HostConfig"].get("Memory", 0) < _TO_START
+        ):
+            return EngineRefused(
+                "the container was killed before its command began",
+                hint="starting alone takes memory, up to 17 MB on some engines: give it memory='32m' or more",
+                engine_words=words,
+            )
         if "already allocated" not in words and "address already in use" not in words:
-            return _refused(error)
+            return refused(error)
         ports = {
             int(binding["HostPort"]): inside
             for inside, bindings in run.api()["HostConfig"].get("PortBindings", {}).items()
@@ -525,7 +536,7 @@ class Lab:
         }
         taken = next((port for port in ports if re.search(rf":{port}\b", words)), None)
         if taken is None:
-            return _refused(error)
+            return refused(error)
         used = _published_ports(self.client)
         owner = f"the container {used[taken]!r}" if taken in used else "a program on the engine's machine"
         return PortTaken(
@@ -589,7 +600,7 @@ class MadeElsewhere(Result):
 
     def remove(self) -> list[str]:
         """Remove these things; a line for each that was removed, or that the engine would not give up."""
-        with _speaking(self.lab.engine):
+        with speaking(self.lab.engine):
             removed, kept = belongings.remove(self.lab.client, list(self.things))
         return [f"removed {thing}" for thing in removed] + kept
 
@@ -610,7 +621,7 @@ class MadeElsewhere(Result):
 
 def ours(engine: Engine) -> list[Thing]:
     """Everything on the engine that a lab made: containers, networks, volumes and images."""
-    with _speaking(engine):
+    with speaking(engine):
         return belongings.things(engine.client)
 
 
@@ -619,56 +630,11 @@ def clean(engine: Engine) -> tuple[list[str], list[str]]:
 
     The lab's own images stay, so do volumes labelled `labhelpers.keep`, and so does an engine whose tests run.
     """
-    with _speaking(engine):
+    with speaking(engine):
         found = belongings.things(engine.client)
         in_use = [one for one in found if one.chapter == TRIAL and belongings.is_alive(one.session)]
         removed, kept = belongings.remove(engine.client, [one for one in found if one not in in_use])
     return list(map(str, removed)), kept + [f"{one} stays: `./lab test` is using it" for one in in_use]
-
-
-@contextmanager
-def _speaking(engine: Engine, container: str | None = None) -> Iterator[None]:
-    """Turn what the SDK raises into what a reader can use."""
-    try:
-        yield
-    except NotFound as error:
-        if container is None or "container" not in str(error.explanation).lower():
-            raise _refused(error) from None
-        raise LabError(
-            f"there is no container {container!r}",
-            hint="run the cell that makes it again; `docker ps -a` lists what is there",
-            engine_words=str(error.explanation),
-        ) from None
-    except APIError as error:
-        words = str(error.explanation)
-        if container and error.status_code == 409:
-            if "is not running" in words:
-                raise LabError(
-                    f"the container {container!r} does not run (any more)",
-                    hint=f"see why: docker logs {container}; then run the cell that makes it again",
-                    engine_words=words,
-                ) from None
-            if "running container" in words or "container is running" in words:
-                raise LabError(
-                    f"the container {container!r} still runs",
-                    hint=f"stop it first: lab.stop({container!r}); or lab.remove({container!r}, force=True)",
-                    engine_words=words,
-                ) from None
-        raise _refused(error) from None
-    except (requests.exceptions.RequestException, DockerException) as error:
-        raise EngineUnreachable(
-            f"the engine at {engine.address} does not answer any more",
-            hint="start it again: ./lab up; then restart the kernel and run the notebook from the top",
-            engine_words=str(error),
-        ) from None
-
-
-def _refused(error: APIError) -> EngineRefused:
-    return EngineRefused(
-        "the engine refused",
-        hint="its words say what it misses; change that and run the cell again",
-        engine_words=str(error.explanation),
-    )
 
 
 def _image_missing(ref: str, error: object) -> ImageMissing:

@@ -18,6 +18,7 @@ from string import Template
 from typing import IO, TYPE_CHECKING, Any
 
 from labhelpers import ours
+from labhelpers.engine.words import RAISED, in_words
 from labhelpers.errors import BadInput, LabError
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ _GLOBAL_WITH_VALUE += ("--tlscacert", "--tlscert", "--tlskey")
 
 
 def register(lab: Lab) -> None:
-    """Make `%docker` and `%%docker` work on `lab`'s engine, if IPython runs. The newest lab wins."""
+    """Make `%docker` and `%%docker` work on `lab`'s engine, if IPython runs. The newest lab wins.
+
+    What the SDK raises in a cell is said in words, too, wherever it comes from.
+    """
     if "IPython" not in sys.modules:
         return
     from IPython.core.getipython import get_ipython
@@ -62,7 +66,14 @@ def register(lab: Lab) -> None:
                 print(f"docker ended with exit status {shell.user_ns['_exit_code']}")
                 break
 
+    def tell(
+        shell: Any, _: type[Exception], error: Exception, traceback: Any, tb_offset: int | None = None
+    ) -> None:
+        words = in_words(lab.engine, error)
+        shell.showtraceback((type(words), words, traceback))
+
     shell.register_magic_function(docker, "line_cell", "docker")
+    shell.set_custom_exc(RAISED, tell)
 
 
 def commands(text: str, variables: Mapping[str, Any]) -> list[list[str]]:

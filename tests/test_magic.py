@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from docker.errors import NotFound
 from IPython.testing.globalipapp import start_ipython
 
 from labhelpers import magic
@@ -95,3 +96,22 @@ def test_in_ipython_a_line_and_a_cell_work(lab: Lab, name: str, capfd: pytest.Ca
     assert name in said
     assert "exit status 1" in said
     assert "CONTAINER ID" not in said, "the cell goes on after a command that failed"
+
+
+def test_what_the_sdk_raises_in_a_cell_is_said_in_words(
+    lab: Lab, name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = start_ipython() or __import__("IPython").get_ipython()
+    magic.register(lab)
+    shell.user_ns["lab"] = lab
+    ran = shell.run_cell(f"lab.client.containers.get({name!r})")
+    said = capfd.readouterr()
+    assert isinstance(ran.error_in_exec, NotFound)
+    assert "EngineRefused: the engine refused" in said.out
+    assert f"No such container: {name}" in said.out
+    assert "Traceback" not in said.out + said.err
+    monkeypatch.setattr(
+        lab.client.api, "base_url", "http://127.0.0.1:9"
+    )  # the port of discard: nobody is there
+    shell.run_cell("lab.client.images.list()")
+    assert "EngineUnreachable: the engine at" in capfd.readouterr().out

@@ -19,7 +19,8 @@ from docker.errors import APIError
 from labhelpers import ours
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.removal import remove_container
-from labhelpers.errors import BadInput, EngineRefused, EngineUnreachable, LabError, NotOurs
+from labhelpers.engine.words import speaking
+from labhelpers.errors import BadInput, LabError, NotOurs
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Desk:
             EngineUnreachable: the engine does not answer.
         """
         api: Any = self.lab.client.api
-        with _speaking():
+        with speaking(self.lab.engine):
             items = [*self._containers(api), *self._images(api), *self._networks(api), *self._volumes(api)]
         return Snapshot(
             tuple(sorted(items, key=lambda one: (KINDS.index(one.kind), not one.mine, one.name))), {}
@@ -200,7 +201,7 @@ class Desk:
         question = self.question(verb, item)
         if question and not sure:
             raise BadInput(f"nothing was done: {question}", hint="say yes to it")
-        with _speaking():
+        with speaking(self.lab.engine):
             line = self._do(verb, item)
         self.done.append(line)
         return line
@@ -272,23 +273,6 @@ class Desk:
 
 def _port(port: Mapping[str, Any]) -> str:
     return f"{port.get('IP', '')}:{port['PublicPort']}→{port['PrivatePort']}/{port['Type']}"
-
-
-class _speaking:
-    """Turns what the SDK raises into what a reader can use."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, APIError):
-            raise EngineRefused(
-                "the engine refused", hint="its words say why", engine_words=str(error.explanation)
-            ) from None
-        if isinstance(error, requests.RequestException):
-            raise EngineUnreachable(
-                "the engine does not answer", hint="`./lab up` starts it again", engine_words=str(error)
-            ) from None
 
 
 class _Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from secrets import token_hex
 
@@ -126,6 +127,11 @@ class TestMonitor:
         assert shared.exec(monitor, ["id", "-u"]).stdout.strip() != "0"
         answer = shared.exec(monitor, ["sh", "-c", "echo 1 > /sys/fs/cgroup/lab-test"])
         assert answer.exit_code != 0
+
+    def test_it_closes_no_more_files_than_it_needs(self, shared: Lab, monitor: Container) -> None:
+        # an engine may allow a thousand million, and it closes all that it may have before it does anything
+        limits = shared.exec(monitor, ["cat", "/proc/1/limits"]).stdout
+        assert re.search(r"^Max open files +4096 ", limits, re.M)
 
     def test_it_says_that_nothing_is_sent(self, shared: Lab, monitor: Container) -> None:
         told = shared.exec(monitor, ["ls", "-a", "/etc/netdata"]).stdout.split()

@@ -1,0 +1,66 @@
+"""What the SDK raises, in words that a reader can use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from docker.errors import APIError, DockerException, NotFound
+from requests.exceptions import RequestException
+
+from labhelpers import state
+from labhelpers.engine.find import Engine
+from labhelpers.errors import EngineRefused, EngineUnreachable, LabError
+
+RAISED = (DockerException, RequestException)
+"""Whatever the SDK raises of an engine: that it refused, or that it does not answer."""
+
+
+@contextmanager
+def speaking(engine: Engine, container: str | None = None) -> Iterator[None]:
+    """Raise in words what the SDK raises in the block; `container` is the one that it is about."""
+    try:
+        yield
+    except RAISED as error:
+        raise in_words(engine, error, container) from None
+
+
+def in_words(engine: Engine, error: Exception, container: str | None = None) -> LabError:
+    """What happened, why, and what to do next; `error` is one of `RAISED`, and about `container` if that is given."""
+    if not isinstance(error, APIError):
+        return EngineUnreachable(
+            f"the engine at {state.shown(engine.address)} does not answer any more",
+            hint="start it again: ./lab up; then restart the kernel and run the notebook from the top",
+            engine_words=str(error),
+        )
+    words = str(error.explanation)
+    if container is None:
+        return refused(error)
+    if isinstance(error, NotFound) and "container" in words.lower():
+        return LabError(
+            f"there is no container {container!r}",
+            hint="run the cell that makes it again; `docker ps -a` lists what is there",
+            engine_words=words,
+        )
+    if error.status_code == 409 and "is not running" in words:
+        return LabError(
+            f"the container {container!r} does not run (any more)",
+            hint=f"see why: docker logs {container}; then run the cell that makes it again",
+            engine_words=words,
+        )
+    if error.status_code == 409 and ("running container" in words or "container is running" in words):
+        return LabError(
+            f"the container {container!r} still runs",
+            hint=f"stop it first: lab.stop({container!r}); or lab.remove({container!r}, force=True)",
+            engine_words=words,
+        )
+    return refused(error)
+
+
+def refused(error: APIError) -> EngineRefused:
+    """That the engine said no, for a reason that has no words of its own here."""
+    return EngineRefused(
+        "the engine refused",
+        hint="its words say what it misses; change that and run the cell again",
+        engine_words=str(error.explanation),
+    )
