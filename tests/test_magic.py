@@ -99,7 +99,7 @@ def test_in_ipython_a_line_and_a_cell_work(lab: Lab, name: str, capfd: pytest.Ca
 
 
 def test_what_the_sdk_raises_in_a_cell_is_said_in_words(
-    lab: Lab, name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    lab: Lab, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shell = start_ipython() or __import__("IPython").get_ipython()
     magic.register(lab)
@@ -110,8 +110,6 @@ def test_what_the_sdk_raises_in_a_cell_is_said_in_words(
     assert "EngineRefused: the engine refused" in said.out
     assert f"No such container: {name}" in said.out
     assert "Traceback" not in said.out + said.err
-    monkeypatch.setattr(
-        lab.client.api, "base_url", "http://127.0.0.1:9"
-    )  # the port of discard: nobody is there
-    shell.run_cell("lab.client.images.list()")
+    lab.run(IMAGE, ["sleep", "300"], name=name, network="none")
+    shell.run_cell(f"lab.client.api.wait({name!r}, timeout=0.2)")  # as of an engine that hangs
     assert "EngineUnreachable: the engine at" in capfd.readouterr().out
