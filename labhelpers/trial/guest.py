@@ -93,6 +93,8 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
 
     Raises:
         SetupFailed: it could not be made or did not boot; its last lines are kept.
+
+    Where the machine ends before the block does, its last words are said.
     """
     folder = ensure(say)
     saved = folder / f"{SAVED}{_digest(pulled)}"
@@ -104,12 +106,17 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
     with ExitStack() as stack:
         try:
             machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say)
-            _, address = stack.enter_context(machine)
+            process, address = stack.enter_context(machine)
         except SetupFailed:
             shutil.rmtree(saved, ignore_errors=True)  # the next run boots it anew
             raise
         _set_clock(address)
-        yield address
+        try:
+            yield address
+        finally:
+            if process.poll() is not None:
+                say("engine C: its machine ended by itself while it was in use, and said at last:")
+                say(_last_words(work, process) or "nothing")
 
 
 def _digest(pulled: Sequence[str]) -> str:
