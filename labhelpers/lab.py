@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 # RFC 1918; docker's own default pools lie elsewhere
 _PRIVATE = ipaddress.IPv4Network("10.200.0.0/16")
 # of runc, where what it had begun was killed for want of memory (moby#41167): up to 16.8 MB were seen to be taken
-_DIED_EARLY, _TO_START = ("cannot start a stopped process", "during container init"), 32 << 20
+_DIED_EARLY, _TO_START = ("cannot start a stopped process", "error setting cgroup config"), 32 << 20
 
 See = Callable[[Mapping[str, Any]], object]
 """Sees one step of what the engine says while it works."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from labhelpers import ours
 from labhelpers.exercises import Exercise, Task, container_named
 from labhelpers.results import Result
 
@@ -109,7 +110,10 @@ def _made(lab: Lab) -> str | None:
 
 def _made_hint(lab: Lab) -> str:
     others = lab.client.containers.list(filters={"ancestor": IMAGE}, ignore_removed=True)
-    names = sorted(container.name for container in others if container.name)
+    # made here, or in a terminal; not in another notebook
+    names = sorted(
+        str(one.name) for one in others if one.labels.get(ours.SESSION, lab.session) == lab.session
+    )
     if names:
         return (
             f"A container of {IMAGE} runs, but it is called {names[0]}. Where you give no name, the "

@@ -176,6 +176,12 @@ def test_a_name_is_not_the_start_of_an_id(lab: Lab) -> None:
 # --- hints
 
 
+def test_a_hint_speaks_of_no_other_notebooks_container(lab: Lab, exercise: Exercise) -> None:
+    with Lab("03", engine=lab.engine) as other:
+        other.run(IMAGE, STAY, name="another-notebooks")
+        assert "another-notebooks" not in exercise.hint()
+
+
 def test_hints_answer_the_state(lab: Lab, exercise: Exercise) -> None:
     hints = [exercise.hint()]
     lab.run(IMAGE, STAY, name="wrongly-called")
