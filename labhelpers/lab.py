@@ -49,7 +49,6 @@ from labhelpers.engine.words import refused, speaking
 from labhelpers.errors import (
     DISK_FULL,
     BuildFailed,
-    EngineRefused,
     ImageMissing,
     LabError,
     NameTaken,
@@ -67,8 +66,9 @@ if TYPE_CHECKING:
 
 # RFC 1918; docker's own default pools lie elsewhere
 _PRIVATE = ipaddress.IPv4Network("10.200.0.0/16")
-# of runc, where what it had begun was killed for want of memory (moby#41167): up to 16.8 MB were seen to be taken
-_DIED_EARLY, _TO_START = ("cannot start a stopped process", "error setting cgroup config"), 32 << 20
+# runc's own first process is charged to the container, and killed where it is given too little (moby#41167): up to
+# 16.8 MB were seen to be taken. What the engine says then depends on how far it had come, and never is the cause.
+_TO_START = 32 << 20
 
 See = Callable[[Mapping[str, Any]], object]
 """Sees one step of what the engine says while it works."""
@@ -517,17 +517,14 @@ class Lab:
 
     def _not_started(self, run: Run, error: APIError) -> LabError:
         words = str(error.explanation)
-        if (
-            any(said in words for said in _DIED_EARLY)
-            and 0 < run.api()["HostConfig"].get("Memory", 0) < _TO_START
-        ):
-            return EngineRefused(
-                "the container was killed before its command began",
-                hint="starting alone takes memory, up to 17 MB on some engines: give it memory='32m' or more",
-                engine_words=words,
-            )
         if "already allocated" not in words and "address already in use" not in words:
-            return refused(error)
+            said = refused(error)
+            if 0 < run.api()["HostConfig"].get("Memory", 0) < _TO_START:
+                said.hint = (
+                    "starting alone takes memory, up to 17 MB on some engines: give it memory='32m' or more, "
+                    "unless its words say what else it misses"
+                )
+            return said
         ports = {
             int(binding["HostPort"]): inside
             for inside, bindings in run.api()["HostConfig"].get("PortBindings", {}).items()
