@@ -204,11 +204,13 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
         uuid: the server_uuid that the copy gets; "" for the one of its source.
 
     Raises:
-        LabError: a running container uses `source`, so what is copied would belong to different moments.
+        LabError: a running container may write to `source`, so what is copied would belong to different moments.
     """
-    busy = lab.client.api.containers(filters={"volume": source})
+    users: Any = lab.client.api.containers(filters={"volume": source})
+    # one that reads is another copy's, most likely: several are made at once
+    busy = [one["Names"][0].lstrip("/") for one in users if _may_write(one["Mounts"], source)]
     if busy:
-        name = busy[0]["Names"][0].lstrip("/")
+        name = busy[0]
         raise LabError(
             f"the container {name!r} runs on the volume {source!r}: a copy would be of different moments",
             hint=f"stop it first: docker stop {name}",
@@ -231,6 +233,10 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
             hint="its words say what it misses: room on the disk, most often",
             engine_words=words,
         )
+
+
+def _may_write(mounts: Sequence[Mapping[str, Any]], volume: str) -> bool:
+    return any(one["RW"] for one in mounts if one["Type"] == "volume" and volume_name(one) == volume)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
 from labhelpers.persistence.kills import Kills, Trade
 from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME
-from labhelpers.persistence.servers import ROW, remove, start, start_without_volume
+from labhelpers.persistence.servers import ROW, a_volume, remove, start, start_without_volume
 from labhelpers.persistence.survival import NEXT_CONNECTIONS, OPERATIONS, WAYS, Survival
 
 
@@ -119,6 +119,16 @@ def test_a_data_directory_in_use_is_not_copied(shared: Lab, server: Container) -
     used = persistence.place(shared, str(server.name)).name
     with pytest.raises(LabError, match="different moments"):
         persistence.copy(shared, used, f"never-{shared.session}")
+
+
+def test_a_data_directory_that_another_copy_reads_is_copied(shared: Lab, source: str) -> None:
+    reads = shared.run(
+        shared.image("payload"), ["sleep", "300"], volumes=[f"{source}:/from:ro"], network="none"
+    )
+    with a_volume(shared, "beside", source) as copied:
+        place = shared.client.volumes.get(copied).attrs["Mountpoint"]
+        assert "ibdata1" in [one.path for one in shared.host.directory(place)]
+    remove(shared, reads)
 
 
 # --- kills
