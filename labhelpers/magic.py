@@ -47,7 +47,7 @@ _GLOBAL_WITH_VALUE += ("--tlscacert", "--tlscert", "--tlskey")
 def register(lab: Lab) -> None:
     """Make `%docker` and `%%docker` work on `lab`'s engine, if IPython runs. The newest lab wins.
 
-    What the SDK raises in a cell is said in words, too, wherever it comes from.
+    What the SDK raises of that engine in a cell is said in words, too, wherever in the cell it comes from.
     """
     if "IPython" not in sys.modules:
         return
@@ -69,8 +69,11 @@ def register(lab: Lab) -> None:
     def tell(
         shell: Any, _: type[Exception], error: Exception, traceback: Any, tb_offset: int | None = None
     ) -> None:
-        words = in_words(lab.engine, error)
-        shell.showtraceback((type(words), words, traceback))
+        # the SDK's requests may be the reader's own as well: what says that it was sent elsewhere is not the engine's
+        url = getattr(getattr(error, "request", None), "url", None)
+        elsewhere = url is not None and not url.startswith(lab.client.api.base_url)
+        told = error if elsewhere else in_words(lab.engine, error)
+        shell.showtraceback((type(told), told, traceback), tb_offset=tb_offset)
 
     shell.register_magic_function(docker, "line_cell", "docker")
     shell.set_custom_exc(RAISED, tell)

@@ -113,3 +113,15 @@ def test_what_the_sdk_raises_in_a_cell_is_said_in_words(
     lab.run(IMAGE, ["sleep", "300"], name=name, network="none")
     shell.run_cell(f"lab.client.api.wait({name!r}, timeout=0.2)")  # as of an engine that hangs
     assert "EngineUnreachable: the engine at" in capfd.readouterr().out
+
+
+def test_a_request_of_the_readers_own_is_not_taken_for_the_engines(
+    lab: Lab, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = start_ipython() or __import__("IPython").get_ipython()
+    magic.register(lab)
+    # the port of discard: nobody is there
+    shell.run_cell("import requests; requests.get('http://127.0.0.1:9')")
+    said = capfd.readouterr()
+    assert "ConnectionError" in said.out + said.err
+    assert "EngineUnreachable" not in said.out + said.err

@@ -208,9 +208,9 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
     """
     users: Any = lab.client.api.containers(filters={"volume": source})
     # one that reads is another copy's, most likely: several are made at once
-    busy = [one["Names"][0].lstrip("/") for one in users if _may_write(one["Mounts"], source)]
+    busy = next((one for one in users if _may_write(one["Mounts"], source)), None)
     if busy:
-        name = busy[0]
+        name = busy["Names"][0].lstrip("/")
         raise LabError(
             f"the container {name!r} runs on the volume {source!r}: a copy would be of different moments",
             hint=f"stop it first: docker stop {name}",

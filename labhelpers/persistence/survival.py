@@ -247,7 +247,7 @@ class _Way:
         return server
 
     def _ended(self, server: Container, operation: str) -> Outcome:
-        end = partial(kill_container, server) if operation == OPERATIONS[1] else partial(self._stop, server)
+        end = partial(kill_container if operation == OPERATIONS[1] else self._stop, server)
         return self._outcome(operation, lambda: self._again(server, end))
 
     def _replaced(self, server: Container, operations: Sequence[str]) -> list[Outcome]:

@@ -101,8 +101,10 @@ def _thawed_late(thaw: Path) -> Iterator[None]:
     """The container can die after the engine gave up."""
     later = threading.Timer(GIVES_UP_S + 2, thaw.write_text, ["THAWED"])
     later.start()
-    yield
-    later.join()
+    try:
+        yield
+    finally:
+        later.join()
 
 
 @contextmanager
