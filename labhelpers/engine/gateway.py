@@ -18,6 +18,8 @@ from labhelpers.engine.dial import Place, SshFailed, Streams, dial, join
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _STOP_S = 5
+# the head of a request is read whole, and a build sends the credentials of every registry in it
+_HEAD_BYTES = 1 << 20
 
 
 class Gateway:
@@ -69,7 +71,9 @@ class Gateway:
             await self._handle(reader, writer)
 
     def _run(self) -> None:
-        server = self._loop.run_until_complete(asyncio.start_unix_server(self._serve, sock=self._listener))
+        server = self._loop.run_until_complete(
+            asyncio.start_unix_server(self._serve, sock=self._listener, limit=_HEAD_BYTES)
+        )
         try:
             self._loop.run_forever()
         finally:
