@@ -14,7 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from labhelpers import state
+from labhelpers import state, terminals
 from labhelpers.engine import Engine
 from labhelpers.errors import BadInput, SetupFailed
 from labhelpers.terminal import step
@@ -134,6 +134,7 @@ def _start(engine: Engine, port: int | None) -> Server:
                 "--ServerApp.open_browser=False",
                 f"--ServerApp.root_dir={state.ROOT}",
                 "--LabApp.news_url=None",
+                "--ServerApp.jpserver_extensions=labhelpers.terminals=True",
                 *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
             ],
             stdin=subprocess.DEVNULL,
@@ -141,7 +142,12 @@ def _start(engine: Engine, port: int | None) -> Server:
             stderr=out,
             start_new_session=True,
             cwd=state.ROOT,
-            env={**environment(engine), "JUPYTER_TOKEN": token},
+            env={
+                **environment(engine),
+                "LABHELPERS_ENGINE": engine.address,
+                **terminals.environment(terminals.socket_path()),
+                "JUPYTER_TOKEN": token,
+            },
         )
     server = Server(process.pid, chosen, token, engine.address, str(state.ROOT))
     end = time.monotonic() + START_S

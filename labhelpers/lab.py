@@ -41,7 +41,6 @@ from labhelpers.command import (
 )
 from labhelpers.engine import Engine
 from labhelpers.engine.events import Events
-from labhelpers.engine.dial import Place
 from labhelpers.engine.host import HostView
 from labhelpers.engine.reach import Reach
 from labhelpers.engine.registry import Registry
@@ -177,7 +176,7 @@ class Lab:
     @cached_property
     def socket(self) -> LabSocket:
         """The lab socket: the engine, for what the reader types; started by its first use."""
-        return LabSocket(Place(self.engine.address, self.engine.found_by), self.session, self._labels)
+        return LabSocket(self.engine.place, self.session, self._labels)
 
     def use_socket(self) -> None:
         """Set this process's `DOCKER_HOST` to the lab socket, until the lab is closed."""

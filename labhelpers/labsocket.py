@@ -113,7 +113,7 @@ def parse_head(data: bytes) -> Request:
         BadRequest: it is not HTTP.
     """
     first, *lines = data.decode("latin-1").split("\r\n")
-    method, target, protocol = (first.split(" ") + ["", ""])[:3]
+    method, target, protocol, *_ = [*first.split(" "), "", ""]
     headers = [line.partition(":") for line in lines]
     if not protocol.startswith("HTTP/") or not all(colon for _, colon, _ in headers):
         raise BadRequest(
@@ -232,17 +232,18 @@ class LabSocket:
         place: where the engine is.
         session: what a prune is limited to.
         labels: the labels that a kind of thing gets.
+        path: where to listen; None for a path of its own.
 
     Attributes:
         address: what `DOCKER_HOST` takes.
     """
 
-    def __init__(self, place: Place, session: str, labels: Labels) -> None:
+    def __init__(self, place: Place, session: str, labels: Labels, path: Path | None = None) -> None:
         self._place, self._session = place, session
         self._labels = labels
         self._recordings: list[Conversation] = []
         self._lock = threading.Lock()
-        self._path, self._folder = _socket_path(session)
+        self._path, self._folder = (path, None) if path else _socket_path(session)
         self._gateway = Gateway(self._path, self._serve)
         self.address = f"unix://{self._path}"
 

@@ -22,7 +22,7 @@ from docker.utils import kwargs_from_env
 from requests.exceptions import RequestException
 
 from labhelpers import state
-from labhelpers.engine import private
+from labhelpers.engine import dial, private
 from labhelpers.errors import EngineMissing, EngineUnreachable, LabError
 from labhelpers.results import Result, table
 
@@ -50,6 +50,11 @@ class Engine:
     source: Literal["private", "existing"]
     found_by: str
     client: docker.DockerClient
+
+    @property
+    def place(self) -> dial.Place:
+        """Where it is."""
+        return dial.Place(self.address, self.found_by)
 
     @cached_property
     def info(self) -> dict[str, Any]:
