@@ -40,6 +40,7 @@ from labhelpers.command import (
 )
 from labhelpers.engine import Engine
 from labhelpers.engine.events import Events
+from labhelpers.engine.find import environment
 from labhelpers.engine.host import HostView
 from labhelpers.engine.reach import Reach
 from labhelpers.engine.registry import Registry
@@ -120,7 +121,7 @@ class Lab:
             self._session = belongings.begin(self.client, chapter)
             self._there_before = {thing.id for thing in belongings.others(self.client)}
         self.session = self._session.id
-        self._reaper = Reaper(self.session, self.engine.address)
+        self._reaper = Reaper(self.session, environment(self.engine))
         atexit.register(self._close_at_exit)
         magic.register(self)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 
 # an engine that is being restarted comes back within this time; after it, the next lab cleans up
 PATIENCE_S = 60.0
@@ -23,10 +24,10 @@ class Reaper:
 
     Args:
         session: its id.
-        engine: the address of its engine.
+        engine: the variables that lead to its engine (`engine.find.environment`).
     """
 
-    def __init__(self, session: str, engine: str) -> None:
+    def __init__(self, session: str, engine: Mapping[str, str]) -> None:
         import subprocess  # half of what the process that waits would load
 
         self._process = subprocess.Popen(
@@ -34,7 +35,7 @@ class Reaper:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"DOCKER_HOST": engine, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {**engine, "PYTHONPATH": os.pathsep.join(sys.path)},
             cwd="/",
             # a kernel's shutdown ends the kernel's whole group; this one must see the end of it
             start_new_session=True,

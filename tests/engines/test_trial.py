@@ -15,6 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from labhelpers.engine import Engine
+from labhelpers.engine.dial import Place
 from labhelpers.errors import SetupFailed
 from labhelpers.state import ROOT
 from labhelpers.trial import guest, nested, runs
@@ -143,5 +144,5 @@ def test_a_changed_recipe_is_another_one() -> None:
 def test_b_needs_an_engine_on_this_machine() -> None:
     client = docker.DockerClient(base_url="tcp://192.0.2.1:2375", version="1.41")
     with pytest.raises(SetupFailed, match="is elsewhere"):
-        nested.ensure(Engine("tcp://192.0.2.1:2375", "existing", "test", client), print)
+        nested.ensure(Engine(Place("tcp://192.0.2.1:2375", "test"), "existing", client), print)
     client.close()
