@@ -40,6 +40,7 @@ from labhelpers.command import (
     make,
 )
 from labhelpers.engine import Engine
+from labhelpers.engine.differences import differences, matter_in
 from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
 from labhelpers.engine.once import JSON_FILE, LIMIT_S, keeps_logs, run_once
@@ -125,6 +126,8 @@ class Lab:
         self._reaper = Reaper(self.session, self.engine.address)
         atexit.register(self._close_at_exit)
         magic.register(self)
+        for difference in matter_in(chapter, differences(self.engine)):
+            print(f"note: {difference}")
 
     @property
     def client(self) -> docker.DockerClient:
@@ -251,6 +254,8 @@ class Lab:
                 done = run_once(self.client.api, body, limit_s=limit_s)
             except ImageNotFound as error:
                 raise _image_missing(image, error) from None
+            except APIError as error:
+                raise self._not_started(run, error) from None
         return _output(done)
 
     def exec(self, container: Container | str, command: str | Sequence[str], **options: Any) -> Output:
