@@ -33,6 +33,7 @@ from labhelpers.command import (
     Pull,
     Remove,
     Run,
+    RunOnce,
     Stop,
     Tag,
     Update,
@@ -41,10 +42,11 @@ from labhelpers.command import (
 from labhelpers.engine import Engine
 from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
+from labhelpers.engine.once import JSON_FILE, LIMIT_S, keeps_logs, run_once
 from labhelpers.engine.reach import Reach
 from labhelpers.engine.registry import Registry
 from labhelpers.engine.removal import remove_container
-from labhelpers.engine.streams import execute
+from labhelpers.engine.streams import Done, execute
 from labhelpers.engine.words import refused, speaking
 from labhelpers.errors import (
     DISK_FULL,
@@ -192,6 +194,10 @@ class Lab:
             NameTaken, PortTaken: the name or a port belongs to something else.
             EngineRefused: the engine said no for another reason.
         """
+        with speaking(self.engine):
+            if not keeps_logs(self.engine.info):
+                # what a container of the lab writes can then be read, whatever the engine does with other logs
+                options.setdefault("log_driver", JSON_FILE)
         run = make(Run, image, command, **options)
         self._say(run)
         body = run.api()
@@ -216,6 +222,37 @@ class Lab:
                 raise
             return self.client.containers.get(made["Id"])
 
+    def once(
+        self,
+        image: str,
+        command: str | Sequence[str] | None = None,
+        *,
+        limit_s: float = LIMIT_S,
+        **options: Any,
+    ) -> Output:
+        """Run a command in a container of its own, wait for it, give its output, and remove the container.
+
+        The output is read as the command writes it, so that it does not depend on the engine's log driver.
+
+        Args:
+            limit_s: how long it may be silent, in seconds.
+            options: those of `labhelpers.command.Run`, without a name.
+
+        Raises:
+            BadInput, ImageMissing, EngineRefused: see `run`.
+            LabError: it was silent for `limit_s`.
+        """
+        run = make(RunOnce, image, command, **options)
+        self._say(run)
+        body = run.api()
+        body["Labels"] = body.get("Labels", {}) | self._labels("container")
+        with speaking(self.engine):
+            try:
+                done = run_once(self.client.api, body, limit_s=limit_s)
+            except ImageNotFound as error:
+                raise _image_missing(image, error) from None
+        return _output(done)
+
     def exec(self, container: Container | str, command: str | Sequence[str], **options: Any) -> Output:
         """Run one more process in a running container, wait for it, and give its output.
 
@@ -226,7 +263,7 @@ class Lab:
         self._say(call)
         with speaking(self.engine, container=call.container):
             done = execute(self.client.api, **call.api())
-        return Output(done.exit_code, *(part.decode(errors="replace") for part in (done.stdout, done.stderr)))
+        return _output(done)
 
     def update(self, container: Container | str, **options: Any) -> None:
         """Change the limits of a container that the lab made, while it runs; `labhelpers.command.Update` lists them.
@@ -683,6 +720,10 @@ def _free_port(near: int, used: Mapping[int, str]) -> int:
                 continue
         return port
     return near
+
+
+def _output(done: Done) -> Output:
+    return Output(done.exit_code, *(part.decode(errors="replace") for part in (done.stdout, done.stderr)))
 
 
 def _name_of(container: Container | str) -> str:
