@@ -51,12 +51,16 @@ def free(taken: Sequence[Subnet], version: int = 4) -> Subnet | None:
     """A private subnet (/24, or /64 of IPv6) that overlaps none of `taken`; None where there is none."""
     blocks: Iterable[Subnet] = PRIVATE if version == 4 else (UNIQUE_LOCAL,)
     length = 24 if version == 4 else 64
-    return next(
-        (subnet for block in blocks for subnet in block.subnets(new_prefix=length) if not overlaps(subnet, taken)),
-        None,
-    )
+    for block in blocks:
+        near = [one for one in taken if overlaps(block, [one])]
+        if any(one.prefixlen <= block.prefixlen for one in near):
+            continue  # all of the block is taken
+        for subnet in block.subnets(new_prefix=length):
+            if not overlaps(subnet, near):
+                return subnet
+    return None
 
 
 def overlaps(subnet: Subnet, taken: Iterable[Subnet]) -> bool:
     """Whether it shares an address with one of `taken`; IPv4 and IPv6 share none."""
-    return any(subnet.version == one.version and subnet.overlaps(one) for one in taken)  # type: ignore[arg-type]
+    return any(subnet.version == one.version and subnet.overlaps(one) for one in taken)
