@@ -81,6 +81,11 @@ class Engine:
         return any("Podman" in part.get("Name", "") for part in self.version.get("Components") or [])
 
     @property
+    def remaps_users(self) -> bool:
+        """Whether containers have user namespaces of their own: dockerd's `userns-remap`, in `docker info`."""
+        return "name=userns" in (self.info.get("SecurityOptions") or [])
+
+    @property
     def product(self) -> str:
         """What answers: `Docker` or `Podman`."""
         return "Podman" if self.is_podman else "Docker"

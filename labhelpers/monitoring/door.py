@@ -123,7 +123,7 @@ def _ports(lab: Lab, held: set[str]) -> list[int]:
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
     words = ["curl", "-s", "--max-time", "30", "--unix-socket", INSIDE, "http://engine/info"]
     with lab.quiet():
-        said = _said(lab, lab.run(lab.image("tools"), words, volumes=volumes, **NOTHING))
+        said = lab.once(lab.image("tools"), words, volumes=volumes, **NOTHING).stdout
     try:
         return bool(json.loads(said)["ID"] == lab.engine.info["ID"])
     except (ValueError, KeyError, TypeError):
