@@ -297,6 +297,12 @@ def _client(place: Place, api: str) -> docker.DockerClient:
     return client
 
 
+def for_command_line(engine: Engine) -> str:
+    """An address at which docker's command line reaches the engine without TLS settings or a login of its own."""
+    place = engine.place
+    return _gateway(place, os.getpid()) if place.tls or place.scheme == "ssh" else place.address
+
+
 @cache
 def _gateway(place: Place, pid: int) -> str:
     """The address of this process's gateway to `place`. A forked process has no thread that serves the parent's."""
