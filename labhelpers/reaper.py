@@ -57,6 +57,7 @@ def main(session: str) -> None:
 
     from labhelpers import engine as engines
     from labhelpers import ours
+    from labhelpers.engine.find import identity
     from labhelpers.errors import LabError
 
     end = time.monotonic() + PATIENCE_S
@@ -67,7 +68,7 @@ def main(session: str) -> None:
             if passes + 1 < PASSES:
                 ours.clear(client, session)
                 passes += 1
-            elif ours.bury(client, session, client.info()["ID"]):
+            elif ours.bury(client, session, identity(client.info())):
                 return
         except (LabError, OSError, DockerException, RequestException):
             passes = 0  # the engine is away: look again when it is back

@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -74,6 +75,11 @@ class Engine:
     def version(self) -> dict[str, Any]:
         """What `docker version` says of the server, as a dict (Engine API, GET /version)."""
         return self.client.version()
+
+    @property
+    def identity(self) -> str:
+        """See `identity`."""
+        return identity(self.info)
 
     @property
     def is_podman(self) -> bool:
@@ -190,6 +196,17 @@ def environment(engine: Engine) -> dict[str, str]:
     `DOCKER_HOST` is left to the reader's own tools. There is no secret in them: TLS files are named, not copied.
     """
     return {ENGINE: engine.address, PLACE: json.dumps(asdict(engine.place))}
+
+
+def identity(info: Mapping[str, Any]) -> str:
+    """What tells an engine from every other one, and stays the same as long as its data does.
+
+    Args:
+        info: what it answers to `GET /info`. Its `ID` is that, but Podman sends another one with each answer.
+    """
+    if info.get("ID") and "BuildahVersion" not in info:
+        return str(info["ID"])
+    return f"{info.get('Name')}:{info.get('DockerRootDir')}"
 
 
 def places(choice: str) -> list[Place]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 
-from labhelpers import state
+from labhelpers import hub, state
 from labhelpers.engine import debootstrap
 from labhelpers.engine.find import Engine
 from labhelpers.engine.once import run_once
@@ -169,7 +169,8 @@ def from_hub(engine: Engine, asked: str, stand_in: str, say: Say = lambda line: 
         words = None
         if _labels(engine, asked) is None:
             words = "its registry does not answer"
-            if _registry_answers(engine, asked, HUB_S):
+            # Podman has no such question: there the pull itself shows whether its registry answers
+            if engine.is_podman or _registry_answers(engine, asked, HUB_S):
                 words = _pull(engine, asked, _layers(asked, say))
     if words is None:
         say(f"{asked}: the image of that name")
@@ -208,7 +209,9 @@ def overview(engine: Engine) -> Images:
 
 
 def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
-    """Whether the engine reaches Docker Hub within `seconds`."""
+    """Whether the engine reaches Docker Hub within `seconds`; Podman cannot be asked, so this machine is."""
+    if engine.is_podman:
+        return hub.answers(seconds)
     return _registry_answers(engine, HUB_BASE, seconds)
 
 

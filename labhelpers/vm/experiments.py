@@ -248,7 +248,7 @@ def probe_accel(lab: Lab) -> Acceleration:
 
     The answer is kept for this engine until its host boots again: a probe costs seconds.
     """
-    key = f"{lab.engine.info.get('ID')}/{lab.host.kernel().boot_id}/{_image_id(lab, 'vm')}"
+    key = f"{lab.engine.identity}/{lab.host.kernel().boot_id}/{_image_id(lab, 'vm')}"
     kept = state.read_json(CACHE, {})
     if isinstance(kept, dict) and kept.get("key") == key:
         return Acceleration(kept["kind"], kept["reason"])
