@@ -18,6 +18,7 @@ from docker.errors import APIError, NotFound
 from filelock import FileLock, Timeout
 
 from labhelpers import state
+from labhelpers.engine.find import identity
 from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.results import Result
 
@@ -217,7 +218,7 @@ class Session:
 
 def begin(client: docker.DockerClient, chapter: str) -> Session:
     """Remove what dead sessions of this state directory left on this engine, and begin a new one."""
-    engine_id = str(client.info()["ID"])
+    engine_id = identity(client.info())
     with state.locked("sessions"):
         for session in _known():
             bury(client, session, engine_id)

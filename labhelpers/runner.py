@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from labhelpers import state
 from labhelpers.errors import BadInput
+from labhelpers.results import DOES_NOT_APPLY
 from labhelpers.terminal import say, step
 
 CELL_S = 900
@@ -33,6 +34,7 @@ class Executed:
         failed_cell: the number of the cell that failed, counted from 1 as JupyterLab counts code cells; or None.
         error: that cell's error, or "".
         page: the HTML report, or None if none was asked for.
+        not_applicable: (finding, reason) of each that does not apply to this engine.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Executed:
     failed_cell: int | None
     error: str
     page: Path | None
+    not_applicable: tuple[tuple[str, str], ...] = ()
 
 
 def notebooks(chapters: Sequence[str]) -> list[Path]:
@@ -107,7 +110,8 @@ def execute(path: Path, html: Path | None = None) -> Executed:
         except DeadKernelError:
             failed, error = at, "the kernel died"
     page = _write_page(notebook, path.stem, html) if html else None
-    return Executed(path.stem, len(code), time.monotonic() - began, failed, error, page)
+    seconds = time.monotonic() - began
+    return Executed(path.stem, len(code), seconds, failed, error, page, tuple(_not_applicable(code)))
 
 
 def report(done: Sequence[Executed]) -> bool:
@@ -123,6 +127,15 @@ def report(done: Sequence[Executed]) -> bool:
         + (f"; failed: {', '.join(failed)}" if failed else "")
     )
     return not failed
+
+
+def _not_applicable(cells: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    for cell in cells:
+        printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        for line in printed.splitlines():
+            claim, separator, reason = line.partition(DOES_NOT_APPLY)
+            if separator:
+                yield claim, reason
 
 
 def _last_words(cell: Any) -> str:

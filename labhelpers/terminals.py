@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import atexit
 import os
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labhelpers import ours, state
-from labhelpers.labsocket import SOCKET_BYTES, LabSocket
+from labhelpers import ours
+from labhelpers.engine.gateway import private_socket
+from labhelpers.labsocket import LabSocket
 
 CHAPTER = "terminal"
 PATH = "LABHELPERS_TERMINAL_SOCKET"
 
 
-def socket_path() -> Path:
-    """Where the socket of the next server will be."""
-    path = state.path("run", "terminal.sock")
-    if len(str(path).encode()) <= SOCKET_BYTES:
-        return path
-    return Path(tempfile.mkdtemp(prefix="lab-"), "terminal.sock")
-
-
-def environment(path: Path) -> dict[str, str]:
-    """The variables of a server whose terminals use the lab socket at `path`."""
+def environment() -> dict[str, str]:
+    """The variables of a server whose terminals use a lab socket."""
+    path = private_socket("terminal")
     return {"DOCKER_HOST": f"unix://{path}", PATH: str(path)}
 
 

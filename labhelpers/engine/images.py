@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 
-from labhelpers import state
+from labhelpers import hub, state
 from labhelpers.engine import debootstrap
 from labhelpers.engine.find import Engine
+from labhelpers.engine.once import run_once
 from labhelpers.engine.removal import remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, table
@@ -168,7 +169,8 @@ def from_hub(engine: Engine, asked: str, stand_in: str, say: Say = lambda line: 
         words = None
         if _labels(engine, asked) is None:
             words = "its registry does not answer"
-            if _registry_answers(engine, asked, HUB_S):
+            # Podman has no such question: there the pull itself shows whether its registry answers
+            if engine.is_podman or _registry_answers(engine, asked, HUB_S):
                 words = _pull(engine, asked, _layers(asked, say))
     if words is None:
         say(f"{asked}: the image of that name")
@@ -195,15 +197,21 @@ def overview(engine: Engine) -> Images:
     there = found["base"]
     if not there.present:
         return Images(found, None, None)
-    said = engine.client.containers.run(
-        there.ref, ["cat", "/etc/os-release"], remove=True, network_mode="none", labels=_LOOKING
-    )
+    body = {
+        "Image": there.ref,
+        "Cmd": ["cat", "/etc/os-release"],
+        "Labels": _LOOKING,
+        "HostConfig": {"NetworkMode": "none"},
+    }
+    said = run_once(engine.client.api, body).stdout
     named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', said, re.M)
     return Images(found, named[1].decode() if named else "a Linux", there.source)
 
 
 def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
-    """Whether the engine reaches Docker Hub within `seconds`."""
+    """Whether the engine reaches Docker Hub within `seconds`; Podman cannot be asked, so this machine is."""
+    if engine.is_podman:
+        return hub.answers(seconds)
     return _registry_answers(engine, HUB_BASE, seconds)
 
 
