@@ -39,7 +39,7 @@ from labhelpers.command import (
     Update,
     make,
 )
-from labhelpers.engine import Engine, subnets
+from labhelpers.engine import Engine, registries, subnets
 from labhelpers.engine.differences import differences, matter_in
 from labhelpers.engine.events import Events
 from labhelpers.engine.find import environment
@@ -51,7 +51,6 @@ from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import Done, execute
 from labhelpers.engine.words import refused, speaking
 from labhelpers.errors import (
-    DISK_FULL,
     BuildFailed,
     EngineRefused,
     ImageMissing,
@@ -349,11 +348,11 @@ class Lab:
             try:
                 for step in self.client.api.pull(**call.api(), stream=True, decode=True):
                     if "error" in step:
-                        raise _image_missing(ref, step["error"])
+                        raise registries.explain(ref, str(step["error"])).error(ref)
                     if see:
                         see(step)
             except APIError as error:
-                raise _image_missing(ref, error) from None
+                raise registries.failed(error, ref).error(ref) from None
             pulled = self.client.images.get(ref)
             self._there_before.add(str(pulled.id))
             return pulled
@@ -758,13 +757,7 @@ def _image_missing(ref: str, error: object) -> ImageMissing:
             hint=f"fetch it: lab.pull({ref!r}); for an image of the lab: lab.image(NAME)",
             engine_words=words,
         )
-    return ImageMissing(
-        f"the image {ref!r} could not be fetched",
-        hint=DISK_FULL
-        if "no space left" in words.lower()
-        else "check its name and tag; where its registry is out of reach, `./lab doctor` says what stands in",
-        engine_words=words,
-    )
+    return registries.explain(ref, words).error(ref)
 
 
 def _build_failed(call: Build, said: list[str], words: str) -> BuildFailed:

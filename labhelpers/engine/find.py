@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import docker
+from docker import auth
 from docker.errors import DockerException
 from docker.tls import TLSConfig
 from requests.exceptions import RequestException
 
 from labhelpers import state
-from labhelpers.engine import contexts, private, unreachable
+from labhelpers.engine import contexts, credentials, private, unreachable
 from labhelpers.engine.dial import Place, Tls, ask_version
 from labhelpers.engine.gateway import Gateway, forward, private_socket
 from labhelpers.errors import EngineMissing, EngineUnreachable
@@ -99,12 +100,12 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What will differ on this engine from what the course says."""
-        if self.is_podman:
-            return [
-                "this is Podman, which speaks Docker's API: no daemon holds its containers, there is no docker0 "
-                "(its bridge is podman0), no swarm, and short image names are resolved differently"
-            ]
-        return []
+        found = [
+            "this is Podman, which speaks Docker's API: no daemon holds its containers, there is no docker0 "
+            "(its bridge is podman0), no swarm, and short image names are resolved differently"
+        ]
+        logins = credentials.warning(auth.load_config())
+        return found * self.is_podman + ([logins] if logins else [])
 
     def facts(self) -> EngineFacts:
         """What the engine says of itself, in the course's words."""
@@ -309,6 +310,7 @@ def _client(place: Place, api: str) -> docker.DockerClient:
         secure: dict[str, Any] = {"tls": _for_sdk(place.tls)} if place.tls else {}
         address = f"tcp://{place.authority}" if place.scheme == "tcp" else place.address
         client = docker.DockerClient(base_url=address, version=api, timeout=CALL_S, **secure)
+    credentials.drop_missing_helpers(client.api)
     # no proxy, and no other authority than the one that the engine's own settings name
     client.api.trust_env = False
     return client

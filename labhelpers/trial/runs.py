@@ -283,12 +283,12 @@ def _pull(engine: Engine, registry: str, wanted: Sequence[str], say: Say) -> Non
         for image, found in images.status(engine).items()
         if image in wanted and found.source != "registry"
     ]
-    words = images.pull_base(engine, f"{registry}/{images.BASE}")
-    if made or words:
+    refusal = images.pull_base(engine, f"{registry}/{images.BASE}")
+    if made or refusal:
         raise SetupFailed(
             f"{', '.join(made) or images.BASE} did not come from the registry: a classroom's way is broken",
             hint="the lines above say what the registry or the engine said",
-            engine_words=words,
+            engine_words=refusal.words if refusal else None,
         )
 
 
