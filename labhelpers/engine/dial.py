@@ -29,7 +29,7 @@ from labhelpers import state
 
 CONNECT_S = 10
 PORT, TLS_PORT = 2375, 2376
-_CHUNK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 20
 _STDERR_BYTES = 1 << 12
 _ANSWER_BYTES = 1 << 20
 _SHOWN_BYTES = 300
@@ -300,9 +300,9 @@ class Streams:
 
 async def _plain(place: Place) -> Streams:
     if place.scheme == "unix":
-        return Streams(*await asyncio.open_unix_connection(place.path))
+        return Streams(*await asyncio.open_unix_connection(place.path, limit=_CHUNK_BYTES))
     if place.scheme == "tcp":
-        return Streams(*await asyncio.open_connection(*place.host_port))
+        return Streams(*await asyncio.open_connection(*place.host_port, limit=_CHUNK_BYTES))
     if place.scheme == "npipe":
         return await _pipe(place.path)
     raise ValueError(f"no way to connect to {place.address!r}")
