@@ -42,9 +42,21 @@ def client(there: Lab) -> Iterator[docker.DockerClient]:
     through.close()
 
 
-def typed(lab: Lab, line: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """A line in a terminal whose DOCKER_HOST is the lab socket."""
+# a machine may have several: the distribution's (20.10 on Debian 12) and a newer one
+FOLDERS = os.environ["PATH"].split(os.pathsep)
+CLIS = sorted(
+    {os.path.realpath(found) for folder in FOLDERS if (found := shutil.which("docker", path=folder))}
+)
+every_cli = pytest.mark.parametrize("cli", CLIS)
+
+
+def typed(
+    lab: Lab, line: str, stdin: bytes | None = None, cli: str = ""
+) -> subprocess.CompletedProcess[bytes]:
+    """A line in a terminal whose DOCKER_HOST is the lab socket; `docker` is the program `cli`, if that is given."""
     environment = os.environ | {"DOCKER_HOST": lab.socket.address}
+    if cli:
+        environment["PATH"] = f"{Path(cli).parent}{os.pathsep}{environment['PATH']}"
     return subprocess.run(["sh", "-c", line], env=environment, input=stdin, capture_output=True, timeout=120)
 
 
@@ -63,12 +75,14 @@ def raw(lab: Lab, request: bytes) -> bytes:
 # --- labels
 
 
-def test_what_the_cli_creates_carries_the_labels(there: Lab, name: str) -> None:
+@every_cli
+def test_what_the_cli_creates_carries_the_labels(there: Lab, name: str, cli: str) -> None:
     made = typed(
         there,
         f"docker run -d --network none --label mine=1 --name {name} {IMAGE} sleep 300 && "
         f"docker volume create {name} && docker network create {name} && docker commit {name} {name}:committed && "
         f"docker export {name} | docker import - {name}:imported",
+        cli=cli,
     )
     assert made.returncode == 0, made.stderr
     wanted = {"labhelpers.session": there.session, "labhelpers.chapter": there.chapter}
@@ -126,15 +140,16 @@ def test_a_label_of_the_readers_own_stays(there: Lab, name: str) -> None:
 # --- streams
 
 
-def test_streams_pass_unchanged_in_both_directions(there: Lab, name: str) -> None:
+@every_cli
+def test_streams_pass_unchanged_in_both_directions(there: Lab, name: str, cli: str) -> None:
     data = bytes(range(256)) * 4096
     # `docker run -i` closes its own direction at the end of its input and reads on
-    assert typed(there, f"docker run -i --rm --network none {IMAGE} cat", data).stdout == data
+    assert typed(there, f"docker run -i --rm --network none {IMAGE} cat", data, cli).stdout == data
     run = f"docker run -d --network none --name {name} {IMAGE} sh -c 'seq 3; exec sleep 300'"
-    assert typed(there, run).returncode == 0
-    done = typed(there, f"docker exec {name} sh -c 'echo out; echo err >&2; exit 3'")
+    assert typed(there, run, cli=cli).returncode == 0
+    done = typed(there, f"docker exec {name} sh -c 'echo out; echo err >&2; exit 3'", cli=cli)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
-    followed = typed(there, f"(sleep 0.5; docker kill {name} >/dev/null) & docker logs -f {name}")
+    followed = typed(there, f"(sleep 0.5; docker kill {name} >/dev/null) & docker logs -f {name}", cli=cli)
     assert followed.stdout == b"1\n2\n3\n"
 
 
