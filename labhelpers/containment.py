@@ -74,7 +74,7 @@ def ways_to_the_host(lab: Lab, container: Container | str, *, granted: Collectio
 
     Args:
         granted: rights that the exercise itself asks for, and that do not count: names of capabilities, `SYS_ADMIN`,
-            and `seccomp` for a container without a system call filter.
+            and `seccomp`, `apparmor` and `label` for a container without that protection.
 
     Returns:
         A sentence for each way, which begins with “it”.
@@ -133,7 +133,8 @@ def _rights(
     if unfiltered and "seccomp" in options and SECCOMP not in granted:
         yield "it has a process without the seccomp filter"
     for option in host.get("SecurityOpt") or []:
-        if re.fullmatch(r"apparmor[=:]unconfined|label[=:]disable", option):
+        match = re.fullmatch(r"apparmor[=:]unconfined|label[=:]disable", option)
+        if match and re.split("[=:]", option)[0] not in granted:
             yield f"it runs with the security option {option}"
     devices = [one["PathOnHost"] for one in host.get("Devices") or []]
     if devices or host.get("DeviceCgroupRules"):

@@ -460,7 +460,9 @@ def copy_of(lab: Lab, container: Container) -> Iterator[Container]:
 
     Raises:
         APIError: the engine does not make it.
+        LabError: the lab is closed.
     """
+    _must_be_open(lab)
     api: Any = lab.client.api
     labels = ours.labels("image", lab.chapter, lab.session)
     changes = [f"LABEL {key}={value}" for key, value in labels.items()]
@@ -470,6 +472,7 @@ def copy_of(lab: Lab, container: Container) -> Iterator[Container]:
             _like(container.attrs, image, ours.labels("container", lab.chapter, lab.session))
         )
         try:
+            _must_be_open(lab)  # a background check may go on while the lab closes
             yield lab.client.containers.get(made["Id"])
         finally:
             with suppress(docker.errors.NotFound):
@@ -477,6 +480,13 @@ def copy_of(lab: Lab, container: Container) -> Iterator[Container]:
     finally:
         with suppress(docker.errors.APIError):
             api.remove_image(image)
+
+
+def _must_be_open(lab: Lab) -> None:
+    if lab.is_closed:
+        raise LabError(
+            "the lab is closed, so nothing more is checked", hint="run the notebook from its first cell"
+        )
 
 
 def _like(attrs: dict[str, Any], image: str, labels: dict[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labhelpers import exercises, state
+from labhelpers import exercises, start, state
 from labhelpers.engine import Engine, images
 from labhelpers.errors import BadInput
 from labhelpers.exercises import (
@@ -40,6 +40,12 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def _base(engine: Engine) -> None:
     images.ensure(engine, "base", print)
+
+
+@pytest.fixture(autouse=True)
+def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second shows the five minutes that a container must stay."""
+    monkeypatch.setattr(start, "SPEED", 600)
 
 
 @pytest.fixture
