@@ -61,7 +61,7 @@ def diet(lab: Lab) -> Exercise:
     Promises: a container of it sees what one of the given image sees, no path more or less and with the same
     contents; and its layers hold next to nothing that is stored twice, covered or deleted.
     """
-    if not kept(lab, FAT):
+    if not _is_kept(lab, FAT):
         if _no_image(lab, FAT):
             build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
         keep(lab, FAT, str(lab.client.images.get(FAT).id))
@@ -132,7 +132,7 @@ def secret_layer(lab: Lab) -> Exercise:
     Promises: two files with the diff id and the secret of the given image. Its secret is random, and another image
     that gets its name changes neither.
     """
-    if not kept(lab, LEAKY):
+    if not _is_kept(lab, LEAKY):
         if _no_image(lab, LEAKY):
             _made(lab, LEAKY, recipes.LEAKY.with_files(token_txt=token_hex(8)))
         keep(lab, LEAKY, str(lab.client.images.get(LEAKY).id))
@@ -336,7 +336,7 @@ def go_back(lab: Lab) -> Exercise:
     Promises: the name `latest` is the image that the exercise began with under the older name, not one built again
     or a third one with both names; and a container of that very image runs.
     """
-    if not kept(lab, OLD):
+    if not _is_kept(lab, OLD):
         if _no_image(lab, OLD):
             _made(lab, OLD, recipes.NOTICE)
             build(lab, recipes.NOTICE_CHANGED, CURRENT, BASE=OLD)
@@ -471,6 +471,11 @@ def _stack(lab: Lab, ref: str) -> ImageStack:
     if id not in _STACKS:
         _STACKS[id] = save(lab, id, _hashed())
     return _STACKS[id]
+
+
+def _is_kept(lab: Lab, name: str) -> bool:
+    """Whether the image that an exercise began with under that name is still on the engine."""
+    return bool(kept(lab, name)) and not _no_image(lab, kept(lab, name))
 
 
 def _headers(lab: Lab, ref: str) -> ImageStack:

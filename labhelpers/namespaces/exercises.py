@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from labhelpers.containment import ways_to_the_host
@@ -214,9 +215,6 @@ def letterbox(lab: Lab) -> Exercise:
     `postbox` made, which is random; a segment that the reader makes has another.
     """
     _given(lab, POSTBOX, _postbox)
-    for flag in ("-m", "-q", "-s"):
-        if not kept(lab, f"keys {flag}"):
-            keep(lab, f"keys {flag}", " ".join(_keys(lab, flag)))
     runs = _runs(COURIER, "You need a container that stays, and has `ipcs`: labhelpers/tools.")
     joined = Task("joined", f"It is in the IPC namespace of {POSTBOX}", _in_post, _in_post_hint, ("runs",))
     key = Task(
@@ -233,6 +231,8 @@ def letterbox(lab: Lab) -> Exercise:
 def _postbox(lab: Lab) -> None:
     made = lab.run(lab.image("tools"), "sleep 86400", name=POSTBOX, ipc="shareable", cap_drop=["ALL"])
     lab.exec(made, ["sh", "-c", "ipcmk --queue; ipcmk --shmem 8192; ipcmk --semaphore 1"])
+    for flag in ("-m", "-q", "-s"):
+        keep(lab, f"keys {flag}", " ".join(_keys(lab, flag)))
 
 
 def _in_post(lab: Lab) -> str | None:
@@ -297,8 +297,6 @@ def who_shares(lab: Lab) -> Exercise:
         for name in ROOMS:
             _clear(lab, name)
         _make_rooms(lab)
-        for name in ROOMS:
-            start_given(lab, name, lambda: None)
     runs = _runs(NOTES, "Any image with a shell will do; labhelpers/payload has a command that stays.")
     pair = Task(
         "pair",
@@ -323,9 +321,11 @@ def _make_rooms(lab: Lab) -> None:
     first, second = secrets.SystemRandom().sample(ROOMS, 2)
     with lab.quiet():
         # the donor must be there first; its options do not tell that it is one
-        for name in (first, *(room for room in ROOMS if room not in (first, second))):
-            lab.run(lab.image("payload"), "sleep 86400", name=name, ipc="shareable")
-        lab.run(lab.image("payload"), "sleep 86400", name=second, **_sharing(kind, first))
+        for name in sorted(ROOMS, key=lambda room: (room == second, room != first)):
+            options = _sharing(kind, first) if name == second else {"ipc": "shareable"}
+            start_given(
+                lab, name, partial(lab.run, lab.image("payload"), "sleep 86400", name=name, **options)
+            )
 
 
 def _sharing(kind: str, with_: str) -> dict[str, str]:
