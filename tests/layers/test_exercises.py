@@ -103,6 +103,8 @@ def test_secret_layer(quiet: Lab) -> None:
     write(holds.diff_id, holds.seen["app/token.txt"].decode())
     assert exercise.check().passed
     assert exercise.check().passed
+    # another way to write it, and through a link
+    lab.exec(finder, ["sh", "-c", 'mv /layer /kept; ln -s kept /layer; printf %s "$(cat /secret)" > /secret'])
     # the cell that is run again does not change the secret
     assert secret_layer(lab).check().passed
 
@@ -149,6 +151,12 @@ def test_order(quiet: Lab) -> None:
     build_both(right)
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
+    # the steps that stay, as an image of their own
+    (work / "Dockerfile").write_text(right.replace("COPY main.py ./\n", ""))
+    lab.build(str(work), "steps:1")
+    build_both("FROM steps:1\nCOPY main.py ./\n")
+    assert exercise.check().passed, exercise.check()
+    (work / "Dockerfile").write_text(right)
     assert Path(folder("order"), "Dockerfile").read_text() == right, "what the reader wrote stays"
 
 
@@ -197,9 +205,16 @@ def test_go_back(quiet: Lab) -> None:
     assert "make a new container" in exercise.hint()
     lab.remove(closed, force=True)
     assert "no container called notice-board" in str(exercise.check())
-    lab.run("notice:latest", name="notice-board")
+    lab.run("notice:latest", name="notice-board", network="none")
     assert exercise.check().passed
     assert exercise.check().passed
+    # by the image's id, under another name at first
+    lab.remove("notice-board", force=True)
+    old = lab.run(str(lab.client.images.get("notice:1").id), network="none")
+    old.rename("notice-board")
+    assert exercise.check().passed
+    go_back(lab)
+    assert exercise.check().passed, "the cell that is run again"
 
 
 def test_going_back_the_wrong_way(quiet: Lab) -> None:
@@ -231,6 +246,10 @@ def test_small_site(quiet: Lab) -> None:
     lab.build(str(work), "site:1")
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
+    # without any program, from an image that made the page before
+    (work / "Dockerfile").write_text("FROM site:1 AS made\nFROM scratch\nCOPY --from=made /www /www\n")
+    lab.build(str(work), "site:1")
+    assert exercise.check().passed, exercise.check()
 
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="no docker command here")

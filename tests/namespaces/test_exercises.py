@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from labhelpers import namespaces
+from labhelpers import exercises, namespaces
 from labhelpers.errors import LabError
 from labhelpers.exercises import Exercise
 from labhelpers.lab import Lab
@@ -76,6 +76,11 @@ def test_join_network(lab: Lab, start: Start) -> None:
     again = join_network(lab)  # the cell that is run again keeps what is there
     assert lab.exec("listener", ["sh", "-c", "wget -q -O /heard http://127.0.0.1:9000/"]).exit_code == 0
     assert again.check().passed
+    assert exercise.check().passed
+    # another image, and the word by way of a pipe
+    start("listener", image="tools", network="container:radio", init=True)
+    word = lab.exec("listener", ["curl", "-s", "http://localhost:9000/"]).stdout.strip()
+    write(lab, "listener", "/heard", word)
     assert exercise.check().passed
 
 
@@ -145,6 +150,13 @@ def test_who_shares(lab: Lab, start: Start) -> None:
     write(lab, "notes", "/kind", kinds.pop())
     assert who_shares(lab).check().passed, "the cell that is run again does not change the answer"
     assert exercise.check().passed
+    write(lab, "notes", "/pair", " ".join(ROOMS))
+    assert "does not hold two names" in said(exercise)
+    lab.remove(pair[0], force=True)
+    lab.run(lab.image("payload"), "sleep 600", name=pair[0], network="none")
+    assert f"{pair[0]} is another container of that name now" in said(exercise)
+    who_shares(lab)  # the cell that is run again makes all three again
+    assert not any(exercises.not_as_given(lab, room) for room in ROOMS)
 
 
 NO_WAIT = """import signal, subprocess

@@ -76,6 +76,16 @@ def test_guest_boot_id(lab: Lab, guest: Container) -> None:
     lab.exec(note, ["sh", "-c", f"echo {boot_id} > /answer"])
     assert exercise.check().passed
     assert exercise.check().passed
+    lab.exec(note, ["sh", "-c", "mv /answer /tmp/; ln -s tmp/answer /answer"])
+    assert exercise.check().passed
+    lab.remove(note, force=True)
+    lab.run(
+        lab.image("tools"),
+        ["sh", "-c", f"printf {boot_id} > /answer; sleep 600"],
+        name="my-note",
+        tmpfs={"/t": ""},
+    )
+    assert exercise.check().passed
 
 
 PRINTS = """echo GUEST POWER ON; echo PAYLOAD READY; echo fact memory_kib=1000
