@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ from labhelpers.exercises import (
 )
 
 if TYPE_CHECKING:
+    from docker.models.containers import Container
+
     from labhelpers.lab import Lab
 
 WARM, HUNGRY, FOOD, FULL, KEEPER = "warm", "hungry", "hungry-food", "full-house", "keeper"
@@ -76,21 +78,32 @@ def _look(lab: Lab, *names: str) -> list[_Look]:
     def now() -> list[tuple[float, Cpu]]:
         return [(time.monotonic(), lab.host.cgroup(one).cpu) for one in containers]
 
-    def states() -> list[str]:
-        return ["".join(process.state for process in lab.host.processes(one)) for one in containers]
-
-    before, seen = now(), [states()]
+    before, seen = now(), [_states(lab, containers)]
     end = time.monotonic() + LONGEST_LOOK_S
     while True:
         for _ in range(LOOKS):
             time.sleep(LOOK_S / LOOKS)
-            seen.append(states())
+            seen.append(_states(lab, containers))
         after = now()
         ready = [all("R" in found for found in each) for each in zip(*seen, strict=True)]
         if not any(ready) or time.monotonic() > end or _tells(before, after):
             break
     stopped = [found.count("T") for found in seen[-1]]
     return [_between(*each) for each in zip(before, after, ready, stopped, strict=True)]
+
+
+def _states(lab: Lab, containers: Sequence[Container]) -> list[str]:
+    """The states of all threads of each container, one letter for each (proc(5), /proc/PID/stat)."""
+    stats = [lab.host.cgroup_files(one, ["cpu.stat"])["cpu.stat"].path for one in containers]
+    folders = [path.rpartition("/")[0] for path in stats]
+    # the threads of a cgroup: version 1, version 2
+    lists = [[f"{folder}/tasks", f"{folder}/cgroup.threads"] for folder in folders]
+    texts = lab.host.read_many(path for both in lists for path in both)
+    threads = [" ".join(texts[path] or "" for path in both).split() for both in lists]
+    lines = lab.host.read_many(f"/proc/{thread}/stat" for each in threads for thread in each)
+    found = [[lines[f"/proc/{thread}/stat"] or "" for thread in each] for each in threads]
+    # the name of the program before it may hold blanks and brackets
+    return ["".join(line.rpartition(") ")[2][:1] for line in each) for each in found]
 
 
 def _tells(before: list[tuple[float, Cpu]], after: list[tuple[float, Cpu]]) -> bool:
