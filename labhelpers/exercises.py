@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +25,7 @@ import docker.errors
 import requests
 
 from labhelpers import ours, state
+from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result, table
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
     Bundle = tuple[dict[str, Any], dict[str, Any]]
+    _Life = tuple[str | None, str, int, int] | None
 
 PROGRESS = "progress.json"
 PREDICTIONS = "predictions.json"
 POLL_S = 5.0
 DEBOUNCE_S = 0.3
+MOST_TEXT = 1 << 16
 
 
 # --- tasks and verdicts
@@ -155,6 +159,7 @@ class Exercise:
         title: what the exercise is called.
         tasks: in the order in which the reader is expected to reach them.
         settle_s: how long a passing state must hold, in seconds; choose it longer than a wrong answer lives.
+        containers: names of containers that must not be replaced or restarted in that time.
     """
 
     lab: Lab
@@ -163,6 +168,7 @@ class Exercise:
     title: str
     tasks: Sequence[Task]
     settle_s: float = 1.0
+    containers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -178,10 +184,13 @@ class Exercise:
         Passing is kept in the reader's progress. A container that vanishes while it is looked at is a task
         not reached; it is no error.
         """
+        before = {name: _life(self.lab, name) for name in self.containers}
         verdict = self._look()
         if verdict.passed and self.settle_s:
             time.sleep(self.settle_s)
             verdict = self._look()
+            if verdict.passed:
+                verdict = self._same_containers(verdict, before)
         return Verdict(verdict.title, verdict.tasks, self._keep(verdict.passed))
 
     def hint(self) -> str:
@@ -217,6 +226,16 @@ class Exercise:
             missing = _asked(self.lab, task.check)
             stands[task.name] = TaskVerdict(task.name, task.text, "missing" if missing else "done", missing)
         return Verdict(self.title, tuple(stands.values()))
+
+    def _same_containers(self, verdict: Verdict, before: dict[str, _Life]) -> Verdict:
+        """The verdict, with its first task missing if a container was replaced or restarted since `before`."""
+        for name, life in before.items():
+            if _life(self.lab, name) != life:
+                missing = f"{name} was restarted or replaced during the check: it must keep running"
+                first, *rest = verdict.tasks
+                first = TaskVerdict(first.name, first.text, "missing", missing)
+                return Verdict(verdict.title, (first, *rest))
+        return verdict
 
     def _keep(self, passed: bool) -> str | None:
         key = f"{self.chapter}/{self.slug}"
@@ -313,6 +332,18 @@ def _asked(lab: Lab, look: Callable[[Lab], str | None]) -> str | None:
         return error.message
 
 
+def _life(lab: Lab, name: str) -> _Life:
+    """What changes when a container is restarted or another one takes its name; None where there is none."""
+    try:
+        container = container_named(lab, name)
+    except (requests.RequestException, docker.errors.DockerException):
+        return None
+    if container is None:
+        return None
+    state = container.attrs["State"]
+    return container.id, state["StartedAt"], state["Pid"], container.attrs["RestartCount"]
+
+
 def container_named(lab: Lab, name: str) -> Container | None:
     """The container called `name` on the lab's engine, made by whatever means; None if there is none."""
     try:
@@ -326,19 +357,30 @@ def output_of(lab: Lab, name: str, command: list[str]) -> str:
     """What a command in the container writes, without the space around it; empty where it fails.
 
     Raises:
-        APIError: there is no such container, or it does not run.
+        LabError: there is no such container, or it does not run.
     """
-    done = execute(lab.client.api, name, command)
+    done = execute(lab.client.api, str(running(lab, name).id), command)
     return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
 
 
 def file_in(lab: Lab, name: str, path: str) -> str:
     """What a file in the container holds, without the space around it; empty where there is none.
 
+    It is read from the engine's host, through /proc/PID/root: a container's own `cat` could print anything.
+
     Raises:
-        APIError: there is no such container, or it does not run.
+        LabError: there is no such container, or it does not run.
     """
-    return output_of(lab, name, ["cat", path])
+    container = running(lab, name)
+    if lab.host.cannot_show:
+        return output_of(lab, name, ["cat", path])
+    pid = lab.host.process(container).pid
+    try:
+        return lab.host.read(
+            f"/proc/{pid}/root{lab.host.real_path(path, container)}", begin_bytes=MOST_TEXT
+        ).strip()
+    except LabError:  # no such file, or no file at all
+        return ""
 
 
 def not_running(lab: Lab, name: str) -> str | None:
@@ -350,6 +392,139 @@ def not_running(lab: Lab, name: str) -> str | None:
         return None
     ended = f", exit code {container.attrs['State']['ExitCode']}" if container.status == "exited" else ""
     return f"{name} does not run: its state is “{container.status}”{ended}"
+
+
+def running(lab: Lab, name: str) -> Container:
+    """The running container called `name`.
+
+    Raises:
+        LabError: there is none; the message is that of `not_running`.
+    """
+    if missing := not_running(lab, name):
+        raise LabError(missing, hint="`docker ps -a` lists the containers and how they ended")
+    container = container_named(lab, name)
+    if container is None:
+        raise LabError(f"{name} was removed during the check", hint="check again")
+    return container
+
+
+_given: dict[tuple[str, str], str] = {}
+"""(session, name) → id of the container that an exercise starts from."""
+
+
+def given(lab: Lab, name: str, make: Callable[[], object]) -> None:
+    """Have `make` start the container `name` that an exercise starts from, unless it is there already."""
+    is_there = container_named(lab, name) is not None
+    if not is_there:
+        make()
+    found = container_named(lab, name)
+    if found is not None and not (is_there and (lab.session, name) in _given):
+        _given[lab.session, name] = str(found.id)
+
+
+def not_as_given(lab: Lab, name: str) -> str | None:
+    """Why `name` is no longer the running container that `given` made, to the reader; None where it is."""
+    found = container_named(lab, name)
+    if found is None:
+        return f"the engine has no container called {name}: run the cell of this exercise again"
+    if found.id != _given.get((lab.session, name), found.id):
+        return f"{name} is another container of that name now: remove it, and run the cell of this exercise again"
+    return not_running(lab, name)
+
+
+# --- what an exercise began with
+
+_KEPT: dict[tuple[str, str], str] = {}
+
+
+def keep(lab: Lab, what: str, value: str) -> str:
+    """Keep what an exercise began with, such as the id of an image: the reader may move its name later."""
+    _KEPT[lab.session, what] = value
+    return value
+
+
+def kept(lab: Lab, what: str) -> str:
+    """What `keep` kept in this session; "" for nothing."""
+    return _KEPT.get((lab.session, what), "")
+
+
+# --- copies to try things on
+
+
+@contextmanager
+def copy_of(lab: Lab, container: Container) -> Iterator[Container]:
+    """A container made like `container`, with its files as they are now; the block starts it. It is removed after that.
+
+    A check that stops, signals or hurries a container does so to a copy. The copy publishes no port, has no restart
+    policy, and has empty volumes in the place of what is mounted, so that no two programs write to one volume.
+
+    Raises:
+        APIError: the engine does not make it.
+        LabError: the lab is closed.
+    """
+    _must_be_open(lab)
+    api: Any = lab.client.api
+    labels = ours.labels("image", lab.chapter, lab.session)
+    changes = [f"LABEL {key}={value}" for key, value in labels.items()]
+    image = api.commit(container.id, pause=False, changes=changes)["Id"]
+    try:
+        made = api.create_container_from_config(
+            _like(container.attrs, image, ours.labels("container", lab.chapter, lab.session))
+        )
+        try:
+            _must_be_open(lab)  # a background check may go on while the lab closes
+            yield lab.client.containers.get(made["Id"])
+        finally:
+            with suppress(docker.errors.NotFound):
+                remove_container(api, made["Id"], v=True)
+    finally:
+        with suppress(docker.errors.APIError):
+            api.remove_image(image)
+
+
+def _must_be_open(lab: Lab) -> None:
+    if lab.is_closed:
+        raise LabError(
+            "the lab is closed, so nothing more is checked", hint="run the notebook from its first cell"
+        )
+
+
+def _like(attrs: dict[str, Any], image: str, labels: dict[str, str]) -> dict[str, Any]:
+    config, host = attrs["Config"], attrs["HostConfig"]
+    network = host["NetworkMode"]
+    return {
+        **{
+            key: config.get(key)
+            for key in ("Cmd", "Entrypoint", "Env", "User", "WorkingDir", "Tty", "OpenStdin")
+        },
+        "Image": image,
+        "Labels": {**(config.get("Labels") or {}), **labels},
+        "Volumes": {mount["Destination"]: {} for mount in attrs["Mounts"]},
+        "HostConfig": {
+            **host,
+            # on the host's network its port would be in use
+            "NetworkMode": "default" if network == "host" else network,
+            "PortBindings": {},
+            "PublishAllPorts": False,
+            "RestartPolicy": {"Name": "no"},
+            "AutoRemove": False,
+            "ReadonlyRootfs": False,
+            "Binds": None,
+            "Mounts": None,
+            "VolumesFrom": None,
+        },
+    }
+
+
+_TRIED: dict[tuple[str, str, str], str | None] = {}
+
+
+def once(container: Container, what: str, look: Callable[[], str | None]) -> str | None:
+    """What `look` finds out about this life of a container; asked once, for what costs seconds and cannot change."""
+    key = (what, str(container.id), container.attrs["State"]["StartedAt"])
+    if key not in _TRIED:
+        _TRIED[key] = look()
+    return _TRIED[key]
 
 
 # --- progress

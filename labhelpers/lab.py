@@ -486,6 +486,11 @@ class Lab:
             new = [t for t in belongings.others(self.client) if t.id not in self._there_before]
         return MadeElsewhere(self, tuple(new))
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` has begun: what is made from then on would stay."""
+        return self._closed
+
     def close(self) -> None:
         """Remove what carries this session's label, and nothing else. A second call does nothing."""
         if self._closed:

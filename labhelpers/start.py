@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -9,9 +12,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from docker.errors import NotFound
 
 from labhelpers import ours
-from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.errors import LabError
+from labhelpers.exercises import Exercise, Task, container_named, copy_of, keep, kept, once
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 
 IMAGE = "labhelpers/base"
 NAME = "my-first"
+STAYS_S = 300.0
+SPEED = 150  # two seconds show the five minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +104,19 @@ def _life(container: Container, asked_s: float) -> Life:
 
 
 def first_exercise(lab: Lab) -> Exercise:
-    """Start a container that stays."""
+    """Start a container that stays.
+
+    Promises: a container of that name, made from the image that this notebook began with, runs and will still run in
+    five minutes unless it is stopped: `docker run -it` with its shell, a server and `sleep infinity` do, `sleep 60`
+    and a restart policy do not. A copy whose `sleep` and `timeout` are sped up proves it in seconds, for a loop and
+    a script too.
+    """
+    keep(lab, IMAGE, str(lab.client.images.get(lab.image("base")).id))
     made = Task("made", f"A container called {NAME} is there", _made, _made_hint)
     image = Task("image", f"It is made from the image {IMAGE}", _image, _image_hint, needs=("made",))
-    stays = Task("stays", "It runs, and goes on running", _stays, _stays_hint, needs=("made",))
-    return Exercise(lab, "00", "stays", "Start a container that stays", (made, image, stays), settle_s=2.0)
+    stays = Task("stays", "It runs, and will still run in five minutes", _stays, _stays_hint, needs=("made",))
+    tasks = (made, image, stays)
+    return Exercise(lab, "00", "stays", "Start a container that stays", tasks, containers=(NAME,))
 
 
 def _made(lab: Lab) -> str | None:
@@ -122,11 +137,21 @@ def _made_hint(lab: Lab) -> str:
     return "`docker run` makes a container and starts it. `docker run --help` tells the option that names it."
 
 
+def _there(lab: Lab) -> Container:
+    container = container_named(lab, NAME)
+    if container is None:
+        raise LabError(f"the engine has no container called {NAME}", hint="it was removed; make another")
+    return container
+
+
 def _image(lab: Lab) -> str | None:
-    container = lab.client.containers.get(NAME)
-    if container.attrs["Image"] == lab.client.images.get(IMAGE).id:
+    container = _there(lab)
+    if container.attrs["Image"] == kept(lab, IMAGE):
         return None
-    return f"it is made from {container.attrs['Config']['Image']}"
+    named = container.attrs["Config"]["Image"]
+    if named in (IMAGE, f"{IMAGE}:latest"):
+        return f"it is made from another image that was given the name {named}"
+    return f"it is made from {named}"
 
 
 def _image_hint(lab: Lab) -> str:
@@ -137,18 +162,76 @@ def _image_hint(lab: Lab) -> str:
 
 
 def _stays(lab: Lab) -> str | None:
-    container = lab.client.containers.get(NAME)
+    container = _there(lab)
     if container.attrs["RestartCount"]:
         return "its first process ends again and again, and the engine restarts it"
-    if container.status == "running":
-        return None
     if container.status == "exited":
         return f"it has ended, with exit code {container.attrs['State']['ExitCode']}"
-    return f"its state is “{container.status}”"
+    if container.status != "running":
+        return f"its state is “{container.status}”"
+    return once(container, "stays", lambda: _ends_soon(lab, container))
+
+
+def _ends_soon(lab: Lab, container: Container) -> str | None:
+    """Whether a copy of the container ends before `STAYS_S`, on a clock that is `SPEED` times as fast."""
+    with copy_of(lab, container) as copy:
+        if not _sped_up(copy):
+            return None
+        copy.start()
+        end = time.monotonic() + STAYS_S / SPEED
+        while time.monotonic() < end:
+            copy.reload()
+            if copy.status != "running":
+                return f"it runs now, but its command, `{_command(container)}`, ends within five minutes"
+            time.sleep(0.1)
+    return None
+
+
+def _sped_up(copy: Container) -> bool:
+    """Put `sleep` and `timeout` into it whose seconds are shorter; False where the image has no perl to run them."""
+    try:
+        copy.get_archive("/usr/bin/perl")
+    except NotFound:
+        return False
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, program in (("sleep", _SLEEP), ("timeout", _TIMEOUT)):
+            text = (_SECONDS.replace("SPEED", str(SPEED)) + program).encode()
+            member = tarfile.TarInfo(f"usr/bin/{name}")
+            member.size, member.mode = len(text), 0o755
+            tar.addfile(member, io.BytesIO(text))
+    return bool(copy.put_archive("/", archive.getvalue()))
+
+
+_SECONDS = """\
+#!/usr/bin/perl
+# sleep(1) and timeout(1) of GNU coreutils, with shorter seconds
+sub seconds {
+    return -1 if $_[0] =~ /^inf/i;
+    $_[0] =~ /^([0-9.]+)([smhd]?)$/ or exit 125;
+    return $1 * { "" => 1, s => 1, m => 60, h => 3600, d => 86400 }->{$2} / SPEED;
+}
+"""
+_SLEEP = """\
+my $all = 0;
+exit 1 unless @ARGV;
+for (@ARGV) { my $one = seconds($_); sleep if $one < 0; $all += $one; }
+select undef, undef, undef, $all;
+"""
+_TIMEOUT = """\
+while (@ARGV and $ARGV[0] =~ /^-/) { shift =~ /^-[ks]$/ and shift; }
+my $limit = seconds(shift);
+exec @ARGV if $limit <= 0;
+my $child = fork;
+if (!$child) { exec @ARGV or exit 127; }
+if (!fork) { select undef, undef, undef, $limit; kill "KILL", $child; exit; }
+waitpid $child, 0;
+exit($? >> 8 || 124);
+"""
 
 
 def _stays_hint(lab: Lab) -> str:
-    container = lab.client.containers.get(NAME)
+    container = _there(lab)
     command, code = _command(container), container.attrs["State"]["ExitCode"]
     if container.status == "created":
         if code:
@@ -160,6 +243,11 @@ def _stays_hint(lab: Lab) -> str:
         )
     if container.attrs["RestartCount"]:
         return "A restart policy hides the end of a process; it does not make it stay. Change the command."
+    if container.status == "running":
+        return (
+            f"The container ends with its first process, and `{command}` is over too soon. Which command waits without "
+            "an end? A shell does as long as it has a terminal, or an input that stays open."
+        )
     if code in (137, 143):
         return f"Something stopped it: exit code {code} is 128 + the number of the signal. Start it again."
     return (

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from labhelpers import exercises, state
+from labhelpers import exercises, start, state
 from labhelpers.engine import Engine, images
-from labhelpers.errors import BadInput
+from labhelpers.errors import BadInput, LabError
 from labhelpers.exercises import (
     Exercise,
     Task,
     Verdict,
     container_named,
+    copy_of,
+    file_in,
     predict,
     predicted,
     progress,
@@ -40,6 +42,12 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def _base(engine: Engine) -> None:
     images.ensure(engine, "base", print)
+
+
+@pytest.fixture(autouse=True)
+def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second shows the five minutes that a container must stay."""
+    monkeypatch.setattr(start, "SPEED", 600)
 
 
 @pytest.fixture
@@ -411,3 +419,35 @@ def test_a_look_that_makes_events_does_not_chase_itself(lab: Lab) -> None:
     time.sleep(4)
     stop()
     assert 2 <= len(looks) <= 8, "with no pause between them there would be more than twenty"
+
+
+# --- copies to try things on
+
+
+def test_a_copy_can_be_stopped_and_leaves_the_other_alone(lab: Lab) -> None:
+    volume = lab.create_volume(f"kept-{lab.session}").name
+    made = lab.run(
+        IMAGE,
+        ["sh", "-c", "echo mine > /file; trap 'exit 3' TERM; while :; do sleep 1; done"],
+        name=NAME,
+        ports={"80/tcp": None},
+        restart="always",
+        volumes=[f"{volume}:/v"],
+        network="bridge",
+    )
+    before = {image.id for image in lab.client.images.list(all=True)}
+    lab.exec(made, ["sh", "-c", "touch /v/kept; echo changed > /file"])
+    with copy_of(lab, made) as copy:
+        copy.start()
+        assert lab.exec(copy, ["ls", "/v"]).stdout == "", "no two programs write to one volume"
+        copy.stop(timeout=5)
+        copy.reload()
+        assert (copy.status, copy.attrs["State"]["ExitCode"]) == ("exited", 3)
+    assert {image.id for image in lab.client.images.list(all=True)} == before
+    made.reload()
+    assert (made.status, made.attrs["RestartCount"]) == ("running", 0)
+    assert file_in(lab, NAME, "/file") == "changed"
+    assert lab.exec(made, ["ls", "/v"]).stdout == "kept\n"
+    lab.close()
+    with pytest.raises(LabError, match="closed"), copy_of(lab, made):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from docker.errors import ImageNotFound
 
 from labhelpers import state
 from labhelpers.drawing import human_bytes
-from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running
+from labhelpers.exercises import Exercise, Task, container_named, file_in, keep, kept, not_running, running
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack, Look
 from labhelpers.layers.builds import build, files_of
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 FAT, DIET, MOST_WASTE = "fat:1", "diet:1", 64 * 1024
 LEAKY, TOKEN, FINDER = "leaky:1", "app/token.txt", "finder"
 ORDERED = ("ordered:1", "ordered:2")
+MAIN, INSTALLED = "app/main.py", "app/installed"
 WHITEOUT = "one-whiteout"
 OLD, CURRENT, BOARD = "notice:1", "notice:latest", "notice-board"
 SITE, MOST_SITE = "site:1", 4 * 1024 * 1024
+PYTHON = re.compile(r"(^|/)(lib)?python[0-9.]*[a-z]*(\.so[0-9.]*)?$")
 # what an engine puts into every container, and `docker export` into its archive
 ENGINES_OWN = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
 
@@ -53,16 +56,22 @@ def folder(name: str) -> str:
 
 
 def diet(lab: Lab) -> Exercise:
-    """An image with the same files as another one, and at most a given waste."""
-    if _no_image(lab, FAT):
-        build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
+    """An image with the same files as another one, and at most a given waste.
+
+    Promises: a container of it sees what one of the given image sees, no path more or less and with the same
+    contents; and its layers hold next to nothing that is stored twice, covered or deleted.
+    """
+    if not _is_kept(lab, FAT):
+        if _no_image(lab, FAT):
+            build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
+        keep(lab, FAT, str(lab.client.images.get(FAT).id))
     there = Task("there", f"There is an image {DIET}", lambda lab: _no_image(lab, DIET), _diet_there_hint)
     same = Task(
         "same", f"A container of it sees the same files as one of {FAT}", _same, _same_hint, ("there",)
     )
     waste = Task(
         "waste",
-        f"At most {human_bytes(MOST_WASTE)} of it are in files that are stored more than once",
+        f"At most {human_bytes(MOST_WASTE)} of it are in files that are stored more than once, covered or deleted",
         _waste,
         _waste_hint,
         ("there",),
@@ -78,7 +87,7 @@ def _diet_there_hint(lab: Lab) -> str:
 
 
 def _same(lab: Lab) -> str | None:
-    mine, given = _contents(lab, DIET), _contents(lab, FAT)
+    mine, given = _contents(lab, DIET), _contents(lab, kept(lab, FAT))
     if missing := sorted(given.keys() - mine.keys()):
         return f"/{missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else "")
     if extra := sorted(mine.keys() - given.keys()):
@@ -96,15 +105,20 @@ def _same_hint(lab: Lab) -> str:
 
 
 def _waste(lab: Lab) -> str | None:
-    wasted = _stack(lab, DIET).wasted_bytes
+    stack = _stack(lab, DIET)
+    if stack.wasted_bytes > MOST_WASTE:
+        return f"{human_bytes(stack.wasted_bytes)} are in files that are stored more than once"
+    hidden = stack.bytes - sum(file.bytes for file in stack.union.files)
     return (
-        None if wasted <= MOST_WASTE else f"{human_bytes(wasted)} are in files that are stored more than once"
+        None if hidden <= MOST_WASTE else f"{human_bytes(hidden)} are in files that no container of it sees"
     )
 
 
 def _waste_hint(lab: Lab) -> str:
+    if "no container of it sees" in (_waste(lab) or ""):
+        return "What one layer holds and a later one deletes stays in the image. Make it and delete it in one step."
     worst = _stack(lab, DIET).wasted_files[0]
-    deep = len(_stack(lab, DIET).layers) > len(_stack(lab, FAT).layers)
+    deep = len(_stack(lab, DIET).layers) > len(_stack(lab, kept(lab, FAT)).layers)
     more = f" A layer on top of {FAT} only adds: nothing below it gets smaller." if deep else ""
     return f"The largest is {worst.path}, in {worst.count} layers: {human_bytes(worst.bytes)} together.{more}"
 
@@ -113,9 +127,15 @@ def _waste_hint(lab: Lab) -> str:
 
 
 def secret_layer(lab: Lab) -> Exercise:
-    """Find the layer that still holds a deleted file, and what the file says."""
-    if _no_image(lab, LEAKY):
-        _made(lab, LEAKY, recipes.LEAKY.with_files(token_txt=token_hex(8)))
+    """Find the layer that still holds a deleted file, and what the file says.
+
+    Promises: two files with the diff id and the secret of the given image. Its secret is random, and another image
+    that gets its name changes neither.
+    """
+    if not _is_kept(lab, LEAKY):
+        if _no_image(lab, LEAKY):
+            _made(lab, LEAKY, recipes.LEAKY.with_files(token_txt=token_hex(8)))
+        keep(lab, LEAKY, str(lab.client.images.get(LEAKY).id))
     runs = Task(
         "runs",
         f"A container {FINDER} runs",
@@ -130,18 +150,19 @@ def secret_layer(lab: Lab) -> Exercise:
         ("runs",),
     )
     secret = Task("secret", "Its file /secret holds what that file says", _secret, _secret_hint, ("runs",))
-    return Exercise(lab, "02", "secret-layer", "The layer that holds the secret", (runs, layer, secret))
+    tasks = (runs, layer, secret)
+    return Exercise(lab, "02", "secret-layer", "The layer that holds the secret", tasks, containers=(FINDER,))
 
 
 def _layer(lab: Lab) -> str | None:
     written = file_in(lab, FINDER, "/layer")
-    stack = _stack(lab, LEAKY)
+    stack = _stack(lab, kept(lab, LEAKY))
     holds = next(layer for layer in stack.layers if TOKEN in layer.entries)
     if not written:
         return f"{FINDER} has no file /layer, or it is empty"
     if written == holds.diff_id:
         return None
-    if written == lab.client.images.get(LEAKY).id:
+    if written == kept(lab, LEAKY):
         return "/layer holds the image's id, which is no layer"
     if any(written == layer.diff_id for layer in stack.layers):
         return "/layer holds the diff id of another layer"
@@ -175,7 +196,7 @@ def _secret_hint(lab: Lab) -> str:
 
 
 def _token(lab: Lab) -> str:
-    found = (layer.seen.get(TOKEN) for layer in _stack(lab, LEAKY).layers)
+    found = (layer.seen.get(TOKEN) for layer in _stack(lab, kept(lab, LEAKY)).layers)
     return str(next(digest for digest in found if digest)[1])
 
 
@@ -183,7 +204,12 @@ def _token(lab: Lab) -> str:
 
 
 def order(lab: Lab) -> Exercise:
-    """Order a Dockerfile so that a change of the source rebuilds one step."""
+    """Order a Dockerfile so that a change of the source rebuilds one step.
+
+    Promises: two images of the same steps, of which one was built again: it holds main.py, and nothing else of the
+    image does; what install.py made lies in a layer that both share. An image that stands on the other one, with the
+    new file on top, has kept no cache, and one of a single layer neither.
+    """
     folder("order")
     both = Task(
         "both",
@@ -222,17 +248,36 @@ def _source_changed(lab: Lab) -> str | None:
     return f"main.py is the same in {ORDERED[0]} and {ORDERED[1]}" if old == new else None
 
 
-def _new_layers(lab: Lab) -> int:
-    old, new = (list(lab.client.images.get(ref).attrs["RootFS"]["Layers"]) for ref in ORDERED)
-    return len([layer for layer in new if layer not in old])
+def _only_in(lab: Lab, ref: str, other: str) -> list[str]:
+    """The layers of an image that another does not have."""
+    mine, theirs = (list(lab.client.images.get(name).attrs["RootFS"]["Layers"]) for name in (ref, other))
+    return [layer for layer in mine if layer not in theirs]
 
 
 def _one_layer(lab: Lab) -> str | None:
-    count = _new_layers(lab)
-    return None if count == 1 else f"{count} layers of {ORDERED[1]} are not in {ORDERED[0]}"
+    new, old = _only_in(lab, ORDERED[1], ORDERED[0]), _only_in(lab, ORDERED[0], ORDERED[1])
+    if len(new) != 1:
+        return f"{len(new)} layers of {ORDERED[1]} are not in {ORDERED[0]}"
+    if not old:
+        return f"{ORDERED[1]} stands on {ORDERED[0]}: that is a layer more, and not one step of a build run again"
+    if len(old) != 1:
+        return f"{len(old)} layers of {ORDERED[0]} are not in {ORDERED[1]}"
+    for ref, (changed,) in zip(ORDERED, (old, new), strict=True):
+        layers = _headers(lab, ref).layers
+        holders = [layer.diff_id for layer in layers if MAIN in layer.entries]
+        if holders != [changed]:
+            return f"{len(holders)} layers of {ref} hold main.py, and only the one that differs should"
+        shared = [layer for layer in layers if layer.diff_id != changed]
+        if not any(INSTALLED in layer.entries for layer in shared):
+            return "the layer that differs holds /app/installed too: install.py runs again for every change"
+        if not any(path.endswith(".opt-2.pyc") for layer in shared for path in layer.entries):
+            return f"{ref} has /app/installed, and nothing that install.py has compiled"
+    return None
 
 
 def _one_layer_hint(lab: Lab) -> str:
+    if "stands on" in (_one_layer(lab) or ""):
+        return "Both come from one Dockerfile, in the folder, which is built twice. What differs is main.py alone."
     return (
         "A step is taken from the cache as long as its instruction, what it copies, and every step before it are "
         "the same. COPY . copies main.py too, so all after it runs again: what can stand before it?"
@@ -243,7 +288,11 @@ def _one_layer_hint(lab: Lab) -> str:
 
 
 def one_whiteout(lab: Lab) -> Exercise:
-    """A container whose upper layer has exactly one whiteout."""
+    """A container whose upper layer has exactly one whiteout.
+
+    Promises: the kernel's mark is in the upper directory once, by whatever made it: a file or a directory that was
+    deleted or moved away. What the container made itself and deleted leaves none.
+    """
     runs = Task(
         "runs",
         f"A container {WHITEOUT} runs",
@@ -251,20 +300,20 @@ def one_whiteout(lab: Lab) -> Exercise:
         "Any image with a shell will do; labhelpers/payload has a command that stays.",
     )
     one = Task("one", "Its upper layer has exactly one whiteout", _whiteouts, _whiteouts_hint, ("runs",))
-    return Exercise(lab, "02", "one-whiteout", "Exactly one whiteout", (runs, one), settle_s=0.5)
+    return Exercise(lab, "02", "one-whiteout", "Exactly one whiteout", (runs, one), 0.5, (WHITEOUT,))
 
 
 def _whiteouts(lab: Lab) -> str | None:
     # the engine's own list costs little; only when something is deleted does a helper look at upper
-    if not any(row["Kind"] == 2 for row in lab.client.api.diff(WHITEOUT) or []):
+    if not any(row["Kind"] == 2 for row in running(lab, WHITEOUT).diff() or []):
         return "its upper layer has no whiteout"
-    count = len(changes(lab, WHITEOUT).whiteouts)
+    count = len(changes(lab, running(lab, WHITEOUT)).whiteouts)
     return None if count == 1 else f"its upper layer has {count or 'no'} whiteout{'s' if count > 1 else ''}"
 
 
 def _whiteouts_hint(lab: Lab) -> str:
     said = _whiteouts(lab) or ""
-    if "no whiteout" in said and (found := lab.client.api.diff(WHITEOUT)):
+    if "no whiteout" in said and (found := running(lab, WHITEOUT).diff()):
         added = next((row["Path"] for row in found if row["Kind"] == 1), None)
         if any(row["Kind"] == 2 for row in found):
             return "A directory that is deleted and made again is marked opaque: that is no whiteout."
@@ -282,10 +331,16 @@ def _whiteouts_hint(lab: Lab) -> str:
 
 
 def go_back(lab: Lab) -> Exercise:
-    """Return a name to an older image, and run it."""
-    if _no_image(lab, OLD):
-        _made(lab, OLD, recipes.NOTICE)
-        build(lab, recipes.NOTICE_CHANGED, CURRENT, BASE=OLD)
+    """Return a name to an older image, and run it.
+
+    Promises: the name `latest` is the image that the exercise began with under the older name, not one built again
+    or a third one with both names; and a container of that very image runs.
+    """
+    if not _is_kept(lab, OLD):
+        if _no_image(lab, OLD):
+            _made(lab, OLD, recipes.NOTICE)
+            build(lab, recipes.NOTICE_CHANGED, CURRENT, BASE=OLD)
+        keep(lab, OLD, str(lab.client.images.get(OLD).id))
     name = Task("name", f"{CURRENT} is the image that {OLD} is", _is_old, _is_old_hint)
     runs = Task(
         "runs",
@@ -294,7 +349,7 @@ def go_back(lab: Lab) -> Exercise:
         _board_hint,
         ("name",),
     )
-    return Exercise(lab, "02", "go-back", "Back to the older image", (name, runs))
+    return Exercise(lab, "02", "go-back", "Back to the older image", (name, runs), containers=(BOARD,))
 
 
 def _is_old(lab: Lab) -> str | None:
@@ -304,6 +359,8 @@ def _is_old(lab: Lab) -> str | None:
     old, current = (lab.client.images.get(ref) for ref in (OLD, CURRENT))
     if "closed" in (_files(lab, OLD, "/notice")[0] or ""):
         return f"{OLD} is the changed image now"
+    if old.id != kept(lab, OLD):
+        return f"{OLD} is not the image any more that this exercise began with"
     return None if old.id == current.id else f"{CURRENT} is another image than {OLD}"
 
 
@@ -319,7 +376,7 @@ def _is_old_hint(lab: Lab) -> str:
 def _board(lab: Lab) -> str | None:
     if missing := not_running(lab, BOARD):
         return missing
-    image = lab.client.containers.get(BOARD).attrs["Image"]
+    image = running(lab, BOARD).attrs["Image"]
     if image == lab.client.images.get(CURRENT).id:
         return None
     return f"{BOARD} is made from another image than {CURRENT} is now"
@@ -335,7 +392,11 @@ def _board_hint(lab: Lab) -> str:
 
 
 def small_site(lab: Lab) -> Exercise:
-    """An image with a page, and without what made the page."""
+    """An image with a page, and without what made the page.
+
+    Promises: a container of it has the page, byte for byte, and no Python in any directory; and all layers together
+    are small, so that nothing large was deleted in a later one.
+    """
     folder("site")
     there = Task(
         "there",
@@ -369,7 +430,7 @@ def _page(lab: Lab) -> str | None:
 
 def _small(lab: Lab) -> str | None:
     size = _stack(lab, SITE).bytes
-    if any(path.startswith("usr/bin/python3") for path in _contents(lab, SITE)):
+    if any(PYTHON.search(path) for path in _contents(lab, SITE)):
         return f"it has Python in it: {human_bytes(size)}"
     return None if size <= MOST_SITE else f"its layers hold {human_bytes(size)}"
 
@@ -400,6 +461,7 @@ def _no_image(lab: Lab, ref: str) -> str | None:
 
 # an image never changes: what was found in one is right for ever
 _STACKS: dict[str, ImageStack] = {}
+_HEADERS: dict[str, ImageStack] = {}
 _FILES: dict[tuple[str, tuple[str, ...]], list[str | None]] = {}
 
 
@@ -409,6 +471,19 @@ def _stack(lab: Lab, ref: str) -> ImageStack:
     if id not in _STACKS:
         _STACKS[id] = save(lab, id, _hashed())
     return _STACKS[id]
+
+
+def _is_kept(lab: Lab, name: str) -> bool:
+    """Whether the image that an exercise began with under that name is still on the engine."""
+    return bool(kept(lab, name)) and not _no_image(lab, kept(lab, name))
+
+
+def _headers(lab: Lab, ref: str) -> ImageStack:
+    """The layers of an image without what is in its files: a large one takes a second."""
+    id = str(lab.client.images.get(ref).id)
+    if id not in _HEADERS:
+        _HEADERS[id] = save(lab, id)
+    return _HEADERS[id]
 
 
 def _hashed() -> Look:

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
+from labhelpers.containment import ways_to_the_host
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
-from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running
+from labhelpers.errors import LabError
+from labhelpers.exercises import (
+    Exercise,
+    Task,
+    container_named,
+    copy_of,
+    file_in,
+    keep,
+    kept,
+    not_as_given,
+    not_running,
+    once,
+    running,
+)
+from labhelpers.exercises import given as start_given
 from labhelpers.namespaces.first_process import masks
 from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from docker.models.containers import Container
 
     from labhelpers.engine.host import Process
     from labhelpers.lab import Lab
@@ -24,6 +43,7 @@ POSTBOX, COURIER = "postbox", "courier"
 ROOMS, NOTES = ("room-1", "room-2", "room-3"), "notes"
 POLITE = "polite"
 MATRYOSHKA = "matryoshka"
+STOP_S = 5
 OPTIONS = {"pid": "pid", "net": "network", "ipc": "ipc"}
 """Kinds that one container can share with another, and the option of `docker run` that does it."""
 
@@ -32,7 +52,12 @@ OPTIONS = {"pid": "pid", "net": "network", "ipc": "ipc"}
 
 
 def join_network(lab: Lab) -> Exercise:
-    """A container that shares a given one's network namespace, and nothing else."""
+    """A container that shares a given one's network namespace, and nothing else.
+
+    Promises: `listener` and the given `radio` are in one network namespace; no process of another container, and none
+    of the host, is in any other namespace of `listener`; and its file holds what answers on its own 127.0.0.1:9000,
+    which is a random word.
+    """
     _given(lab, RADIO, _radio)
     runs = _runs(
         LISTENER,
@@ -53,7 +78,8 @@ def join_network(lab: Lab) -> Exercise:
         f"Ask from {LISTENER}: loopback belongs to the network namespace, so it is now one and the same for both.",
         ("joined",),
     )
-    return Exercise(lab, "03", "join-network", "Join a network", (runs, joined, own, heard))
+    tasks = (runs, joined, own, heard)
+    return Exercise(lab, "03", "join-network", "Join a network", tasks, containers=(LISTENER, RADIO))
 
 
 def _radio(lab: Lab) -> None:
@@ -67,9 +93,9 @@ def _radio(lab: Lab) -> None:
 
 
 def _joined(lab: Lab) -> str | None:
-    if missing := not_running(lab, RADIO):
+    if missing := not_as_given(lab, RADIO):
         return missing
-    mine, theirs, host = of(lab, LISTENER), of(lab, RADIO), of(lab)
+    mine, theirs, host = of(lab, running(lab, LISTENER)), of(lab, running(lab, RADIO)), of(lab)
     if mine.ids["net"] == theirs.ids["net"]:
         return None
     if mine.ids["net"] == host.ids["net"]:
@@ -87,17 +113,27 @@ def _joined_hint(lab: Lab) -> str:
 
 
 def _only_network(lab: Lab) -> str | None:
-    mine = of(lab, LISTENER)
-    others = {RADIO: of(lab, RADIO), "the host": of(lab)}
-    for kind in FIVE:
-        for name, other in others.items():
-            if kind != "net" and mine.ids[kind] == other.ids[kind]:
-                return f"it shares {KINDS[kind]} ({kind}) with {name} as well"
+    own = {one.pid: one for one in lab.host.processes(running(lab, LISTENER))}
+    mine = {kind: {one.namespaces.get(kind) for one in own.values()} - {None} for kind in FIVE}
+    radio = {one.pid for one in lab.host.processes(running(lab, RADIO))}
+    engine = lab.host.process().namespaces
+    for one in lab.host.processes():
+        for kind in FIVE:
+            if kind == "net" or one.pid in own or one.namespaces.get(kind) not in mine[kind]:
+                continue
+            host = one.namespaces[kind] == engine.get(kind)
+            with_ = "the host" if host else RADIO if one.pid in radio else "another container"
+            return f"it shares {KINDS[kind]} ({kind}) with {with_} as well"
     return None
 
 
 def _heard(lab: Lab) -> str | None:
-    written, said = file_in(lab, LISTENER, "/heard"), file_in(lab, RADIO, "/say/index.html")
+    written = file_in(lab, LISTENER, "/heard")
+    said = lab.host.output(
+        ["curl", "-s", "-m", "5", "http://127.0.0.1:9000/"], running(lab, LISTENER)
+    ).strip()
+    if not said:
+        return f"nothing answers on 127.0.0.1:9000 of {LISTENER}: does the program of {RADIO} still run?"
     if not written:
         return f"{LISTENER} has no file /heard, or it is empty"
     return None if written == said else f"/heard holds “{written[:40]}”, which {RADIO} does not say"
@@ -107,7 +143,11 @@ def _heard(lab: Lab) -> str | None:
 
 
 def alone(lab: Lab) -> Exercise:
-    """A container with one process: the host sees it, and it sees only itself."""
+    """A container with one process: the host sees it, and it sees only itself.
+
+    Promises: one process, alone in its pid namespace, also beside what `docker exec` or another container brings into
+    that; and a file with the PID that the host gives it, which is another one after each start.
+    """
     runs = _runs(HERMIT, "You need a container that stays, with a command that is one process.")
     one = Task(
         "one",
@@ -126,16 +166,17 @@ def alone(lab: Lab) -> Exercise:
         _outside_hint,
         ("itself",),
     )
-    return Exercise(lab, "03", "alone", "Alone, and watched", (runs, one, itself, outside))
+    tasks = (runs, one, itself, outside)
+    return Exercise(lab, "03", "alone", "Alone, and watched", tasks, containers=(HERMIT,))
 
 
 def _one_process(lab: Lab) -> str | None:
-    count = len([one for one in lab.host.processes(HERMIT) if one.state != "Z"])
+    count = len([one for one in lab.host.processes(running(lab, HERMIT)) if one.state != "Z"])
     return None if count == 1 else f"the host sees {count} processes in it"
 
 
 def _only_itself(lab: Lab) -> str | None:
-    space = of(lab, HERMIT).ids["pid"]
+    space = of(lab, running(lab, HERMIT)).ids["pid"]
     if space == of(lab).ids["pid"]:
         return f"{HERMIT} sees every process of the host"
     count = len([p for p in lab.host.processes() if p.namespaces.get("pid") == space and p.state != "Z"])
@@ -147,7 +188,7 @@ def _only_itself_hint(lab: Lab) -> str:
 
 
 def _outside(lab: Lab) -> str | None:
-    written, first = file_in(lab, HERMIT, "/outside"), lab.host.process(HERMIT)
+    written, first = file_in(lab, HERMIT, "/outside"), lab.host.process(running(lab, HERMIT))
     if not written:
         return f"{HERMIT} has no file /outside, or it is empty"
     if written == str(first.pid):
@@ -168,7 +209,11 @@ def _outside_hint(lab: Lab) -> str:
 
 
 def letterbox(lab: Lab) -> Exercise:
-    """Join a container's IPC namespace, and find the key of its shared memory segment."""
+    """Join a container's IPC namespace, and find the key of its shared memory segment.
+
+    Promises: `courier` is in the IPC namespace of the given `postbox`, and its file holds the key of the segment that
+    `postbox` made, which is random; a segment that the reader makes has another.
+    """
     _given(lab, POSTBOX, _postbox)
     runs = _runs(COURIER, "You need a container that stays, and has `ipcs`: labhelpers/tools.")
     joined = Task("joined", f"It is in the IPC namespace of {POSTBOX}", _in_post, _in_post_hint, ("runs",))
@@ -179,19 +224,27 @@ def letterbox(lab: Lab) -> Exercise:
         _key_hint,
         ("joined",),
     )
-    return Exercise(lab, "03", "letterbox", "What is in the post", (runs, joined, key))
+    tasks = (runs, joined, key)
+    return Exercise(lab, "03", "letterbox", "What is in the post", tasks, containers=(COURIER, POSTBOX))
 
 
 def _postbox(lab: Lab) -> None:
     made = lab.run(lab.image("tools"), "sleep 86400", name=POSTBOX, ipc="shareable", cap_drop=["ALL"])
     lab.exec(made, ["sh", "-c", "ipcmk --queue; ipcmk --shmem 8192; ipcmk --semaphore 1"])
+    for flag in ("-m", "-q", "-s"):
+        keep(lab, f"keys {flag}", " ".join(_keys(lab, flag)))
 
 
 def _in_post(lab: Lab) -> str | None:
-    if missing := not_running(lab, POSTBOX):
+    if missing := not_as_given(lab, POSTBOX):
         return missing
-    if of(lab, COURIER).ids["ipc"] == of(lab, POSTBOX).ids["ipc"]:
+    mine, theirs, host = (
+        of(lab, where).ids["ipc"] for where in (running(lab, COURIER), running(lab, POSTBOX), None)
+    )
+    if mine == theirs:
         return None
+    if mine == host:
+        return f"{COURIER} is in the IPC namespace of the host"
     return f"{COURIER} is in an IPC namespace that {POSTBOX} is not in: `ipcs` shows nothing of it there"
 
 
@@ -203,15 +256,21 @@ def _key(lab: Lab) -> str | None:
     written = file_in(lab, COURIER, "/key").lower()
     if not written:
         return f"{COURIER} has no file /key, or it is empty"
-    keys = {
-        kind: _keys(lab, flag) for kind, flag in (("segment", "-m"), ("queue", "-q"), ("semaphore", "-s"))
-    }
-    kind = next((kind for kind, found in keys.items() if written in found), None)
-    if kind == "segment":
+    for kind, flag in (("segment", "-m"), ("queue", "-q"), ("semaphore", "-s")):
+        first = kept(lab, f"keys {flag}").split()
+        if _number(written) in map(_number, first):
+            return None if kind == "segment" else f"/key holds the key of the {kind}"
+        if _number(written) in map(_number, _keys(lab, flag)):
+            return f"/key holds the key of a {kind} that {POSTBOX} did not make"
+    return f"/key holds “{written[:20]}”, which is no key there"
+
+
+def _number(key: str) -> int | None:
+    """The number of a key in hexadecimal digits, with or without 0x."""
+    try:
+        return int(key, 16)
+    except ValueError:
         return None
-    return (
-        f"/key holds the key of the {kind}" if kind else f"/key holds “{written[:20]}”, which is no key there"
-    )
 
 
 def _key_hint(lab: Lab) -> str:
@@ -221,7 +280,7 @@ def _key_hint(lab: Lab) -> str:
 
 
 def _keys(lab: Lab, flag: str) -> list[str]:
-    done = execute(lab.client.api, POSTBOX, ["ipcs", flag])
+    done = execute(lab.client.api, str(running(lab, POSTBOX).id), ["ipcs", flag])
     return [line.split()[0] for line in done.stdout.decode().splitlines() if line.startswith("0x")]
 
 
@@ -229,8 +288,12 @@ def _keys(lab: Lab, flag: str) -> list[str]:
 
 
 def who_shares(lab: Lab) -> Exercise:
-    """Find which two of three containers share a namespace, and of which kind; chosen at random."""
-    if any(not_running(lab, name) for name in ROOMS):
+    """Find which two of three containers share a namespace, and of which kind; chosen at random.
+
+    Promises: two names and a kind that are true of the three given containers as they are now. Rooms that were
+    replaced do not count.
+    """
+    if any(not_as_given(lab, name) for name in ROOMS):
         for name in ROOMS:
             _clear(lab, name)
         _make_rooms(lab)
@@ -249,7 +312,8 @@ def who_shares(lab: Lab) -> Exercise:
         "Those kinds that all three share with the host do not count: of which have the others one each?",
         ("runs",),
     )
-    return Exercise(lab, "03", "who-shares", "Who shares with whom?", (runs, pair, kind), settle_s=0.5)
+    tasks = (runs, pair, kind)
+    return Exercise(lab, "03", "who-shares", "Who shares with whom?", tasks, 0.5, (NOTES, *ROOMS))
 
 
 def _make_rooms(lab: Lab) -> None:
@@ -257,9 +321,11 @@ def _make_rooms(lab: Lab) -> None:
     first, second = secrets.SystemRandom().sample(ROOMS, 2)
     with lab.quiet():
         # the donor must be there first; its options do not tell that it is one
-        for name in (first, *(room for room in ROOMS if room not in (first, second))):
-            lab.run(lab.image("payload"), "sleep 86400", name=name, ipc="shareable")
-        lab.run(lab.image("payload"), "sleep 86400", name=second, **_sharing(kind, first))
+        for name in sorted(ROOMS, key=lambda room: (room == second, room != first)):
+            options = _sharing(kind, first) if name == second else {"ipc": "shareable"}
+            start_given(
+                lab, name, partial(lab.run, lab.image("payload"), "sleep 86400", name=name, **options)
+            )
 
 
 def _sharing(kind: str, with_: str) -> dict[str, str]:
@@ -267,7 +333,7 @@ def _sharing(kind: str, with_: str) -> dict[str, str]:
 
 
 def _who(lab: Lab) -> tuple[set[str], str]:
-    rows: dict[str, Namespaces] = {name: of(lab, name) for name in ROOMS}
+    rows: dict[str, Namespaces] = {name: of(lab, running(lab, name)) for name in ROOMS}
     for kind in FIVE:
         for name in ROOMS:
             same = {other for other in ROOMS if rows[other].ids[kind] == rows[name].ids[kind]}
@@ -277,6 +343,8 @@ def _who(lab: Lab) -> tuple[set[str], str]:
 
 
 def _pair(lab: Lab) -> str | None:
+    if missing := next(filter(None, (not_as_given(lab, name) for name in ROOMS)), None):
+        return missing
     written = set(file_in(lab, NOTES, "/pair").replace(",", " ").split())
     if not written:
         return f"{NOTES} has no file /pair, or it is empty"
@@ -298,62 +366,119 @@ def _kind(lab: Lab) -> str | None:
 
 
 def polite(lab: Lab) -> Exercise:
-    """A container whose process 1 takes TERM, and leaves no zombie."""
+    """A container whose process 1 takes TERM, and leaves no zombie.
+
+    Promises: a `sleep` runs in it; TERM ends its process 1, so that `docker stop` is over long before the engine
+    would kill it; and a process that loses its parent is waited for. Both are tried on a copy, which is stopped and
+    timed: the reader's container goes on. A handler that does nothing, another stop signal and a short time before
+    the kill do not pass.
+    """
     runs = _runs(POLITE, "Any image with a shell and `sleep` will do; labhelpers/payload has both.")
     sleeps = Task(
         "sleeps", "A `sleep` runs in it", _sleeps, "`sleep 600` is a command that stays.", ("runs",)
     )
     term = Task(
-        "term", "Its process 1 takes TERM, so that a stop does not wait", _takes_term, _term_hint, ("runs",)
+        "term", "TERM ends its process 1, so that a stop does not wait", _ends_by_term, _term_hint, ("runs",)
     )
     buries = Task(
         "buries", "A process that loses its parent in it leaves no zombie", _buries, _buries_hint, ("runs",)
     )
-    return Exercise(
-        lab, "03", "polite", "A first process with manners", (runs, sleeps, term, buries), settle_s=0.5
-    )
+    tasks = (runs, sleeps, term, buries)
+    return Exercise(lab, "03", "polite", "A first process with manners", tasks, 0.5, (POLITE,))
 
 
 def _sleeps(lab: Lab) -> str | None:
-    commands = [one.command.split()[0].rpartition("/")[2] for one in lab.host.processes(POLITE)]
-    return None if "sleep" in commands else "no `sleep` runs in it"
+    found = lab.host.processes(running(lab, POLITE))
+    return None if any(map(_is_sleep, found)) else "no `sleep` runs in it"
 
 
-def _takes_term(lab: Lab) -> str | None:
-    found = masks(lab, POLITE).say("SIGTERM")
-    if found in ("caught", "waited for"):
-        return None
-    return "its process 1 " + (
-        "ignores TERM" if found == "ignored" else "has no handler for TERM: it never gets it"
-    )
+def _is_sleep(process: Process) -> bool:
+    words = process.command.split()
+    return process.state != "Z" and bool(words) and words[0].rpartition("/")[2] == "sleep"
+
+
+def _ends_by_term(lab: Lab) -> str | None:
+    container = running(lab, POLITE)
+    found = masks(lab, container).say("SIGTERM")
+    if found == "ignored":
+        return "its process 1 ignores TERM"
+    if found == "default":
+        return "its process 1 has no handler for TERM: it never gets it"
+    return once(container, "term", lambda: _stop_is_waited_for(lab, container))
+
+
+def _stop_is_waited_for(lab: Lab, container: Container) -> str | None:
+    """Stop a copy, and see whether TERM ended it or the kill that comes `STOP_S` later."""
+    with copy_of(lab, container) as copy:
+        _start_like(lab, container, copy)
+        begin = time.monotonic()
+        # not `docker stop`: the container may name another signal and another time
+        copy.kill("SIGTERM")
+        while time.monotonic() - begin < STOP_S:
+            copy.reload()
+            if copy.status != "running":
+                return None
+            time.sleep(0.05)
+    return f"its process 1 gets TERM and does not end: a stop waits until the engine kills it (tried: {STOP_S} s)"
+
+
+def _start_like(lab: Lab, container: Container, copy: Container) -> None:
+    """Start a copy, and wait until it has come as far as the other: the same handler, and as many processes."""
+    copy.start()
+    handler, wanted = masks(lab, container).say("SIGTERM"), _size(lab, container)
+    end = time.monotonic() + STOP_S
+    with suppress(LabError):  # it may end at once
+        while time.monotonic() < end:
+            if masks(lab, copy).say("SIGTERM") == handler and _size(lab, copy) >= wanted:
+                return
+            time.sleep(0.05)
+
+
+def _size(lab: Lab, container: Container) -> int:
+    """How many processes there are from its process 1 on, without those of `docker exec`."""
+    tree = {lab.host.process(container).pid}
+    for one in lab.host.processes(container):
+        if one.parent_pid in tree and one.state != "Z":
+            tree.add(one.pid)
+    return len(tree)
 
 
 def _term_hint(lab: Lab) -> str:
+    if "does not end" in (_ends_by_term(lab) or ""):
+        return "A trap whose commands do not end the shell only interrupts it. What must the handler do at its end?"
+    command = lab.host.process(running(lab, POLITE)).command[:60]
     return (
-        f"Process 1 is `{lab.host.process(POLITE).command[:60]}`. A shell can have a trap; or let the engine put a "
-        "small init there, which passes signals on: there is an option for it."
+        f"Process 1 is `{command}`. A shell can have a trap; or let the engine put a small init there, which passes "
+        "signals on: there is an option for it."
     )
 
 
 def _buries(lab: Lab) -> str | None:
-    # a look that finds some makes no more: looks repeat, and zombies stay
-    if not _waiting(lab) and execute(lab.client.api, POLITE, ["sh", "-c", "sleep 0.1 & exit 0"]).exit_code:
-        return "no shell could be started in it to try"
-    begin = time.monotonic()
-    while left := _waiting(lab):
-        passed_s = time.monotonic() - begin
-        # an init waits at once; one that looks from time to time has a moment
-        if (passed_s > 1 and all(one.state == "Z" for one in left)) or passed_s > 10:
-            return f"{len(left)} of its processes ended and stay as zombies"
-        time.sleep(0.05)
+    container = running(lab, POLITE)
+    if left := [one for one in _children(lab, container) if one.state == "Z"]:
+        return f"{len(left)} of its processes ended and stay as zombies"
+    return once(container, "buries", lambda: _orphan_stays(lab, container))
+
+
+def _orphan_stays(lab: Lab, container: Container) -> str | None:
+    """Let a process of a copy lose its parent and end, and see whether it stays as a zombie."""
+    with copy_of(lab, container) as copy:
+        _start_like(lab, container, copy)
+        if execute(lab.client.api, str(copy.id), ["sh", "-c", "sleep 0.1 & exit 0"]).exit_code:
+            return "no shell could be started in it to try"
+        begin = time.monotonic()
+        while left := [one for one in _children(lab, copy) if one.state == "Z" or one.command == "sleep 0.1"]:
+            passed_s = time.monotonic() - begin
+            # an init waits at once; one that looks from time to time has a moment
+            if (passed_s > 1 and all(one.state == "Z" for one in left)) or passed_s > 10:
+                return f"{len(left)} of its processes ended and stay as zombies"
+            time.sleep(0.05)
     return None
 
 
-def _waiting(lab: Lab) -> list[Process]:
-    """The children of its process 1 that have ended, and the orphan of the try as long as it runs."""
-    first = lab.host.process(POLITE)
-    mine = [one for one in lab.host.processes() if one.parent_pid == first.pid]
-    return [one for one in mine if one.state == "Z" or one.command == "sleep 0.1"]
+def _children(lab: Lab, container: Container) -> list[Process]:
+    first = lab.host.process(container)
+    return [one for one in lab.host.processes() if one.parent_pid == first.pid]
 
 
 def _buries_hint(lab: Lab) -> str:
@@ -367,11 +492,16 @@ def _buries_hint(lab: Lab) -> str:
 
 
 def third_level(lab: Lab) -> Exercise:
-    """A pid namespace inside a container's, without giving that container all rights."""
+    """A pid namespace inside a container's, without giving that container all rights.
+
+    Promises: a process with three PIDs, which is PID 1 in the innermost namespace; the three numbers in a file; and a
+    container that is contained: at most one capability added, no process with more than that, and no way to the host.
+    Less of Docker's own filter (seccomp, AppArmor) in place of a capability counts too.
+    """
     runs = _runs(MATRYOSHKA, "Where it ends at once, `docker logs` says what was refused.")
     few = Task(
         "few",
-        "It is not privileged, and has at most one capability added",
+        "It is not privileged, has at most one capability added, and no other way to the host",
         _few_rights,
         "unshare(1) with --pid needs one capability; capabilities(7) names it, and so does this notebook.",
         ("runs",),
@@ -391,34 +521,41 @@ def third_level(lab: Lab) -> Exercise:
         "namespaces.tree shows it too.",
         ("deep",),
     )
-    return Exercise(lab, "03", "third-level", "One inside the other", (runs, few, deep, pids))
+    tasks = (runs, few, deep, pids)
+    return Exercise(lab, "03", "third-level", "One inside the other", tasks, containers=(MATRYOSHKA,))
 
 
 def _few_rights(lab: Lab) -> str | None:
-    config = lab.client.containers.get(MATRYOSHKA).attrs["HostConfig"]
+    container = running(lab, MATRYOSHKA)
+    config = container.attrs["HostConfig"]
     if config.get("Privileged"):
         return f"{MATRYOSHKA} is privileged: it has every right on the host"
-    added = config.get("CapAdd") or []
-    return f"it has {', '.join(added)} added" if len(added) > 1 or "ALL" in added else None
+    added = [str(name).upper().removeprefix("CAP_") for name in config.get("CapAdd") or []]
+    if len(added) > 1 or "ALL" in added:
+        return f"it has {', '.join(added)} added"
+    return next(
+        iter(ways_to_the_host(lab, container, granted=(*added, "seccomp", "apparmor", "label"))), None
+    )
 
 
-def _innermost(lab: Lab) -> Process | None:
-    found = lab.host.processes(MATRYOSHKA)
-    return next((one for one in found if len(one.nspid) == 3 and one.inside_pid == 1), None)
+def _innermost(lab: Lab) -> list[Process]:
+    found = lab.host.processes(running(lab, MATRYOSHKA))
+    return [one for one in found if len(one.nspid) == 3 and one.inside_pid == 1]
 
 
 def _deep(lab: Lab) -> str | None:
     if _innermost(lab):
         return None
-    most = max((len(one.nspid) for one in lab.host.processes(MATRYOSHKA)), default=0)
+    most = max((len(one.nspid) for one in lab.host.processes(running(lab, MATRYOSHKA))), default=0)
     if most > 3:
         return "it has a process with more than three PIDs, and none with three that is PID 1"
     return f"none of its processes has more than {most} PID{'s' if most > 1 else ''}"
 
 
 def _deep_hint(lab: Lab) -> str:
-    commands = [one.command for one in lab.host.processes(MATRYOSHKA)]
-    if lab.host.process(MATRYOSHKA).namespaces.get("pid") == of(lab).ids["pid"]:
+    container = running(lab, MATRYOSHKA)
+    commands = [one.command for one in lab.host.processes(container)]
+    if lab.host.process(container).namespaces.get("pid") == of(lab).ids["pid"]:
         return "It shares the host's pid namespace, so one level is missing."
     if any(command.startswith("unshare") for command in commands):
         return "Is --pid among its options? With --fork unshare starts a child: only that is in the new namespace."
@@ -426,16 +563,15 @@ def _deep_hint(lab: Lab) -> str:
 
 
 def _pids(lab: Lab) -> str | None:
-    written = tuple(file_in(lab, MATRYOSHKA, "/pids").split())
-    process = _innermost(lab)
+    written = tuple(file_in(lab, MATRYOSHKA, "/pids").replace(",", " ").split())
+    rights = [tuple(map(str, one.nspid)) for one in _innermost(lab)]
     if not written:
         return f"{MATRYOSHKA} has no file /pids, or it is empty"
-    right = tuple(map(str, process.nspid)) if process else ()
-    if written == right:
+    if written in rights:
         return None
-    if written == right[::-1]:
+    if written in [right[::-1] for right in rights]:
         return "/pids holds the three in the other order"
-    if written == right[1:]:
+    if written in [right[1:] for right in rights]:
         return "/pids holds two: the host's is missing, which cannot be seen from inside"
     return f"/pids holds “{' '.join(written)[:40]}”"
 
@@ -456,10 +592,10 @@ def _runs(name: str, hint: str) -> Task:
 
 def _given(lab: Lab, name: str, make: Callable[[Lab], None]) -> None:
     """Make what an exercise begins with, unless it runs already; the lines would tell the answer."""
-    if not_running(lab, name):
-        _clear(lab, name)
-        with lab.quiet():
-            make(lab)
+    with lab.quiet():
+        if not_as_given(lab, name):
+            _clear(lab, name)
+        start_given(lab, name, lambda: make(lab))
 
 
 def _clear(lab: Lab, name: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running
+from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running, running
 from labhelpers.vm.experiments import READY, facts
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 TWINS = ("twin-a", "twin-b")
 GUEST, NOTE, SMALL = "my-guest", "my-note", "small-guest"
 SMALL_MIB = 80
+NEXT_TO_NOTHING = 1 << 20  # bytes
+POWER_ON = "GUEST POWER ON"
+POWER_ON_S = 5  # after its start, a container of the guests' image has said so, also on a busy machine
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -24,7 +28,11 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def one_kernel(lab: Lab) -> Exercise:
-    """Two containers of different images prove that they share one kernel."""
+    """Two containers of different images prove that they share one kernel.
+
+    Promises: two running containers whose images differ in their files, not in a name or a note alone; and in each a
+    file with the boot id of the kernel of the engine's host.
+    """
     run = Task("run", f"Two containers run: {TWINS[0]} and {TWINS[1]}", _twins_run, _twins_run_hint)
     images = Task(
         "images", "They are made from different images", _twins_images, _twins_images_hint, ("run",)
@@ -37,7 +45,8 @@ def one_kernel(lab: Lab) -> Exercise:
         "a container; the shell can write what it reads into /kernel.",
         ("images",),
     )
-    return Exercise(lab, "01", "one-kernel", "Two images, one kernel", (run, images, proof), settle_s=2.0)
+    tasks = (run, images, proof)
+    return Exercise(lab, "01", "one-kernel", "Two images, one kernel", tasks, 2.0, TWINS)
 
 
 def _twins_run(lab: Lab) -> str | None:
@@ -55,8 +64,13 @@ def _twins_run_hint(lab: Lab) -> str:
 
 
 def _twins_images(lab: Lab) -> str | None:
-    a, b = (_get(lab, name).attrs["Image"] for name in TWINS)
-    return "both are made from one and the same image" if a == b else None
+    a, b = (lab.client.images.get(_get(lab, name).attrs["Image"]) for name in TWINS)
+    if a.id == b.id:
+        return "both are made from one and the same image"
+    mine, other = (set(one.attrs["RootFS"]["Layers"]) for one in (a, b))
+    if (mine <= other or other <= mine) and abs(a.attrs["Size"] - b.attrs["Size"]) < NEXT_TO_NOTHING:
+        return "the image of one is that of the other with next to nothing added: both have the same files"
+    return None
 
 
 def _twins_images_hint(lab: Lab) -> str:
@@ -67,11 +81,9 @@ def _twins_images_hint(lab: Lab) -> str:
 
 
 def _twins_proof(lab: Lab) -> str | None:
+    boot_id = lab.host.kernel().boot_id
     for name in TWINS:
-        written, boot_id = (
-            file_in(lab, name, "/kernel"),
-            file_in(lab, name, "/proc/sys/kernel/random/boot_id"),
-        )
+        written = file_in(lab, name, "/kernel")
         if not written:
             return f"{name} has no file /kernel, or it is empty"
         if written != boot_id:
@@ -83,7 +95,12 @@ def _twins_proof(lab: Lab) -> str | None:
 
 
 def guest_boot_id(lab: Lab) -> Exercise:
-    """Find the boot id of a running guest and write it into a container's file."""
+    """Find the boot id of a running guest and write it into a container's file.
+
+    Promises: QEMU runs in the container of the guests' image and its payload is ready; and a container without a
+    guest has a file with the boot id that this boot's guest tells in its log. A container that only prints such
+    lines is no guest.
+    """
     guest = Task("guest", f"A guest, the container {GUEST}, runs; its payload is ready", _guest, _guest_hint)
     note = Task(
         "note",
@@ -98,7 +115,8 @@ def guest_boot_id(lab: Lab) -> Exercise:
         _answer_hint,
         ("guest", "note"),
     )
-    return Exercise(lab, "01", "guest-boot-id", "The boot id of the guest", (guest, note, answer))
+    tasks = (guest, note, answer)
+    return Exercise(lab, "01", "guest-boot-id", "The boot id of the guest", tasks, containers=(GUEST, NOTE))
 
 
 def _guest(lab: Lab) -> str | None:
@@ -122,7 +140,7 @@ def _answer(lab: Lab) -> str | None:
         return f"{NOTE} has no file /answer, or it is empty"
     if written == _told(lab, GUEST).get("boot_id"):
         return None
-    if written == file_in(lab, NOTE, "/proc/sys/kernel/random/boot_id"):
+    if written == lab.host.kernel().boot_id:
         return "/answer holds the boot id of the kernel that the containers share"
     if not UUID.fullmatch(written):
         return f"/answer holds “{written[:60]}”, which is no boot id"
@@ -131,7 +149,7 @@ def _answer(lab: Lab) -> str | None:
 
 def _answer_hint(lab: Lab) -> str:
     written = file_in(lab, NOTE, "/answer")
-    if written and written == file_in(lab, NOTE, "/proc/sys/kernel/random/boot_id"):
+    if written and written == lab.host.kernel().boot_id:
         return (
             f"What you read in a container, {GUEST} included, is the host's kernel: `docker exec` enters the "
             "container around QEMU, not the guest. The guest speaks on its serial line: that is its log."
@@ -147,7 +165,11 @@ def _answer_hint(lab: Lab) -> str:
 
 
 def small_guest(lab: Lab) -> Exercise:
-    """A guest with little memory that still reaches its payload."""
+    """A guest with little memory that still reaches its payload.
+
+    Promises: QEMU runs, the guest's payload is ready, and the guest's own kernel counts at most so much memory. A
+    limit of the container's memory changes nothing in the guest.
+    """
     ready = Task("ready", f"A guest, the container {SMALL}, runs; its payload is ready", _small, _small_hint)
     small = Task(
         "small",
@@ -157,7 +179,7 @@ def small_guest(lab: Lab) -> Exercise:
         "`docker image inspect`. The kernel keeps a part for itself, so MemTotal is less than what you give.",
         ("ready",),
     )
-    return Exercise(lab, "01", "small-guest", "The smallest guest", (ready, small), settle_s=2.0)
+    return Exercise(lab, "01", "small-guest", "The smallest guest", (ready, small), 2.0, (SMALL,))
 
 
 def _small(lab: Lab) -> str | None:
@@ -177,7 +199,7 @@ def _small_enough(lab: Lab) -> str | None:
 
 
 def _get(lab: Lab, name: str) -> Container:
-    return lab.client.containers.get(name)
+    return running(lab, name)
 
 
 def _is_guest_image(lab: Lab, container: Container) -> bool:
@@ -191,15 +213,31 @@ def _not_ready(lab: Lab, name: str) -> str | None:
     container = _get(lab, name)
     if not _is_guest_image(lab, container):
         return f"{name} is made from {container.attrs['Config']['Image']}: it is no guest"
+    if not _has_qemu(lab, container):
+        return f"no QEMU runs in {name}: it is no guest"
     if READY not in _log(lab, name) or "boot_id" not in _told(lab, name):
         return f"the payload of {name} is not ready (yet)"
+    if _log(lab, name).count("fact boot_id=") > 1:
+        return (
+            f"something else has written into the log of {name}: it tells two boot ids. Start another guest"
+        )
     return None
+
+
+def _has_qemu(lab: Lab, container: Container) -> bool:
+    # the program that runs, not the words of its command line, which can be any
+    programs = (
+        lab.host.output(["readlink", f"/proc/{one.pid}/exe"]) for one in lab.host.processes(container)
+    )
+    return any(program.rpartition("/")[2].startswith("qemu-system") for program in programs)
 
 
 def _ready_hint(lab: Lab, name: str) -> str:
     container = container_named(lab, name)
     if container is None:
         return "A guest is a container of the image labhelpers/vm. It needs a name and no command."
+    if _is_guest_image(lab, container) and container.status == "running" and not _has_qemu(lab, container):
+        return "The image's own command starts the guest: leave the command and the entry point as they are."
     if not _is_guest_image(lab, container):
         return "It runs the payload in a container, without a kernel of its own. Guests: labhelpers/vm."
     memory = _environment(container).get("GUEST_MEMORY_MB", "?")
@@ -220,8 +258,18 @@ def _command(container: Container) -> str:
 
 
 def _log(lab: Lab, name: str) -> str:
-    # a container that was started again has the log of its earlier lives too
-    return _get(lab, name).logs().decode(errors="replace").rpartition("GUEST POWER ON")[2]
+    """What the guest has said since its container was started last; the log has its earlier lives too."""
+    container = _get(lab, name)
+    started = datetime.fromisoformat(container.attrs["State"]["StartedAt"])
+    lines = [
+        line.partition(" ") for line in container.logs(timestamps=True).decode(errors="replace").splitlines()
+    ]
+    begins = [
+        number
+        for number, (when, _, text) in enumerate(lines)
+        if POWER_ON in text and datetime.fromisoformat(when) < started + timedelta(seconds=POWER_ON_S)
+    ]
+    return "\n".join(text for _, _, text in lines[begins[-1] :]) if begins else ""
 
 
 def _told(lab: Lab, name: str) -> Mapping[str, str]:

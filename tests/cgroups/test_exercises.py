@@ -10,6 +10,7 @@ from labhelpers.cgroups import exercises
 from labhelpers.cgroups.bounds import MIB, until
 from labhelpers.lab import Lab
 
+BURST = "timeout 0.2 sh -c 'while :; do :; done'"
 BURN = ["timeout", "300", "sh", "-c", "while :; do :; done"]
 
 
@@ -36,7 +37,12 @@ def test_thirty(quiet: Lab) -> None:
     assert "Shares" in exercise.hint()
     lab.update("warm", cpus=0.1)
     assert "it is held back, and used" in str(exercise.check())
-    lab.update("warm", cpus=0.3)
+    lab.update("warm", cpus=0.35)
+    assert "its quota is 35%" in str(exercise.check())
+    # bursts that use the quota up now and then
+    started(lab, "warm", ["timeout", "300", "sh", "-c", f"while :; do {BURST}; sleep 1; done"], cpus=0.3)
+    assert "not always busy" in str(exercise.check())
+    started(lab, "warm", BURN, cpus=0.3)
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
 
@@ -70,7 +76,14 @@ def test_survive(quiet: Lab) -> None:
     assert "was killed" in exercise.hint()
     assert "unused" in after(memory=need + 96 * MIB)
     started(lab, "hungry", ["sleep", "300"])
-    assert "wants more" in str(exercise.check())
+    assert "no hungry.py runs in it" in str(exercise.check())
+    other = f"import time; held = bytearray(b'x') * {need}; time.sleep(300)"
+    started(lab, "hungry", ["python3", "-c", other, "hungry.py"], image="tools", memory=need + 16 * MIB)
+    assert "is not the hungry.py of the volume" in str(exercise.check())
+    # files fill the rest of a limit that is too large
+    assert "unused" in after(memory=need + 96 * MIB, tmpfs={"/fill": ""})
+    lab.exec("hungry", ["dd", "if=/dev/zero", "of=/fill/file", "bs=1M", "count=80"])
+    assert "unused" in str(exercise.check())
     after(memory=need + 16 * MIB)
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
@@ -91,6 +104,8 @@ def test_a_hog_without_a_limit_lives_and_does_not_pass(quiet: Lab) -> None:
 def test_throttled(quiet: Lab) -> None:
     lab = quiet
     exercise = exercises.throttled(lab)
+    # before its work begins it is not throttled either
+    assert not exercise.check().passed
     victim, busy, idle, free = exercises._workers[lab.session]
     assert until(lambda: lab.host.cgroup(victim).cpu.throttled_periods > 3, 60)
     assert "one of them is throttled" in str(exercise.check())
@@ -101,6 +116,13 @@ def test_throttled(quiet: Lab) -> None:
     lab.update(victim, cpus=0.12)
     assert "one of them is throttled" in str(exercise.check())
     assert "still uses it up" in exercise.hint()
+    lab.exec(victim, ["sh", "-c", "kill -STOP $(pgrep -x python3)"])
+    assert "stopped by a signal" in str(exercise.check())
+    assert "CONT" in exercise.hint()
+    lab.exec(victim, ["sh", "-c", "kill -CONT $(pgrep -x python3)"])
+    lab.update(busy, memory="80m", memory_swap="160m")
+    assert f"{busy} was not throttled" in str(exercise.check())
+    lab.update(busy, memory="64m", memory_swap="128m")
     lab.stop(victim, timeout_s=0)
     assert f"{victim} does not run" in str(exercise.check())
     lab.client.containers.get(victim).start()
@@ -108,6 +130,9 @@ def test_throttled(quiet: Lab) -> None:
     assert until(lambda: exercise.check().passed, 30), exercise.check()
     assert exercise.check().passed
     exercises.throttled(lab)
+    lab.client.containers.get(victim).rename("former")
+    lab.run(lab.image("payload"), ["sleep", "300"], name=victim, network="none")
+    assert f"{victim} is another container of that name" in str(exercise.check())
     assert exercises._workers[lab.session] == (victim, busy, idle, free)
 
 
@@ -122,9 +147,14 @@ def test_three_to_one(quiet: Lab) -> None:
     lab.update("fast", cpuset_cpus="0")
     assert "of what both used" in str(exercise.check())
     assert "weights" in exercise.hint()
+    lab.update("fast", cpu_shares=2560)
+    assert "fast weighs 2.5 times as much" in str(exercise.check())
     lab.update("fast", cpu_shares=3 * 1024)
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
+    lab.update("fast", cpu_shares=900)
+    lab.update("slow", cpu_shares=300)
+    assert exercise.check().passed, exercise.check()
     lab.update("slow", cpus=0.1)
     assert "a quota holds one of them back" in str(exercise.check())
 
@@ -143,6 +173,9 @@ def test_full_house(quiet: Lab) -> None:
     three = ["sh", "-c", "sleep 300 & sleep 300 & wait"]
     started(lab, "full-house", three, pids_limit=3)
     assert until(lambda: "it has 3" in str(exercise.check()), 30), exercise.check()
+    short = ["sh", "-c", "for n in 1 2 3 4; do sleep 3 & done; wait"]
+    started(lab, "full-house", short, pids_limit=5, restart="always")
+    assert not exercise.check().passed
     started(lab, "full-house", five, pids_limit=5)
     assert until(lambda: exercise.check().passed, 30), exercise.check()
     assert exercise.check().passed
@@ -166,3 +199,26 @@ def test_more_room(quiet: Lab) -> None:
     assert "another container of that name" in str(exercise.check())
     lab.remove("keeper", force=True)
     assert "it may use 32 MiB" in str(exercises.more_room(lab).check())
+
+
+def test_a_full_house_of_threads_and_by_update_counts_too(quiet: Lab) -> None:
+    lab = quiet
+    exercise = exercises.full_house(lab)
+    threads = (
+        "import threading, time; [threading.Thread(target=time.sleep, args=(300,)).start() for _ in range(5)]"
+    )
+    started(lab, "full-house", ["python3", "-c", threads], image="tools", pids_limit=20)
+    assert until(lambda: lab.host.cgroup("full-house").pids.current == 6, 30)
+    assert "it has 6, and may have 20" in str(exercise.check())
+    lab.update("full-house", pids_limit=6)
+    assert exercise.check().passed, exercise.check()
+
+
+def test_throttled_without_any_quota_counts_too(quiet: Lab) -> None:
+    exercise = exercises.throttled(quiet)
+    victim = exercises._workers[quiet.session][0]
+    quiet.client.api._post_json(  # `docker update --cpu-quota -1`
+        quiet.client.api._url("/containers/{0}/update", victim), data={"CpuQuota": -1, "NanoCpus": 0}
+    )
+    if quiet.host.cgroup(victim).cpu.limit_cpus is None:
+        assert until(lambda: exercise.check().passed, 30), exercise.check()

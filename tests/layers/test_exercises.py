@@ -44,9 +44,30 @@ def test_diet(quiet: Lab) -> None:
     made(lab, "FROM ${BASE}\nRUN dd if=/dev/urandom of=/data bs=1M count=6", "diet:1")
     assert "/data is not the same" in str(exercise.check())
     assert "random" in exercise.hint()
+    wasted = "RUN dd if=/dev/urandom of=/tmp/scratch bs=1M count=1\nRUN rm /tmp/scratch"
+    made(lab, f"FROM fat:1 AS fat\nFROM ${{BASE}}\n{wasted}\nCOPY --from=fat /data /data", "diet:1")
+    assert "are in files that" in str(exercise.check())
     made(lab, "FROM fat:1 AS fat\nFROM ${BASE}\nCOPY --from=fat /data /data", "diet:1")
     assert exercise.check().passed
     assert exercise.check().passed
+
+
+def test_a_name_that_is_moved_does_not_move_what_was_given(quiet: Lab) -> None:
+    lab = quiet
+    fat, back = diet(lab), go_back(lab)
+    made(lab, "FROM ${BASE}\nRUN echo x > /x", "small:1")
+    for name in ("fat:1", "diet:1", "notice:1", "notice:latest"):
+        lab.tag("small:1", name)
+    assert "/data is missing" in str(fat.check())
+    assert "/data is missing" in str(diet(lab).check()), "the cell that is run again"
+    lab.run("notice:latest", "sleep 600", name="notice-board", network="none")
+    assert "not the image any more that this exercise began with" in str(back.check())
+    leaky = secret_layer(lab)
+    made(lab, "FROM ${BASE}\nRUN mkdir /app; echo mine > /app/token.txt", "leaky:1")
+    finder = lab.run(lab.image("payload"), name="finder", network="none")
+    layer = lab.client.images.get("leaky:1").attrs["RootFS"]["Layers"][-1]
+    lab.exec(finder, ["sh", "-c", f"echo {layer} > /layer; echo mine > /secret"])
+    assert "no diff id of leaky:1" in str(leaky.check())
 
 
 def test_diet_by_export_counts_too(quiet: Lab) -> None:
@@ -82,6 +103,8 @@ def test_secret_layer(quiet: Lab) -> None:
     write(holds.diff_id, holds.seen["app/token.txt"].decode())
     assert exercise.check().passed
     assert exercise.check().passed
+    # another way to write it, and through a link
+    lab.exec(finder, ["sh", "-c", 'mv /layer /kept; ln -s kept /layer; printf %s "$(cat /secret)" > /secret'])
     # the cell that is run again does not change the secret
     assert secret_layer(lab).check().passed
 
@@ -106,6 +129,21 @@ def test_order(quiet: Lab) -> None:
     assert "2 layers of ordered:2" in build_both(given)
     assert "COPY . copies main.py too" in exercise.hint()
     assert "has no /app/installed" in build_both(given.replace("RUN python3 install.py\n", ""))
+    build_both(given)
+    (work / "Dockerfile").write_text("FROM ordered:1\nCOPY main.py /app/main.py\n")
+    (work / "main.py").write_text('print("version 3")\n')
+    lab.build(str(work), "ordered:2")
+    assert "ordered:2 stands on ordered:1" in str(exercise.check())
+    assert "built twice" in exercise.hint()
+    lab.tag("ordered:1", "ordered:0")
+    on_top = "FROM ordered:0\nCOPY main.py /app/main.py\n"
+    assert "2 layers of ordered:1 hold main.py" in build_both(on_top)
+    one_step = "FROM labhelpers/payload\nCOPY . /app\n"
+    (work / "installed").write_text("by hand")
+    assert "holds /app/installed too" in build_both(one_step)
+    touched = "FROM labhelpers/payload\nCOPY deps.txt /app/installed\nCOPY main.py /app/\n"
+    assert "nothing that install.py has compiled" in build_both(touched)
+    (work / "installed").unlink()
     right = given.replace(
         "COPY . ./\nRUN python3 install.py",
         "COPY deps.txt install.py ./\nRUN python3 install.py\nCOPY main.py ./",
@@ -113,6 +151,12 @@ def test_order(quiet: Lab) -> None:
     build_both(right)
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
+    # the steps that stay, as an image of their own
+    (work / "Dockerfile").write_text(right.replace("COPY main.py ./\n", ""))
+    lab.build(str(work), "steps:1")
+    build_both("FROM steps:1\nCOPY main.py ./\n")
+    assert exercise.check().passed, exercise.check()
+    (work / "Dockerfile").write_text(right)
     assert Path(folder("order"), "Dockerfile").read_text() == right, "what the reader wrote stays"
 
 
@@ -134,6 +178,11 @@ def test_one_whiteout(quiet: Lab) -> None:
     assert "2 whiteouts" in after("rm /bin/zcat /bin/yes")
     assert "no whiteout" in after("rm -r /www; mkdir /www")
     assert "opaque" in exercise.hint()
+    assert "no whiteout" in after("mkdir /other; mv /www/index.html /other/; mv /other/index.html /www/")
+    after("mv /www/index.html /page")
+    assert exercise.check().passed, "a file that was moved away leaves a whiteout too"
+    after("rm /bin/yes /bin/zcat; echo '#!/bin/sh' > /bin/zcat")
+    assert exercise.check().passed, "what is written again has none"
     after("rm -r /www")
     assert exercise.check().passed
     assert exercise.check().passed
@@ -156,9 +205,16 @@ def test_go_back(quiet: Lab) -> None:
     assert "make a new container" in exercise.hint()
     lab.remove(closed, force=True)
     assert "no container called notice-board" in str(exercise.check())
-    lab.run("notice:latest", name="notice-board")
+    lab.run("notice:latest", name="notice-board", network="none")
     assert exercise.check().passed
     assert exercise.check().passed
+    # by the image's id, under another name at first
+    lab.remove("notice-board", force=True)
+    old = lab.run(str(lab.client.images.get("notice:1").id), network="none")
+    old.rename("notice-board")
+    assert exercise.check().passed
+    go_back(lab)
+    assert exercise.check().passed, "the cell that is run again"
 
 
 def test_going_back_the_wrong_way(quiet: Lab) -> None:
@@ -183,11 +239,17 @@ def test_small_site(quiet: Lab) -> None:
     assert "another page" in str(exercise.check())
     made(lab, "FROM ${BASE}\nRUN rm /www/index.html", "site:1")
     assert "no /www/index.html" in str(exercise.check())
+    made(lab, "FROM ${BASE}\nRUN mkdir -p /opt/bin && cp /bin/busybox /opt/bin/python3.11", "site:1")
+    assert "it has Python in it" in str(exercise.check())
     stages = "FROM labhelpers/tools AS made\nCOPY page.py /\nRUN python3 /page.py > /index.html\n"
     (work / "Dockerfile").write_text(f"{stages}FROM labhelpers/payload\nCOPY --from=made /index.html /www/\n")
     lab.build(str(work), "site:1")
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
+    # without any program, from an image that made the page before
+    (work / "Dockerfile").write_text("FROM site:1 AS made\nFROM scratch\nCOPY --from=made /www /www\n")
+    lab.build(str(work), "site:1")
+    assert exercise.check().passed, exercise.check()
 
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="no docker command here")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from labhelpers import namespaces
+from labhelpers import exercises, namespaces
 from labhelpers.errors import LabError
 from labhelpers.exercises import Exercise
 from labhelpers.lab import Lab
@@ -76,6 +76,11 @@ def test_join_network(lab: Lab, start: Start) -> None:
     again = join_network(lab)  # the cell that is run again keeps what is there
     assert lab.exec("listener", ["sh", "-c", "wget -q -O /heard http://127.0.0.1:9000/"]).exit_code == 0
     assert again.check().passed
+    assert exercise.check().passed
+    # another image, and the word by way of a pipe
+    start("listener", image="tools", network="container:radio", init=True)
+    word = lab.exec("listener", ["curl", "-s", "http://localhost:9000/"]).stdout.strip()
+    write(lab, "listener", "/heard", word)
     assert exercise.check().passed
 
 
@@ -145,6 +150,13 @@ def test_who_shares(lab: Lab, start: Start) -> None:
     write(lab, "notes", "/kind", kinds.pop())
     assert who_shares(lab).check().passed, "the cell that is run again does not change the answer"
     assert exercise.check().passed
+    write(lab, "notes", "/pair", " ".join(ROOMS))
+    assert "does not hold two names" in said(exercise)
+    lab.remove(pair[0], force=True)
+    lab.run(lab.image("payload"), "sleep 600", name=pair[0], network="none")
+    assert f"{pair[0]} is another container of that name now" in said(exercise)
+    who_shares(lab)  # the cell that is run again makes all three again
+    assert not any(exercises.not_as_given(lab, room) for room in ROOMS)
 
 
 NO_WAIT = """import signal, subprocess
@@ -178,6 +190,63 @@ def test_polite_by_a_shell_counts_too(lab: Lab, start: Start) -> None:
     assert exercise.check().passed, exercise.check()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "trap : TERM; sleep 600 & while :; do wait; done",
+        "trap '' TERM; sleep 600",
+        "trap 'echo stopping; sleep 30; exit' TERM; while :; do sleep 600 & wait $!; done",
+    ],
+)
+def test_a_handler_that_does_not_end_the_process_is_not_polite(lab: Lab, start: Start, command: str) -> None:
+    exercise = polite(lab)
+    shell = start("polite", ["sh", "-c", command], network="none")
+    wait_for("its trap", lambda: namespaces.masks(lab, shell).say("SIGTERM") != "default")
+    assert "ignores TERM" in said(exercise) or "a stop waits until the engine kills it" in said(exercise)
+    shell.reload()
+    assert shell.status == "running"
+
+
+def test_files_are_read_from_outside(lab: Lab, start: Start) -> None:
+    """A `cat` in the reader's image could print anything."""
+    exercise = alone(lab)
+    hermit = start("hermit", network="none")
+    pid = hermit.attrs["State"]["Pid"]
+    lab.exec(
+        "hermit", ["sh", "-c", f"rm /bin/cat; printf '#!/bin/sh\necho {pid}' > /bin/cat; chmod +x /bin/cat"]
+    )
+    assert "no file /outside" in said(exercise)
+    lab.exec("hermit", ["sh", "-c", f"echo {pid} > /somewhere; ln -s somewhere /outside"])
+    assert exercise.check().passed
+
+
+def test_what_was_given_cannot_be_replaced(lab: Lab, start: Start) -> None:
+    exercise = join_network(lab)
+    lab.remove("radio", force=True)
+    mine = ["sh", "-c", "mkdir /say; echo mine > /say/index.html; exec httpd -f -p 127.0.0.1:9000 -h /say"]
+    lab.run(lab.image("payload"), mine, name="radio")
+    start("listener", network="container:radio")
+    write(lab, "listener", "/heard", "mine")
+    assert "radio is another container of that name now" in said(exercise)
+    exercise = letterbox(lab)
+    start("courier", image="tools", ipc="container:postbox")
+    lab.exec(
+        "courier", ["sh", "-c", "ipcmk --shmem 100; ipcs -m | grep ^0x | cut -d' ' -f1 | tail -n 1 > /key"]
+    )
+    lab.exec("courier", ["sh", "-c", "ipcs -m | grep ' 100 ' | cut -d' ' -f1 > /key"])
+    assert "the key of a segment that postbox did not make" in said(exercise)
+    lab.exec("courier", ["sh", "-c", "ipcs -m | grep ' 8192 ' | cut -d' ' -f1 | cut -c3- > /key"])
+    assert exercise.check().passed, "the digits alone are the key too"
+
+
+def test_a_namespace_of_a_third_container_is_not_its_own(lab: Lab, start: Start) -> None:
+    exercise = join_network(lab)
+    other = lab.run(lab.image("payload"), network="none")
+    start("listener", network="container:radio", pid=f"container:{other.name}")
+    lab.exec("listener", ["sh", "-c", "wget -q -O /heard http://127.0.0.1:9000/"])
+    assert "shares process ids (pid) with another container" in said(exercise)
+
+
 INNER = "unshare --pid --fork sleep 600"
 
 
@@ -193,6 +262,8 @@ def test_third_level(lab: Lab, start: Start) -> None:
     start("matryoshka", "sleep 600", image="tools", cap_add=["SYS_ADMIN"])
     assert "none of its processes has more than 2 PIDs" in said(exercise)
     assert "so it must fork" in exercise.hint()
+    start("matryoshka", INNER, image="tools", cap_add=["SYS_ADMIN"], volumes=["/:/host:ro"])
+    assert "its /host is the whole disk of the host" in said(exercise)
     right = start("matryoshka", INNER, image="tools", cap_add=["SYS_ADMIN"])
     wait_for("the third level", lambda: len(lab.host.processes(right)) == 2)
     assert "no file /pids" in said(exercise)

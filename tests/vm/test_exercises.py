@@ -36,6 +36,11 @@ def test_one_kernel(lab: Lab) -> None:
     same = vm.start_payload(lab, name="twin-b")
     assert "one and the same image" in str(exercise.check())
     lab.remove(same, force=True)
+    copy = twin.commit(changes=[f"LABEL labhelpers.session={lab.session}"])
+    same = lab.client.containers.get(lab.run(str(copy.id), "sleep 600", name="twin-b", network="none").id)
+    assert "next to nothing added" in str(exercise.check())
+    lab.remove(same, force=True)
+    lab.client.images.remove(str(copy.id))
     other = lab.run(lab.image("vm"), ["3600"], name="twin-b", entrypoint="sleep")
     assert "no file /kernel" in str(exercise.check())
     for one in (twin, other):
@@ -44,7 +49,14 @@ def test_one_kernel(lab: Lab) -> None:
     for one in (twin, other):
         lab.exec(one, ["sh", "-c", "cat /proc/sys/kernel/random/boot_id > /kernel"])
     assert exercise.check().passed
+    # a link to what the kernel says counts too
+    lab.exec(twin, ["sh", "-c", "ln -sf /proc/sys/kernel/random/boot_id /kernel"])
     assert exercise.check().passed
+    lab.exec(
+        twin,
+        ["sh", "-c", "rm /kernel /bin/cat; echo 'echo $(cat /proc/sys/kernel/random/boot_id)' > /bin/cat"],
+    )
+    assert "no file /kernel" in str(exercise.check())
 
 
 def test_guest_boot_id(lab: Lab, guest: Container) -> None:
@@ -57,9 +69,47 @@ def test_guest_boot_id(lab: Lab, guest: Container) -> None:
     assert "that the containers share" in str(exercise.check())
     assert "not the guest" in exercise.hint()
     boot_id = facts(guest.logs().decode())["boot_id"]
+    lab.exec(note, ["sh", "-c", f"echo {boot_id[::-1]} > /answer"])
+    assert "no boot id" in str(exercise.check())
+    lab.exec(note, ["sh", "-c", "cat /proc/sys/kernel/random/uuid > /answer"])
+    assert "not that of this guest" in str(exercise.check())
     lab.exec(note, ["sh", "-c", f"echo {boot_id} > /answer"])
     assert exercise.check().passed
     assert exercise.check().passed
+    lab.exec(note, ["sh", "-c", "mv /answer /tmp/; ln -s tmp/answer /answer"])
+    assert exercise.check().passed
+    lab.remove(note, force=True)
+    lab.run(
+        lab.image("tools"),
+        ["sh", "-c", f"printf {boot_id} > /answer; sleep 600"],
+        name="my-note",
+        tmpfs={"/t": ""},
+    )
+    assert exercise.check().passed
+
+
+PRINTS = """echo GUEST POWER ON; echo PAYLOAD READY; echo fact memory_kib=1000
+echo fact boot_id=11111111-2222-3333-4444-555555555555; exec sleep 600"""
+
+
+def test_what_only_prints_the_lines_of_a_guest_is_none(lab: Lab) -> None:
+    image = lab.image("vm")
+    note = vm.start_payload(lab, name="my-note")
+    lab.exec(note, ["sh", "-c", "echo 11111111-2222-3333-4444-555555555555 > /answer"])
+    for name, exercise in (("my-guest", guest_boot_id(lab)), ("small-guest", small_guest(lab))):
+        lab.run(image, ["-c", PRINTS], name=name, entrypoint="sh", network="none")
+        assert f"no QEMU runs in {name}" in str(exercise.check())
+        assert "the image's own command" in exercise.hint().lower()
+
+
+def test_a_line_that_was_added_to_the_log_does_not_count(lab: Lab, guest: Container) -> None:
+    guest.rename("my-guest")
+    note = vm.start_payload(lab, name="my-note")
+    id = "11111111-2222-3333-4444-555555555555"
+    lab.exec(note, ["sh", "-c", f"echo {id} > /answer"])
+    words = f"echo GUEST POWER ON; echo PAYLOAD READY; echo fact boot_id={id}"
+    lab.exec(guest, ["sh", "-c", f"({words}) > /proc/1/fd/1"])
+    assert "two boot ids" in str(guest_boot_id(lab).check())
 
 
 def test_small_guest(lab: Lab, guest: Container) -> None:
