@@ -61,11 +61,12 @@ class MemoryHeld(Result):
             (kernel, Documentation/filesystems/proc.rst, smaps_rollup).
         anon_bytes: anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1).
         cache_bytes: file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1).
+            Both are None where the host has no memory controller.
     """
 
     pss_bytes: int
-    anon_bytes: int
-    cache_bytes: int
+    anon_bytes: int | None
+    cache_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ class HostView:
 
     def memory(self, container: Container | str) -> MemoryHeld:
         """What the container holds of the host's memory."""
-        charged = self.cgroup(container).memory
+        charged = self.cgroup(container).get(cgroups.Memory)
         found, failed = self._read([f"/proc/{one.pid}/smaps_rollup" for one in self.processes(container)])
         for path, words in failed.items():
             if "No such" not in words:  # those ended meanwhile
@@ -217,6 +218,8 @@ class HostView:
         pss_kib = sum(
             int(kib) for text in found.values() for kib in re.findall(r"^Pss:\s+(\d+) kB", text, re.M)
         )
+        if charged is None:
+            return MemoryHeld(pss_kib * 1024, None, None)
         return MemoryHeld(pss_kib * 1024, charged.anon_bytes, charged.cache_bytes)
 
     # --- cgroups
