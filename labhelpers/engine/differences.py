@@ -117,14 +117,11 @@ def _of_the_command_line() -> tuple[Difference, ...]:
     if path is None or not is_snap(path):
         return ()
     what = "the `docker` command comes from a snap: it has a /tmp of its own, and reads no hidden directories"
-    return (
-        Difference(
-            "snap",
-            what,
-            ("02",),
-            "let the shell open files for it: `docker save IMAGE > FILE`, not `-o FILE`",
-        ),
+    step = (
+        "let the shell open files (`docker save IMAGE > FILE`, not `-o FILE`), and keep the state directory where it "
+        "can read: `LABHELPERS_HOME=~/labhelpers ./lab up`"
     )
+    return (Difference("snap", what, ("02", "06", "07"), step),)
 
 
 def is_snap(command: str) -> bool:

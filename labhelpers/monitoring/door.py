@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers import ours
+from labhelpers.engine.once import JSON_FILE
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -309,6 +310,8 @@ def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
                 "NetworkMode": "none",
                 "CapDrop": ["ALL"],
                 "ReadonlyRootfs": True,
+                # the holder reads its log
+                "LogConfig": {"Type": JSON_FILE},
             },
         }
         label = f"{ours.SESSION}={lab.session}"
