@@ -132,8 +132,8 @@ def both_ways(lab: Lab, container: Container | str, inside: str, directory: str)
     with lab.quiet():
         lab.exec(container, ["sh", "-c", say, "sh", first, f"{inside}/from-inside"])
         read_outside = lab.host.read(f"{directory}/from-inside").strip()
-        mount = f"type=bind,source={directory},target=/outside"
-        stage.output(lab, ["sh", "-c", say, "sh", second, "/outside/from-outside"], mounts=[mount])
+        command = ["sh", "-c", say, "sh", second, "/outside/from-outside"]
+        stage.output(lab, command, **stage.bound(lab, directory, "/outside"))
         read_inside = lab.exec(container, ["cat", f"{inside}/from-outside"]).stdout.strip()
         lab.exec(container, ["rm", f"{inside}/from-inside", f"{inside}/from-outside"])
     return BothWays(first, read_outside, second, read_inside)
@@ -150,7 +150,7 @@ def delays(lab: Lab, rounds: int = ROUNDS) -> Delays:
         def player(side: str) -> list[str]:
             return ["python3", "-c", BALL, "/shared/ball", side, str(rounds)]
 
-        outer = {"mounts": [f"type=bind,source={directory},target=/shared"]}
+        outer = stage.bound(lab, directory, "/shared")
         with (
             stage.running(lab, player("inside"), image="tools", volumes=[f"{name}:/shared"]) as one,
             stage.running(lab, player("outside"), image="tools", **outer) as other,

@@ -187,8 +187,7 @@ def speeds(
             ["python3", "-c", PROGRAM, asked],
             image="tools",
             limit_s=SLOWEST_S,
-            volumes=[f"{name}:{PLACES['volume']}"],
-            mounts=[f"type=bind,source={source},target={PLACES['bind mount']}"],
+            **stage.bound(lab, source, PLACES["bind mount"], volumes=[f"{name}:{PLACES['volume']}"]),
             tmpfs={PLACES["tmpfs"]: f"size={4 * whole_bytes}"},
         )
     told, kinds = json.loads(said)

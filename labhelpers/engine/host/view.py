@@ -28,7 +28,7 @@ from labhelpers.engine.host.network import (
 )
 from labhelpers.engine.host.processes import Namespace, Process
 from labhelpers.engine.host.storage import DiskUse, Entry, Mount
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, EngineUnreachable, LabError
 from labhelpers.results import Result
 
 Where = Container | str | int | None
@@ -122,8 +122,18 @@ class HostView:
 
     @property
     def cannot_show(self) -> tuple[str, ...]:
-        """What this engine keeps the view from showing, one line each; empty where it shows all."""
-        return tuple(f"{need.shows} (refused: {need.right})" for need in self._helper.refused())
+        """What this engine keeps the view from showing, one line each; empty where it shows all.
+
+        Where it does not start the helper at all (Enhanced Container Isolation of Docker Desktop, an authorization
+        plugin), one line has the engine's reason.
+        """
+        try:
+            refused = self._helper.refused()
+        except EngineUnreachable:
+            raise
+        except LabError as error:
+            return (f"anything of the engine's host ({(error.engine_words or error.message).strip()})",)
+        return tuple(f"{need.shows} (refused: {need.right})" for need in refused)
 
     @property
     def helper(self) -> str | None:
