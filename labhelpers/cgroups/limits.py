@@ -144,13 +144,14 @@ def limits(lab: Lab, container: Container | str) -> Limits:
 
 
 def allowed_cpus(lab: Lab) -> str:
-    """The CPUs that the engine's own cgroup may use, as the kernel writes them: `0-3`, or `1,4-7`.
+    """The CPUs that a container of this engine may use, as the kernel writes them: `0-3`, or `1,4-7`.
 
-    A container cannot have others. Which they are is not in `docker info`: `NCPU` is their number.
+    Which they are is not in `docker info`: `NCPU` is their number. They are fewer than the machine's where the engine's
+    cgroup has a set of CPUs, as in a container or on a host with isolated CPUs.
 
-    Source: proc(5), /proc/PID/status: `Cpus_allowed_list`, of the process that runs containers for the engine.
+    Source: proc(5), /proc/PID/status: `Cpus_allowed_list`, of the helper of `lab.host`, which has no set of its own.
     """
-    status = lab.host.read(f"/proc/{lab.host.process().pid}/status")
+    status = lab.host.read("/proc/self/status")
     found = re.search(r"^Cpus_allowed_list:\s*(\S+)", status, re.M)
     return found[1] if found else f"0-{int(lab.engine.info['NCPU']) - 1}"
 
