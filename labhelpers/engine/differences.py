@@ -227,7 +227,7 @@ def _users(info: Mapping[str, Any]) -> Iterator[Difference]:
             "userns-remap",
             "this engine maps users: root in a container is an ordinary user of the host",
             ("03", "05", "07", "09"),
-            "a container that shares a namespace of the host also needs `--userns host`",
+            "a container that shares a namespace of the host, or opens the engine's socket, also needs `--userns host`",
         )
 
 
