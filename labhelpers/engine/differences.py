@@ -180,8 +180,8 @@ def _logs(info: Mapping[str, Any]) -> Iterator[Difference]:
         yield Difference(
             "live-restore",
             "containers keep running while this engine is restarted (live-restore)",
-            ("08", "09"),
-            "where a page says that a restart of the engine ends containers, that does not apply",
+            ("09",),
+            "the chapter restarts an engine of its own, which has it off: yours leaves containers alone",
         )
 
 
