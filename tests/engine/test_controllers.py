@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import pytest
 
 from labhelpers import cgroups
+from labhelpers.cgroups.cpu import quiet_cpu
+from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
 from labhelpers.engine.host.cgroups import Cgroup, Cpu, Memory, Pids, cgroup, is_below, place
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
@@ -115,3 +117,18 @@ def test_experiments_say_which_controller_they_miss(there: Lab, monkeypatch: pyt
         cgroups.crowd(there)
     with cgroups.hog(there, ["true"], begin=False) as container:
         assert cgroups.limits(there, container).of("--memory").is_set  # the others go on
+
+
+def test_the_cpus_that_a_container_may_use(there: Lab) -> None:
+    script = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status"]
+    said = there.once("labhelpers/payload", script, network="none").stdout
+    assert allowed_cpus(there) == said.split()[1]
+    assert quiet_cpu(there) in cpu_numbers(allowed_cpus(there))
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0", [0]), ("0-3", [0, 1, 2, 3]), ("1,4-5", [1, 4, 5]), ("2-2", [2]), ("", []), ("0, 2", [0, 2])],
+)
+def test_a_list_of_cpus(text: str, numbers: list[int]) -> None:
+    assert cpu_numbers(text) == numbers
