@@ -235,6 +235,7 @@ class Lab:
                 if error.status_code == 409 and name:
                     raise self._name_taken("container", name, error) from None
                 raise
+            self._warn(made.get("Warnings") or [])
             try:
                 self.client.api.start(made["Id"])
             except BaseException as error:
@@ -473,6 +474,13 @@ class Lab:
         self.commands.append(line)
         if not self._quiet:
             print(f"$ {line}")
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        """Print that the engine has dropped a limit, as the command line does; the container starts without it."""
+        if not self._quiet:
+            for warning in warnings:
+                if "discarded" in warning.lower():
+                    print(f"WARNING: {warning}")
 
     # --- the end
 

@@ -34,6 +34,9 @@ def started(lab: Lab, image: str, script: str, **options: Any) -> Container:
         EngineRefused: this engine gives no such rights.
     """
     options = {"volumes": ["/var/lib/docker"], **options}
+    if lab.engine.remaps_users:
+        # a root that is mapped owns no cgroups
+        options["userns_mode"] = "host"
     try:
         return lab.run(image, ["sh", "-c", script], **options, **RIGHTS)
     except EngineRefused as error:

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine.differences import security
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -57,6 +58,7 @@ class Devices(Result):
         list_file: the rules of a container that got nothing, as the kernel lists them (version 1), or None: on
             version 2 they are a program (BPF) in the kernel, and no file.
         refused: what this engine did not grant, in its words.
+        no_mknod: why no container here makes device files; None where the capability MKNOD is enough.
     """
 
     path: str
@@ -64,6 +66,7 @@ class Devices(Result):
     attempts: tuple[Attempt, ...]
     list_file: str | None
     refused: tuple[str, ...]
+    no_mknod: str | None = None
 
     def of(self, given: str) -> Attempt | None:
         """The attempt with that option; None where the engine refused it."""
@@ -113,8 +116,11 @@ def devices(lab: Lab) -> Devices:
         plain = lab.run(lab.image("payload"), ["sleep", "60"], network="none")
         found = lab.host.cgroup_files(plain, ["devices.list"]).get("devices.list")
         lab.remove(plain, force=True)
+    mapped = lab.engine.remaps_users or security(lab.engine.info, "rootless") is not None
+    # user_namespaces(7): mknod(2) takes CAP_MKNOD in the host's own user namespace
+    why = "this engine maps users, and the kernel makes no device files for a mapped root" if mapped else None
     return Devices(
-        path or "/dev/fuse", number, tuple(attempts), found.text if found else None, tuple(refused)
+        path or "/dev/fuse", number, tuple(attempts), found.text if found else None, tuple(refused), why
     )
 
 

@@ -86,7 +86,14 @@ def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -
     """
     bound = bound or Bound(2 * limit, 32, 60)
     with hog(
-        lab, grow(4 * limit), image="tools", bound=bound, begin=False, stay=True, memory=limit
+        lab,
+        grow(4 * limit),
+        image="tools",
+        bound=bound,
+        begin=False,
+        stay=True,
+        needs=["memory"],
+        memory=limit,
     ) as container:
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
@@ -187,7 +194,9 @@ def reservation(
     """
     options: dict[str, Any] = {"memory": limit, "memory_reservation": reserved}
     bound = Bound(limit, 32, 60)
-    with hog(lab, grow(wanted), image="tools", bound=bound, begin=False, **options) as container:
+    with hog(
+        lab, grow(wanted), image="tools", bound=bound, begin=False, needs=["memory"], **options
+    ) as container:
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
             if not until(lambda: "has enough" in container.logs().decode(errors="replace"), 60, every_s=0.1):

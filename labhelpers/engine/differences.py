@@ -117,14 +117,11 @@ def _of_the_command_line() -> tuple[Difference, ...]:
     if path is None or not is_snap(path):
         return ()
     what = "the `docker` command comes from a snap: it has a /tmp of its own, and reads no hidden directories"
-    return (
-        Difference(
-            "snap",
-            what,
-            ("02",),
-            "let the shell open files for it: `docker save IMAGE > FILE`, not `-o FILE`",
-        ),
+    step = (
+        "let the shell open files (`docker save IMAGE > FILE`, not `-o FILE`), and keep the state directory where it "
+        "can read: `LABHELPERS_HOME=~/labhelpers ./lab up`"
     )
+    return (Difference("snap", what, ("02", "06", "07"), step),)
 
 
 def is_snap(command: str) -> bool:
@@ -183,8 +180,8 @@ def _logs(info: Mapping[str, Any]) -> Iterator[Difference]:
         yield Difference(
             "live-restore",
             "containers keep running while this engine is restarted (live-restore)",
-            ("08", "09"),
-            "where a page says that a restart of the engine ends containers, that does not apply",
+            ("09",),
+            "the chapter restarts an engine of its own, which has it off: yours leaves containers alone",
         )
 
 
@@ -230,7 +227,7 @@ def _users(info: Mapping[str, Any]) -> Iterator[Difference]:
             "userns-remap",
             "this engine maps users: root in a container is an ordinary user of the host",
             ("03", "05", "07", "09"),
-            "a container that shares a namespace of the host also needs `--userns host`",
+            "a container that shares a namespace of the host, or opens the engine's socket, also needs `--userns host`",
         )
 
 

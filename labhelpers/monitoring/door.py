@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers import ours
 from labhelpers.engine.find import identity
+from labhelpers.engine.once import JSON_FILE
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -36,6 +37,11 @@ ANY = {"00000000", "0100007F", "0" * 32, "00000000000000000000000001000000"}
 """Addresses of /proc/net/tcp and tcp6 by which 127.0.0.1 (or ::) reaches."""
 NOTHING: dict[str, Any] = {"cap_drop": ["ALL"], "network": "none", "read_only": True}
 """What a holder has besides the socket: no capability, no network, nothing to write."""
+
+
+def _nothing(lab: Lab) -> dict[str, Any]:
+    """`NOTHING`; where the engine maps users, in the host's user namespace: a mapped root may not open the socket."""
+    return NOTHING | ({"userns_mode": "host"} if lab.engine.remaps_users else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,7 @@ def _ports(lab: Lab, held: set[str]) -> list[int]:
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
     words = ["curl", "-s", "--max-time", "30", "--unix-socket", INSIDE, "http://engine/info"]
     with lab.quiet():
-        said = lab.once(lab.image("tools"), words, volumes=volumes, **NOTHING).stdout
+        said = lab.once(lab.image("tools"), words, volumes=volumes, **_nothing(lab)).stdout
     try:
         return bool(identity(json.loads(said)) == lab.engine.identity)
     except (ValueError, AttributeError):
@@ -149,7 +155,7 @@ def _forwarded(lab: Lab, port: int) -> str:
     """A volume with a socket in it that leads to a port of the engine's host; it goes with the lab."""
     with lab.quiet():
         volume = str(lab.create_volume(f"door-{lab.session}").name)
-        options = {**NOTHING, "network": "host"}
+        options = {**_nothing(lab), "network": "host"}
         _until_ready(
             lab.run(
                 lab.image("tools"),
@@ -262,7 +268,7 @@ def holders(lab: Lab, door: Door) -> Holders:
         }
         with ThreadPoolExecutor(2) as pool:
             found = tuple(pool.map(lambda way: _held_by(lab, way, *mounts[way], ask, words), WAYS))
-        own = _said(lab, lab.run(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **NOTHING))
+        own = _said(lab, lab.run(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **_nothing(lab)))
     first = found[0].said["file_of_host"]
     pretty, _, forbidden = own.partition("\n")
     return Holders(found, _pretty(first), pretty.partition("=")[2].strip('"'), forbidden.strip())
@@ -310,6 +316,8 @@ def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
                 "NetworkMode": "none",
                 "CapDrop": ["ALL"],
                 "ReadonlyRootfs": True,
+                # the holder reads its log
+                "LogConfig": {"Type": JSON_FILE},
             },
         }
         label = f"{ours.SESSION}={lab.session}"
@@ -332,7 +340,11 @@ def _held_by(
 ) -> Held:
     asked = json.dumps({name: ask[name] for name in ("other", "file", "label", "reader")})
     container = lab.run(
-        lab.image("tools"), _program("tries", path), volumes=volumes, environment={"ASK": asked}, **NOTHING
+        lab.image("tools"),
+        _program("tries", path),
+        volumes=volumes,
+        environment={"ASK": asked},
+        **_nothing(lab),
     )
     said = _said(lab, container)
     try:
@@ -375,6 +387,8 @@ def proxied(lab: Lab, door: Door) -> Iterator[str]:
 def start_proxy(lab: Lab, door: Door, volume: str, name: str | None = None) -> Container:
     """A container that holds the engine's socket and makes the two others, in a volume."""
     volumes = [f"{door}:{INSIDE}", f"{volume}:{PLACE}"]
-    holder = lab.run(lab.image("tools"), _program("proxy", PLACE), name=name, volumes=volumes, **NOTHING)
+    holder = lab.run(
+        lab.image("tools"), _program("proxy", PLACE), name=name, volumes=volumes, **_nothing(lab)
+    )
     _until_ready(holder)
     return holder

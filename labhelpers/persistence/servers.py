@@ -21,7 +21,7 @@ from docker.errors import APIError, NotFound
 from labhelpers.engine.once import last_lines
 from labhelpers.errors import LabError
 from labhelpers.lab import Output
-from labhelpers.mysql import READY_S
+from labhelpers.mysql import READY_S, open_files
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def start(
         ["mysqld", *arguments] if arguments else None,
         environment=ENVIRONMENT,
         volumes=[f"{mount}:{DATA}"] if mount else None,
+        ulimits=open_files(lab),
         **options,
     )
 
@@ -188,11 +189,18 @@ def start_without_volume(lab: Lab, image: str, source: str, uuid: str = "", **op
 
     The server is held until the copy is there, once: a later start finds what is in the volume, whatever that is.
     """
-    server = lab.run(image, _HELD, environment=ENVIRONMENT, network="none", **options)
+    server = lab.run(
+        image, _HELD, environment=ENVIRONMENT, network="none", ulimits=open_files(lab), **options
+    )
     mounts = lab.client.api.inspect_container(str(server.id))["Mounts"]
     copy(lab, source, next(volume_name(one) for one in mounts if one["Destination"] == DATA), uuid)
     lab.exec(server, ["touch", "/go"])
     return server
+
+
+def ulimit(lab: Lab) -> str:
+    """What a `docker run` of a server needs in addition on this engine: "" or `--ulimit nofile=…`; see `open_files`."""
+    return " ".join(f"--ulimit {name}={limit}:{limit}" for name, limit in open_files(lab).items())
 
 
 def volume_name(mount: Mapping[str, Any]) -> str:

@@ -104,7 +104,7 @@ def filling(lab: Lab, inside: str = INSIDE) -> Filling:
                 "an empty directory",
                 f"--mount type=bind,source=DIRECTORY,target={inside}",
                 empty,
-                {"mounts": [f"type=bind,source={directory},target={inside}"]},
+                stage.bound(lab, directory, inside),
             ),
         )
         cases = [Case("nothing", "", image, None)]

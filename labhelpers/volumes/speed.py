@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.differences import security
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 
@@ -163,7 +164,8 @@ def speeds(
     """Write a file from its begin to its end, sync it, and write small pieces with a sync after each; in four places.
 
     Args:
-        source: a directory of the engine's host for the bind mount; None for one of the lab's own.
+        source: a directory of the engine's host for the bind mount; None for one of the lab's own, which also serves
+            where the engine maps users or SELinux confines containers.
         repeats: how often each place is measured in each way. The order is random, so that what the
             machine does meanwhile hits all alike.
         whole_bytes: size of the file, a multiple of 1 MiB.
@@ -181,14 +183,15 @@ def speeds(
     random.shuffle(turns)
     asked = json.dumps([turns, whole_bytes, small_bytes, small_writes, limit_s])
     with stage.volume(lab, "speed") as name, stage.volume(lab, "bound") as bound:
-        source = source or stage.directory_of(lab, bound)
+        # a container may not write into the reader's directory, and the lab changes neither its owner nor its label
+        if source is None or lab.engine.remaps_users or security(lab.engine.info, "selinux"):
+            source = stage.directory_of(lab, bound)
         said = stage.output(
             lab,
             ["python3", "-c", PROGRAM, asked],
             image="tools",
             limit_s=SLOWEST_S,
-            volumes=[f"{name}:{PLACES['volume']}"],
-            mounts=[f"type=bind,source={source},target={PLACES['bind mount']}"],
+            **stage.bound(lab, source, PLACES["bind mount"], volumes=[f"{name}:{PLACES['volume']}"]),
             tmpfs={PLACES["tmpfs"]: f"size={4 * whole_bytes}"},
         )
     told, kinds = json.loads(said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from docker.errors import APIError
 
 from labhelpers import ours
 from labhelpers.engine import Engine, smallest
@@ -24,6 +25,16 @@ def test_it_runs_and_leaves_nothing(engine: Engine) -> None:
     while census(engine) - before and time.monotonic() < end:
         time.sleep(0.2)
     assert census(engine) <= before
+
+
+def test_the_word_is_read_without_a_log(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the log driver `none` a first container runs all the same; only its log cannot be read."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise APIError("configured logging driver does not support reading")
+
+    monkeypatch.setattr(engine.client.api, "logs", refuse)
+    assert smallest.first_run(engine).said == smallest.WORD.decode().strip()
 
 
 def test_a_processor_without_a_program_is_said() -> None:

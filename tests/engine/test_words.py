@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from docker.errors import APIError
 
+from labhelpers.engine.words import refused
 from labhelpers.errors import EngineRefused
 from labhelpers.lab import Lab
 
@@ -12,23 +14,55 @@ LEAST, TRIES = "6m", 6
 
 
 def test_what_is_killed_for_want_of_memory_before_it_begins_is_told_so(quiet: Lab) -> None:
-    image, refused = quiet.image("payload"), None
+    image, error = quiet.image("payload"), None
     for _ in range(TRIES):
         try:
             started = quiet.run(image, ["true"], memory=LEAST, memory_swap=LEAST, network="none")
             quiet.remove(started, force=True)
-        except EngineRefused as error:
-            refused = error
+        except EngineRefused as caught:
+            error = caught
             break
-    if refused is None:
+    if error is None:
         pytest.skip("this engine starts a container in 6 MiB")
-    assert "memory='32m'" in refused.hint
+    assert "memory='32m'" in error.hint
 
 
 @pytest.mark.parametrize(("memory", "told"), [("24m", True), ("32m", False), (None, False)])
 def test_memory_is_spoken_of_where_there_is_little(quiet: Lab, memory: str | None, told: bool) -> None:
     options = {"memory": memory} if memory else {}
-    with pytest.raises(EngineRefused) as refused:
+    with pytest.raises(EngineRefused) as caught:
         quiet.run(quiet.image("payload"), ["no-such-program"], network="none", **options)
-    assert ("memory=" in refused.value.hint) is told
-    assert "no-such-program" in str(refused.value.engine_words)
+    assert ("memory=" in caught.value.hint) is told
+    assert "no-such-program" in str(caught.value.engine_words)
+
+
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        (
+            "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted",
+            "Delegate=cpu cpuset io memory pids",
+        ),
+        (
+            "crun: the requested cgroup controller `cpu` is not available: OCI runtime error",
+            "delegate.conf",
+        ),
+        ("cannot share the host's network namespace when user namespaces are enabled", "--userns host"),
+        (
+            "privileged mode is incompatible with user namespaces. You must run the container in the host",
+            "--userns",
+        ),
+        ("configured logging driver does not support reading", "--log-driver json-file"),
+        ("something else", "its words say"),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_the_hint_is_for_the_engines_reason(words: str, step: str) -> None:
+    """Messages of moby (daemon/daemon_unix.go, daemon/logs.go) and crun, replayed: such engines cannot be had here."""
+    assert step in refused(APIError("400", explanation=words)).hint
+
+
+def test_a_cpu_that_the_engine_may_not_use(quiet: Lab) -> None:
+    with pytest.raises(EngineRefused) as caught:
+        quiet.run(quiet.image("payload"), ["true"], network="none", cpuset_cpus="4000")
+    assert "Cpus_allowed_list" in caught.value.hint

@@ -8,6 +8,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers import layers
+from labhelpers.engine.host import Mount
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
 from labhelpers.layers.builds import build, own_name
@@ -138,3 +139,21 @@ def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> 
     lab.stop(container, timeout_s=0)
     with pytest.raises(LabError, match="does not run"):
         layers.changes(lab, container)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs", "zfs", "fuse.fuse-overlayfs"])
+def test_other_storage_drivers_are_named_before_they_matter(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """vfs binds a directory of ext4; fuse-overlayfs does not tell its directories."""
+    root = Mount(1, 0, "8:1", "/vfs/dir/abc", "/", ("rw",), kind, "/dev/sda1", {"relatime": ""}, ())
+    running = lab.run(lab.image("payload"), ["sleep", "300"], network="none")
+    assert layers.no_overlay(lab, running) is None
+    monkeypatch.setattr(lab.host, "mounts", lambda where=None: [root])
+    monkeypatch.setitem(lab.engine.info, "Driver", "vfs")
+    said = layers.no_overlay(lab, running)
+    assert said is not None
+    assert "stores layers with vfs" in said
+    with pytest.raises(LabError, match="storage driver is vfs") as caught:
+        layers.mounts(lab, running)
+    assert "go on" in caught.value.hint
