@@ -591,7 +591,11 @@ class Lab:
 
     def _free_subnet(self, taken: list[subnets.Subnet], version: int) -> str:
         """The beginning of a hint: a subnet that no network and no route of the engine's host has."""
-        with suppress(LabError):  # the host's routes are not shown everywhere
+        from labhelpers.engine import images
+
+        # the host's routes are not shown everywhere; an error is no time to build the image that reads them
+        with suppress(LabError, ImageNotFound):
+            self.client.images.get(images.reference("tools"))
             taken = [*taken, *subnets.of_routes(route.destination for route in self.host.routes())]
         free = subnets.free(taken, version)
         return f"choose addresses yourself: subnet='{free}'; " if free else ""
