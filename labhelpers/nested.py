@@ -34,6 +34,10 @@ def started(lab: Lab, image: str, script: str, **options: Any) -> Container:
         EngineRefused: this engine gives no such rights.
     """
     options = {"volumes": ["/var/lib/docker"], **options}
+    if lab.engine.remaps_users:
+        options["userns_mode"] = (
+            "host"  # an engine mounts and makes devices: not in a user namespace of its own
+        )
     try:
         return lab.run(image, ["sh", "-c", script], **options, **RIGHTS)
     except EngineRefused as error:

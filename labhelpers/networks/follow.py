@@ -275,7 +275,7 @@ def _rules(lab: Lab, scope: Sequence[str]) -> dict[str, int]:
 
 def _address(lab: Lab, name: str) -> str:
     networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"]
-    return str(next(iter(networks.values()))["IPAddress"])
+    return str(next(iter(networks.values())).get("IPAddress") or "")
 
 
 def _subnets(lab: Lab, network: str) -> list[str]:
