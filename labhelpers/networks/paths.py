@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.errors import BadInput, LabError
 from labhelpers.networks.firewall import UNPUBLISHED
+from labhelpers.networks.limits import limits
 from labhelpers.networks.maps import map
 from labhelpers.networks.overlay import OVERLAY, Engines
 from labhelpers.networks.wire import wire
@@ -87,6 +88,11 @@ class Paths(Result):
         """The ways that were measured, in the order of `PATHS`."""
         there = {sample.path for sample in self.samples}
         return tuple(name for name in PATHS if name in there)
+
+    @property
+    def incomplete(self) -> str | None:
+        """Why a way on one engine was not measured; None where all were."""
+        return next((reason for name, reason in self.left_out if name != "overlay"), None)
 
     def round_trips_us(self, path: str) -> list[float]:
         """Every round trip on one way, sorted."""
@@ -235,9 +241,16 @@ def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]
             "macvlan": _asker(lab, from_mac, _address(mac), inside),
             "published port": _asker(lab, from_host, "127.0.0.1", (iperf, echo)),
         }
-        if not all(one.rules or one.proxy for one in map(lab, [str(plain.name)]).published):
-            left_out.append(("published port", UNPUBLISHED))
-            del ways["published port"]
+        here, published = limits(lab), map(lab, [str(plain.name)]).published
+        reasons = {
+            "default bridge": here.icc("bridge"),
+            "user-defined bridge": here.icc(f"paths-{mark}"),
+            "published port": None if all(one.rules or one.proxy for one in published) else UNPUBLISHED,
+        }
+        for name, reason in reasons.items():
+            if reason:
+                left_out.append((name, reason))
+                del ways[name]
         yield ways
     finally:
         with ThreadPoolExecutor(4) as pool:
