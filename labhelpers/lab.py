@@ -567,9 +567,9 @@ class Lab:
             for row in self.client.api.containers(all=True)
             for name in (row.get("NetworkSettings") or {}).get("Networks") or {}
         }
-        unused = sorted(
-            str(row["Name"]) for row in rows if row["Name"] not in used and not row.get("Ingress")
-        )
+        # a swarm's networks may be in use on other machines
+        local = [str(row["Name"]) for row in rows if row.get("Scope", "local") == "local"]
+        unused = sorted(name for name in local if name not in used)
         hint = self._free_subnet(
             [one for one, _ in subnets.of_networks(self.client.api.networks())],
             6 if "IPv6" in words else 4,
