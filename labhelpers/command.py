@@ -629,8 +629,13 @@ class Run(Operation):
         return [_image(self.image), *self._words()]
 
     def _fixed(self) -> dict[str, Any]:
-        # the command line sends these two even when nobody gives them
-        always = {"HostConfig.NetworkMode": "default", "HostConfig.RestartPolicy": _restart("no")}
+        # the command line sends the first two even when nobody gives them. The third keeps an engine set to
+        # `"init": true` from putting its init before each command; `/info` does not tell that setting.
+        always = {
+            "HostConfig.NetworkMode": "default",
+            "HostConfig.RestartPolicy": _restart("no"),
+            "HostConfig.Init": False,
+        }
         return {"Image": self.image} | always | ({"Cmd": words} if (words := self._words()) else {})
 
     def _words(self) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from labhelpers import state
 from labhelpers.bootstrap import hub_answers
 from labhelpers.engine import Engine, connect, images
+from labhelpers.engine.differences import differences
 from labhelpers.engine.smallest import first_run
 from labhelpers.errors import LabError
 from labhelpers.terminal import say
@@ -27,8 +28,8 @@ def examine(choice: str | None = None) -> dict[str, Any]:
     Returns:
         `{"ok", "engine": {…} or None, "hub_reachable", "images": {name: {"ref",
         "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true where nothing stands in the
-        course's way (that the engine is Podman is told among the problems, and does not). Hub is
-        asked by the engine, or by this machine where there is none.
+        course's way. What is different on this engine is among the problems with `"kind": "note"`, and does not
+        stand in the way. Hub is asked by the engine, or by this machine where there is none.
     """
     problems: list[dict[str, str]] = []
     notes: list[dict[str, str]] = []
@@ -43,8 +44,17 @@ def examine(choice: str | None = None) -> dict[str, Any]:
         facts = asdict(engine.facts())
         report["engine"] = {name: facts[name] for name in FACTS}
         notes = [
-            {"what": warning, "why": f"{engine.product} answers on Docker's API", "next": GO_ON}
+            {
+                "kind": "note",
+                "what": warning,
+                "why": f"{engine.product} answers on Docker's API",
+                "next": GO_ON,
+            }
             for warning in engine.warnings
+        ]
+        notes += [
+            {"kind": "note", "what": one.what, "why": f"the engine's setting {one.name}", "next": one.next}
+            for one in differences(engine)
         ]
         problems += _first_run(engine)
         report["hub_reachable"] = images.hub_reachable(engine, HUB_S)
@@ -74,8 +84,10 @@ def show(report: dict[str, Any]) -> None:
         )
         say(f"image:    {name:<9} {here}")
     for problem in report["problems"]:
-        say(f"problem:  {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
-    say("all is well" if report["ok"] else f"{len(report['problems'])} problem(s)")
+        kind = problem.get("kind", "problem") + ":"
+        say(f"{kind:<9} {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
+    problems = sum(problem.get("kind") != "note" for problem in report["problems"])
+    say("all is well" if report["ok"] else f"{problems} problem(s)")
 
 
 def _first_run(engine: Engine) -> list[dict[str, str]]:

@@ -39,6 +39,7 @@ from labhelpers.command import (
     make,
 )
 from labhelpers.engine import Engine, subnets
+from labhelpers.engine.differences import differences, matter_in
 from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
 from labhelpers.engine.once import JSON_FILE, LIMIT_S, keeps_logs, run_once
@@ -129,6 +130,8 @@ class Lab:
         self._reaper = Reaper(self.session, self.engine.address)
         atexit.register(self._close_at_exit)
         magic.register(self)
+        for difference in matter_in(chapter, differences(self.engine)):
+            print(f"note: {difference}")
 
     @property
     def client(self) -> docker.DockerClient:
@@ -212,6 +215,7 @@ class Lab:
                 if error.status_code == 409 and name:
                     raise self._name_taken("container", name, error) from None
                 raise
+            self._warn(made.get("Warnings") or [])
             try:
                 self.client.api.start(made["Id"])
             except BaseException as error:
@@ -251,6 +255,8 @@ class Lab:
                 done = run_once(self.client.api, body, limit_s=limit_s)
             except ImageNotFound as error:
                 raise _image_missing(image, error) from None
+            except APIError as error:
+                raise self._not_started(run, error) from None
         return _output(done)
 
     def exec(self, container: Container | str, command: str | Sequence[str], **options: Any) -> Output:
@@ -448,6 +454,13 @@ class Lab:
         self.commands.append(line)
         if not self._quiet:
             print(f"$ {line}")
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        """Print that the engine has dropped a limit, as the command line does; the container starts without it."""
+        if not self._quiet:
+            for warning in warnings:
+                if "discarded" in warning.lower():
+                    print(f"WARNING: {warning}")
 
     # --- the end
 

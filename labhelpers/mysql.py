@@ -5,12 +5,14 @@ The password of a lab's database never leaves loopback: the client goes where `L
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any, TypeAlias
 
 import pymysql
 from docker.models.containers import Container
 
+from labhelpers.engine.once import last_lines
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 
@@ -21,6 +23,9 @@ READY_S = 300.0
 _LOOK_S = 0.1
 _CALL_S = 30
 _LAST_LINES = 6
+_MOST_FILES = 1 << 20
+"""The usual limit of a daemon; it costs a server some 100 MB at most."""
+_ENOUGH_FILES = 65_536
 # MySQL's error numbers (MySQL 8.4 Error Reference)
 _ACCESS_DENIED, _BAD_DATABASE = 1045, 1049
 
@@ -30,6 +35,20 @@ Connection: TypeAlias = "pymysql.connections.Connection[pymysql.cursors.Cursor]"
 
 class ServerRefused(LabError):
     """The server answers, and says no: a wrong password, an unknown database."""
+
+
+def open_files(lab: Lab) -> dict[str, int]:
+    """`ulimits` for `lab.run` of a MySQL server: empty where the engine's default limit of open files is a usual one.
+
+    MySQL 5.7 and 8.0 take memory for every file that they might open. Where the engine is allowed as many as the kernel
+    has, 2**30 for example, that is 16 GiB and more (github.com/docker-library/mysql/issues/579).
+
+    Source: proc(5), /proc/PID/limits of the helper of `lab.host`, which the engine gave no limit of its own.
+    """
+    row = re.search(r"^Max open files\s+(\S+)\s+(\S+)", lab.host.read("/proc/self/limits"), re.MULTILINE)
+    hard = row[2] if row else "0"
+    too_many = hard == "unlimited" or (hard.isdigit() and int(hard) > _MOST_FILES)
+    return {"nofile": _ENOUGH_FILES} if too_many else {}
 
 
 def connect(lab: Lab, container: Container | str, *, password: str, database: str = "") -> Connection:
@@ -74,12 +93,12 @@ def until_ready(
             name = container if isinstance(container, str) else str(container.id)
             found = lab.client.api.inspect_container(name)
             if not found["State"]["Running"] or time.monotonic() > end:
-                words = lab.client.api.logs(found["Id"], tail=_LAST_LINES).decode(errors="replace")
+                words = last_lines(lab.client.api, found["Id"], _LAST_LINES)
                 raise LabError(
                     f"the MySQL server in {found['Name'].lstrip('/')!r} "
                     + (f"is not ready after {limit_s:.0f} s" if found["State"]["Running"] else "ended"),
                     hint="its last lines, above, say why; look at all of them with `docker logs`",
-                    engine_words=words.strip() or error.message,
+                    engine_words=words or error.message,
                 ) from None
         time.sleep(_LOOK_S)
 

@@ -35,9 +35,8 @@ def started(lab: Lab, image: str, script: str, **options: Any) -> Container:
     """
     options = {"volumes": ["/var/lib/docker"], **options}
     if lab.engine.remaps_users:
-        options["userns_mode"] = (
-            "host"  # an engine mounts and makes devices: not in a user namespace of its own
-        )
+        # a root that is mapped owns no cgroups
+        options["userns_mode"] = "host"
     try:
         return lab.run(image, ["sh", "-c", script], **options, **RIGHTS)
     except EngineRefused as error:

@@ -104,3 +104,27 @@ def _until_healthy(lab: Lab, container: Container) -> None:
         if lab.exec(container, ping).exit_code == 0:
             return
     raise AssertionError(container.logs().decode())
+
+
+@pytest.mark.parametrize(
+    ("limits", "given"),
+    [
+        ("1024                 524288               files     ", {}),
+        ("1048576              1048576              files     ", {}),
+        ("1073741816           1073741816           files     ", {"nofile": 65_536}),
+        ("1048576              unlimited            files     ", {"nofile": 65_536}),
+    ],
+    ids=["engine 29", "a daemon of systemd", "containerd with infinity", "unlimited"],
+)
+def test_a_limit_of_open_files_that_costs_memory(
+    there: Lab, monkeypatch: pytest.MonkeyPatch, limits: str, given: dict[str, int]
+) -> None:
+    text = f"Limit                     Soft Limit           Hard Limit\nMax open files            {limits}\n"
+    monkeypatch.setattr(there.host, "read", lambda path: text)
+    assert mysql.open_files(there) == given
+
+
+def test_this_engines_own_limit_is_read(there: Lab) -> None:
+    said = there.once("labhelpers/payload", ["sh", "-c", "ulimit -Hn"], network="none").stdout.strip()
+    above = said == "unlimited" or int(said) > 1 << 20
+    assert bool(mysql.open_files(there)) is above

@@ -1,6 +1,6 @@
 """The room of `04_cgroups`: how much a container may use."""
 
-from labhelpers.cgroups.bounds import OUTER, Bound, hog
+from labhelpers.cgroups.bounds import OUTER, Bound, hog, missing
 from labhelpers.cgroups.cpu import cpuset, quota, shares, update
 from labhelpers.cgroups.crowd import crowd
 from labhelpers.cgroups.devices import devices
@@ -23,6 +23,7 @@ __all__ = [
     "disk_limits",
     "hog",
     "limits",
+    "missing",
     "neighbour",
     "out_of_memory",
     "quota",

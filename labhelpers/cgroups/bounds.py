@@ -3,7 +3,9 @@
 A hog is a container that takes whatever it can get. Three things hold it, each without the others:
 
 1. its cgroup: a limit of memory and of processes. The lab reads both back from the kernel's own files on the
-   engine's host; where one of them is not there, the hog is removed before it has run;
+   engine's host; where one of them did not take effect, the hog is removed before it has run. Where the host does not
+   have one of the two controllers, an experiment that is about it does not begin (`missing`), and the others keep 2
+   and 3;
 2. inside: a limit of address space (setrlimit(2), RLIMIT_AS) for each of its processes, and `timeout -s KILL`;
 3. outside: the lab kills the container a little after its time, and removes it in any case.
 
@@ -23,6 +25,8 @@ import docker.errors
 import requests
 
 from labhelpers.command import Run
+from labhelpers.engine.differences import limit_is_missing
+from labhelpers.engine.host import Memory, Pids
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result
 
@@ -76,6 +80,7 @@ def hog(
     bound: Bound = OUTER,
     begin: bool = True,
     stay: bool = False,
+    needs: Sequence[str] = (),
     **options: Any,
 ) -> Iterator[Container]:
     """A container that may take whatever `bound` leaves it, for the block; it is removed at its end.
@@ -84,13 +89,16 @@ def hog(
         command: what it runs, once the bound was read back from the host.
         image: a lab image with a shell: `payload` or `tools`.
         begin: False: its command waits for `let_go`, so that its samples have begun before.
+        needs: the controllers that it is about: where the engine cannot use one of them, nothing is started.
         stay: when the command has ended, its container (and so its cgroup) stays until a second `let_go`.
         options: as for `lab.run`. A limit of memory or pids that is not given is the bound's.
 
     Raises:
         BadInput: a limit above the bound.
-        LabError: the bound did not take effect; nothing has run.
+        LabError: the bound did not take effect, or a controller is missing; nothing has run.
     """
+    if why := missing(lab, *needs):
+        raise LabError(why, hint="`./lab doctor` says how to get it; go on with the next section")
     limits = _within(bound, options)
     kib, seconds = str(bound.memory_bytes * 4 // 1024), str(max(1, round(bound.seconds)))
     gate = ["-c", _GATE, "gate", kib, seconds, "yes" if stay else "", *command]
@@ -127,13 +135,16 @@ def checked(lab: Lab, container: Container, bound: Bound) -> None:
     """Read the bound back from the kernel's files on the engine's host.
 
     Raises:
-        LabError: the container has more than the bound, or the host does not limit it at all.
+        LabError: the container has more than the bound.
     """
     seen = lab.host.cgroup(container)
-    for what, limit, most in (
-        ("memory", seen.memory.limit_bytes, bound.memory_bytes),
-        ("processes", seen.pids.limit, bound.pids),
+    memory, pids = seen.get(Memory), seen.get(Pids)
+    for controller, what, limit, most in (
+        ("memory", "memory", memory.limit_bytes if memory else None, bound.memory_bytes),
+        ("pids", "processes", pids.limit if pids else None, bound.pids),
     ):
+        if missing(lab, controller):
+            continue
         if limit is None or limit > most:
             has = "no limit" if limit is None else f"a limit of {limit}"
             raise LabError(
@@ -141,6 +152,18 @@ def checked(lab: Lab, container: Container, bound: Bound) -> None:
                 "all it can get was not started",
                 hint="`docker info` lists what this engine cannot limit; the experiment is not safe on it",
             )
+
+
+def missing(lab: Lab, *controllers: str) -> str | None:
+    """Why an experiment on these controllers cannot be shown here: a sentence for the page; None where it can.
+
+    Args:
+        controllers: `memory`, `cpu`, `cpuset` or `pids`.
+    """
+    lacks = [one for one in controllers if limit_is_missing(lab.engine.info, one)]
+    if not lacks:
+        return None
+    return f"Not shown here: this engine cannot use the cgroup controller {' and '.join(lacks)}."
 
 
 def let_go(lab: Lab, container: Container) -> None:

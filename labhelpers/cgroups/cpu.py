@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.cgroups.bounds import START_S, hog, until
+from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
 from labhelpers.cgroups.samples import Sampler, Samples, Use
 from labhelpers.errors import BadInput
 from labhelpers.results import Result, table
@@ -235,7 +236,7 @@ def _wait_for_use(sampler: Sampler, start_s: float) -> None:
 
 
 def quiet_cpu(lab: Lab) -> int:
-    """The CPU of the engine's host that has been idle most in the last 0.2 s.
+    """The CPU that has been idle most in the last 0.2 s, of those that the engine may use.
 
     Source: proc(5), /proc/stat: the fourth and fifth numbers of a CPU are idle time.
     """
@@ -248,7 +249,8 @@ def quiet_cpu(lab: Lab) -> int:
             }
             for _ in range(2)
         )
-    return max(after, key=lambda cpu: after[cpu] - before.get(cpu, 0))
+    allowed = [cpu for cpu in cpu_numbers(allowed_cpus(lab)) if cpu in after] or list(after)
+    return max(allowed, key=lambda cpu: after[cpu] - before.get(cpu, 0))
 
 
 # --- a set of CPUs

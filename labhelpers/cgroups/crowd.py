@@ -63,7 +63,8 @@ def crowd(lab: Lab, limit: int = 40, seconds: float = 1.0) -> Crowd:
     """
     bound = Bound(192 * MIB, 64, 60)
     options: dict[str, Any] = {"pids_limit": limit, "cpus": 0.5}
-    with hog(lab, ["python3", "-c", BOMB], image="tools", bound=bound, begin=False, **options) as container:
+    command = ["python3", "-c", BOMB]
+    with hog(lab, command, image="tools", bound=bound, begin=False, needs=["pids"], **options) as container:
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
             # a process that has just ended counts until it is gone, so what is waited for is a refusal

@@ -116,6 +116,7 @@ def limits(lab: Lab, container: Container | str) -> Limits:
     names = {name for kind in KINDS for name in (*kind.v1, *kind.v2)}
     version = lab.host.cgroup(container).version
     files = lab.host.cgroup_files(container, sorted(names))
+    every = allowed_cpus(lab)
     found = []
     for kind in KINDS:
         here = [files[name] for name in (kind.v1 if version == 1 else kind.v2) if name in files]
@@ -124,7 +125,7 @@ def limits(lab: Lab, container: Container | str) -> Limits:
             continue  # its controller is switched off here
         texts = [file.text or "" for file in here]
         # a set of all CPUs limits nothing
-        no_limit = (kind.usual[version - 1], f"0-{int(lab.engine.info['NCPU']) - 1}")
+        no_limit = (kind.usual[version - 1], every)
         words = None if texts and texts[0] in no_limit else kind.words(texts)
         found.append(
             Limit(
@@ -140,6 +141,29 @@ def limits(lab: Lab, container: Container | str) -> Limits:
         )
     name = container if isinstance(container, str) else str(container.name)
     return Limits(name, version, tuple(found))
+
+
+def allowed_cpus(lab: Lab) -> str:
+    """The CPUs that a container of this engine may use, as the kernel writes them: `0-3`, or `1,4-7`.
+
+    Which they are is not in `docker info`: `NCPU` is their number. They are fewer than the machine's where the engine's
+    cgroup has a set of CPUs, as in a container or on a host with isolated CPUs.
+
+    Source: proc(5), /proc/PID/status: `Cpus_allowed_list`, of the helper of `lab.host`, which has no set of its own.
+    """
+    status = lab.host.read("/proc/self/status")
+    found = re.search(r"^Cpus_allowed_list:\s*(\S+)", status, re.M)
+    return found[1] if found else f"0-{int(lab.engine.info['NCPU']) - 1}"
+
+
+def cpu_numbers(text: str) -> list[int]:
+    """The CPUs of a list as the kernel writes it: `0,2-3` is [0, 2, 3]."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit():
+            numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def _short(texts: Sequence[str]) -> str:
@@ -341,16 +365,17 @@ def spellings(lab: Lab) -> Spellings:
         made = lab.create_volume(volume)
     try:
         found = disk(lab, volume)
+        cpu = str(cpu_numbers(allowed_cpus(lab))[0])
         options: dict[str, Any] = {
             "cpus": 0.5,
             "cpu_shares": 512,
-            "cpuset_cpus": "0",
+            "cpuset_cpus": cpu,
             "memory": 64 * MIB,
             "memory_reservation": 32 * MIB,
             "pids_limit": 32,
         }
         given = {
-            "--cpus": "0.5", "--cpu-shares": "512", "--cpuset-cpus": "0", "--memory": "64m", "--memory-swap": "64m",
+            "--cpus": "0.5", "--cpu-shares": "512", "--cpuset-cpus": cpu, "--memory": "64m", "--memory-swap": "64m",
             "--memory-reservation": "32m", "--pids-limit": "32",
         }  # fmt: skip
         if found.path:

@@ -86,7 +86,14 @@ def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -
     """
     bound = bound or Bound(2 * limit, 32, 60)
     with hog(
-        lab, grow(4 * limit), image="tools", bound=bound, begin=False, stay=True, memory=limit
+        lab,
+        grow(4 * limit),
+        image="tools",
+        bound=bound,
+        begin=False,
+        stay=True,
+        needs=["memory"],
+        memory=limit,
     ) as container:
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
@@ -135,16 +142,14 @@ def kernel_line(lab: Lab, container_id: str) -> tuple[str | None, str]:
     """
     with lab.quiet():
         try:
-            reader = lab.run(
+            said = lab.once(
                 lab.image("payload"), ["dmesg"], network="none", cap_drop=["ALL"], cap_add=["SYSLOG"]
             )
         except LabError as error:
             return None, f"the engine does not give the right to read its kernel's log: {error.message}"
-        code = exit_code(reader, START_S)
-        log = reader.logs().decode(errors="replace")
-        lab.remove(reader, force=True)
-    if code:
-        return None, f"the kernel's log cannot be read: {log.strip()[-200:]}"
+    log = said.stdout
+    if said.exit_code:
+        return None, f"the kernel's log cannot be read: {str(said).strip()[-200:]}"
     tasks = re.findall(rf"oom-kill:.*task_memcg=\S*{container_id[:12]}\S*,task=[^,]*,pid=(\d+)", log)
     lines = [line for line in KILLED.finditer(log) if tasks and line[1] == tasks[-1]]
     return (lines[-1][0], "") if lines else (None, "the kernel's log holds no line about it (any more)")
@@ -189,7 +194,9 @@ def reservation(
     """
     options: dict[str, Any] = {"memory": limit, "memory_reservation": reserved}
     bound = Bound(limit, 32, 60)
-    with hog(lab, grow(wanted), image="tools", bound=bound, begin=False, **options) as container:
+    with hog(
+        lab, grow(wanted), image="tools", bound=bound, begin=False, needs=["memory"], **options
+    ) as container:
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
             if not until(lambda: "has enough" in container.logs().decode(errors="replace"), 60, every_s=0.1):

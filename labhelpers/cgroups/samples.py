@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.models.containers import Container
 
-from labhelpers.engine.host import Cgroup, Io, Pids, Sample
+from labhelpers.engine.host import Cgroup, Io, Memory, Pids, Sample
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result, table
 from labhelpers.widgets.curves import Curves, live_curves
@@ -144,7 +144,7 @@ class Samples(Result):
         - cpu_percent: of one core, since the reading before.
         - throttled_s: waited for the next period because the quota was used up, since the first reading.
         - memory_bytes: charged, without file pages that were not used lately: as `docker stats` counts
-          (docker/cli, calculateMemUsageUnixNoCache).
+          (docker/cli, calculateMemUsageUnixNoCache). None where the host has no memory controller; so with pids.
         - read_bytes, write_bytes: since the container began, as the kernel counts them.
         - pids: processes and threads.
         """
@@ -154,17 +154,17 @@ class Samples(Result):
         for name, readings in zip(self.names, self.readings, strict=True):
             for before, now in pairwise(readings):
                 cpu, was, first = (one.cgroup.cpu for one in (now, before, readings[0]))
-                memory, io, pids = now.cgroup.memory, _io(now.cgroup), _pids(now.cgroup)
+                memory, io, pids = now.cgroup.get(Memory), _io(now.cgroup), now.cgroup.get(Pids)
                 percent = (cpu.usage_us - was.usage_us) / (now.time_s - before.time_s) / 1e4
                 yield [
                     name,
                     now.time_s,
                     percent,
                     (cpu.throttled_us - first.throttled_us) / 1e6,
-                    max(0, memory.usage_bytes - memory.inactive_file_bytes),
+                    max(0, memory.usage_bytes - memory.inactive_file_bytes) if memory else None,
                     io.read_bytes,
                     io.written_bytes,
-                    pids,
+                    pids.current if pids else None,
                 ]
 
     def parts(self) -> pd.DataFrame:
@@ -175,8 +175,8 @@ class Samples(Result):
         rows = []
         for name, readings in zip(self.names, self.readings, strict=True):
             for now in readings[1:]:
-                memory, io = now.cgroup.memory, _io(now.cgroup)
-                sizes = [getattr(memory, key) for key in PARTS[2:7]]
+                memory, io = now.cgroup.get(Memory), _io(now.cgroup)
+                sizes = [getattr(memory, key, None) for key in PARTS[2:7]]
                 counts = [sum(getattr(device, key) for device in io.devices) for key in PARTS[7:]]
                 rows.append([name, now.time_s, *sizes, *counts])
         return table(sorted(rows, key=lambda row: row[1]), PARTS)
@@ -210,11 +210,7 @@ class Samples(Result):
 
 
 def _io(cgroup: Cgroup) -> Io:
-    return next((part for part in cgroup.parts if isinstance(part, Io)), Io(()))
-
-
-def _pids(cgroup: Cgroup) -> int | None:
-    return next((part.current for part in cgroup.parts if isinstance(part, Pids)), None)
+    return cgroup.get(Io) or Io(())
 
 
 # --- taking them
@@ -354,13 +350,8 @@ def _curves(samples: Samples) -> Curves:
         quota = last.cpu.limit_cpus
         times = rows["time_s"].tolist()
         found.append(("CPU, % of one core", name, times, rows["cpu_percent"].tolist(), quota and quota * 100))
-        found.append(
-            (
-                "memory, MiB",
-                name,
-                times,
-                (rows["memory_bytes"] / 1024**2).tolist(),
-                last.memory.limit_bytes and last.memory.limit_bytes / 1024**2,
-            )
-        )
+        memory = last.get(Memory)
+        if memory is not None:
+            limit = memory.limit_bytes and memory.limit_bytes / 1024**2
+            found.append(("memory, MiB", name, times, (rows["memory_bytes"] / 1024**2).tolist(), limit))
     return Curves(tuple(found), samples.notes)

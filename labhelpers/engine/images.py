@@ -25,6 +25,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from labhelpers import state
 from labhelpers.engine import debootstrap
 from labhelpers.engine.find import Engine
+from labhelpers.engine.once import run_once
 from labhelpers.engine.removal import remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, table
@@ -195,9 +196,13 @@ def overview(engine: Engine) -> Images:
     there = found["base"]
     if not there.present:
         return Images(found, None, None)
-    said = engine.client.containers.run(
-        there.ref, ["cat", "/etc/os-release"], remove=True, network_mode="none", labels=_LOOKING
-    )
+    body = {
+        "Image": there.ref,
+        "Cmd": ["cat", "/etc/os-release"],
+        "Labels": _LOOKING,
+        "HostConfig": {"NetworkMode": "none"},
+    }
+    said = run_once(engine.client.api, body).stdout
     named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', said, re.M)
     return Images(found, named[1].decode() if named else "a Linux", there.source)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import requests
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDERR, STDOUT, Done, Stream
@@ -63,6 +63,14 @@ def run_once(api: Any, body: Mapping[str, Any], *, limit_s: float = LIMIT_S) -> 
         finally:
             stream.close()
     return Done(status, b"".join(wrote[STDOUT]), b"".join(wrote[STDERR]))
+
+
+def last_lines(api: Any, container: str, count: int) -> str:
+    """The end of a container's log, for a message; where its log driver keeps none, a line that says so."""
+    try:
+        return str(api.logs(container, tail=count).decode(errors="replace")).strip()
+    except APIError as error:
+        return f"(its log cannot be read: {error.explanation})"
 
 
 @contextmanager

@@ -12,12 +12,14 @@ import struct
 import tarfile
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 
 from docker.errors import APIError, DockerException, NotFound
 from requests.exceptions import RequestException
 
 from labhelpers.engine.find import Engine
+from labhelpers.engine.once import run_once
 from labhelpers.errors import EngineRefused
 from labhelpers.results import Result
 
@@ -90,18 +92,16 @@ def first_run(engine: Engine) -> FirstRun:
             changes=[f"LABEL {key}={value}" for key, value in LABELS.items()],
         )
         try:
-            api.create_container(
-                name,
-                ["/hello"],
-                name=name,
-                labels=LABELS,
-                host_config=api.create_host_config(network_mode="none"),
-            )
-            api.start(name)
-            status = api.wait(name, timeout=api.timeout)["StatusCode"]
-            said = api.logs(name).decode(errors="replace").strip()
+            body = {
+                "Image": name,
+                "Cmd": ["/hello"],
+                "Labels": LABELS,
+                "HostConfig": {"NetworkMode": "none"},
+            }
+            done = run_once(api, body, limit_s=api.timeout)
         finally:
-            _remove(engine, name)
+            with suppress(NotFound):
+                api.remove_image(name, force=True)
     except (APIError, DockerException, RequestException) as error:
         raise EngineRefused(
             "the engine answers, but it could not run a first container",
@@ -109,20 +109,13 @@ def first_run(engine: Engine) -> FirstRun:
             "provider may forbid containers, and a full disk (`docker system df`) does this too",
             engine_words=str(getattr(error, "explanation", None) or error),
         ) from error
+    status, said = done.exit_code, done.stdout.decode(errors="replace").strip()
     if status != 0 or said != WORD.decode().strip():
         raise EngineRefused(
             f"a first container ran, but ended with status {status} and said {said!r}",
             hint="look at the engine's own log, and at what filters system calls on its machine",
         )
     return FirstRun(said, (time.monotonic() - began) * 1000)
-
-
-def _remove(engine: Engine, name: str) -> None:
-    for remove in (engine.client.api.remove_container, engine.client.api.remove_image):
-        try:
-            remove(name, force=True)
-        except NotFound:
-            continue
 
 
 def _archive(binary: bytes) -> bytes:

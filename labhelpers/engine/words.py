@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,11 +10,37 @@ from docker.errors import APIError, DockerException, NotFound
 from requests.exceptions import RequestException
 
 from labhelpers import state
+from labhelpers.engine.differences import DELEGATE
 from labhelpers.engine.find import Engine
 from labhelpers.errors import EngineRefused, EngineUnreachable, LabError
 
 RAISED = (DockerException, RequestException)
 """Whatever the SDK raises of an engine: that it refused, or that it does not answer."""
+
+
+_HINTS = (
+    (
+        # moby, daemon/daemon_unix.go; runc and crun where a file of a controller is not there
+        r"(nanocpus|cpu-?set|cpu (cfs|shares|quota)|pids limit|memory).*(kernel does not support|not mounted)"
+        r"|your kernel does not support.*(cgroup|cfs)|controller .* (is not|not) available|controllers? .* not found",
+        "the engine may not use that cgroup controller. A rootless engine has to be given it: in "
+        f"{DELEGATE} write [Service] and Delegate=cpu cpuset io memory pids, then log in again; else its kernel has it "
+        "off: `./lab doctor` says which are missing",
+    ),
+    (
+        r"requested cpus are not available",
+        "the engine may use other CPUs: `grep Cpus_allowed_list /proc/$(pidof dockerd)/status` on its host",
+    ),
+    (
+        r"user namespaces? (is|are) enabled|incompatible with user namespaces|cannot share the host.s",
+        "this engine maps users (userns-remap): add `--userns host` (lab.run: userns_mode='host')",
+    ),
+    (
+        r"does not support reading",
+        "the container's log driver keeps nothing to read: start it with `--log-driver json-file`",
+    ),
+)
+"""A pattern in the engine's message, and what the reader can do about it."""
 
 
 @contextmanager
@@ -58,9 +85,10 @@ def in_words(engine: Engine, error: Exception, container: str | None = None) -> 
 
 
 def refused(error: APIError) -> EngineRefused:
-    """That the engine said no, for a reason that has no words of its own here."""
-    return EngineRefused(
-        "the engine refused",
-        hint="its words say what it misses; change that and run the cell again",
-        engine_words=str(error.explanation),
+    """That the engine said no; the hint is for its reason where that is a known one."""
+    words = str(error.explanation)
+    hint = next(
+        (hint for sign, hint in _HINTS if re.search(sign, words, re.IGNORECASE)),
+        "its words say what it misses; change that and run the cell again",
     )
+    return EngineRefused("the engine refused", hint=hint, engine_words=words)

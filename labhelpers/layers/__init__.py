@@ -11,7 +11,7 @@ from labhelpers.layers.experiments import (
     sharing,
     verify,
 )
-from labhelpers.layers.overlay import before_and_after, changes, mounts, through
+from labhelpers.layers.overlay import before_and_after, changes, mounts, no_overlay, through
 
 __all__ = [
     "archive",
@@ -23,6 +23,7 @@ __all__ = [
     "image",
     "leaks_of",
     "mounts",
+    "no_overlay",
     "pull",
     "recover",
     "refused_pull",

@@ -78,6 +78,25 @@ def _end(path: str) -> str:
     return "…/" + "/".join(name[:12] for name in path.split("/")[-2:])
 
 
+def no_overlay(lab: Lab, container: Container | str) -> str | None:
+    """Why a running container's layers cannot be looked at here: a sentence for the page; None where they can.
+
+    The mount table decides, not the storage driver's name: fuse-overlayfs has no directories in it, and vfs, btrfs and
+    zfs have no overlay.
+
+    Raises:
+        LabError: the container is gone, or does not run.
+    """
+    root = next((one for one in lab.host.mounts(container) if one.point == "/"), None)
+    if root is not None and root.upper is not None:
+        return None
+    driver = lab.engine.info.get("Driver") or "another storage driver"
+    return (
+        f"Not shown here: this engine stores layers with {driver}, so the root of a container is no overlay mount "
+        "of the kernel. The next cells that need one are left out."
+    )
+
+
 def mounts(lab: Lab, container: Container | str) -> Mounts:
     """The directories behind the root of a running container.
 
@@ -88,8 +107,9 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
     root = next((one for one in table if one.point == "/"), None)
     if root is None or root.upper is None:
         raise LabError(
-            f"the root of {container_name(container)} is no overlay mount: this engine's storage driver is another",
-            hint="`docker info` says which; the chapter needs overlay2, or containerd's overlayfs",
+            f"the root of {container_name(container)} is no overlay mount: this engine's storage driver is "
+            f"{lab.engine.info.get('Driver')}",
+            hint="this part of the chapter needs overlay2, or containerd's overlayfs; go on with the next section",
         )
     base = ""
     if not root.upper.startswith("/"):

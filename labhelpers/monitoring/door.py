@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers import ours
+from labhelpers.engine.once import JSON_FILE
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -123,7 +124,7 @@ def _ports(lab: Lab, held: set[str]) -> list[int]:
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
     words = ["curl", "-s", "--max-time", "30", "--unix-socket", INSIDE, "http://engine/info"]
     with lab.quiet():
-        said = _said(lab, lab.run(lab.image("tools"), words, volumes=volumes, **NOTHING))
+        said = lab.once(lab.image("tools"), words, volumes=volumes, **NOTHING).stdout
     try:
         return bool(json.loads(said)["ID"] == lab.engine.info["ID"])
     except (ValueError, KeyError, TypeError):
@@ -309,6 +310,8 @@ def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
                 "NetworkMode": "none",
                 "CapDrop": ["ALL"],
                 "ReadonlyRootfs": True,
+                # the holder reads its log
+                "LogConfig": {"Type": JSON_FILE},
             },
         }
         label = f"{ours.SESSION}={lab.session}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine.differences import security
 from labhelpers.namespaces.stage import NOWHERE, stage
 from labhelpers.results import Result, table
 
@@ -63,15 +64,24 @@ class UserNamespaces(Result):
         engine_maps: whether the engine itself gives containers a user namespace (userns-remap, rootless).
         tries: containers that tried to make one.
         kernel_forbids: settings of the kernel that forbid them, as `file = value`; empty if none.
+        profile: the engine's system call filter: `default` or `builtin` is Docker's, "" is none.
     """
 
     engine_maps: bool
     tries: tuple[Unshared, ...]
     kernel_forbids: tuple[str, ...]
+    profile: str = "default"
 
     def of(self, options: str) -> Unshared:
         """The try with these options."""
         return next(one for one in self.tries if one.options == options)
+
+    @property
+    def other_filter(self) -> str | None:
+        """Why the engine's filter is not Docker's default one; None where it is."""
+        if self.profile in ("default", "builtin"):
+            return None
+        return f"this engine's system call filter is {self.profile or 'off'}, not Docker's default"
 
     @property
     def filter_refuses(self) -> bool:
@@ -124,9 +134,12 @@ def user(lab: Lab) -> UserNamespaces:
     forbids = [
         f"{path} = {_FORBID[path]}" for path, text in found.items() if (text or "").strip() == _FORBID[path]
     ]
-    security = lab.client.info().get("SecurityOptions") or []
-    maps = any(name in one for one in security for name in ("name=userns", "name=rootless"))
-    return UserNamespaces(maps, tries, tuple(forbids))
+    info = lab.engine.info
+    maps = any(security(info, name) is not None for name in ("userns", "rootless"))
+    seccomp = security(info, "seccomp")
+    profile = "" if seccomp is None else seccomp.get("profile", "default")
+    # a file of the engine's host is a path that nobody else has
+    return UserNamespaces(maps, tries, tuple(forbids), "another one" if "/" in profile else profile)
 
 
 def _unshare(lab: Lab, run: Any, options: str, words: Mapping[str, Any]) -> Unshared:
@@ -159,6 +172,7 @@ class CgroupView(Result):
         paths: mode → the path that /proc/self/cgroup shows inside, shortened at both ends of long parts.
         same_as_host: mode → whether the container is in the host's cgroup namespace.
         shows_own_id: mode → whether the path names the container.
+        set_to: why the default is not the version's: dockerd's `default-cgroupns-mode`; None where it is.
     """
 
     version: int
@@ -166,6 +180,7 @@ class CgroupView(Result):
     paths: Mapping[str, str]
     same_as_host: Mapping[str, bool]
     shows_own_id: Mapping[str, bool]
+    set_to: str | None = None
 
     def frame(self) -> pd.DataFrame:
         """One row a mode: option, path_inside, same_as_host."""
@@ -195,7 +210,14 @@ def cgroup(lab: Lab) -> CgroupView:
             paths[mode] = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
             same[mode] = lab.host.process(container).namespaces.get("cgroup") == host
             named[mode] = str(container.id)[:12] in path
-    return CgroupView(lab.engine.facts().cgroup_version, default, paths, same, named)
+    version = lab.engine.facts().cgroup_version
+    # `docker info` lists cgroupns where the default is a namespace of its own; Podman lists it never
+    private = security(lab.engine.info, "cgroupns") is not None
+    changed = private is not (version == 2) and not lab.engine.is_podman
+    reason = (
+        f"this engine's default-cgroupns-mode is {'private' if private else 'host'!r}" if changed else None
+    )
+    return CgroupView(version, default, paths, same, named, reason)
 
 
 @dataclass(frozen=True, slots=True)

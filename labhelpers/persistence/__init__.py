@@ -2,7 +2,7 @@
 
 from labhelpers.persistence.kills import FAST, SAFE, WRITTEN, kills, trade
 from labhelpers.persistence.places import Places, place
-from labhelpers.persistence.servers import ask, copy, data_directory, host_directory, wait
+from labhelpers.persistence.servers import ask, copy, data_directory, host_directory, ulimit, wait
 from labhelpers.persistence.survival import guesses, survival
 from labhelpers.persistence.twins import two_on_one
 
@@ -21,5 +21,6 @@ __all__ = [
     "survival",
     "trade",
     "two_on_one",
+    "ulimit",
     "wait",
 ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from labhelpers import mysql
 from labhelpers.engine.removal import kill_container
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
@@ -105,7 +106,12 @@ def _killed(lab: Lab, image: str, when: str) -> KilledStart:
     place = str(volume.attrs["Mountpoint"])
     try:
         variables = {"MYSQL_ROOT_PASSWORD": "book"}
-        options: dict[str, Any] = {"environment": variables, "volumes": [f"{name}:{DATA}"], "network": "none"}
+        options: dict[str, Any] = {
+            "environment": variables,
+            "volumes": [f"{name}:{DATA}"],
+            "network": "none",
+            "ulimits": mysql.open_files(lab),
+        }
         container = lab.run(image, name=name, **options)
         began = time.monotonic()
         first_file = [f"{place}/ibdata1".strip("/")]

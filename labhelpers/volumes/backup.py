@@ -15,6 +15,8 @@ from labhelpers.results import Result
 from labhelpers.volumes import stage
 
 if TYPE_CHECKING:
+    from docker.models.containers import Container
+
     from labhelpers.lab import Lab
 
 # what a directory holds, in the same words as `_of_archive` below says it of an archive
@@ -130,8 +132,7 @@ def put_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Contents:
     """
     stage.ours(lab, volume)
     command = ["python3", "-c", PUT, "/data", str(random_bytes)]
-    with stage.running(lab, command, image="tools", volumes=[f"{volume}:/data"]) as writer:
-        stage.said(writer)
+    stage.output(lab, command, image="tools", volumes=[f"{volume}:/data"])
     return contents(lab, volume)
 
 
@@ -143,8 +144,8 @@ def contents(lab: Lab, volume: str) -> Contents:
     """
     stage.directory_of(lab, volume)  # with -v the engine would make one
     command = ["python3", "-c", LOOK, "/data"]
-    with stage.running(lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READER) as reader:
-        return _summed(f"volume {volume}", json.loads(stage.said(reader)))
+    said = stage.output(lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READER)
+    return _summed(f"volume {volume}", json.loads(said))
 
 
 def back_up(lab: Lab, volume: str, file: Path) -> BackUp:
@@ -170,7 +171,48 @@ def back_up(lab: Lab, volume: str, file: Path) -> BackUp:
         for piece in pieces:
             target.write(piece)
         took = time.perf_counter() - begin
+        maps = _id_maps(lab, holder) if lab.engine.remaps_users else None
+    if maps is not None:
+        renumber(file, *maps)
     return BackUp(volume, file.name, file.stat().st_size, before, _of_archive(file), 1000 * took)
+
+
+def _id_maps(lab: Lab, container: Container) -> tuple[str, str]:
+    """The uid_map and the gid_map of a running container."""
+    first = lab.host.process(container).pid
+    return lab.host.read(f"/proc/{first}/uid_map"), lab.host.read(f"/proc/{first}/gid_map")
+
+
+def renumber(file: Path, uid_map: str, gid_map: str) -> None:
+    """Rewrite a tar archive with the owners and groups that containers count, in place of the host's.
+
+    An engine with `userns-remap` puts the host's numbers into the archives that it makes, and takes the container's
+    (seen on Docker 20.10). A number that is outside of the maps stays as it is.
+
+    Args:
+        uid_map, gid_map: user_namespaces(7), /proc/PID/uid_map.
+    """
+    new = file.with_name(file.name + ".part")
+    try:
+        with tarfile.open(file, "r:") as old, tarfile.open(new, "x:", format=tarfile.PAX_FORMAT) as target:
+            for one in old:
+                one.uid, one.gid = id_inside(uid_map, one.uid), id_inside(gid_map, one.gid)
+                one.pax_headers = {
+                    key: value for key, value in one.pax_headers.items() if key not in ("uid", "gid")
+                }
+                target.addfile(one, old.extractfile(one) if one.isreg() else None)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def id_inside(id_map: str, number: int) -> int:
+    """What a container calls a number of the host; the number itself where it is outside of the map."""
+    for line in id_map.splitlines():
+        first, outside, count = map(int, line.split())
+        if outside <= number < outside + count:
+            return first + number - outside
+    return number
 
 
 def restore(lab: Lab, file: Path, volume: str) -> Restored:

@@ -61,10 +61,11 @@ def read_only(lab: Lab) -> ReadOnly:
     Source: mount(2), MS_RDONLY with MS_BIND: read-only is a property of a mount, not of what is mounted.
     """
     with stage.volume(lab, "ro") as name:
-        bind = f"type=bind,source={stage.directory_of(lab, name)},target=/bind,readonly"
+        source = stage.directory_of(lab, name)
+        mounted = stage.bound(lab, source, "/bind", readonly=True, volumes=[f"{name}:/volume:ro"])
         with (
             stage.running(lab, volumes=[f"{name}:/volume"]) as writer,
-            stage.running(lab, volumes=[f"{name}:/volume:ro"], mounts=[bind], read_only=True) as reader,
+            stage.running(lab, **mounted, read_only=True) as reader,
         ):
             tried = (
                 ("a volume", writer, "/volume"),

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.differences import security
+from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 
@@ -65,12 +67,14 @@ class BothWays(Result):
     Attributes:
         written_inside, read_outside: what a container wrote, and what the engine's host has there.
         written_outside, read_inside: the same from the host's directory to the container.
+        refused: why root in a container of this engine may not write into that directory; None where it may.
     """
 
     written_inside: str
     read_outside: str
     written_outside: str
     read_inside: str
+    refused: str | None = None
 
     @property
     def agree(self) -> bool:
@@ -130,16 +134,33 @@ def both_ways(lab: Lab, container: Container | str, inside: str, directory: str)
     first, second = (secrets.token_hex(8) for _ in range(2))
     say = 'echo "$1" > "$2"'
     with lab.quiet():
-        lab.exec(container, ["sh", "-c", say, "sh", first, f"{inside}/from-inside"])
+        done = lab.exec(container, ["sh", "-c", say, "sh", first, f"{inside}/from-inside"])
+        if done.exit_code:
+            return BothWays(first, "", second, "", _why_not(lab, done.stderr))
         read_outside = lab.host.read(f"{directory}/from-inside").strip()
-        mount = f"type=bind,source={directory},target=/outside"
-        with stage.running(
-            lab, ["sh", "-c", say, "sh", second, "/outside/from-outside"], mounts=[mount]
-        ) as writer:
-            stage.said(writer)
+        command = ["sh", "-c", say, "sh", second, "/outside/from-outside"]
+        stage.output(lab, command, **stage.bound(lab, directory, "/outside"))
         read_inside = lab.exec(container, ["cat", f"{inside}/from-outside"]).stdout.strip()
         lab.exec(container, ["rm", f"{inside}/from-inside", f"{inside}/from-outside"])
     return BothWays(first, read_outside, second, read_inside)
+
+
+def _why_not(lab: Lab, words: str) -> str:
+    """Why a container could not write into a directory of the engine's host.
+
+    Raises:
+        LabError: nothing that is known of the engine explains it.
+    """
+    if "ermission denied" in words:
+        if lab.engine.remaps_users or security(lab.engine.info, "rootless"):
+            return "this engine maps users, and root in its containers is not the owner of the directory"
+        if security(lab.engine.info, "selinux"):
+            return "SELinux keeps containers from a directory without their label"
+    raise LabError(
+        "the container could not write into the directory that is mounted there",
+        hint="look at its owner, its mode and its mount options: docker inspect CONTAINER",
+        engine_words=words,
+    )
 
 
 def delays(lab: Lab, rounds: int = ROUNDS) -> Delays:
@@ -153,7 +174,7 @@ def delays(lab: Lab, rounds: int = ROUNDS) -> Delays:
         def player(side: str) -> list[str]:
             return ["python3", "-c", BALL, "/shared/ball", side, str(rounds)]
 
-        outer = {"mounts": [f"type=bind,source={directory},target=/shared"]}
+        outer = stage.bound(lab, directory, "/shared")
         with (
             stage.running(lab, player("inside"), image="tools", volumes=[f"{name}:/shared"]) as one,
             stage.running(lab, player("outside"), image="tools", **outer) as other,

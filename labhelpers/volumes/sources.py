@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
-from labhelpers.errors import EngineRefused
+from labhelpers.engine.differences import security
+from labhelpers.errors import EngineRefused, LabError
 from labhelpers.exercises import container_named
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
@@ -75,6 +76,8 @@ def go_on(lab: Lab, container: str, here: str | Path, inside: str, image: str, t
         (directory / token).touch()
         try:
             seen = lab.host.entries(inside, [token], container)[token] is not None
+            if seen and security(lab.engine.info, "selinux"):
+                _must_read(lab, container, directory, inside)
         finally:
             (directory / token).unlink()
         if seen:
@@ -83,9 +86,25 @@ def go_on(lab: Lab, container: str, here: str | Path, inside: str, image: str, t
         lab.remove(container, force=True)
     lab.create_volume(there)
     source = stage.directory_of(lab, there)
-    mount = f"type=bind,source={source},target={inside}"
-    lab.run(image, name=container, mounts=[mount], tty=True, stdin_open=True)
+    lab.run(image, name=container, tty=True, stdin_open=True, **stage.bound(lab, source, inside))
     return BindSource(container, inside, source, False, said)
+
+
+def _must_read(lab: Lab, container: str, directory: Path, inside: str) -> None:
+    """Let the container itself list the directory: the helper of `lab.host` is not confined by SELinux, it is.
+
+    Raises:
+        LabError: SELinux keeps it from doing so. The lab does not change the label of a reader's directory.
+    """
+    with lab.quiet():
+        said = lab.exec(container, ["ls", inside])
+    if "Permission denied" in said.stderr:
+        raise LabError(
+            f"{container} has the directory at {inside}, and SELinux on the engine's host keeps it from reading it",
+            hint=f"docker rm -f {container}; then start it again with -v {directory}:{inside}:z, which gives the "
+            "directory and what is in it the label of containers",
+            engine_words=said.stderr,
+        )
 
 
 def _refused(lab: Lab, options: dict[str, Any]) -> str | None:

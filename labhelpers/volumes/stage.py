@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, NotFound
 
+from labhelpers.engine.differences import security
 from labhelpers.engine.removal import remove_container
 from labhelpers.errors import LabError, NameTaken
 
@@ -81,6 +82,21 @@ def directory_of(lab: Lab, name: str) -> str:
     return str(found["Mountpoint"])
 
 
+def bound(lab: Lab, source: str, inside: str, *, readonly: bool = False, **options: Any) -> dict[str, Any]:
+    """`options` of `lab.run` with a bind mount of a directory that the lab made.
+
+    Where SELinux confines containers the directory gets the label of containers (`:z`), which `--mount` cannot ask for.
+    Only for a directory of the lab: the label of a reader's directory is left alone.
+
+    Source: docs.docker.com, storage/bind-mounts, "Configure the SELinux label".
+    """
+    if security(lab.engine.info, "selinux"):
+        mode = "ro,z" if readonly else "z"
+        return options | {"volumes": [*options.get("volumes", ()), f"{source}:{inside}:{mode}"]}
+    mount = f"type=bind,source={source},target={inside}" + (",readonly" if readonly else "")
+    return options | {"mounts": [*options.get("mounts", ()), mount]}
+
+
 def ours(lab: Lab, name: str) -> str:
     """`name`, if this session made the volume of that name.
 
@@ -129,6 +145,31 @@ def wait_for(what: str, is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> 
                 hint="run the cell again; `./lab doctor` says whether the engine is well",
             )
         time.sleep(0.03)
+
+
+def output(
+    lab: Lab,
+    command: Sequence[str],
+    *,
+    image: str = "payload",
+    limit_s: float = LIMIT_S,
+    **options: Any,
+) -> str:
+    """What a command writes in a container of its own, without a network, which is removed.
+
+    Args:
+        image: a lab image.
+        limit_s: how long it may be silent, in seconds.
+        options: as for `lab.run`.
+
+    Raises:
+        LabError: it ended with another exit code than 0, or was silent for `limit_s`.
+    """
+    with lab.quiet():
+        done = lab.once(lab.image(image), command, limit_s=limit_s, **{"network": "none", **options})
+    if done.exit_code:
+        raise _failed(str(done))
+    return done.stdout
 
 
 def said(container: Container, limit_s: float = LIMIT_S) -> str:

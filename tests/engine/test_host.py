@@ -726,3 +726,13 @@ def test_a_network_in_one_go_is_what_its_parts_are(subject: Container, host: Hos
 def test_the_helper_is_known_by_its_id(there: Lab, host: HostView) -> None:
     host.kernel()
     assert host.helper in {row["Id"] for row in there.client.api.containers()}
+
+
+def test_an_engine_that_starts_no_helper_at_all(engine: Engine) -> None:
+    """As Enhanced Container Isolation refuses it: here the engine refuses because it does not have the image."""
+    fenced = HostView(engine, {}, lambda: "labhelpers/no-such-image")
+    (said,) = fenced.cannot_show
+    assert said.startswith("anything of the engine's host")
+    assert "no-such-image" in said
+    with pytest.raises(LabError, match="does not let the lab look at its host"):
+        fenced.processes()

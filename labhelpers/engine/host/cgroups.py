@@ -16,6 +16,8 @@ from labhelpers.results import Result, table
 if TYPE_CHECKING:
     import pandas as pd
 
+_COUNTING = ("memory", "cpu", "cpuacct", "pids", "blkio")
+"""The controllers of version 1 that count what a container uses."""
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT = 1 << 60
 FILES: Mapping[str, tuple[str, ...]] = {
@@ -202,7 +204,7 @@ class Cgroup(Result):
 
     Attributes:
         version: 1 or 2.
-        path: as in /proc/PID/cgroup (on version 1 the memory controller's).
+        path: as in /proc/PID/cgroup (on version 1 the memory controller's, or that of the next one that is there).
         parts: what is counted here: `Cpu`, `Memory`, `Io`, `Pids`.
         pressure: by resource; empty where the kernel does not measure it.
     """
@@ -233,13 +235,18 @@ class Cgroup(Result):
         return self._part(Pids)
 
     def _part(self, kind: type[Part]) -> Part:
-        for part in self.parts:
-            if isinstance(part, kind):
-                return part
+        part = self.get(kind)
+        if part is not None:
+            return part
+        name = kind.__name__.lower()
         raise LabError(
-            f"the engine's host does not count {kind.__name__.lower()} for the cgroup {self.path}",
-            hint="its kernel or its engine has that controller switched off; `docker info` lists warnings",
+            f"the cgroup {self.path} has no {name} controller, so the engine's host does not count its {name}",
+            hint="the kernel has it off, or a rootless engine was not given it: `./lab doctor` says what to do",
         )
+
+    def get(self, kind: type[Part]) -> Part | None:
+        """A part, None where its controller is not there: `cgroup.get(Memory)`."""
+        return next((part for part in self.parts if isinstance(part, kind)), None)
 
     def frame(self) -> pd.DataFrame:
         """One row: every number of every part, as `memory.usage_bytes`."""
@@ -324,7 +331,8 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
         None where the helper does not see it.
     """
     table = paths(cgroups)
-    version = 1 if "memory" in table or "cpu" in table else 2
+    # a host of version 2 may have a controller of version 1 beside it that counts nothing here: net_cls, cpuset
+    version = 1 if any(controller in table for controller in _COUNTING) else 2
     directories: dict[str, str] = {}
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -335,9 +343,9 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
             path, root_path = table.get(controller), root.rstrip("/")
             if controller in FILES and path is not None and f"{path}/".startswith(f"{root_path}/"):
                 directories[controller] = point + path[len(root_path) :].rstrip("/")
-    if ("" if version == 2 else "memory") not in directories:
-        return None
-    return Place(version, table["memory" if version == 1 else ""], directories)
+    # each of version 1's may be missing: a kernel that was booted with `cgroup_disable=memory`, or built without one
+    main = next((one for one in (_COUNTING if version == 1 else ("",)) if one in directories), None)
+    return None if main is None else Place(version, table[main], directories)
 
 
 def file_path(where: Place, name: str) -> str | None:
@@ -348,14 +356,14 @@ def file_path(where: Place, name: str) -> str | None:
 
 def is_below(cgroups: str, other: str) -> bool:
     """Whether a process (its /proc/PID/cgroup) is in the cgroup of another one, or in one below it."""
-    controller, path = _main(paths(other))
-    mine = paths(cgroups).get(controller)
-    return mine is not None and f"{mine}/".startswith(path.rstrip("/") + "/")
-
-
-def _main(table: Mapping[str, str]) -> tuple[str, str]:
-    controller = "memory" if "memory" in table else ""
-    return controller, table[controller]
+    around = paths(other)
+    controller = next((one for one in (*_COUNTING, "") if one in around), None)
+    mine = None if controller is None else paths(cgroups).get(controller)
+    return (
+        controller is not None
+        and mine is not None
+        and f"{mine}/".startswith(f"{around[controller].rstrip('/')}/")
+    )
 
 
 def cgroup(where: Place, texts: Mapping[str, str | None]) -> Cgroup:

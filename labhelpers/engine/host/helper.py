@@ -162,7 +162,8 @@ class Helper:
         except APIError:
             raise LabError(
                 "the engine does not let the lab look at its host, so what happens there cannot be shown",
-                hint="its words say what it refused; `./lab doctor` says which engine this is",
+                hint="go on with the next section; `./lab doctor` says what is different on this engine (in Docker "
+                "Desktop, the setting “Enhanced Container Isolation” does this)",
                 engine_words=str(refusal.explanation),
             ) from None
         self._refused = tuple(need for need in NEEDS if need not in given)

@@ -28,7 +28,7 @@ from labhelpers.engine.host.network import (
 )
 from labhelpers.engine.host.processes import Namespace, Process
 from labhelpers.engine.host.storage import DiskUse, Entry, Mount
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, EngineUnreachable, LabError
 from labhelpers.results import Result
 
 Where = Container | str | int | None
@@ -61,11 +61,12 @@ class MemoryHeld(Result):
             (kernel, Documentation/filesystems/proc.rst, smaps_rollup).
         anon_bytes: anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1).
         cache_bytes: file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1).
+            Both are None where the host has no memory controller.
     """
 
     pss_bytes: int
-    anon_bytes: int
-    cache_bytes: int
+    anon_bytes: int | None
+    cache_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,18 @@ class HostView:
 
     @property
     def cannot_show(self) -> tuple[str, ...]:
-        """What this engine keeps the view from showing, one line each; empty where it shows all."""
-        return tuple(f"{need.shows} (refused: {need.right})" for need in self._helper.refused())
+        """What this engine keeps the view from showing, one line each; empty where it shows all.
+
+        Where it does not start the helper at all (Enhanced Container Isolation of Docker Desktop, an authorization
+        plugin), one line has the engine's reason.
+        """
+        try:
+            refused = self._helper.refused()
+        except EngineUnreachable:
+            raise
+        except LabError as error:
+            return (f"anything of the engine's host ({(error.engine_words or error.message).strip()})",)
+        return tuple(f"{need.shows} (refused: {need.right})" for need in refused)
 
     @property
     def helper(self) -> str | None:
@@ -209,7 +220,7 @@ class HostView:
 
     def memory(self, container: Container | str) -> MemoryHeld:
         """What the container holds of the host's memory."""
-        charged = self.cgroup(container).memory
+        charged = self.cgroup(container).get(cgroups.Memory)
         found, failed = self._read([f"/proc/{one.pid}/smaps_rollup" for one in self.processes(container)])
         for path, words in failed.items():
             if "No such" not in words:  # those ended meanwhile
@@ -217,6 +228,8 @@ class HostView:
         pss_kib = sum(
             int(kib) for text in found.values() for kib in re.findall(r"^Pss:\s+(\d+) kB", text, re.M)
         )
+        if charged is None:
+            return MemoryHeld(pss_kib * 1024, None, None)
         return MemoryHeld(pss_kib * 1024, charged.anon_bytes, charged.cache_bytes)
 
     # --- cgroups
