@@ -21,6 +21,7 @@ OPTION = "com.docker.network.bridge."
 ICC_OFF = "containers on the network {name} may not reach each other (icc=false)"
 OTHER_BRIDGE = "the default bridge of this engine is called {interface} (bridge={interface})"
 NO_RULES = "the engine writes no firewall rules for the network {name} (iptables=false)"
+NO_FORWARDING = "the kernel of the engine's host forwards no packets (net.ipv4.ip_forward=0)"
 NO_MASQUERADE = "the engine does not translate source addresses of the network {name} ({option})"
 NO_NAT = "the engine routes the network {name} and translates nothing (gateway_mode_ipv4={mode})"
 HOST_FIREWALL = (
@@ -60,7 +61,12 @@ class Limits:
         """Whether what leaves the network gets an address of the host."""
         if self._options(name).get(f"{OPTION}enable_ip_masquerade") == "false":
             return NO_MASQUERADE.format(name=name, option="ip-masq=false")
-        return self.translation(name)
+        return self.forwarding or self.translation(name)
+
+    @property
+    def forwarding(self) -> str | None:
+        """Whether the host forwards packets from one interface to another, such as those to published ports."""
+        return NO_FORWARDING if self._lab.engine.info.get("IPv4Forwarding") is False else None
 
     def translation(self, name: str) -> str | None:
         """Whether a published port of the network is translated by a rule."""
