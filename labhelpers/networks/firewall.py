@@ -169,4 +169,4 @@ def port_reach(lab: Lab) -> PortReach:
 
 def _ask(address: str, port: int) -> str:
     # without a proxy a published port refuses until the program behind it listens
-    return f"curl -s -m 10 --retry 5 --retry-delay 1 --retry-connrefused http://{address}:{port}/"
+    return f"curl -s -m 10 --retry 5 --retry-delay 1 --retry-connrefused --retry-max-time 15 http://{address}:{port}/"
