@@ -615,6 +615,13 @@ class Lab:
 
     def _not_started(self, run: Run, error: APIError) -> LabError:
         words = str(error.explanation)
+        if "no available IPv" in words:
+            return EngineRefused(
+                f"the network {run.network or 'bridge'!r} has no address left for another container",
+                hint="remove containers of it that you do not need, or create a network with more addresses: "
+                "lab.create_network(NAME, subnet=…) takes a shorter prefix, such as /24",
+                engine_words=words,
+            )
         if "already allocated" not in words and "address already in use" not in words:
             said = refused(error)
             if 0 < run.api()["HostConfig"].get("Memory", 0) < _TO_START:

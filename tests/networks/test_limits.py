@@ -96,6 +96,19 @@ def test_the_rules_of_a_network_name_its_bridge(there: Lab, ordinary: str) -> No
     assert list(found.frame().columns) == ["chain", "rule", "packets"]
 
 
+def test_a_network_without_a_free_address(there: Lab) -> None:
+    # of four addresses one is the gateway's, and two are those of the network and of broadcasts
+    network = there.create_network(f"tiny-{there.session[:4]}", subnet="10.213.11.0/30")
+    first = there.run("labhelpers/payload", network=network.name)
+    try:
+        with pytest.raises(EngineRefused, match="has no address left") as raised:
+            there.run("labhelpers/payload", network=network.name)
+        assert "no available IPv4" in (raised.value.engine_words or "")
+    finally:
+        there.remove(first, force=True)
+        network.remove()
+
+
 # --- an engine with two subnets, and no default bridge
 
 
