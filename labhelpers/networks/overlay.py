@@ -84,7 +84,16 @@ class Engines:
 
     def start(self, number: int, name: str, network: str = OVERLAY) -> str:
         """Run a container of the payload on one of the engines; gives its address on that network."""
-        self.docker(number, "run", "-d", "--name", name, "--hostname", name, "--network", network, IMAGE)
+        run = ["run", "-d", "--name", name, "--hostname", name, "--network", network, IMAGE]
+        for last in (False, False, True):
+            try:
+                self.docker(number, *run)
+                break
+            except LabError as error:
+                # a swarm gives up after 20 s where the machine is busy (moby, attachNetworkTimeout)
+                if last or "context deadline exceeded" not in (error.engine_words or ""):
+                    raise
+                self.docker(number, "rm", "-f", name)
         return self.docker(
             number, "inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', name
         )
