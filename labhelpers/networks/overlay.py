@@ -90,7 +90,7 @@ class Engines:
                 self.docker(number, *run)
                 break
             except LabError as error:
-                # a swarm gives up after 20 s where the machine is busy (moby, attachNetworkTimeout)
+                # the manager answers within a time limit, which a busy machine can exceed
                 if last or "context deadline exceeded" not in (error.engine_words or ""):
                     raise
                 self.docker(number, "rm", "-f", name)
