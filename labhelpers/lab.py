@@ -614,9 +614,9 @@ class Lab:
             for row in self.client.api.containers(all=True)
             for name in (row.get("NetworkSettings") or {}).get("Networks") or {}
         }
-        unused = sorted(
-            str(row["Name"]) for row in rows if row["Name"] not in used and not row.get("Ingress")
-        )
+        # a swarm's networks may be in use on other machines
+        local = [str(row["Name"]) for row in rows if row.get("Scope", "local") == "local"]
+        unused = sorted(name for name in local if name not in used)
         hint = self._free_subnet(
             [one for one, _ in subnets.of_networks(self.client.api.networks())],
             6 if "IPv6" in words else 4,
@@ -638,13 +638,24 @@ class Lab:
 
     def _free_subnet(self, taken: list[subnets.Subnet], version: int) -> str:
         """The beginning of a hint: a subnet that no network and no route of the engine's host has."""
-        with suppress(LabError):  # the host's routes are not shown everywhere
+        from labhelpers.engine import images
+
+        # the host's routes are not shown everywhere; an error is no time to build the image that reads them
+        with suppress(LabError, ImageNotFound):
+            self.client.images.get(images.reference("tools"))
             taken = [*taken, *subnets.of_routes(route.destination for route in self.host.routes())]
         free = subnets.free(taken, version)
         return f"choose addresses yourself: subnet='{free}'; " if free else ""
 
     def _not_started(self, run: Run, error: APIError) -> LabError:
         words = str(error.explanation)
+        if "no available IPv" in words:
+            return EngineRefused(
+                f"the network {run.network or 'bridge'!r} has no address left for another container",
+                hint="remove containers of it that you do not need, or create a network with more addresses: "
+                "lab.create_network(NAME, subnet=…) takes a shorter prefix, such as /24",
+                engine_words=words,
+            )
         if "already allocated" not in words and "address already in use" not in words:
             said = refused(error)
             if 0 < run.api()["HostConfig"].get("Memory", 0) < _TO_START:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,22 @@ def test_no_stage_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path, 
         assert len(made) >= 2
         assert not {thing.id for thing in lab.made_elsewhere().things} & set(made)
     assert images_with(engine, f"A={name}") == []
+
+
+def test_namespaces_of_the_host_where_the_engine_remaps_users(engine: Engine) -> None:
+    # what /info of an engine with userns-remap has; such an engine refuses these without `--userns host`
+    remapped = replace(engine)
+    remapped.__dict__["info"] = {
+        **engine.info,
+        "SecurityOptions": ["name=seccomp,profile=default", "name=userns"],
+    }
+    with Lab("test", engine=remapped) as lab, lab.quiet():
+        for options, mode in (
+            ({"network": "host"}, "host"),
+            ({"pid": "host"}, "host"),
+            ({"network": "none"}, ""),
+        ):
+            assert lab.run(IMAGE, "true", **options).attrs["HostConfig"]["UsernsMode"] == mode
+            assert ("--userns host" in lab.commands[-1]) is (mode == "host")
+        lab.once(IMAGE, "true", network="host")
+        assert "--userns host" in lab.commands[-1]

@@ -23,7 +23,7 @@ from requests.exceptions import RequestException
 
 from labhelpers.engine.find import Engine
 from labhelpers.engine.removal import remove_container
-from labhelpers.engine.streams import STDOUT, Stream
+from labhelpers.engine.streams import STDOUT, Stream, execute
 from labhelpers.errors import EngineRefused, LabError
 
 LOOPBACK = "127.0.0.1"
@@ -57,7 +57,7 @@ class Reach:
             LabError: there is no such container, or it does not run.
         """
         found = self._running(container if isinstance(container, str) else str(container.id))
-        for binding in found["NetworkSettings"]["Ports"].get(f"{port}/tcp") or []:
+        for binding in (found["NetworkSettings"].get("Ports") or {}).get(f"{port}/tcp") or []:
             if binding["HostIp"] in (LOOPBACK, "0.0.0.0") and self.published_is_here:
                 return LOOPBACK, int(binding["HostPort"])
         return LOOPBACK, self._forwarded(found["Id"], port)
@@ -77,7 +77,13 @@ class Reach:
         try:
             listener.reload()
             ports: Any = listener.ports
-            return _says((LOOPBACK, int(ports["8000/tcp"][0]["HostPort"])), word.encode())
+            address = (LOOPBACK, int(ports["8000/tcp"][0]["HostPort"]))
+
+            def listens() -> bool:
+                inside = ["nc", LOOPBACK, "8000"]
+                return word.encode() in execute(self._client.api, str(listener.id), inside).stdout
+
+            return _says(address, word.encode(), listens)
         finally:
             remove_container(self._client.api, str(listener.id))
 
@@ -168,15 +174,26 @@ class Reach:
             return self._helpers[key]
 
 
-def _says(address: tuple[str, int], word: bytes) -> bool:
-    """Whether `word` is what answers at `address`. The engine's proxy accepts before the program behind it listens."""
+def _says(address: tuple[str, int], word: bytes, listens: Callable[[], bool]) -> bool:
+    """Whether `word` is what answers at `address`.
+
+    Docker's userland proxy accepts a connection before the program behind it listens; without the proxy the port
+    refuses until then. So a refusal is final only after the program is known to listen.
+
+    Args:
+        listens: whether the program accepts connections in its container.
+    """
     end = time.monotonic() + _TRY_S
+    is_final = False
     while time.monotonic() < end:
         try:
             with socket.create_connection(address, timeout=2) as connection:
                 said = connection.recv(len(word), socket.MSG_WAITALL)
         except ConnectionRefusedError:
-            return False
+            if is_final:
+                return False
+            is_final = listens()
+            said = b""
         except OSError:
             said = b""
         if said:

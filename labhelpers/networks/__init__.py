@@ -2,8 +2,9 @@
 
 from labhelpers.networks.census import census
 from labhelpers.networks.drivers import host_driver, ipvlan, macvlan, no_network, reach, resolver
-from labhelpers.networks.firewall import port_reach, port_rules
+from labhelpers.networks.firewall import port_reach, port_rules, rules_of
 from labhelpers.networks.follow import follow
+from labhelpers.networks.limits import limits
 from labhelpers.networks.live import live
 from labhelpers.networks.maps import map
 from labhelpers.networks.overlay import two_engines
@@ -18,6 +19,7 @@ __all__ = [
     "follow",
     "host_driver",
     "ipvlan",
+    "limits",
     "live",
     "lose_an_engine",
     "macvlan",
@@ -28,6 +30,7 @@ __all__ = [
     "port_rules",
     "reach",
     "resolver",
+    "rules_of",
     "two_engines",
     "wire",
 ]

@@ -11,6 +11,7 @@ from docker.errors import APIError
 from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput
 from labhelpers.exercises import container_named
+from labhelpers.networks.limits import limits
 from labhelpers.networks.wire import once, wire
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _wrong_network(lab: Lab) -> Case:
             return f"Both are on {', '.join(sorted(shared))}. Does {server} still run what it did?"
         return (
             f"{client} is on {', '.join(_networks(lab, client))}, {server} on {', '.join(_networks(lab, server))}: two "
-            "bridges, and the firewall lets nothing from one to the other."
+            "bridges, and a name is found only by containers on the same network."
         )
 
     return _by_name(client, server, "the waiter does not find the kitchen", "restaurant", hint)
@@ -121,9 +122,10 @@ def _name_on_default(lab: Lab) -> Case:
     def hint(lab: Lab) -> str:
         on = sorted({*_networks(lab, client), *_networks(lab, server)})
         if on == ["bridge"]:
+            by_address = "" if limits(lab).icc("bridge") else f"By its address, {server} answers {client}. "
             return (
-                f"By its address, {server} answers {client}. Names are found by Docker's own name server, and the "
-                "default bridge has none: which networks have it?"
+                f"{by_address}Names are found by Docker's own name server, and the default bridge has none: which "
+                "networks have it?"
             )
         return f"They are on {', '.join(on)}. Names are found between containers that share a network which you made."
 

@@ -242,12 +242,7 @@ def host_driver(lab: Lab) -> HostDriver:
     with lab.quiet():
         first, port = _server_on_host(lab)
         try:
-            second = lab.run(lab.image("payload"), _serve(port), network="host")
-            try:
-                status = second.wait(timeout=60)["StatusCode"]
-                words = second.logs().decode(errors="replace").strip()
-            finally:
-                lab.remove(second, force=True)
+            second = lab.once(lab.image("payload"), _serve(port), network="host")
             answer = once(
                 lab,
                 f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/",
@@ -264,8 +259,8 @@ def host_driver(lab: Lab) -> HostDriver:
                 own,
                 here,
                 "200" in answer,
-                status,
-                words,
+                second.exit_code,
+                str(second).strip(),
             )
         finally:
             lab.remove(first, force=True)

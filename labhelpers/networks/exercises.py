@@ -9,6 +9,7 @@ from docker.errors import APIError
 
 from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
 from labhelpers.networks.broken import break_network, outside
+from labhelpers.networks.limits import limits
 from labhelpers.networks.maps import map
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def two_networks(lab: Lab) -> Exercise:
     apart = Task(
         "apart",
         f"{LEFT_ONE} and {RIGHT_ONE} still cannot reach each other",
-        _apart,
+        _apart_if_isolated,
         f"Only {BOTH} may be on both networks: take the other two back to one network each.",
         ("reaches",),
     )
@@ -68,6 +69,13 @@ def _reaches_hint(lab: Lab) -> str:
             "a verb that joins a running container to one more."
         )
     return f"{BOTH} is on {', '.join(joined)}. Are these the networks of {LEFT_ONE} and {RIGHT_ONE}?"
+
+
+def _apart_if_isolated(lab: Lab) -> str | None:
+    """As `_apart`; where the engine isolates no network (iptables=false), they must only not share one."""
+    if limits(lab).isolation(LEFT, RIGHT) and not _networks_of(lab, LEFT_ONE) & _networks_of(lab, RIGHT_ONE):
+        return None
+    return _apart(lab)
 
 
 def _apart(lab: Lab) -> str | None:

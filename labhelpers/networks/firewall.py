@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine.host import Rule
+from labhelpers.errors import BadInput
+from labhelpers.networks.maps import bridge_interface
+from labhelpers.networks.rules import mentions
 from labhelpers.networks.wire import once, wire
 from labhelpers.results import Result, table
 
@@ -13,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labhelpers.lab import Lab
+
+
+UNPUBLISHED = "nothing leads to a published port: no rule (iptables=false), no process (userland-proxy=false)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,28 @@ class PortRules(Result):
         """The rules that give packets a new destination: the container's."""
         return tuple(text for _, _, text in self.rules if "DNAT" in text or '"dnat"' in text)
 
+    @property
+    def unpublished(self) -> str | None:
+        """Why the port leads nowhere; None where a rule or a process leads to the container."""
+        return None if self.translations or self.proxies else UNPUBLISHED
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRules(Result):
+    """The firewall's rules that name the bridge of one network.
+
+    Attributes:
+        network: its name.
+        rules: those that filter; rules of address translation are left out.
+    """
+
+    network: str
+    rules: tuple[Rule, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a rule."""
+        return table([(one.chain, one.text, one.packets) for one in self.rules], ["chain", "rule", "packets"])
+
 
 @dataclass(frozen=True, slots=True)
 class PortReach(Result):
@@ -60,6 +89,23 @@ class PortReach(Result):
         return next(row[3] for row in self.rows if row[:2] == (published, source))
 
 
+def rules_of(lab: Lab, network: str) -> NetworkRules:
+    """The firewall's rules that name the bridge of a network and filter what passes.
+
+    Raises:
+        BadInput: the engine has no bridge network of that name.
+    """
+    row = next((one for one in lab.client.api.networks() if one["Name"] == network), None)
+    if row is None or row["Driver"] != "bridge":
+        raise BadInput(
+            f"the engine has no bridge network called {network!r}",
+            hint="`docker network ls` lists them; run the cell that creates it again",
+        )
+    bridge = bridge_interface(row)
+    rules = [one for one in lab.host.firewall().rules if one.table != "nat" and mentions(one, [bridge])]
+    return NetworkRules(network, tuple(one for one in rules if one.family != "ip6"))
+
+
 def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
     """What `-p` writes into the firewall for a container in which nothing listens.
 
@@ -76,7 +122,7 @@ def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
             settings = container.attrs["NetworkSettings"]
             own = next(iter(settings["Networks"].values()))["IPAddress"]
             port = int(settings["Ports"]["80/tcp"][0]["HostPort"])
-            rules = [rule for rule in lab.host.firewall().rules if _names(rule.text, own)]
+            rules = [rule for rule in lab.host.firewall().rules if mentions(rule, [own])]
             proxies = [
                 one
                 for one in lab.host.processes()
@@ -86,10 +132,6 @@ def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
             lab.remove(container, force=True)
     shown = f"{port}:80" if everywhere else f"127.0.0.1:{port}:80"
     return PortRules(shown, own, tuple((r.table, r.chain, r.text) for r in rules), len(proxies))
-
-
-def _names(text: str, address: str) -> bool:
-    return any(f"{address}{end}" in f"{text} " for end in (" ", ":", "/", '"'))
 
 
 def port_reach(lab: Lab) -> PortReach:
@@ -126,4 +168,5 @@ def port_reach(lab: Lab) -> PortReach:
 
 
 def _ask(address: str, port: int) -> str:
-    return f"curl -s -m 10 http://{address}:{port}/"
+    # without a proxy a published port refuses until the program behind it listens
+    return f"curl -s -m 10 --retry 5 --retry-delay 1 --retry-connrefused --retry-max-time 15 http://{address}:{port}/"

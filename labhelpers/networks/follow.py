@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from labhelpers.errors import LabError
 from labhelpers.networks.capture import Seen, capturing
+from labhelpers.networks.maps import bridge_interface
 from labhelpers.networks.packets import Packet
+from labhelpers.networks.rules import mentions
 from labhelpers.networks.wire import wire
 from labhelpers.results import Result, table
 
@@ -90,6 +92,11 @@ class Journey(Result):
         return tuple(hop for hop in self.hops if hop.flags == "SYN ACK")
 
     @property
+    def came_back(self) -> bool:
+        """Whether the last packet of the answer went to the address and port that the first request came from."""
+        return bool(self.reply) and self.reply[-1].target == self.request[0].source
+
+    @property
     def source_changed(self) -> bool:
         """Whether the source address of the request was another one at its end."""
         return self.request[0].source.rpartition(":")[0] != self.request[-1].source.rpartition(":")[0]
@@ -145,7 +152,7 @@ def follow(lab: Lab) -> Journeys:
             for place in (CLIENT, SERVER):
                 options = {"name": names[place], "network": str(network.name)}
                 made.append(lab.run(lab.image("payload"), [*serve, str(to_container)], **options))
-            bridge = f"br-{str(network.id)[:12]}"
+            bridge = bridge_interface(network.attrs)
             gateway = next(
                 one.address
                 for one in lab.host.addresses()
@@ -158,7 +165,7 @@ def follow(lab: Lab) -> Journeys:
             places = {place: f"container:{name}" for place, name in names.items()} | {HOST: "host"}
             whose = " or ".join(f"host {address}" for address in {*own.values(), laid.far_address})
             what = f"tcp portrange {to_container}-{to_outside} and ({whose})"
-            scope = (bridge, own[SERVER], _subnet(lab, str(network.name)), laid.link)
+            scope = (bridge, own[SERVER], *_subnets(lab, str(network.name)), laid.link)
             with capturing(lab, places, what) as seen:
                 journeys = [
                     _journey(lab, name, names, f"http://{target}:{port}/", port, scope, seen)
@@ -260,7 +267,7 @@ def _rules(lab: Lab, scope: Sequence[str]) -> dict[str, int]:
     """The rules that name something of the lab's street, with the packets that each has counted."""
     found: dict[str, int] = {}
     for rule in lab.host.firewall().rules:
-        if rule.packets is not None and any(word in rule.text for word in scope):
+        if rule.packets is not None and mentions(rule, scope):
             where = f"{rule.table}/{rule.chain}: {rule.text}"
             found[where] = found.get(where, 0) + rule.packets
     return found
@@ -268,9 +275,9 @@ def _rules(lab: Lab, scope: Sequence[str]) -> dict[str, int]:
 
 def _address(lab: Lab, name: str) -> str:
     networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"]
-    return str(next(iter(networks.values()))["IPAddress"])
+    return str(next(iter(networks.values())).get("IPAddress") or "")
 
 
-def _subnet(lab: Lab, network: str) -> str:
-    pools = lab.client.api.inspect_network(network)["IPAM"]["Config"] or [{"Subnet": "-"}]
-    return str(pools[0]["Subnet"])
+def _subnets(lab: Lab, network: str) -> list[str]:
+    pools = (lab.client.api.inspect_network(network).get("IPAM") or {}).get("Config") or []
+    return [str(pool["Subnet"]) for pool in pools if pool and pool.get("Subnet")]

@@ -13,6 +13,7 @@ from docker.errors import APIError, NotFound
 
 from labhelpers.engine import host
 from labhelpers.errors import BadInput, EngineUnreachable, LabError
+from labhelpers.networks.rules import is_for_port, translation
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -361,7 +362,8 @@ def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> l
 def _network_of(row: Mapping[str, Any], addresses: Sequence[str], mac: str) -> str:
     own = {address.partition("/")[0] for address in addresses}
     for name, endpoint in (row["NetworkSettings"].get("Networks") or {}).items():
-        if endpoint.get("IPAddress") in own or (endpoint.get("MacAddress") or "-") == mac:
+        given = {endpoint.get("IPAddress"), endpoint.get("GlobalIPv6Address")}
+        if given & own or (endpoint.get("MacAddress") or "-") == mac:
             return str(name)
     return ""
 
@@ -373,7 +375,7 @@ def _networks(lab: Lab) -> list[Network]:
         options = row.get("Options") or {}
         interface = None
         if row["Driver"] == "bridge":
-            interface = options.get("com.docker.network.bridge.name") or f"br-{row['Id'][:12]}"
+            interface = bridge_interface(row)
         elif row["Driver"] in ("macvlan", "ipvlan"):
             interface = options.get("parent")
         found.append(
@@ -381,13 +383,19 @@ def _networks(lab: Lab) -> list[Network]:
                 row["Name"],
                 row["Id"],
                 row["Driver"],
-                tuple(pool["Subnet"] for pool in pools if pool.get("Subnet")),
-                next((pool["Gateway"] for pool in pools if pool.get("Gateway")), None),
+                tuple(str(pool["Subnet"]) for pool in pools if pool and pool.get("Subnet")),
+                next((str(pool["Gateway"]) for pool in pools if pool and pool.get("Gateway")), None),
                 interface,
                 bool(row.get("Internal")),
             )
         )
     return sorted(found, key=lambda one: one.name)
+
+
+def bridge_interface(network: Mapping[str, Any]) -> str:
+    """The name that a network of the driver `bridge` has on the host: its option's, or `br-` and the id's beginning."""
+    name = (network.get("Options") or {}).get("com.docker.network.bridge.name")
+    return str(name or f"br-{str(network['Id'])[:12]}")
 
 
 def _bridges(here: host.Network, networks: Sequence[Network]) -> list[Bridge]:
@@ -398,7 +406,7 @@ def _bridges(here: host.Network, networks: Sequence[Network]) -> list[Bridge]:
             one.index,
             tuple(
                 f"{a.address}/{a.prefix_length}"
-                for a in here.addresses
+                for a in sorted(here.addresses, key=lambda a: a.family)
                 if a.interface == one.name and a.scope == "global"
             ),
             names.get(one.name, ""),
@@ -428,11 +436,12 @@ def _published(
     found = []
     for row, inside, binding in wanted:
         own = {
-            endpoint.get("IPAddress")
+            endpoint[key]
             for endpoint in (row["NetworkSettings"].get("Networks") or {}).values()
-            if endpoint.get("IPAddress")
+            for key in ("IPAddress", "GlobalIPv6Address")
+            if endpoint.get(key)
         }
-        address, port = binding.get("HostIp") or "0.0.0.0", int(binding["HostPort"])
+        address, port = binding.get("HostIp") or "0.0.0.0", int(binding.get("HostPort") or 0)
         found.append(
             Published(
                 row["Name"].lstrip("/"),
@@ -452,12 +461,6 @@ def _published(
 
 def _sends(rule: host.Rule, port: int, own: set[str], inside: str) -> bool:
     """Whether a rule translates packets for the host's `port` to the container."""
-    number = inside.partition("/")[0]
-    if rule.tool == "nft":
-        text = rule.text
-        return '"dnat"' in text and f'"right": {port}' in text and any(f'"{one}"' in text for one in own)
-    return (
-        rule.target == "DNAT"
-        and f"--dport {port} " in f"{rule.text} "
-        and any(rule.text.endswith(f"--to-destination {one}:{number}") for one in own)
-    )
+    target = translation(rule)
+    number = int(inside.partition("/")[0])
+    return target is not None and target[0] in own and target[1] in (None, number) and is_for_port(rule, port)

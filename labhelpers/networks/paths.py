@@ -7,6 +7,7 @@ moment does not harm one way alone.
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.errors import BadInput, LabError
+from labhelpers.networks.firewall import UNPUBLISHED
+from labhelpers.networks.limits import limits
+from labhelpers.networks.maps import map
 from labhelpers.networks.overlay import OVERLAY, Engines
 from labhelpers.networks.wire import wire
 from labhelpers.results import Result, table
@@ -38,7 +42,7 @@ PATHS = (
 CEILING = "host"
 """A program in a container with `--network host` talks over the host's own loopback: nothing can be faster."""
 IPERF, ECHO = 5201, 5202
-SCRIPT = Path(__file__).with_name("probe.py").read_text()
+SCRIPT = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
 ROUND_TRIPS = 400
 MOST_ROUNDS = 50
 WARM_BYTES = 16 << 20
@@ -85,13 +89,20 @@ class Paths(Result):
         there = {sample.path for sample in self.samples}
         return tuple(name for name in PATHS if name in there)
 
+    @property
+    def incomplete(self) -> str | None:
+        """Why a way on one engine was not measured; None where all were."""
+        return next((reason for name, reason in self.left_out if name != "overlay"), None)
+
     def round_trips_us(self, path: str) -> list[float]:
         """Every round trip on one way, sorted."""
         return sorted(one for s in self.samples if s.path == path for one in s.round_trips_us)
 
     def percentile_us(self, path: str, percent: int) -> float:
-        """The round trip that `percent` of a hundred do not exceed."""
+        """The round trip that `percent` of a hundred do not exceed; not a number (nan) for a way not measured."""
         found = self.round_trips_us(path)
+        if not found:
+            return math.nan
         return found[min(len(found) * percent // 100, len(found) - 1)]
 
     def streams(self, path: str, count: int) -> list[float]:
@@ -145,7 +156,7 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
     left_out: list[tuple[str, str]] = []
     samples = []
     with lab.quiet(), ExitStack() as stack:
-        ways = stack.enter_context(_ways(lab))
+        ways = stack.enter_context(_ways(lab, left_out))
         if engines:
             ways["overlay"] = stack.enter_context(_overlay(engines))
         else:
@@ -177,8 +188,8 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
 
 
 @contextmanager
-def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
-    """A client and a server for every way on one engine."""
+def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]:
+    """A client and a server for every way on one engine; what it cannot have is added to `left_out`."""
     mark = lab.session[:4]
     made: list[Any] = []
     networks: list[Any] = []
@@ -222,7 +233,7 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
         published = plain.attrs["NetworkSettings"]["Ports"]
         iperf, echo = (int(published[f"{port}/tcp"][0]["HostPort"]) for port in (IPERF, ECHO))
         inside = (IPERF, ECHO)
-        yield {
+        ways = {
             "same container": _asker(lab, plain, "127.0.0.1", inside),
             "host": _asker(lab, from_host, "127.0.0.1", host_ports),
             "default bridge": _asker(lab, from_plain, _address(plain), inside),
@@ -230,6 +241,17 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
             "macvlan": _asker(lab, from_mac, _address(mac), inside),
             "published port": _asker(lab, from_host, "127.0.0.1", (iperf, echo)),
         }
+        here, published = limits(lab), map(lab, [str(plain.name)]).published
+        reasons = {
+            "default bridge": here.icc("bridge"),
+            "user-defined bridge": here.icc(f"paths-{mark}"),
+            "published port": None if all(one.rules or one.proxy for one in published) else UNPUBLISHED,
+        }
+        for name, reason in reasons.items():
+            if reason:
+                left_out.append((name, reason))
+                del ways[name]
+        yield ways
     finally:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(end, made))
@@ -242,12 +264,15 @@ def _ways(lab: Lab) -> Iterator[dict[str, Ask]]:
 def _server_on_host(lab: Lab, made: list[Any], mark: str) -> tuple[int, int]:
     """A server in the host's network namespace, on two ports of 127.0.0.1 that the kernel chose."""
     script = f"{SCRIPT}\nfree()"
-    found = lab.run(lab.image("tools"), ["python3", "-c", script], network="host")
+    found = lab.once(lab.image("tools"), ["python3", "-c", script], network="host")
     try:
-        found.wait(timeout=60)
-        iperf, echo = (int(word) for word in found.logs().decode().split())
-    finally:
-        lab.remove(found, force=True)
+        iperf, echo = (int(word) for word in found.stdout.split())
+    except ValueError:
+        raise LabError(
+            "no two free ports were found on the engine's host",
+            hint="run the cell again",
+            engine_words=str(found),
+        ) from None
     command = f'iperf3 -s -D -B 127.0.0.1 -p {iperf} && exec python3 -c "$PROBE" serve 127.0.0.1 {echo}'
     made.append(
         lab.run(

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine import subnets
 from labhelpers.errors import LabError
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
-    from docker.models.containers import Container
-
     from labhelpers.lab import Lab
 
 # RFC 2544: set aside for measurements of networks, so nobody's in the internet
 NOBODYS = ipaddress.IPv4Network("198.18.0.0/15")
+# RFC 5737: for documentation; some VPN clients and proxies take 198.18.0.0/15 for themselves
+DOCUMENTATION = tuple(ipaddress.IPv4Network(block) for block in ("198.51.100.0/24", "203.0.113.0/24"))
 ONCE_S = 60
 
 
@@ -90,22 +91,28 @@ def wire(lab: Lab, far: str) -> Wire:
 
 
 def free_subnet(lab: Lab) -> ipaddress.IPv4Network:
-    """A subnet of 254 addresses that the engine's host has no route to yet, out of those for measurements."""
+    """A subnet of 254 addresses that the engine's host has no route to yet, out of those for measurements.
+
+    Raises:
+        LabError: routes of the host, a VPN's for example, cover all of them.
+    """
+    # routes that cover more than these blocks are ways to the internet in general, not to these addresses
     taken = [
-        ipaddress.ip_network(route.destination)
-        for route in lab.host.routes()
-        if route.family == "inet" and route.destination[:1].isdigit()
+        one
+        for one in subnets.of_routes(route.destination for route in lab.host.routes())
+        if one.version == 4 and one.prefixlen >= NOBODYS.prefixlen
     ]
     # networks of the engine whose parent is no interface of the host have no route there
-    taken += [
-        ipaddress.ip_network(pool["Subnet"])
-        for row in lab.client.api.networks()
-        for pool in (row.get("IPAM") or {}).get("Config") or []
-        if "." in pool.get("Subnet", "")
-    ]
+    taken += [one for one, _ in subnets.of_networks(lab.client.api.networks()) if one.version == 4]
     start = int(lab.session, 16) % 512  # two notebooks at once do not choose the same
-    subnets = list(NOBODYS.subnets(new_prefix=24))
-    return next(net for net in subnets[start:] + subnets[:start] if not any(net.overlaps(t) for t in taken))
+    all_of_them = [one for one in NOBODYS.subnets(new_prefix=24) if isinstance(one, ipaddress.IPv4Network)]
+    for subnet in [*all_of_them[start:], *all_of_them[:start], *DOCUMENTATION]:
+        if not subnets.overlaps(subnet, taken):
+            return subnet
+    raise LabError(
+        f"the engine's host has routes to all of {NOBODYS}, which the lab uses for networks of its own",
+        hint="disconnect the VPN or stop the proxy that made them (`ip route` lists them), then run the cell again",
+    )
 
 
 def once(
@@ -126,23 +133,19 @@ def once(
         LabError: the script failed; its words are kept.
     """
     with lab.quiet():
-        container: Container = lab.run(
+        done = lab.once(
             lab.image("tools"),
             ["sh", "-c", script],
+            limit_s=ONCE_S,
             network=network,
             pid=pid,
             cap_drop=["ALL"],
             cap_add=list(cap_add),
         )
-        try:
-            status = container.wait(timeout=ONCE_S)["StatusCode"]
-            said = container.logs().decode(errors="replace")
-        finally:
-            lab.remove(container, force=True)
-    if check and status:
+    if check and done.exit_code:
         raise LabError(
             "the engine's host did not do what the lab asked of its network",
             hint="its words say why; `./lab doctor` says which engine this is",
-            engine_words=said,
+            engine_words=str(done),
         )
-    return said
+    return str(done)

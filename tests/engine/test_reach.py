@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers.engine import Engine
+from labhelpers.engine.reach import LOOPBACK, _says
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 
@@ -65,6 +67,36 @@ def test_a_container_that_was_started_again_is_reached_again(shared: Lab) -> Non
 def test_a_port_where_nobody_listens_closes(shared: Lab, echo: Container) -> None:
     with socket.create_connection(shared.reach(echo, 82), timeout=60) as connection:
         assert connection.recv(1) == b""
+
+
+def test_without_a_proxy_a_published_port_refuses_until_the_program_listens() -> None:
+    # userland-proxy=false: nothing has the port on the host; the connection is refused by the container's kernel
+    with socket.create_server((LOOPBACK, 0)) as probe:
+        address = probe.getsockname()
+    asked = []
+
+    def listens() -> bool:
+        asked.append(len(asked))
+        if len(asked) == 3:
+            server = socket.create_server(address)
+            threading.Thread(target=_send_once, args=(server, b"word"), daemon=True).start()
+        return len(asked) >= 3
+
+    assert _says(address, b"word", listens)
+    assert len(asked) == 3
+
+
+def test_a_port_that_refuses_although_the_program_listens_is_not_here() -> None:
+    with socket.create_server((LOOPBACK, 0)) as probe:
+        address = probe.getsockname()
+    assert not _says(address, b"word", lambda: True)
+
+
+def _send_once(server: socket.socket, word: bytes) -> None:
+    with server:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(word)
 
 
 def test_a_container_that_does_not_run_is_said(shared: Lab) -> None:

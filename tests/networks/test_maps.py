@@ -6,18 +6,23 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
 from docker.models.containers import Container
+from docker.types import IPAMConfig, IPAMPool
 
 from labhelpers import networks
+from labhelpers import ours as belongings
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab
 from labhelpers.networks.maps import NetworkMap
+from labhelpers.networks.wire import free_subnet
 from labhelpers.widgets.network import picture
 
 MANY, FIVE = 20, 5
+DUAL = "10.213.9.0/24"
 
 
 LOOKER: dict[str, Any] = {
@@ -225,3 +230,32 @@ def test_while_containers_die(there: Lab, looker: Container, many: list[str]) ->
     seen = networks.map(there)
     assert not {node.name for node in seen.nodes} & set(doomed)
     check_against_tools(there, looker, seen, many[:4])
+
+
+def test_a_network_with_ipv4_and_ipv6(there: Lab, looker: Container) -> None:
+    mark = there.session[:4]
+    name, six = f"dual-{mark}", f"fd00:{mark}::/64"
+    pools = [IPAMPool(subnet=six), IPAMPool(subnet=DUAL)]  # IPv6 first, as an engine may list them
+    ipam, labels = IPAMConfig(pool_configs=pools), belongings.labels("network", "test", there.session)
+    there.client.networks.create(name, enable_ipv6=True, ipam=ipam, labels=labels)
+    try:
+        container = there.run(
+            there.image("payload"), ["httpd", "-f", "-p", "80"], name=name, network=name, ports={80: None}
+        )
+        seen = networks.map(there, [name])
+        check_against_tools(there, looker, seen, [name])
+        check_against_engine(there, seen, [name])
+        (end,) = seen.ends
+        assert [":" in address for address in end.addresses] == [False, True]
+        assert (end.network, end.gateway) == (name, str(IPv4Network(DUAL)[1]))
+        bridge = seen.bridge(name)
+        assert bridge is not None
+        assert [":" in address for address in bridge.addresses] == [False, True]
+        assert seen.published
+        assert all(str(one.host_port) in rule for one in seen.published for rule in one.rules)
+        seen.plot()
+        there.remove(container, force=True)
+        # the free subnet that a wire takes overlaps no network's, whichever family comes first
+        assert not free_subnet(there).overlaps(IPv4Network(DUAL))
+    finally:
+        there.client.networks.get(name).remove()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -216,73 +217,124 @@ class Network(Result):
 
 def interfaces(text: str) -> list[Interface]:
     """From `ip -j -d -s link`."""
-    return [_interface(row) for row in _rows(text)]
+    return [_interface(row) for row in _rows(text, "ifname", "ifindex")]
 
 
 def _interface(row: dict[str, Any]) -> Interface:
-    loopback = "LOOPBACK" in row["flags"]
-    received, sent = (row.get("stats64", {}).get(way, {}) for way in ("rx", "tx"))
+    flags = tuple(map(str, _list(row, "flags")))
+    received, sent = (_table(_table(row, "stats64"), way) for way in ("rx", "tx"))
+    kind = _table(row, "linkinfo").get("info_kind")
+    loopback = "LOOPBACK" in flags
     return Interface(
-        index=row["ifindex"],
-        name=row["ifname"],
-        kind=row.get("linkinfo", {}).get("info_kind") or ("loopback" if loopback else "physical"),
-        mac="" if loopback else row.get("address", ""),
-        mtu_bytes=row["mtu"],
-        state=row["operstate"],
-        flags=tuple(row["flags"]),
+        index=int(row["ifindex"]),
+        name=str(row["ifname"]),
+        kind=str(kind or ("loopback" if loopback else "physical")),
+        mac="" if loopback else str(row.get("address") or ""),
+        mtu_bytes=_number(row, "mtu"),
+        state=str(row.get("operstate") or "UNKNOWN"),
+        flags=flags,
         master=row.get("master"),
         peer_index=row.get("link_index"),
         peer_namespace=row.get("link_netnsid"),
-        received_bytes=received.get("bytes", 0),
-        sent_bytes=sent.get("bytes", 0),
-        received_packets=received.get("packets", 0),
-        sent_packets=sent.get("packets", 0),
-        received_dropped=received.get("dropped", 0),
-        sent_dropped=sent.get("dropped", 0),
+        received_bytes=_number(received, "bytes"),
+        sent_bytes=_number(sent, "bytes"),
+        received_packets=_number(received, "packets"),
+        sent_packets=_number(sent, "packets"),
+        received_dropped=_number(received, "dropped"),
+        sent_dropped=_number(sent, "dropped"),
     )
 
 
 def addresses(text: str) -> list[Address]:
     """From `ip -j address`."""
     return [
-        Address(row["ifname"], one["family"], one["local"], one["prefixlen"], one["scope"])
-        for row in _rows(text)
-        for one in row["addr_info"]
-        if "local" in one
+        Address(
+            str(row["ifname"]),
+            str(one.get("family") or ("inet6" if ":" in str(one["local"]) else "inet")),
+            str(one["local"]),
+            _number(one, "prefixlen"),
+            str(one.get("scope") or "global"),
+        )
+        for row in _rows(text, "ifname")
+        for one in _list(row, "addr_info")
+        if isinstance(one, dict) and one.get("local")
     ]
 
 
 def routes(text: str, family: str) -> list[Route]:
-    """From `ip -j route`."""
+    """From `ip -j route`. A route with several next hops (ECMP) is listed with the first of them."""
     return [
         Route(
             family,
-            row["dst"],
-            row.get("gateway"),
-            row.get("dev", ""),
+            str(row["dst"]),
+            hop.get("gateway") or _table(hop, "via").get("host"),
+            str(hop.get("dev") or ""),
             row.get("prefsrc"),
-            row.get("metric", 0),
+            _number(row, "metric"),
         )
-        for row in _rows(text)
+        for row in _rows(text, "dst")
+        for hop in [next((one for one in _list(row, "nexthops") if isinstance(one, dict)), row)]
     ]
 
 
 def neighbours(text: str) -> list[Neighbour]:
     """From `ip -j neighbour`."""
     return [
-        Neighbour(row["dst"], row["dev"], row.get("lladdr"), " ".join(row.get("state", ["NONE"])))
-        for row in _rows(text)
+        Neighbour(
+            str(row["dst"]),
+            str(row["dev"]),
+            row.get("lladdr"),
+            " ".join(map(str, _list(row, "state"))) or "NONE",
+        )
+        for row in _rows(text, "dst", "dev")
     ]
 
 
 def bridge_ports(text: str) -> list[BridgePort]:
     """From `bridge -j link`."""
-    return [BridgePort(row["ifname"], row["master"], row["state"]) for row in _rows(text) if "master" in row]
+    return [
+        BridgePort(str(row["ifname"]), str(row["master"]), str(row.get("state") or "unknown"))
+        for row in _rows(text, "ifname", "master")
+    ]
 
 
-def _rows(text: str) -> list[dict[str, Any]]:
-    # -d writes an empty object for what it leaves out
-    return [row for row in json.loads(text or "[]") if row]
+def _rows(text: str, *needed: str) -> list[dict[str, Any]]:
+    """The objects of a JSON list that have the keys `needed`; ip -d writes `{}` for what it leaves out.
+
+    Raises:
+        LabError: `text` is no JSON.
+    """
+    found = _json(text, "[]")
+    rows = found if isinstance(found, list) else []
+    return [
+        row for row in rows if isinstance(row, dict) and all(row.get(key) not in (None, "") for key in needed)
+    ]
+
+
+def _json(text: str, empty: str) -> Any:
+    try:
+        return json.loads(text.strip() or empty)
+    except ValueError:
+        raise LabError(
+            "the network tools on the engine's host printed something other than JSON",
+            hint="`./lab doctor` says which engine this is; please report it with the output below",
+            engine_words=text[:300],
+        ) from None
+
+
+def _list(row: dict[str, Any], key: str) -> list[Any]:
+    value = row.get(key)
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _table(row: dict[str, Any], key: str) -> dict[str, Any]:
+    value = row.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _number(row: dict[str, Any], key: str) -> int:
+    value = row.get(key)
+    return value if isinstance(value, int) else 0
 
 
 def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
@@ -297,14 +349,20 @@ def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
     for tool, family, text in saved:
         _add_saved(tool, family, text, chains, rules)
     told = {(chain.family, chain.table) for chain in chains if chain.tool == "iptables-nft"}
-    for row in json.loads(ruleset or "{}").get("nftables", []):
-        (kind, one), *_ = row.items()
-        if kind in ("chain", "rule") and (one["family"], one["table"]) not in told:
+    found = _json(ruleset, "{}")
+    for row in _list(found, "nftables") if isinstance(found, dict) else []:
+        for kind in ("chain", "rule"):
+            one = _table(row, kind) if isinstance(row, dict) else {}
+            family, table, name = (
+                str(one.get(key) or "") for key in ("family", "table", "name" if kind == "chain" else "chain")
+            )
+            if not (family and table and name) or (family, table) in told:
+                continue
             if kind == "chain":
-                policy = one["policy"].upper() if "policy" in one else None
-                chains.append(Chain("nft", one["family"], one["table"], one["name"], policy))
+                policy = str(one["policy"]).upper() if one.get("policy") else None
+                chains.append(Chain("nft", family, table, name, policy))
             else:
-                rules.append(_nft_rule(one))
+                rules.append(_nft_rule(family, table, name, _list(one, "expr")))
     return Firewall(tuple(chains), tuple(rules))
 
 
@@ -314,12 +372,12 @@ def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: li
     for line in text.splitlines():
         if line.startswith("*"):
             table = line[1:].strip()
-        elif line.startswith(":"):
-            name, policy, *_ = line[1:].split()
+        elif found := re.match(r":(\S+)\s+(\S+)", line):
+            name, policy = found.groups()
             chains.append(Chain(tool, family, table, name, None if policy == "-" else policy))
-        elif found := re.match(r"\[(\d+):(\d+)\] -A (\S+) ?(.*)", line):
+        elif found := re.match(r"(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)", line):
             packets, size, chain, words = found.groups()
-            target = re.search(r"(?:^| )-[jg] (\S+)", words)
+            target = re.search(r"(?:^| )(?:-[jg]|--jump|--goto) (\S+)", words)
             rules.append(
                 Rule(
                     tool,
@@ -328,29 +386,31 @@ def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: li
                     chain,
                     words,
                     target[1] if target else None,
-                    int(packets),
-                    int(size),
+                    None if packets is None else int(packets),
+                    None if size is None else int(size),
                 )
             )
 
 
-def _nft_rule(rule: dict[str, Any]) -> Rule:
-    counter: dict[str, int] = {}
+def _nft_rule(family: str, table: str, chain: str, expressions: list[Any]) -> Rule:
+    counter: dict[str, Any] = {}
     target = None
-    for expression in rule["expr"]:
-        (name, value), *_ = expression.items()
-        if name == "counter" and isinstance(value, dict):
-            counter = value
-        elif name in ("jump", "goto"):
-            target = value["target"]
-        elif name in ("accept", "drop", "return", "reject", "masquerade", "snat", "dnat", "redirect"):
-            target = name.upper()
+    for expression in expressions:
+        if not isinstance(expression, dict):
+            continue
+        for name, value in expression.items():
+            if name == "counter" and isinstance(value, dict):
+                counter = value
+            elif name in ("jump", "goto") and isinstance(value, dict):
+                target = value.get("target")
+            elif name in ("accept", "drop", "return", "reject", "masquerade", "snat", "dnat", "redirect"):
+                target = name.upper()
     return Rule(
         "nft",
-        rule["family"],
-        rule["table"],
-        rule["chain"],
-        json.dumps(rule["expr"]),
+        family,
+        table,
+        chain,
+        json.dumps(expressions),
         target,
         counter.get("packets"),
         counter.get("bytes"),

@@ -1,0 +1,101 @@
+"""Rules of the firewall: what one names, and where it sends packets, in the notation of iptables and of nft."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labhelpers.engine.host import Rule
+
+# `br-1` is not part of `br-12`, nor `172.17.0.2` of `172.17.0.20/32`; a port may follow an address of IPv4
+_WORD, _WORD_6 = r"(?<![\w.:-]){}(?![\w.-])", r"(?<![\w.:-]){}(?![\w.:-])"
+
+
+def mentions(rule: Rule, words: Iterable[str]) -> bool:
+    """Whether a rule names one of `words`: interfaces, addresses, or subnets with their prefix length."""
+    texts = [rule.text, rule.chain.replace("__", " "), *(_prefixes(rule) if rule.tool == "nft" else ())]
+    patterns = [(_WORD_6 if ":" in word else _WORD).format(re.escape(word)) for word in words if word]
+    return any(re.search(pattern, text) for pattern in patterns for text in texts)
+
+
+def translation(rule: Rule) -> tuple[str, int | None] | None:
+    """Where a rule that changes the destination sends packets: (address, port or None). None for another rule."""
+    if rule.tool == "nft":
+        for name, value in _expressions(rule):
+            if name == "dnat" and isinstance(value, Mapping) and isinstance(value.get("addr"), str):
+                port = value.get("port")
+                return value["addr"], port if isinstance(port, int) else None
+        return None
+    found = re.search(r"--to-destination (\S+)", rule.text)
+    return _address_and_port(found[1]) if found and rule.target == "DNAT" else None
+
+
+def _address_and_port(text: str) -> tuple[str, int | None]:
+    """Of `172.17.0.2:80`, `[fd00::2]:80`, `fd00::2`, or the first of a range of either (iptables-extensions(8))."""
+    if text.startswith("["):
+        address, _, rest = text[1:].partition("]")
+        port = rest.lstrip(":")
+    elif text.count(":") > 1:
+        address, port = text, ""
+    else:
+        address, _, port = text.partition(":")
+    digits = re.match(r"\d+", port)
+    return address.partition("-")[0], int(digits[0]) if digits else None
+
+
+def is_for_port(rule: Rule, port: int) -> bool:
+    """Whether a rule is for packets to the TCP, UDP or SCTP port `port`, alone or in a range."""
+    if rule.tool == "nft":
+        return any(
+            name == "match"
+            and isinstance(value, Mapping)
+            and value.get("op", "==") in ("==", "in")
+            and _field(value.get("left")) == "dport"
+            and _holds(value.get("right"), port)
+            for name, value in _expressions(rule)
+        )
+    found = re.search(r"(?:^|[^!] )--d(?:estination-)?ports? ([\d:,]+)(?= |$)", rule.text)
+    return found is not None and any(_in_range(part, port) for part in found[1].split(","))
+
+
+def _in_range(part: str, port: int) -> bool:
+    low, _, high = part.partition(":")
+    return bool(low) and int(low) <= port <= int(high or low)
+
+
+def _expressions(rule: Rule) -> Iterator[tuple[str, Any]]:
+    try:
+        found = json.loads(rule.text)
+    except ValueError:
+        return
+    for one in found if isinstance(found, list) else []:
+        if isinstance(one, Mapping):
+            yield from one.items()
+
+
+def _field(left: Any) -> str | None:
+    payload = left.get("payload") if isinstance(left, Mapping) else None
+    return payload.get("field") if isinstance(payload, Mapping) else None
+
+
+def _holds(right: Any, port: int) -> bool:
+    if isinstance(right, Mapping):
+        if isinstance(right.get("set"), list):
+            return any(_holds(one, port) for one in right["set"])
+        ends = right.get("range")
+        return isinstance(ends, list) and len(ends) == 2 and _is_between(ends, port)
+    return bool(right == port)
+
+
+def _is_between(ends: list[Any], port: int) -> bool:
+    low, high = ends
+    return isinstance(low, int) and isinstance(high, int) and low <= port <= high
+
+
+def _prefixes(rule: Rule) -> list[str]:
+    """The subnets of an nft rule: its JSON writes address and length apart (libnftables-json(5), PREFIX)."""
+    found = re.findall(r'"prefix": \{"addr": "([^"]+)", "len": (\d+)', rule.text)
+    return [f"{address}/{length}" for address, length in found]

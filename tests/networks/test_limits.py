@@ -1,0 +1,151 @@
+"""What the settings of an engine leave out of its networks, and address pools that are used up."""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labhelpers import nested, networks
+from labhelpers.engine import connect
+from labhelpers.engine.nested import WRITABLE_CGROUPS
+from labhelpers.errors import EngineRefused, LabError, NameTaken
+from labhelpers.lab import Lab
+from labhelpers.results import finding
+from labhelpers.trial.system import wait_until_it_answers
+
+BRIDGE = "com.docker.network.bridge."
+NO_BRIDGE = "--bridge=none --iptables=false --default-address-pool base=10.99.0.0/24,size=25"
+
+
+@pytest.fixture(scope="module")
+def closed(there: Lab) -> Iterator[str]:
+    """A network whose containers may not reach each other, and whose addresses are not translated."""
+    name = f"closed-{there.session[:4]}"
+    options = {f"{BRIDGE}enable_icc": "false", f"{BRIDGE}enable_ip_masquerade": "false"}
+    network = there.create_network(name, options=options)
+    yield name
+    network.remove()
+
+
+@pytest.fixture(scope="module")
+def ordinary(there: Lab) -> Iterator[str]:
+    name = f"ordinary-{there.session[:4]}"
+    network = there.create_network(name, options={f"{BRIDGE}enable_icc": "true"})
+    yield name
+    network.remove()
+
+
+def test_the_engine_says_what_a_network_does_not_promise(there: Lab, closed: str, ordinary: str) -> None:
+    limits = networks.limits(there)
+    assert "icc=false" in (limits.icc(ordinary, closed) or "")
+    assert "ip-masq=false" in (limits.masquerade(closed) or "")
+    assert limits.rules(closed, ordinary) is None
+    assert [limits.icc(ordinary), limits.masquerade(ordinary), limits.isolation(ordinary)] == [
+        None,
+        None,
+        None,
+    ]
+    with pytest.raises(LabError, match="no network called 'no-such-network'"):
+        limits.icc("no-such-network")
+
+
+def test_a_network_without_rules(there: Lab) -> None:
+    # the network `none` has no bridge, so no rule of the firewall is for it: as for every network with iptables=false
+    limits = networks.limits(there)
+    answers = [
+        limits.rules("none"),
+        limits.isolation("none"),
+        limits.masquerade("none"),
+        limits.translation("none"),
+    ]
+    assert all("iptables=false" in (reason or "") for reason in answers)
+    with pytest.raises(LabError, match="no bridge network"):
+        networks.rules_of(there, "none")
+
+
+def test_what_does_not_apply_is_what_does_not_work(
+    there: Lab, closed: str, ordinary: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    limits = networks.limits(there)
+    try:
+        for network in (closed, ordinary):
+            pair = [f"{one}-{network}" for one in ("one", "two")]
+            made += [there.run("labhelpers/payload", name=name, network=network) for name in pair]
+            found = networks.reach(there, pair).of(*pair)
+            assert found.by_address is (network == ordinary)
+            finding("one reaches two", found.by_address, unless=limits.icc(network))
+    finally:
+        for container in made:
+            there.remove(container, force=True)
+    assert capsys.readouterr().out == (
+        f"one reaches two: does not apply here: {limits.icc(closed)}\none reaches two: yes\n"
+    )
+
+
+def test_the_rules_of_a_network_name_its_bridge(there: Lab, ordinary: str) -> None:
+    found = networks.rules_of(there, ordinary)
+    bridge = f"br-{there.client.networks.get(ordinary).id[:12]}"
+    assert found.rules
+    assert all(bridge in f"{one.text} {one.chain}" for one in found.rules)
+    assert list(found.frame().columns) == ["chain", "rule", "packets"]
+
+
+def test_a_network_without_a_free_address(there: Lab) -> None:
+    # of four addresses one is the gateway's, and two are those of the network and of broadcasts
+    network = there.create_network(f"tiny-{there.session[:4]}", subnet="10.213.11.0/30")
+    first = there.run("labhelpers/payload", network=network.name)
+    try:
+        with pytest.raises(EngineRefused, match="has no address left") as raised:
+            there.run("labhelpers/payload", network=network.name)
+        assert "no available IPv4" in (raised.value.engine_words or "")
+    finally:
+        there.remove(first, force=True)
+        network.remove()
+
+
+# --- an engine with two subnets, and no default bridge
+
+
+@pytest.fixture(scope="module")
+def small(there: Lab) -> Iterator[Lab]:
+    """A lab on an engine whose address pool has two subnets."""
+    if not there.engine.address.startswith("unix:"):
+        pytest.skip("the other engine shares a socket with this machine, and the engine is elsewhere")
+    folder = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+    script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///run/outside/docker.sock {NO_BRIDGE}"
+    options = {"volumes": ["/var/lib/docker", f"{folder}:/run/outside"], "network": "none"}
+    container = nested.started(there, there.image("engine"), script, **options)
+    address = f"unix://{folder}/docker.sock"
+    try:
+        wait_until_it_answers(address, nested.START_S, lambda: True, "small")
+        with Lab("test", engine=connect(address)) as lab, lab.quiet():
+            yield lab
+    finally:
+        there.remove(container, force=True, volumes=True)
+        shutil.rmtree(folder)
+
+
+def test_used_up_address_pools(small: Lab) -> None:
+    for name in ("first", "second"):
+        small.create_network(name)
+    with pytest.raises(EngineRefused, match="2 networks, 2 of them without a container") as raised:
+        small.create_network("third")
+    assert "docker network rm first second" in raised.value.hint
+    assert "address pool" in (raised.value.engine_words or "")
+    free = ipaddress.ip_network(raised.value.hint.partition("subnet='")[2].partition("'")[0])
+    third = small.create_network("third", subnet=str(free))
+    assert third.attrs["IPAM"]["Config"][0]["Subnet"] == str(free)
+    with pytest.raises(NameTaken, match="belong to the network 'third'") as taken:
+        small.create_network("fourth", subnet=str(free))
+    assert str(free) not in taken.value.hint
+
+
+def test_no_default_bridge_is_said_at_the_start(small: Lab) -> None:
+    with pytest.raises(EngineRefused, match="bridge=none"):
+        networks.limits(small)
