@@ -46,8 +46,10 @@ directory that holds other files too."""
 # what flock(2) fails with on a file system without locks: NFS without lockd, some FUSE and 9p mounts
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _LOCKS_ELSEWHERE = "LABHELPERS_LOCKS"
-_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+DISK_ERRORS = frozenset(_FULL | {errno.EROFS})
+"""What a write anywhere fails with where the disk is full or may not be written."""
 
 
 def normalize_environment() -> None:
@@ -302,6 +304,38 @@ def _local_directory() -> Path:
         f"the file system of {home()} has no locks, and neither has /tmp: lab commands cannot wait for each other",
         hint="name a directory on a local disk: `export LABHELPERS_HOME=/path/to/directory`",
     )
+
+
+def course() -> Path:
+    """A directory with `notebooks/` in which the reader works: the checkout, or a copy of what the wheel holds.
+
+    An upgrade of the package replaces the files of the copy that the reader has not changed.
+
+    Raises:
+        SetupFailed: the copy cannot be written.
+    """
+    if IS_CHECKOUT:
+        return ROOT
+    copy = path("course", "notebooks").parent
+    shipped = {
+        file.relative_to(ROOT).as_posix(): file for file in sorted((ROOT / "notebooks").rglob("*.ipynb"))
+    }
+    known: dict[str, str] = read_json("course.json", {})
+    copied = dict(known)
+    for name, file in shipped.items():
+        content, target = file.read_bytes(), copy / name
+        digest = hashlib.sha256(content).hexdigest()
+        there = target.read_bytes() if target.is_file() else None
+        if there is None or (known.get(name) == hashlib.sha256(there).hexdigest() != digest):
+            _create(target.parent)
+            try:
+                target.write_bytes(content)
+            except OSError as error:
+                raise unusable(error, target) from error
+            copied[name] = digest
+    if copied != known:
+        write_json("course.json", copied)
+    return copy
 
 
 def remove() -> list[Path]:
