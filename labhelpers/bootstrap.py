@@ -335,7 +335,8 @@ def _cause(output: str, index: str) -> tuple[str, str] | None:
             "name your organization's CA file: `PIP_CERT=/path/to/ca.pem SSL_CERT_FILE=/path/to/ca.pem ./lab up`",
         )
     if re.search(
-        r"\b(401|403|407)\b.*(Client Error|Unauthorized|Forbidden|Proxy Auth)|HTTP error 40[137]|status code.*\b40[137]\b"
+        r"\b(401|403|407)\b.*(Client Error|Unauthorized|Forbidden|Proxy Auth)|HTTP error 40[137]"
+        r"|status code.*\b40[137]\b"
         r"|Tunnel connection failed: 407",
         output,
     ):

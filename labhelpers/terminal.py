@@ -13,12 +13,14 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.status import Status
 
+from labhelpers.errors import as_typed
+
 console = Console(highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
     """One line for the person."""
-    console.print(line, markup=False)
+    console.print(as_typed(line), markup=False)
 
 
 @contextmanager
