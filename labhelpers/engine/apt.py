@@ -107,10 +107,9 @@ def update(run: Run, say: Say) -> tuple[int, str]:
         if not status or not re.search(_CAUSES[0][0], output) or time.monotonic() > end:
             return status, output
         if not waiting:
-            holder = re.search(r"held by process (\d+ ?(\([^)]*\))?)", output)
-            say(
-                f"packages: another program ({holder[1] if holder else 'apt'}) reads them; waiting up to {LOCK_S} s"
-            )
+            holder = re.search(r"held by (process \d+( \([^)]*\))?)", output)
+            who = holder[1] if holder else "apt"
+            say(f"packages: another program ({who}) is reading them; waiting up to {LOCK_S} s")
         waiting = True
         time.sleep(3)
 
