@@ -280,9 +280,9 @@ def test_what_else_forwards_packets_keeps_forwarding_on() -> None:
     ("line", "why", "step"),
     [
         (
-            "failed to start daemon: Error initializing network controller: error obtaining controller instance: failed "
-            "to create NAT chain DOCKER: iptables failed: iptables -t nat -N DOCKER: iptables v1.8.9 (nf_tables): Could "
-            "not fetch rule set generation id: Table does not exist",
+            "failed to start daemon: Error initializing network controller: error obtaining controller instance: "
+            "failed to create NAT chain DOCKER: iptables failed: iptables -t nat -N DOCKER: iptables v1.8.9 "
+            "(nf_tables): Could not fetch rule set generation id: Table does not exist",
             "iptables",
             "wsl --update",
         ),
