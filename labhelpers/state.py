@@ -71,6 +71,8 @@ def normalize_environment() -> None:
 
 
 def _user_home() -> Path | None:
+    if os.environ.get("HOME") == "":
+        del os.environ["HOME"]  # "" would be the root directory; without it, the passwd entry counts
     try:
         found = Path.home()
     except RuntimeError:  # no HOME, and the user id is not in the passwd database

@@ -47,15 +47,41 @@ def test_an_xdg_directory_that_is_relative_is_ignored(
     assert state.location() == tmp_path / "xdg/labhelpers"
 
 
-@pytest.mark.parametrize("named", ["", "relative"])
 def test_a_user_without_a_home_directory_is_asked_for_one(
-    named: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LABHELPERS_HOME")
-    monkeypatch.setenv("HOME", named)
+    monkeypatch.setenv("HOME", "relative")
     with pytest.raises(SetupFailed) as raised:
-        state.home()
+        state.location()
     assert "LABHELPERS_HOME=" in raised.value.hint
+
+
+needs_another_user = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or not Path("/usr/bin/python3").exists(),
+    reason="only root may become a user id; that user needs a Python",
+)
+
+
+@needs_another_user
+@pytest.mark.parametrize("verb", ["up", "doctor", "down"])
+def test_a_user_id_without_a_passwd_entry(verb: str) -> None:
+    names = ("HOME", "LABHELPERS_HOME", "XDG_STATE_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run(
+        ["/usr/bin/python3", state.ROOT / "labhelpers/bootstrap.py", verb],
+        env=environment,
+        user=4242,
+        group=4242,
+        extra_groups=[],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    if "Permission denied" in done.stderr and "bootstrap.py" in done.stderr:
+        pytest.skip("another user may not read this checkout or its Python")
+    assert done.returncode == 1
+    assert "this user has no home directory" in done.stderr
+    assert "export LABHELPERS_HOME=" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["a%20b", 'it\'s "quoted"', "two\nlines", "한글 이름", "-dash"])
