@@ -1,5 +1,32 @@
-"""`python -m labhelpers VERB` does what `./lab VERB` does, from an installed environment."""
+"""`python -m labhelpers VERB` and `labhelpers VERB` do what `./lab VERB` does, from an installed environment."""
 
-from labhelpers.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+from labhelpers import bootstrap, errors, state
+from labhelpers.errors import LabError
+
+
+def main() -> None:
+    """Run the verb; an error that a reader can cause ends in its message and status 1."""
+    state.normalize_environment()
+    try:
+        try:
+            from labhelpers.cli import main as verbs
+        except ImportError as error:
+            bootstrap.repair(error)
+        verbs()
+    except OSError as error:
+        # the disk of the state directory: everything else is reported where it happens
+        if error.errno not in state.DISK_ERRORS:
+            raise
+        errors.show(state.unusable(error, state.location()))
+        sys.exit(1)
+    except LabError as error:
+        errors.show(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +118,11 @@ def test(args: tuple[str, ...], engine: str, settings: str | None) -> None:
     The engine may be named A (what `up` uses), B (28.5, containerd image store, nested), C (26.1, cgroup v2, in a
     virtual machine), or all: B and C are made for it and taken away again.
     """
+    if not (state.ROOT / "tests").is_dir():
+        raise errors.BadInput(
+            "the tests are not part of the installed package",
+            hint="run them in a checkout: git clone the course, then ./lab test",
+        )
     if settings is not None:
         _test_settings(settings, args, engine)
     names = runs.NAMES if engine == "all" else tuple(name for name in runs.NAMES if name in engine)
@@ -289,8 +293,14 @@ def _purge() -> None:
     private.remove_data()
     home = state.home()
     # last, because this very program runs from there
-    shutil.rmtree(home, ignore_errors=True)
-    say(f"removed {state.shown(home)}")
+    stays = state.remove()
+    say(
+        f"removed {state.shown(home)}"
+        if not stays
+        else f"removed what the lab had in {state.shown(home)}; these stay:"
+    )
+    for path in stays:
+        say(f"    {path}")
     if packages:
         say("these packages were installed for the lab and stay, because other programs may use them by now:")
         say(f"    apt-get purge {' '.join(packages)}")

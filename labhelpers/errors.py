@@ -23,11 +23,19 @@ The whole tree::
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+_IS_INSTALLED = Path(__file__).with_name("bundle").is_dir()
 
 DISK_FULL = (
     "the engine's disk is full: `docker system df` tells what takes it; free some, then run this again"
 )
 """What to do where the engine's words are "no space left on device" (errno(3), ENOSPC)."""
+
+
+def as_typed(text: str) -> str:
+    """`text` with the lab's command as it is typed here: `labhelpers` where the package was installed from a wheel."""
+    return text.replace("./lab", "labhelpers") if _IS_INSTALLED else text
 
 
 class LabError(Exception):
@@ -50,7 +58,7 @@ class LabError(Exception):
         if self.engine_words:
             lines.append(f"  it said: {self.engine_words.strip()}")
         lines.append(f"  next:    {self.hint}")
-        return "\n".join(lines)
+        return as_typed("\n".join(lines))
 
     def _render_traceback_(self) -> list[str]:
         """IPython shows these lines in place of a traceback."""

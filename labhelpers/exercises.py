@@ -702,7 +702,7 @@ def _entries(name: str, is_entry: Callable[[Any], bool]) -> dict[str, Any]:
     """What can be shown of `name`; reading never fails and never changes a file."""
     try:
         return _read(name, is_entry) or {}
-    except OSError:
+    except (OSError, LabError):
         return {}
 
 
@@ -742,5 +742,5 @@ def _put_aside(damaged: Path) -> Path:
 def _where(name: str) -> str:
     try:
         return str(state.path(name))
-    except OSError:
+    except LabError:
         return f"the state directory ({name})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -9,18 +10,20 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from labhelpers import state, terminals
 from labhelpers.engine import Engine
 from labhelpers.engine.find import environment as environment_of
 from labhelpers.errors import BadInput, SetupFailed
-from labhelpers.terminal import step
+from labhelpers.terminal import say, step
 
 START_S = 60
+BUSY_S = 20
 FIRST_PAGE = "notebooks/00_start_here.ipynb"
 RECORD = "jupyter/server.json"
 NOT_THEIRS = (
@@ -61,7 +64,7 @@ def environment(engine: Engine) -> dict[str, str]:
         "DOCKER_HOST": engine.address,
         **environment_of(engine),
         "LABHELPERS_HOME": str(state.home()),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(state.ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [_import_path(), os.environ.get("PYTHONPATH")])),
         "PYTHONPYCACHEPREFIX": str(state.path("cache", "python")),
         "MPLCONFIGDIR": str(state.path("cache", "matplotlib")),
         "IPYTHONDIR": str(state.path("jupyter", "ipython")),
@@ -78,49 +81,113 @@ def environment(engine: Engine) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in NOT_THEIRS} | mine
 
 
+def _import_path() -> str:
+    """What kernels need to import this package: nothing where it is installed, the checkout where it is not."""
+    return str(state.ROOT) if state.IS_CHECKOUT else ""
+
+
 def running() -> Server | None:
     """The server that the lab started, if it still answers."""
-    kept = state.read_json(RECORD, None)
-    if not kept:
-        return None
-    try:
-        server = Server(**kept)
-    except TypeError:  # written by another version of the course
-        return None
-    return server if _is_ours(server.pid) and _answers(server) else None
+    server = _record()
+    return server if server and _is_ours(server.pid) and _answers(server) else None
 
 
 def start(engine: Engine, port: int | None = None) -> Server:
     """The running server if it serves this engine and checkout, else a new one.
 
+    A server whose notebooks are open is never ended for another one.
+
     Raises:
-        BadInput: `port` is in use by another program.
+        BadInput: `port` is in use by another program, or the running server would have to end for it.
         SetupFailed: JupyterLab ended or did not answer in time; its last words are kept.
     """
     with state.locked("jupyter"):
-        there = running()
-        wanted = (engine.address, str(state.ROOT))
+        there = _running_soon()
+        wanted = (engine.address, str(state.course()))
         if there and (there.engine, there.checkout) == wanted and port in (None, there.port):
             return there
-        stop()  # one that serves another engine or checkout, or no longer answers
+        if there:
+            _must_be_idle(there, port)
+            say(f"JupyterLab: replacing the one on port {there.port}, which has nothing open")
+        stop()  # one that nobody uses and that serves another engine or checkout, or no longer answers
         with step("JupyterLab: starting"):
             return _start(engine, port)
 
 
 def stop() -> bool:
     """End the server that the lab started, with its kernels; False if there is none."""
-    kept = state.read_json(RECORD, None)
-    if not kept or not _is_ours(kept["pid"]):
+    server = _record()
+    if server is None or not _is_ours(server.pid):
         state.path(RECORD).unlink(missing_ok=True)
         return False
-    os.kill(kept["pid"], signal.SIGTERM)
+    os.kill(server.pid, signal.SIGTERM)
     end = time.monotonic() + 15
-    while _is_ours(kept["pid"]) and time.monotonic() < end:
+    while _is_ours(server.pid) and time.monotonic() < end:
         time.sleep(0.05)
-    if _is_ours(kept["pid"]):
-        os.killpg(kept["pid"], signal.SIGKILL)
+    if _is_ours(server.pid):
+        os.killpg(server.pid, signal.SIGKILL)
     state.path(RECORD).unlink(missing_ok=True)
     return True
+
+
+def _record() -> Server | None:
+    """The server that was started last; None where the record is damaged or from another version of the course."""
+    kept = state.read_json(RECORD, {})
+    try:
+        server = Server(**kept)
+    except TypeError:
+        return None
+    types = (int, int, str, str, str)
+    values = (server.pid, server.port, server.token, server.engine, server.checkout)
+    return (
+        server if all(type(v) is t for v, t in zip(values, types, strict=True)) and server.pid > 1 else None
+    )
+
+
+def _running_soon() -> Server | None:
+    """The running server; one that is too busy to answer at once is given time, because its kernels end with it."""
+    server = _record()
+    if server is None or not _is_ours(server.pid):
+        return None
+    end = time.monotonic() + BUSY_S
+    while not _answers(server):
+        if time.monotonic() > end:
+            raise SetupFailed(
+                f"JupyterLab (process {server.pid}) runs but has not answered for {BUSY_S} s",
+                hint="try again when the machine is less busy; or end it, and its kernels with it, by `./lab down`",
+            )
+        time.sleep(0.5)
+    return server
+
+
+def _must_be_idle(server: Server, port: int | None) -> None:
+    """Refuse to end `server` for one on another port, or while a notebook or a terminal of it is open."""
+    sessions, terminals = _ask(server, "sessions"), _ask(server, "terminals")
+    opened = [str(session.get("path") or session.get("name")) for session in sessions]
+    opened += [f"terminal {terminal.get('name')}" for terminal in terminals]
+    unseen = len(_ask(server, "kernels")) - len(sessions)
+    opened += [f"{unseen} more kernel(s)"] if unseen > 0 else []
+    same_place = server.checkout == str(state.course()) and port not in (None, server.port)
+    if not opened and not same_place:
+        return
+    raise BadInput(
+        f"JupyterLab already runs at {server.url} "
+        + (f"with these open: {', '.join(opened)}" if opened else "with nothing open")
+        + (
+            "" if same_place else f"; it shows {state.shown(server.checkout)} on {state.shown(server.engine)}"
+        ),
+        hint="use that page; or save your notebooks, end it and its kernels with `./lab down`, and run this again",
+    )
+
+
+def _ask(server: Server, what: str) -> list[dict[str, Any]]:
+    """A list of Jupyter Server's REST API: sessions, kernels, terminals; empty where the server has no such list."""
+    try:
+        with _request(server, what) as answer:
+            found = json.loads(answer.read())
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def _start(engine: Engine, port: int | None) -> Server:
@@ -137,7 +204,7 @@ def _start(engine: Engine, port: int | None) -> Server:
                 "--ServerApp.ip=127.0.0.1",
                 "--ServerApp.port_retries=0",
                 "--ServerApp.open_browser=False",
-                f"--ServerApp.root_dir={state.ROOT}",
+                f"--ServerApp.root_dir={state.course()}",
                 "--LabApp.news_url=None",
                 "--ServerApp.jpserver_extensions=labhelpers.terminals=True",
                 *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
@@ -146,14 +213,14 @@ def _start(engine: Engine, port: int | None) -> Server:
             stdout=out,
             stderr=out,
             start_new_session=True,
-            cwd=state.ROOT,
+            cwd=state.course(),
             env={
                 **environment(engine),
                 **terminals.environment(),
                 "JUPYTER_TOKEN": token,
             },
         )
-    server = Server(process.pid, chosen, token, engine.address, str(state.ROOT))
+    server = Server(process.pid, chosen, token, engine.address, str(state.course()))
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
         if _answers(server):
@@ -196,15 +263,19 @@ def _free_port(port: int | None) -> int:
     raise AssertionError("port 0 always binds")
 
 
-def _answers(server: Server) -> bool:
+def _request(server: Server, what: str) -> Any:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/api/status", headers={"Authorization": f"token {server.token}"}
+        f"http://127.0.0.1:{server.port}/api/{what}", headers={"Authorization": f"token {server.token}"}
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return direct.open(request, timeout=3)
+
+
+def _answers(server: Server) -> bool:
     try:
-        with direct.open(request, timeout=3) as answer:
+        with _request(server, "status") as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, ValueError, HTTPException):
         return False
 
 

@@ -270,4 +270,4 @@ def _forget(session: str) -> None:
 
 def _lock(session: str) -> FileLock:
     # a lock of its own for each look: one process may hold several labs
-    return FileLock(state.path("sessions", f"{session}.lock"), thread_local=False)
+    return FileLock(state.lock_file("sessions", f"{session}.lock"), thread_local=False)

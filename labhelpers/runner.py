@@ -52,7 +52,7 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
     Raises:
         BadInput: a chapter that no notebook has.
     """
-    there = sorted((state.ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    there = sorted((state.course() / "notebooks").glob("[0-9]*.ipynb"))
     chosen = []
     for chapter in chapters:
         name = Path(chapter).name.removesuffix(".ipynb")

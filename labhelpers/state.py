@@ -1,40 +1,172 @@
 """The state directory: everything of ours on the machine outside the checkout.
 
 `LABHELPERS_HOME` names it; else `$XDG_STATE_HOME/labhelpers`; else `~/.local/state/labhelpers`
-(XDG Base Directory Specification).
+(XDG Base Directory Specification). Imports the standard library only: `labhelpers.bootstrap` uses it before there
+is an environment.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import re
+import shutil
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import Any, TextIO
 
 from labhelpers.errors import SetupFailed
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout: `notebooks/`, `images/` and `assets/` are below it."""
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_PACKAGE = Path(__file__).resolve().parent
+_BUNDLE = _PACKAGE / "bundle"
+
+IS_CHECKOUT = not _BUNDLE.is_dir()
+"""Whether the package runs from a checkout; False where it was installed from a wheel."""
+
+ROOT = _PACKAGE.parent if IS_CHECKOUT else _BUNDLE
+"""`notebooks/`, `images/` and `assets/` as they were shipped: the checkout, or the wheel's copy. Only read from it."""
+
+CONTENTS = (
+    *("cache", "course", "docker", "engine", "env", "jupyter", "locks", "sessions", "trial", "work"),
+    *("packages.json", "predictions.json", "progress.json", "course.json", "vm-accel.json"),
+)
+"""The names that the lab uses in the state directory. `remove` removes nothing else: a reader may have named a
+directory that holds other files too."""
+
+# what flock(2) fails with on a file system without locks: NFS without lockd, some FUSE and 9p mounts
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_LOCKS_ELSEWHERE = "LABHELPERS_LOCKS"
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+DISK_ERRORS = frozenset(_FULL | {errno.EROFS})
+"""What a write anywhere fails with where the disk is full or may not be written."""
+
+
+def normalize_environment() -> None:
+    """Repair what would make this process, and those that it starts, fail in ways that have nothing to do with us.
+
+    A character that the terminal's encoding lacks is escaped. The umask leaves the owner their own files. `HOME` is
+    set for a user without a passwd entry, and a TMPDIR that does not exist is ignored.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if (mask := os.umask(0o077)) & 0o700 == 0:
+        os.umask(mask)
+    if not os.path.isdir(os.environ.get("TMPDIR") or "/"):
+        del os.environ["TMPDIR"]
+    if _user_home() is None and os.environ.get("LABHELPERS_HOME"):
+        with suppress(SetupFailed):
+            os.environ["HOME"] = str(location())
+
+
+def _user_home() -> Path | None:
+    if os.environ.get("HOME") == "":
+        del os.environ["HOME"]  # "" would be the root directory; without it, the passwd entry counts
+    try:
+        found = Path.home()
+    except RuntimeError:  # no HOME, and the user id is not in the passwd database
+        return None
+    return found if found.is_absolute() else None
+
+
+def location() -> Path:
+    """Where the state directory is, whether it exists or not.
+
+    A relative or `~` path in `LABHELPERS_HOME` is made absolute in the environment too: processes that this one
+    starts in another directory use the same one.
+
+    Raises:
+        SetupFailed: nothing names one.
+    """
+    named = os.environ.get("LABHELPERS_HOME")
+    if named:
+        try:
+            where = Path(named).expanduser().absolute()
+        except RuntimeError as error:
+            raise SetupFailed(
+                f"LABHELPERS_HOME is {named!r}, and there is no such user or home directory",
+                hint="give the directory as an absolute path: `LABHELPERS_HOME=/path/to/directory`",
+            ) from error
+        os.environ["LABHELPERS_HOME"] = str(where)
+        return where
+    base = os.environ.get("XDG_STATE_HOME") or ""
+    if os.path.isabs(base):  # the specification: a relative path is invalid and is ignored
+        return Path(base) / "labhelpers"
+    user = _user_home()
+    if user is None:
+        raise SetupFailed(
+            "this user has no home directory: HOME is not set to one, and the user id has no passwd entry",
+            hint="name a directory for the lab's files: `export LABHELPERS_HOME=/path/to/directory`",
+        )
+    return user / ".local" / "state" / "labhelpers"
 
 
 def home() -> Path:
-    """The state directory, made if it is not there."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    where = Path(os.environ.get("LABHELPERS_HOME") or Path(base) / "labhelpers")
-    where.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """The state directory, created if it does not exist.
+
+    Raises:
+        SetupFailed: it cannot be created.
+    """
+    where = location()
+    _create(where, mode=0o700)
     return where
 
 
 def path(*parts: str) -> Path:
-    """A path below the state directory; its parent is made if it is not there."""
+    """A path below the state directory; its parent is created if it does not exist.
+
+    Raises:
+        SetupFailed: the parent cannot be created.
+    """
     where = home().joinpath(*parts)
-    where.parent.mkdir(parents=True, exist_ok=True)
+    _create(where.parent)
     return where
+
+
+def _create(folder: Path, mode: int = 0o777) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        raise unusable(error, folder) from error
+
+
+def unusable(error: OSError, where: Path) -> SetupFailed:
+    """What to tell the reader where `error` keeps the lab from using its file or directory `where`."""
+    largest = "name a directory on a larger disk: `export LABHELPERS_HOME=/path/to/directory`"
+    other = "name another directory for the lab's files: `export LABHELPERS_HOME=/path/to/directory`"
+    if error.errno in _FULL:
+        free = _free_bytes(where) // 1_000_000
+        return SetupFailed(
+            f"no space left on device: {where} cannot be written ({free} MB free)",
+            hint=f"free some space, then run this again; or {largest}",
+            engine_words=str(error),
+        )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        message = f"the state directory cannot be used: {where} is a file, or lies below one"
+    elif error.errno in _DENIED:
+        message = f"the state directory cannot be used: this user may not write {where}"
+    else:
+        message = f"the state directory cannot be used: {where}"
+    return SetupFailed(message, hint=other, engine_words=str(error))
+
+
+def _free_bytes(where: Path) -> int:
+    for folder in (where, *where.parents):
+        with suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return 0
 
 
 def shown(text: object) -> str:
@@ -54,42 +186,186 @@ def shown(text: object) -> str:
 
 
 def read_json(name: str, default: Any) -> Any:
-    """The JSON file `name` of the state directory; `default` where there is none or it is damaged."""
+    """The JSON file `name` of the state directory.
+
+    `default` where there is none, it is damaged, or it does not hold a value of `default`'s type (None: any type).
+    """
     try:
-        return json.loads(path(name).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = json.loads(path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return default
+    return found if default is None or isinstance(found, type(default)) else default
 
 
 def write_json(name: str, data: Any) -> None:
-    """Write the JSON file `name` so that a reader of it sees the old text or the new, never half."""
+    """Write the JSON file `name` so that a reader of it sees the old text or the new, never half.
+
+    Raises:
+        SetupFailed: the disk is full or may not be written.
+    """
     target = path(name)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(target)
+    try:
+        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise unusable(error, target) from error
 
 
 @contextmanager
 def locked(name: str, timeout_s: float = 900, waiting: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold the lock `name` between processes; `waiting` is called once if somebody else holds it.
+    """Hold the lock `name` between processes; `waiting` is called once if another process holds it.
 
     Raises:
-        SetupFailed: the lock was not free within `timeout_s`.
+        SetupFailed: the lock was not free within `timeout_s`, or cannot be created.
     """
-    lock = FileLock(path("locks", name))
+    where = lock_file("locks", name)
     try:
+        file = where.open("a", encoding="utf-8")
+    except OSError as error:
+        raise unusable(error, where) from error
+    with file:
+        end = time.monotonic() + timeout_s
+        acquired = _acquired(file)
+        if not acquired and waiting:
+            waiting()
+        while not acquired:
+            if time.monotonic() > end:
+                raise SetupFailed(
+                    f"another lab command has held the lock “{name}” for {timeout_s:.0f} s",
+                    hint="wait until it ends, or end it; then run this again",
+                )
+            time.sleep(0.05)
+            acquired = _acquired(file)
+        yield  # closing the file releases the lock
+
+
+def _acquired(file: TextIO) -> bool:
+    """Whether this process now holds the lock of `file` (flock(2))."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def lock_file(*parts: str) -> Path:
+    """The file to lock for `parts` of the state directory.
+
+    Where that directory's file system has no locks, it is a file of the same name on a local disk: processes of
+    one machine then still see each other's locks, and a lock still ends with its process. The file in the state
+    directory exists as well, for whoever lists it.
+    """
+    where = path(*parts)
+    elsewhere = _locks_elsewhere()
+    if elsewhere is None:
+        return where
+    with suppress(OSError):
+        where.touch()
+    local = elsewhere.joinpath(*parts)
+    _create(local.parent)
+    return local
+
+
+def _locks_elsewhere() -> Path | None:
+    """A directory for locks outside the state directory, or None where the state directory's file system has them."""
+    if sys.platform == "win32":
+        return None
+    if named := os.environ.get(_LOCKS_ELSEWHERE):
+        of, _, directory = named.partition("|")
+        if of == str(home()):
+            return Path(directory)
+    try:
+        with path("locks", ".probe").open("a", encoding="utf-8") as probe:
+            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            return None  # locked by another process, or not writable: the lock itself reports that
+        reason = error.strerror
+    else:
+        return None
+    local = _local_directory()
+    print(
+        f"locks: the file system of {home()} has none ({reason}); using {local}. Do not use this state directory "
+        "from two machines at once.",
+        file=sys.stderr,
+    )
+    # the processes that this one starts use it too, and say nothing
+    os.environ[_LOCKS_ELSEWHERE] = f"{home()}|{local}"
+    return local
+
+
+def _local_directory() -> Path:
+    """A directory of this user's own on a local disk, the same one for each process that uses this state directory."""
+    name = f"labhelpers-{os.getuid()}-{hashlib.sha256(os.fsencode(home())).hexdigest()[:12]}"
+    for base in ("/tmp", "/var/tmp", tempfile.gettempdir()):
+        folder = Path(base) / name
         try:
-            lock.acquire(timeout=0.2)
-        except Timeout:
-            if waiting:
-                waiting()
-            lock.acquire(timeout=timeout_s)
-    except Timeout:
-        raise SetupFailed(
-            f"another lab command has held the lock “{name}” for {timeout_s:.0f} s",
-            hint="wait for it to end, or end it; then run this again",
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+            folder.mkdir(mode=0o700, exist_ok=True)
+            usable = folder.stat().st_uid == os.getuid() and not folder.is_symlink()
+            with (folder / "probe").open("a", encoding="utf-8") as probe:
+                fcntl.flock(probe, fcntl.LOCK_SH)
+        except OSError:
+            continue
+        if usable:
+            return folder
+    raise SetupFailed(
+        f"the file system of {home()} has no locks, and neither has /tmp: lab commands cannot wait for each other",
+        hint="name a directory on a local disk: `export LABHELPERS_HOME=/path/to/directory`",
+    )
+
+
+def course() -> Path:
+    """A directory with `notebooks/` in which the reader works: the checkout, or a copy of what the wheel holds.
+
+    An upgrade of the package replaces the files of the copy that the reader has not changed.
+
+    Raises:
+        SetupFailed: the copy cannot be written.
+    """
+    if IS_CHECKOUT:
+        return ROOT
+    copy = path("course", "notebooks").parent
+    shipped = {
+        file.relative_to(ROOT).as_posix(): file for file in sorted((ROOT / "notebooks").rglob("*.ipynb"))
+    }
+    known: dict[str, str] = read_json("course.json", {})
+    copied = dict(known)
+    for name, file in shipped.items():
+        content, target = file.read_bytes(), copy / name
+        digest = hashlib.sha256(content).hexdigest()
+        there = target.read_bytes() if target.is_file() else None
+        if there is None or (known.get(name) == hashlib.sha256(there).hexdigest() != digest):
+            _create(target.parent)
+            try:
+                target.write_bytes(content)
+            except OSError as error:
+                raise unusable(error, target) from error
+            copied[name] = digest
+    if copied != known:
+        write_json("course.json", copied)
+    return copy
+
+
+def remove() -> list[Path]:
+    """Remove the lab's files from the state directory, and that directory if nothing else is in it.
+
+    Returns:
+        What stays: files that are not the lab's, or that could not be removed.
+    """
+    folder = location()
+    for pattern in (*CONTENTS, "*.damaged*", "*.partial"):
+        for found in folder.glob(pattern):
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    found.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+    return sorted(folder.iterdir()) if folder.exists() else []

@@ -6,18 +6,21 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import BinaryIO
 
 from rich.console import Console
 from rich.status import Status
+
+from labhelpers.errors import as_typed
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
     """One line for the person."""
-    console.print(line, markup=False)
+    console.print(as_typed(line), markup=False)
 
 
 @contextmanager
@@ -26,25 +29,24 @@ def step(title: str) -> Iterator[Status]:
     began = time.monotonic()
     if not console.is_terminal:
         say(f"{title} …")
-    with console.status(title) as status:
+    # the usual spinner is made of braille characters
+    spinner = "dots" if console.encoding.lower().startswith("utf") else "line"
+    with console.status(title, spinner=spinner) as status:
         yield status
     say(f"{title}: done ({time.monotonic() - began:.1f} s)")
 
 
-def run_shown(
-    command: Sequence[str], title: str, environment: Mapping[str, str] | None = None
-) -> tuple[int, str]:
+def run_shown(command: Sequence[str], title: str, stdin: BinaryIO | None = None) -> tuple[int, str]:
     """Run `command`, showing its newest line as the state of a step: (exit status, its last 20 lines)."""
     last: deque[str] = deque(maxlen=20)
     with step(title) as status:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=environment,
         )
         assert process.stdout is not None
         for line in process.stdout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -73,6 +74,23 @@ def test_its_first_page_is_there(server: jupyter.Server) -> None:
 
 def test_a_second_start_finds_the_first(server: jupyter.Server, engine: Engine) -> None:
     assert jupyter.start(engine) == server
+    assert jupyter.running() == server
+
+
+def test_a_running_server_is_not_ended_for_another_port(server: jupyter.Server, engine: Engine) -> None:
+    kernel = requests.post(api(server, "kernels"), params={"token": server.token}, timeout=30).json()
+    try:
+        with pytest.raises(BadInput, match="already runs at") as refused:
+            jupyter.start(engine, jupyter._free_port(None))
+        assert server.url in refused.value.message
+        assert "1 more kernel(s)" in refused.value.message
+        assert "./lab down" in refused.value.hint
+        assert jupyter.start(engine, server.port) == server
+        elsewhere = dataclasses.replace(engine, address="tcp://192.0.2.1:2375")
+        with pytest.raises(BadInput, match="already runs at"):
+            jupyter.start(elsewhere)
+    finally:
+        requests.delete(api(server, f"kernels/{kernel['id']}"), params={"token": server.token}, timeout=30)
     assert jupyter.running() == server
 
 

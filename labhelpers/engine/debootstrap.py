@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labhelpers import state
-from labhelpers.engine import install
+from labhelpers.engine import apt, install
 from labhelpers.engine.find import Engine
 from labhelpers.engine.root import as_root, may_be_root, run_as_root, unmount_below
 from labhelpers.errors import ImageMissing, SetupFailed
-from labhelpers.terminal import run_shown
+from labhelpers.terminal import say
 
 Say = Callable[[str], object]
 
@@ -82,7 +82,7 @@ def sources() -> list[Source]:
     fields = "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
     asked = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
     if not (rows := _rows(asked)):
-        run_as_root(["apt-get", "update", "-q"])  # origins are known from the mirror's own lists
+        apt.update(install.run, say)  # origins are known from the mirror's own lists
         rows = _rows(asked)
     found = [Source(uri, codename, component) for origin, uri, codename, component in rows]
     if not found:
@@ -127,14 +127,14 @@ def _fill(folder: Path, found: Sequence[Source]) -> None:
     components = ",".join(dict.fromkeys(s.component for s in found if s.codename == first.codename))
     asked = ["debootstrap", "--variant=minbase", "--include=ca-certificates", f"--components={components}"]
     root = folder / "root"
-    failed, words = run_shown(
-        as_root([*asked, first.codename, str(root), first.uri]), f"base: debootstrap {first.codename}"
+    failed, words = install.run(
+        [*asked, first.codename, str(root), first.uri], f"base: debootstrap {first.codename}"
     )
     if failed:
+        why, hint = apt.cause(words) or ("", "look at debootstrap's message and at the mirror in /etc/apt")
         raise SetupFailed(
-            "debootstrap could not make a base image; nothing of it is left",
-            hint="look at the mirror in /etc/apt and at the free space of "
-            f"{state.shown(state.home())}; then run this again",
+            "debootstrap could not make a base image; nothing of it is left" + (f": {why}" if why else ""),
+            hint=f"{hint}; the base image is made in {state.shown(state.home())}",
             engine_words="\n".join(words.splitlines()[-6:]),
         )
     lines = "".join(f"deb {s.uri} {s.codename} {s.component}\n" for s in found)

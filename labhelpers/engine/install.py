@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from labhelpers import state
+from labhelpers.engine import apt
 from labhelpers.engine.find import INSTALL_PAGE
-from labhelpers.engine.root import SYSTEM_PATH, as_root, may_be_root, run_as_root
+from labhelpers.engine.root import SYSTEM_PATH, as_root, may_be_root, run_as_root, with_proxies
 from labhelpers.errors import EngineMissing, SetupFailed
 from labhelpers.terminal import run_shown, say
 
@@ -53,14 +54,14 @@ def ensure(packages: Sequence[str], why: str) -> None:
 
     Raises:
         EngineMissing: this is not a Debian or Ubuntu, or this user may not install packages.
-        SetupFailed: apt-get did not succeed; its last words are kept.
+        SetupFailed: apt-get failed, or would remove or downgrade one of the machine's packages.
     """
     wanted = missing(packages)
     if "docker.io" in wanted and not shutil.which("docker"):
         wanted += ["docker-cli"] if _known("docker-cli") else []
     if not wanted:
         return
-    if not is_debian() or not shutil.which("apt-get"):
+    if not is_debian() or not apt.is_here():
         raise EngineMissing(
             f"{why}: this machine has no {', '.join(wanted)}, and the lab installs packages on Debian and Ubuntu only",
             hint=f"install Docker as its page says, start it, and run this again: {INSTALL_PAGE}",
@@ -69,7 +70,8 @@ def ensure(packages: Sequence[str], why: str) -> None:
         raise EngineMissing(
             f"{why}: packages are missing, and this user is neither root nor may use sudo",
             hint="have these two commands run, log in again, and run this again:\n"
-            f"    sudo apt-get update && sudo apt-get install -y --no-install-recommends {' '.join(wanted)}\n"
+            "    sudo apt-get update && sudo apt-get install --no-remove --no-install-recommends "
+            f"{' '.join(wanted)}\n"
             "    sudo usermod -aG docker $USER",
         )
     with state.locked(
@@ -80,6 +82,12 @@ def ensure(packages: Sequence[str], why: str) -> None:
             _install(wanted, why)
 
 
+def run(command: Sequence[str], title: str) -> tuple[int, str]:
+    """Run `command` as root with this process's proxies, showing its newest line: (exit status, its last 20 lines)."""
+    with with_proxies(command) as (as_it_runs, proxies):
+        return run_shown(as_it_runs, title, stdin=proxies)
+
+
 def installed_by_the_lab() -> list[str]:
     """The packages that the lab asked for on this machine, with what came along."""
     return [str(name) for name in state.read_json(INSTALLED, [])]
@@ -88,19 +96,16 @@ def installed_by_the_lab() -> list[str]:
 def _install(wanted: list[str], why: str) -> None:
     say(f"packages: {why}; installing the distribution's {', '.join(wanted)}")
     before = _packages()
-    apt = as_root(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120", "-y"])
-    updated, words = run_shown([*apt, "update"], "packages: reading the lists")
-    with _no_service_starts("docker.io" in wanted):
-        failed, words = run_shown(
-            [*apt, "install", "--no-install-recommends", *wanted], "packages: installing"
-        )
-    state.write_json(INSTALLED, sorted({*installed_by_the_lab(), *(_packages() - before)}))
-    if failed:
-        raise SetupFailed(
-            "apt-get could not install " + ", ".join(wanted) + (" (nor read its lists)" if updated else ""),
-            hint="mend what it says (network, mirror, disk), then run this again",
-            engine_words="\n".join(words.splitlines()[-6:]),
-        )
+    not_read, output = apt.update(run, say)
+    try:
+        with _no_service_starts("docker.io" in wanted):
+            apt.install(wanted, run)
+    except SetupFailed as error:
+        if not_read and (known := apt.cause(output)):
+            raise SetupFailed(f"{error.message} ({known[0]})", hint=known[1], engine_words=output) from error
+        raise
+    finally:
+        state.write_json(INSTALLED, sorted({*installed_by_the_lab(), *(_packages() - before)}))
 
 
 def _packages() -> set[str]:

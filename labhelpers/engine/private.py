@@ -7,19 +7,17 @@ rules, IP forwarding, cgroup directories and the few paths that dockerd and cont
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from labhelpers import state
-from labhelpers.engine.root import as_root, may_be_root, run_as_root, unmount_below
+from labhelpers.engine.root import may_be_root, run_as_root, unmount_below, with_proxies
 from labhelpers.errors import EngineMissing, EngineUnreachable, SetupFailed
 
 Say = Callable[[str], object]
@@ -31,6 +29,8 @@ STOP_S = 60
 GOGC = 400
 # sun_path holds 108 bytes (unix(7)); containerd's is the longest name below the directory
 SOCKET_BYTES = 107
+# dockerd outlives the command that starts it: sudo, which may have a terminal of its own for it, ends at once
+_DETACHED = 'trap "" HUP; setsid "$@" >&2 & echo $!'
 LONGEST_SOCKET = "exec/containerd/containerd-debug.sock"
 # what dockerd 20 to 29 and its containerd write outside the directories that they are given
 ELSEWHERE = (
@@ -43,6 +43,74 @@ ELSEWHERE = (
     "/opt/containerd/bin",
     "/opt/containerd/lib",
     "/opt/containerd",
+)
+
+
+_USE_ANOTHER = (
+    "start an engine that this kernel can run (Docker Desktop, or one on another machine: DOCKER_HOST)"
+)
+# what dockerd 20 to 29 prints where it cannot start, the reason, and what to do; the first that matches is reported
+_CAUSES = (
+    (
+        r"no space left on device|[Dd]isk quota exceeded",
+        "the disk of the state directory is full",
+        "free some space, or name a larger disk with LABHELPERS_HOME, then `./lab up` again",
+    ),
+    (
+        r"Failed to initialize nft|[Tt]able does not exist|can't initialize ip6?tables|do you need to insmod"
+        r"|Extension \S+ .*(not supported|missing kernel module)|No chain/target/match by that name"
+        r"|iptables.*(executable file not found|not found in \$PATH)|modprobe: FATAL: Module ip_tables",
+        "this machine's iptables and its kernel do not fit together: a table or a module is missing",
+        "WSL2: `wsl --update`, then `wsl --shutdown`; Debian and Ubuntu: `sudo apt-get install iptables`, and "
+        "`sudo update-alternatives --set iptables /usr/sbin/iptables-legacy` where nft is not supported; a kernel "
+        f"that was upgraded needs a restart; else {_USE_ANOTHER}; then `./lab up` again",
+    ),
+    (
+        r"could not find an available, non-overlapping|predefined address pools|Pool overlaps|fully subnetted",
+        "every address range that Docker uses for its bridge is taken on this machine, often by a VPN",
+        "disconnect the VPN, or remove unused bridges (`ip route` lists what is taken), then `./lab up` again",
+    ),
+    (
+        r"[Dd]evices? cgroup isn't mounted|cgroup.*(not mounted|no such file or directory)|cgroups: cannot find"
+        r"|cgroup mountpoint does not exist",
+        "the control groups that it needs are not mounted",
+        "WSL2: set `systemd=true` under [boot] in /etc/wsl.conf, then `wsl --shutdown`; in a container: start it "
+        f"with --cgroupns host and /sys/fs/cgroup; elsewhere `sudo mount -a`; else {_USE_ANOTHER}",
+    ),
+    (
+        r"overlay.*(not supported|invalid argument|no such device)|driver not supported|[Ff]ailed to mount overlay"
+        r"|backing file system is unsupported|no supported storage driver",
+        "the file system of the state directory cannot hold the layers of images",
+        "name a directory on ext4 or xfs with LABHELPERS_HOME (NFS, FAT and another overlay cannot hold "
+        "them; on WSL2 a Windows drive below /mnt cannot either), then `./lab up` again",
+    ),
+    (
+        r"[Aa]ddress already in use|already running|resource temporarily unavailable.*lock|pid file found",
+        "another process uses its socket or its data",
+        "`./lab down`, then `./lab up`; `ps -e | grep dockerd` lists the engines of this machine",
+    ),
+    (
+        r"a password is required|a terminal is required|may not run sudo|not in the sudoers|not allowed to execute",
+        "sudo refused to start it",
+        "run `./lab up` in a terminal, where sudo can ask for your password; or ask an administrator to install Docker",
+    ),
+    (
+        r"setsid: |dockerd.*(not found|No such file)",
+        "a program that it needs is not in the PATH of root",
+        "Debian and Ubuntu: `sudo apt-get install docker.io util-linux`, then `./lab up` again",
+    ),
+    (
+        r"[Pp]ermission denied|[Oo]peration not permitted",
+        "this machine does not let even root do what an engine does (a container, or a security policy)",
+        f"{_USE_ANOTHER}; in a container: start that one with --privileged",
+    ),
+)
+
+
+_ENGINE_LINK = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|veth[0-9a-f]{7}")
+# the last alternative is a published port as its own container reaches it
+_ENGINE_RULE = re.compile(
+    r"\bDOCKER|docker0|docker_gwbridge|\bbr-[0-9a-f]{12}|-A POSTROUTING -s (\S+) -d \1 .*-j MASQUERADE"
 )
 
 
@@ -102,6 +170,11 @@ def stop(say: Say) -> None:
         return
     with state.locked("engine"):
         pid = _pid()
+        if (pid or (home() / "before.json").exists()) and not may_be_root():
+            raise SetupFailed(
+                "the private engine was started as root, and this user may not become root to stop it",
+                hint="run this again in a terminal, where sudo can ask for your password; or as root",
+            )
         if pid:
             say("engine: stopping (its containers first)")
             run_as_root(["kill", "-TERM", str(pid)])
@@ -148,18 +221,27 @@ def _check_it_can_start() -> None:
 
 def _other_dockerd() -> int | None:
     """A dockerd that is not ours in this network namespace."""
-    for process in Path("/proc").glob("[0-9]*"):
+    for pid in _dockerds():
         try:
-            if (process / "comm").read_text().strip() != "dockerd":
-                continue
-            same_network = os.readlink(process / "ns/net") == os.readlink("/proc/self/ns/net")
+            same_network = os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
         except PermissionError:
             same_network = True
         except OSError:
             continue
-        if same_network and int(process.name) != _pid():
-            return int(process.name)
+        if same_network:
+            return pid
     return None
+
+
+def _dockerds() -> Iterable[int]:
+    """Each dockerd of this machine that is not ours, in whatever namespace."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_dockerd = (process / "comm").read_bytes().strip() == b"dockerd"
+        except OSError:
+            continue
+        if is_dockerd and _is_alive(int(process.name)) and int(process.name) != _pid():
+            yield int(process.name)
 
 
 def _pid() -> int | None:
@@ -202,37 +284,50 @@ def _launch() -> None:
     (directory / "daemon.json").write_text("{}\n")
     log = directory / "dockerd.log"
     where = log.stat().st_size if log.exists() else 0
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            as_root(
-                [
-                    *("env", f"GOGC={GOGC}", "dockerd"),
-                    f"--host={address()}",
-                    f"--data-root={directory / 'data'}",
-                    f"--exec-root={directory / 'exec'}",
-                    f"--pidfile={directory / 'docker.pid'}",
-                    f"--config-file={directory / 'daemon.json'}",
-                    f"--group={os.getgid()}",
-                ]
-            ),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            cwd="/",
-        )
-    _gone(lambda: answers() or process.poll() is not None, START_S)
+    dockerd = [
+        *("sh", "-c", _DETACHED, "labhelpers", "env", f"GOGC={GOGC}", "dockerd"),
+        f"--host={address()}",
+        f"--data-root={directory / 'data'}",
+        f"--exec-root={directory / 'exec'}",
+        f"--pidfile={directory / 'docker.pid'}",
+        f"--config-file={directory / 'daemon.json'}",
+        f"--group={os.getgid()}",
+    ]
+    with log.open("ab") as out, with_proxies(dockerd) as (as_it_runs, proxies):
+        started = subprocess.run(as_it_runs, stdin=proxies, stdout=subprocess.PIPE, stderr=out, cwd="/")
+    pid = int(started.stdout) if started.stdout.strip().isdigit() else None
+    _gone(lambda: answers() or not _is_alive(pid), START_S)
     if answers():
-        # the engine outlives this process on purpose: it is not waited for
-        process.returncode = 0
         return
-    said = log.read_bytes()[where:].decode(errors="replace").strip().splitlines()
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    raise SetupFailed(
+    output = log.read_bytes()[where:].decode(errors="replace").strip().splitlines()
+    if pid and _is_alive(pid):
+        run_as_root(["kill", "-TERM", str(pid)])
+    raise _did_not_start(output, log)
+
+
+def _is_alive(pid: int | None) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return False
+
+
+def _did_not_start(output: Sequence[str], log: Path) -> SetupFailed:
+    """What to tell the reader where dockerd ended, from what it printed."""
+    whole = "\n".join(output)
+    for pattern, why, hint in _CAUSES:
+        if found := [line for line in output if re.search(pattern, line)]:
+            last = "\n".join(dict.fromkeys([found[0], *output[-2:]]))
+            return SetupFailed(
+                f"the private engine did not start: {why}",
+                hint=f"{hint}; its whole log is {state.shown(log)}",
+                engine_words=last,
+            )
+    return SetupFailed(
         "the private engine did not start",
-        hint=f"its whole log is {state.shown(log)}; when the cause is mended, `./lab up` again",
-        engine_words="\n".join(said[-5:]),
+        hint=f"its whole log is {state.shown(log)}; fix the problem in its last lines, then `./lab up` again",
+        engine_words="\n".join(whole.splitlines()[-5:]),
     )
 
 
@@ -252,18 +347,26 @@ def _gone(condition: Callable[[], object], seconds: float) -> bool:
 def _remember_the_machine() -> None:
     """Note what the machine was like before the engine's first start since boot, for `_put_the_machine_back`."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    before = home() / "before.json"
-    if before.exists() and json.loads(before.read_text()).get("boot") == boot:
+    if _remembered().get("boot") == boot:
         return
-    before.write_text(json.dumps({"boot": boot, **machine()}, indent=1))
+    state.write_json("engine/before.json", {"boot": boot, **machine()})
+
+
+def _remembered() -> dict[str, Any]:
+    """What `_remember_the_machine` noted; empty where there is nothing, or it is damaged."""
+    noted = state.read_json("engine/before.json", {})
+    complete = {"network", "links", "firewall", "forwarding", "cgroups", "elsewhere"} <= noted.keys()
+    return noted if complete else {}
 
 
 def machine() -> dict[str, Any]:
     """What an engine changes on its machine: links, firewall, forwarding, cgroups, paths elsewhere."""
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     return {
+        "network": os.readlink("/proc/self/ns/net"),
         "links": sorted(name for _, name in socket.if_nameindex()),
         "firewall": {tool: _rules(tool) for tool in ("iptables", "ip6tables")},
-        "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text().strip(),
+        "forwarding": forwarding.read_text().strip() if forwarding.exists() else "",
         "cgroups": sorted(str(path) for path in _cgroups()),
         "elsewhere": [path for path in ELSEWHERE if Path(path).exists()],
     }
@@ -280,24 +383,61 @@ def _cgroups() -> Iterable[Path]:
 
 
 def _put_the_machine_back(say: Say) -> None:
-    before = home() / "before.json"
-    if not before.exists():
-        return
-    was = json.loads(before.read_text())
-    is_now = machine()
-    for link in set(is_now["links"]) - set(was["links"]):
-        if re.fullmatch(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|veth[0-9a-f]{7}", link):
-            run_as_root(["ip", "link", "delete", link])
+    was = _remembered()
+    if was:
+        is_now = machine()
+        if was["network"] != is_now["network"]:
+            say("engine: it ran in another network namespace, which is left as it is")
+        elif other := _other_dockerd():
+            say(
+                f"engine: another dockerd (process {other}) uses docker0 and the firewall's Docker chains; they stay"
+            )
+        else:
+            _put_the_network_back(was, is_now, say)
+        if not any(_dockerds()):
+            _put_the_files_back(was, is_now)
+    (home() / "before.json").unlink(missing_ok=True)
+
+
+def _put_the_network_back(was: dict[str, Any], is_now: dict[str, Any], say: Say) -> None:
+    added = set(is_now["links"]) - set(was["links"])
+    ours = {link for link in added if _ENGINE_LINK.fullmatch(link)}
+    for link in ours:
+        run_as_root(["ip", "link", "delete", link])
     for tool in ("iptables", "ip6tables"):
         for arguments in undo_firewall(was["firewall"][tool], is_now["firewall"][tool]):
             run_as_root([tool, *arguments])
     if was["forwarding"] != is_now["forwarding"]:
-        run_as_root(["sysctl", "-qw", f"net.ipv4.ip_forward={was['forwarding']}"])
+        # a VPN, a hypervisor or another namespace's uplink that came meanwhile has needed forwarding since
+        users = sorted(added - ours) + foreign_forwarding(was["firewall"], is_now["firewall"])
+        if users:
+            say(
+                f"engine: IP forwarding stays on, because something else came that may need it ({', '.join(users[:3])})"
+            )
+        else:
+            run_as_root(["sysctl", "-qw", f"net.ipv4.ip_forward={was['forwarding']}"])
+
+
+def foreign_forwarding(was: dict[str, str], is_now: dict[str, str]) -> list[str]:
+    """Rules of FORWARD and POSTROUTING that came meanwhile and are not Docker's: something else forwards packets."""
+    found = []
+    for tool, text in is_now.items():
+        old, new = _by_table(was.get(tool, "")), _by_table(text)
+        for table, lines in new.items():
+            for line in lines:
+                forwards = line.startswith(("-A FORWARD", "-A POSTROUTING"))
+                # each address that an engine masquerades is that of one of its bridges
+                if forwards and line not in old.get(table, []) and not _ENGINE_RULE.search(line):
+                    found.append(f"{tool} {line}")
+    return found
+
+
+def _put_the_files_back(was: dict[str, Any], is_now: dict[str, Any]) -> None:
+    """Remove empty cgroups and what dockerd wrote elsewhere; other engines, in any namespace, share these."""
     for group in set(is_now["cgroups"]) - set(was["cgroups"]):
         run_as_root(["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
     for path in (path for path in ELSEWHERE if path in is_now["elsewhere"] and path not in was["elsewhere"]):
         run_as_root(["rm", "-f", path] if Path(path).is_file() else ["rmdir", path])
-    before.unlink()
 
 
 def undo_firewall(was: str, is_now: str) -> list[list[str]]:
@@ -307,7 +447,6 @@ def undo_firewall(was: str, is_now: str) -> list[list[str]]:
     engine's bridge; a chain goes if it was not there before and is named DOCKER…; a changed policy goes back.
     """
     old, new = _by_table(was), _by_table(is_now)
-    docker = re.compile(r"\bDOCKER|docker0|docker_gwbridge|\bbr-[0-9a-f]{12}")
     rules: list[list[str]] = []
     chains: list[list[str]] = []
     for table, lines in new.items():
@@ -316,7 +455,7 @@ def undo_firewall(was: str, is_now: str) -> list[list[str]]:
             words = _words(line)
             if line in kept:
                 continue
-            if line.startswith("-A") and docker.search(line):
+            if line.startswith("-A") and _ENGINE_RULE.search(line):
                 rules.append(["-t", table, "-D", *words[1:]])
             elif line.startswith(":DOCKER"):
                 chains += [["-t", table, "-F", words[0][1:]], ["-t", table, "-X", words[0][1:]]]

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 # users of Debian do not have the directories of iptables and dockerd in their PATH
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+_UPPER = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
+PROXIES = (*_UPPER, *(name.lower() for name in _UPPER))
+"""The variables that name a proxy; curl, apt and older programs read the lower-case ones only."""
+# Proxies may hold a password, and a command line can be read by every user and is logged by sudo: they go through
+# standard input. dockerd and debootstrap run programs of the system's directories by their bare names.
+_WITH_PROXIES = (
+    f'PATH="$PATH:{SYSTEM_PATH}"; export PATH; '
+    'while IFS= read -r setting; do export "$setting"; done; exec "$@" </dev/null'
+)
 
 
 def may_be_root() -> bool:
@@ -25,21 +37,45 @@ def may_be_root() -> bool:
 
 def as_root(command: Sequence[str]) -> list[str]:
     """`command` as root runs it."""
-    found = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}") or command[0]
-    return [*([] if os.geteuid() == 0 else ["sudo"]), found, *command[1:]]
+    return [*([] if os.geteuid() == 0 else ["sudo"]), *_located(command)]
+
+
+def _located(command: Sequence[str]) -> list[str]:
+    found = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+    return [found or command[0], *command[1:]]
+
+
+@contextmanager
+def with_proxies(command: Sequence[str]) -> Iterator[tuple[list[str], BinaryIO]]:
+    """`command` as root runs it with this process's proxies, which sudo would drop, and its standard input.
+
+    The command itself reads end of file from its standard input.
+    """
+    settings = {name: os.environ[name] for name in PROXIES if os.environ.get(name)}
+    lines = "".join(f"{name}={value}\n" for name, value in settings.items() if "\n" not in value)
+    reading, writing = os.pipe()
+    with open(reading, "rb") as source:
+        with open(writing, "wb") as sink:
+            sink.write(os.fsencode(lines))
+        yield as_root(["sh", "-c", _WITH_PROXIES, "labhelpers", *_located(command)]), source
 
 
 def run_as_root(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run `command` as root and keep what it says; a command that is not there ends with status 127."""
+    """Run `command` as root and keep its output; a command that is not there ends with status 127."""
     try:
         return subprocess.run(as_root(command), capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    except FileNotFoundError as error:
+    except OSError as error:
         return subprocess.CompletedProcess(list(command), 127, "", str(error))
 
 
 def unmount_below(folder: Path) -> None:
     """Unmount what is mounted below `folder`, deepest first, so that it can be removed."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    mounted = [line.split(" ")[4].encode().decode("unicode_escape") for line in lines]
+    lines = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines()
+    mounted = [_unescaped(line.split(" ")[4]) for line in lines if line.count(" ") > 4]
     for point in sorted((m for m in mounted if m.startswith(f"{folder}/")), key=len, reverse=True):
         run_as_root(["umount", "-l", point])
+
+
+def _unescaped(word: str) -> str:
+    """A path of /proc/PID/mountinfo, where space, tab, newline and backslash are written in octal (proc(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from labhelpers import state
 from labhelpers.engine import debootstrap, install
-from labhelpers.engine.root import as_root, run_as_root, unmount_below
+from labhelpers.engine.root import as_root, run_as_root, unmount_below, with_proxies
 from labhelpers.errors import SetupFailed
 from labhelpers.terminal import run_shown
 
@@ -72,9 +71,7 @@ def made(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
 def _fill(root: Path, recipe: Recipe, name: str) -> None:
     mirror = debootstrap.sources()[0].uri
     asked = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.packages)}"]
-    _do(
-        as_root([*asked, recipe.suite, str(root), mirror]), f"engine {name}: debootstrap {recipe.suite}", name
-    )
+    _do([*asked, recipe.suite, str(root), mirror], f"engine {name}: debootstrap {recipe.suite}", name)
     for path, text in recipe.files.items():
         run_as_root(["mkdir", "-p", str((root / path).parent)])
         subprocess.run(
@@ -83,13 +80,14 @@ def _fill(root: Path, recipe: Recipe, name: str) -> None:
         if text.startswith("#!"):
             run_as_root(["chmod", "755", str(root / path)])
     for command in recipe.commands:
-        _do(as_root(["chroot", str(root), *command]), f"engine {name}: {' '.join(command[:2])}", name)
+        _do(["chroot", str(root), *command], f"engine {name}: {' '.join(command[:2])}", name)
     for path in AWAY:
         run_as_root(["find", str(root / path), "-mindepth", "1", "-delete"])
 
 
 def _do(command: Sequence[str], title: str, name: str) -> None:
-    failed, words = run_shown(command, title, {**os.environ, "LC_ALL": "C"})
+    with with_proxies(["env", "LC_ALL=C", *command]) as (as_it_runs, proxies):
+        failed, words = run_shown(as_it_runs, title, stdin=proxies)
     if failed:
         raise SetupFailed(
             f"engine {name} could not be made; nothing of it is left",

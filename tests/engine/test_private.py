@@ -74,6 +74,22 @@ class TestLife:
         assert machine.processes() == []
         assert machine.mounts() == []
 
+    def test_stopped_from_another_network_it_changes_none(self, machine: Machine) -> None:
+        machine.python(START)
+        with bare_machine(machine.home / "unused") as other:
+            other.run("ip", "link", "add", "docker0", "type", "bridge")
+            other.python("private.stop(lambda line: None)", home=machine.home)
+            assert "docker0" in other.census()["links"]
+        assert machine.processes() == []
+
+    def test_what_came_meanwhile_keeps_forwarding(self, machine: Machine) -> None:
+        forwarding = "/proc/sys/net/ipv4/ip_forward"
+        machine.run("sh", "-c", f"echo 0 >{forwarding}")
+        machine.python(START)
+        machine.run("ip", "link", "add", "vpn0", "type", "bridge")
+        machine.python("private.stop(lambda line: None)")
+        assert machine.run("cat", forwarding).stdout == "1\n"
+
     def test_a_foreign_rule_stays(self, machine: Machine) -> None:
         machine.run(
             "iptables",
@@ -246,3 +262,69 @@ def test_only_dockers_rules_are_taken_out(lines: list[str]) -> None:
     assert "-t filter -P FORWARD ACCEPT" in undone
     assert undone.index("-t filter -F DOCKER") < undone.index("-t filter -X DOCKER")
     assert not [one for one in undone if re.search(r"192\.0\.2\.1|eth7|MINE|INPUT", one)]
+
+
+def test_what_else_forwards_packets_keeps_forwarding_on() -> None:
+    was = {"iptables": "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n*nat\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n"}
+    dockers = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n"
+    published = "-A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE\n"
+    theirs = "-A POSTROUTING -s 10.8.0.0/24 -o eth0 -j MASQUERADE"
+    rules = f"*nat\n:POSTROUTING ACCEPT [0:0]\n{dockers}{published}{{}}COMMIT\n"
+    assert private.foreign_forwarding(was, {"iptables": rules.format("")}) == []
+    assert private.foreign_forwarding(was, {"iptables": rules.format(theirs + "\n")}) == [
+        f"iptables {theirs}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "why", "step"),
+    [
+        (
+            "failed to start daemon: Error initializing network controller: error obtaining controller instance: "
+            "failed to create NAT chain DOCKER: iptables failed: iptables -t nat -N DOCKER: iptables v1.8.9 "
+            "(nf_tables): Could not fetch rule set generation id: Table does not exist",
+            "iptables",
+            "wsl --update",
+        ),
+        ("iptables/1.8.7 Failed to initialize nft: Protocol not supported", "iptables", "iptables-legacy"),
+        (
+            "can't initialize iptables table `nat': Table does not exist (do you need to insmod?)",
+            "iptables",
+            "restart",
+        ),
+        (
+            "failed to start daemon: Devices cgroup isn't mounted",
+            "control groups",
+            "systemd=true",
+        ),
+        (
+            "error initializing graphdriver: overlay2: overlay is not supported over overlayfs",
+            "layers",
+            "ext4",
+        ),
+        ('failed to mount overlay: invalid argument" storage-driver=overlay2', "layers", "ext4"),
+        (
+            'Error creating default "bridge" network: could not find an available, non-overlapping IPv4 address pool',
+            "address range",
+            "VPN",
+        ),
+        ("write /x/engine/data/tmp: no space left on device", "disk", "LABHELPERS_HOME"),
+        ("sudo: a password is required", "sudo", "in a terminal"),
+        ("failed to mount: operation not permitted", "does not let even root", "--privileged"),
+    ],
+)
+def test_why_dockerd_did_not_start(line: str, why: str, step: str, tmp_path: Path) -> None:
+    output = [
+        "time=1 level=info msg=Starting",
+        f'time=2 level=error msg="{line}"',
+        "time=3 level=info msg=stopped",
+    ]
+    error = private._did_not_start(output, tmp_path / "dockerd.log")
+    assert why in error.message
+    assert step in error.hint
+    assert line in (error.engine_words or "")
+
+
+def test_an_unknown_reason_keeps_the_last_lines(tmp_path: Path) -> None:
+    error = private._did_not_start(["one", "two"], tmp_path / "dockerd.log")
+    assert (error.message, error.engine_words) == ("the private engine did not start", "one\ntwo")

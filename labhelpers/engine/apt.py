@@ -1,0 +1,204 @@
+"""Installing the distribution's packages without removing, downgrading or changing one that the machine needs.
+
+Imports the standard library only: `labhelpers.bootstrap` uses it before there is an environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+from labhelpers.errors import SetupFailed
+
+Run = Callable[[Sequence[str], str], tuple[int, str]]
+"""Runs a command as root under a title: (exit status, the end of its output)."""
+Say = Callable[[str], object]
+
+LOCK_S = 300
+LAST_LINES = 6
+_ENGINES = re.compile(r"containerd|docker|runc|moby|podman")
+# what apt-get prints (in English, LC_ALL=C), why it fails, and what to do
+_CAUSES = (
+    (
+        r"Could not get lock|Unable to acquire the dpkg|Unable to lock directory|is another process using it",
+        f"another program installed packages for more than {LOCK_S} s",
+        "wait until it is done (`ps -e | grep -E 'apt|dpkg|unattended'`), then run this again",
+    ),
+    (
+        r"No space left on device|don't have enough free space",
+        "the disk is full",
+        "free some space (`sudo apt-get clean`, `df -h / /var`), then run this again",
+    ),
+    (
+        r"dpkg was interrupted",
+        "an earlier installation was interrupted",
+        "`sudo dpkg --configure -a`, then run this again",
+    ),
+    (
+        r"Packages need to be removed|Remv |Purg ",
+        "that would remove a package that is installed",
+        "nothing was changed; the package database changed meanwhile: run this again",
+    ),
+    (
+        r"[Hh]eld packages were changed",
+        "that would change a package that is on hold on this machine",
+        "see `apt-mark showhold`; nothing was changed. Release it yourself (`sudo apt-mark unhold NAME`) if you may",
+    ),
+    (
+        r"unmet dependencies|held broken packages|Unmet dependencies",
+        "the packages cannot be installed together with those that are on this machine",
+        "`sudo apt-get -f install` repairs a half-installed package; then run this again",
+    ),
+    (
+        r"407 |Proxy Authentication",
+        "the proxy asks for a user name and a password",
+        "set them in http_proxy and https_proxy or in apt's configuration, then run this again",
+    ),
+    (
+        r"not valid yet|is expired",
+        "the package lists are not valid at this machine's time",
+        "set the clock (`date`), then run this again",
+    ),
+    (
+        r"NO_PUBKEY|is not signed|signatures were invalid",
+        "a package source cannot be verified",
+        "repair the source that is named in /etc/apt, then run this again",
+    ),
+    (
+        r"Failed getting release file|[Uu]nable to resolve|Could not resolve|"
+        r"Temporary failure resolving|Could not connect|Unable to connect|Cannot initiate|"
+        r"Connection (timed out|refused|failed)|Network is unreachable",
+        "the package mirror cannot be reached",
+        "check the network, the proxy (http_proxy, or apt's own) and the mirror in /etc/apt, then run this again",
+    ),
+    (
+        r"404 +Not Found|Hash Sum mismatch",
+        "the mirror and the package lists of this machine differ",
+        "`sudo apt-get update`, then run this again; a mirror that is being updated agrees again within the hour",
+    ),
+    (
+        r"Unable to locate package|has no installation candidate",
+        "this machine's package sources do not have them",
+        "`sudo apt-get update`; check the sources in /etc/apt (on Ubuntu: `universe`), then run this again",
+    ),
+)
+
+
+def command(*arguments: str) -> list[str]:
+    """The apt-get command line for `arguments`: no question, English messages, a bounded wait for another apt."""
+    return [
+        *("env", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y"),
+        *("-o", f"DPkg::Lock::Timeout={LOCK_S}", "-o", "APT::Get::AutomaticRemove=false"),
+        *arguments,
+    ]
+
+
+def update(run: Run, say: Say) -> tuple[int, str]:
+    """Read the package lists: (exit status, the end of its output). It waits while another program reads them."""
+    end = time.monotonic() + LOCK_S
+    waiting = False
+    while True:
+        # apt waits for dpkg's lock, not for that of the lists
+        status, output = run(command("update"), "packages: reading the lists")
+        if not status or not re.search(_CAUSES[0][0], output) or time.monotonic() > end:
+            return status, output
+        if not waiting:
+            holder = re.search(r"held by (process \d+( \([^)]*\))?)", output)
+            who = holder[1] if holder else "apt"
+            say(f"packages: another program ({who}) is reading them; waiting up to {LOCK_S} s")
+        waiting = True
+        time.sleep(3)
+
+
+def install(packages: Sequence[str], run: Run) -> None:
+    """Install `packages` if that removes, downgrades and changes nothing that is held.
+
+    Raises:
+        SetupFailed: it would, or apt-get failed; its last lines are kept.
+    """
+    check(packages)
+    status, output = run(
+        command("install", "--no-remove", "--no-install-recommends", *packages), "packages: installing"
+    )
+    if status:
+        raise failed(packages, output)
+
+
+def check(packages: Sequence[str], options: Sequence[str] = ()) -> None:
+    """Simulate the installation of `packages`; `options` go to apt-get.
+
+    Raises:
+        SetupFailed: it would remove or downgrade a package, change a held one, or fail.
+    """
+    simulated = subprocess.run(
+        [*command(), *options, "--simulate", "--no-install-recommends", "install", *packages],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if lines := harm(simulated.stdout):
+        names = ", ".join(line.split()[1] for line in lines)
+        raise SetupFailed(
+            f"installing {', '.join(packages)} would remove or downgrade what this machine has: {names}; "
+            "nothing was changed",
+            hint=_without(names, packages),
+            engine_words="\n".join(lines),
+        )
+    if simulated.returncode:
+        raise failed(packages, simulated.stdout)
+
+
+def harm(simulated: str) -> list[str]:
+    """The lines of `apt-get --simulate` that remove or purge an installed package, or downgrade it.
+
+    `Remv NAME [OLD]`, `Purg NAME [OLD]`, `Inst NAME [OLD] (NEW ORIGIN)`: apt-get(8), --simulate.
+    """
+    found = []
+    for line in simulated.splitlines():
+        installs = re.match(r"Inst \S+ \[([^\]]+)\] \((\S+)", line)
+        if line.startswith(("Remv ", "Purg ")) or (installs and _is_newer(installs[1], installs[2])):
+            found.append(line.strip())
+    return found
+
+
+def _is_newer(old: str, new: str) -> bool:
+    compared = subprocess.run(["dpkg", "--compare-versions", old, "gt", new], capture_output=True)
+    return compared.returncode == 0
+
+
+def _without(names: str, packages: Sequence[str]) -> str:
+    if _ENGINES.search(names) and {"docker.io", "containerd", "runc"} & set(packages):
+        return (
+            "the lab uses any engine that answers: start the one whose packages these are "
+            "(`sudo systemctl start docker`), or install Docker from where they came, then run this again"
+        )
+    return (
+        "if this machine can do without them, install by hand and look at what apt asks: "
+        f"`sudo apt-get install {' '.join(packages)}`; then run this again"
+    )
+
+
+def failed(packages: Sequence[str], output: str) -> SetupFailed:
+    """What to tell the reader where apt-get could not install `packages`, from its output."""
+    why, hint = cause(output) or ("", "fix the problem in apt-get's message, then run this again")
+    return SetupFailed(
+        f"apt-get could not install {', '.join(packages)}{': ' + why if why else ''}",
+        hint=hint,
+        engine_words="\n".join(output.strip().splitlines()[-LAST_LINES:]),
+    )
+
+
+def cause(output: str) -> tuple[str, str] | None:
+    """Why apt-get failed and what to do, or None where its output is none of those known."""
+    return next(((why, hint) for pattern, why, hint in _CAUSES if re.search(pattern, output)), None)
+
+
+def is_here() -> bool:
+    """Whether this machine installs packages with apt-get."""
+    return os.name == "posix" and shutil.which("apt-get") is not None

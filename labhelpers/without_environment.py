@@ -1,0 +1,158 @@
+"""`status`, `clean`, `down` and `doctor` where there is no usable Python environment; the standard library only.
+
+The verbs that remove things must not install anything first: a full disk or a broken package index may be the
+reason why somebody wants to remove them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from labhelpers import state
+from labhelpers.engine import private
+from labhelpers.errors import BadInput, SetupFailed
+
+_KINDS = (
+    ("containers", "docker ps -aq", "docker rm -fv"),
+    ("networks", "docker network ls -q", "docker network rm"),
+    ("volumes", "docker volume ls -q", "docker volume rm"),
+)
+_STOP_S = 15
+
+
+def run(verb: str, arguments: Sequence[str]) -> None:
+    """Do as much of `verb` as can be done, say what could not be looked at, and exit."""
+    print("environment: not usable; doing without it, and downloading nothing", flush=True)
+    if verb == "status":
+        _status()
+    elif verb == "clean":
+        if not _not_looked_at():
+            print("no session of this state directory is recorded: nothing is known that could be removed")
+            return
+        sys.exit(1)
+    else:
+        _down("--purge" in arguments, "--yes" in arguments)
+
+
+def _status() -> None:
+    pid = jupyter_pid()
+    print(f"JupyterLab: {f'runs (process {pid})' if pid else 'not running'}")
+    print(f"engine:     the lab's private engine {'answers' if private.answers() else 'does not run'}")
+    print(f"files:      {state.home()}")
+    _not_looked_at()
+
+
+def _down(purge: bool, yes: bool) -> None:
+    home = state.home()
+    if purge and not yes and not _ask(f"Remove everything of ours ({home}), your progress too?"):
+        raise BadInput("nothing was removed", hint="answer y, or give --yes in a script")
+    print(f"JupyterLab: {'stopped' if stop_jupyter() else 'was not running'}")
+    private.stop(lambda line: print(line, flush=True))
+    _not_looked_at()
+    if purge:
+        private.remove_data()
+        stays = state.remove()
+        if stays:
+            print(
+                f"removed what the lab had in {home}; this stays, because it is not the lab's or cannot be removed:"
+            )
+            for path in stays:
+                print(f"    {path}")
+        else:
+            print(f"removed {home}")
+
+
+def _ask(question: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _not_looked_at() -> bool:
+    """Print how to find what sessions made on an engine other than the lab's own; False if there is nothing to find."""
+    sessions = sorted(file.stem for file in (state.home() / "sessions").glob("*.json"))
+    if not sessions:
+        return False
+    print(
+        "not looked at: what the lab made on an engine, because that needs the environment. `./lab up` makes it,"
+    )
+    print("and these commands do without it:")
+    for session in sessions:
+        for _, listed, removed in _KINDS:
+            print(f"    {removed} $({listed} --filter label=labhelpers.session={session})")
+    return True
+
+
+def jupyter_pid() -> int | None:
+    """The process of the JupyterLab that the lab started, if it runs."""
+    record = state.read_json("jupyter/server.json", {})
+    pid = record.get("pid")
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 1:
+        return None
+    # the number may belong to another process by now
+    return pid if "jupyterlab" in _command_line(pid) else None
+
+
+def stop_jupyter() -> bool:
+    """End the JupyterLab that the lab started, with its kernels; False if none runs."""
+    pid = jupyter_pid()
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + _STOP_S
+        while jupyter_pid() == pid and time.monotonic() < end:
+            time.sleep(0.05)
+        if jupyter_pid() == pid:
+            os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise SetupFailed(
+            f"JupyterLab (process {pid}) belongs to another user and cannot be stopped",
+            hint="run this as that user",
+            engine_words=str(error),
+        ) from error
+    return True
+
+
+def _command_line(pid: int) -> list[str]:
+    """The arguments of a process; empty for one that ended."""
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+    except OSError:
+        if Path("/proc/self").exists():
+            return []
+    # macOS has no /proc
+    listed = subprocess.run(
+        ["ps", "-o", "args=", "-p", str(pid)], capture_output=True, encoding="utf-8", errors="replace"
+    )
+    return listed.stdout.split()
+
+
+def doctor(as_json: bool, hub_answers: bool) -> None:
+    """The report of `doctor` where there is no environment; ends with status 1."""
+    what = {
+        "what": "the Python environment of the course is not made yet",
+        "why": f"there is no environment for this requirements.lock under {state.location()}",
+        "next": "./lab up",
+    }
+    report: dict[str, object] = {
+        "ok": False,
+        "engine": None,
+        "hub_reachable": hub_answers,
+        "images": {},
+        "problems": [what],
+    }
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print(f"problem: {what['what']}\n  why:   {what['why']}\n  next:  {what['next']}")
+    sys.exit(1)
