@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
     Bundle = tuple[dict[str, Any], dict[str, Any]]
+    _Life = tuple[str | None, str, int, int] | None
 
 PROGRESS = "progress.json"
 PREDICTIONS = "predictions.json"
@@ -155,6 +156,7 @@ class Exercise:
         title: what the exercise is called.
         tasks: in the order in which the reader is expected to reach them.
         settle_s: how long a passing state must hold, in seconds; choose it longer than a wrong answer lives.
+        containers: names of containers that must not be replaced or restarted in that time.
     """
 
     lab: Lab
@@ -163,6 +165,7 @@ class Exercise:
     title: str
     tasks: Sequence[Task]
     settle_s: float = 1.0
+    containers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -178,10 +181,13 @@ class Exercise:
         Passing is kept in the reader's progress. A container that vanishes while it is looked at is a task
         not reached; it is no error.
         """
+        before = {name: _life(self.lab, name) for name in self.containers}
         verdict = self._look()
         if verdict.passed and self.settle_s:
             time.sleep(self.settle_s)
             verdict = self._look()
+            if verdict.passed:
+                verdict = self._same_containers(verdict, before)
         return Verdict(verdict.title, verdict.tasks, self._keep(verdict.passed))
 
     def hint(self) -> str:
@@ -217,6 +223,16 @@ class Exercise:
             missing = _asked(self.lab, task.check)
             stands[task.name] = TaskVerdict(task.name, task.text, "missing" if missing else "done", missing)
         return Verdict(self.title, tuple(stands.values()))
+
+    def _same_containers(self, verdict: Verdict, before: dict[str, _Life]) -> Verdict:
+        """The verdict, with its first task missing if a container was replaced or restarted since `before`."""
+        for name, life in before.items():
+            if _life(self.lab, name) != life:
+                missing = f"{name} was restarted or replaced during the check: it must keep running"
+                first, *rest = verdict.tasks
+                first = TaskVerdict(first.name, first.text, "missing", missing)
+                return Verdict(verdict.title, (first, *rest))
+        return verdict
 
     def _keep(self, passed: bool) -> str | None:
         key = f"{self.chapter}/{self.slug}"
@@ -311,6 +327,18 @@ def _asked(lab: Lab, look: Callable[[Lab], str | None]) -> str | None:
         return f"the engine does not answer ({type(error).__name__})"
     except LabError as error:
         return error.message
+
+
+def _life(lab: Lab, name: str) -> _Life:
+    """What changes when a container is restarted or another one takes its name; None where there is none."""
+    try:
+        container = container_named(lab, name)
+    except (requests.RequestException, docker.errors.DockerException):
+        return None
+    if container is None:
+        return None
+    state = container.attrs["State"]
+    return container.id, state["StartedAt"], state["Pid"], container.attrs["RestartCount"]
 
 
 def container_named(lab: Lab, name: str) -> Container | None:
