@@ -380,6 +380,44 @@ def not_running(lab: Lab, name: str) -> str | None:
     return f"{name} does not run: its state is “{container.status}”{ended}"
 
 
+def running(lab: Lab, name: str) -> Container:
+    """The running container called `name`.
+
+    Raises:
+        LabError: there is none; the message is that of `not_running`.
+    """
+    if missing := not_running(lab, name):
+        raise LabError(missing, hint="`docker ps -a` lists the containers and how they ended")
+    container = container_named(lab, name)
+    if container is None:
+        raise LabError(f"{name} was removed during the check", hint="check again")
+    return container
+
+
+_given: dict[tuple[str, str], str] = {}
+"""(session, name) → id of the container that an exercise starts from."""
+
+
+def given(lab: Lab, name: str, make: Callable[[], object]) -> None:
+    """Have `make` start the container `name` that an exercise starts from, unless it is there already."""
+    is_there = container_named(lab, name) is not None
+    if not is_there:
+        make()
+    found = container_named(lab, name)
+    if found is not None and not (is_there and (lab.session, name) in _given):
+        _given[lab.session, name] = str(found.id)
+
+
+def not_as_given(lab: Lab, name: str) -> str | None:
+    """Why `name` is no longer the running container that `given` made, to the reader; None where it is."""
+    found = container_named(lab, name)
+    if found is None:
+        return f"the engine has no container called {name}: run the cell of this exercise again"
+    if found.id != _given.get((lab.session, name), found.id):
+        return f"{name} is another container of that name now: remove it, and run the cell of this exercise again"
+    return not_running(lab, name)
+
+
 # --- progress
 
 
