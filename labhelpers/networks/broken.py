@@ -246,7 +246,7 @@ def _by_name(client: str, server: str, title: str, network: str | None, hint: Ca
             if received(lab.host, running(lab, server)).connections > before:
                 return None
             return f"{client} gets a page from http://{server}:{PORT}/, but it is not {server} that sends it"
-        if "executable file not found" in said:
+        if "executable file not found" in said or "'wget'" in said:
             return f"{client} has no wget to ask with: make it from labhelpers/payload"
         # where they share a network of their own the name is found, and where they share none no address helps
         if set(_networks(lab, client)) & set(_networks(lab, server)) != {"bridge"} or "refused" in said:

@@ -7,6 +7,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -36,6 +37,7 @@ SOCKETS = "/var/run"
 NETDATA, CADVISOR = "Netdata", "cAdvisor"
 _CALL_S = 30.0
 _FOUND_S = 60.0
+_FRESH_S = 30.0
 MIB = 1024 * 1024
 
 
@@ -204,6 +206,46 @@ def knows(
         return bool(_cadvisor(lab, monitor, container_id, limit_s))
     except LabError:
         return False
+
+
+def memory_now(lab: Lab, monitor: Container | str, container_id: str) -> int | None:
+    """The anonymous memory of a container as a monitor of either kind gives it now, in bytes; None where it does not.
+
+    A number that is older than half a minute is none: the counters of a container that runs are read all the time.
+    """
+    now = float(lab.host.read("/proc/uptime").split()[0]) + _boot_s(lab)
+    for read in (_netdata_now, _cadvisor_now):
+        with suppress(LabError, LookupError, TypeError, ValueError, AttributeError):
+            found = read(lab, monitor, container_id, now)
+            rows = [(when, held) for when, held in found if abs(now - when) < _FRESH_S]
+            if rows:
+                return int(max(rows)[1])
+    return None
+
+
+def _boot_s(lab: Lab) -> float:
+    """When the engine's host was started, in seconds since 1970 on its own clock (proc(5), /proc/stat, btime)."""
+    found = re.search(r"^btime (\d+)", lab.host.read("/proc/stat"), re.M)
+    return float(found[1]) if found else time.time() - float(lab.host.read("/proc/uptime").split()[0])
+
+
+def _netdata_now(
+    lab: Lab, monitor: Container | str, container_id: str, now: float
+) -> tuple[tuple[float, float], ...]:
+    if "mem" not in _charts(lab, monitor, container_id, 0.5):
+        return ()
+    return netdata(lab, monitor, container_id, now - _FRESH_S, now).memory
+
+
+def _cadvisor_now(
+    lab: Lab, monitor: Container | str, container_id: str, now: float
+) -> tuple[tuple[float, float], ...]:
+    """From the container's control group: without the engine's socket cAdvisor knows no other name of it."""
+    stats = _cadvisor(lab, monitor, container_id, 0.5)
+    if not stats:
+        groups = _get(lab, monitor, "api/v1.3/subcontainers/", 0.5)
+        stats = next((one.get("stats") or [] for one in groups if container_id in one["name"]), [])
+    return cadvisor_told(stats, now - _FRESH_S, now).memory
 
 
 def told(lab: Lab, monitor: Container | str, which: str, container_id: str, begin: float, end: float) -> Told:
