@@ -185,7 +185,7 @@ def _kept(lab: Lab) -> str | None:
         return f"takings in the volume {TILL_DATA} is no file, it is a {entry.kind}"
     if lab.host.read(f"{place}/takings").strip() != _takings(lab):
         return f"takings in the volume {TILL_DATA} holds other takings than the first ones"
-    same = file_in(lab, str(running(lab, TILL).id), "/data/takings") == _takings(lab)
+    same = file_in(lab, TILL, "/data/takings") == _takings(lab)
     return None if same else f"{TILL} sees another /data/takings than the one in the volume"
 
 
@@ -326,7 +326,7 @@ def _seen(lab: Lab) -> str | None:
     if missing := not_as_given(lab, GUARD):
         return missing
     guard, watchman = running(lab, GUARD), running(lab, WATCHMAN)
-    said = file_in(lab, str(watchman.id), "/seen")
+    said = file_in(lab, WATCHMAN, "/seen")
     if not said:
         return f"{WATCHMAN} has no file /seen, or it is empty"
     try:
@@ -380,7 +380,7 @@ def _asks(file: str, words: str) -> str:
 
 def _answer(file: str) -> tuple[Any, str]:
     def check(lab: Lab) -> str | None:
-        name = file_in(lab, str(running(lab, INSPECTOR).id), f"/{file}")
+        name = file_in(lab, INSPECTOR, f"/{file}")
         if not name:
             return f"{INSPECTOR} has no file /{file}, or it is empty"
         if name not in SUSPECTS:

@@ -333,7 +333,7 @@ def _addresses(lab: Lab, name: str) -> list[str]:
 
 def _output(lab: Lab, name: str, command: list[str]) -> str:
     """The output of a command in a container; empty where it fails."""
-    return output_of(lab, str(running(lab, name).id), command)
+    return output_of(lab, name, command)
 
 
 def _ping(lab: Lab, source: str, target: str) -> bool:

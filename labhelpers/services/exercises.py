@@ -237,7 +237,7 @@ def _own_password(lab: Lab) -> str | None:
     pairs = dict(pair.split("=", 1) for pair in container.attrs["Config"]["Env"] or [] if "=" in pair)
     word = pairs.get("MYSQL_ROOT_PASSWORD")
     if file := pairs.get("MYSQL_ROOT_PASSWORD_FILE"):
-        word = file_in(lab, str(container.id), file)
+        word = file_in(lab, MUTE, file)
         if not word:
             return f"there is no password in the file {file} of {MUTE}"
     elif pairs.get("MYSQL_RANDOM_ROOT_PASSWORD"):

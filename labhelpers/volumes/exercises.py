@@ -309,7 +309,7 @@ def shop(lab: Lab) -> Exercise:
             return f"nothing in {SHOP} listens on a port: its page is served to nobody"
         for port in ports:
             words = ["wget", "-q", "-T", "3", "-O", "-", f"http://127.0.0.1:{port}/"]
-            if output_of(lab, str(container.id), words) == files[PAGE].strip():
+            if output_of(lab, SHOP, words) == files[PAGE].strip():
                 return None
         return f"{SHOP} listens on {', '.join(map(str, ports))}, and does not send the image's page"
 

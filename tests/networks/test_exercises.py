@@ -347,7 +347,7 @@ def test_repair_wrong_subnet(there: Lab, broken: Exercise) -> None:
     fails(broken, "not stock that sends it")
     put(lab, "till", network="shop-floor", image="base", command=["sleep", "600"])
     fails(broken, "no wget")
-    put(lab, "till", network="container:stock", dns=None)
+    put(lab, "till", ["sleep", "600"], network="container:stock", dns=None)
     fails(broken, "stock")
     put(lab, "till", network="shop-floor")
     disconnect(lab, "shop-floor", "stock")
@@ -372,7 +372,7 @@ def test_repair_wrong_network(there: Lab, broken: Exercise) -> None:
     fails(broken, "not kitchen that sends it")
     gone(lab, "impostor")
     # in one namespace, and by the container's own name in its /etc/hosts
-    put(lab, "waiter", network="container:kitchen", dns=None)
+    put(lab, "waiter", ["sleep", "600"], network="container:kitchen", dns=None)
     fails(broken, "gets no page")
     gone(lab, "kitchen")
     fails(broken, "no container called kitchen")
@@ -389,9 +389,8 @@ def test_repair_names_on_the_default_bridge(there: Lab, broken: Exercise) -> Non
     lab = there
     fails(broken, "but not by the name library")
     assert "the default bridge has none" in broken.hint()
+    # the reader asks itself: labhelpers/payload has a page of its own
     put(lab, "reader", extra_hosts=["library:127.0.0.1"])
-    fails(broken, "but not by the name library")
-    serves(lab, "reader", extra_hosts=["library:127.0.0.1"])
     fails(broken, "not library that sends it")
     put(lab, "reader")
     lab.client.networks.create("extra", labels=lab._labels("network"))
