@@ -1,4 +1,4 @@
-"""Every exercise: untouched it fails, wrong answers fail with a message that fits, right ones pass, twice from fresh.
+"""Every exercise: untouched it fails, wrong answers fail with a message that fits, right ones pass from fresh.
 
 A MySQL server that starts from nothing costs seconds of a processor: two serve them all.
 """
