@@ -12,6 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from docker.errors import NotFound
+
 from labhelpers import mysql
 from labhelpers.containment import ways_to_the_host
 from labhelpers.engine.streams import execute
@@ -277,7 +279,10 @@ def half_made(lab: Lab) -> Exercise:
     """
     password = password_for(lab, MENDED)
     with lab.quiet():
-        lab.create_volume(HALF)
+        # a volume that `-v` has made since in its place is the reader's answer
+        if not (_has_volume(lab, HALF) and (lab.session, HALF) in _half_made):
+            lab.create_volume(HALF)
+            _half_made.add((lab.session, HALF))
         if container_named(lab, MENDED) is None:
             # the first file that MySQL makes, as the kill left it; an empty directory stays as it is
             touch = ["sh", "-c", "[ -d /data/mysql ] || : > /data/ibdata1"]
@@ -300,6 +305,17 @@ def half_made(lab: Lab) -> Exercise:
         ("runs", "volume"),
     )
     return Exercise(lab, "06", "half-made", "Half made", (runs, volume, answers), SETTLE_S, (MENDED,))
+
+
+_half_made: set[tuple[str, str]] = set()
+"""(session, volume) of an exercise that has begun."""
+
+
+def _has_volume(lab: Lab, name: str) -> bool:
+    try:
+        return bool(lab.client.api.inspect_volume(name))
+    except NotFound:
+        return False
 
 
 def _half_answers(lab: Lab, password: str) -> str | None:
