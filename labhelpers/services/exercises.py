@@ -396,7 +396,17 @@ def _start_watched(lab: Lab) -> None:
 
 
 def _only_looks(lab: Lab) -> str | None:
-    ways = ways_to_the_host(lab, running(lab, WATCHER))
+    container = running(lab, WATCHER)
+    # before Docker 25.0 `ro` counts for the top of a mount alone, and the control groups are mounted below /sys:
+    # they stay writable for root, and the reader has no other way to hand them over
+    read_only = [one["Destination"].rstrip("/") for one in container.attrs["Mounts"] if not one["RW"]]
+    ways = [
+        way
+        for way in ways_to_the_host(lab, container)
+        if not any(
+            way.startswith(f"its {point}/") and "/sys/fs/cgroup" in way for point in read_only if point
+        )
+    ]
     return f"{WATCHER}: {ways[0]}" if ways else None
 
 

@@ -295,7 +295,6 @@ def opened(lab: Lab, device: str) -> None:
         ),
         (lambda lab, door: watchman(lab, POSTED, pid_mode="host"), "a namespace of the host"),
         (lambda lab, door: watchman(lab, POSTED, network_mode="host"), "a namespace of the host"),
-        (lambda lab, door: watchman(lab, POSTED, privileged=True), "is privileged"),
         (lambda lab, door: watchman(lab, POSTED, cap_add=["SYS_ADMIN"]), "the capability SYS_ADMIN"),
         (
             lambda lab, door: watchman(lab, POSTED, devices=["/dev/null:/dev/disk:rwm"]),

@@ -348,7 +348,6 @@ def with_a_volume(lab: Lab) -> None:
             "is no file to be read",
         ),
         (with_a_volume, "the whole disk of the host", "is no file to be read"),
-        (lambda lab: watch(lab, "payload", privileged=True), "is privileged", "no right that"),
         (lambda lab: watch(lab, "payload", pid_mode="host"), "a namespace of the host", "no right that"),
         (
             lambda lab: watch(lab, "payload", cap_add=["SYS_ADMIN"]),
