@@ -206,7 +206,7 @@ def _shown(lab: Lab, container: Container | str, answer: Any) -> str:
         ("api/v1.3/subcontainers/", r"([0-9a-f]{64})"),
     ):
         with suppress(LabError):
-            known |= set(re.findall(pattern, json.dumps(_get(lab, container, path, 0.5))))
+            known |= set(re.findall(pattern, json.dumps(_get(lab, container, path, 0))))
     if not known:
         return f"{title} of this monitor."
     count = "1 container" if len(known) == 1 else f"{len(known)} containers"

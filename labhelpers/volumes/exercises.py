@@ -308,7 +308,8 @@ def shop(lab: Lab) -> Exercise:
         if not ports:
             return f"nothing in {SHOP} listens on a port: its page is served to nobody"
         for port in ports:
-            words = ["wget", "-q", "-T", "3", "-O", "-", f"http://127.0.0.1:{port}/"]
+            # busybox's own limit, -T, ends in a segmentation fault in Debian's static build
+            words = ["timeout", "10", "wget", "-q", "-O", "-", f"http://127.0.0.1:{port}/"]
             if output_of(lab, SHOP, words) == files[PAGE].strip():
                 return None
         return f"{SHOP} listens on {', '.join(map(str, ports))}, and does not send the image's page"
