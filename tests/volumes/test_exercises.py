@@ -257,6 +257,11 @@ def served(lab: Lab, command: Any = SERVE, **options: Any) -> None:
     put(lab, "shop", command, **options)
 
 
+def listening(lab: Lab) -> None:
+    container = lab.client.containers.get("shop")
+    stage.wait_for("it listens", lambda: bool(exercises._listens(lab, container)))
+
+
 def filled_before(lab: Lab, script: str) -> None:
     once(lab, script, "t-used:/d")
     served(lab, volumes=["t-used:/www"])
@@ -274,7 +279,10 @@ def filled_before(lab: Lab, script: str) -> None:
         (lambda lab: filled_before(lab, "echo mine > /d/index.html"), "is not the image's"),
         (lambda lab: served(lab, STAY, volumes=["t-www:/www"]), "nothing in shop listens"),
         (
-            lambda lab: served(lab, ["httpd", "-f", "-h", "/etc"], volumes=["t-www:/www"]),
+            lambda lab: (
+                served(lab, ["httpd", "-f", "-h", "/etc"], volumes=["t-www:/www"]),
+                listening(lab),
+            ),
             "does not send the image's page",
         ),
         (lambda lab: served(lab, STAY, image="base", volumes=["t-www:/www"]), "another image"),
@@ -309,11 +317,11 @@ def test_shop_right(room: Lab) -> None:
         exercise = exercises.shop(room)
         says(exercise, "no container called shop")
         served(room, command, volumes=["t-www:/www"])
-        passes(exercise)
+        stage.wait_for("it serves the page", lambda: exercises.shop(room).check().passed)
     gone(room, "shop")
     no_volume(room, "t-used")
     filled_before(room, "cp -a /www/. /d/")  # by hand
-    passes(exercises.shop(room))
+    stage.wait_for("it serves the page", lambda: exercises.shop(room).check().passed)
 
 
 # --- 5: the clerk's ledger
