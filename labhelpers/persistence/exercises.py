@@ -10,7 +10,10 @@ import hashlib
 import re
 import secrets
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from docker.errors import APIError
 
 from labhelpers.errors import LabError
 from labhelpers.exercises import Exercise, Task, container_named, given, not_running, running
@@ -317,7 +320,10 @@ def _move_hint(lab: Lab) -> str:
             f"{FORGETFUL} is gone. With `docker rm`, its volume still is there: `docker volume ls` has a filter for "
             "those that no container uses. With `docker rm -v` it is lost: restart the notebook."
         )
-    if new is not None and "Unable to lock" in new.logs(tail=50).decode(errors="replace"):
+    words = b""
+    with suppress(APIError):  # a log that this engine cannot read back
+        words = new.logs(tail=50) if new is not None else b""
+    if b"Unable to lock" in words:
         return "Two servers want one data directory. Stop the first one."
     if old is not None and old.status == "running" and new is None:
         return f"Stop {FORGETFUL} before you copy: the files of a running server are of different moments."
