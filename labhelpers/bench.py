@@ -9,6 +9,7 @@ from statistics import median
 
 import pandas as pd
 
+from labhelpers import ours
 from labhelpers.engine import Engine
 from labhelpers.lab import Lab
 
@@ -25,11 +26,13 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
     with Lab("bench", engine=engine) as lab, lab.quiet():
         stays = lab.run(IMAGE, STAYS, network="none")
         cli = ["docker", "--host", engine.address]
+        labels = ours.labels("container", lab.chapter, lab.session).items()
+        run = [*cli, "run", *(f"--label={key}={value}" for key, value in labels), "--rm"]
         groups: dict[str, dict[str, Callable[[], object]]] = {
             "run and remove": {
-                "docker run --rm": lambda: _typed([*cli, "run", "--rm", IMAGE, *COMMAND]),
+                "docker run --rm": lambda: _typed([*run, IMAGE, *COMMAND]),
                 "docker run --rm --network none": lambda: _typed(
-                    [*cli, "run", "--rm", "--network", "none", IMAGE, *COMMAND]
+                    [*run, "--network", "none", IMAGE, *COMMAND]
                 ),
                 "lab.run, wait, lab.remove": lambda: _run(lab),
             },

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import asdict
 from typing import Any
 
-from labhelpers import state
+from labhelpers import ours, state
 from labhelpers.bootstrap import hub_answers
 from labhelpers.engine import Engine, connect, images
 from labhelpers.engine.smallest import first_run
@@ -80,7 +80,8 @@ def show(report: dict[str, Any]) -> None:
 
 def _first_run(engine: Engine) -> list[dict[str, str]]:
     try:
-        first_run(engine)
+        with ours.short_session(engine.client, "doctor") as labels:
+            first_run(engine, labels)
     except LabError as error:
         return [_problem(error)]
     return []

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import secrets
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +20,16 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert.filters.ansi import strip_ansi
 from rich.markup import escape
 
-from labhelpers import state
-from labhelpers.errors import BadInput
+from labhelpers import ours, state
+from labhelpers.engine import connect
+from labhelpers.errors import BadInput, LabError
 from labhelpers.terminal import say, step
 
 CELL_S = 900
+CLOSE_S = 60.0
+"""How long a kernel may take to remove its things when it is shut down; after half of it, it is sent SIGTERM."""
+GONE_S = 90.0
+"""How long the things of a kernel are waited for after its end: a reaper needs 10 s, and an engine's restart 60 s."""
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -33,6 +44,7 @@ class Executed:
         failed_cell: the number of the cell that failed, counted from 1 as JupyterLab counts code cells; or None.
         error: that cell's error, or "".
         page: the HTML report, or None if none was asked for.
+        left: a line for each thing of this notebook that is still on the engine.
     """
 
     name: str
@@ -41,6 +53,7 @@ class Executed:
     failed_cell: int | None
     error: str
     page: Path | None
+    left: tuple[str, ...] = ()
 
 
 def notebooks(chapters: Sequence[str]) -> list[Path]:
@@ -69,7 +82,8 @@ def execute(path: Path, html: Path | None = None) -> Executed:
     """Run every cell of the notebook at `path`, which is not changed; write its page into the folder `html`.
 
     The kernel inherits this process's environment. A cell that raises ends the run of this notebook, unless its
-    tag says that it shall.
+    tag says that it shall. When this returns, or raises, the containers, networks and volumes of the notebook are gone,
+    except for those that `left` names.
     """
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -84,6 +98,7 @@ def execute(path: Path, html: Path | None = None) -> Executed:
 
         def show(cell: Any, cell_index: int) -> None:
             nonlocal at
+            _stop_on_interrupt()
             if cell.cell_type == "code":
                 at = code.index(cell) + 1
                 first_line = escape(cell.source.splitlines()[0][:60] if cell.source else "")
@@ -98,16 +113,62 @@ def execute(path: Path, html: Path | None = None) -> Executed:
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_start=show,
         )
-        try:
-            client.execute()
-        except CellExecutionError as raised:
-            failed, error = at, _last_words(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
-        except CellTimeoutError:
-            failed, error = at, f"the cell did not end within {CELL_S} s"
-        except DeadKernelError:
-            failed, error = at, "the kernel died"
+        # its own 5 s are too few for a chapter's containers: it would be killed in the middle of removing them
+        client.create_kernel_manager().shutdown_wait_time = CLOSE_S
+        with _cleaned_up(status, path.stem) as left:
+            try:
+                client.execute()
+            except CellExecutionError as raised:
+                failed, error = at, _last_words(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
+            except CellTimeoutError:
+                failed, error = at, f"the cell did not end within {CELL_S} s"
+            except DeadKernelError:
+                failed, error = at, "the kernel died"
+            except asyncio.CancelledError:
+                raise KeyboardInterrupt from None
     page = _write_page(notebook, path.stem, html) if html else None
-    return Executed(path.stem, len(code), time.monotonic() - began, failed, error, page)
+    return Executed(path.stem, len(code), time.monotonic() - began, failed, error, page, tuple(left))
+
+
+def _stop_on_interrupt() -> None:
+    """Let ^C end the run: nbclient shuts the kernel down then, and goes on with what it takes for a dead kernel."""
+    task = asyncio.current_task()
+    if task is not None and threading.current_thread() is threading.main_thread():
+        with suppress(NotImplementedError):  # Windows, where ^C raises KeyboardInterrupt
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+
+
+@contextmanager
+def _cleaned_up(status: Any, name: str) -> Iterator[list[str]]:
+    """Mark the sessions that begin in the block, and wait for their end after it; gives a line for what is left."""
+    run = secrets.token_hex(4)
+    before = os.environ.get(ours.RUN)
+    os.environ[ours.RUN] = run
+    left: list[str] = []
+    try:
+        yield left
+    finally:
+        if before is None:
+            del os.environ[ours.RUN]
+        else:
+            os.environ[ours.RUN] = before
+        status.update(f"{name}: removing what it made")
+        left += _left(ours.wait_until_ended(run, GONE_S))
+        left += [
+            f"the volume {volume} stays, because a cell created it to keep it: docker volume rm {volume}"
+            for volume in ours.kept_in(run)
+        ]
+
+
+def _left(sessions: Sequence[str]) -> list[str]:
+    if not sessions:
+        return []
+    try:
+        client = connect(revive=False).client
+        things = [thing for session in sessions for thing in ours.things(client, session)]
+    except LabError as error:
+        return [f"the engine does not say what is left: {error.message}"]
+    return [f"{thing} is still there after {GONE_S:.0f} s: `./lab clean` removes it" for thing in things]
 
 
 def report(done: Sequence[Executed]) -> bool:
@@ -117,6 +178,8 @@ def report(done: Sequence[Executed]) -> bool:
             say(f"{one.name}: report in {one.page}")
         if one.failed_cell:
             say(f"{one.name}: cell {one.failed_cell} of {one.cells} failed:\n{one.error}")
+        for line in one.left:
+            say(f"{one.name}: {line}")
     failed = [one.name for one in done if one.failed_cell]
     say(
         f"{len(done) - len(failed)} of {len(done)} notebooks ran to their end"

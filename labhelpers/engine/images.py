@@ -11,21 +11,23 @@ Labels: `labhelpers.image` is the image's name, `labhelpers.content` the SHA-256
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
+import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from labhelpers import state
 from labhelpers.engine import debootstrap
 from labhelpers.engine.find import Engine
-from labhelpers.engine.removal import remove_image
+from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, table
 
@@ -42,7 +44,9 @@ DESCRIPTION = "org.opencontainers.image.description"
 HUB_S = 5.0
 SILENCE_S = 10.0
 LAST_LINES = 8
-_LOOKING = {"labhelpers.chapter": "images"}
+OS_RELEASE = "/usr/lib/os-release"  # os-release(5): /etc/os-release is a link to it
+MADE = "images.json"
+"""The file of the state directory that notes what was made here: ids of images and names of volumes, by engine id."""
 # the steps of a build that may take long
 _WORK = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
 
@@ -153,6 +157,7 @@ def ensure(engine: Engine, name: str, say: Say = lambda line: None) -> str:
         began = time.monotonic()
         if not _pull_from_classroom(engine, name, say):
             _build(engine, name, base(engine, say), say)
+        note_made(engine, _image_id(engine, ref))
         say(f"image {name}: ready ({time.monotonic() - began:.0f} s)")
     return ref
 
@@ -189,17 +194,33 @@ def status(engine: Engine) -> dict[str, ImageStatus]:
     return found
 
 
-def overview(engine: Engine) -> Images:
-    """What `status` says, with what the images stand on, read from the image `base`; makes no image."""
+def overview(engine: Engine, labels: Mapping[str, str] | None = None) -> Images:
+    """What `status` says, with what the images stand on, read from the image `base`; makes no image.
+
+    Args:
+        labels: what the container carries from which a file is copied; it is never started.
+    """
     found = status(engine)
     there = found["base"]
     if not there.present:
         return Images(found, None, None)
-    said = engine.client.containers.run(
-        there.ref, ["cat", "/etc/os-release"], remove=True, network_mode="none", labels=_LOOKING
-    )
-    named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', said, re.M)
+    named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', _file_of(engine, there.ref, OS_RELEASE, labels), re.M)
     return Images(found, named[1].decode() if named else "a Linux", there.source)
+
+
+def _file_of(engine: Engine, ref: str, path: str, labels: Mapping[str, str] | None) -> bytes:
+    """A file of an image, empty where it has none: neither a start nor a log driver can get in the way."""
+    api = engine.client.api
+    made = api.create_container(ref, ["true"], labels=dict(labels or {}))["Id"]
+    try:
+        packed = b"".join(api.get_archive(made, path)[0])
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            file = archive.extractfile(archive.getmembers()[0])
+            return file.read() if file else b""
+    except NotFound:
+        return b""
+    finally:
+        remove_container(api, made)
 
 
 def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
@@ -219,17 +240,57 @@ def _registry_answers(engine: Engine, ref: str, seconds: float) -> bool:
     return bool(answer.status_code == 200)
 
 
-def remove_all(engine: Engine) -> list[str]:
-    """Remove the lab images and their base; a line for each. What somebody else's container stands on stays."""
+def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
+    """Remove the lab images and their base, as far as this state directory made them; a line for each.
+
+    An image that a container stands on stays.
+
+    Args:
+        kept_for: why all of them stay, because another lab uses them; None if no other lab does.
+    """
     said = []
     with _speaking(engine):
+        made = made_here(engine)
         for name in catalogue():
             _sweep(engine, name)
             tags = _tags(engine, name) if IMAGE in (_labels(engine, reference(name)) or {}) else []
-            said += [_remove(engine, tag) for tag in tags]
+            said += [remove_made(engine, tag, made, kept_for) for tag in tags]
         if _labels(engine, BASE) is not None:
-            said.append(_remove(engine, BASE))
+            said.append(remove_made(engine, BASE, made, kept_for))
+        forget_made(engine)
     return said
+
+
+def remove_made(engine: Engine, ref: str, made: Container[str], kept_for: str | None) -> str:
+    """Remove the image `ref` if its id is among `made` and no other lab uses it; a line that says which."""
+    if _image_id(engine, ref) not in made:
+        return f"image {ref} stays: it was not made from this state directory (docker rmi {ref})"
+    if kept_for:
+        return f"image {ref} stays: {kept_for}"
+    return _remove(engine, ref)
+
+
+def note_made(engine: Engine, id: str | None) -> None:
+    """Note that an image, or a volume, was made from this state directory: only what is noted is ever purged."""
+    made = made_here(engine)
+    if id and id not in made:
+        kept = state.read_json(MADE, {})
+        state.write_json(MADE, kept | {engine.info["ID"]: [*made, id]})
+
+
+def made_here(engine: Engine) -> list[str]:
+    """What was made from this state directory on the engine: ids of images and names of volumes."""
+    noted = state.read_json(MADE, {}).get(engine.info["ID"], [])
+    return [str(id) for id in noted]
+
+
+def forget_made(engine: Engine) -> None:
+    """Remove the notes about the engine."""
+    kept = {id: made for id, made in state.read_json(MADE, {}).items() if id != engine.info["ID"]}
+    if kept:
+        state.write_json(MADE, kept)
+    else:
+        state.path(MADE).unlink(missing_ok=True)
 
 
 def content(name: str) -> str:
@@ -256,11 +317,13 @@ def base(engine: Engine, say: Say = lambda line: None) -> str:
             say(f"base: pulling {HUB_BASE} from Docker Hub")
             words = pull_base(engine, HUB_BASE)
             if words is None:
+                note_made(engine, _image_id(engine, BASE))
                 return BASE
             say(f"base: Docker Hub refused: {words}")
         else:
             say("base: Docker Hub does not answer; making a base from this machine's own package mirror")
         debootstrap.make(engine, BASE, {SOURCE: "debootstrap"}, say)
+        note_made(engine, _image_id(engine, BASE))
     return BASE
 
 

@@ -12,6 +12,7 @@ import struct
 import tarfile
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from docker.errors import APIError, DockerException, NotFound
@@ -22,7 +23,9 @@ from labhelpers.errors import EngineRefused
 from labhelpers.results import Result
 
 WORD = b"a container ran here\n"
-LABELS = {"labhelpers.chapter": "doctor"}
+Labels = Callable[[str], dict[str, str]]
+"""Gives the labels for a kind of thing: container, image."""
+
 EM_X86_64, EM_AARCH64 = 62, 183
 LOAD_AT = 0x400000
 HEADERS = 64 + 56
@@ -73,8 +76,11 @@ def _elf(machine: int, code: bytes) -> bytes:
     return identity + header + segment + code
 
 
-def first_run(engine: Engine) -> FirstRun:
+def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
     """Import the smallest image, run it, read what it said, and remove both.
+
+    Args:
+        labels: by which the image and the container are found if they are left behind.
 
     Raises:
         EngineRefused: one of these steps failed, or the container said nothing; the engine's words are kept.
@@ -86,15 +92,14 @@ def first_run(engine: Engine) -> FirstRun:
             _archive(program(engine.info["Architecture"])),
             repository=name,
             tag="latest",
-            # a label, by which it is found should it be left behind
-            changes=[f"LABEL {key}={value}" for key, value in LABELS.items()],
+            changes=[f"LABEL {key}={value}" for key, value in labels("image").items()],
         )
         try:
             api.create_container(
                 name,
                 ["/hello"],
                 name=name,
-                labels=LABELS,
+                labels=labels("container"),
                 host_config=api.create_host_config(network_mode="none"),
             )
             api.start(name)
