@@ -370,7 +370,7 @@ def _others_use(engine: Engine) -> str | None:
 
     if strangers := inventory(engine).strangers:
         return f"another lab on this engine has {strangers[0]}"
-    if ours.alive_elsewhere(str(engine.client.info()["ID"])):
+    if str(engine.info["ID"]) in ours.alive_elsewhere().values():
         return "another lab is open on this engine"
     return None
 

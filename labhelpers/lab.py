@@ -754,8 +754,7 @@ def named(engine: Engine, wanted: Sequence[str]) -> list[Thing]:
             hint="`./lab status` lists what labs made; what you made yourself you remove with `docker rm`, "
             "`docker volume rm` or `docker network rm`",
         )
-    with speaking(engine):
-        busy = belongings.alive_elsewhere(str(engine.client.info()["ID"]))
+    busy = belongings.alive_elsewhere()
     used = [t for t in chosen if t in there.tests or (t in there.strangers and t.session in busy)]
     if used:
         raise NotOurs(

@@ -12,4 +12,4 @@ def owner(thing: Thing) -> str:
 
 
 def way_forward(chapter: str, things: Sequence[Thing]) -> str:
-    return "close that notebook"
+    return f"close that notebook; or ./lab copy {chapter} --suffix b"

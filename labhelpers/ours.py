@@ -340,23 +340,24 @@ def is_usable_volume(labels: Mapping[str, str] | None, own: str) -> bool:
     return session == own or ((labels or {}).get(BY) == READER and may_touch(session, own))
 
 
-def alive_elsewhere(engine_id: str) -> set[str]:
-    """Sessions of other state directories that are alive on this machine, by the reapers that guard them.
+def alive_elsewhere() -> dict[str, str]:
+    """Sessions of other state directories that are alive on this machine, and the ids of their engines.
 
-    A session of another machine, or of a user whose processes this one may not see, is not among them.
+    Each is guarded by a reaper, whose command line names both. A session of another machine, or of a user whose
+    processes this one may not see, is not among them.
     """
     try:
         import psutil
     except ImportError:  # an incomplete environment: nothing is known
-        return set()
+        return {}
     known = _known()
-    found = set()
+    found = {}
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if "labhelpers.reaper" in words:
-            session, *engine = words[words.index("labhelpers.reaper") + 1 :]
-            if session not in known and engine in ([], [engine_id]):
-                found.add(session)
+            session, engine_id, *_ = [*words[words.index("labhelpers.reaper") + 1 :], "", ""]
+            if session not in known:
+                found[session] = engine_id
     return found
 
 

@@ -6,9 +6,10 @@ import asyncio
 import os
 import secrets
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ CLOSE_S = 60.0
 """How long a kernel may take to remove its things when it is shut down; after half of it, it is sent SIGTERM."""
 GONE_S = 90.0
 """How long the things of a kernel are waited for after its end: a reaper needs 10 s, and an engine's restart 60 s."""
+LAST_LINES = 8
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -94,11 +96,12 @@ def execute(path: Path, html: Path | None = None) -> Executed:
     failed: int | None = None
     error = ""
     at = 0
+    stopped = threading.Event()
     with step(f"{path.stem}: {len(code)} cells") as status:
 
         def show(cell: Any, cell_index: int) -> None:
             nonlocal at
-            _stop_on_interrupt()
+            _on_interrupt(stopped.set)
             if cell.cell_type == "code":
                 at = code.index(cell) + 1
                 first_line = escape(cell.source.splitlines()[0][:60] if cell.source else "")
@@ -115,27 +118,37 @@ def execute(path: Path, html: Path | None = None) -> Executed:
         )
         # its own 5 s are too few for a chapter's containers: it would be killed in the middle of removing them
         client.create_kernel_manager().shutdown_wait_time = CLOSE_S
-        with _cleaned_up(status, path.stem) as left:
+        # a kernel that is interrupted may write tracebacks of its own machinery; they matter only where it dies
+        with _cleaned_up(status, path.stem) as left, tempfile.TemporaryFile() as kernels_errors:
             try:
-                client.execute()
+                client.execute(stderr=kernels_errors)
             except CellExecutionError as raised:
                 failed, error = at, _last_words(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
             except CellTimeoutError:
                 failed, error = at, f"the cell did not end within {CELL_S} s"
             except DeadKernelError:
-                failed, error = at, "the kernel died"
-            except asyncio.CancelledError:
-                raise KeyboardInterrupt from None
+                kernels_errors.seek(0)
+                last = kernels_errors.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
+                failed, error = at, "\n".join(["the kernel died", *last])
+            if stopped.is_set():
+                raise KeyboardInterrupt
     page = _write_page(notebook, path.stem, html) if html else None
     return Executed(path.stem, len(code), time.monotonic() - began, failed, error, page, tuple(left))
 
 
-def _stop_on_interrupt() -> None:
-    """Let ^C end the run: nbclient shuts the kernel down then, and goes on with what it takes for a dead kernel."""
+def _on_interrupt(call: Callable[[], object]) -> None:
+    """Have ^C end the cell that runs, after `call`; nbclient takes what is cancelled for a dead kernel."""
     task = asyncio.current_task()
-    if task is not None and threading.current_thread() is threading.main_thread():
-        with suppress(NotImplementedError):  # Windows, where ^C raises KeyboardInterrupt
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    if task is None or threading.current_thread() is not threading.main_thread():
+        return
+
+    def stop() -> None:
+        call()
+        task.cancel()
+
+    with suppress(NotImplementedError):  # Windows, where ^C raises KeyboardInterrupt
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
 @contextmanager
