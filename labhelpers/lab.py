@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from labhelpers.command import (
     make,
 )
 from labhelpers.engine import Engine
+from labhelpers.engine.dial import Place
 from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
 from labhelpers.engine.reach import Reach
@@ -56,6 +58,7 @@ from labhelpers.errors import (
     NotOurs,
     PortTaken,
 )
+from labhelpers.labsocket import Conversation, LabSocket
 from labhelpers.ours import TRIAL, Thing
 from labhelpers.reaper import Reaper
 from labhelpers.results import Result, table
@@ -117,6 +120,7 @@ class Lab:
         self.commands: list[str] = []
         self._quiet = 0
         self._closed = False
+        self._docker_host: str | None = None
         with speaking(self.engine):
             self._session = belongings.begin(self.client, chapter)
             self._there_before = {thing.id for thing in self._made_by_others()}
@@ -177,6 +181,23 @@ class Lab:
     def host(self) -> HostView:
         """The view of the engine's host, started by its first read."""
         return HostView(self.engine, self._labels("container"), lambda: self.image("tools"))
+
+    @cached_property
+    def socket(self) -> LabSocket:
+        """The lab socket: the engine, for what the reader types; started by its first use."""
+        return LabSocket(Place(self.engine.address, self.engine.found_by), self.session, self._labels)
+
+    def use_socket(self) -> None:
+        """Set this process's `DOCKER_HOST` to the lab socket, until the lab is closed."""
+        self._docker_host = os.environ.get("DOCKER_HOST")
+        os.environ["DOCKER_HOST"] = self.socket.address
+
+    def recorded(self) -> AbstractContextManager[Conversation]:
+        """Record the requests to the engine of what is typed while the block lasts.
+
+        `with lab.recorded() as calls: …`; the lab's own operations do not go through the lab socket.
+        """
+        return self.socket.record()
 
     @cached_property
     def events(self) -> Events:
@@ -449,6 +470,8 @@ class Lab:
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
+        if "socket" in self.__dict__:
+            self._leave_socket()
         with speaking(self.engine):
             for helper in ("host", "events", "_reach"):
                 if helper in self.__dict__:
@@ -457,6 +480,13 @@ class Lab:
         if not kept:
             self._session.end()
             self._reaper.dismiss()
+
+    def _leave_socket(self) -> None:
+        self.socket.close()
+        if os.environ.get("DOCKER_HOST") == self.socket.address:
+            del os.environ["DOCKER_HOST"]
+            if self._docker_host:
+                os.environ["DOCKER_HOST"] = self._docker_host
 
     def _close_at_exit(self) -> None:
         # nobody reads a message now: what could not be removed is the reaper's

@@ -1,53 +1,48 @@
-"""`%docker` and `%%docker`: the reader's own commands, on the lab's engine, with the lab's labels.
+"""`%docker` and `%%docker`: the reader's own commands, through the lab socket.
 
-No shell reads the line: words are split as a shell splits them, `$(pwd)` and `$NAME` (a variable of the
-notebook, else of the environment) are replaced, and nothing else is. IPython's own `{name}` is off: docker's
-`--format '{{.Names}}'` needs its braces.
+A shell runs them, so a line means what it means in a terminal: quotes, `$$`, pipes, redirects, `&&`, globs, and
+here-documents in a cell. A variable of the notebook is a variable of that shell: `$image` is what the notebook's `image`
+holds. IPython's own `{name}` is off, because docker's `--format '{{.Names}}'` needs its braces.
 """
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from string import Template
+from contextlib import suppress
+from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any
 
-from labhelpers import ours
+from docker.models.images import Image
+from docker.models.resource import Model
+
 from labhelpers.engine.words import RAISED, in_words
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import LabError
+from labhelpers.results import Result
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-# what follows these words makes a thing of that kind, which takes labels
-_MAKERS = {
-    ("run",): "container",
-    ("create",): "container",
-    ("container", "run"): "container",
-    ("container", "create"): "container",
-    ("build",): "image",
-    ("image", "build"): "image",
-    ("builder", "build"): "image",
-    ("buildx", "build"): "image",
-    ("volume", "create"): "volume",
-    ("network", "create"): "network",
-    ("commit",): "image",
-    ("container", "commit"): "image",
-}
-# docker's global options that take a value (docker --help)
-_GLOBAL_WITH_VALUE: tuple[str, ...] = ("--config", "-c", "--context", "-H", "--host", "-l", "--log-level")
-_GLOBAL_WITH_VALUE += ("--tlscacert", "--tlscert", "--tlskey")
+# what a shell or the docker CLI itself reads: a variable of the notebook with such a name stays in the notebook
+_NOT_INSERTED = re.compile(r"PATH|HOME|IFS|ENV|SHELLOPTS|(BASH|DOCKER|LD|LABHELPERS|COMPOSE)_?.*")
+_NAME = re.compile(r"\$\{?([A-Za-z_]\w*)")
+STOP_S = 5.0
+"""How long an interrupted command may take to end before it is killed."""
 
 
 def register(lab: Lab) -> None:
-    """Make `%docker` and `%%docker` work on `lab`'s engine, if IPython runs. The newest lab wins.
+    """Make `%docker` and `%%docker` work on `lab`'s engine, if IPython runs; the newest lab wins.
 
-    What the SDK raises of that engine in a cell is said in words, too, wherever in the cell it comes from.
+    So does whatever else in this process asks `DOCKER_HOST`: `!docker`, `%%bash`, an SDK in a cell. What the SDK raises in a
+    cell about that engine is shown as a message, wherever in the cell it comes from.
     """
     if "IPython" not in sys.modules:
         return
@@ -57,14 +52,14 @@ def register(lab: Lab) -> None:
     shell: Any = get_ipython()
     if shell is None:
         return
+    lab.use_socket()
 
     @no_var_expand
     def docker(line: str, cell: str | None = None) -> None:
-        for words in commands(line if cell is None else f"{line}\n{cell}", shell.user_ns):
-            shell.user_ns["_exit_code"] = run(lab, words)
-            if shell.user_ns["_exit_code"]:
-                print(f"docker ended with exit status {shell.user_ns['_exit_code']}")
-                break
+        status = run(lab, script(line, cell), shell.user_ns)
+        shell.user_ns["_exit_code"] = status
+        if status:
+            print(f"exit status {status}")
 
     def tell(
         shell: Any, _: type[Exception], error: Exception, traceback: Any, tb_offset: int | None = None
@@ -79,63 +74,68 @@ def register(lab: Lab) -> None:
     shell.set_custom_exc(RAISED, tell)
 
 
-def commands(text: str, variables: Mapping[str, Any]) -> list[list[str]]:
-    """The words of each command in `text`: one a line, `\\` continues a line, `#` begins a comment.
+def script(line: str, cell: str | None = None) -> str:
+    """What the shell runs for `%docker line`, or for a cell that begins with `%%docker line`.
+
+    `docker` itself may be left out on the magic's own line. A cell is a script that stops at the first command that fails
+    (`set -e`, POSIX), so that a later line does not work on what an earlier one did not make.
+    """
+    first = line.strip()
+    if first and not re.match(r"docker(\s|$)", first):
+        first = f"docker {first}"
+    return first if cell is None else f"set -e\n{first}\n{cell}"
+
+
+def inserted(text: str, variables: Mapping[str, Any]) -> dict[str, str]:
+    """The variables of the notebook that `text` names (`$NAME`, `${NAME}`), as a shell takes them.
+
+    Text, numbers, paths and the lab's results are inserted as `str` gives them, a container, network or volume of the SDK by
+    its name, an image by its tag, and a list as its quoted items. Other values stay in the notebook.
+    """
+    names = {name for name in _NAME.findall(text) if not _NOT_INSERTED.fullmatch(name)}
+    values = {name: _as_text(variables[name]) for name in names if name in variables}
+    return {name: value for name, value in values.items() if value is not None and "\0" not in value}
+
+
+def _as_text(value: object) -> str | None:
+    if isinstance(value, Image):
+        return str(next(iter(value.tags), value.id))
+    if isinstance(value, Model):
+        return str(getattr(value, "name", None) or value.id)
+    if isinstance(value, (str, int, float, PurePath, Result)):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        items = [_as_text(item) for item in value]
+        return None if None in items else shlex.join(item for item in items if item is not None)
+    return None
+
+
+def run(lab: Lab, text: str, variables: Mapping[str, Any]) -> int:
+    """Run the script `text` in a shell, show what it writes as it comes, and give its exit status.
+
+    `DOCKER_HOST` is the lab socket. There is no terminal, and nothing to read from.
 
     Raises:
-        BadInput: quotes that are not closed.
+        LabError: there is no shell or no `docker` command on this machine.
     """
-    found = []
-    for line in text.replace("\\\n", " ").splitlines():
-        expanded = Template(line.replace("$(pwd)", os.getcwd())).safe_substitute(os.environ | dict(variables))
-        try:
-            words = shlex.split(expanded, comments=True)
-        except ValueError as error:
-            raise BadInput(
-                f"this line cannot be read: {error}", hint="close the quotes", engine_words=line
-            ) from None
-        if words[:1] == ["docker"]:
-            words = words[1:]
-        if words:
-            found.append(words)
-    return found
-
-
-def labelled(words: list[str], chapter: str, session: str) -> list[str]:
-    """`words` with the lab's labels, if they make something that can carry them."""
-    at = 0
-    while at < len(words) and words[at].startswith("-"):
-        at += 2 if words[at] in _GLOBAL_WITH_VALUE else 1
-    for length in (2, 1):
-        kind = _MAKERS.get(tuple(words[at : at + length]))
-        if kind:
-            pairs = ours.labels(kind, chapter, session).items()
-            # commit knows no --label: it takes the label as a Dockerfile says it
-            flag, form = ("--change", "LABEL {}={}") if "commit" in words[at:][:2] else ("--label", "{}={}")
-            extra = [word for name, value in pairs for word in (flag, form.format(name, value))]
-            return [*words[: at + length], *extra, *words[at + length :]]
-    return words
-
-
-def run(lab: Lab, words: list[str]) -> int:
-    """Run the real CLI, show what it writes as it comes, and give its exit status.
-
-    Raises:
-        LabError: there is no `docker` command on this machine.
-    """
-    cli = shutil.which("docker")
-    if cli is None:
+    shell = shutil.which("bash") or shutil.which("sh")
+    if shell is None or shutil.which("docker") is None:
+        missing = "`docker` command" if shell else "shell"
         raise LabError(
-            "this machine has no `docker` command, which %docker runs",
-            hint="install it: on Debian or Ubuntu the package docker-cli (or docker.io); or ./lab up",
+            f"this machine has no {missing}, which %docker needs",
+            hint="on Debian or Ubuntu, install the package docker-cli (or docker.io), or run ./lab up"
+            if shell
+            else "on Windows, run the course in WSL: https://docs.docker.com/desktop/features/wsl/",
         )
-    environment = os.environ | {"DOCKER_HOST": lab.engine.address}
+    environment = os.environ | inserted(text, variables) | {"DOCKER_HOST": lab.socket.address}
     with subprocess.Popen(
-        [cli, *labelled(words, lab.chapter, lab.session)],
+        [shell, "-c", text],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # a process group of its own: an interrupt reaches the whole pipeline, and nothing else
+        start_new_session=True,
     ) as process:
         assert process.stdout
         assert process.stderr
@@ -146,11 +146,24 @@ def run(lab: Lab, words: list[str]) -> int:
             errors.join()
             return process.wait()
         except KeyboardInterrupt:
-            process.terminate()
+            _end(process)
             return process.wait()
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt the whole pipeline, as Ctrl-C does in a terminal; kill what does not end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S if number == signal.SIGINT else 1)
+            return
+
+
 def _copy(source: IO[bytes], target: Any) -> None:
+    # one character may arrive in two pieces
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     while part := os.read(source.fileno(), 1 << 16):
-        target.write(part.decode(errors="replace"))
+        target.write(decoder.decode(part))
         target.flush()
+    target.write(decoder.decode(b"", final=True))

@@ -196,7 +196,7 @@ def test_a_commit_by_the_reader_is_the_labs(lab: Lab) -> None:
 
     name = f"t-{lab.session}"
     lab.run(lab.image("payload"), name=name)
-    assert magic.run(lab, ["commit", name, f"{name}:1"]) == 0
+    assert magic.run(lab, f"docker commit {name} {name}:1", {}) == 0
     lab.close()
     left = subprocess.run(["docker", "images", "-q", f"{name}:1"], capture_output=True, text=True, check=True)
     assert left.stdout == ""

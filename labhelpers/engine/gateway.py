@@ -1,0 +1,120 @@
+"""A small server on a Unix socket, in a thread of this process: one coroutine per connection.
+
+`forward` makes one that leads to an engine, for clients that cannot reach it themselves: the SDK has no way to an
+engine over ssh without paramiko.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from labhelpers.engine.dial import Place, SshFailed, Streams, dial, join
+
+Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+_STOP_S = 5
+# the head of a request is read whole, and a build sends the credentials of every registry in it
+_HEAD_BYTES = 1 << 20
+
+
+class Gateway:
+    """A server on `path` from now until `close`, which unlinks it. Only this user may connect.
+
+    Args:
+        path: the socket; a stale one is replaced. At most 107 bytes (unix(7)).
+        handle: called for each connection, in the gateway's own event loop. It closes the writer.
+
+    Raises:
+        OSError: the socket cannot be made.
+    """
+
+    def __init__(self, path: Path, handle: Handle) -> None:
+        self.path = path
+        self._handle = handle
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(str(path))
+            # nobody can connect before it listens
+            path.chmod(0o600)
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            raise
+        self._listener = listener
+        # a loop of its own: the kernel's is running, and blocks while a cell does
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=f"gateway {path.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """What `DOCKER_HOST` takes."""
+        return f"unix://{self.path}"
+
+    def close(self) -> None:
+        """Stop it and end its connections. A second call does nothing."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_STOP_S)
+        self.path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # a connection that breaks is that connection's end, not a traceback on the reader's page
+        with suppress(OSError, asyncio.CancelledError):
+            await self._handle(reader, writer)
+
+    def _run(self) -> None:
+        server = self._loop.run_until_complete(
+            asyncio.start_unix_server(self._serve, sock=self._listener, limit=_HEAD_BYTES)
+        )
+        try:
+            self._loop.run_forever()
+        finally:
+            server.close()
+            # a connection that is being accepted right now finds its loop closed, which is no news
+            self._loop.set_exception_handler(lambda loop, context: None)
+            while tasks := asyncio.all_tasks(self._loop):
+                for task in tasks:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.wait(tasks))
+            self._loop.close()
+
+
+def forward(path: Path, place: Place) -> Gateway:
+    """A gateway on `path` whose connections lead to the engine at `place`, unchanged.
+
+    Raises:
+        OSError: see `Gateway`.
+    """
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        near = Streams(reader, writer)
+        try:
+            far = await dial(place)
+        except OSError as error:
+            await near.write(bad_gateway(error))
+            await near.close()
+            return
+        try:
+            await join(near, far)
+        except SshFailed as error:
+            await near.write(bad_gateway(error))
+        finally:
+            await far.close()
+            await near.close()
+
+    return Gateway(path, handle)
+
+
+def bad_gateway(error: Exception) -> bytes:
+    """The HTTP response for a client whose engine cannot be reached, in the form of the engine's own errors."""
+    body = json.dumps({"message": str(error)}).encode()
+    head = f"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n" + body
