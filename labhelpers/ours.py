@@ -351,11 +351,11 @@ def alive_elsewhere() -> dict[str, str]:
     except ImportError:  # an incomplete environment: nothing is known
         return {}
     known = _known()
-    found = {}
+    found: dict[str, str] = {}
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
+        words: list[str] = process.info["cmdline"] or []
         if "labhelpers.reaper" in words:
-            session, engine_id, *_ = [*words[words.index("labhelpers.reaper") + 1 :], "", ""]
+            session, engine_id = [*words[words.index("labhelpers.reaper") + 1 :], "", ""][:2]
             if session not in known:
                 found[session] = engine_id
     return found
