@@ -103,6 +103,22 @@ def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.argument("chapter")
+@click.option("--suffix", required=True, metavar="LETTER", help="One letter, b to z: the names end in it.")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), help="The folder; else that of the notebooks."
+)
+@_speaks
+def copy(chapter: str, suffix: str, to: Path | None) -> None:
+    """Write a copy of the notebook of CHAPTER for one more learner on the same engine, with names of their own."""
+    from labhelpers import names, runner
+
+    (notebook,) = runner.notebooks([chapter])
+    made = names.write_copy(notebook, suffix, to or notebook.parent)
+    say(f"open {state.shown(made)}, or run it: ./lab run {state.shown(made)}")
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option(

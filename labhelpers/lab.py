@@ -112,6 +112,7 @@ class Lab:
 
     Raises:
         EngineMissing, EngineUnreachable: there is no engine to work on.
+        NameTaken: the chapter needs names that belong to somebody else on this engine.
     """
 
     def __init__(self, chapter: str, *, engine: Engine | None = None) -> None:
@@ -125,6 +126,14 @@ class Lab:
             self._session = belongings.begin(self.client, chapter)
             self._there_before = {thing.id for thing in self._made_by_others()}
         self.session = self._session.id
+        try:
+            with speaking(self.engine):
+                notes = names.check(self.client, chapter, self.session)
+        except BaseException:
+            self._session.end()
+            raise
+        for line in notes:
+            print(line)
         self._reaper = Reaper(self.session, self.engine.address)
         atexit.register(self._close_at_exit)
         magic.register(self)

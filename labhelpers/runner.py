@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import signal
 import tempfile
@@ -31,6 +32,8 @@ CLOSE_S = 60.0
 """How long a kernel may take to remove its things when it is shut down; after half of it, it is sent SIGTERM."""
 GONE_S = 90.0
 """How long the things of a kernel are waited for after its end: a reaper needs 10 s, and an engine's restart 60 s."""
+COPY = re.compile(r"[b-z]-\d\d_\w+\.ipynb")
+"""The name of a notebook that `./lab copy` wrote."""
 LAST_LINES = 8
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -59,7 +62,7 @@ class Executed:
 
 
 def notebooks(chapters: Sequence[str]) -> list[Path]:
-    """The notebooks of `chapters` (`01`, `vm` or a whole name); all of them if none is named.
+    """The notebooks of `chapters` (`01`, `vm`, a whole name, or the path of a copy); all of them if none is named.
 
     Raises:
         BadInput: a chapter that no notebook has.
@@ -67,6 +70,9 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
     there = sorted((state.ROOT / "notebooks").glob("[0-9]*.ipynb"))
     chosen = []
     for chapter in chapters:
+        if COPY.fullmatch(Path(chapter).name) and Path(chapter).is_file():
+            chosen.append(Path(chapter).absolute())
+            continue
         name = Path(chapter).name.removesuffix(".ipynb")
         found = [path for path in there if path.stem.startswith(name) or path.stem[3:].startswith(name)]
         if len(found) != 1 or not name:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from labhelpers import ours
 from labhelpers.exercises import Exercise, Task, container_named
+from labhelpers.names import named
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 IMAGE = "labhelpers/base"
-NAME = "my-first"
+NAME = named("my-first")
 
 
 @dataclass(frozen=True, slots=True)

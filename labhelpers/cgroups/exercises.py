@@ -12,12 +12,13 @@ from labhelpers.cgroups.bounds import MIB
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.host import Cpu
 from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.names import all_named
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-WARM, HUNGRY, FOOD, FULL, KEEPER = "warm", "hungry", "hungry-food", "full-house", "keeper"
-FAST, SLOW = "fast", "slow"
+WARM, HUNGRY, FOOD, FULL, KEEPER = all_named("warm", "hungry", "hungry-food", "full-house", "keeper")
+FAST, SLOW = all_named("fast", "slow")
 LOOK_S, LONGEST_LOOK_S = 0.8, 6.0
 # below this, who gets how much depends on who had the last slice
 LEAST_USED_US = 200_000

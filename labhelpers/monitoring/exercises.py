@@ -17,17 +17,18 @@ from labhelpers.exercises import Exercise, Task, container_named, not_running
 from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
 from labhelpers.monitoring.places import files_in, home
 from labhelpers.monitoring.restart import EATS, LIMIT_BYTES
+from labhelpers.names import all_named, named
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-SHELF = "shelf_data"
-TILL, TILL_DATA = "till", "till_data"
-LIGHTHOUSE = "lighthouse"
-GUARD, POST, WATCHMAN = "guard", "guard-post", "watchman"
-SUSPECTS, INSPECTOR = ("ada", "bob", "cleo"), "inspector"
+SHELF = named("shelf_data")
+TILL, TILL_DATA = all_named("till", "till_data")
+LIGHTHOUSE = named("lighthouse")
+GUARD, POST, WATCHMAN = all_named("guard", "guard-post", "watchman")
+SUSPECTS, INSPECTOR = all_named("ada", "bob", "cleo"), named("inspector")
 GAVE_UP = "I cannot go on like this"
 WAIT_S = 120.0
 OOM_TRIES = 5

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from labhelpers.engine.removal import kill_container
 from labhelpers.errors import BadInput, LabError
+from labhelpers.names import named
 from labhelpers.networks.capture import capturing
 from labhelpers.networks.overlay import IMAGE, OVERLAY, Engines
 from labhelpers.networks.packets import Packet
@@ -139,7 +140,9 @@ def across(lab: Lab, engines: Engines) -> Across:
         (RED, _started(engines, 1, RED, OVERLAY)),
         (BLUE, _started(engines, 2, BLUE, OVERLAY)),
     )
-    with capturing(lab, {"wire": "container:engine-1"}, "udp port 4789", interface="eth0") as seen:
+    with capturing(
+        lab, {"wire": f"container:{named('engine-1')}"}, "udp port 4789", interface="eth0"
+    ) as seen:
         said = engines.docker(1, "exec", RED, "ping", "-c", "2", "-W", "5", BLUE, check=False)
         packets = seen(lambda found: any(_is_request(one) for one in found["wire"]))["wire"]
     if not any(_is_request(one) for one in packets):

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 from labhelpers import mysql
 from labhelpers.errors import LabError
 from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.names import all_named, named, port
 from labhelpers.services import monitor
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-SHOP, SHOP_PORT, SHOP_PASSWORD = "shop-db", 3310, "open-sesame"
-DOOR, LATE, DOOR_PORT = "door", "late", 3320
-MUTE = "mute-db"
-MENDED, HALF, MENDED_PASSWORD = "mended-db", "half-made", "mended"
-WATCHER, WATCHED = "watcher", "watched"
+SHOP, SHOP_PORT, SHOP_PASSWORD = named("shop-db"), port(3310), "open-sesame"
+DOOR, LATE, DOOR_PORT = named("door"), named("late"), port(3320)
+MUTE = named("mute-db")
+MENDED, HALF, MENDED_PASSWORD = named("mended-db"), named("half-made"), "mended"
+WATCHER, WATCHED = all_named("watcher", "watched")
 DATA = "/var/lib/mysql"
 SUPPORTED = (8, 4)
 """The oldest long-term release that its makers care for (dev.mysql.com, "MySQL Releases: Innovation and LTS")."""

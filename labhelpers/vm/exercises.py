@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running
+from labhelpers.names import all_named
 from labhelpers.vm.experiments import READY, facts
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-TWINS = ("twin-a", "twin-b")
-GUEST, NOTE, SMALL = "my-guest", "my-note", "small-guest"
+TWINS = all_named("twin-a", "twin-b")
+GUEST, NOTE, SMALL = all_named("my-guest", "my-note", "small-guest")
 SMALL_MIB = 80
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import NotFound
 
 from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.names import all_named
 from labhelpers.volumes import stage
 from labhelpers.volumes.owners import outside
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 CHAPTER = "07"
-SHELF, COMMA, STAYS, SHOP, CLERK, COPY = "bookshelf", "bind-fix", "stays", "shop", "clerk", "archive-copy"
+SHELF, COMMA, STAYS, SHOP, CLERK, COPY = all_named(
+    "bookshelf", "bind-fix", "stays", "shop", "clerk", "archive-copy"
+)
 INSIDE = "/var/log"
 PAGE = "index.html"
 # (session, what for) → what the lab made for an exercise: a cell that is run again keeps it
