@@ -402,15 +402,18 @@ def _changes(chapter: Names, letter: str) -> _Change:
         return re.sub(pattern, lambda found: str(_port(int(found[0]), letter)), source)
 
     def everywhere(source: str) -> str:
-        return put(rf"(?<![\w-]){compound}(?![\w-])", source)
+        return put(rf"(?<![\w$-]){compound}(?![\w-])", source)
 
     def shell(source: str) -> str:
-        words = put(rf"(?:(?<=//)|(?<![\w./-])){plain}(?![\w/-]|\.\w)", everywhere(source))
+        # `$web` is a variable
+        words = put(rf"(?:(?<=//)|(?<![\w$./{{-])){plain}(?![\w/-]|\.\w)", everywhere(source))
         return moved(rf"(?<![\d.]){ports}(?=:\d)|(?<=127\.0\.0\.1:){ports}(?![\d:])", words)
 
     def python(source: str) -> str:
-        quoted = put(rf"(?<=[\"']){plain}(?=[\"':])|(?<=container:){plain}(?=[\"'])", everywhere(source))
-        return moved(rf"(?<![\w.]){ports}(?![\w.])", quoted)
+        if source.startswith(("predict(", "recall(")):  # the answers to a question are words, and not names
+            return everywhere(source)
+        whole = rf"(?<=\"){plain}(?=[\":])|(?<='){plain}(?=[':])|(?<=container:){plain}(?=[\"'])"
+        return moved(rf"(?<=: ){ports}(?=[}},])", put(whole, everywhere(source)))
 
     def code(source: str) -> str:
         if source.startswith("%%") and not source.startswith("%%time"):

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from labhelpers import nested
 from labhelpers.engine.nested import WRITABLE_CGROUPS
 from labhelpers.errors import BadInput, EngineRefused, LabError
-from labhelpers.names import named
+from labhelpers.names import all_named, named
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-NAMES = ("engine-1", "engine-2")
+NAMES = all_named("engine-1", "engine-2")
 WIRE = named("between-engines")
 OVERLAY = "across"
 IMAGE = "labhelpers/payload:latest"
@@ -131,7 +131,7 @@ def two_engines(lab: Lab) -> Engines:
             script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///var/run/docker.sock"
             for name in NAMES:
                 engines.containers.append(
-                    nested.started(lab, image, script, name=named(name), hostname=name, network=WIRE)
+                    nested.started(lab, image, script, name=name, hostname=name, network=WIRE)
                 )
         archive = nested.archive(lab, payload)
         with ThreadPoolExecutor(2) as pool:
