@@ -17,19 +17,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from labhelpers import names
 from labhelpers.engine import connect, images
 from labhelpers.errors import BadInput, NameTaken, NotOurs
 from labhelpers.lab import Lab, clean, ours
 from labhelpers.ours import BY, CHAPTER, READER, SESSION, TERMINAL, TRIAL
 from labhelpers.ours import begin as begin_session
 from labhelpers.ours import labels as labels_of
+from labhelpers.state import ROOT
 
 from .conftest import Own, until
 
 P = "labhelpers/payload"
 
 # as confusing as names and labels can be without being the lab's own
-names = st.sampled_from(
+their_names = st.sampled_from(
     ["mysql_container", "labhelpers", "labhelpers-05", "lab", "fault-web", "portainer", "cadvisor"]
 )
 labels = st.dictionaries(
@@ -41,7 +43,9 @@ labels = st.dictionaries(
     max_size=4,
 )  # fmt: skip
 things = st.lists(
-    st.tuples(st.sampled_from(["container", "network", "volume", "image"]), names, labels, st.booleans()),
+    st.tuples(
+        st.sampled_from(["container", "network", "volume", "image"]), their_names, labels, st.booleans()
+    ),
     min_size=1,
     max_size=6,
 )
@@ -347,4 +351,100 @@ def test_what_came_without_the_lab_is_listed_and_goes_only_by_name(
         client.volumes.get("earlier").remove()
     terminal.end()
     client.close()
+    own.back_to(before)
+
+
+# a name of chapter 3's cells, and the name that the exercise of 00 asks for
+TAKEN = (
+    NEIGHBOUR.replace("their-web", "my-first")
+    .replace("their-net", "ns-net")
+    .replace('lab.create_volume("their-vol")', 'lab.run("labhelpers/payload", name="ns-web")')
+)
+
+
+def learner(own: Own, home: Path, code: str) -> subprocess.Popen[str]:
+    """A process of another learner."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=own.environment | {"LABHELPERS_HOME": str(home)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
+    own: Own, tmp_path: Path
+) -> None:
+    client = own.client()
+    other = client.containers.create(P, name="mysql-vtest")
+    with learner(own, tmp_path / "first", TAKEN) as first:
+        assert first.stdout
+        until(lambda: client.containers.list(filters={"name": "ns-web"}))
+        before = own.census()
+        engine = connect(own.address)
+        for chapter, name, next_step in (
+            ("03", "container ns-web (another learner's lab, chapter 05)", "./lab copy 03 --suffix b"),
+            ("08", "container mysql-vtest (not made by a lab)", "docker rm mysql-vtest"),
+        ):
+            with pytest.raises(NameTaken) as refused:
+                Lab(chapter, engine=engine)
+            assert name in refused.value.message
+            assert next_step in refused.value.hint
+        assert own.census() == before
+        # the exercise's name is taken: that is said at once, and what the first learner has does not count
+        said = own.python(EXERCISE)
+        assert "note: exercises of this chapter ask for names that are taken" in said.stdout, said.stderr
+        assert "./lab copy 00 --suffix b" in said.stdout
+        assert "False" in said.stdout
+        first.communicate(timeout=60)
+    other.remove()
+    client.close()
+
+
+EXERCISE = """
+from labhelpers.lab import Lab
+from labhelpers import start
+lab = Lab("00")
+print(start.first_exercise(lab).check().passed)
+lab.run("labhelpers/base", "sleep 300", name=start.NAME)
+print(start.first_exercise(lab).check())
+lab.close()
+"""
+
+
+def beginning(notebook: Path, cells: int, folder: Path) -> Path:
+    """A notebook of the first cells of another one."""
+    data = json.loads(notebook.read_text(encoding="utf-8"))
+    data["cells"] = data["cells"][:cells]
+    made = folder / notebook.name
+    folder.mkdir(exist_ok=True)
+    made.write_text(json.dumps(data), encoding="utf-8")
+    return made
+
+
+def test_two_learners_run_the_same_chapters_to_their_end(own: Own, tmp_path: Path) -> None:
+    """The second one from copies whose names end in a letter; both at once, on one engine."""
+    before = own.census()
+    start, networking = (next((ROOT / "notebooks").glob(f"{number}_*.ipynb")) for number in ("00", "05"))
+    copies = [names.write_copy(path, "b", tmp_path / "copies") for path in (start, networking)]
+    run = "from pathlib import Path\nfrom labhelpers import runner\n"
+    run += "for path in {}: print(runner.execute(Path(path)).error or 'to its end', flush=True)"
+    both = [
+        run.format([str(start), str(beginning(networking, 6, tmp_path / "one"))]),
+        run.format([str(copies[0]), str(beginning(copies[1], 6, tmp_path / "two"))]),
+    ]
+    with (
+        learner(own, tmp_path / "first", TAKEN.replace("ns-", "their-")) as holder,
+        learner(own, tmp_path / "second", both[1]) as second,
+    ):
+        first = own.python(both[0], stdin=subprocess.DEVNULL).stdout
+        assert first.count("to its end") == 2, first
+        said = second.communicate(timeout=120)[0]
+        assert said.count("to its end") == 2, said
+        # an exercise of the second learner, while another one has a container of the original name
+        asked = own.python(
+            f"import os; os.environ['LABHELPERS_SUFFIX'] = 'b'\n{EXERCISE}"
+        ).stdout.splitlines()
+        assert asked[0] == "False"
+        assert any("[x] A container called my-first-b is there" in line for line in asked), asked
+        holder.communicate(timeout=60)
     own.back_to(before)
