@@ -175,6 +175,12 @@ def port(number: int) -> int:
     return _port(number, suffix())
 
 
+def is_prescribed_volume(name: str) -> bool:
+    """Whether a cell or an exercise of a chapter, or of a copy, has a volume of that name."""
+    prescribed = {name for chapter in CHAPTERS.values() for name in _all(chapter).get("volume", ())}
+    return name in prescribed or (name[-2:-1] == "-" and name[-1] in LETTERS and name[:-2] in prescribed)
+
+
 def _checked(letter: str) -> str:
     if len(letter) != 1 or letter not in LETTERS:
         raise BadInput(
@@ -207,8 +213,7 @@ def check(client: docker.DockerClient, chapter: str, session: str) -> list[str]:
     """Look for names of the chapter that belong to somebody else.
 
     Returns:
-        A line for the reader for each name that an exercise asks for and that is taken, and for each volume of the
-        chapter that the reader created in an earlier session.
+        A line for the reader if exercises ask for names that are taken.
 
     Raises:
         NameTaken: the chapter's cells need a name or a port that is taken.
@@ -231,20 +236,12 @@ def check(client: docker.DockerClient, chapter: str, session: str) -> list[str]:
             hint=way_forward(chapter, cells, free),
         )
     asked = _taken(there, names.exercises, names.exercise_ports, letter, session)
-    lines = []
-    if asked:
-        lines.append(
-            f"note: exercises of this chapter ask for names that are taken on this engine: {_listed(asked)}; "
-            f"{way_forward(chapter, asked, free)}"
-        )
-    own = {_with(name, letter) for name in _all(names).get("volume", ())}
-    lines += [
-        f"note: the volume {thing.name} is here from an earlier session, with what it held; to begin with an empty "
-        f"one, `docker volume rm {thing.name}`, then run this cell again"
-        for thing in there
-        if thing.readers and thing.name in own and ours.may_touch(thing.session, session)
+    if not asked:
+        return []
+    return [
+        f"note: exercises of this chapter ask for names that are taken on this engine: {_listed(asked)}; "
+        f"{way_forward(chapter, asked, free)}"
     ]
-    return lines
 
 
 def owner(thing: Thing) -> str:
@@ -312,8 +309,6 @@ def _taken(
 
 
 def _is_usable(thing: Thing, session: str) -> bool:
-    if thing.kind == "volume" and not thing.readers:
-        return thing.session == session
     return bool(thing.session) and ours.may_touch(thing.session, session)
 
 

@@ -8,8 +8,8 @@ A container inherits the labels of its image, so the chapter and session labels 
 lab made it: somebody may run an image that the lab built. `labhelpers.kind` says what the label was put on;
 where it names another kind of thing, the labels came along and the thing is not ours.
 
-A named volume that a reader created with a typed command (`labhelpers.by=reader`) may hold work. It outlives its
-session and is removed only when the reader confirms it.
+A volume that a reader created with a typed command (`labhelpers.by=reader`), under a name that no chapter prescribes,
+may hold work. It outlives its session and is removed only when the reader confirms it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,15 @@ def is_ours(kind: str, found: dict[str, str] | None) -> bool:
 
 
 def outlives_its_session(kind: str, name: str, found: Mapping[str, str] | None) -> bool:
-    """Whether it is a volume with a name that a reader created: only the reader has it removed."""
-    return kind == "volume" and (found or {}).get(BY) == READER and not _ANONYMOUS.fullmatch(name)
+    """Whether it is a volume that a reader created in order to keep it: only the reader has it removed.
+
+    It has a name, and one that no chapter prescribes: those of the lessons go with their session, so that a chapter
+    can be run again from its top.
+    """
+    from labhelpers.names import is_prescribed_volume  # which imports this module
+
+    by_reader = kind == "volume" and (found or {}).get(BY) == READER
+    return by_reader and not _ANONYMOUS.fullmatch(name) and not is_prescribed_volume(name)
 
 
 @dataclass(frozen=True, slots=True)
