@@ -11,10 +11,12 @@ import pandas as pd
 
 from labhelpers import ours
 from labhelpers.engine import Engine
+from labhelpers.engine.find import for_command_line
 from labhelpers.lab import Lab
 
 IMAGE = "labhelpers/payload"
 COMMAND = ["/bin/busybox", "true"]
+LARGE, LARGE_MIB = "/large", 64
 STAYS = ["/bin/busybox", "sleep", "600"]
 
 
@@ -25,12 +27,18 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
     """
     with Lab("bench", engine=engine) as lab, lab.quiet():
         stays = lab.run(IMAGE, STAYS, network="none")
-        cli = ["docker", "--host", engine.address]
+        cli = ["docker", "--host", for_command_line(engine)]
         labels = ours.labels("container", lab.chapter, lab.session).items()
         run = [*cli, "run", *(f"--label={key}={value}" for key, value in labels), "--rm"]
+        through = ["docker", "--host", lab.socket.address]
+        copy = ["cp", f"{stays.id}:{LARGE}", "-"]
+        lab.exec(
+            stays, ["/bin/busybox", "dd", "if=/dev/urandom", f"of={LARGE}", "bs=1M", f"count={LARGE_MIB}"]
+        )
         groups: dict[str, dict[str, Callable[[], object]]] = {
             "run and remove": {
                 "docker run --rm": lambda: _typed([*run, IMAGE, *COMMAND]),
+                "docker run --rm, lab socket": lambda: _typed([*through, "run", "--rm", IMAGE, *COMMAND]),
                 "docker run --rm --network none": lambda: _typed(
                     [*run, "--network", "none", IMAGE, *COMMAND]
                 ),
@@ -38,7 +46,12 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
             },
             "exec": {
                 "docker exec": lambda: _typed([*cli, "exec", str(stays.id), *COMMAND]),
+                "docker exec, lab socket": lambda: _typed([*through, "exec", str(stays.id), *COMMAND]),
                 "lab.exec": lambda: lab.exec(stays, COMMAND),
+            },
+            f"copy {LARGE_MIB} MiB out": {
+                "docker cp": lambda: _typed([*cli, *copy]),
+                "docker cp, lab socket": lambda: _typed([*through, *copy]),
             },
             "look at the engine's host": {
                 "docker stats --no-stream": lambda: _typed([*cli, "stats", "--no-stream", str(stays.id)]),
@@ -66,7 +79,7 @@ def _median_ms(operation: Callable[[], object], repeats: int) -> float:
 
 
 def _typed(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def _run(lab: Lab) -> None:

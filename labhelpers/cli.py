@@ -127,13 +127,20 @@ def copy(chapter: str, suffix: str, to: Path | None) -> None:
     metavar="A|B|C|AB|all|auto|private|URL",
     help="The engine to test on: one of the three of the tests, several, all, or as for the other verbs.",
 )
+@click.option(
+    "--settings",
+    metavar="NAME|all",
+    help="Execute notebooks on engine B under these daemon settings (a wrong name lists them); ARGS are chapters.",
+)
 @_speaks
-def test(args: tuple[str, ...], engine: str) -> None:
+def test(args: tuple[str, ...], engine: str, settings: str | None) -> None:
     """Run the whole test suite, every notebook under nbval included; ARGS go to pytest.
 
     The engine may be named A (what `up` uses), B (28.5, containerd image store, nested), C (26.1, cgroup v2, in a
     virtual machine), or all: B and C are made for it and taken away again.
     """
+    if settings is not None:
+        _test_settings(settings, args, engine)
     from labhelpers.trial import runs
 
     names = runs.NAMES if engine == "all" else tuple(name for name in runs.NAMES if name in engine)
@@ -155,6 +162,19 @@ def _test_on(names: Sequence[str], args: Sequence[str]) -> NoReturn:
     if "A" in names:
         _ensure_browser()
     sys.exit(0 if runs.show(runs.run(names, engine, TEST_IMAGES, args, say)) else 1)
+
+
+def _test_settings(settings: str, chapters: Sequence[str], engine: str) -> NoReturn:
+    from labhelpers.trial import matrix  # nbformat takes a second to load
+
+    if engine not in ("auto", "B"):
+        raise errors.BadInput(
+            f"the daemon settings are those of engine B, and --engine says {engine}",
+            hint=f"./lab test --engine B --settings {settings}",
+        )
+    names = matrix.chosen(settings)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(0 if matrix.show(matrix.run(names, chapters, _provide("auto", matrix.IMAGES), say)) else 1)
 
 
 def _ensure_browser() -> None:
@@ -386,7 +406,7 @@ def _others_use(engine: Engine) -> str | None:
 
     if strangers := inventory(engine).strangers:
         return f"another lab on this engine has {strangers[0]}"
-    if str(engine.info["ID"]) in ours.alive_elsewhere().values():
+    if engine.identity in ours.alive_elsewhere().values():
         return "another lab is open on this engine"
     return None
 

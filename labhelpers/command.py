@@ -435,6 +435,29 @@ def _restart(value: str) -> dict[str, Any]:
     return {"Name": name, "MaximumRetryCount": int(times or 0)}
 
 
+def _log_config(value: str) -> dict[str, Any]:
+    return {"Type": _text(value), "Config": {}}
+
+
+def _ulimits(value: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]]:
+    """As docker/go-units reads `--ulimit name=soft:hard`; the command line sends them in the order of their names."""
+    if not isinstance(value, Mapping):
+        raise _refuse(
+            value, "is not a table of limits", "write {'nofile': 1024}, or {'nofile': (1024, 4096)}"
+        )
+    limits = []
+    for name, limit in sorted(value.items()):
+        pair = limit if isinstance(limit, tuple) else (limit, limit)
+        if len(pair) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) for one in pair):
+            raise _refuse(limit, "is not a limit", "write a whole number, or two: (soft, hard)")
+        limits.append({"Name": _text(name), "Soft": pair[0], "Hard": pair[1]})
+    return limits
+
+
+def _ulimit_words(value: Mapping[str, int | tuple[int, int]]) -> list[str]:
+    return [f"{one['Name']}={one['Soft']}:{one['Hard']}" for one in _ulimits(value)]
+
+
 def _at(path: str, check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
     return lambda value: {path: check(value)}
 
@@ -484,11 +507,14 @@ class Run(Operation):
         devices: '/dev/fuse' or '/dev/outside:/dev/inside:rwm'.
         device_cgroup_rules: what may be opened: 'c 10:229 rwm' (kind, major:minor, rights).
         pid: 'host' or 'container:NAME'. cgroupns: 'host' or 'private'. uts: 'host'.
+        userns_mode: 'host': the host's user namespace, on an engine that maps users (`userns-remap`).
         ipc: 'private', 'shareable' (others may join it), 'container:NAME', 'host' or 'none'.
         entrypoint: one word; its arguments belong into command.
         restart: 'no', 'always', 'unless-stopped', 'on-failure:3'.
         health_cmd: what a shell inside runs to see whether the service is well; exit status 0 is healthy.
         health_interval: seconds from one such check to the next; a whole number.
+        log_driver: 'json-file', 'local', 'none', …; None for the engine's own.
+        ulimits: name → limit, `{'nofile': 1024}` or `{'nofile': (1024, 4096)}` (soft, hard); getrlimit(2).
         rm: the engine removes it, and its anonymous volumes, when it has ended. Not for a command that ends at once:
             the lab would look for a container that is gone.
 
@@ -529,6 +555,9 @@ class Run(Operation):
     ipc: str | None = None
     uts: str | None = None
     cgroupns: str | None = None
+    userns_mode: str | None = None
+    log_driver: str | None = None
+    ulimits: Mapping[str, int | tuple[int, int]] | None = None
     read_only: bool = False
     init: bool = False
     stdin_open: bool = False
@@ -575,6 +604,9 @@ class Run(Operation):
         "ipc": _one("--ipc", "HostConfig.IpcMode", _ipc),
         "uts": _one("--uts", "HostConfig.UTSMode", _one_of("host")),
         "cgroupns": _one("--cgroupns", "HostConfig.CgroupnsMode", _one_of("host", "private")),
+        "userns_mode": _one("--userns", "HostConfig.UsernsMode", _one_of("host")),
+        "log_driver": _one("--log-driver", "HostConfig.LogConfig", _log_config),
+        "ulimits": Option("--ulimit", _ulimit_words, _at("HostConfig.Ulimits", _ulimits)),
         "read_only": _switch("--read-only", "HostConfig.ReadonlyRootfs"),
         "init": _switch("--init", "HostConfig.Init"),
         "stdin_open": _switch("-i", "OpenStdin"),
@@ -597,12 +629,24 @@ class Run(Operation):
         return [_image(self.image), *self._words()]
 
     def _fixed(self) -> dict[str, Any]:
-        # the command line sends these two even when nobody gives them
-        always = {"HostConfig.NetworkMode": "default", "HostConfig.RestartPolicy": _restart("no")}
+        # the command line sends the first two even when nobody gives them. The third keeps an engine set to
+        # `"init": true` from putting its init before each command; `/info` does not tell that setting.
+        always = {
+            "HostConfig.NetworkMode": "default",
+            "HostConfig.RestartPolicy": _restart("no"),
+            "HostConfig.Init": False,
+        }
         return {"Image": self.image} | always | ({"Cmd": words} if (words := self._words()) else {})
 
     def _words(self) -> list[str]:
         return [] if self.command is None else _command(self.command)
+
+
+@dataclass(frozen=True)
+class RunOnce(Run):
+    """`docker run --rm`: make a container, start it, show its output, and remove it when it has ended."""
+
+    VERB = ("run", "--rm")
 
 
 @dataclass(frozen=True)

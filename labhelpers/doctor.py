@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from dataclasses import asdict
 from typing import Any
 
-from labhelpers import ours, state
-from labhelpers.bootstrap import hub_answers
+from requests import Response
+
+from labhelpers import hub, ours, state
 from labhelpers.engine import Engine, connect, images
+from labhelpers.engine.differences import differences
+from labhelpers.engine.find import INSTALL_PAGE, for_command_line
 from labhelpers.engine.smallest import first_run
 from labhelpers.errors import LabError
 from labhelpers.terminal import say
 
 HUB_S = 1.0
-# an engine that takes longer for one answer has a problem of its own
-CALL_S = 3
+# longer than an overloaded engine takes: what was asked for and answered too late would be left behind
+CALL_S = 60
+# an engine that takes longer for one answer is slow
+SLOW_S = 3
 FACTS = ("version", "api", "host", "source", "storage_driver", "cgroup_version", "cpus", "memory_bytes")
 GO_ON = "go on; the notebooks say where it matters"
 ENOUGH_DISK_BYTES = 4 * 1024**3
@@ -27,8 +34,8 @@ def examine(choice: str | None = None) -> dict[str, Any]:
     Returns:
         `{"ok", "engine": {…} or None, "hub_reachable", "images": {name: {"ref",
         "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true where nothing stands in the
-        course's way (that the engine is Podman is told among the problems, and does not). Hub is
-        asked by the engine, or by this machine where there is none.
+        course's way. What is different on this engine is among the problems with `"kind": "note"`, and does not
+        stand in the way. Hub is asked by the engine, or by this machine where there is none.
     """
     problems: list[dict[str, str]] = []
     notes: list[dict[str, str]] = []
@@ -37,21 +44,32 @@ def examine(choice: str | None = None) -> dict[str, Any]:
         engine = connect(choice, revive=False)
     except LabError as error:
         problems.append(_problem(error))
-        report["hub_reachable"] = hub_answers(HUB_S)
+        report["hub_reachable"] = hub.answers(HUB_S)
     else:
         engine.client.api.timeout = CALL_S
+        slowest = _slowest(engine)
         facts = asdict(engine.facts())
         report["engine"] = {name: facts[name] for name in FACTS}
         notes = [
-            {"what": warning, "why": f"{engine.product} answers on Docker's API", "next": GO_ON}
+            {
+                "kind": "note",
+                "what": warning,
+                "why": f"{engine.product} answers on Docker's API",
+                "next": GO_ON,
+            }
             for warning in engine.warnings
         ]
-        problems += _first_run(engine)
+        notes += [
+            {"kind": "note", "what": one.what, "why": f"the engine's setting {one.name}", "next": one.next}
+            for one in differences(engine)
+        ]
+        problems += _first_run(engine) + _of_the_command_line(engine)
         report["hub_reachable"] = images.hub_reachable(engine, HUB_S)
         report["images"] = {
             name: {"ref": status.ref, "source": status.source, "present": status.present}
             for name, status in images.status(engine).items()
         }
+        notes += _of_slowness(slowest)
     problems += _of_this_machine()
     return report | {"ok": not problems, "problems": notes + problems}
 
@@ -74,8 +92,72 @@ def show(report: dict[str, Any]) -> None:
         )
         say(f"image:    {name:<9} {here}")
     for problem in report["problems"]:
-        say(f"problem:  {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
-    say("all is well" if report["ok"] else f"{len(report['problems'])} problem(s)")
+        kind = problem.get("kind", "problem") + ":"
+        say(f"{kind:<9} {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
+    problems = sum(problem.get("kind") != "note" for problem in report["problems"])
+    say("all is well" if report["ok"] else f"{problems} problem(s)")
+
+
+def _slowest(engine: Engine) -> list[float]:
+    """The longest time that the engine took to begin an answer, in seconds, as the only item of a list."""
+    longest = [0.0]
+
+    def note(answer: Response, *_: Any, **__: Any) -> None:
+        # the answer to a wait comes when the container ends
+        if not answer.url.partition("?")[0].endswith("/wait"):
+            longest[0] = max(longest[0], answer.elapsed.total_seconds())
+
+    engine.client.api.hooks["response"].append(note)
+    return longest
+
+
+def _of_slowness(slowest: list[float]) -> list[dict[str, str]]:
+    if slowest[0] <= SLOW_S:
+        return []
+    return [
+        {
+            "kind": "note",
+            "what": f"the engine is slow (one answer took more than {SLOW_S} s)",
+            "why": f"the slowest answer took {slowest[0]:.0f} s: its machine is busy, or too small",
+            "next": "end what keeps its machine busy (`top`, `docker stats`); measurements are not reliable until then",
+        }
+    ]
+
+
+def _of_the_command_line(engine: Engine) -> list[dict[str, str]]:
+    """Whether the `docker` command and this engine share a version of the API: it is tried, not computed."""
+    cli = shutil.which("docker")
+    if cli is None:
+        return []
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_TLS")}
+    command = [cli, "--host", for_command_line(engine), "version", "--format", "{{.Server.APIVersion}}"]
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=CALL_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [_cannot_talk(str(error), "run `docker version` yourself")]
+    return [] if done.returncode == 0 else [_cannot_talk(done.stderr.strip(), _newer_or_older(done.stderr))]
+
+
+def _cannot_talk(words: str, hint: str) -> dict[str, str]:
+    return {"what": "the `docker` command cannot talk to this engine", "why": words, "next": hint}
+
+
+def _newer_or_older(words: str) -> str:
+    if pinned := os.environ.get("DOCKER_API_VERSION"):
+        return f"DOCKER_API_VERSION asks for API {pinned}: `unset DOCKER_API_VERSION`"
+    if "too old" in words:
+        return f"update the `docker` command to the engine's version: {INSTALL_PAGE}"
+    if "too new" in words or "minimum supported" in words.lower():
+        return f"update the engine to the version of the `docker` command: {INSTALL_PAGE}"
+    return "run `docker version` yourself; a damaged ~/.docker/config.json is one cause"
 
 
 def _first_run(engine: Engine) -> list[dict[str, str]]:

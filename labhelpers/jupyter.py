@@ -14,16 +14,20 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from labhelpers import state
+from labhelpers import state, terminals
 from labhelpers.engine import Engine
+from labhelpers.engine.find import environment as environment_of
 from labhelpers.errors import BadInput, SetupFailed
 from labhelpers.terminal import step
 
 START_S = 60
 FIRST_PAGE = "notebooks/00_start_here.ipynb"
 RECORD = "jupyter/server.json"
-NOT_THEIRS = ("DOCKER_CONTEXT", "PYTHONDONTWRITEBYTECODE")
-"""What is left out of the environment of what the course starts: the engine is named by its address, and
+NOT_THEIRS = (
+    *("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_CERT_PATH"),
+    "PYTHONDONTWRITEBYTECODE",
+)
+"""What is left out of the environment of what the course starts: `find.environment` names the engine, and
 bytecode goes into the state directory. Without it each process compiles all that it imports."""
 
 
@@ -55,6 +59,7 @@ def environment(engine: Engine) -> dict[str, str]:
     """The environment of everything that the course starts: its engine, and its files in the state directory."""
     mine = {
         "DOCKER_HOST": engine.address,
+        **environment_of(engine),
         "LABHELPERS_HOME": str(state.home()),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(state.ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONPYCACHEPREFIX": str(state.path("cache", "python")),
@@ -134,6 +139,7 @@ def _start(engine: Engine, port: int | None) -> Server:
                 "--ServerApp.open_browser=False",
                 f"--ServerApp.root_dir={state.ROOT}",
                 "--LabApp.news_url=None",
+                "--ServerApp.jpserver_extensions=labhelpers.terminals=True",
                 *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
             ],
             stdin=subprocess.DEVNULL,
@@ -141,7 +147,11 @@ def _start(engine: Engine, port: int | None) -> Server:
             stderr=out,
             start_new_session=True,
             cwd=state.ROOT,
-            env={**environment(engine), "JUPYTER_TOKEN": token},
+            env={
+                **environment(engine),
+                **terminals.environment(),
+                "JUPYTER_TOKEN": token,
+            },
         )
     server = Server(process.pid, chosen, token, engine.address, str(state.ROOT))
     end = time.monotonic() + START_S

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import ipaddress
 import os
 import re
 import socket
@@ -34,24 +33,27 @@ from labhelpers.command import (
     Pull,
     Remove,
     Run,
+    RunOnce,
     Stop,
     Tag,
     Update,
     make,
 )
-from labhelpers.engine import Engine
-from labhelpers.engine.dial import Place
+from labhelpers.engine import Engine, registries, subnets
+from labhelpers.engine.differences import differences, matter_in
 from labhelpers.engine.events import Events
+from labhelpers.engine.find import environment
 from labhelpers.engine.host import HostView
+from labhelpers.engine.once import JSON_FILE, LIMIT_S, keeps_logs, run_once
 from labhelpers.engine.reach import Reach
 from labhelpers.engine.registry import Registry
 from labhelpers.engine.removal import remove_container
-from labhelpers.engine.streams import execute
+from labhelpers.engine.streams import Done, execute
 from labhelpers.engine.words import refused, speaking
 from labhelpers.errors import (
-    DISK_FULL,
     BadInput,
     BuildFailed,
+    EngineRefused,
     ImageMissing,
     LabError,
     NameTaken,
@@ -68,8 +70,12 @@ if TYPE_CHECKING:
 
     from labhelpers.engine.images import HubImage, Images
 
-# RFC 1918; docker's own default pools lie elsewhere
-_PRIVATE = ipaddress.IPv4Network("10.200.0.0/16")
+# libnetwork's message until Engine 24, and since 25 (moby, libnetwork/ipamapi and ipams/defaultipam)
+_NO_POOL = re.compile(
+    r"non-overlapping IPv[46] address pool|predefined address pools have been fully subnetted"
+)
+_ENGINES_OWN = ("bridge", "host", "none", "docker_gwbridge", "ingress")
+_NAMED = 4
 # runc's own first process is charged to the container, and killed where it is given too little (moby#41167): up to
 # 16.8 MB were seen to be taken. What the engine says then depends on how far it had come, and never is the cause.
 _TO_START = 32 << 20
@@ -134,9 +140,11 @@ class Lab:
             raise
         for line in notes:
             print(line)
-        self._reaper = Reaper(self.session, self.engine.address)
+        self._reaper = Reaper(self.session, environment(self.engine))
         atexit.register(self._close_at_exit)
         magic.register(self)
+        for difference in matter_in(chapter, differences(self.engine)):
+            print(f"note: {difference}")
 
     @property
     def client(self) -> docker.DockerClient:
@@ -194,7 +202,7 @@ class Lab:
     @cached_property
     def socket(self) -> LabSocket:
         """The lab socket: the engine, for what the reader types; started by its first use."""
-        return LabSocket(Place(self.engine.address, self.engine.found_by), self.session, self._labels)
+        return LabSocket(self.engine.place, self.session, self._labels)
 
     def use_socket(self) -> None:
         """Set this process's `DOCKER_HOST` to the lab socket, until the lab is closed."""
@@ -230,7 +238,7 @@ class Lab:
             NameTaken, PortTaken: the name or a port belongs to something else.
             EngineRefused: the engine said no for another reason.
         """
-        run = make(Run, image, command, **options)
+        run = make(Run, image, command, **self._with_log(self._with_userns(options)))
         self._say(run)
         body = run.api()
         name = body.pop("name", None)
@@ -254,6 +262,39 @@ class Lab:
                 raise
             return self.client.containers.get(made["Id"])
 
+    def once(
+        self,
+        image: str,
+        command: str | Sequence[str] | None = None,
+        *,
+        limit_s: float = LIMIT_S,
+        **options: Any,
+    ) -> Output:
+        """Run a command in a container of its own, wait for it, give its output, and remove the container.
+
+        The output is read as the command writes it, so that it does not depend on the engine's log driver.
+
+        Args:
+            limit_s: how long it may be silent, in seconds.
+            options: those of `labhelpers.command.Run`, without a name.
+
+        Raises:
+            BadInput, ImageMissing, EngineRefused: see `run`.
+            LabError: it was silent for `limit_s`.
+        """
+        run = make(RunOnce, image, command, **self._with_userns(options))
+        self._say(run)
+        body = run.api()
+        body["Labels"] = body.get("Labels", {}) | self._labels("container")
+        with speaking(self.engine):
+            try:
+                done = run_once(self.client.api, body, limit_s=limit_s)
+            except ImageNotFound as error:
+                raise _image_missing(image, error) from None
+            except APIError as error:
+                raise self._not_started(run, error) from None
+        return _output(done)
+
     def exec(self, container: Container | str, command: str | Sequence[str], **options: Any) -> Output:
         """Run one more process in a running container, wait for it, and give its output.
 
@@ -264,7 +305,7 @@ class Lab:
         self._say(call)
         with speaking(self.engine, container=call.container):
             done = execute(self.client.api, **call.api())
-        return Output(done.exit_code, *(part.decode(errors="replace") for part in (done.stdout, done.stderr)))
+        return _output(done)
 
     def update(self, container: Container | str, **options: Any) -> None:
         """Change the limits of a container that the lab made, while it runs; `labhelpers.command.Update` lists them.
@@ -324,11 +365,11 @@ class Lab:
             try:
                 for step in self.client.api.pull(**call.api(), stream=True, decode=True):
                     if "error" in step:
-                        raise _image_missing(ref, step["error"])
+                        raise registries.explain(ref, str(step["error"])).error(ref)
                     if see:
                         see(step)
             except APIError as error:
-                raise _image_missing(ref, error) from None
+                raise registries.failed(error, ref).error(ref) from None
             pulled = self.client.images.get(ref)
             self._there_before.add(str(pulled.id))
             return pulled
@@ -393,6 +434,7 @@ class Lab:
 
         Raises:
             NameTaken: a network of that name is there, or one that has addresses of the same subnet.
+            EngineRefused: the engine has no addresses left for another network, or refused for another reason.
         """
         call = make(CreateNetwork, name, **options)
         self._say(call)
@@ -402,8 +444,10 @@ class Lab:
             except APIError as error:
                 if error.status_code == 409 or "already exists" in str(error.explanation):
                     raise self._name_taken("network", name, error) from None
-                if "overlap" in str(error.explanation):
-                    raise self._subnet_taken(str(options.get("subnet")), error) from None
+                if _NO_POOL.search(str(error.explanation)):
+                    raise self._no_pool(error) from None
+                if "overlap" in str(error.explanation) and call.subnet:
+                    raise self._subnet_taken(call.subnet, error) from None
                 raise
             return self.client.networks.get(made["Id"])
 
@@ -510,6 +554,20 @@ class Lab:
 
     # --- whose it is
 
+    def _with_log(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Options of `run`: what a container of the lab writes can be read, also where the engine keeps no logs."""
+        with speaking(self.engine):
+            return options if keeps_logs(self.engine.info) else {"log_driver": JSON_FILE, **options}
+
+    def _with_userns(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Options of `run`: an engine with `userns-remap` refuses namespaces of the host without its user namespace.
+
+        Source: moby, daemon/daemon_unix.go, verifyPlatformContainerSettings; for IPC the kernel refuses mqueue.
+        """
+        with speaking(self.engine):
+            is_needed = "host" in map(options.get, ("network", "pid", "ipc")) and self.engine.remaps_users
+        return {"userns_mode": "host", **options} if is_needed else options
+
     def _labels(self, kind: str) -> dict[str, str]:
         return belongings.labels(kind, self.chapter, self.session)
 
@@ -562,28 +620,55 @@ class Lab:
         )
 
     def _subnet_taken(self, subnet: str, error: APIError) -> NameTaken:
-        wanted = ipaddress.ip_network(subnet)
-        taken = {
-            ipaddress.ip_network(pool["Subnet"]): network["Name"]
-            for network in self.client.api.networks()
-            for pool in (network["IPAM"]["Config"] or [])
-            if pool.get("Subnet")
-        }
-        owner = next(
-            (name for net, name in taken.items() if net.version == wanted.version and net.overlaps(wanted)),
-            None,
-        )
+        wanted = subnets.parsed(subnet)
+        assert wanted is not None, "checked by CreateNetwork"
+        taken = list(subnets.of_networks(self.client.api.networks()))
+        owner = next((name for one, name in taken if subnets.overlaps(wanted, [one])), None)
         whose = f"the network {owner!r}" if owner else "another network of the engine's machine"
-        free = next(
-            n
-            for n in _PRIVATE.subnets(new_prefix=24)
-            if not any(n.overlaps(t) for t in taken if t.version == 4)
-        )
         return NameTaken(
             f"addresses of the subnet {subnet} belong to {whose}",
-            hint=f"choose another one: subnet='{free}'; or leave the subnet out, then the engine chooses",
+            hint=self._free_subnet([one for one, _ in taken], wanted.version)
+            + "or leave the subnet out, then the engine chooses",
             engine_words=str(error.explanation),
         )
+
+    def _no_pool(self, error: APIError) -> EngineRefused:
+        """That no address pool is left: too many networks, small pools, or routes (a VPN's) that cover the pools."""
+        words = str(error.explanation)
+        rows = [row for row in self.client.api.networks() if row.get("Name") not in _ENGINES_OWN]
+        used = {
+            str(name)
+            for row in self.client.api.containers(all=True)
+            for name in (row.get("NetworkSettings") or {}).get("Networks") or {}
+        }
+        unused = sorted(
+            str(row["Name"]) for row in rows if row["Name"] not in used and not row.get("Ingress")
+        )
+        hint = self._free_subnet(
+            [one for one, _ in subnets.of_networks(self.client.api.networks())],
+            6 if "IPv6" in words else 4,
+        )
+        if unused:
+            some = " ".join(unused[:_NAMED]) + (" …" if len(unused) > _NAMED else "")
+            hint += (
+                f"or remove networks that you do not need: docker network rm {some} (`./lab clean` removes those that "
+                "labs left)"
+            )
+        else:
+            hint += "or stop what uses a network that you do not need, and remove both"
+        return EngineRefused(
+            f"the engine has no addresses left for another network. It has {_networks(len(rows))}, "
+            f"{len(unused)} of them without a container; its address pools may be small, or a VPN's routes cover them",
+            hint=hint,
+            engine_words=words,
+        )
+
+    def _free_subnet(self, taken: list[subnets.Subnet], version: int) -> str:
+        """The beginning of a hint: a subnet that no network and no route of the engine's host has."""
+        with suppress(LabError):  # the host's routes are not shown everywhere
+            taken = [*taken, *subnets.of_routes(route.destination for route in self.host.routes())]
+        free = subnets.free(taken, version)
+        return f"choose addresses yourself: subnet='{free}'; " if free else ""
 
     def _not_started(self, run: Run, error: APIError) -> LabError:
         words = str(error.explanation)
@@ -811,13 +896,7 @@ def _image_missing(ref: str, error: object) -> ImageMissing:
             hint=f"fetch it: lab.pull({ref!r}); for an image of the lab: lab.image(NAME)",
             engine_words=words,
         )
-    return ImageMissing(
-        f"the image {ref!r} could not be fetched",
-        hint=DISK_FULL
-        if "no space left" in words.lower()
-        else "check its name and tag; where its registry is out of reach, `./lab doctor` says what stands in",
-        engine_words=words,
-    )
+    return registries.explain(ref, words).error(ref)
 
 
 def _build_failed(call: Build, said: list[str], words: str) -> BuildFailed:
@@ -854,12 +933,20 @@ def _free_port(near: int, used: Mapping[int, str]) -> int:
     return near
 
 
+def _output(done: Done) -> Output:
+    return Output(done.exit_code, *(part.decode(errors="replace") for part in (done.stdout, done.stderr)))
+
+
 def _name_of(container: Container | str) -> str:
     return container if isinstance(container, str) else str(container.name)
 
 
 def _whose(labels: Mapping[str, str]) -> str:
     return f"another lab session (chapter {labels[belongings.CHAPTER]})"
+
+
+def _networks(count: int) -> str:
+    return "1 network" if count == 1 else f"{count} networks"
 
 
 def _a(kind: str) -> str:

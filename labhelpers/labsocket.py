@@ -17,8 +17,6 @@ import asyncio
 import json
 import re
 import secrets
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +28,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from labhelpers import ours, state
 from labhelpers.engine.dial import Connection, Place, Streams, dial, join
-from labhelpers.engine.gateway import Gateway
+from labhelpers.engine.gateway import Gateway, private_socket
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 
 BODY_BYTES = 64 << 20
 """The longest body that is read whole, to add labels to it."""
-# sun_path holds 108 bytes (unix(7))
-SOCKET_BYTES = 107
 
 Labels = Callable[[str], dict[str, str]]
 """The labels for a kind: container, network, volume or image."""
@@ -113,7 +109,7 @@ def parse_head(data: bytes) -> Request:
         BadRequest: it is not HTTP.
     """
     first, *lines = data.decode("latin-1").split("\r\n")
-    method, target, protocol = (first.split(" ") + ["", ""])[:3]
+    method, target, protocol, *_ = [*first.split(" "), "", ""]
     headers = [line.partition(":") for line in lines]
     if not protocol.startswith("HTTP/") or not all(colon for _, colon, _ in headers):
         raise BadRequest(
@@ -232,25 +228,23 @@ class LabSocket:
         place: where the engine is.
         session: what a prune is limited to.
         labels: the labels that a kind of thing gets.
+        path: where to listen; None for a path of its own.
 
     Attributes:
         address: what `DOCKER_HOST` takes.
     """
 
-    def __init__(self, place: Place, session: str, labels: Labels) -> None:
+    def __init__(self, place: Place, session: str, labels: Labels, path: Path | None = None) -> None:
         self._place, self._session = place, session
         self._labels = labels
         self._recordings: list[Conversation] = []
         self._lock = threading.Lock()
-        self._path, self._folder = _socket_path(session)
-        self._gateway = Gateway(self._path, self._serve)
-        self.address = f"unix://{self._path}"
+        self._gateway = Gateway(path or private_socket(f"{session}-{secrets.token_hex(2)}"), self._serve)
+        self.address = self._gateway.address
 
     def close(self) -> None:
         """Stop listening, end the connections that are open, and remove the socket. A second call does nothing."""
         self._gateway.close()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextmanager
     def record(self) -> Iterator[Conversation]:
@@ -322,15 +316,6 @@ class LabSocket:
         request.replace_header("transfer-encoding", None)
         request.replace_header("content-length", str(len(body)))
         return body
-
-
-def _socket_path(session: str) -> tuple[Path, Path | None]:
-    """A path that a Unix socket can have, and the folder to remove afterwards if it is a temporary one."""
-    path = state.path("run", f"{session}-{secrets.token_hex(2)}.sock")
-    if len(str(path).encode()) <= SOCKET_BYTES:
-        return path, None
-    folder = Path(tempfile.mkdtemp(prefix="lab-"))
-    return folder / "docker.sock", folder
 
 
 async def _read_head(reader: asyncio.StreamReader) -> Request | None:

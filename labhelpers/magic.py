@@ -1,8 +1,8 @@
 """`%docker` and `%%docker`: the reader's own commands, through the lab socket.
 
 A shell runs them, so a line means what it means in a terminal: quotes, `$$`, pipes, redirects, `&&`, globs, and
-here-documents in a cell. A variable of the notebook is a variable of that shell: `$image` is what the notebook's `image`
-holds. IPython's own `{name}` is off, because docker's `--format '{{.Names}}'` needs its braces.
+here-documents in a cell. A variable of the notebook is a variable of that shell: `$image` is the value of the
+notebook's `image`. IPython's own `{name}` is off, because docker's `--format '{{.Names}}'` needs its braces.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ STOP_S = 5.0
 def register(lab: Lab) -> None:
     """Make `%docker` and `%%docker` work on `lab`'s engine, if IPython runs; the newest lab wins.
 
-    So does whatever else in this process asks `DOCKER_HOST`: `!docker`, `%%bash`, an SDK in a cell. What the SDK raises in a
-    cell about that engine is shown as a message, wherever in the cell it comes from.
+    So does whatever else in this process asks `DOCKER_HOST`: `!docker`, `%%bash`, an SDK in a cell. What the SDK raises
+    in a cell about that engine is shown as a message, wherever in the cell it comes from.
     """
     if "IPython" not in sys.modules:
         return
@@ -77,8 +77,8 @@ def register(lab: Lab) -> None:
 def script(line: str, cell: str | None = None) -> str:
     """What the shell runs for `%docker line`, or for a cell that begins with `%%docker line`.
 
-    `docker` itself may be left out on the magic's own line. A cell is a script that stops at the first command that fails
-    (`set -e`, POSIX), so that a later line does not work on what an earlier one did not make.
+    `docker` itself may be left out on the magic's own line. A cell is a script that stops at the first command that
+    fails (`set -e`, POSIX), so that a later line does not work on what an earlier one did not make.
     """
     first = line.strip()
     if first and not re.match(r"docker(\s|$)", first):
@@ -89,8 +89,8 @@ def script(line: str, cell: str | None = None) -> str:
 def inserted(text: str, variables: Mapping[str, Any]) -> dict[str, str]:
     """The variables of the notebook that `text` names (`$NAME`, `${NAME}`), as a shell takes them.
 
-    Text, numbers, paths and the lab's results are inserted as `str` gives them, a container, network or volume of the SDK by
-    its name, an image by its tag, and a list as its quoted items. Other values stay in the notebook.
+    Text, numbers, paths and the lab's results are inserted as `str` gives them; a container, network or volume of the
+    SDK by its name, an image by its tag, and a list as its quoted items. Other values stay in the notebook.
     """
     names = {name for name in _NAME.findall(text) if not _NOT_INSERTED.fullmatch(name)}
     values = {name: _as_text(variables[name]) for name in names if name in variables}

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pymysql
 from docker.models.containers import Container
 
+from labhelpers.engine.once import last_lines
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 
@@ -74,12 +75,12 @@ def until_ready(
             name = container if isinstance(container, str) else str(container.id)
             found = lab.client.api.inspect_container(name)
             if not found["State"]["Running"] or time.monotonic() > end:
-                words = lab.client.api.logs(found["Id"], tail=_LAST_LINES).decode(errors="replace")
+                words = last_lines(lab.client.api, found["Id"], _LAST_LINES)
                 raise LabError(
                     f"the MySQL server in {found['Name'].lstrip('/')!r} "
                     + (f"is not ready after {limit_s:.0f} s" if found["State"]["Running"] else "ended"),
                     hint="its last lines, above, say why; look at all of them with `docker logs`",
-                    engine_words=words.strip() or error.message,
+                    engine_words=words or error.message,
                 ) from None
         time.sleep(_LOOK_S)
 

@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from requests.exceptions import RequestException
 
 from labhelpers import state
+from labhelpers.engine.find import identity
 from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.results import Result
 
@@ -121,7 +122,7 @@ def _labelled(client: docker.DockerClient, label: str) -> list[Thing]:
 
 def _known_on(client: docker.DockerClient) -> set[str]:
     """The sessions that have a record here, on this engine."""
-    engine_id = str(client.info()["ID"])
+    engine_id = identity(client.info())
     return {session for session in _known() if _engine_of(session, engine_id) == engine_id}
 
 
@@ -292,7 +293,7 @@ class Session:
 
 def begin(client: docker.DockerClient, chapter: str) -> Session:
     """Remove what dead sessions of this state directory left on this engine, and begin a new one."""
-    engine_id = str(client.info()["ID"])
+    engine_id = identity(client.info())
     with state.locked("sessions"):
         for session in _known():
             bury(client, session, engine_id)
@@ -318,7 +319,7 @@ def short_session(client: docker.DockerClient, chapter: str) -> Iterator[Callabl
 
     What the block leaves is removed at its end or, where that fails or the process dies, by the next lab.
     """
-    engine_id = str(client.info()["ID"])
+    engine_id = identity(client.info())
     with state.locked("sessions"):
         session = Session(engine_id, chapter)
     try:
@@ -370,7 +371,7 @@ def alive_elsewhere() -> dict[str, str]:
 
 def sweep(client: docker.DockerClient) -> tuple[list[Thing], list[str]]:
     """Remove what dead sessions of this state directory left on this engine: what went, and a line for what stays."""
-    engine_id = str(client.info()["ID"])
+    engine_id = identity(client.info())
     removed: list[Thing] = []
     kept: list[str] = []
     with state.locked("sessions"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 
 # an engine that is being restarted comes back within this time; after it, the next lab cleans up
 PATIENCE_S = 60.0
@@ -26,10 +27,10 @@ class Reaper:
 
     Args:
         session: its id.
-        engine: the address of its engine.
+        engine: the variables that lead to its engine (`engine.find.environment`).
     """
 
-    def __init__(self, session: str, engine: str) -> None:
+    def __init__(self, session: str, engine: Mapping[str, str]) -> None:
         import subprocess  # half of what the process that waits would load
 
         from labhelpers import ours
@@ -39,7 +40,7 @@ class Reaper:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"DOCKER_HOST": engine, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {**engine, "PYTHONPATH": os.pathsep.join(sys.path)},
             cwd="/",
             # a kernel's shutdown ends the kernel's whole group; this one must see the end of it
             start_new_session=True,
@@ -61,6 +62,7 @@ def main(session: str) -> None:
 
     from labhelpers import engine as engines
     from labhelpers import ours
+    from labhelpers.engine.find import identity
     from labhelpers.errors import LabError
 
     end = time.monotonic() + PATIENCE_S
@@ -71,7 +73,7 @@ def main(session: str) -> None:
             if passes + 1 < PASSES:
                 ours.clear(client, session)
                 passes += 1
-            elif ours.bury(client, session, client.info()["ID"]):
+            elif ours.bury(client, session, identity(client.info())):
                 return
         except (LabError, OSError, DockerException, RequestException):
             passes = 0  # the engine is away: look again when it is back

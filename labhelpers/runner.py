@@ -25,6 +25,7 @@ from rich.markup import escape
 from labhelpers import ours, state
 from labhelpers.engine import connect
 from labhelpers.errors import BadInput, LabError
+from labhelpers.results import DOES_NOT_APPLY
 from labhelpers.terminal import say, step
 
 CELL_S = 900
@@ -49,6 +50,7 @@ class Executed:
         failed_cell: the number of the cell that failed, counted from 1 as JupyterLab counts code cells; or None.
         error: that cell's error, or "".
         page: the HTML report, or None if none was asked for.
+        not_applicable: (finding, reason) of each that does not apply to this engine.
         left: a line for each thing of this notebook that is still on the engine.
     """
 
@@ -58,6 +60,7 @@ class Executed:
     failed_cell: int | None
     error: str
     page: Path | None
+    not_applicable: tuple[tuple[str, str], ...] = ()
     left: tuple[str, ...] = ()
 
 
@@ -139,7 +142,9 @@ def execute(path: Path, html: Path | None = None) -> Executed:
             if stopped.is_set():
                 raise KeyboardInterrupt
     page = _write_page(notebook, path.stem, html) if html else None
-    return Executed(path.stem, len(code), time.monotonic() - began, failed, error, page, tuple(left))
+    seconds = time.monotonic() - began
+    applies = tuple(_not_applicable(code))
+    return Executed(path.stem, len(code), seconds, failed, error, page, applies, tuple(left))
 
 
 def _on_interrupt(call: Callable[[], object]) -> None:
@@ -205,6 +210,15 @@ def report(done: Sequence[Executed]) -> bool:
         + (f"; failed: {', '.join(failed)}" if failed else "")
     )
     return not failed
+
+
+def _not_applicable(cells: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    for cell in cells:
+        printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        for line in printed.splitlines():
+            claim, separator, reason = line.partition(DOES_NOT_APPLY)
+            if separator:
+                yield claim, reason
 
 
 def _last_words(cell: Any) -> str:

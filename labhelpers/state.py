@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +38,19 @@ def path(*parts: str) -> Path:
 
 
 def shown(text: object) -> str:
-    """`text` with the reader's home directory written as `~`, for messages and pages."""
-    return str(text).replace(str(Path.home()), "~")
+    """`text` with the reader's home directory written as `~`, for messages and pages.
+
+    Only where it begins a path: the `/root` of `ssh://root@host` is no directory, and `/root` after a colon is one
+    inside a container.
+    """
+    try:
+        directory = Path.home()
+    except RuntimeError:  # no HOME, and no account of this user id
+        return str(text)
+    if not directory.is_absolute() or directory == Path(directory.anchor):
+        return str(text)
+    whole = rf"(?:(?<=://)|(?<![\w/.:~-])){re.escape(str(directory))}(?![\w@-]|\.\w)"
+    return re.sub(whole, "~", str(text))
 
 
 def read_json(name: str, default: Any) -> Any:

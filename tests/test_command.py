@@ -30,6 +30,9 @@ RUN_OPTIONS: list[dict[str, Any]] = [
         "labels": {"colour": "blue sky"},
         "restart": "on-failure:3",
         "workdir": "/tmp",
+        "log_driver": "local",
+        "ulimits": {"nproc": 512, "nofile": (256, 1024)},
+        "userns_mode": "host",
     },
     {
         "network": "none",
@@ -170,6 +173,9 @@ def test_run(lab: Lab, options: dict[str, Any]) -> None:
         {"device_cgroup_rules": ["c 1:3"]},
         {"devices": ["fuse"]},
         {"tmpfs": {"run": ""}},
+        {"userns_mode": "private"},
+        {"ulimits": {"nofile": "many"}},
+        {"ulimits": ["nofile=1024"]},
     ],
     ids=str,
 )

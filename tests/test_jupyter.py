@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import requests
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from labhelpers import jupyter, state
+from labhelpers import jupyter, ours, state
 from labhelpers.engine import Engine
 from labhelpers.errors import BadInput
 
@@ -95,7 +96,8 @@ def wait_for(client: BlockingKernelClient) -> None:
             time.sleep(0.5)
 
 
-def test_a_kernel_reaches_the_same_engine(server: jupyter.Server, engine: Engine) -> None:
+def printed(server: jupyter.Server, code: str) -> str:
+    """What `code` prints in a new kernel of the server."""
     kernel = requests.post(api(server, "kernels"), params={"token": server.token}, timeout=30).json()
     file = state.path("jupyter", "runtime") / f"kernel-{kernel['id']}.json"
     client = BlockingKernelClient(connection_file=str(file))
@@ -104,12 +106,18 @@ def test_a_kernel_reaches_the_same_engine(server: jupyter.Server, engine: Engine
     wait_for(client)
     said: list[str] = []
     client.execute_interactive(
-        "import subprocess; print(subprocess.getoutput(\"docker info --format '{{.ID}}'\"))",
+        code,
         output_hook=lambda message: said.append(message["content"].get("text", "")),
         timeout=60,
     )
     client.stop_channels()
-    assert "".join(said).strip() == engine.info["ID"]
+    requests.delete(api(server, f"kernels/{kernel['id']}"), params={"token": server.token}, timeout=30)
+    return "".join(said).strip()
+
+
+def test_a_kernel_reaches_the_same_engine(server: jupyter.Server, engine: Engine) -> None:
+    code = "import subprocess; print(subprocess.getoutput(\"docker info --format '{{.ID}}'\"))"
+    assert printed(server, code) == engine.info["ID"]
 
 
 def test_stop_ends_the_server_and_its_kernels(
@@ -148,3 +156,31 @@ def test_what_the_course_starts_keeps_its_bytecode_in_the_state_directory(
     theirs = jupyter.environment(engine)
     assert "PYTHONDONTWRITEBYTECODE" not in theirs
     assert Path(theirs["PYTHONPYCACHEPREFIX"]).is_relative_to(state.home())
+
+
+def test_a_terminal_uses_the_lab_socket(server: jupyter.Server, engine: Engine) -> None:
+    # a terminal inherits the server's environment
+    environment = psutil.Process(server.pid).environ()
+    assert environment["DOCKER_HOST"].endswith("terminal.sock")
+    name = f"t-{time.time_ns()}"
+    done = subprocess.run(
+        ["docker", "network", "create", name], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (network,) = engine.client.networks.list(names=[name])
+    try:
+        assert network.attrs["Labels"]["labhelpers.chapter"] == "terminal"
+        assert ours.is_alive(network.attrs["Labels"]["labhelpers.session"])
+    finally:
+        network.remove()
+
+
+def test_a_kernel_reaches_the_engine_itself_and_its_cells_the_lab_socket(
+    server: jupyter.Server, engine: Engine
+) -> None:
+    code = "import os; from labhelpers.lab import Lab; lab = Lab('test')\n"
+    code += "print(lab.engine.address, os.environ['DOCKER_HOST'])"
+    direct, through = printed(server, code).split()
+    assert direct == engine.address
+    assert through != engine.address
+    assert "terminal" not in through

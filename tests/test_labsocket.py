@@ -297,14 +297,6 @@ def test_only_its_user_may_open_it(there: Lab) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_a_long_state_directory_gets_a_short_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / ("d" * 100)))
-    path, folder = labsocket._socket_path("abcdef12")
-    assert folder is not None
-    assert len(str(path)) <= labsocket.SOCKET_BYTES
-    folder.rmdir()
-
-
 # --- what is rewritten, and what is not
 
 HEADER = st.tuples(

@@ -97,11 +97,9 @@ def test_values_of_the_notebook_are_variables_of_the_shell(
         "DOCKER_HOST": "tcp://127.0.0.1:9",
         "_quoted": "'",
     }
-    line = "docker inspect $who --format '{{.Config.Image}}'; echo \"$blank|${number}|$path|$items|$table|$_quoted|$image\" '$who'"
-    assert (
-        magic.run(there, line + "; echo $PATH $DOCKER_HOST >/dev/null; docker version >/dev/null", values)
-        == 0
-    )
+    line = "docker inspect $who --format '{{.Config.Image}}'; "
+    line += "echo \"$blank|${number}|$path|$items|$table|$_quoted|$image\" '$who'; "
+    assert magic.run(there, line + "echo $PATH $DOCKER_HOST >&2; docker version >&2", values) == 0
     first, second = capfd.readouterr().out.splitlines()
     assert first == IMAGE
     assert second == f"two words; echo no|3|/tmp/x|'a b' '$HOME'||'|{IMAGE}:latest $who"

@@ -6,7 +6,6 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import START_S, exit_code
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -124,7 +123,7 @@ def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, An
     script = TRY.format(path=shlex.quote(path), major=major, minor=minor)
     with lab.quiet():
         # MKNOD is one of the capabilities that Docker gives by default
-        container = lab.run(
+        said = lab.once(
             lab.image("payload"),
             ["sh", "-c", script],
             network="none",
@@ -132,10 +131,7 @@ def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, An
             cap_add=["MKNOD"],
             **options,
         )
-        exit_code(container, START_S)
-        said = container.logs().decode(errors="replace")
-        lab.remove(container, force=True)
-    answers = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    answers = dict(line.split(" ", 1) for line in said.stdout.splitlines() if " " in line)
     # EPERM is the controller's no; another error comes from the device's own driver, which was reached
     opened = {
         way: answers.get(way) == "yes" or "not permitted" not in answers.get(way, "not permitted")

@@ -135,16 +135,14 @@ def kernel_line(lab: Lab, container_id: str) -> tuple[str | None, str]:
     """
     with lab.quiet():
         try:
-            reader = lab.run(
+            said = lab.once(
                 lab.image("payload"), ["dmesg"], network="none", cap_drop=["ALL"], cap_add=["SYSLOG"]
             )
         except LabError as error:
             return None, f"the engine does not give the right to read its kernel's log: {error.message}"
-        code = exit_code(reader, START_S)
-        log = reader.logs().decode(errors="replace")
-        lab.remove(reader, force=True)
-    if code:
-        return None, f"the kernel's log cannot be read: {log.strip()[-200:]}"
+    log = said.stdout
+    if said.exit_code:
+        return None, f"the kernel's log cannot be read: {str(said).strip()[-200:]}"
     tasks = re.findall(rf"oom-kill:.*task_memcg=\S*{container_id[:12]}\S*,task=[^,]*,pid=(\d+)", log)
     lines = [line for line in KILLED.finditer(log) if tasks and line[1] == tasks[-1]]
     return (lines[-1][0], "") if lines else (None, "the kernel's log holds no line about it (any more)")

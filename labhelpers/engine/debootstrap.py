@@ -6,6 +6,7 @@ base is made, and go into the base: builds on it reach the same mirror.
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import subprocess
@@ -168,6 +169,9 @@ def _import(engine: Engine, folder: Path, ref: str, labels: Mapping[str, str]) -
             hint="a full disk does this: `docker system df` tells what takes it; then run this again",
             engine_words=said,
         )
+    # Podman 4.3 imports it as `latest`, whatever the tag
+    imported = json.loads(said.strip().splitlines()[-1])["status"]
+    engine.client.api.tag(imported, repository, tag)
 
 
 def _remove(folder: Path) -> None:

@@ -8,13 +8,19 @@ run -i` with a closed standard input needs this, and asyncio's own TLS transport
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import os
 import signal
 import ssl
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
@@ -23,8 +29,10 @@ from labhelpers import state
 
 CONNECT_S = 10
 PORT, TLS_PORT = 2375, 2376
-_CHUNK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 20
 _STDERR_BYTES = 1 << 12
+_ANSWER_BYTES = 1 << 20
+_SHOWN_BYTES = 300
 _EXIT_S = 2
 # an idle master connection stays this long, so that the next request need not log in again (ssh_config(5))
 _PERSIST_S = 60
@@ -118,6 +126,16 @@ class Place:
         return path.replace("/", "\\") if self.scheme == "npipe" else path
 
     @property
+    def authority(self) -> str:
+        """`host:port` of a `tcp` address, as a URL has it.
+
+        Raises:
+            ValueError: see `url`.
+        """
+        host, port = self.host_port
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
     def host_port(self) -> tuple[str, int]:
         """The host and port of a `tcp` address, with Docker's default port.
 
@@ -125,6 +143,14 @@ class Place:
             ValueError: see `url`.
         """
         return self.url.hostname or "127.0.0.1", self.url.port or (TLS_PORT if self.tls else PORT)
+
+
+class NoAnswer(TimeoutError):
+    """Something accepted the connection and then sent nothing in time."""
+
+
+class NoEngine(ConnectionError):
+    """What answered does not speak the Engine API; the text is the beginning of its answer."""
 
 
 class SshFailed(ConnectionError):
@@ -151,6 +177,70 @@ async def dial(place: Place) -> Connection:
     except BaseException:
         await plain.close()
         raise
+
+
+def ask_version(place: Place, limit_s: float) -> dict[str, Any]:
+    """What the engine at `place` answers to `GET /version` (Engine API).
+
+    Args:
+        limit_s: how long the connection may take, and then how long the answer.
+
+    Raises:
+        OSError, ValueError: as `dial`; also `NoAnswer` and `NoEngine`.
+    """
+    # a thread of its own, because a notebook's main thread has a running event loop already
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_run, _version(place, limit_s)).result()
+
+
+def _run(coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    # named pipes need this loop, and Jupyter makes another one the default on Windows
+    factory = getattr(asyncio, "ProactorEventLoop", None)
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(coroutine)
+
+
+async def _version(place: Place, limit_s: float) -> dict[str, Any]:
+    connection = await asyncio.wait_for(dial(place), limit_s)
+    try:
+        await connection.write(b"GET /version HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
+        # over ssh the login is part of the first answer
+        limit_s += CONNECT_S if place.scheme == "ssh" else 0
+        answer = await asyncio.wait_for(_all(connection), limit_s)
+    except TimeoutError:
+        raise NoAnswer(f"no answer within {limit_s:.0f} s") from None
+    finally:
+        await connection.close()
+    return _parsed(answer)
+
+
+async def _all(connection: Connection) -> bytes:
+    answer = b""
+    while len(answer) < _ANSWER_BYTES and (part := await connection.read(_CHUNK_BYTES)):
+        answer += part
+    return answer
+
+
+def _parsed(answer: bytes) -> dict[str, Any]:
+    response = HTTPResponse(_Received(answer))  # type: ignore[arg-type]
+    try:
+        response.begin()
+        found = json.loads(response.read())
+    except (HTTPException, ValueError):
+        raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace") or "an empty answer") from None
+    if response.status != HTTPStatus.OK or not isinstance(found, dict) or "ApiVersion" not in found:
+        raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace"))
+    return found
+
+
+class _Received:
+    """As much of a socket as `http.client` needs to parse what has arrived."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
 
 
 async def join(near: Connection, far: Connection) -> None:
@@ -210,9 +300,9 @@ class Streams:
 
 async def _plain(place: Place) -> Streams:
     if place.scheme == "unix":
-        return Streams(*await asyncio.open_unix_connection(place.path))
+        return Streams(*await asyncio.open_unix_connection(place.path, limit=_CHUNK_BYTES))
     if place.scheme == "tcp":
-        return Streams(*await asyncio.open_connection(*place.host_port))
+        return Streams(*await asyncio.open_connection(*place.host_port, limit=_CHUNK_BYTES))
     if place.scheme == "npipe":
         return await _pipe(place.path)
     raise ValueError(f"no way to connect to {place.address!r}")

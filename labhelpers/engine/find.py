@@ -1,36 +1,44 @@
-"""Find the engine that is there: DOCKER_HOST, the docker context, the usual sockets, the lab's own.
+"""Find the engine that is there: LABHELPERS_ENGINE, DOCKER_HOST, the docker context, the usual sockets, the lab's own.
 
-The order and the names are those of the docker CLI (docs.docker.com, "Docker contexts" and the
-environment variables of `docker`). What is found is used as it is: nothing here changes an engine.
+The order and the names are those of the docker CLI (docs.docker.com, "Docker contexts" and the environment variables
+of `docker`). What is found is used as it is: nothing here changes an engine.
 """
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import platform
-import re
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import docker
-from docker.context import ContextAPI
+from docker import auth
 from docker.errors import DockerException
 from docker.tls import TLSConfig
-from docker.utils import kwargs_from_env
 from requests.exceptions import RequestException
 
 from labhelpers import state
-from labhelpers.engine import private
-from labhelpers.errors import EngineMissing, EngineUnreachable, LabError
+from labhelpers.engine import contexts, credentials, private, unreachable
+from labhelpers.engine.dial import Place, Tls, ask_version
+from labhelpers.engine.gateway import Gateway, forward, private_socket
+from labhelpers.errors import EngineMissing, EngineUnreachable
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 INSTALL_PAGE = "https://docs.docker.com/get-started/get-docker/"
-PROBE_S = 3
+ENGINE, PLACE = "LABHELPERS_ENGINE", "LABHELPERS_PLACE"
+"""The variables of `environment`: the engine's address, and the rest of its `Place` as JSON."""
+PRIVATE = "the lab's private engine"
+PIPES = ("docker_engine", "dockerDesktopLinuxEngine", "podman-machine-default")
+# a place that the reader named is worth waiting for; sockets that happen to exist are not
+PROBE_S, PATIENT_S = 3, 10
 # a step of a build may be silent for minutes
 CALL_S = 600
 
@@ -40,16 +48,24 @@ class Engine:
     """An engine that answers.
 
     Attributes:
-        address: `unix:///…`, `tcp://host:port` or `npipe:////./pipe/…`; what `DOCKER_HOST` takes.
+        place: where it is; `engine.dial.dial` opens a raw connection to it.
         source: `private` (the lab started it and may stop it) or `existing` (somebody else's, used as it is).
-        found_by: how it was found, for people: "DOCKER_HOST", "docker context desktop-linux", …
         client: the SDK's client for it.
     """
 
-    address: str
+    place: Place
     source: Literal["private", "existing"]
-    found_by: str
     client: docker.DockerClient
+
+    @property
+    def address(self) -> str:
+        """`unix:///…`, `tcp://host:port`, `ssh://user@host` or `npipe:////./pipe/…`."""
+        return self.place.address
+
+    @property
+    def found_by(self) -> str:
+        """How it was found, for people: "DOCKER_HOST", "docker context desktop-linux", …"""
+        return PRIVATE if self.source == "private" else self.place.found_by
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -62,9 +78,19 @@ class Engine:
         return self.client.version()
 
     @property
+    def identity(self) -> str:
+        """See `identity`."""
+        return identity(self.info)
+
+    @property
     def is_podman(self) -> bool:
         """Whether Podman answers in Docker's place."""
         return any("Podman" in part.get("Name", "") for part in self.version.get("Components") or [])
+
+    @property
+    def remaps_users(self) -> bool:
+        """Whether containers have user namespaces of their own: dockerd's `userns-remap`, in `docker info`."""
+        return "name=userns" in (self.info.get("SecurityOptions") or [])
 
     @property
     def product(self) -> str:
@@ -74,12 +100,12 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What will differ on this engine from what the course says."""
-        if self.is_podman:
-            return [
-                "this is Podman, which speaks Docker's API: no daemon holds its containers, there is no docker0 "
-                "(its bridge is podman0), no swarm, and short image names are resolved differently"
-            ]
-        return []
+        found = [
+            "this is Podman, which speaks Docker's API: no daemon holds its containers, there is no docker0 "
+            "(its bridge is podman0), no swarm, and short image names are resolved differently"
+        ]
+        logins = credentials.warning(auth.load_config())
+        return found * self.is_podman + ([logins] if logins else [])
 
     def facts(self) -> EngineFacts:
         """What the engine says of itself, in the course's words."""
@@ -130,36 +156,33 @@ class EngineFacts(Result):
         return table([(field.name, getattr(self, field.name)) for field in fields(self)], ["fact", "value"])
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where an engine may be."""
-
-    address: str
-    found_by: str
-    tls: TLSConfig | None = None
-    # the reader named this one: if it does not answer, no other is taken in its place
-    meant: bool = False
-
-
 def connect(choice: str | None = None, *, revive: bool = True) -> Engine:
     """The engine that answers.
 
     Args:
-        choice: `auto`, `private` or an address; None means what `LABHELPERS_ENGINE` says, else `auto`.
+        choice: `auto`, `private`, an address, or `context:NAME`; None means what `LABHELPERS_ENGINE` says, else `auto`.
         revive: whether the lab's own engine is started again if it was killed.
 
     Raises:
         EngineMissing: none answers.
-        EngineUnreachable: one is there but cannot be reached (rights, a context that points nowhere, …).
+        EngineUnreachable: one is there but cannot be reached (rights, certificates, a context that points nowhere, …).
     """
-    choice = choice or os.environ.get("LABHELPERS_ENGINE") or "auto"
-    named = os.environ.get("DOCKER_HOST") or "private" if choice == "auto" else choice
-    if revive and private.is_wanted() and named in ("private", private.address()):
+    choice = choice or os.environ.get(ENGINE) or "auto"
+    candidates = places(choice)
+    if revive and private.is_wanted() and private.address() in [place.address for place in candidates]:
         private.start(print)
-    for place in places(choice):
-        found = _ask(place)
-        if found:
-            return found
+    problems = []
+    for place in candidates:
+        try:
+            return _engine(place)
+        except EngineUnreachable as error:
+            if place.meant:
+                raise
+            problems.append(error)
+        except EngineMissing:
+            continue
+    if problems:
+        raise problems[0]
     raise EngineMissing(
         "no Docker engine answers on this machine"
         if choice == "auto"
@@ -168,49 +191,72 @@ def connect(choice: str | None = None, *, revive: bool = True) -> Engine:
     )
 
 
+def environment(engine: Engine) -> dict[str, str]:
+    """The variables by which a child process finds exactly this engine, whatever `DOCKER_HOST` says there.
+
+    `DOCKER_HOST` is left to the reader's own tools. There is no secret in them: TLS files are named, not copied.
+    """
+    return {ENGINE: engine.address, PLACE: json.dumps(asdict(engine.place))}
+
+
+def identity(info: Mapping[str, Any]) -> str:
+    """What tells an engine from every other one, and stays the same as long as its data does.
+
+    Args:
+        info: what it answers to `GET /info`. Its `ID` is that, but Podman sends another one with each answer.
+    """
+    if info.get("ID") and "BuildahVersion" not in info:
+        return str(info["ID"])
+    return f"{info.get('Name')}:{info.get('DockerRootDir')}"
+
+
 def places(choice: str) -> list[Place]:
     """Where to look for an engine, in order.
 
     Raises:
-        EngineUnreachable: the docker context that is in use cannot be read.
+        EngineUnreachable: an address, TLS file or docker context that is in use is missing or invalid.
     """
-    own = Place(private.address(), "the lab's private engine")
-    if choice == "private":
-        return [own]
-    if choice != "auto":
-        return [Place(choice, "--engine", meant=True)]
-    if os.environ.get("DOCKER_HOST"):
-        return [Place(os.environ["DOCKER_HOST"], "DOCKER_HOST", _tls_of_environment(), meant=True)]
-    context = _context()
-    return (
-        [context] if context else [own, *(Place(f"unix://{path}", "its usual socket") for path in _sockets())]
-    )
-
-
-def _context() -> Place | None:
-    try:
-        # the SDK knows the config file only; the command line asks this variable first
-        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT") or None)
-    except (DockerException, OSError, ValueError, KeyError) as error:
-        raise EngineUnreachable(
-            "the docker context in use cannot be read",
-            hint="see `docker context ls`, then `docker context use default`",
-            engine_words=str(error),
-        ) from error
-    if context is None:
-        raise EngineUnreachable(
-            f"the docker context “{os.environ.get('DOCKER_CONTEXT', 'in use')}” does not exist",
-            hint="see `docker context ls`, then `docker context use default`",
+    if choice == "auto" and os.environ.get("DOCKER_HOST"):
+        return [_named(os.environ["DOCKER_HOST"], "DOCKER_HOST")]
+    if choice == "auto":
+        context = contexts.in_use()
+        return (
+            [context] if context else [*_own(), *(Place(address, "its usual socket") for address in _usual())]
         )
-    if context.Name == "default":
+    if choice == "private":
+        return _own()
+    if choice.startswith("context:"):
+        return [contexts.named(choice.removeprefix("context:"), "--engine")]
+    return [_handed_over(choice) or _named(choice, "--engine")]
+
+
+def _own() -> list[Place]:
+    return [] if platform.system() == "Windows" else [Place(private.address(), PRIVATE)]
+
+
+def _named(address: str, found_by: str) -> Place:
+    """The place that the reader named, with the TLS settings of the environment."""
+    address = unreachable.normalised(address, found_by)
+    if address == private.address():
+        found_by = PRIVATE
+    tls = contexts.tls_of_environment() if address.startswith("tcp:") else None
+    return Place(address, found_by, tls, meant=True)
+
+
+def _handed_over(address: str) -> Place | None:
+    """The place that `environment` of a parent process described, if it is the one at `address`."""
+    try:
+        found = json.loads(os.environ.get(PLACE, "null"))
+        tls = found["tls"] and Tls(**found["tls"])
+        return Place(address, found["found_by"], tls, found["meant"]) if found["address"] == address else None
+    except (ValueError, TypeError, KeyError):  # somebody else's variable
         return None
-    return Place(context.Host or "", f"docker context {context.Name}", context.TLSConfig, meant=True)
 
 
-def _sockets() -> list[Path]:
+def _usual() -> list[str]:
     """Sockets that exist here: the distribution's, rootless, Docker Desktop's, and last Podman's."""
     if platform.system() == "Windows":
-        return [Path("//./pipe/docker_engine")]
+        return [f"npipe:////./pipe/{name}" for name in PIPES]
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     usual = [
         Path("/var/run/docker.sock"),
@@ -220,7 +266,7 @@ def _sockets() -> list[Path]:
         runtime / "podman/podman.sock",
         Path("/run/podman/podman.sock"),
     ]
-    return [path for path in usual if _exists(path)]
+    return [f"unix://{path}" for path in usual if _exists(path)]
 
 
 def _exists(path: Path) -> bool:
@@ -230,65 +276,72 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _tls_of_environment() -> TLSConfig | None:
-    settings = kwargs_from_env()
-    tls = settings.get("tls")
-    return tls if isinstance(tls, TLSConfig) else None
+def _engine(place: Place) -> Engine:
+    """The engine at `place`.
 
-
-def _ask(place: Place) -> Engine | None:
-    """The engine at `place`, or None if nobody is there (and nobody said that it should be)."""
-    secure: dict[str, Any] = {"tls": place.tls} if place.tls else {}
-    secure |= {"use_ssh_client": True} if place.address.startswith("ssh://") else {}
+    Raises:
+        EngineMissing: nothing listens there, and nobody said that something should.
+        EngineUnreachable: it cannot be reached, for another reason.
+    """
     try:
-        client = docker.DockerClient(base_url=place.address, timeout=PROBE_S, **secure)
-        client.ping()
-    except (DockerException, RequestException, OSError, ValueError) as error:
-        problem = _explain(place, error)
-        if problem is None:
-            return None
-        raise problem from error
-    client.api.timeout = CALL_S
-    own = place.address == private.address()
-    found_by = "the lab's private engine" if own else place.found_by
-    return Engine(place.address, "private" if own else "existing", found_by, client)
-
-
-def _explain(place: Place, error: Exception) -> LabError | None:
-    words, where = str(error), state.shown(place.address)
-    if "Permission denied" in words or "Errno 13" in words:
-        group = _group_of(place.address)
-        return EngineUnreachable(
-            f"an engine's socket is at {where}, but you may not use it: it belongs to the group “{group}”",
-            hint=f"`sudo usermod -aG {group} $USER`, then log out and in again (members of that group are root "
-            "on this machine in all but name)",
-            engine_words=words,
-        )
-    if re.search(
-        r"client version [\d.]+ is too (old|new)|minimum supported API version|no longer supported",
-        words,
-        re.I,
-    ):
-        return EngineUnreachable(
-            f"the engine at {where} and the Docker SDK of this course share no version of the API",
-            hint="update the engine: " + INSTALL_PAGE,
-            engine_words=words,
-        )
-    if not place.meant:
-        return None
-    return EngineUnreachable(
-        f"{place.found_by} points at {where}, and no engine answers there within {PROBE_S} s",
-        hint="start that engine (Docker Desktop: open the app), or unset it: `unset DOCKER_HOST`, "
-        "`docker context use default`",
-        engine_words=words,
-    )
-
-
-def _group_of(address: str) -> str:
+        version = ask_version(place, PATIENT_S if place.meant else PROBE_S)
+    except (OSError, ValueError) as error:
+        if not place.meant and unreachable.is_nobody(error):
+            raise EngineMissing(
+                f"nothing listens at {state.shown(place.address)}", hint=_how_to_get_one()
+            ) from error
+        raise unreachable.explain(place, error) from error
     try:
-        return Path(address.removeprefix("unix://")).group()
-    except (OSError, KeyError):
-        return "docker"
+        client = _client(place, str(version["ApiVersion"]))
+    except (DockerException, RequestException, OSError) as error:
+        raise EngineUnreachable(
+            f"the engine at {state.shown(place.address)} does not work with the Docker SDK of this course",
+            hint=f"update the engine: {INSTALL_PAGE}",
+            engine_words=str(error),
+        ) from error
+    return Engine(place, "private" if place.address == private.address() else "existing", client)
+
+
+def _client(place: Place, api: str) -> docker.DockerClient:
+    """The SDK's client. Over ssh and TLS it connects to a gateway in this process: see `engine.gateway`."""
+    if place.scheme == "ssh" or (place.tls and platform.system() != "Windows"):
+        client = docker.DockerClient(base_url=_gateway(place, os.getpid()), version=api, timeout=CALL_S)
+    else:
+        secure: dict[str, Any] = {"tls": _for_sdk(place.tls)} if place.tls else {}
+        address = f"tcp://{place.authority}" if place.scheme == "tcp" else place.address
+        client = docker.DockerClient(base_url=address, version=api, timeout=CALL_S, **secure)
+    credentials.drop_missing_helpers(client.api)
+    # no proxy, and no other authority than the one that the engine's own settings name
+    client.api.trust_env = False
+    return client
+
+
+def for_command_line(engine: Engine) -> str:
+    """An address at which docker's command line reaches the engine without TLS settings or a login of its own."""
+    place = engine.place
+    return _gateway(place, os.getpid()) if place.tls or place.scheme == "ssh" else place.address
+
+
+@cache
+def _gateway(place: Place, pid: int) -> str:
+    """The address of this process's gateway to `place`. A forked process has no thread that serves the parent's."""
+    if platform.system() == "Windows":
+        raise EngineUnreachable(
+            f"{place.found_by} points at {place.address}, and the course cannot use ssh on Windows",
+            hint="run the course inside WSL 2 (https://learn.microsoft.com/windows/wsl/install)",
+        )
+    gateway = forward(private_socket(f"{pid}-{len(_gateways)}"), place)
+    _gateways.append(gateway)
+    atexit.register(gateway.close)
+    return gateway.address
+
+
+_gateways: list[Gateway] = []
+
+
+def _for_sdk(tls: Tls) -> TLSConfig:
+    pair = (tls.cert, tls.key) if tls.cert and tls.key else None
+    return TLSConfig(client_cert=pair, ca_cert=tls.ca, verify=tls.verify)
 
 
 def _how_to_get_one() -> str:

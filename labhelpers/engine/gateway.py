@@ -7,19 +7,27 @@ engine over ssh without paramiko.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import socket
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from labhelpers import state
 from labhelpers.engine.dial import Place, SshFailed, Streams, dial, join
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+_SERVER = "labhelpers gateway"
 _STOP_S = 5
 # the head of a request is read whole, and a build sends the credentials of every registry in it
 _HEAD_BYTES = 1 << 20
+# sun_path holds 108 bytes (unix(7))
+_SOCKET_BYTES = 107
 
 
 class Gateway:
@@ -87,6 +95,22 @@ class Gateway:
             self._loop.close()
 
 
+def private_socket(name: str) -> Path:
+    """A path for a socket that only this user can reach; what dead processes left in its folder is removed.
+
+    It is in the state directory where that is short enough, else in a new temporary folder.
+    """
+    folder = state.path("gateways", "x").parent
+    if len(os.fsencode(folder / f"{name}.sock")) > _SOCKET_BYTES:
+        folder = Path(tempfile.mkdtemp(prefix="labhelpers-"))
+    folder.chmod(0o700)
+    for old in folder.glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(old)) == errno.ECONNREFUSED:
+                old.unlink(missing_ok=True)
+    return folder / f"{name}.sock"
+
+
 def forward(path: Path, place: Place) -> Gateway:
     """A gateway on `path` whose connections lead to the engine at `place`, unchanged.
 
@@ -116,5 +140,11 @@ def forward(path: Path, place: Place) -> Gateway:
 def bad_gateway(error: Exception) -> bytes:
     """The HTTP response for a client whose engine cannot be reached, in the form of the engine's own errors."""
     body = json.dumps({"message": str(error)}).encode()
-    head = f"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return head.encode() + b"Connection: close\r\n\r\n" + body
+    lines = ["HTTP/1.1 502 Bad Gateway", f"Server: {_SERVER}", "Content-Type: application/json"]
+    lines += [f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def is_gateways(response: Any) -> bool:
+    """Whether a response of `requests` is `bad_gateway`, and not the engine's own."""
+    return response is not None and response.headers.get("Server") == _SERVER

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
-from labhelpers import state
-from labhelpers.engine import debootstrap
+from labhelpers import hub, state
+from labhelpers.engine import debootstrap, registries
 from labhelpers.engine.find import Engine
+from labhelpers.engine.registries import Refusal
 from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, table
@@ -170,17 +171,22 @@ def from_hub(engine: Engine, asked: str, stand_in: str, say: Say = lambda line: 
         EngineUnreachable: the engine went away.
     """
     with _speaking(engine):
-        words = None
-        if _labels(engine, asked) is None:
-            words = "its registry does not answer"
-            if _registry_answers(engine, asked, HUB_S):
-                words = _pull(engine, asked, _layers(asked, say))
-    if words is None:
+        refusal = None
+        if _inspect(engine, asked) is None:
+            # Podman has no such question: there the pull itself shows whether its registry answers
+            refusal = None if engine.is_podman else registries.ask(engine, asked, HUB_S)
+            refusal = refusal or _pull(engine, asked, _layers(asked, say))
+        cause = refusal.cause if refusal else _foreign(engine, asked)
+    if cause is None:
         say(f"{asked}: the image of that name")
         return HubImage(asked, asked, stands_in=False)
+    if refusal and refusal.hint:
+        say(f"{asked}: {cause}\n  next:    {refusal.hint}")
+    else:
+        say(f"{asked}: {cause}")
     ref = ensure(engine, stand_in, say)
     what = (_labels(engine, ref) or {}).get(DESCRIPTION, "a lab image")
-    say(f"{asked}: {words.splitlines()[0]}\n{ref} stands in for it: {what}")
+    say(f"{ref} stands in for it: {what}")
     return HubImage(asked, ref, stands_in=True)
 
 
@@ -224,20 +230,16 @@ def _file_of(engine: Engine, ref: str, path: str, labels: Mapping[str, str] | No
 
 
 def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
-    """Whether the engine reaches Docker Hub within `seconds`."""
-    return _registry_answers(engine, HUB_BASE, seconds)
+    """Whether the engine reaches Docker Hub within `seconds`; Podman cannot be asked, so this machine is."""
+    if engine.is_podman:
+        return hub.answers(seconds)
+    return registries.ask(engine, HUB_BASE, seconds) is None
 
 
-def _registry_answers(engine: Engine, ref: str, seconds: float) -> bool:
-    """Whether the registry of `ref` tells the engine of it (Engine API, GET /distribution/{name}/json)."""
-    api: Any = engine.client.api
-    try:
-        answer = api.get(
-            f"{api.base_url}/v{api.api_version}/distribution/{ref}/json", timeout=max(seconds, 0.1)
-        )
-    except (requests.RequestException, DockerException):
-        return False
-    return bool(answer.status_code == 200)
+def _foreign(engine: Engine, ref: str) -> str | None:
+    """Why an image that is here does not run on this engine's processor; None where it does."""
+    other = registries.foreign_architecture(engine, _inspect(engine, ref) or {})
+    return other and f"the image here is for {other}, and this engine's processor is another one"
 
 
 def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
@@ -275,18 +277,18 @@ def note_made(engine: Engine, id: str | None) -> None:
     made = made_here(engine)
     if id and id not in made:
         kept = state.read_json(MADE, {})
-        state.write_json(MADE, kept | {engine.info["ID"]: [*made, id]})
+        state.write_json(MADE, kept | {engine.identity: [*made, id]})
 
 
 def made_here(engine: Engine) -> list[str]:
     """What was made from this state directory on the engine: ids of images and names of volumes."""
-    noted = state.read_json(MADE, {}).get(engine.info["ID"], [])
+    noted = state.read_json(MADE, {}).get(engine.identity, [])
     return [str(id) for id in noted]
 
 
 def forget_made(engine: Engine) -> None:
     """Remove the notes about the engine."""
-    kept = {id: made for id, made in state.read_json(MADE, {}).items() if id != engine.info["ID"]}
+    kept = {id: made for id, made in state.read_json(MADE, {}).items() if id != engine.identity}
     if kept:
         state.write_json(MADE, kept)
     else:
@@ -313,32 +315,31 @@ def base(engine: Engine, say: Say = lambda line: None) -> str:
         ImageMissing: Hub does not answer, and this machine cannot make a base for this engine.
     """
     if _labels(engine, BASE) is None:
-        if hub_reachable(engine):
+        refusal = None if engine.is_podman else registries.ask(engine, HUB_BASE, HUB_S)
+        if refusal is None:
             say(f"base: pulling {HUB_BASE} from Docker Hub")
-            words = pull_base(engine, HUB_BASE)
-            if words is None:
-                note_made(engine, _image_id(engine, BASE))
-                return BASE
-            say(f"base: Docker Hub refused: {words}")
-        else:
-            say("base: Docker Hub does not answer; making a base from this machine's own package mirror")
+            refusal = pull_base(engine, HUB_BASE)
+        if refusal is None:
+            note_made(engine, _image_id(engine, BASE))
+            return BASE
+        say(f"base: {refusal.cause}; making a base from this machine's own package mirror")
         debootstrap.make(engine, BASE, {SOURCE: "debootstrap"}, say)
         note_made(engine, _image_id(engine, BASE))
     return BASE
 
 
-def pull_base(engine: Engine, ref: str) -> str | None:
-    """Pull `ref` and name it as the base; None, or the registry's words where it could not be pulled.
+def pull_base(engine: Engine, ref: str) -> Refusal | None:
+    """Pull `ref` and name it as the base; None, or why it could not be pulled.
 
     A `ref` that was there before stays; one that came along now keeps the lab's name only.
     """
     was_there = _labels(engine, ref) is not None
-    words = _pull(engine, ref, lambda line: None)
-    if words is None:
+    refusal = _pull(engine, ref, lambda line: None)
+    if refusal is None:
         engine.client.api.tag(ref, BASE)
         if not was_there:
             engine.client.api.remove_image(ref)
-    return words
+    return refusal
 
 
 # --- building
@@ -442,27 +443,33 @@ def _pull_from_classroom(engine: Engine, name: str, say: Say) -> bool:
         return False
     ref = f"{registry}/{reference(name)}"
     say(f"image {name}: pulling from the classroom's registry {registry}")
-    words = _pull(engine, ref, _layers(f"image {name}", say))
-    if words is None and (_labels(engine, ref) or {}).get(CONTENT) != content(name):
-        _remove(engine, ref)
-        words = "its image is of another version of the course"
-    if words is not None:
-        say(f"image {name}: not from the registry ({words}); making it here")
+    refusal = _pull(engine, ref, _layers(f"image {name}", say))
+    cause = refusal.cause if refusal else _not_usable(engine, ref, name)
+    if cause is not None:
+        if refusal is None:
+            _remove(engine, ref)
+        say(f"image {name}: not from the registry ({cause}); making it here")
         return False
     engine.client.api.tag(ref, reference(name))
     return True
 
 
-def _pull(engine: Engine, ref: str, see: Callable[[Mapping[str, Any]], object]) -> str | None:
+def _not_usable(engine: Engine, ref: str, name: str) -> str | None:
+    if (_labels(engine, ref) or {}).get(CONTENT) != content(name):
+        return "its image is of another version of the course"
+    return _foreign(engine, ref)
+
+
+def _pull(engine: Engine, ref: str, see: Callable[[Mapping[str, Any]], object]) -> Refusal | None:
     """Pull `ref`; None, or why it could not be."""
-    repository, _, tag = ref.rpartition(":")
+    repository, tag = registries.split(ref)
     try:
         for step in engine.client.api.pull(repository, tag=tag, stream=True, decode=True):
             if "error" in step:
-                return str(step["error"])
+                return registries.explain(ref, str(step["error"]))
             see(step)
     except APIError as error:
-        return str(error.explanation)
+        return registries.failed(error, ref)
     return None
 
 
@@ -494,7 +501,9 @@ def _is_current(engine: Engine, name: str) -> bool:
             hint="if it is yours, give it another name: "
             f"docker tag {reference(name)} mine; docker rmi {reference(name)}",
         )
-    return labels is not None and labels.get(CONTENT) == content(name)
+    return (
+        labels is not None and labels.get(CONTENT) == content(name) and not _foreign(engine, reference(name))
+    )
 
 
 def _inspect(engine: Engine, ref: str) -> dict[str, Any] | None:

@@ -133,13 +133,14 @@ class Reach:
                 far = self._connect(container, port)
             except (LabError, DockerException, RequestException, OSError):
                 return  # to the one who connects: closed, as by a server that is not there
-            threading.Thread(target=_send, args=(near, far.connection), daemon=True).start()
+            threading.Thread(target=_send, args=(near, far), daemon=True).start()
             with suppress(OSError):
                 for kind, data in far.frames():
                     if kind == STDOUT:
                         near.sendall(data)
             _end(near)
             _end(far.connection)
+            far.close()
 
     def _connect(self, container: str, port: int) -> Stream:
         found = self._running(container)
@@ -184,15 +185,15 @@ def _says(address: tuple[str, int], word: bytes) -> bool:
     return False
 
 
-def _end(connection: socket.socket) -> None:
+def _end(connection: Any) -> None:
     """Close it, also where another thread waits in it: a close alone would wait for that one."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
 
 
-def _send(near: socket.socket, far: socket.socket) -> None:
+def _send(near: socket.socket, far: Stream) -> None:
     with suppress(OSError):
         while part := near.recv(_PART):
-            far.sendall(part)
-        far.shutdown(socket.SHUT_WR)
+            far.send(part)
+        far.send_eof()

@@ -14,6 +14,7 @@ from docker.errors import APIError
 from docker.models.containers import Container
 
 from labhelpers.engine.find import Engine
+from labhelpers.engine.once import JSON_FILE
 from labhelpers.engine.removal import remove_container
 from labhelpers.errors import EngineRefused, LabError
 
@@ -111,6 +112,8 @@ class Registry:
                 self._image(),
                 detach=True,
                 labels=self._labels,
+                # its log is read, so it does not depend on the engine's default driver
+                log_config={"type": JSON_FILE, "config": {}},
                 ports={_INSIDE: ("127.0.0.1", None)},
                 volumes=[f"{self._storage}:{_ROOT}"] if self._storage else [],
                 cap_drop=["ALL"],

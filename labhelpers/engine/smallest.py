@@ -16,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from docker.errors import APIError, DockerException, NotFound
-from requests.exceptions import RequestException
+from requests.exceptions import RequestException, Timeout
 
 from labhelpers.engine.find import Engine
-from labhelpers.errors import EngineRefused
+from labhelpers.engine.once import run_once
+from labhelpers.errors import DISK_FULL, EngineRefused, EngineUnreachable
 from labhelpers.results import Result
 
 WORD = b"a container ran here\n"
@@ -29,6 +30,7 @@ Labels = Callable[[str], dict[str, str]]
 EM_X86_64, EM_AARCH64 = 62, 183
 LOAD_AT = 0x400000
 HEADERS = 64 + 56
+GONE_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +79,18 @@ def _elf(machine: int, code: bytes) -> bytes:
 
 
 def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
-    """Import the smallest image, run it, read what it said, and remove both.
+    """Import the smallest image, run it, read its output, and remove both, also after a failure.
 
     Args:
         labels: by which the image and the container are found if they are left behind.
 
     Raises:
-        EngineRefused: one of these steps failed, or the container said nothing; the engine's words are kept.
+        EngineRefused: one of these steps failed, or the container wrote nothing; the engine's message is kept.
+        EngineUnreachable: the engine did not answer within the time limit of its client.
     """
     api, name = engine.client.api, f"labhelpers-doctor-{uuid.uuid4().hex[:8]}"
     began = time.monotonic()
+    late = False
     try:
         api.import_image_from_data(
             _archive(program(engine.info["Architecture"])),
@@ -94,40 +98,52 @@ def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
             tag="latest",
             changes=[f"LABEL {key}={value}" for key, value in labels("image").items()],
         )
-        try:
-            api.create_container(
-                name,
-                ["/hello"],
-                name=name,
-                labels=labels("container"),
-                host_config=api.create_host_config(network_mode="none"),
-            )
-            api.start(name)
-            status = api.wait(name, timeout=api.timeout)["StatusCode"]
-            said = api.logs(name).decode(errors="replace").strip()
-        finally:
-            _remove(engine, name)
+        host = {"NetworkMode": "none"}
+        body = {"Image": name, "Cmd": ["/hello"], "Labels": labels("container"), "HostConfig": host}
+        done = run_once(api, body, limit_s=api.timeout)
+    except Timeout as error:
+        late = True
+        raise EngineUnreachable(
+            f"the engine is slow: one step of a first container took more than {api.timeout} s",
+            hint="look at what keeps its machine busy (`top`), or restart the engine; then run this again",
+            engine_words=str(error),
+        ) from error
     except (APIError, DockerException, RequestException) as error:
+        words = str(getattr(error, "explanation", None) or error)
         raise EngineRefused(
             "the engine answers, but it could not run a first container",
-            hint="run `docker run --rm hello-world` yourself and mend what it says; on a virtual server its "
-            "provider may forbid containers, and a full disk (`docker system df`) does this too",
-            engine_words=str(getattr(error, "explanation", None) or error),
+            hint=DISK_FULL
+            if "no space left" in words
+            else "run `docker run --rm hello-world` yourself and fix what it reports; on a virtual server the "
+            "provider may forbid containers",
+            engine_words=words,
         ) from error
-    if status != 0 or said != WORD.decode().strip():
+    finally:
+        _remove_image(engine, name, GONE_S if late else 0)
+    said = done.stdout.decode(errors="replace").strip()
+    if done.exit_code != 0 or said != WORD.decode().strip():
         raise EngineRefused(
-            f"a first container ran, but ended with status {status} and said {said!r}",
+            f"a first container ran, but ended with status {done.exit_code} and wrote {said!r}",
             hint="look at the engine's own log, and at what filters system calls on its machine",
+            engine_words=done.stderr.decode(errors="replace").strip() or None,
         )
     return FirstRun(said, (time.monotonic() - began) * 1000)
 
 
-def _remove(engine: Engine, name: str) -> None:
-    for remove in (engine.client.api.remove_container, engine.client.api.remove_image):
+def _remove_image(engine: Engine, name: str, wait_s: float) -> None:
+    """Remove the image. An import whose answer was late may finish only now: it is waited for."""
+    end = time.monotonic() + wait_s
+    while True:
         try:
-            remove(name, force=True)
+            engine.client.api.remove_image(name, force=True)
+            return
         except NotFound:
-            continue
+            if time.monotonic() > end:
+                return
+        except (APIError, RequestException):
+            # the failure that is reported already is the reason; `./lab clean` finds the image by its label
+            return
+        time.sleep(1)
 
 
 def _archive(binary: bytes) -> bytes:

@@ -74,6 +74,18 @@ class Stream:
         while rest:
             rest = rest[self.connection.send(rest) :]
 
+    def send_eof(self) -> None:
+        """Close the input of the process; its output still arrives.
+
+        Over TLS on Windows and over a named pipe there is no way to close one direction: the input stays open until
+        `close`. Elsewhere TLS is the gateway's business (`engine.gateway`), and this is a Unix or TCP socket.
+
+        Raises:
+            OSError: the connection is closed.
+        """
+        if isinstance(self.connection, socket.socket) and not isinstance(self.connection, ssl.SSLSocket):
+            self.connection.shutdown(socket.SHUT_WR)
+
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Each frame as (`STDOUT` or `STDERR`, its data), until the stream ends.
 
@@ -107,7 +119,7 @@ def _already_read(answer: Any, connection: Any) -> bytes:
     """What came with the head of the answer, and is in the buffer that read it."""
     response = getattr(answer, "_response", None)
     if response is None or not isinstance(connection, socket.socket):
-        return b""  # a named pipe, or the SSH client of docker-py: their buffers cannot be looked into without waiting
+        return b""  # the buffer of a named pipe cannot be looked into without waiting
     buffer = response.raw._fp.fp
     connection.settimeout(0)
     with suppress(ssl.SSLWantReadError):

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from docker.errors import APIError, DockerException, NotFound
-from requests.exceptions import RequestException
+from requests.exceptions import ReadTimeout, RequestException
 
 from labhelpers import state
-from labhelpers.engine.find import Engine
+from labhelpers.engine.dial import ask_version
+from labhelpers.engine.find import PROBE_S, Engine
+from labhelpers.engine.gateway import is_gateways
+from labhelpers.engine.unreachable import explain
 from labhelpers.errors import EngineRefused, EngineUnreachable, LabError
 
 RAISED = (DockerException, RequestException)
@@ -27,10 +30,12 @@ def speaking(engine: Engine, container: str | None = None) -> Iterator[None]:
 
 def in_words(engine: Engine, error: Exception, container: str | None = None) -> LabError:
     """What happened, why, and what to do next; `error` is one of `RAISED`, and about `container` if that is given."""
+    if isinstance(error, RequestException) or (isinstance(error, APIError) and is_gateways(error.response)):
+        return _lost(engine, error)
     if not isinstance(error, APIError):
-        return EngineUnreachable(
-            f"the engine at {state.shown(engine.address)} does not answer any more",
-            hint="start it again: ./lab up; then restart the kernel and run the notebook from the top",
+        return EngineRefused(
+            "the Docker SDK did not pass this request on to the engine",
+            hint="fix what its message below names, then run the cell again",
             engine_words=str(error),
         )
     words = str(error.explanation)
@@ -55,6 +60,26 @@ def in_words(engine: Engine, error: Exception, container: str | None = None) -> 
             engine_words=words,
         )
     return refused(error)
+
+
+def _lost(engine: Engine, error: Exception) -> EngineUnreachable:
+    """That a connection broke or no answer came; whether the engine is gone is asked once more."""
+    where, again = state.shown(engine.address), "then restart the kernel and run the notebook from the top"
+    try:
+        ask_version(engine.place, PROBE_S)
+    except (OSError, ValueError) as cause:
+        private = "start it again: ./lab up"
+        hint = private if engine.source == "private" else explain(engine.place, cause).hint
+        what = f"the engine at {where} does not answer any more"
+        return EngineUnreachable(what, hint=f"{hint}; {again}", engine_words=str(cause))
+    late = isinstance(error, ReadTimeout)
+    return EngineUnreachable(
+        f"the engine at {where} took too long for an answer"
+        if late
+        else f"the connection to the engine at {where} broke; it answers again now",
+        hint="restart the kernel and run the notebook from the top",
+        engine_words=str(error),
+    )
 
 
 def refused(error: APIError) -> EngineRefused:

@@ -599,18 +599,13 @@ def verify(lab: Lab, ref: str) -> Verification:
     command = ["-I", "-c", _FETCH.read_text(), f"http://127.0.0.1:5000/v2/{name}", tag]
     with lab.quiet():
         network = f"container:{lab.registry.container.id}"
-        helper = lab.run(lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"])
-        try:
-            code = helper.wait()["StatusCode"]
-            said, complaint = helper.logs(stderr=False), helper.logs(stdout=False)
-        finally:
-            lab.remove(helper, force=True)
-    if code:
+        done = lab.once(lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"])
+    if done.exit_code:
         raise BadInput(
             f"the lab's registry does not have {ref!r}",
             hint="push it there first: ref = lab.registry.push(IMAGE); then verify(lab, ref)",
-        ) from LabError("the registry said no", hint="", engine_words=complaint.decode(errors="replace"))
-    return Verification(ref, tuple(Blob(**row) for row in json.loads(said)))
+        ) from LabError("the registry said no", hint="", engine_words=done.stderr)
+    return Verification(ref, tuple(Blob(**row) for row in json.loads(done.stdout)))
 
 
 def _is_in_our_registry(lab: Lab, ref: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers import ours
+from labhelpers.engine.find import identity
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -123,10 +124,10 @@ def _ports(lab: Lab, held: set[str]) -> list[int]:
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
     words = ["curl", "-s", "--max-time", "30", "--unix-socket", INSIDE, "http://engine/info"]
     with lab.quiet():
-        said = _said(lab, lab.run(lab.image("tools"), words, volumes=volumes, **NOTHING))
+        said = lab.once(lab.image("tools"), words, volumes=volumes, **NOTHING).stdout
     try:
-        return bool(json.loads(said)["ID"] == lab.engine.info["ID"])
-    except (ValueError, KeyError, TypeError):
+        return bool(identity(json.loads(said)) == lab.engine.identity)
+    except (ValueError, AttributeError):
         return False
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
+from labhelpers.engine.once import last_lines
 from labhelpers.errors import LabError
 from labhelpers.lab import Output
 from labhelpers.mysql import READY_S
@@ -41,6 +42,8 @@ STOP_S = 300
 """How long a clean stop may take before the engine kills: an idle machine needs one second."""
 
 _LOOK_S = 0.1
+_COPY_S = 600.0
+"""How long a copy of a data directory may take, in seconds; it prints nothing meanwhile."""
 _LAST_LINES = 6
 # the server that initialises a directory says port 0; MySQL 5.7 writes two lines
 _READY = re.compile(r"ready for connections.*\n?.*port: 3306\b")
@@ -89,7 +92,7 @@ def wait(lab: Lab, container: Container | str, limit_s: float = READY_S) -> Read
                 if "ERROR 1045" in said.stderr:
                     break
             time.sleep(_LOOK_S)
-    words = lab.client.api.logs(name, tail=_LAST_LINES).decode(errors="replace")
+    words = last_lines(lab.client.api, name, _LAST_LINES)
     raise LabError(
         f"the MySQL server in {name!r} does not answer",
         hint=f"docker logs {name} says how far it came; its last lines are above",
@@ -108,10 +111,19 @@ def until_it_says_ready(lab: Lab, name: str, limit_s: float = READY_S) -> None:
 
 
 def _says_ready(lab: Lab, name: str) -> bool:
-    """Whether its log says so, since its last start: a look that costs next to nothing, which an `exec` does not."""
+    """Whether its log says so, since its last start: a look that costs next to nothing, which an `exec` does not.
+
+    Also where no log can be read: then only a client can find out.
+    """
     state = lab.client.api.inspect_container(name)["State"]
     begun = datetime.fromisoformat(state["StartedAt"][:19] + "+00:00").timestamp()
-    return bool(_READY.search(lab.client.api.logs(name, since=int(begun)).decode(errors="replace")))
+    try:
+        log = lab.client.api.logs(name, since=int(begun))
+    except APIError as error:
+        if isinstance(error, NotFound):
+            raise
+        return True
+    return bool(_READY.search(log.decode(errors="replace")))
 
 
 def ask(lab: Lab, container: Container | str, sql: str) -> list[tuple[str, ...]]:
@@ -216,22 +228,18 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
             hint=f"stop it first: docker stop {name}",
         )
     with lab.quiet():
-        helper = lab.run(
+        done = lab.once(
             lab.image("payload"),
             ["sh", "-c", _COPY, uuid],
+            limit_s=_COPY_S,
             volumes=[f"{source}:/from:ro", f"{target}:/to"],
             **_COPIES,
         )
-        try:
-            status = helper.wait()["StatusCode"]
-            words = helper.logs().decode(errors="replace")
-        finally:
-            remove(lab, helper)
-    if status:
+    if done.exit_code:
         raise LabError(
             f"the volume {source!r} could not be copied",
             hint="its words say what it misses: room on the disk, most often",
-            engine_words=words,
+            engine_words=str(done),
         )
 
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from docker.errors import APIError, NotFound
+
 from labhelpers import mysql
+from labhelpers.engine.once import JSON_FILE, last_lines
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -183,7 +186,17 @@ def watch(
 
 def log(lab: Lab, name: str) -> list[tuple[float, str]]:
     """The lines of a container's log: (seconds since 1970 on the engine's clock, line)."""
-    text = lab.client.api.logs(name, timestamps=True).decode(errors="replace")
+    try:
+        text = lab.client.api.logs(name, timestamps=True).decode(errors="replace")
+    except APIError as error:
+        if isinstance(error, NotFound):
+            raise
+        driver = lab.client.api.inspect_container(name)["HostConfig"]["LogConfig"]["Type"]
+        raise LabError(
+            f"the engine keeps no log of {name!r}: its log driver is {driver!r}",
+            hint=f"remove it, and start it again with a log that can be read: docker run --log-driver {JSON_FILE} …",
+            engine_words=str(error.explanation),
+        ) from None
     pairs = (line.partition(" ") for line in text.splitlines())
     return [(seconds(at), line) for at, _, line in pairs if at[:1].isdigit() and "T" in at]
 
@@ -229,10 +242,10 @@ def _clock(lab: Lab) -> tuple[float, float]:
 
 
 def _not_ready(lab: Lab, name: str, found: Mapping[str, Any], limit_s: float) -> LabError:
-    words = lab.client.api.logs(name, tail=6).decode(errors="replace")
+    words = last_lines(lab.client.api, name, 6)
     running = found["State"]["Running"]
     return LabError(
         f"the MySQL server in {name!r} " + (f"is not ready after {limit_s:.0f} s" if running else "ended"),
         hint=f"its last lines, above, say why; look at all of them with `docker logs {name}`",
-        engine_words=words.strip(),
+        engine_words=words,
     )

@@ -1,6 +1,7 @@
 """One engine's tests in a process of their own: `python -m labhelpers.trial NAME FILE IMAGES [ARGS…]`.
 
 The lines go to standard output, what became of the tests into FILE, as JSON. DOCKER_HOST leads to engine A.
+Engine B, when it has run all of its tests, runs two notebooks under one of the settings of `matrix`, in rotation.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from pathlib import Path
 
 from labhelpers.engine import connect
 from labhelpers.terminal import say
-from labhelpers.trial import runs
+from labhelpers.trial import matrix, runs
 
 
 def main(name: str, file: str, wanted: str, *args: str) -> None:
     """Run them."""
     # what a terminated process has started is stopped too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    outcome = runs.on(name, connect("auto"), wanted.split(","), args, say)
-    Path(file).write_text(json.dumps(asdict(outcome)))
+    engine = connect("auto")
+    outcomes = [runs.on(name, engine, wanted.split(","), args, say)]
+    if name == "B" and not args:
+        settings, chapters = matrix.in_rotation(matrix.commits())
+        outcomes.append(matrix.outcome(matrix.run([settings], chapters, engine, say), say))
+    Path(file).write_text(json.dumps([asdict(outcome) for outcome in outcomes]), encoding="utf-8")
 
 
 if __name__ == "__main__":

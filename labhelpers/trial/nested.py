@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from docker.errors import APIError
 
@@ -27,28 +28,34 @@ PUSHED = "labhelpers-trial-registry"
 """The volume of A that keeps what the registries of trials were given."""
 
 START_S = 90.0
+DAEMON: Mapping[str, Any] = {"features": {"containerd-snapshotter": True}}
+"""Engine B's daemon.json; what a run of the settings matrix changes is merged into it."""
 START = f"""#!/bin/sh
 set -eu
-{WRITABLE_CGROUPS}GOGC={GOGC} exec dockerd --host=unix:///run/outside/docker.sock --insecure-registry="$1"
+{WRITABLE_CGROUPS}printf '%s' "$2" >/etc/docker/daemon.json
+GOGC={GOGC} exec dockerd --host=unix:///run/outside/docker.sock --insecure-registry="$1"
 """
 RECIPE = Recipe(
     suite="sid",
     packages=ENGINE,
     files={
-        "etc/docker/daemon.json": json.dumps({"features": {"containerd-snapshotter": True}}),
+        "etc/docker/daemon.json": json.dumps(DAEMON),
         "usr/local/bin/start-engine": START,
     },
 )
 
 
 @contextmanager
-def running(lab: Lab, registry: str, outside: Path, say: Say) -> Iterator[str]:
+def running(
+    lab: Lab, registry: str, outside: Path, say: Say, settings: Mapping[str, Any] | None = None
+) -> Iterator[str]:
     """Engine B's address, for as long as the block lasts.
 
     Args:
         lab: on engine A, which must be on this machine; it owns B's container.
         registry: `host:port` from which B pulls without TLS.
         outside: a directory of this machine, for B's socket.
+        settings: keys of daemon.json (dockerd(8)), added to those of `DAEMON` or in their place.
 
     Raises:
         SetupFailed: it could not be made or did not start; its last words are kept.
@@ -61,7 +68,7 @@ def running(lab: Lab, registry: str, outside: Path, say: Say) -> Iterator[str]:
         with lab.quiet():
             container = lab.run(
                 image,
-                ["start-engine", registry],
+                ["start-engine", registry, json.dumps({**DAEMON, **(settings or {})})],
                 **RIGHTS,
                 volumes=["/var/lib/docker", f"{outside}:/run/outside"],
             )

@@ -111,7 +111,7 @@ def run(
             _end(running)
             for reader in readers:
                 reader.join()
-        return [_told(name, file) for name, file in files.items()]
+        return [outcome for name, file in files.items() for outcome in _told(name, file)]
 
 
 def _start(name: str, file: Path, wanted: Sequence[str], args: Sequence[str]) -> subprocess.Popen[str]:
@@ -148,12 +148,12 @@ def _end(processes: Iterable[subprocess.Popen[str]]) -> None:
         one.wait()
 
 
-def _told(name: str, file: Path) -> Outcome:
+def _told(name: str, file: Path) -> list[Outcome]:
     try:
-        told = json.loads(file.read_text())
+        told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return Outcome(name, "", 1, problem="its tests ended early; the lines above say how")
-    return Outcome(**{key: _tuples(value) for key, value in told.items()})
+        return [Outcome(name, "", 1, problem="its tests ended early; the lines above say how")]
+    return [Outcome(**{key: _tuples(value) for key, value in one.items()}) for one in told]
 
 
 def _tuples(value: Any) -> Any:
@@ -166,14 +166,12 @@ def on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], sa
     try:
         with ExitStack() as stack:
             environment = (
-                dict(os.environ)
-                if name == "A"
-                else stack.enter_context(_elsewhere(name, engine, wanted, say))
+                dict(os.environ) if name == "A" else stack.enter_context(elsewhere(name, engine, wanted, say))
             )
             if not args:
                 environment["LABHELPERS_TRIAL"] = name
             ready = time.monotonic()
-            with _being(environment):
+            with being(environment):
                 what = _what(connect("auto"))
             say(f"engine {name}: {what}; ready after {ready - began:.0f} s")
             selected = SELECTED if name != "A" else ()
@@ -185,8 +183,22 @@ def on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], sa
 
 
 @contextmanager
-def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> Iterator[dict[str, str]]:
-    """The environment of tests that run on B or C, while it runs and has the lab images."""
+def elsewhere(
+    name: str,
+    engine: Engine,
+    wanted: Sequence[str],
+    say: Say,
+    *,
+    pulled: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[dict[str, str]]:
+    """The environment of tests that run on B or C, while it runs and has the lab images.
+
+    Args:
+        wanted: the images that the registry has.
+        pulled: those that the engine has from the start; None for all but `LATER`.
+        settings: keys of daemon.json for engine B.
+    """
     with Lab(belongings.TRIAL, engine=engine) as lab, _folder(lab.session) as folder:
         # and what a build there begins with
         refs = [*(images.ensure(engine, image, say) for image in wanted), images.base(engine, say)]
@@ -196,7 +208,8 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
         for ref in refs:
             there.push(ref)
         port = there.address.rpartition(":")[2]
-        pulled = [one for one in wanted if one not in LATER[name]]
+        if pulled is None:
+            pulled = [one for one in wanted if one not in LATER[name]]
 
         def environment(address: str) -> dict[str, str]:
             ours = {key: value for key, value in os.environ.items() if key != "LABHELPERS_ENGINE"}
@@ -205,7 +218,7 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
             return {**ours, "DOCKER_HOST": address, "LABHELPERS_HOME": home, "LABHELPERS_REGISTRY": registry}
 
         def pull(address: str) -> None:
-            with _being(environment(address)):
+            with being(environment(address)):
                 _pull(connect("auto"), registry, pulled, say)
 
         with ExitStack() as stack:
@@ -213,7 +226,7 @@ def _elsewhere(name: str, engine: Engine, wanted: Sequence[str], say: Say) -> It
                 there.container.reload()
                 (own,) = there.container.attrs["NetworkSettings"]["Networks"].values()
                 registry = f"{own['IPAddress']}:5000"
-                address = stack.enter_context(nested.running(lab, registry, folder, say))
+                address = stack.enter_context(nested.running(lab, registry, folder, say, settings))
                 pull(address)
             else:
                 registry = f"{guest.HOST}:{port}"
@@ -251,7 +264,7 @@ def _folder(session: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _being(environment: Mapping[str, str]) -> Iterator[None]:
+def being(environment: Mapping[str, str]) -> Iterator[None]:
     """Be, for the block, a process with that environment."""
     before = dict(os.environ)
     os.environ.clear()
@@ -271,12 +284,12 @@ def _pull(engine: Engine, registry: str, wanted: Sequence[str], say: Say) -> Non
         for image, found in images.status(engine).items()
         if image in wanted and found.source != "registry"
     ]
-    words = images.pull_base(engine, f"{registry}/{images.BASE}")
-    if made or words:
+    refusal = images.pull_base(engine, f"{registry}/{images.BASE}")
+    if made or refusal:
         raise SetupFailed(
             f"{', '.join(made) or images.BASE} did not come from the registry: a classroom's way is broken",
             hint="the lines above say what the registry or the engine said",
-            engine_words=words,
+            engine_words=refusal.words if refusal else None,
         )
 
 

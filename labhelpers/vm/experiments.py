@@ -211,18 +211,15 @@ def _look(lab: Lab, script: str, *, image: str = "payload") -> str:
     Raises:
         LabError: the script failed.
     """
-    with _removed(lab, []) as made:
-        container = lab.run(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
-        made.append(container)
-        code = container.wait()["StatusCode"]
-        said = _log(container)
-    if code:
+    with lab.quiet():
+        done = lab.once(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
+    if done.exit_code:
         raise LabError(
             f"a look into a container of labhelpers/{image} failed",
             hint="run the cell again; if it stays so, `./lab doctor` tells what the engine allows",
-            engine_words=said,
+            engine_words=str(done),
         )
-    return said
+    return done.stdout
 
 
 def _held_bytes(lab: Lab, containers: Sequence[Container]) -> list[int]:
@@ -251,7 +248,7 @@ def probe_accel(lab: Lab) -> Acceleration:
 
     The answer is kept for this engine until its host boots again: a probe costs seconds.
     """
-    key = f"{lab.engine.info.get('ID')}/{lab.host.kernel().boot_id}/{_image_id(lab, 'vm')}"
+    key = f"{lab.engine.identity}/{lab.host.kernel().boot_id}/{_image_id(lab, 'vm')}"
     kept = state.read_json(CACHE, {})
     if isinstance(kept, dict) and kept.get("key") == key:
         return Acceleration(kept["kind"], kept["reason"])

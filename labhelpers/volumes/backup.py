@@ -130,8 +130,7 @@ def put_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Contents:
     """
     stage.ours(lab, volume)
     command = ["python3", "-c", PUT, "/data", str(random_bytes)]
-    with stage.running(lab, command, image="tools", volumes=[f"{volume}:/data"]) as writer:
-        stage.said(writer)
+    stage.output(lab, command, image="tools", volumes=[f"{volume}:/data"])
     return contents(lab, volume)
 
 
@@ -143,8 +142,8 @@ def contents(lab: Lab, volume: str) -> Contents:
     """
     stage.directory_of(lab, volume)  # with -v the engine would make one
     command = ["python3", "-c", LOOK, "/data"]
-    with stage.running(lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READER) as reader:
-        return _summed(f"volume {volume}", json.loads(stage.said(reader)))
+    said = stage.output(lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READER)
+    return _summed(f"volume {volume}", json.loads(said))
 
 
 def back_up(lab: Lab, volume: str, file: Path) -> BackUp:

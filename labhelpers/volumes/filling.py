@@ -88,8 +88,7 @@ def filling(lab: Lab, inside: str = INSIDE) -> Filling:
         stage.volume(lab, "empty") as empty,
     ):
         image = seen()
-        with stage.running(lab, ["touch", f"/data/{OWN_FILE}"], volumes=[f"{used}:/data"]) as writer:
-            stage.said(writer)
+        stage.output(lab, ["touch", f"/data/{OWN_FILE}"], volumes=[f"{used}:/data"])
         # an empty directory of the engine's host, as a bind mount knows it
         directory = stage.directory_of(lab, empty)
         tried = (

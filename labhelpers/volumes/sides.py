@@ -133,10 +133,7 @@ def both_ways(lab: Lab, container: Container | str, inside: str, directory: str)
         lab.exec(container, ["sh", "-c", say, "sh", first, f"{inside}/from-inside"])
         read_outside = lab.host.read(f"{directory}/from-inside").strip()
         mount = f"type=bind,source={directory},target=/outside"
-        with stage.running(
-            lab, ["sh", "-c", say, "sh", second, "/outside/from-outside"], mounts=[mount]
-        ) as writer:
-            stage.said(writer)
+        stage.output(lab, ["sh", "-c", say, "sh", second, "/outside/from-outside"], mounts=[mount])
         read_inside = lab.exec(container, ["cat", f"{inside}/from-outside"]).stdout.strip()
         lab.exec(container, ["rm", f"{inside}/from-inside", f"{inside}/from-outside"])
     return BothWays(first, read_outside, second, read_inside)

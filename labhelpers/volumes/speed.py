@@ -182,15 +182,16 @@ def speeds(
     asked = json.dumps([turns, whole_bytes, small_bytes, small_writes, limit_s])
     with stage.volume(lab, "speed") as name, stage.volume(lab, "bound") as bound:
         source = source or stage.directory_of(lab, bound)
-        with stage.running(
+        said = stage.output(
             lab,
             ["python3", "-c", PROGRAM, asked],
             image="tools",
+            limit_s=SLOWEST_S,
             volumes=[f"{name}:{PLACES['volume']}"],
             mounts=[f"type=bind,source={source},target={PLACES['bind mount']}"],
             tmpfs={PLACES["tmpfs"]: f"size={4 * whole_bytes}"},
-        ) as container:
-            told, kinds = json.loads(stage.said(container, SLOWEST_S))
+        )
+    told, kinds = json.loads(said)
     found = [
         Turn(place, what, moved, took, small_bytes if kind == "small" else MIB)
         for place, kind, parts in told

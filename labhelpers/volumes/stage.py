@@ -131,6 +131,31 @@ def wait_for(what: str, is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> 
         time.sleep(0.03)
 
 
+def output(
+    lab: Lab,
+    command: Sequence[str],
+    *,
+    image: str = "payload",
+    limit_s: float = LIMIT_S,
+    **options: Any,
+) -> str:
+    """What a command writes in a container of its own, without a network, which is removed.
+
+    Args:
+        image: a lab image.
+        limit_s: how long it may be silent, in seconds.
+        options: as for `lab.run`.
+
+    Raises:
+        LabError: it ended with another exit code than 0, or was silent for `limit_s`.
+    """
+    with lab.quiet():
+        done = lab.once(lab.image(image), command, limit_s=limit_s, **{"network": "none", **options})
+    if done.exit_code:
+        raise _failed(str(done))
+    return done.stdout
+
+
 def said(container: Container, limit_s: float = LIMIT_S) -> str:
     """What a container wrote, once it has ended well.
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from labhelpers.engine import Engine
 
+OF_AN_ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT", "LABHELPERS_ENGINE")
+"""The variables that lead to an engine."""
 PRELUDE = "import json; from labhelpers import state; from labhelpers.engine import private, connect\n"
 
 
@@ -34,9 +36,7 @@ class Machine:
 
     def environment(self, home: Path | None = None) -> dict[str, str]:
         """The environment of a command there: its own state directory, nobody's DOCKER_HOST."""
-        clean = {
-            key: value for key, value in os.environ.items() if key not in ("DOCKER_HOST", "DOCKER_CONTEXT")
-        }
+        clean = {key: value for key, value in os.environ.items() if key not in OF_AN_ENGINE}
         return clean | {"LABHELPERS_HOME": str(home or self.home)}
 
     def run(self, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:

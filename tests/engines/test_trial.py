@@ -15,9 +15,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from labhelpers.engine import Engine
-from labhelpers.errors import SetupFailed
+from labhelpers.engine.dial import Place
+from labhelpers.errors import BadInput, SetupFailed
+from labhelpers.runner import execute
 from labhelpers.state import ROOT
-from labhelpers.trial import guest, nested, runs
+from labhelpers.trial import guest, matrix, nested, runs
 from labhelpers.trial.runs import Outcome
 
 TESTS = """
@@ -143,5 +145,55 @@ def test_a_changed_recipe_is_another_one() -> None:
 def test_b_needs_an_engine_on_this_machine() -> None:
     client = docker.DockerClient(base_url="tcp://192.0.2.1:2375", version="1.41")
     with pytest.raises(SetupFailed, match="is elsewhere"):
-        nested.ensure(Engine("tcp://192.0.2.1:2375", "existing", "test", client), print)
+        nested.ensure(Engine(Place("tcp://192.0.2.1:2375", "test"), "existing", client), print)
     client.close()
+
+
+# --- the settings matrix
+
+
+def test_every_setting_and_every_chapter_comes_in_rotation() -> None:
+    runs_of_ci = [matrix.in_rotation(number) for number in range(len(matrix.SETTINGS) * len(matrix.CHAPTERS))]
+    assert {name for name, _ in runs_of_ci} == set(matrix.SETTINGS)
+    assert len(matrix.SETTINGS) >= 8
+    for name in matrix.SETTINGS:
+        with_it = {chapter for one, chapters in runs_of_ci if one == name for chapter in chapters}
+        assert with_it == set(matrix.CHAPTERS)
+    assert matrix.in_rotation(matrix.commits()) == matrix.in_rotation(matrix.commits())
+
+
+def test_unknown_settings_are_refused_with_those_there_are() -> None:
+    with pytest.raises(BadInput, match="icc-of'") as raised:
+        matrix.chosen("icc-of")
+    assert "icc-off, " in raised.value.hint
+    assert matrix.chosen("all") == tuple(matrix.SETTINGS)
+
+
+def test_a_notebook_that_is_executed_reports_what_does_not_apply(tmp_path: Path) -> None:
+    lines = (
+        "from labhelpers.results import finding",
+        "finding('isolated', False, unless='the engine was started with iptables=false')\nfinding('named', True)",
+        "finding('reached', False)",
+    )
+    path = tmp_path / "one.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(line) for line in lines]), path)
+    done = execute(path)
+    assert done.not_applicable == (("isolated", "the engine was started with iptables=false"),)
+    assert (done.failed_cell, "FindingFailed" in done.error) == (3, True)
+
+
+@pytest.mark.parametrize("problem", ["", "cell 3: FindingFailed: “web reaches mail”"])
+def test_the_table_of_the_matrix(problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        matrix.Row("icc-off", "05_networking", 40, problem, (("web reaches mail", "icc=false"),)),
+        matrix.Row("icc-off", "00_start_here", 4, "", ()),
+    ]
+    assert matrix.show(rows) is (not problem)
+    said = capsys.readouterr().out
+    assert ("failed (cell 3)" if problem else "passed, 1 do not apply (40 s)") in said
+    assert "does not apply: web reaches mail (icc=false)" in said
+    assert problem in said
+    outcome = matrix.outcome(rows, print)
+    assert (outcome.status, outcome.passed) == ((1, 1) if problem else (0, 2))
+    assert outcome.skipped == (("05_networking: web reaches mail", "icc=false"),)
+    assert "--settings icc-off 05 00" in capsys.readouterr().out

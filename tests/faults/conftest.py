@@ -53,7 +53,11 @@ class Own:
     @property
     def environment(self) -> dict[str, str]:
         """What a reader's process needs to work on this engine."""
-        more = {"DOCKER_HOST": self.address, "LABHELPERS_HOME": str(self.reader), "PYTHONUNBUFFERED": "1"}
+        more = {
+            "LABHELPERS_ENGINE": self.address,
+            "LABHELPERS_HOME": str(self.reader),
+            "PYTHONUNBUFFERED": "1",
+        }
         return {key: value for key, value in os.environ.items() if key != "DOCKER_CONTEXT"} | more
 
     def client(self) -> Any:

@@ -1,0 +1,392 @@
+"""What an engine is set to do otherwise than an engine as it is installed, where the course notices.
+
+Computed from the engine's `GET /info`, `GET /version` and the options of its default bridge (Engine API). Keys that a
+version does not send are read as "as installed": a difference is reported only where the engine says so.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import DockerException
+from requests.exceptions import RequestException
+
+from labhelpers.engine.once import JSON_FILE, keeps_logs
+from labhelpers.results import Result
+
+if TYPE_CHECKING:
+    from labhelpers.engine.find import Engine
+
+OVERLAY = ("overlay2", "overlayfs", "overlay", "fuse-overlayfs", "io.containerd.snapshotter.v1.overlayfs")
+"""Storage drivers that stack directories with the kernel's overlay file system, or as it does."""
+DELEGATE = "/etc/systemd/system/user@.service.d/delegate.conf"
+_BRIDGE = "com.docker.network.bridge."
+# as installed, and the wrappers of it that change nothing that a container sees
+_RUNC = ("", "runc", "crun", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux", "nvidia", "oci")
+_FEW_NETWORKS = 30
+"""Chapter 5 has up to a dozen at a time; an engine as installed has room for 31 or more."""
+_LIMITS = {
+    "memory": ("MemoryLimit",),
+    "cpu": ("CpuCfsQuota", "CpuCfsPeriod", "CPUShares"),
+    "cpuset": ("CPUSet",),
+    "pids": ("PidsLimit",),
+}
+"""Controller → the keys of `/info` that are false where the engine cannot use it."""
+_ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/tips/#limiting-resources"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Result):
+    """One way in which an engine is not as installed.
+
+    Attributes:
+        name: the setting, as dockerd(8) or `docker info` calls it.
+        what: one sentence: what is different.
+        chapters: those in which it matters.
+        next: what the reader can do.
+    """
+
+    name: str
+    what: str
+    chapters: tuple[str, ...]
+    next: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.next}"
+
+
+def differences(engine: Engine) -> tuple[Difference, ...]:
+    """What is different on this engine. An engine that does not answer any more has none."""
+    with suppress(DockerException, RequestException):
+        return of(engine.info, engine.version, _bridge(engine)) + _of_the_command_line()
+    return ()
+
+
+def of(
+    info: Mapping[str, Any], version: Mapping[str, Any], bridge: Mapping[str, str] | None
+) -> tuple[Difference, ...]:
+    """What is different, by the engine's own answers.
+
+    Args:
+        info, version: `GET /info` and `GET /version`.
+        bridge: the options of the default bridge; None where the engine has no such network.
+    """
+    podman = any("Podman" in str(part.get("Name")) for part in version.get("Components") or [])
+    found = [*_system(info), *_logs(info), *_storage(info), *_users(info), *_limits(info), *_runtime(info)]
+    if not podman:  # its other defaults are in `Engine.warnings`
+        found += [*_profiles(info), *_networks(info, bridge)]
+    return tuple(found)
+
+
+def matter_in(chapter: str, found: tuple[Difference, ...]) -> list[Difference]:
+    """Those of `found` that matter in a chapter: "05", or "05b" for its optional part."""
+    return [one for one in found if chapter[:2] in one.chapters]
+
+
+def limit_is_missing(info: Mapping[str, Any], controller: str) -> bool:
+    """Whether the engine says that it cannot use a controller: `memory`, `cpu`, `cpuset` or `pids`."""
+    keys = _LIMITS[controller]
+    return _has_no_cgroups(info) or any(info.get(key) is False for key in keys)
+
+
+def security(info: Mapping[str, Any], name: str) -> dict[str, str] | None:
+    """The fields of one of the engine's security options, None where it is not in use.
+
+    `name=seccomp,profile=builtin` is `{"name": "seccomp", "profile": "builtin"}`; older engines say `seccomp` alone.
+    """
+    for option in info.get("SecurityOptions") or []:
+        fields = dict(field.partition("=")[::2] for field in str(option).split(","))
+        if fields.get("name") == name or str(option) == name:
+            return fields
+    return None
+
+
+def _bridge(engine: Engine) -> Mapping[str, str] | None:
+    rows: Any = engine.client.api.networks(names=["bridge"])
+    return next((row.get("Options") or {} for row in rows if row.get("Name") == "bridge"), None)
+
+
+def _of_the_command_line() -> tuple[Difference, ...]:
+    path = shutil.which("docker")
+    if path is None or not is_snap(path):
+        return ()
+    what = "the `docker` command comes from a snap: it has a /tmp of its own, and reads no hidden directories"
+    return (
+        Difference(
+            "snap",
+            what,
+            ("02",),
+            "let the shell open files for it: `docker save IMAGE > FILE`, not `-o FILE`",
+        ),
+    )
+
+
+def is_snap(command: str) -> bool:
+    """Whether a command is run by snapd: /snap/bin/docker is a link to /usr/bin/snap."""
+    real = str(Path(command).resolve())
+    return any(
+        path.startswith(("/snap/", "/var/lib/snapd/")) or path == "/usr/bin/snap" for path in (command, real)
+    )
+
+
+# --- each reads one part of the engine's answers
+
+
+def _system(info: Mapping[str, Any]) -> Iterator[Difference]:
+    if info.get("OSType", "linux") != "linux":
+        yield Difference(
+            "OSType",
+            f"this engine runs {info['OSType']} containers, and the course needs Linux containers",
+            tuple(f"{number:02}" for number in range(10)),
+            "Docker Desktop: right-click its icon, “Switch to Linux containers…”",
+        )
+    if "Docker Desktop" in str(info.get("OperatingSystem")):
+        yield Difference(
+            "Docker Desktop",
+            "this engine runs in the virtual machine of Docker Desktop, which shares some of your directories",
+            ("07",),
+            "directories that are not shared are added in its settings, under Resources, File sharing",
+        )
+    root = str(info.get("DockerRootDir") or "")
+    if root.startswith(("/var/snap/", "/snap/")):
+        yield Difference(
+            "snap",
+            "this engine comes from a snap: its data is below /var/snap/docker, and it mounts from your home only",
+            ("07", "08"),
+            "bind mounts work for directories of your home whose names do not begin with a dot",
+        )
+    if (info.get("Plugins") or {}).get("Authorization"):
+        names = ", ".join(info["Plugins"]["Authorization"])
+        yield Difference(
+            "authorization-plugins",
+            f"this engine asks an authorization plugin before it does anything ({names})",
+            (),
+            "where it refuses, its message names the plugin: ask the engine's administrator",
+        )
+
+
+def _logs(info: Mapping[str, Any]) -> Iterator[Difference]:
+    if not keeps_logs(info):
+        yield Difference(
+            "log-driver",
+            f"`docker logs` may have nothing to show on this engine: its log driver is {info['LoggingDriver']!r}",
+            ("01", "06", "08", "09"),
+            f"the lab starts its containers with `--log-driver {JSON_FILE}`; add that to yours to see their logs",
+        )
+    if info.get("LiveRestoreEnabled") is True:
+        yield Difference(
+            "live-restore",
+            "containers keep running while this engine is restarted (live-restore)",
+            ("08", "09"),
+            "where a page says that a restart of the engine ends containers, that does not apply",
+        )
+
+
+def _storage(info: Mapping[str, Any]) -> Iterator[Difference]:
+    driver = str(info.get("Driver") or "overlay2")
+    status = {str(row[0]): str(row[1]) for row in info.get("DriverStatus") or [] if len(row) == 2}
+    if driver not in OVERLAY:
+        full = (
+            ": every layer is a full copy, which takes disk and time" if driver in ("vfs", "native") else ""
+        )
+        yield Difference(
+            "storage-driver",
+            f"this engine stores layers with {driver!r}, not with overlay2{full}",
+            ("02",),
+            "the experiments on overlay directories do not apply here; the rest of the chapter does",
+        )
+    if status.get("Supports d_type") == "false":
+        yield Difference(
+            "d_type",
+            "the file system below this engine's layers reports no file types (XFS made with ftype=0)",
+            ("02",),
+            "removed files may stay visible in containers: give the engine another data root",
+        )
+    if status.get("Backing Filesystem") == "tmpfs":
+        yield Difference(
+            "data-root",
+            "this engine keeps its data in memory (tmpfs)",
+            ("04", "07"),
+            "speeds and limits of a disk cannot be measured here",
+        )
+
+
+def _users(info: Mapping[str, Any]) -> Iterator[Difference]:
+    if security(info, "rootless"):
+        yield Difference(
+            "rootless",
+            "this engine runs without root: root in a container is you, and other users are your subordinate ids",
+            ("03", "05", "07", "09"),
+            "`cat /etc/subuid` shows which; its host is the user namespace of RootlessKit",
+        )
+    elif security(info, "userns"):
+        yield Difference(
+            "userns-remap",
+            "this engine maps users: root in a container is an ordinary user of the host",
+            ("03", "05", "07", "09"),
+            "a container that shares a namespace of the host also needs `--userns host`",
+        )
+
+
+def _has_no_cgroups(info: Mapping[str, Any]) -> bool:
+    return info.get("CgroupDriver") == "none"
+
+
+def _limits(info: Mapping[str, Any]) -> Iterator[Difference]:
+    missing = [name for name in _LIMITS if limit_is_missing(info, name)]
+    if missing:
+        names = ", ".join(missing)
+        yield Difference(
+            "cgroup controllers",
+            f"this engine cannot limit or count with these cgroup controllers: {names}",
+            ("01", "04", "06"),
+            _next_for(info, missing),
+        )
+
+
+def _next_for(info: Mapping[str, Any], missing: list[str]) -> str:
+    if security(info, "rootless"):
+        return (
+            f"have systemd delegate them: in {DELEGATE} write [Service] and Delegate=cpu cpuset io memory pids "
+            f"({_ROOTLESS_PAGE})"
+        )
+    if "memory" in missing:
+        return (
+            "the kernel has them off: boot it with `cgroup_enable=memory` (Raspberry Pi: at the end of the line in "
+            "/boot/firmware/cmdline.txt)"
+        )
+    return "what they measure is left out; `cat /proc/cgroups` on the engine's host shows what its kernel has"
+
+
+def _runtime(info: Mapping[str, Any]) -> Iterator[Difference]:
+    runtime = str(info.get("DefaultRuntime") or "")
+    if runtime == "sysbox-runc":
+        yield Difference(
+            "Enhanced Container Isolation",
+            "this engine isolates every container in a user namespace (Enhanced Container Isolation)",
+            ("01", "03", "04", "05", "07", "09"),
+            "what the lab may not see of the engine's host is left out; Docker Desktop's settings turn it off",
+        )
+    elif runtime.rpartition("/")[2] not in _RUNC:
+        yield Difference(
+            "default-runtime",
+            f"this engine runs containers with {runtime!r}, not with runc",
+            ("01", "03", "04", "05"),
+            "a container may have a kernel of its own there, and the host may see none of its processes",
+        )
+
+
+def _profiles(info: Mapping[str, Any]) -> Iterator[Difference]:
+    options = info.get("SecurityOptions")
+    if security(info, "selinux"):
+        yield Difference(
+            "selinux",
+            "SELinux confines the containers of this engine: a directory must be labelled before they may use it",
+            ("07", "08"),
+            "add `:z` to a bind mount of a directory of your own; it changes the label of what is in it",
+        )
+    if security(info, "no-new-privileges"):
+        yield Difference(
+            "no-new-privileges",
+            "programs in containers gain no rights by set-user-ID or file capabilities (no-new-privileges)",
+            ("03",),
+            "`su` and `sudo` do not work in a container here",
+        )
+    if options is None:
+        return
+    seccomp = security(info, "seccomp")
+    profile = None if seccomp is None else seccomp.get("profile", "default")
+    if profile not in ("default", "builtin"):
+        how = (
+            "filters no system calls"
+            if profile in (None, "unconfined")
+            else "has a system call filter of its own"
+        )
+        yield Difference(
+            "seccomp-profile",
+            f"this engine {how}",
+            ("03",),
+            "what a container may do without a right is different from Docker's default",
+        )
+    version_2 = str(info.get("CgroupVersion") or "1") == "2"
+    if (security(info, "cgroupns") is not None) is not version_2:
+        mode = "the host's" if version_2 else "its own"
+        yield Difference(
+            "default-cgroupns-mode",
+            f"a container of this engine is in {mode} cgroup namespace by default",
+            ("03",),
+            "`--cgroupns private` and `--cgroupns host` choose for one container",
+        )
+
+
+def _networks(info: Mapping[str, Any], bridge: Mapping[str, str] | None) -> Iterator[Difference]:
+    if bridge is None:
+        yield Difference(
+            "bridge",
+            "this engine has no default bridge: containers have no network unless one is asked for",
+            ("05", "06", "09"),
+            "the pages need one: start dockerd without `--bridge=none`",
+        )
+        bridge = {}
+    if bridge.get(f"{_BRIDGE}enable_icc") == "false":
+        yield Difference(
+            "icc",
+            "containers on this engine's default bridge may not reach each other (icc is off)",
+            ("05",),
+            "a network that you create is not affected",
+        )
+    if bridge.get(f"{_BRIDGE}enable_ip_masquerade") == "false":
+        yield Difference(
+            "ip-masq",
+            "this engine does not translate the addresses of containers that leave the host (ip-masq is off)",
+            ("05",),
+            "answers come back only where the network has a route to the containers",
+        )
+    address = bridge.get(f"{_BRIDGE}host_binding_ipv4") or "0.0.0.0"
+    if address != "0.0.0.0":
+        yield Difference(
+            "ip",
+            f"a port published without an address listens on {address} alone on this engine",
+            ("05", "06"),
+            "write the address that you want: `-p 0.0.0.0:8080:80`",
+        )
+    if info.get("IPv4Forwarding") is False:
+        yield Difference(
+            "ip-forward",
+            "the kernel of this engine's host forwards no packets, so containers reach their own bridge only",
+            ("05", "06"),
+            "on that host: `sudo sysctl net.ipv4.ip_forward=1`",
+        )
+    firewall = str((info.get("FirewallBackend") or {}).get("Driver") or "")
+    if firewall.startswith("nftables"):
+        yield Difference(
+            "firewall-backend",
+            "this engine writes its rules with nftables: there are no chains named DOCKER-USER or DOCKER-ISOLATION",
+            ("05",),
+            "`sudo nft list ruleset` on its host shows them",
+        )
+    room = _networks_left(info.get("DefaultAddressPools") or [])
+    if room is not None and room < _FEW_NETWORKS:
+        yield Difference(
+            "default-address-pools",
+            f"this engine's address pools have room for {room} networks",
+            ("05", "06", "09"),
+            "`docker network prune` removes those that no container uses; yours too, so look first",
+        )
+
+
+def _networks_left(pools: list[Mapping[str, Any]]) -> int | None:
+    """How many IPv4 networks fit in the pools that daemon.json names; None where it names none."""
+    room = 0
+    for pool in pools:
+        with suppress(ValueError, KeyError, TypeError):
+            base = ipaddress.ip_network(pool["Base"], strict=False)
+            if base.version == 4:
+                room += 2 ** max(0, int(pool["Size"]) - base.prefixlen)
+    return room or None

@@ -1,0 +1,226 @@
+"""Registries: the parts of a reference, and why an image cannot be pulled.
+
+The engine asks the registry, not this machine: what counts are the engine's network, proxy and certificates (Engine
+API, GET /distribution/{name}/json and POST /images/create). A registry says why in the codes of the OCI distribution
+specification (`TOOMANYREQUESTS`, `UNAUTHORIZED`, `DENIED`, `MANIFEST_UNKNOWN`), the engine passes on its text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from docker import auth
+from docker.errors import APIError, DockerException
+from docker.utils import parse_repository_tag
+
+from labhelpers.engine.find import Engine
+from labhelpers.errors import DISK_FULL, ImageMissing
+
+HUB = "docker.io"
+_HOST = re.compile(r"localhost$|.*[.:]|\[")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a registry, or the way to it, did not give an image.
+
+    Attributes:
+        cause: one sentence, without a full stop.
+        hint: what to do next.
+        words: the engine's own message.
+    """
+
+    cause: str
+    hint: str
+    words: str
+
+    def error(self, ref: str) -> ImageMissing:
+        """The same as an error about the image `ref`."""
+        return ImageMissing(
+            f"the image {ref!r} could not be pulled: {self.cause}", hint=self.hint, engine_words=self.words
+        )
+
+
+def split(ref: str) -> tuple[str, str]:
+    """The repository and the tag or digest of a reference; `latest` where it has neither.
+
+    `127.0.0.1:5000/ubuntu` has a port and no tag. With both a tag and a digest, the digest counts.
+    """
+    name, _, digest = ref.partition("@")
+    repository, tag = parse_repository_tag(name)
+    return repository, digest or tag or "latest"
+
+
+def registry_of(ref: str) -> str:
+    """The registry that a reference names, by its host and port; `docker.io` where it names none.
+
+    The first part is a host if it has a dot or a port, or is `localhost` (distribution/reference, normalize.go).
+    """
+    first, slash, _ = ref.partition("/")
+    return first if slash and _HOST.match(first) else HUB
+
+
+def ask(engine: Engine, ref: str, seconds: float) -> Refusal | None:
+    """Ask the registry of `ref` for it, through the engine; None where it has it.
+
+    Args:
+        seconds: how long the answer may take.
+    """
+    api: Any = engine.client.api
+    url = f"{api.base_url}/v{api.api_version}/distribution/{ref}/json"
+    try:
+        answer = api.get(url, headers=login(engine, ref), timeout=max(seconds, 0.1))
+    except requests.Timeout:
+        return explain(ref, f"the registry did not answer within {seconds:g} s", 504)
+    except (requests.RequestException, DockerException) as error:
+        return explain(ref, str(error), 0)
+    if answer.status_code == 200:
+        return None
+    try:
+        words = str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        words = answer.text
+    return explain(ref, words, answer.status_code)
+
+
+def login(engine: Engine, ref: str) -> dict[str, str]:
+    """The header with what `docker login` has kept for the registry of `ref`; empty where that is nothing."""
+    registry = registry_of(ref)
+    name = auth.INDEX_NAME if registry == HUB else registry
+    try:
+        header = auth.get_config_header(engine.client.api, name)
+    except (DockerException, RuntimeError, OSError):
+        return {}  # a credential helper that fails: the registry may not ask for a login at all
+    return {"X-Registry-Auth": header.decode() if isinstance(header, bytes) else header} if header else {}
+
+
+# --- why
+
+
+def explain(ref: str, words: str, status: int = 0) -> Refusal:
+    """Why the pull of `ref` failed: from the engine's message, and from the status of its response."""
+    host = registry_of(ref)
+    name = "Docker Hub" if host == HUB else f"the registry {host}"
+    text = words.lower()
+    for signs, cause, hint in _CAUSES:
+        if any(sign in text for sign in signs):
+            return Refusal(cause.format(name=name), hint.format(host=host, ref=ref), words)
+    by_status = {
+        429: _LIMIT,
+        401: _LOGIN,
+        403: _LOGIN,
+        404: _UNKNOWN,
+        502: _NETWORK,
+        503: _NETWORK,
+        504: _NETWORK,
+    }
+    cause, hint = by_status.get(status, ("{name} did not give it", "read the engine's message below"))
+    return Refusal(cause.format(name=name), hint.format(host=host, ref=ref), words)
+
+
+_LIMIT = (
+    "{name} limits how many images this network address may pull, and the limit is reached",
+    "wait for the limit to be lifted (Docker Hub: up to 6 hours), log in with `docker login`, or pull from a mirror: "
+    "LABHELPERS_REGISTRY=HOST:PORT ./lab up",
+)
+_LOGIN = (
+    "{name} asks for a login, or has no image of that name for you",
+    "check the name; if the image is private: docker login {host}",
+)
+_UNKNOWN = ("{name} has no such image or tag", "check its name and tag: {ref}")
+_CERTIFICATE = (
+    "the engine does not trust the certificate of {name}",
+    "a company's proxy often replaces it: put the certificate of its authority on the engine's machine, in "
+    "/etc/docker/certs.d/{host}/ca.crt or among the system's, then restart the engine "
+    "(docs.docker.com/engine/network/ca-certs)",
+)
+_PROXY = (
+    "the engine's proxy does not let it reach {name}",
+    "check the engine's proxy settings, its HTTPS_PROXY and NO_PROXY, not this terminal's "
+    "(docs.docker.com/engine/daemon/proxy)",
+)
+_NETWORK = (
+    "the engine cannot reach {name}: no network, no name service, or nothing listens there",
+    "check the network of the engine's machine; without one, work with what is there or with LABHELPERS_REGISTRY",
+)
+_PLAIN = (
+    "{name} speaks HTTP without TLS",
+    "use its HTTPS address, or add it to “insecure-registries” in the engine's daemon.json",
+)
+_PLATFORM = (
+    "{name} has no such image for this engine's processor",
+    "choose an image that is built for it; docker manifest inspect {ref} lists them",
+)
+
+# more specific first: a proxy's answer may be a 407, a 403 or a certificate; a limit may be wrapped in a 500
+_CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("no space left on device",), "the engine's disk is full", DISK_FULL),
+    (("toomanyrequests", "too many requests", "rate limit", "status code 429", "429 "), *_LIMIT),
+    (("proxyconnect", "proxy authentication", "407 ", "proxy error", "via proxy"), *_PROXY),
+    (("x509", "certificate", "tls: failed to verify"), *_CERTIFICATE),
+    (("server gave http response to https",), *_PLAIN),
+    (("no matching manifest", "does not match the specified platform", "no match for platform"), *_PLATFORM),
+    (
+        (
+            *("unauthorized", "authentication required", "no basic auth", "denied", "forbidden"),
+            *("incorrect username or password", "status code 401", "status code 403"),
+        ),
+        *_LOGIN,
+    ),
+    (("manifest unknown", "not found", "name unknown", "repository does not exist"), *_UNKNOWN),
+    (
+        (
+            *(
+                "no such host",
+                "i/o timeout",
+                "connection refused",
+                "network is unreachable",
+                "no route to host",
+            ),
+            *(
+                "server misbehaving",
+                "temporary failure in name resolution",
+                "connection reset",
+                "deadline exceeded",
+            ),
+            *("client.timeout", "context canceled", "eof", "did not answer within"),
+        ),
+        *_NETWORK,
+    ),
+)
+
+
+# --- the processor
+
+_SAME = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i686": "386",
+    "i386": "386",
+}
+
+
+def architecture(name: str) -> str:
+    """A processor by its name in image configurations (Go's GOARCH): `x86_64` is `amd64`."""
+    return _SAME.get(name.lower(), name.lower())
+
+
+def foreign_architecture(engine: Engine, image: Mapping[str, Any]) -> str | None:
+    """The processor that an image is for, where the engine has another one; `image` as inspected."""
+    wanted, found = (
+        architecture(str(engine.info.get("Architecture", ""))),
+        architecture(str(image.get("Architecture") or "")),
+    )
+    return found if wanted and found and wanted != found else None
+
+
+def failed(error: APIError | DockerException, ref: str) -> Refusal:
+    """Why the SDK's pull of `ref` failed."""
+    status = error.response.status_code if isinstance(error, APIError) and error.response is not None else 0
+    return explain(ref, str(getattr(error, "explanation", None) or error), status)

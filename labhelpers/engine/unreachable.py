@@ -1,0 +1,438 @@
+"""Why an engine cannot be reached, and what to do about it: one message for each cause.
+
+A connection that fails says more than the SDK's exceptions do: an errno, a verification code of OpenSSL, what ssh
+printed. Each cause has a next step of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import socket
+import ssl
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from labhelpers import state
+from labhelpers.engine.dial import NoAnswer, NoEngine, Place, SshFailed
+from labhelpers.errors import EngineUnreachable
+
+ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/"
+TLS_PAGE = "https://docs.docker.com/engine/security/protect-access/"
+SSH_PAGE = (
+    "https://docs.docker.com/engine/security/protect-access/#use-ssh-to-protect-the-docker-daemon-socket"
+)
+_TLS_ALERT = b"\x15\x03"
+# verification codes: X509_V_ERR_… (openssl x509_vfy.h)
+_NOT_YET, _EXPIRED = 9, 10
+_OTHER_NAME = (62, 64)
+_UNKNOWN_CA = (2, 18, 19, 20, 21)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    what: str
+    hint: str
+
+
+def is_nobody(error: Exception) -> bool:
+    """Whether `error` says that nothing listens there: no reason to mention a place that nobody named."""
+    return isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError)
+
+
+def explain(place: Place, error: Exception) -> EngineUnreachable:
+    """What to tell the reader when connecting to `place` raised `error`."""
+    cause = _cause(place, error)
+    return EngineUnreachable(
+        cause.what.replace("{by}", place.found_by).replace("{at}", state.shown(place.address)),
+        hint=cause.hint,
+        engine_words=str(error) or type(error).__name__,
+    )
+
+
+def another(place: Place) -> str:
+    """How to use another engine than the one that the reader named."""
+    if place.found_by.startswith("docker context"):
+        way = "`docker context use default`"
+        return "`unset DOCKER_CONTEXT`" if os.environ.get("DOCKER_CONTEXT") else way
+    if place.found_by == "--engine":
+        return (
+            "leave out `--engine`" if not os.environ.get("LABHELPERS_ENGINE") else "`unset LABHELPERS_ENGINE`"
+        )
+    return "`unset DOCKER_HOST`"
+
+
+def _cause(place: Place, error: Exception) -> _Cause:
+    if isinstance(error, SshFailed) or (place.scheme == "ssh" and isinstance(error, FileNotFoundError)):
+        return _ssh(place, error)
+    if isinstance(error, ssl.SSLError):
+        return _tls(place, error)
+    if isinstance(error, NoAnswer):
+        return _Cause(
+            "the engine at {at} accepts connections but sends no answer: it is overloaded, or it hangs",
+            "wait until it answers `docker version`, or restart it; then run this again",
+        )
+    if isinstance(error, NoEngine):
+        return _not_an_engine(place, error)
+    if isinstance(error, ValueError):
+        return _Cause("{by} is {at}, which is not a valid address", _forms())
+    if isinstance(error, PermissionError):
+        return _permission(place)
+    return _tcp(place, error) if place.scheme == "tcp" else _local(place, error)
+
+
+# ── on this machine ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _local(place: Place, error: Exception) -> _Cause:
+    path = Path(place.path)
+    points = "{by} points at {at}"
+    if "too long" in str(error):
+        return _Cause(
+            f"{points}, a path too long for a socket (107 bytes)", "use a shorter path or a symbolic link"
+        )
+    if place.scheme == "unix" and path.exists() and not path.is_socket():
+        kind = "a directory" if path.is_dir() else "an ordinary file"
+        hint = "a bind mount of a socket that does not exist makes a directory: remove it, then restart the engine"
+        return _Cause(
+            f"{points}, and that is {kind}, not a socket", hint if path.is_dir() else another(place)
+        )
+    what = (
+        "and nothing listens on it" if isinstance(error, ConnectionRefusedError) else "which does not exist"
+    )
+    if not is_nobody(error):
+        what = "and the connection failed"
+    return _Cause(f"{points}, {what}", f"{_start(place)}, or use another engine: {another(place)}")
+
+
+def _start(place: Place) -> str:
+    """How the engine that usually listens at `place` is started."""
+    path = place.path.replace("\\", "/")
+    if "podman" in path:
+        user = "" if path.startswith("/run/podman") else "--user "
+        return f"start Podman's socket: `systemctl {user}start podman.socket`"
+    if platform.system() in ("Windows", "Darwin") or "/.docker/" in path:
+        return "start Docker Desktop"
+    if path in ("/var/run/docker.sock", "/run/docker.sock"):
+        return "start Docker: `sudo systemctl start docker`"
+    if path.startswith("/run/user/"):
+        return "start rootless Docker: `systemctl --user start docker`"
+    return "start the engine that belongs to this address"
+
+
+def _permission(place: Place) -> _Cause:
+    if place.scheme == "npipe":
+        return _Cause(
+            "an engine listens at {at}, but you may not use it",
+            "add your account to the group docker-users, then sign out and in again",
+        )
+    if place.scheme == "tcp":
+        return _Cause(
+            "connecting to {at} is forbidden on this machine", "look at its firewall rules for local programs"
+        )
+    mine = "an engine's socket is at {at}, but you may not use it: "
+    group, may = _group(Path(place.path))
+    if not may:
+        return _Cause(
+            f"{mine}only its owner may",
+            f"run Docker as your own user ({ROOTLESS_PAGE}), or ask its owner for access",
+        )
+    hint = (
+        "log out and in again"
+        if _is_member(group)
+        else f"`sudo usermod -aG {group} $USER`, then log out and in again"
+    )
+    return _Cause(
+        f"{mine}it belongs to the group “{group}”",
+        f"{hint} (members of that group are root on this machine in all but name)",
+    )
+
+
+def _group(path: Path) -> tuple[str, bool]:
+    """The group of a socket, and whether being in it helps."""
+    try:
+        group, mode = path.group(), path.stat().st_mode
+    except (OSError, KeyError, NotImplementedError):
+        return "docker", True
+    return group, bool(mode & stat.S_IWGRP) and group != "root"
+
+
+def _is_member(group: str) -> bool:
+    """Whether the account is in `group` already and only this session is not."""
+    import grp
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name in grp.getgrnam(group).gr_mem
+    except KeyError:
+        return False
+
+
+# ── over TCP ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tcp(place: Place, error: Exception) -> _Cause:
+    host, port = place.host_port
+    if isinstance(error, socket.gaierror):
+        return _Cause(
+            f"{{by}} points at {{at}}, and there is no address for the name “{host}”",
+            f"check the spelling and your DNS or VPN (`getent hosts {host}`)",
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return _Cause(
+            f"{{by}} points at {{at}}, and nothing listens on port {port} of {host}",
+            f"check the port (usually 2376 with TLS, 2375 without); an engine listens there only if it is set to, "
+            f"and ssh needs no such setting: `ssh://user@{host}`",
+        )
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        tls = "without TLS" if place.tls is None else "with TLS"
+        return _Cause(
+            f"{{by}} points at {{at}}, and what listens there closed the connection, which was opened {tls}",
+            "check whether that port expects TLS, and that it is the engine's",
+        )
+    return _Cause(f"{{by}} points at {{at}}, and {host} does not answer", _no_route(error))
+
+
+def _no_route(error: Exception) -> str:
+    proxies = [
+        name
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+        if os.environ.get(name) or os.environ.get(name.lower())
+    ]
+    if proxies:
+        return (
+            f"the lab connects directly, not through the proxy of {proxies[0]}: connect your VPN, or go over a machine "
+            "that you can log in to: `ssh://user@host`"
+        )
+    if getattr(error, "errno", None) in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        return "check your network or VPN: this machine has no route there"
+    return "check the address, your VPN, and the firewalls in between"
+
+
+def _not_an_engine(place: Place, error: NoEngine) -> _Cause:
+    words = str(error)
+    if "HTTP request to an HTTPS server" in words or words.encode(errors="replace").startswith(_TLS_ALERT):
+        return _Cause(
+            "{by} points at {at}, which speaks TLS, and the connection was opened without",
+            "set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH to the folder with ca.pem, cert.pem and key.pem, or use "
+            f"a docker context that has them ({TLS_PAGE})",
+        )
+    if re.match(r"HTTP/1\.[01] 5", words):
+        return _Cause(
+            "the engine at {at} answers with an error",
+            "read its log (`journalctl -u docker`), restart it, then run this again",
+        )
+    return _Cause(
+        "{by} points at {at}, and what answers there is not a Docker engine",
+        f"check the address; or use another engine: {another(place)}",
+    )
+
+
+# ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tls(place: Place, error: ssl.SSLError) -> _Cause:
+    host = place.host_port[0]
+    files = _files(place)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _certificate(place, error, host, files)
+    reason = f"{error.reason or ''} {error}".upper().replace(" ", "_")
+    if "WRONG_VERSION_NUMBER" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER_FAILURE" in reason:
+        return _Cause(
+            "{by} points at {at} with TLS, and what listens there does not speak TLS",
+            "use the engine's TLS port (usually 2376); for one without TLS: "
+            "`unset DOCKER_TLS_VERIFY DOCKER_TLS DOCKER_CERT_PATH`",
+        )
+    if "MISMATCH" in reason:
+        return _Cause("cert.pem and key.pem do not belong together", f"put a matching pair into {files}")
+    if re.search(r"PEM|ASN1|NO_START_LINE|NO_CERTIFICATE_OR_CRL|X509|BAD_BASE64", reason):
+        return _Cause(
+            "a certificate or key file is damaged, or is none",
+            f"replace ca.pem, cert.pem and key.pem in {files}",
+        )
+    if re.search(r"ALERT|HANDSHAKE_FAILURE", reason):
+        sent = place.tls is not None and place.tls.cert is not None
+        why = (
+            "does not accept the client certificate"
+            if sent
+            else "asks for a client certificate, and there is none"
+        )
+        return _Cause(
+            f"the engine at {{at}} {why}",
+            f"ask the engine's administrator for cert.pem and key.pem; they belong in {files}",
+        )
+    return _Cause("the TLS connection to {at} failed", f"check the certificates in {files} ({TLS_PAGE})")
+
+
+def _certificate(place: Place, error: ssl.SSLCertVerificationError, host: str, files: str) -> _Cause:
+    code = error.verify_code
+    if code == _EXPIRED:
+        return _Cause(
+            "the certificate of the engine at {at} has expired",
+            "check this machine's clock (`date`); otherwise the engine needs a new certificate",
+        )
+    if code == _NOT_YET:
+        return _Cause(
+            "the certificate of the engine at {at} is not valid yet", "check this machine's clock (`date`)"
+        )
+    if code in _OTHER_NAME:
+        return _Cause(
+            f"the certificate of the engine at {{at}} is for another name than “{host}”",
+            f"use a name that is in it: `openssl s_client -connect {place.authority} </dev/null | openssl x509 -noout "
+            "-ext subjectAltName`",
+        )
+    if code in _UNKNOWN_CA:
+        by = "ca.pem" if place.tls and place.tls.ca else "any authority that this machine trusts"
+        return _Cause(
+            f"the certificate of the engine at {{at}} is not signed by {by}",
+            f"get the ca.pem of that engine's authority; it belongs in {files}",
+        )
+    return _Cause(
+        "the certificate of the engine at {at} cannot be verified",
+        f"check the ca.pem in {files} ({TLS_PAGE})",
+    )
+
+
+def _files(place: Place) -> str:
+    """The folder of the TLS files, for messages."""
+    known = place.tls and (place.tls.ca or place.tls.cert or place.tls.key)
+    return state.shown(Path(known).parent) if known else "the folder that DOCKER_CERT_PATH names"
+
+
+# ── ssh ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ssh(place: Place, error: Exception) -> _Cause:
+    if isinstance(error, FileNotFoundError):
+        install = "on Debian or Ubuntu: `sudo apt-get install openssh-client`"
+        return _Cause(
+            "{by} is {at}, and this machine has no `ssh` program", f"install OpenSSH's client; {install}"
+        )
+    words, login = str(error), _login(place)
+    for pattern, what, hint in _SSH_CAUSES:
+        if re.search(pattern, words, re.I):
+            return _Cause(f"{{by}} points at {{at}}, and {what}", hint.replace("{login}", login))
+    return _Cause(
+        "{by} points at {at}, and ssh could not connect to the engine there",
+        f"make this work in a terminal first, without a question: `ssh {login} docker version` ({SSH_PAGE})",
+    )
+
+
+def _login(place: Place) -> str:
+    url = place.url
+    port = f"-p {url.port} " if url.port else ""
+    return f"{port}{url.username + '@' if url.username else ''}{url.hostname}"
+
+
+# (what ssh or docker on the other machine printed, what that means, the next step)
+_SSH_CAUSES = (
+    (
+        r"identification has changed|host key .* has changed",
+        "that machine's host key is not the one that ssh knows",
+        "if it was reinstalled, remove the old key with the `ssh-keygen -R` line of that message; otherwise ask why",
+    ),
+    (
+        r"host key verification failed|no .* host key is known",
+        "ssh does not know that machine's host key",
+        "log in once in a terminal and compare the fingerprint: `ssh {login}`",
+    ),
+    (
+        r"could not resolve hostname",
+        "there is no address for that name",
+        "check the spelling, your DNS or VPN, and ~/.ssh/config",
+    ),
+    (
+        r"permission denied \(|too many authentication failures|no supported authentication|bad permissions"
+        r"|error in libcrypto|incorrect passphrase|sign_and_send_pubkey",
+        "ssh may not log in there without asking for a password",
+        "give it a key: `ssh-copy-id {login}`; a key with a passphrase belongs into the agent: `ssh-add`",
+    ),
+    (
+        r"connection refused.*|connect to host .* refused",
+        "no ssh server listens there",
+        "check the port (`ssh://user@host:port`) and that sshd runs on that machine",
+    ),
+    (
+        r"timed out|no route to host|network is unreachable",
+        "that machine does not answer",
+        "check the address, your VPN, and the firewalls in between",
+    ),
+    (
+        r"docker[^\n]*(command )?not found|docker[^\n]*not recognized|docker[^\n]*no such file or directory\s*$",
+        "there is no `docker` command in the PATH of that login",
+        "install Docker there, or put it in the PATH of non-interactive logins; try `ssh {login} docker version`",
+    ),
+    (
+        r"is not a docker command|unknown command|unknown flag|see 'docker",
+        "the `docker` there is too old to be reached over ssh (18.09 is needed)",
+        "update Docker on that machine",
+    ),
+    (
+        r"permission denied",
+        "that login may not use the engine's socket there",
+        "on that machine: `sudo usermod -aG docker $USER`, then log in again",
+    ),
+    (
+        r"cannot connect to the docker daemon|no such file or directory|raw stream connection",
+        "the login works, but no engine runs there",
+        "start it on that machine: `sudo systemctl start docker`",
+    ),
+)
+
+
+# ── addresses ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def normalised(address: str, found_by: str) -> str:
+    """`address` as docker's command line understands it: `host:port` is TCP, `unix://` alone is the usual socket.
+
+    Raises:
+        EngineUnreachable: it is no address of an engine.
+    """
+    address = address.strip()
+    scheme, colon, rest = address.partition("://")
+    if not colon and re.match(r"[~./\\]", address):
+        meant = Path(address).expanduser()
+        raise _bad(
+            address,
+            found_by,
+            f"the scheme is missing: `unix://{meant if meant.is_absolute() else meant.absolute()}`",
+        )
+    if not colon and (typo := re.match(r"(unix|tcp|ssh|npipe):/?(.*)", address)):
+        slash = "/" if typo[1] == "unix" else ""
+        raise _bad(
+            address, found_by, f"two slashes follow the scheme: `{typo[1]}://{slash}{typo[2].lstrip('/')}`"
+        )
+    if not colon:
+        scheme, rest = "tcp", address
+    if scheme == "unix" and not rest:
+        return "unix:///var/run/docker.sock"
+    if scheme in ("http", "https"):
+        raise _bad(address, found_by, f"an engine's address begins with tcp, also with TLS: `tcp://{rest}`")
+    if scheme not in ("unix", "tcp", "ssh", "npipe") or not rest:
+        raise _bad(address, found_by, _forms())
+    if scheme == "npipe" and platform.system() != "Windows":
+        raise _bad(address, found_by, f"named pipes are on Windows only; {_forms()}")
+    try:
+        checked = Place(f"{scheme}://{rest}", found_by)
+        if scheme in ("tcp", "ssh") and not checked.url.hostname:
+            raise ValueError("it names no host")
+        if scheme == "ssh" and checked.url.password is not None:
+            raise ValueError("a password in an address is not used; ssh takes keys")
+        if scheme == "tcp" and checked.url.path.strip("/"):
+            raise ValueError("a path after the port is not supported")
+    except ValueError as error:
+        raise _bad(address, found_by, f"{_forms()} ({error})") from None
+    return checked.address
+
+
+def _bad(address: str, found_by: str, hint: str) -> EngineUnreachable:
+    shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", state.shown(address))
+    return EngineUnreachable(f"{found_by} is “{shown}”, which is no address of an engine", hint=hint)
+
+
+def _forms() -> str:
+    return "write it as `unix:///path/docker.sock`, `tcp://host:2376` or `ssh://user@host`"

@@ -1,0 +1,86 @@
+"""A container that ends: its output is read without its log, and nothing of it stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from docker.errors import APIError
+
+from labhelpers.engine import Engine
+from labhelpers.engine.once import keeps_logs, run_once
+from labhelpers.errors import EngineRefused, ImageMissing, LabError
+from labhelpers.lab import Lab
+
+IMAGE = "labhelpers/payload"
+
+
+def body(*command: str) -> dict[str, Any]:
+    return {"Image": IMAGE, "Cmd": list(command), "HostConfig": {"NetworkMode": "none"}}
+
+
+def test_both_streams_and_the_exit_status(there: Lab) -> None:
+    done = there.once(IMAGE, ["sh", "-c", "echo out; echo err >&2; exit 3"], network="none")
+    assert (done.stdout, done.stderr, done.exit_code) == ("out\n", "err\n", 3)
+
+
+def test_long_output_arrives_whole_and_the_log_is_not_its_source(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the log was read")
+
+    monkeypatch.setattr(engine.client.api, "logs", refuse)
+    done = run_once(engine.client.api, body("head", "-c", "300000", "/dev/zero"))
+    assert done.stdout == bytes(300_000)
+
+
+def test_nothing_stays_of_one_that_cannot_start(there: Lab) -> None:
+    with pytest.raises(EngineRefused):
+        there.once(IMAGE, ["/no-such-program"])
+    mine = {"label": f"labhelpers.session={there.session}"}
+    assert there.client.api.containers(all=True, filters=mine) == []
+
+
+def test_one_that_does_not_end_is_removed_and_reported(there: Lab) -> None:
+    with pytest.raises(LabError, match="did not end") as caught:
+        there.once(IMAGE, ["sh", "-c", "echo begun; sleep 600"], network="none", limit_s=3)
+    assert caught.value.engine_words == "begun\n"
+    mine = {"label": f"labhelpers.session={there.session}"}
+    assert there.client.api.containers(all=True, filters=mine) == []
+
+
+def test_an_image_that_is_not_there(there: Lab, engine: Engine) -> None:
+    with pytest.raises(ImageMissing):
+        there.once("labhelpers/no-such-image", "true")
+    with pytest.raises(APIError):
+        run_once(engine.client.api, {"Image": "labhelpers/no-such-image"})
+
+
+@pytest.mark.parametrize(
+    ("info", "kept"),
+    [
+        ({"LoggingDriver": "json-file"}, True),
+        ({"LoggingDriver": "local"}, True),
+        ({"LoggingDriver": "journald"}, True),
+        ({"LoggingDriver": "k8s-file"}, True),  # Podman
+        ({}, True),
+        ({"LoggingDriver": ""}, True),
+        ({"LoggingDriver": "none"}, False),
+        ({"LoggingDriver": "syslog"}, False),
+        ({"LoggingDriver": "grafana/loki-docker-driver:latest"}, False),
+    ],
+    ids=str,
+)
+def test_which_engines_keep_logs(info: dict[str, str], kept: bool) -> None:
+    assert keeps_logs(info) is kept
+
+
+def test_where_the_engine_keeps_none_the_labs_own_containers_have_a_log(
+    there: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(there.engine.info, "LoggingDriver", "none")
+    made = there.run(IMAGE, ["sleep", "300"], network="none")
+    assert made.attrs["HostConfig"]["LogConfig"]["Type"] == "json-file"
+    assert "--log-driver json-file" in there.commands[-1]
+    there.remove(made, force=True)

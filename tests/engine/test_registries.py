@@ -1,0 +1,294 @@
+"""Why a pull fails, in the reader's terms; and references of every form, on a real engine."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import ssl
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labhelpers import engine as engines
+from labhelpers.engine import credentials, images, registries
+from labhelpers.errors import ImageMissing
+from labhelpers.lab import Lab
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("ref", "repository", "tag", "registry"),
+    [
+        ("ubuntu", "ubuntu", "latest", "docker.io"),
+        ("ubuntu:20.04", "ubuntu", "20.04", "docker.io"),
+        ("library/ubuntu", "library/ubuntu", "latest", "docker.io"),
+        ("127.0.0.1:5000/ubuntu", "127.0.0.1:5000/ubuntu", "latest", "127.0.0.1:5000"),
+        ("127.0.0.1:5000/a/b:1", "127.0.0.1:5000/a/b", "1", "127.0.0.1:5000"),
+        ("localhost/x", "localhost/x", "latest", "localhost"),
+        ("[::1]:5000/x:1", "[::1]:5000/x", "1", "[::1]:5000"),
+        ("ghcr.io/google/cadvisor:v1", "ghcr.io/google/cadvisor", "v1", "ghcr.io"),
+        (f"ubuntu@{DIGEST}", "ubuntu", DIGEST, "docker.io"),
+        (f"h:5000/x:1@{DIGEST}", "h:5000/x", DIGEST, "h:5000"),
+    ],
+)
+def test_the_parts_of_a_reference(ref: str, repository: str, tag: str, registry: str) -> None:
+    assert registries.split(ref) == (repository, tag)
+    assert registries.registry_of(ref) == registry
+
+
+# messages of engines 20.10 to 29, as their users reported them
+MESSAGES = {
+    "limit": [
+        (
+            500,
+            "toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating",
+        ),
+        (500, "error parsing HTTP 429 response body: invalid character '<'"),
+        (429, "Too Many Requests (HAP429)"),
+        (429, ""),
+    ],
+    "login": [
+        (500, "unauthorized: authentication required"),
+        (
+            404,
+            "pull access denied for x, repository does not exist or may require 'docker login': denied: requested",
+        ),
+        (500, 'Get "https://r.example/v2/x/manifests/1": no basic auth credentials'),
+        (403, "denied: requested access to the resource is denied"),
+        (401, ""),
+    ],
+    "certificate": [
+        (500, 'Get "https://r.example/v2/": x509: certificate signed by unknown authority'),
+        (
+            500,
+            'Get "https://r.example/v2/": tls: failed to verify certificate: x509: certificate has expired',
+        ),
+    ],
+    "proxy": [
+        (
+            500,
+            'Get "https://r.example/v2/": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: connection refused',
+        ),
+        (500, 'Get "https://registry-1.docker.io/v2/": Proxy Authentication Required'),
+    ],
+    "network": [
+        (500, 'Get "https://registry-1.docker.io/v2/": dial tcp: lookup registry-1.docker.io: no such host'),
+        (500, 'Get "https://registry-1.docker.io/v2/": net/http: request canceled (Client.Timeout exceeded)'),
+        (500, 'Get "https://r.example/v2/": dial tcp 192.0.2.1:443: connect: network is unreachable'),
+        (504, ""),
+    ],
+    "plain": [(500, 'Get "https://r.example:5000/v2/": http: server gave HTTP response to HTTPS client')],
+    "unknown": [
+        (404, "manifest for debian:no-such not found: manifest unknown: manifest unknown"),
+        (404, ""),
+    ],
+    "platform": [
+        (404, "no matching manifest for linux/arm64/v8 in the manifest list entries"),
+        (
+            500,
+            "image with reference x was found but does not match the specified platform: wanted linux/arm64",
+        ),
+    ],
+    "disk": [(500, "failed to register layer: write /x: no space left on device")],
+}
+
+
+def test_each_kind_of_failure_has_a_message_and_a_next_step_of_its_own() -> None:
+    seen = {}
+    for kind, messages in MESSAGES.items():
+        found = {registries.explain("r.example/x", words, status) for status, words in messages}
+        assert len({(refusal.cause, refusal.hint) for refusal in found}) == 1, kind
+        assert {refusal.words for refusal in found} == {words for _, words in messages}
+        seen[kind] = next(iter(found))
+    assert len({refusal.cause for refusal in seen.values()}) == len(MESSAGES)
+    assert len({refusal.hint for refusal in seen.values()}) == len(MESSAGES)
+    assert "docker login r.example" in seen["login"].hint
+    assert "/etc/docker/certs.d/r.example/ca.crt" in seen["certificate"].hint
+
+
+@given(st.text(), st.integers(0, 599))
+def test_any_other_message_is_kept(words: str, status: int) -> None:
+    refusal = registries.explain("x", words, status)
+    assert refusal.words == words
+    assert refusal.cause
+    assert refusal.hint
+
+
+# --- on the engine
+
+
+@contextmanager
+def answering(address: str, status: int, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """A registry at `address` that answers each question about an image with `status`; gives its `host:port`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(
+                {"errors": [{"code": CODES[status], "message": "as the test wants it"}]}
+            ).encode()
+            self.send_response(200 if self.path in ("/v2", "/v2/") else status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((address, 0), Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"{address}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+CODES = {429: "TOOMANYREQUESTS", 401: "UNAUTHORIZED", 404: "MANIFEST_UNKNOWN"}
+
+
+@pytest.fixture
+def here(there: Lab) -> Lab:
+    """The lab, if its engine's loopback is this machine's."""
+    hostname = Path("/proc/sys/kernel/hostname").read_text(encoding="utf-8").strip()
+    if there.engine.info["Name"] != hostname:
+        pytest.skip("the test's registry is on this machine, and the engine on another one")
+    return there
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [(429, "limits how many images"), (401, "asks for a login"), (404, "has no such image or tag")],
+)
+def test_what_a_registry_says_reaches_the_reader(here: Lab, status: int, cause: str) -> None:
+    said: list[str] = []
+    with answering("127.0.0.1", status) as address:
+        found = images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", said.append)
+        with pytest.raises(ImageMissing, match=cause) as caught:
+            here.pull(f"{address}/mysql:8.4")
+    assert found.stands_in
+    assert cause in said[0]
+    assert address in said[0]
+    assert "next:" in said[0]
+    assert caught.value.engine_words
+
+
+def test_a_registry_that_is_not_there_is_no_limit_and_no_login(here: Lab) -> None:
+    said: list[str] = []
+    assert images.from_hub(here.engine, "127.0.0.1:9/mysql:8.4", "payload", said.append).stands_in
+    assert "cannot reach the registry 127.0.0.1:9" in said[0]
+
+
+def test_a_certificate_that_the_engine_does_not_trust(here: Lab, tmp_path: Path) -> None:
+    # 127.0.0.0/8 needs no valid certificate (dockerd, "insecure registries"): the address of a network of ours does
+    network = here.create_network(f"t-{here.session}-tls")
+    gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
+    said: list[str] = []
+    with answering(gateway, 404, self_signed(tmp_path, gateway)) as address:
+        assert images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", said.append).stands_in
+    assert f"does not trust the certificate of the registry {address}" in said[0]
+
+
+def self_signed(folder: Path, host: str) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "both.pem").write_bytes(certificate + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "both.pem")
+    return context
+
+
+def test_references_without_a_tag_and_with_a_digest_are_pulled(there: Lab) -> None:
+    pushed = there.registry.push("labhelpers/payload", "try/forms")  # host:port/try/forms:latest
+    bare = pushed.removesuffix(":latest")
+    found = images.from_hub(there.engine, bare, "base")
+    assert (found.ref, found.stands_in) == (bare, False)
+    (digest,) = [d for d in there.client.images.get(bare).attrs["RepoDigests"] if d.startswith(bare)]
+    there.client.images.remove(pushed)
+    assert not images.from_hub(there.engine, digest, "base").stands_in
+    assert there.client.images.get(digest).id == there.client.images.get("labhelpers/payload").id
+    there.client.images.remove(digest)
+
+
+def test_an_image_for_another_processor_is_not_used(there: Lab) -> None:
+    other = "arm64" if registries.architecture(there.engine.info["Architecture"]) != "arm64" else "amd64"
+    ref = f"t-{there.session}/other:1"
+    load_empty_image(there, ref, other)
+    try:
+        said: list[str] = []
+        assert images.from_hub(there.engine, ref, "payload", said.append).stands_in
+        assert f"is for {other}" in said[0]
+    finally:
+        there.client.images.remove(ref)
+
+
+def load_empty_image(lab: Lab, ref: str, architecture: str) -> None:
+    rootfs = {"type": "layers", "diff_ids": []}
+    config = {"architecture": architecture, "os": "linux", "config": {}, "rootfs": rootfs}
+    files = {
+        "config.json": json.dumps(config).encode(),
+        "manifest.json": json.dumps([{"Config": "config.json", "RepoTags": [ref], "Layers": []}]).encode(),
+    }
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    lab.client.images.load(packed.getvalue())
+
+
+# --- credential helpers
+
+
+@pytest.mark.parametrize(
+    "config", [{"credsStore": "none-such"}, {"credHelpers": {"127.0.0.1:5000": "none-such"}, "auths": {}}]
+)
+def test_a_missing_credential_helper_is_named_and_not_needed(
+    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, object]
+) -> None:
+    pushed = there.registry.push("labhelpers/payload", "try/helper")
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nLABEL built=yes\n", encoding="utf-8")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    engine = engines.connect(there.engine.address)
+    assert any("docker-credential-none-such" in warning for warning in engine.warnings)
+    with Lab("test", engine=engine) as lab, lab.quiet():
+        assert lab.pull(pushed).tags
+        assert lab.build(str(tmp_path), f"t-{lab.session}-built").labels["built"] == "yes"
+
+
+def test_only_missing_helpers_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "docker-credential-there").write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / "docker-credential-there").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = credentials.missing_helpers
+    assert missing({"credHelpers": None, "credsStore": ""}) == ()
+    assert missing({"credsStore": "there", "credHelpers": {"a": "none"}}) == ("docker-credential-none",)
+    assert credentials.warning({"credsStore": "there"}) is None
