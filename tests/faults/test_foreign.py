@@ -450,3 +450,33 @@ def test_two_learners_run_the_same_chapters_to_their_end(own: Own, tmp_path: Pat
         assert any("[x] A container called my-first-b is there" in line for line in asked), asked
         holder.communicate(timeout=60)
     own.back_to(before)
+
+
+INCOMPLETE = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+from labhelpers.cli import main
+main(sys.argv[2:])
+"""
+
+
+def test_the_verbs_that_clean_up_work_in_an_incomplete_environment(own: Own) -> None:
+    missing = "rich,psutil,pandas,numpy,matplotlib,nbformat,nbclient,nbconvert,IPython,ipywidgets,jupyterlab"
+    left = "from labhelpers.lab import Lab; import os; Lab('05').create_volume('left'); os._exit(0)"
+    assert own.python(left).returncode == 0
+    for verb, said in (
+        (["status"], "volume left"),
+        (["clean"], ""),
+        (["down", "--purge", "--yes"], "removed"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", INCOMPLETE, missing, *verb, "--engine", own.address],
+            env=own.environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    assert not own.reader.exists()
