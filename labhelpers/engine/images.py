@@ -259,7 +259,6 @@ def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
             said += [remove_made(engine, tag, made, kept_for) for tag in tags]
         if _labels(engine, BASE) is not None:
             said.append(remove_made(engine, BASE, made, kept_for))
-        forget_made(engine)
     return said
 
 
@@ -284,15 +283,6 @@ def made_here(engine: Engine) -> list[str]:
     """What was made from this state directory on the engine: ids of images and names of volumes."""
     noted = state.read_json(MADE, {}).get(engine.identity, [])
     return [str(id) for id in noted]
-
-
-def forget_made(engine: Engine) -> None:
-    """Remove the notes about the engine."""
-    kept = {id: made for id, made in state.read_json(MADE, {}).items() if id != engine.identity}
-    if kept:
-        state.write_json(MADE, kept)
-    else:
-        state.path(MADE).unlink(missing_ok=True)
 
 
 def content(name: str) -> str:
