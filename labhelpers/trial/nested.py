@@ -117,9 +117,12 @@ def ensure(engine: Engine, say: Say) -> str:
 
 
 def remove(engine: Engine) -> None:
-    """Remove the image of B, if it is there."""
+    """Remove the image of B that was made from this state directory, unless a container stands on it."""
+    made = images.made_here(engine)
     for image in engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"}):
-        engine.client.images.remove(str(image.id), force=True)
+        if image.id in made:
+            with suppress(APIError):
+                engine.client.images.remove(str(image.id))
 
 
 def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
