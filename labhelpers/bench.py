@@ -9,6 +9,7 @@ from statistics import median
 
 import pandas as pd
 
+from labhelpers import ours
 from labhelpers.engine import Engine
 from labhelpers.engine.find import for_command_line
 from labhelpers.lab import Lab
@@ -27,6 +28,8 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
     with Lab("bench", engine=engine) as lab, lab.quiet():
         stays = lab.run(IMAGE, STAYS, network="none")
         cli = ["docker", "--host", for_command_line(engine)]
+        labels = ours.labels("container", lab.chapter, lab.session).items()
+        run = [*cli, "run", *(f"--label={key}={value}" for key, value in labels), "--rm"]
         through = ["docker", "--host", lab.socket.address]
         copy = ["cp", f"{stays.id}:{LARGE}", "-"]
         lab.exec(
@@ -34,10 +37,10 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
         )
         groups: dict[str, dict[str, Callable[[], object]]] = {
             "run and remove": {
-                "docker run --rm": lambda: _typed([*cli, "run", "--rm", IMAGE, *COMMAND]),
+                "docker run --rm": lambda: _typed([*run, IMAGE, *COMMAND]),
                 "docker run --rm, lab socket": lambda: _typed([*through, "run", "--rm", IMAGE, *COMMAND]),
                 "docker run --rm --network none": lambda: _typed(
-                    [*cli, "run", "--rm", "--network", "none", IMAGE, *COMMAND]
+                    [*run, "--network", "none", IMAGE, *COMMAND]
                 ),
                 "lab.run, wait, lab.remove": lambda: _run(lab),
             },

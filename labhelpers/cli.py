@@ -12,7 +12,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -21,9 +21,13 @@ from labhelpers.engine import Engine, connect, images, install, private
 from labhelpers.engine.provide import provide
 from labhelpers.errors import EngineError, LabError
 from labhelpers.terminal import ask, say, step
-from labhelpers.trial import nested, runs
+
+if TYPE_CHECKING:
+    from labhelpers.ours import Thing
 
 FIRST_IMAGES = ("base", "payload", "tools", "vm")
+CLOSING_S = 15.0
+"""How long `down --purge` waits for notebooks that are being closed."""
 TEST_IMAGES = (*FIRST_IMAGES, "registry", "engine", "mysql", "netdata")
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -98,6 +102,22 @@ def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.argument("chapter")
+@click.option("--suffix", required=True, metavar="LETTER", help="One letter, b to z: the names end in it.")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), help="The folder; else that of the notebooks."
+)
+@_speaks
+def copy(chapter: str, suffix: str, to: Path | None) -> None:
+    """Write a copy of the notebook of CHAPTER for one more learner on the same engine, with names of their own."""
+    from labhelpers import names, runner
+
+    (notebook,) = runner.notebooks([chapter])
+    made = names.write_copy(notebook, suffix, to or notebook.parent)
+    say(f"open {state.shown(made)}, or run it: ./lab run {state.shown(made)}")
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option(
@@ -125,6 +145,8 @@ def test(args: tuple[str, ...], engine: str, settings: str | None) -> None:
         )
     if settings is not None:
         _test_settings(settings, args, engine)
+    from labhelpers.trial import runs
+
     names = runs.NAMES if engine == "all" else tuple(name for name in runs.NAMES if name in engine)
     if names and engine in ("all", "".join(names)):
         _test_on(names, args)
@@ -136,6 +158,8 @@ def test(args: tuple[str, ...], engine: str, settings: str | None) -> None:
 
 
 def _test_on(names: Sequence[str], args: Sequence[str]) -> NoReturn:
+    from labhelpers.trial import runs
+
     # what a terminated command has started is stopped too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     engine = _provide("auto", TEST_IMAGES)
@@ -185,7 +209,7 @@ def doctor(as_json: bool, engine: str) -> None:
 @_speaks
 def status(engine: str) -> None:
     """Say what the lab has running, and what it has made."""
-    from labhelpers.lab import ours
+    from labhelpers.lab import inventory
 
     server = jupyter.running()
     say(f"JupyterLab: {server.url if server else 'not running'}")
@@ -196,19 +220,40 @@ def status(engine: str) -> None:
     else:
         facts = found.facts()
         say(f"engine:     {facts.source}, {found.product} {facts.version} at {facts.host} ({facts.found_by})")
-        made = ours(found)
+        there = inventory(found)
+        made = there.ours
         say("made:       " + ("nothing" if not made else f"{len(made)} things"))
-        for one in made:
-            say(f"            {one}")
+        for things, why in (
+            (there.ended, "its session has ended: `./lab clean` removes it"),
+            (there.open, "in use by an open notebook or terminal"),
+            (there.tests, "in use by `./lab test`"),
+            (there.readers, "you created it, and it stays until you remove it: `./lab clean` asks"),
+        ):
+            for one in things:
+                say(f"            {one} ({why})")
+        if there.strangers:
+            say(f"others':    {len(there.strangers)} things")
+            for one in there.strangers:
+                say(f"            {_of_others(one)}")
     say(f"files:      {state.shown(state.home())}")
 
 
 @main.command()
+@click.argument("names", nargs=-1, metavar="[NAME…]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @_with_engine_option
 @_speaks
-def clean(engine: str) -> None:
-    """Remove what the lab made on the engine, by its label, and say what; images and kept volumes stay."""
-    _clean(connect(engine, revive=False))
+def clean(names: tuple[str, ...], yes: bool, engine: str) -> None:
+    """Remove what the lab's sessions left on the engine, and say what; images and kept volumes stay.
+
+    What an open notebook made, and volumes that you created, are removed only if you confirm it (or with --yes). What
+    another state directory's session made is left alone, unless you give its NAME and confirm it.
+    """
+    found = connect(engine, revive=False)
+    if names:
+        _clean_named(found, names, yes)
+    else:
+        _clean(found, confirm=lambda question: yes or ask(question))
 
 
 @main.command()
@@ -223,7 +268,10 @@ def down(purge: bool, yes: bool, engine: str) -> None:
     if (
         purge
         and not yes
-        and not ask(f"Remove everything of ours ({state.shown(state.home())}), your progress too?")
+        and not ask(
+            f"Remove everything of ours ({state.shown(state.home())}), your progress and the volumes that you "
+            "created in the course too?"
+        )
     ):
         raise errors.BadInput("nothing was removed", hint="answer y, or give --yes in a script")
     say("JupyterLab: stopped" if jupyter.stop() else "JupyterLab: was not running")
@@ -261,36 +309,116 @@ def _provide(choice: str, names: tuple[str, ...]) -> Engine:
     return engine
 
 
-def _clean(engine: Engine) -> None:
-    from labhelpers.lab import clean as remove_ours
+def _clean(engine: Engine, confirm: Callable[[str], bool]) -> None:
+    """Remove what ended sessions left; what is in use or kept only if `confirm` says so; list what stays."""
+    from labhelpers import lab
 
-    removed, stays = remove_ours(engine)
-    for line in (*(f"removed {thing}" for thing in removed), *stays):
-        say(line)
-    if removed:
-        say(f"{len(removed)} things of the lab removed")
-    elif not stays:
+    removed, stays = lab.clean(engine)
+    left = lab.inventory(engine)
+    _show(removed, stays)
+    total = len(removed)
+    for things, what, question in (
+        (left.readers, "you created it", "Remove these volumes, with all that they hold?"),
+        (left.open, "an open notebook or terminal uses it", "Remove what is in use, too?"),
+    ):
+        for one in things:
+            say(f"{one}: {what}")
+        if things and confirm(question):
+            gone, refused = lab.remove(engine, things)
+            _show(gone, refused)
+            total += len(gone)
+        elif things:
+            say("left alone; `./lab clean --yes` removes it")
+    for one in left.tests:
+        say(f"{one} stays: `./lab test` is using it")
+    for one in left.strangers:
+        say(f"{_of_others(one)}; left alone")
+    if left.strangers:
+        say("if one of these is yours and not needed, name it: ./lab clean NAME")
+    if total:
+        say(f"{total} things of the lab removed")
+    elif not (stays or left.ours):
         say("the lab has made nothing that is still there")
 
 
+def _clean_named(engine: Engine, names: Sequence[str], yes: bool) -> None:
+    from labhelpers import lab
+
+    chosen = lab.named(engine, names)
+    strangers = lab.inventory(engine).strangers
+    for one in chosen:
+        say(_of_others(one) if one in strangers else str(one))
+    if not yes and not ask(f"Remove {'it' if len(chosen) == 1 else f'these {len(chosen)}'}?"):
+        raise errors.BadInput("nothing was removed", hint="answer y, or give --yes in a script")
+    _show(*lab.remove(engine, chosen))
+
+
+def _show(removed: Sequence[str], stays: Sequence[str]) -> None:
+    for line in (*(f"removed {thing}" for thing in removed), *stays):
+        say(line)
+
+
+def _of_others(thing: Thing) -> str:
+    session = f", session {thing.session}" if thing.session else ""
+    return (
+        f"{thing} belongs to another state directory or an unknown session (chapter {thing.chapter}{session})"
+    )
+
+
 def _leave_foreign_engine(choice: str, purge: bool) -> None:
-    """On an engine that stays, take the lab's things away: its containers, and with `purge` its images too."""
+    """On an engine that stays, take the lab's things away: its containers, and with `purge` its images too.
+
+    Raises:
+        BadInput: something is in use, and `purge` would remove the state directory from under it.
+    """
     try:
         engine = connect(choice, revive=False)
     except LabError:
         return
-    if engine.source == "existing":
-        _clean(engine)
-        if purge:
-            nested.remove(engine)
-            nested.remove_pushed(engine)
-            for line in images.remove_all(engine):
-                say(line)
+    if engine.source != "existing":
+        return
+    if purge:
+        _must_not_be_in_use(engine)
+    _clean(engine, confirm=lambda question: purge and "volumes" in question)
+    if purge:
+        from labhelpers.trial import nested
+
+        kept_for = _others_use(engine)
+        for line in (*nested.remove_all(engine, kept_for), *images.remove_all(engine, kept_for)):
+            say(line)
+
+
+def _must_not_be_in_use(engine: Engine) -> None:
+    from labhelpers.lab import inventory
+
+    end = time.monotonic() + CLOSING_S
+    # a kernel that ended a moment ago is still being cleaned up after
+    while used := [*(there := inventory(engine)).open, *there.tests]:
+        if time.monotonic() > end:
+            raise errors.BadInput(
+                f"{', '.join(map(str, used))}: an open notebook or another `./lab` command uses it, so nothing "
+                "more was removed",
+                hint="shut down that notebook's kernel, or end that command; then run this again",
+            )
+        time.sleep(0.2)
+
+
+def _others_use(engine: Engine) -> str | None:
+    """Why the lab images of this engine must stay: sessions of other state directories; None if there are none."""
+    from labhelpers import ours
+    from labhelpers.lab import inventory
+
+    if strangers := inventory(engine).strangers:
+        return f"another lab on this engine has {strangers[0]}"
+    if engine.identity in ours.alive_elsewhere().values():
+        return "another lab is open on this engine"
+    return None
 
 
 def _purge() -> None:
     packages = install.installed_by_the_lab()
     private.remove_data()
+    state.path(images.MADE).unlink(missing_ok=True)
     home = state.home()
     # last, because this very program runs from there
     stays = state.remove()

@@ -10,7 +10,7 @@ from typing import Any
 
 from requests import Response
 
-from labhelpers import hub, state
+from labhelpers import hub, ours, state
 from labhelpers.engine import Engine, connect, images
 from labhelpers.engine.differences import differences
 from labhelpers.engine.find import INSTALL_PAGE, for_command_line
@@ -162,7 +162,8 @@ def _newer_or_older(words: str) -> str:
 
 def _first_run(engine: Engine) -> list[dict[str, str]]:
     try:
-        first_run(engine)
+        with ours.short_session(engine.client, "doctor") as labels:
+            first_run(engine, labels)
     except LabError as error:
         return [_problem(error)]
     return []

@@ -345,10 +345,17 @@ def _life(lab: Lab, name: str) -> _Life:
 
 
 def container_named(lab: Lab, name: str) -> Container | None:
-    """The container called `name` on the lab's engine, made by whatever means; None if there is none."""
+    """The container called `name` on the lab's engine, made by whatever means; None if there is none.
+
+    One that another learner's lab, or another open notebook, made is none of the reader's.
+    """
     try:
         found: Container = lab.client.containers.get(name)
     except docker.errors.NotFound:
+        return None
+    if ours.is_ours("container", found.labels) and not ours.may_touch(
+        found.labels.get(ours.SESSION, lab.session), lab.session
+    ):
         return None
     return found if found.name == name else None  # the engine also finds by the start of an id
 

@@ -21,7 +21,7 @@ from docker.models.networks import Network
 from docker.models.volumes import Volume
 
 from labhelpers import engine as engines
-from labhelpers import magic
+from labhelpers import magic, names
 from labhelpers import ours as belongings
 from labhelpers.command import (
     Build,
@@ -51,6 +51,7 @@ from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import Done, execute
 from labhelpers.engine.words import refused, speaking
 from labhelpers.errors import (
+    BadInput,
     BuildFailed,
     EngineRefused,
     ImageMissing,
@@ -67,7 +68,7 @@ from labhelpers.results import Result, table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labhelpers.engine.images import HubImage
+    from labhelpers.engine.images import HubImage, Images
 
 # libnetwork's message until Engine 24, and since 25 (moby, libnetwork/ipamapi and ipams/defaultipam)
 _NO_POOL = re.compile(
@@ -117,6 +118,7 @@ class Lab:
 
     Raises:
         EngineMissing, EngineUnreachable: there is no engine to work on.
+        NameTaken: the chapter needs names that belong to somebody else on this engine.
     """
 
     def __init__(self, chapter: str, *, engine: Engine | None = None) -> None:
@@ -128,8 +130,16 @@ class Lab:
         self._docker_host: str | None = None
         with speaking(self.engine):
             self._session = belongings.begin(self.client, chapter)
-            self._there_before = {thing.id for thing in belongings.others(self.client)}
+            self._there_before = {thing.id for thing in self._made_by_others()}
         self.session = self._session.id
+        try:
+            with speaking(self.engine):
+                notes = names.check(self.client, chapter, self.session)
+        except BaseException:
+            self._session.end()
+            raise
+        for line in notes:
+            print(line)
         self._reaper = Reaper(self.session, environment(self.engine))
         atexit.register(self._close_at_exit)
         magic.register(self)
@@ -147,6 +157,13 @@ class Lab:
 
         ref: str = images.ensure(self.engine, name, print)
         return ref
+
+    def images(self) -> Images:
+        """The lab images on this engine, and what they stand on."""
+        from labhelpers.engine import images
+
+        found: Images = images.overview(self.engine, self._labels("container"))
+        return found
 
     def from_hub(self, asked: str, stand_in: str) -> HubImage:
         """The image `asked` of Docker Hub, or of the registry in its name; or a lab image where it cannot be had.
@@ -438,11 +455,13 @@ class Lab:
     def create_volume(self, name: str, *, keep: bool = False, **options: Any) -> Volume:
         """Make a volume, or give the one of that name that this session made, as `docker volume create` does.
 
+        A volume that the reader created in an earlier session is given too, with what it holds.
+
         Args:
             keep: it holds the reader's work: nothing of the lab removes it, and a later session gets it again.
 
         Raises:
-            NameTaken: a volume of that name is there, and this session did not make it.
+            NameTaken: a volume of that name is there that neither this session nor the reader made.
         """
         call = make(CreateVolume, name, **options)
         self._say(call)
@@ -454,7 +473,7 @@ class Lab:
             volume = self.client.volumes.get(name)
             found = volume.attrs["Labels"] or {}
             kept = keep and belongings.CHAPTER in found and belongings.KEEP in found
-            if not kept and found.get(belongings.SESSION) != self.session:
+            if not kept and not belongings.is_usable_volume(found, self.session):
                 raise self._name_taken("volume", name, None)
             return volume
 
@@ -485,14 +504,26 @@ class Lab:
     # --- the end
 
     def made_elsewhere(self) -> MadeElsewhere:
-        """What came onto the engine since this lab began and carries no label of a lab: work in a terminal, mostly.
+        """What stays on the engine when this lab closes, and was made since it began, or to be kept.
 
-        As the last value of a cell it shows the list and a button that removes it. Nothing of it is ever removed
-        without that click, or a call of its `.remove()`.
+        That is what was made in JupyterLab's terminals, what carries no label of a lab, and the volumes that the
+        reader created. As the last value of a cell it shows the list with a box for each item. Only what is ticked
+        there, or named in `.remove("name", …)`, is removed.
         """
         with speaking(self.engine):
-            new = [t for t in belongings.others(self.client) if t.id not in self._there_before]
-        return MadeElsewhere(self, tuple(new))
+            new = [t for t in self._made_by_others() if t.id not in self._there_before]
+            listed = {(t.kind, t.id) for t in new}
+            readers = [
+                t for t in belongings.things(self.client) if t.readers and (t.kind, t.id) not in listed
+            ]
+            readers = [t for t in readers if belongings.may_touch(t.session, self.session)]
+        return MadeElsewhere(self, (*new, *readers))
+
+    def _made_by_others(self) -> list[Thing]:
+        """What no lab made, and what was made in JupyterLab's terminals."""
+        made = belongings.others(self.client)
+        typed = [t for t in belongings.things(self.client) if t.chapter == belongings.TERMINAL]
+        return [*typed, *made]
 
     @property
     def is_closed(self) -> bool:
@@ -554,11 +585,16 @@ class Lab:
         return belongings.labels(kind, self.chapter, self.session)
 
     def _must_be_ours(self, container: str) -> None:
-        found = self.client.api.inspect_container(container)["Config"]["Labels"]
+        found = self.client.api.inspect_container(container)["Config"]["Labels"] or {}
         if not belongings.is_ours("container", found):
             raise NotOurs(
                 f"the lab did not make the container {container!r}, so it leaves it alone",
                 hint=f"if it is yours and you mean it, type it in a terminal: docker rm {container}",
+            )
+        if not belongings.may_touch(found.get(belongings.SESSION, ""), self.session):
+            raise NotOurs(
+                f"the container {container!r} belongs to {_whose(found)}, so this one leaves it alone",
+                hint="use a container of this notebook: `%docker ps` lists what runs",
             )
 
     def _tag_must_be_free(self, tag: str) -> None:
@@ -572,7 +608,12 @@ class Lab:
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
         words = None if error is None else str(error.explanation)
         owner = next(
-            (thing for thing in belongings.things(self.client) if (thing.kind, thing.name) == (kind, name)),
+            (
+                thing
+                for look in (belongings.things, belongings.strangers)
+                for thing in look(self.client)
+                if (thing.kind, thing.name) == (kind, name)
+            ),
             None,
         )
         if owner is None:
@@ -586,8 +627,7 @@ class Lab:
             if kind == "container":
                 hint = f"lab.remove({name!r}, force=True) removes it; or choose another name"
         else:
-            whose = f"another lab session made (chapter {owner.chapter})"
-            hint = "close that notebook (shut down its kernel), or remove all that labs left: ./lab clean"
+            whose, hint = names.owner(owner), names.way_forward(self.chapter, [owner])
         return NameTaken(
             f"the name {name!r} belongs to {_a(kind)} that {whose}", hint=hint, engine_words=words
         )
@@ -720,31 +760,52 @@ class Lab:
 
 @dataclass(frozen=True, eq=False)
 class MadeElsewhere(Result):
-    """What was made on the engine while a lab was open, by whatever means but that lab's.
+    """What stays on the engine when a lab closes: made by other means than that lab's, or to be kept.
 
     Attributes:
         lab: the lab.
-        things: what was made and was there when it was looked for, in the order in which it can be removed.
+        things: what was there when it was looked for, in the order in which it can be removed.
     """
 
     lab: Lab
     things: tuple[Thing, ...]
 
     def frame(self) -> pd.DataFrame:
-        """One row a thing: kind, name."""
+        """One row per thing: kind, name."""
         return table([(t.kind, t.name) for t in self.things], ["kind", "name"])
 
-    def remove(self) -> list[str]:
-        """Remove these things; a line for each that was removed, or that the engine would not give up."""
+    def remove(self, *chosen: str | Thing) -> list[str]:
+        """Remove what is chosen by its name, by "kind name", or as a member of `things`.
+
+        Returns:
+            A line for each thing that was removed, or that the engine refused to remove.
+
+        Raises:
+            BadInput: nothing is named, or a name that is not in the list.
+        """
+        if not chosen:
+            raise BadInput(
+                "nothing was removed: name what to remove",
+                hint=f'for example .remove("{self.things[0].name}")' if self.things else "the list is empty",
+            )
+        picked = [t for t in self.things if t in chosen or {t.name, str(t)} & set(chosen)]
+        known = {word for thing in self.things for word in (thing.name, str(thing))}
+        unknown = [word for word in chosen if isinstance(word, str) and word not in known]
+        if unknown:
+            raise BadInput(
+                f"nothing was removed: {', '.join(unknown)} is not in the list",
+                hint="names in the list: " + (", ".join(str(t) for t in self.things) or "none"),
+            )
         with speaking(self.lab.engine):
-            removed, kept = belongings.remove(self.lab.client, list(self.things))
+            removed, kept = belongings.remove(self.lab.client, picked)
         return [f"removed {thing}" for thing in removed] + kept
 
     def __repr__(self) -> str:
         if not self.things:
             return "Nothing else came onto the engine since this notebook began."
-        lines = (f"  {thing}" for thing in self.things)
-        return "\n".join(["Came onto the engine since this notebook began, and not by the lab:", *lines])
+        lines = [f"  {described(thing)}" for thing in self.things]
+        how = 'Remove what you do not need: .remove("name", …). Nothing is removed by itself.'
+        return "\n".join(["This stays on the engine when this notebook is closed:", *lines, how])
 
     def _repr_mimebundle_(
         self, include: Any = None, exclude: Any = None
@@ -755,22 +816,100 @@ class MadeElsewhere(Result):
         return with_text(made_elsewhere_panel(self), repr(self))
 
 
-def ours(engine: Engine) -> list[Thing]:
-    """Everything on the engine that a lab made: containers, networks, volumes and images."""
+def described(thing: Thing) -> str:
+    """A thing that stays, with the reason where the labels give one."""
+    if thing.readers:
+        return f"{thing}: you created it, and it keeps what it holds"
+    return f"{thing}: made in JupyterLab's terminal" if thing.chapter == belongings.TERMINAL else str(thing)
+
+
+@dataclass(frozen=True)
+class Inventory(Result):
+    """What labs made on an engine and is there now.
+
+    Attributes:
+        ended: made by sessions of this state directory that have ended: `clean` removes it.
+        open: made by sessions of this state directory that are alive: open notebooks, JupyterLab's terminals.
+        readers: volumes that the reader created to keep them, of any session of this state directory.
+        tests: the engines of a `./lab test` that runs.
+        strangers: labelled, but of no session of this state directory.
+    """
+
+    ended: tuple[Thing, ...]
+    open: tuple[Thing, ...]
+    readers: tuple[Thing, ...]
+    tests: tuple[Thing, ...]
+    strangers: tuple[Thing, ...]
+
+    @property
+    def ours(self) -> tuple[Thing, ...]:
+        """Everything that sessions of this state directory made."""
+        return (*self.ended, *self.open, *self.readers, *self.tests)
+
+
+def inventory(engine: Engine) -> Inventory:
+    """What labs made on the engine."""
     with speaking(engine):
-        return belongings.things(engine.client)
+        found = belongings.things(engine.client)
+        strangers = belongings.strangers(engine.client)
+    alive = {session for session in {thing.session for thing in found} if belongings.is_alive(session)}
+    rest = [thing for thing in found if not thing.readers]
+    return Inventory(
+        ended=tuple(t for t in rest if t.session not in alive),
+        open=tuple(t for t in rest if t.session in alive and t.chapter != TRIAL),
+        readers=tuple(t for t in found if t.readers),
+        tests=tuple(t for t in rest if t.session in alive and t.chapter == TRIAL),
+        strangers=tuple(strangers),
+    )
+
+
+def ours(engine: Engine) -> list[Thing]:
+    """Everything on the engine that sessions of this state directory made."""
+    return list(inventory(engine).ours)
 
 
 def clean(engine: Engine) -> tuple[list[str], list[str]]:
-    """Remove everything on the engine that a lab made, open notebooks' things too: what went, and what stays and why.
+    """Remove what sessions of this state directory left when they ended: what went, and what stays and why.
 
-    The lab's own images stay, so do volumes labelled `labhelpers.keep`, and so does an engine whose tests run.
+    What an open notebook made stays, so do volumes that the reader created, and volumes labelled `labhelpers.keep`.
     """
     with speaking(engine):
-        found = belongings.things(engine.client)
-        in_use = [one for one in found if one.chapter == TRIAL and belongings.is_alive(one.session)]
-        removed, kept = belongings.remove(engine.client, [one for one in found if one not in in_use])
-    return list(map(str, removed)), kept + [f"{one} stays: `./lab test` is using it" for one in in_use]
+        removed, kept = belongings.sweep(engine.client)
+    return list(map(str, removed)), kept
+
+
+def remove(engine: Engine, chosen: Sequence[Thing]) -> tuple[list[str], list[str]]:
+    """Remove things that the reader has confirmed: what went, and what stays and why."""
+    with speaking(engine):
+        removed, kept = belongings.remove(engine.client, list(chosen))
+    return list(map(str, removed)), kept
+
+
+def named(engine: Engine, wanted: Sequence[str]) -> list[Thing]:
+    """What labs made under these names or ids, of whatever state directory.
+
+    Raises:
+        BadInput: no lab made a thing of that name.
+        NotOurs: a notebook of another state directory, or a `./lab test`, is using it now.
+    """
+    there = inventory(engine)
+    found = [*there.ours, *there.strangers]
+    chosen = [t for t in found if {t.name, str(t), t.id, t.id[:12]} & set(wanted)]
+    missing = set(wanted) - {word for t in chosen for word in (t.name, str(t), t.id, t.id[:12])}
+    if missing:
+        raise BadInput(
+            f"no lab made anything called {', '.join(sorted(missing))} on this engine; nothing was removed",
+            hint="`./lab status` lists what labs made; what you made yourself you remove with `docker rm`, "
+            "`docker volume rm` or `docker network rm`",
+        )
+    busy = belongings.alive_elsewhere()
+    used = [t for t in chosen if t in there.tests or (t in there.strangers and t.session in busy)]
+    if used:
+        raise NotOurs(
+            f"{', '.join(map(str, used))}: a lab session that is running now uses it; nothing was removed",
+            hint="end that session first: shut down its notebook's kernel, or end its `./lab` command",
+        )
+    return chosen
 
 
 def _image_missing(ref: str, error: object) -> ImageMissing:
@@ -824,6 +963,10 @@ def _output(done: Done) -> Output:
 
 def _name_of(container: Container | str) -> str:
     return container if isinstance(container, str) else str(container.name)
+
+
+def _whose(labels: Mapping[str, str]) -> str:
+    return f"another lab session (chapter {labels[belongings.CHAPTER]})"
 
 
 def _networks(count: int) -> str:

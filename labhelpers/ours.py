@@ -1,21 +1,32 @@
-"""What the lab made on an engine, told by its labels, and the sessions that it belongs to.
+"""What the lab made on an engine, and the sessions that it belongs to.
+
+A label can be copied or set by hand, and another checkout uses the same labels. So the session records of this state
+directory are the authority: a thing is ours if its session label names a session that has a record here. A record
+stays until nothing of its session is left on the engine.
 
 A container inherits the labels of its image, so the chapter and session labels alone do not prove that the
 lab made it: somebody may run an image that the lab built. `labhelpers.kind` says what the label was put on;
 where it names another kind of thing, the labels came along and the thing is not ours.
+
+A volume that a reader created with a typed command (`labhelpers.by=reader`), under a name that no chapter prescribes,
+may hold work. It outlives its session and is removed only when the reader confirms it.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import docker
-from docker.errors import APIError, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from filelock import FileLock, Timeout
+from requests.exceptions import RequestException
 
 from labhelpers import state
 from labhelpers.engine.find import identity
@@ -27,13 +38,21 @@ SESSION = "labhelpers.session"
 KIND = "labhelpers.kind"
 KEEP = "labhelpers.keep"
 BY = "labhelpers.by"
-"""Who created a thing: `READER` by a typed command; without this label the lab did."""
+"""Who created a thing: `READER` by a typed command; without this label the Lab API did."""
 READER = "reader"
+
+TERMINAL = "terminal"
+"""The chapter of what is made in JupyterLab's terminals."""
 
 TRIAL = "trial"
 """The chapter of the engines that `./lab test` starts."""
 
+RUN = "LABHELPERS_RUN"
+"""The environment variable with which `./lab run` marks the sessions of its kernels."""
+
 _LOOKS = 5
+# the engine names an anonymous volume so (moby, volume/service: stringid.GenerateRandomID)
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 
 
 def labels(kind: str, chapter: str, session: str) -> dict[str, str]:
@@ -46,13 +65,26 @@ def is_ours(kind: str, found: dict[str, str] | None) -> bool:
     return found is not None and CHAPTER in found and found.get(KIND, kind) == kind and KEEP not in found
 
 
+def outlives_its_session(kind: str, name: str, found: Mapping[str, str] | None) -> bool:
+    """Whether it is a volume that a reader created in order to keep it: only the reader has it removed.
+
+    It has a name, and one that no chapter prescribes: those of the lessons go with their session, so that a chapter
+    can be run again from its top.
+    """
+    from labhelpers.names import is_prescribed_volume  # which imports this module
+
+    by_reader = kind == "volume" and (found or {}).get(BY) == READER
+    return by_reader and not _ANONYMOUS.fullmatch(name) and not is_prescribed_volume(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Thing(Result):
     """Something on the engine that a lab made.
 
     Attributes:
         kind: container, network, volume or image.
-        name: what people call it; the start of its id where it has no name.
+        name: its name; the start of its id where it has no name.
+        readers: whether it is a volume that a reader created and that outlives its session.
     """
 
     kind: str
@@ -60,19 +92,48 @@ class Thing(Result):
     chapter: str
     session: str
     id: str
+    readers: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
 
 
 def things(client: docker.DockerClient, session: str | None = None) -> list[Thing]:
-    """What labs made, or what one session made, in the order in which it can be removed."""
-    wanted = CHAPTER if session is None else f"{SESSION}={session}"
+    """What one session made, or all sessions of this state directory, in the order in which it can be removed."""
+    if session is not None:
+        return _labelled(client, f"{SESSION}={session}")
+    known = _known_on(client)
+    return [thing for thing in _labelled(client, CHAPTER) if thing.session in known]
+
+
+def strangers(client: docker.DockerClient) -> list[Thing]:
+    """What carries a lab's label but belongs to no session of this state directory."""
+    known = _known_on(client)
+    return [thing for thing in _labelled(client, CHAPTER) if thing.session not in known]
+
+
+def _labelled(client: docker.DockerClient, label: str) -> list[Thing]:
     return [
-        Thing(kind, name, found[CHAPTER], found.get(SESSION, ""), id)
-        for kind, name, id, found in _listed(client, {"label": [wanted]})
+        Thing(kind, name, found[CHAPTER], found.get(SESSION, ""), id, outlives_its_session(kind, name, found))
+        for kind, name, id, found in _listed(client, {"label": [label]})
         if is_ours(kind, found)
     ]
+
+
+def _known_on(client: docker.DockerClient) -> set[str]:
+    """The sessions that have a record here, on this engine."""
+    engine_id = identity(client.info())
+    return {session for session in _known() if _engine_of(session, engine_id) == engine_id}
+
+
+def engine_of(session: str) -> list[str]:
+    """The id of the engine that a session works on; empty for a session that has no record here."""
+    found = state.read_json(_record(session), {}).get("engine")
+    return [str(found)] if found else []
+
+
+def _engine_of(session: str, default: str) -> str:
+    return str(state.read_json(_record(session), {}).get("engine", default))
 
 
 def others(client: docker.DockerClient) -> list[Thing]:
@@ -158,10 +219,21 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
 def clear(client: docker.DockerClient, session: str) -> list[str]:
     """Remove all that a session made, what its builds left without a name, and what it pulled from its own registry.
 
-    Gives a line for what would not go.
+    A volume that outlives its session stays, and is noted in the session's record.
+
+    Returns:
+        A line for each thing that the engine refused to remove.
     """
-    _, kept = remove(client, things(client, session))
+    return _clear(client, session)[1]
+
+
+def _clear(client: docker.DockerClient, session: str) -> tuple[list[Thing], list[str]]:
+    made = things(client, session)
+    removed, kept = remove(client, [thing for thing in made if not thing.readers])
     told = state.read_json(_record(session), {})
+    volumes = [thing.name for thing in made if thing.readers]
+    if told and told.get("volumes", []) != volumes:
+        state.write_json(_record(session), told | {"volumes": volumes})
     for id in told.get("stages", []):
         # one that got a name since, or that a build of somebody else stands on, stays
         with suppress(APIError):
@@ -173,7 +245,7 @@ def clear(client: docker.DockerClient, session: str) -> list[str]:
             for name in image["RepoTags"] or []:
                 if name.startswith(f"{registry}/"):
                     _untag(client, name)
-    return kept
+    return removed, kept
 
 
 def _untag(client: docker.DockerClient, name: str) -> None:
@@ -195,9 +267,12 @@ class Session:
     def __init__(self, engine_id: str, chapter: str) -> None:
         self.id = secrets.token_hex(4)
         self._told: dict[str, Any] = {"engine": engine_id, "chapter": chapter}
-        state.write_json(_record(self.id), self._told)
+        if RUN in os.environ:
+            self._told["run"] = os.environ[RUN]
+        # the lock first: a record without a held lock is that of a dead session
         self._lock = _lock(self.id)
         self._lock.acquire(timeout=5)
+        state.write_json(_record(self.id), self._told)
 
     def has_registry(self, address: str) -> None:
         """Note the address of the session's registry: names of images that begin with it are the session's."""
@@ -210,7 +285,7 @@ class Session:
         state.write_json(_record(self.id), self._told)
 
     def end(self) -> None:
-        """Give the session up: what it made is gone."""
+        """Give the session up: what it made is gone, except for volumes that outlive it, for which its record stays."""
         _forget(self.id)
         self._lock.release()
         state.path(f"sessions/{self.id}.lock").unlink(missing_ok=True)
@@ -227,7 +302,7 @@ def begin(client: docker.DockerClient, chapter: str) -> Session:
 
 def is_alive(session: str) -> bool:
     """Whether a process of this machine holds the session."""
-    if session not in _known():
+    if not _has_lock(session):
         return False
     lock = _lock(session)
     try:
@@ -238,26 +313,130 @@ def is_alive(session: str) -> bool:
     return False
 
 
-def bury(client: docker.DockerClient, session: str, engine_id: str) -> bool:
-    """Remove what a session left if its process is gone and its things are on this engine; whether none is left."""
-    if state.read_json(_record(session), {}).get("engine", engine_id) != engine_id:
+@contextmanager
+def short_session(client: docker.DockerClient, chapter: str) -> Iterator[Callable[[str], dict[str, str]]]:
+    """A session for the block, without a reaper: gives the labels for a kind of thing.
+
+    What the block leaves is removed at its end or, where that fails or the process dies, by the next lab.
+    """
+    engine_id = identity(client.info())
+    with state.locked("sessions"):
+        session = Session(engine_id, chapter)
+    try:
+        yield lambda kind: labels(kind, chapter, session.id)
+    finally:
+        with suppress(DockerException, RequestException):
+            if not clear(client, session.id):
+                session.end()
+
+
+def may_touch(session: str, own: str) -> bool:
+    """Whether the notebook of the session `own` may change what `session` made.
+
+    It may if that is itself, the reader's terminal, or a session of this state directory that has ended.
+    """
+    if session == own:
+        return True
+    if session not in _known():
         return False
+    return state.read_json(_record(session), {}).get("chapter") == TERMINAL or not is_alive(session)
+
+
+def is_usable_volume(labels: Mapping[str, str] | None, own: str) -> bool:
+    """Whether the session `own` may use a volume with these labels: it is its own, or one that its reader created."""
+    session = (labels or {}).get(SESSION, "")
+    return session == own or ((labels or {}).get(BY) == READER and may_touch(session, own))
+
+
+def alive_elsewhere() -> dict[str, str]:
+    """Sessions of other state directories that are alive on this machine, and the ids of their engines.
+
+    Each is guarded by a reaper, whose command line names both. A session of another machine, or of a user whose
+    processes this one may not see, is not among them.
+    """
+    try:
+        import psutil
+    except ImportError:  # an incomplete environment: nothing is known
+        return {}
+    known = _known()
+    found: dict[str, str] = {}
+    for process in psutil.process_iter(["cmdline"]):
+        words: list[str] = process.info["cmdline"] or []
+        if "labhelpers.reaper" in words:
+            session, engine_id = [*words[words.index("labhelpers.reaper") + 1 :], "", ""][:2]
+            if session not in known:
+                found[session] = engine_id
+    return found
+
+
+def sweep(client: docker.DockerClient) -> tuple[list[Thing], list[str]]:
+    """Remove what dead sessions of this state directory left on this engine: what went, and a line for what stays."""
+    engine_id = identity(client.info())
+    removed: list[Thing] = []
+    kept: list[str] = []
+    with state.locked("sessions"):
+        for session in _known():
+            gone, stays = _bury(client, session, engine_id) or ([], [])
+            removed += gone
+            kept += stays
+    return removed, kept
+
+
+def open_in(run: str) -> list[str]:
+    """The sessions of a `./lab run` that have not ended yet, by the value of `RUN`."""
+    return [session for session, told in _records() if told.get("run") == run and _has_lock(session)]
+
+
+def kept_in(run: str) -> list[str]:
+    """The names of the volumes that outlive the sessions of a `./lab run`."""
+    return [name for _, told in _records() if told.get("run") == run for name in told.get("volumes", [])]
+
+
+def wait_until_ended(run: str, within_s: float) -> list[str]:
+    """Wait until all sessions of a `./lab run` have ended; those that have not within `within_s` seconds."""
+    end = time.monotonic() + within_s
+    while (still := open_in(run)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return still
+
+
+def bury(client: docker.DockerClient, session: str, engine_id: str) -> bool:
+    """Remove what a session left if its process is gone and its things are on this engine; whether it has ended."""
+    done = _bury(client, session, engine_id)
+    return done is not None and not done[1]
+
+
+def _bury(client: docker.DockerClient, session: str, engine_id: str) -> tuple[list[Thing], list[str]] | None:
+    """What went and what would not go; None if the session is alive, or of another engine."""
+    if _engine_of(session, engine_id) != engine_id:
+        return None
     lock = _lock(session)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return False
-    kept = clear(client, session)
+        return None
+    removed, kept = _clear(client, session)
     if not kept:
         _forget(session)
     lock.release()
     if not kept:
         state.path(f"sessions/{session}.lock").unlink(missing_ok=True)
-    return not kept
+    return removed, kept
 
 
 def _known() -> list[str]:
-    return sorted(file.stem for file in state.path("sessions", "any").parent.glob("*.lock"))
+    """The sessions that have a record, or at least a lock: one that died while it began has no record yet."""
+    folder = state.path("sessions", "any").parent
+    return sorted({file.stem for pattern in ("*.json", "*.lock") for file in folder.glob(pattern)})
+
+
+def _records() -> Iterator[tuple[str, dict[str, Any]]]:
+    for session in _known():
+        yield session, state.read_json(_record(session), {})
+
+
+def _has_lock(session: str) -> bool:
+    return state.path("sessions", f"{session}.lock").exists()
 
 
 def _record(session: str) -> str:
@@ -265,7 +444,8 @@ def _record(session: str) -> str:
 
 
 def _forget(session: str) -> None:
-    state.path(_record(session)).unlink(missing_ok=True)
+    if not state.read_json(_record(session), {}).get("volumes"):
+        state.path(_record(session)).unlink(missing_ok=True)
 
 
 def _lock(session: str) -> FileLock:

@@ -1,4 +1,7 @@
-"""Removes what a session made when its process is gone, however it went: `python -m labhelpers.reaper SESSION`.
+"""Removes what a session made when its process is gone, however it went: `python -m labhelpers.reaper SESSION ENGINE`.
+
+ENGINE is the engine's id. Nothing here reads it: it says to another state directory of this machine that the session is
+alive on that engine (`ours.alive_elsewhere`).
 
 Testcontainers' Ryuk is the model: its owner holds a connection open, and a connection that ends says that the
 owner is gone, whatever ended it. Here the connection is this process's standard input, a pipe from the notebook's
@@ -30,8 +33,10 @@ class Reaper:
     def __init__(self, session: str, engine: Mapping[str, str]) -> None:
         import subprocess  # half of what the process that waits would load
 
+        from labhelpers import ours
+
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "labhelpers.reaper", session],
+            [sys.executable, "-m", "labhelpers.reaper", session, *ours.engine_of(session)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

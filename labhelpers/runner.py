@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import re
+import secrets
+import signal
+import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +22,20 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert.filters.ansi import strip_ansi
 from rich.markup import escape
 
-from labhelpers import state
-from labhelpers.errors import BadInput
+from labhelpers import ours, state
+from labhelpers.engine import connect
+from labhelpers.errors import BadInput, LabError
 from labhelpers.results import DOES_NOT_APPLY
 from labhelpers.terminal import say, step
 
 CELL_S = 900
+CLOSE_S = 60.0
+"""How long a kernel may take to remove its things when it is shut down; after half of it, it is sent SIGTERM."""
+GONE_S = 90.0
+"""How long the things of a kernel are waited for after its end: a reaper needs 10 s, and an engine's restart 60 s."""
+COPY = re.compile(r"[b-z]-\d\d_\w+\.ipynb")
+"""The name of a notebook that `./lab copy` wrote."""
+LAST_LINES = 8
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -35,6 +51,7 @@ class Executed:
         error: that cell's error, or "".
         page: the HTML report, or None if none was asked for.
         not_applicable: (finding, reason) of each that does not apply to this engine.
+        left: a line for each thing of this notebook that is still on the engine.
     """
 
     name: str
@@ -44,10 +61,11 @@ class Executed:
     error: str
     page: Path | None
     not_applicable: tuple[tuple[str, str], ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def notebooks(chapters: Sequence[str]) -> list[Path]:
-    """The notebooks of `chapters` (`01`, `vm` or a whole name); all of them if none is named.
+    """The notebooks of `chapters` (`01`, `vm`, a whole name, or the path of a copy); all of them if none is named.
 
     Raises:
         BadInput: a chapter that no notebook has.
@@ -55,6 +73,9 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
     there = sorted((state.course() / "notebooks").glob("[0-9]*.ipynb"))
     chosen = []
     for chapter in chapters:
+        if COPY.fullmatch(Path(chapter).name) and Path(chapter).is_file():
+            chosen.append(Path(chapter).absolute())
+            continue
         name = Path(chapter).name.removesuffix(".ipynb")
         found = [path for path in there if path.stem.startswith(name) or path.stem[3:].startswith(name)]
         if len(found) != 1 or not name:
@@ -72,7 +93,8 @@ def execute(path: Path, html: Path | None = None) -> Executed:
     """Run every cell of the notebook at `path`, which is not changed; write its page into the folder `html`.
 
     The kernel inherits this process's environment. A cell that raises ends the run of this notebook, unless its
-    tag says that it shall.
+    tag says that it shall. When this returns, or raises, the containers, networks and volumes of the notebook are gone,
+    except for those that `left` names.
     """
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -83,10 +105,12 @@ def execute(path: Path, html: Path | None = None) -> Executed:
     failed: int | None = None
     error = ""
     at = 0
+    stopped = threading.Event()
     with step(f"{path.stem}: {len(code)} cells") as status:
 
         def show(cell: Any, cell_index: int) -> None:
             nonlocal at
+            _on_interrupt(stopped.set)
             if cell.cell_type == "code":
                 at = code.index(cell) + 1
                 first_line = escape(cell.source.splitlines()[0][:60] if cell.source else "")
@@ -101,17 +125,74 @@ def execute(path: Path, html: Path | None = None) -> Executed:
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_start=show,
         )
-        try:
-            client.execute()
-        except CellExecutionError as raised:
-            failed, error = at, _last_words(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
-        except CellTimeoutError:
-            failed, error = at, f"the cell did not end within {CELL_S} s"
-        except DeadKernelError:
-            failed, error = at, "the kernel died"
+        # its own 5 s are too few for a chapter's containers: it would be killed in the middle of removing them
+        client.create_kernel_manager().shutdown_wait_time = CLOSE_S
+        # a kernel that is interrupted may write tracebacks of its own machinery; they matter only where it dies
+        with _cleaned_up(status, path.stem) as left, tempfile.TemporaryFile() as kernels_errors:
+            try:
+                client.execute(stderr=kernels_errors)
+            except CellExecutionError as raised:
+                failed, error = at, _last_words(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
+            except CellTimeoutError:
+                failed, error = at, f"the cell did not end within {CELL_S} s"
+            except DeadKernelError:
+                kernels_errors.seek(0)
+                last = kernels_errors.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
+                failed, error = at, "\n".join(["the kernel died", *last])
+            if stopped.is_set():
+                raise KeyboardInterrupt
     page = _write_page(notebook, path.stem, html) if html else None
     seconds = time.monotonic() - began
-    return Executed(path.stem, len(code), seconds, failed, error, page, tuple(_not_applicable(code)))
+    applies = tuple(_not_applicable(code))
+    return Executed(path.stem, len(code), seconds, failed, error, page, applies, tuple(left))
+
+
+def _on_interrupt(call: Callable[[], object]) -> None:
+    """Have ^C end the cell that runs, after `call`; nbclient takes what is cancelled for a dead kernel."""
+    task = asyncio.current_task()
+    if task is None or threading.current_thread() is not threading.main_thread():
+        return
+
+    def stop() -> None:
+        call()
+        task.cancel()
+
+    with suppress(NotImplementedError):  # Windows, where ^C raises KeyboardInterrupt
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+@contextmanager
+def _cleaned_up(status: Any, name: str) -> Iterator[list[str]]:
+    """Mark the sessions that begin in the block, and wait for their end after it; gives a line for what is left."""
+    run = secrets.token_hex(4)
+    before = os.environ.get(ours.RUN)
+    os.environ[ours.RUN] = run
+    left: list[str] = []
+    try:
+        yield left
+    finally:
+        if before is None:
+            del os.environ[ours.RUN]
+        else:
+            os.environ[ours.RUN] = before
+        status.update(f"{name}: removing what it made")
+        left += _left(ours.wait_until_ended(run, GONE_S))
+        left += [
+            f"the volume {volume} stays, because a cell created it to keep it: docker volume rm {volume}"
+            for volume in ours.kept_in(run)
+        ]
+
+
+def _left(sessions: Sequence[str]) -> list[str]:
+    if not sessions:
+        return []
+    try:
+        client = connect(revive=False).client
+        things = [thing for session in sessions for thing in ours.things(client, session)]
+    except LabError as error:
+        return [f"the engine does not say what is left: {error.message}"]
+    return [f"{thing} is still there after {GONE_S:.0f} s: `./lab clean` removes it" for thing in things]
 
 
 def report(done: Sequence[Executed]) -> bool:
@@ -121,6 +202,8 @@ def report(done: Sequence[Executed]) -> bool:
             say(f"{one.name}: report in {one.page}")
         if one.failed_cell:
             say(f"{one.name}: cell {one.failed_cell} of {one.cells} failed:\n{one.error}")
+        for line in one.left:
+            say(f"{one.name}: {line}")
     failed = [one.name for one in done if one.failed_cell]
     say(
         f"{len(done) - len(failed)} of {len(done)} notebooks ran to their end"

@@ -17,6 +17,7 @@ from docker.errors import NotFound
 from labhelpers import ours
 from labhelpers.errors import LabError
 from labhelpers.exercises import Exercise, Task, container_named, copy_of, keep, kept, once
+from labhelpers.names import named
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 IMAGE = "labhelpers/base"
-NAME = "my-first"
+NAME = named("my-first")
 STAYS_S = 300.0
 SPEED = 150  # two seconds show the five minutes
 

@@ -8,10 +8,35 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rich.console import Console
-from rich.status import Status
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+try:
+    from rich.console import Console
+except ImportError:  # `status`, `clean` and `down` work in an incomplete environment, too
+
+    class Console:  # type: ignore[no-redef]
+        """Prints lines, and shows no status."""
+
+        is_terminal = False
+
+        def __init__(self, **_: Any) -> None: ...
+
+        def print(self, line: str, **_: Any) -> None:
+            """One line."""
+            print(line, flush=True)
+
+        @contextmanager
+        def status(self, _: str) -> Iterator[Any]:
+            """Nothing moves."""
+            yield self
+
+        def update(self, _: str) -> None:
+            """Nothing moves."""
+
 
 from labhelpers.errors import as_typed
 

@@ -24,14 +24,15 @@ from labhelpers.exercises import (
     not_running,
     running,
 )
+from labhelpers.names import all_named
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-WARM, HUNGRY, FOOD, FULL, KEEPER = "warm", "hungry", "hungry-food", "full-house", "keeper"
-FAST, SLOW = "fast", "slow"
+WARM, HUNGRY, FOOD, FULL, KEEPER = all_named("warm", "hungry", "hungry-food", "full-house", "keeper")
+FAST, SLOW = all_named("fast", "slow")
 LOOK_S, LONGEST_LOOK_S = 0.8, 6.0
 # below this, who gets how much depends on who had the last slice
 LEAST_USED_US = 200_000

@@ -11,23 +11,24 @@ Labels: `labhelpers.image` is the image's name, `labhelpers.content` the SHA-256
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
+import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from labhelpers import hub, state
 from labhelpers.engine import debootstrap, registries
 from labhelpers.engine.find import Engine
-from labhelpers.engine.once import run_once
 from labhelpers.engine.registries import Refusal
-from labhelpers.engine.removal import remove_image
+from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, table
 
@@ -44,7 +45,9 @@ DESCRIPTION = "org.opencontainers.image.description"
 HUB_S = 5.0
 SILENCE_S = 10.0
 LAST_LINES = 8
-_LOOKING = {"labhelpers.chapter": "images"}
+OS_RELEASE = "/usr/lib/os-release"  # os-release(5): /etc/os-release is a link to it
+MADE = "images.json"
+"""The file of the state directory that notes what was made here: ids of images and names of volumes, by engine id."""
 # the steps of a build that may take long
 _WORK = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
 
@@ -155,6 +158,7 @@ def ensure(engine: Engine, name: str, say: Say = lambda line: None) -> str:
         began = time.monotonic()
         if not _pull_from_classroom(engine, name, say):
             _build(engine, name, base(engine, say), say)
+        note_made(engine, _image_id(engine, ref))
         say(f"image {name}: ready ({time.monotonic() - began:.0f} s)")
     return ref
 
@@ -196,21 +200,33 @@ def status(engine: Engine) -> dict[str, ImageStatus]:
     return found
 
 
-def overview(engine: Engine) -> Images:
-    """What `status` says, with what the images stand on, read from the image `base`; makes no image."""
+def overview(engine: Engine, labels: Mapping[str, str] | None = None) -> Images:
+    """What `status` says, with what the images stand on, read from the image `base`; makes no image.
+
+    Args:
+        labels: what the container carries from which a file is copied; it is never started.
+    """
     found = status(engine)
     there = found["base"]
     if not there.present:
         return Images(found, None, None)
-    body = {
-        "Image": there.ref,
-        "Cmd": ["cat", "/etc/os-release"],
-        "Labels": _LOOKING,
-        "HostConfig": {"NetworkMode": "none"},
-    }
-    said = run_once(engine.client.api, body).stdout
-    named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', said, re.M)
+    named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', _file_of(engine, there.ref, OS_RELEASE, labels), re.M)
     return Images(found, named[1].decode() if named else "a Linux", there.source)
+
+
+def _file_of(engine: Engine, ref: str, path: str, labels: Mapping[str, str] | None) -> bytes:
+    """A file of an image, empty where it has none: neither a start nor a log driver can get in the way."""
+    api = engine.client.api
+    made = api.create_container(ref, ["true"], labels=dict(labels or {}))["Id"]
+    try:
+        packed = b"".join(api.get_archive(made, path)[0])
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            file = archive.extractfile(archive.getmembers()[0])
+            return file.read() if file else b""
+    except NotFound:
+        return b""
+    finally:
+        remove_container(api, made)
 
 
 def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
@@ -226,17 +242,47 @@ def _foreign(engine: Engine, ref: str) -> str | None:
     return other and f"the image here is for {other}, and this engine's processor is another one"
 
 
-def remove_all(engine: Engine) -> list[str]:
-    """Remove the lab images and their base; a line for each. What somebody else's container stands on stays."""
+def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
+    """Remove the lab images and their base, as far as this state directory made them; a line for each.
+
+    An image that a container stands on stays.
+
+    Args:
+        kept_for: why all of them stay, because another lab uses them; None if no other lab does.
+    """
     said = []
     with _speaking(engine):
+        made = made_here(engine)
         for name in catalogue():
             _sweep(engine, name)
             tags = _tags(engine, name) if IMAGE in (_labels(engine, reference(name)) or {}) else []
-            said += [_remove(engine, tag) for tag in tags]
+            said += [remove_made(engine, tag, made, kept_for) for tag in tags]
         if _labels(engine, BASE) is not None:
-            said.append(_remove(engine, BASE))
+            said.append(remove_made(engine, BASE, made, kept_for))
     return said
+
+
+def remove_made(engine: Engine, ref: str, made: Container[str], kept_for: str | None) -> str:
+    """Remove the image `ref` if its id is among `made` and no other lab uses it; a line that says which."""
+    if _image_id(engine, ref) not in made:
+        return f"image {ref} stays: it was not made from this state directory (docker rmi {ref})"
+    if kept_for:
+        return f"image {ref} stays: {kept_for}"
+    return _remove(engine, ref)
+
+
+def note_made(engine: Engine, id: str | None) -> None:
+    """Note that an image, or a volume, was made from this state directory: only what is noted is ever purged."""
+    made = made_here(engine)
+    if id and id not in made:
+        kept = state.read_json(MADE, {})
+        state.write_json(MADE, kept | {engine.identity: [*made, id]})
+
+
+def made_here(engine: Engine) -> list[str]:
+    """What was made from this state directory on the engine: ids of images and names of volumes."""
+    noted = state.read_json(MADE, {}).get(engine.identity, [])
+    return [str(id) for id in noted]
 
 
 def content(name: str) -> str:
@@ -264,9 +310,11 @@ def base(engine: Engine, say: Say = lambda line: None) -> str:
             say(f"base: pulling {HUB_BASE} from Docker Hub")
             refusal = pull_base(engine, HUB_BASE)
         if refusal is None:
+            note_made(engine, _image_id(engine, BASE))
             return BASE
         say(f"base: {refusal.cause}; making a base from this machine's own package mirror")
         debootstrap.make(engine, BASE, {SOURCE: "debootstrap"}, say)
+        note_made(engine, _image_id(engine, BASE))
     return BASE
 
 

@@ -12,6 +12,7 @@ import struct
 import tarfile
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from docker.errors import APIError, DockerException, NotFound
@@ -23,7 +24,9 @@ from labhelpers.errors import DISK_FULL, EngineRefused, EngineUnreachable
 from labhelpers.results import Result
 
 WORD = b"a container ran here\n"
-LABELS = {"labhelpers.chapter": "doctor"}
+Labels = Callable[[str], dict[str, str]]
+"""Gives the labels for a kind of thing: container, image."""
+
 EM_X86_64, EM_AARCH64 = 62, 183
 LOAD_AT = 0x400000
 HEADERS = 64 + 56
@@ -75,8 +78,11 @@ def _elf(machine: int, code: bytes) -> bytes:
     return identity + header + segment + code
 
 
-def first_run(engine: Engine) -> FirstRun:
+def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
     """Import the smallest image, run it, read its output, and remove both, also after a failure.
+
+    Args:
+        labels: by which the image and the container are found if they are left behind.
 
     Raises:
         EngineRefused: one of these steps failed, or the container wrote nothing; the engine's message is kept.
@@ -90,10 +96,10 @@ def first_run(engine: Engine) -> FirstRun:
             _archive(program(engine.info["Architecture"])),
             repository=name,
             tag="latest",
-            # a label, by which it is found should it be left behind
-            changes=[f"LABEL {key}={value}" for key, value in LABELS.items()],
+            changes=[f"LABEL {key}={value}" for key, value in labels("image").items()],
         )
-        body = {"Image": name, "Cmd": ["/hello"], "Labels": LABELS, "HostConfig": {"NetworkMode": "none"}}
+        host = {"NetworkMode": "none"}
+        body = {"Image": name, "Cmd": ["/hello"], "Labels": labels("container"), "HostConfig": host}
         done = run_once(api, body, limit_s=api.timeout)
     except Timeout as error:
         late = True

@@ -20,18 +20,19 @@ from labhelpers.layers.archives import ImageStack, Look
 from labhelpers.layers.builds import build, files_of
 from labhelpers.layers.overlay import changes
 from labhelpers.layers.saved import save
+from labhelpers.names import all_named, named
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
     from labhelpers.layers.tarstream import Part
 
-FAT, DIET, MOST_WASTE = "fat:1", "diet:1", 64 * 1024
-LEAKY, TOKEN, FINDER = "leaky:1", "app/token.txt", "finder"
-ORDERED = ("ordered:1", "ordered:2")
+FAT, DIET, MOST_WASTE = named("fat:1"), named("diet:1"), 64 * 1024
+LEAKY, TOKEN, FINDER = named("leaky:1"), "app/token.txt", named("finder")
+ORDERED = all_named("ordered:1", "ordered:2")
 MAIN, INSTALLED = "app/main.py", "app/installed"
-WHITEOUT = "one-whiteout"
-OLD, CURRENT, BOARD = "notice:1", "notice:latest", "notice-board"
-SITE, MOST_SITE = "site:1", 4 * 1024 * 1024
+WHITEOUT = named("one-whiteout")
+OLD, CURRENT, BOARD = all_named("notice:1", "notice:latest", "notice-board")
+SITE, MOST_SITE = named("site:1"), 4 * 1024 * 1024
 PYTHON = re.compile(r"(^|/)(lib)?python[0-9.]*[a-z]*(\.so[0-9.]*)?$")
 # what an engine puts into every container, and `docker export` into its archive
 ENGINES_OWN = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")

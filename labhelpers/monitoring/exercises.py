@@ -29,6 +29,7 @@ from labhelpers.exercises import (
 from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
 from labhelpers.monitoring.places import home
 from labhelpers.monitoring.restart import EATS, LIMIT_BYTES
+from labhelpers.names import all_named, named
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
     from labhelpers.monitoring.door import Door
 
-SHELF = "shelf_data"
-TILL, TILL_DATA = "till", "till_data"
-LIGHTHOUSE = "lighthouse"
-GUARD, POST, WATCHMAN = "guard", "guard-post", "watchman"
-SUSPECTS, INSPECTOR = ("ada", "bob", "cleo"), "inspector"
+SHELF = named("shelf_data")
+TILL, TILL_DATA = all_named("till", "till_data")
+LIGHTHOUSE = named("lighthouse")
+GUARD, POST, WATCHMAN = all_named("guard", "guard-post", "watchman")
+SUSPECTS, INSPECTOR = all_named("ada", "bob", "cleo"), named("inspector")
 _fates: dict[str, dict[str, str]] = {}
 """session → suspect → what it died of."""
 GAVE_UP = "I cannot go on like this"

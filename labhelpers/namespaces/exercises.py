@@ -26,6 +26,7 @@ from labhelpers.exercises import (
     running,
 )
 from labhelpers.exercises import given as start_given
+from labhelpers.names import all_named, named
 from labhelpers.namespaces.first_process import masks
 from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
 
@@ -37,12 +38,12 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import Process
     from labhelpers.lab import Lab
 
-RADIO, LISTENER = "radio", "listener"
-HERMIT = "hermit"
-POSTBOX, COURIER = "postbox", "courier"
-ROOMS, NOTES = ("room-1", "room-2", "room-3"), "notes"
-POLITE = "polite"
-MATRYOSHKA = "matryoshka"
+RADIO, LISTENER = all_named("radio", "listener")
+HERMIT = named("hermit")
+POSTBOX, COURIER = all_named("postbox", "courier")
+ROOMS, NOTES = all_named("room-1", "room-2", "room-3"), named("notes")
+POLITE = named("polite")
+MATRYOSHKA = named("matryoshka")
 STOP_S = 5
 OPTIONS = {"pid": "pid", "net": "network", "ipc": "ipc"}
 """Kinds that one container can share with another, and the option of `docker run` that does it."""

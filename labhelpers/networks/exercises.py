@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from labhelpers.engine.host.traffic import received
 from labhelpers.engine.streams import execute
-from labhelpers.exercises import Exercise, Task, given, not_as_given, not_running, output_of, running
+from labhelpers.exercises import (
+    Exercise,
+    Task,
+    given,
+    not_as_given,
+    not_running,
+    output_of,
+    running,
+)
+from labhelpers.names import all_named, named
 from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.limits import limits
 from labhelpers.networks.maps import map
@@ -19,11 +28,11 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-LEFT, RIGHT, BOTH = "left", "right", "both-sides"
-LEFT_ONE, RIGHT_ONE = "left-one", "right-one"
-TRACED = "traced"
-SEALED, IN_ONE, IN_TWO = "sealed", "sealed-one", "sealed-two"
-WORLD = "world"
+LEFT, RIGHT, BOTH = all_named("left", "right", "both-sides")
+LEFT_ONE, RIGHT_ONE = all_named("left-one", "right-one")
+TRACED = named("traced")
+SEALED, IN_ONE, IN_TWO = all_named("sealed", "sealed-one", "sealed-two")
+WORLD = named("world")
 SETTLE_S = 0.5  # each look sends real requests: it lasts longer than a container that ends at once
 QUIET = ["127.0.0.1"]
 """Name servers of the lab's containers: nobody is there, so no name of an exercise leaves the machine."""

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from labhelpers import nested
 from labhelpers.engine.nested import WRITABLE_CGROUPS
 from labhelpers.errors import BadInput, EngineRefused, LabError
+from labhelpers.names import all_named, named
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-NAMES = ("engine-1", "engine-2")
-WIRE = "between-engines"
+NAMES = all_named("engine-1", "engine-2")
+WIRE = named("between-engines")
 OVERLAY = "across"
 IMAGE = "labhelpers/payload:latest"
 

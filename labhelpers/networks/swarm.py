@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from labhelpers.engine.removal import kill_container
 from labhelpers.errors import BadInput, LabError
 from labhelpers.networks.capture import capturing
-from labhelpers.networks.overlay import IMAGE, OVERLAY, Engines
+from labhelpers.networks.overlay import IMAGE, NAMES, OVERLAY, Engines
 from labhelpers.networks.packets import Packet
 from labhelpers.results import Result, table
 
@@ -108,7 +108,7 @@ class EngineLost(Result):
     def frame(self) -> pd.DataFrame:
         """One row a moment."""
         rows = [
-            (0.0, "engine-2 is killed", _said(self.before), ", ".join(self.addresses_before)),
+            (0.0, f"{NAMES[1]} is killed", _said(self.before), ", ".join(self.addresses_before)),
             (round(self.noticed_s, 1), "the manager calls it down", "", ""),
             (
                 round(self.replaced_s, 1),
@@ -139,7 +139,7 @@ def across(lab: Lab, engines: Engines) -> Across:
         (RED, _started(engines, 1, RED, OVERLAY)),
         (BLUE, _started(engines, 2, BLUE, OVERLAY)),
     )
-    with capturing(lab, {"wire": "container:engine-1"}, "udp port 4789", interface="eth0") as seen:
+    with capturing(lab, {"wire": f"container:{NAMES[0]}"}, "udp port 4789", interface="eth0") as seen:
         said = engines.docker(1, "exec", RED, "ping", "-c", "2", "-W", "5", BLUE, check=False)
         packets = seen(lambda found: any(_is_request(one) for one in found["wire"]))["wire"]
     if not any(_is_request(one) for one in packets):
@@ -148,7 +148,7 @@ def across(lab: Lab, engines: Engines) -> Across:
         )
     return Across(
         addresses,
-        tuple(zip(("engine-1", "engine-2"), engines.addresses, strict=True)),
+        tuple(zip(NAMES, engines.addresses, strict=True)),
         " 0% packet loss" in said,
         _mtu(engines.docker(1, "exec", RED, "ip", "link", "show", "eth0")),
         _mtu(engines.run_in(1, ["ip", "link", "show", "eth0"])),
@@ -228,7 +228,7 @@ def lose_an_engine(engines: Engines) -> EngineLost:
         ),
         *("--stop-grace-period", "1s", IMAGE, "httpd", "-f", "-p", "80", "-h", "/www"),
     )
-    before = _until(engines, lambda counts: counts == {"engine-1": 1, "engine-2": 1})
+    before = _until(engines, lambda counts: counts == dict.fromkeys(NAMES, 1))
     addresses = _until_named(engines, 2)
     container = engines.containers[1]
     began = time.monotonic()
@@ -243,8 +243,8 @@ def lose_an_engine(engines: Engines) -> EngineLost:
         served += "page" in answer
         if not noticed:
             nodes = engines.docker(1, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
-            noticed = time.monotonic() - began if "engine-2 Down" in nodes else 0.0
-        if noticed and _replicas(engines).get("engine-1") == 2:
+            noticed = time.monotonic() - began if f"{NAMES[1]} Down" in nodes else 0.0
+        if noticed and _replicas(engines).get(NAMES[0]) == 2:
             replaced = time.monotonic() - began
             break
         time.sleep(LOOK_S)
@@ -253,7 +253,7 @@ def lose_an_engine(engines: Engines) -> EngineLost:
     after = _replicas(engines)
     return EngineLost(
         tuple(sorted(before.items())),
-        (("engine-1", after.get("engine-1", 0)), ("engine-2", after.get("engine-2", 0))),
+        tuple((name, after.get(name, 0)) for name in NAMES),
         noticed,
         replaced,
         addresses,

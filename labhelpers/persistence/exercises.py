@@ -17,6 +17,7 @@ from docker.errors import APIError
 
 from labhelpers.errors import LabError
 from labhelpers.exercises import Exercise, Task, container_named, given, not_running, running
+from labhelpers.names import all_named, named
 from labhelpers.persistence.kills import FAST, SAFE
 from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, place
 from labhelpers.persistence.servers import DATA, DATABASE, ROW, ask, copy, start, start_without_volume
@@ -24,10 +25,10 @@ from labhelpers.persistence.servers import DATA, DATABASE, ROW, ask, copy, start
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-PROOF, PROOF_DATA = "proof", "proof-data"
-SCHOOL = "school"
-FORGETFUL, KEEPER = "forgetful", "keeper"
-BANK, BANK_DATA = "bank", "bank-data"
+PROOF, PROOF_DATA = all_named("proof", "proof-data")
+SCHOOL = named("school")
+FORGETFUL, KEEPER = all_named("forgetful", "keeper")
+BANK, BANK_DATA = all_named("bank", "bank-data")
 # a server that is killed as soon as it answers is no answer
 SETTLE_S = 0.5
 MARKS = "kept_marks"

@@ -28,14 +28,15 @@ from labhelpers.exercises import (
     not_running,
     running,
 )
+from labhelpers.names import all_named
 from labhelpers.services import monitor
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-SHOP, DOOR, LATE, MUTE = "shop-db", "door", "late", "mute-db"
-MENDED, HALF = "mended-db", "half-made"
-WATCHER, WATCHED = "watcher", "watched"
+SHOP, DOOR, LATE, MUTE = all_named("shop-db", "door", "late", "mute-db")
+MENDED, HALF = all_named("mended-db", "half-made")
+WATCHER, WATCHED = all_named("watcher", "watched")
 DATA = "/var/lib/mysql"
 PORTS = range(3310, 3400)
 SUPPORTED = (8, 4)

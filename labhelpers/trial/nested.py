@@ -117,9 +117,30 @@ def ensure(engine: Engine, say: Say) -> str:
 
 
 def remove(engine: Engine) -> None:
-    """Remove the image of B, if it is there."""
+    """Remove the image of B that was made from this state directory, unless a container stands on it."""
+    made = images.made_here(engine)
     for image in engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"}):
-        engine.client.images.remove(str(image.id), force=True)
+        if image.id in made:
+            with suppress(APIError):
+                engine.client.images.remove(str(image.id))
+
+
+def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
+    """Remove the image of B and what its registries were given, as far as this state directory made them.
+
+    Args:
+        kept_for: why they stay, because another lab uses them; None if no other lab does.
+
+    Returns:
+        A line for each.
+    """
+    made = images.made_here(engine)
+    found = engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"})
+    said = [images.remove_made(engine, str(image.id), made, kept_for) for image in found]
+    if PUSHED in made and not kept_for:
+        remove_pushed(engine)
+        said.append(f"removed volume {PUSHED}")
+    return said
 
 
 def remove_pushed(engine: Engine) -> None:
@@ -146,3 +167,4 @@ def _import(engine: Engine, root: Path) -> None:
             hint="a full disk does this: `docker system df` tells what takes it; then run this again",
             engine_words=said,
         )
+    images.note_made(engine, str(engine.client.images.get(REF).id))

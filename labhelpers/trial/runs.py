@@ -246,6 +246,8 @@ def _pushed_before(lab: Lab) -> str:
         if lab.host.disk_use(kept.attrs["Mountpoint"]).allocated_bytes > PUSHED_BYTES:
             nested.remove_pushed(lab.engine)
             kept = lab.create_volume(nested.PUSHED, keep=True)
+        if (kept.attrs["Labels"] or {}).get(belongings.SESSION) == lab.session:
+            images.note_made(lab.engine, str(kept.name))
         return str(kept.name)
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from labhelpers.exercises import Exercise, Task, container_named, file_in, not_running, running
+from labhelpers.names import all_named
 from labhelpers.vm.experiments import READY, facts
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-TWINS = ("twin-a", "twin-b")
-GUEST, NOTE, SMALL = "my-guest", "my-note", "small-guest"
+TWINS = all_named("twin-a", "twin-b")
+GUEST, NOTE, SMALL = all_named("my-guest", "my-note", "small-guest")
 SMALL_MIB = 80
 NEXT_TO_NOTHING = 1 << 20  # bytes
 POWER_ON = "GUEST POWER ON"

@@ -12,6 +12,7 @@ from docker.errors import NotFound
 
 from labhelpers.engine.streams import execute
 from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of, running
+from labhelpers.names import all_named
 from labhelpers.volumes import stage
 from labhelpers.volumes.owners import outside
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 CHAPTER = "07"
-SHELF, COMMA, STAYS, SHOP, CLERK, COPY = "bookshelf", "bind-fix", "stays", "shop", "clerk", "archive-copy"
+SHELF, COMMA, STAYS, SHOP, CLERK, COPY = all_named(
+    "bookshelf", "bind-fix", "stays", "shop", "clerk", "archive-copy"
+)
 INSIDE = "/var/log"
 STAYS_S = 10
 PAGE = "index.html"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, NotFound
 
+from labhelpers import ours as belongings
 from labhelpers.engine.differences import security
 from labhelpers.engine.removal import remove_container
 from labhelpers.errors import LabError, NameTaken
@@ -98,18 +99,17 @@ def bound(lab: Lab, source: str, inside: str, *, readonly: bool = False, **optio
 
 
 def ours(lab: Lab, name: str) -> str:
-    """`name`, if this session made the volume of that name.
+    """`name`, if this session, or its reader in an earlier one, made the volume of that name.
 
     `docker volume create` answers for a volume that was there before as for a new one, so this is looked at before
     anything is written or removed.
 
     Raises:
         LabError: there is no such volume.
-        NameTaken: this session did not make it.
+        NameTaken: neither this session nor its reader made it.
     """
     directory_of(lab, name)
-    labels = lab.client.api.inspect_volume(name).get("Labels") or {}
-    if labels.get("labhelpers.session") != lab.session:
+    if not belongings.is_usable_volume(lab.client.api.inspect_volume(name).get("Labels"), lab.session):
         raise NameTaken(
             f"the volume {name!r} was there before and this notebook did not make it, so it stays untouched",
             hint="if it is yours and not needed, remove it in a terminal; if another notebook made it, close that one",

@@ -17,6 +17,7 @@ from labhelpers.exercises import Exercise, Prediction, TaskVerdict, Verdict
 
 if TYPE_CHECKING:
     from labhelpers.lab import MadeElsewhere
+    from labhelpers.ours import Thing
 
 _MARKS = {"done": ("✔", HOST), "missing": ("○", CONTAINER), "not yet": ("·", FAINT)}
 
@@ -64,19 +65,42 @@ def prediction_panel(prediction: Prediction) -> widgets.Widget:
 
 
 def made_elsewhere_panel(made: MadeElsewhere) -> widgets.Widget:
-    """What the reader made in a terminal, and a button that removes it: the yes that it takes."""
-    listed = widgets.HTML(f'<pre style="line-height:1.4">{escape(repr(made))}</pre>')
+    """What stays on the engine, with a box for each item, none ticked; the button removes what is ticked."""
     if not made.things:
-        return listed
-    button = widgets.Button(description=f"Remove these {len(made.things)}", icon="trash")
+        return widgets.HTML(f'<pre style="line-height:1.4">{escape(repr(made))}</pre>')
+    from labhelpers.lab import described
+
+    head = widgets.HTML("This stays on the engine when this notebook is closed. Tick what you do not need:")
+    wide = widgets.Layout(width="auto", max_width="52em")
+    boxes = {
+        thing: widgets.Checkbox(value=False, description=described(thing), indent=False, layout=wide)
+        for thing in made.things
+    }
+    button = widgets.Button(description="Remove what is ticked", icon="trash", disabled=True)
+    button.layout.width = "auto"
     said = widgets.HTML()
 
-    def remove(_: object) -> None:
-        button.disabled = True
-        said.value = _said("\n".join(made.remove())).replace("\n", "<br>")
+    def ticked() -> list[Thing]:
+        return [thing for thing, box in boxes.items() if box.value and not box.disabled]
 
+    def enable(_: object) -> None:
+        button.disabled = not ticked()
+
+    def remove(_: object) -> None:
+        chosen = ticked()
+        if not chosen:
+            return
+        lines = made.remove(*chosen)
+        for thing in chosen:
+            if f"removed {thing}" in lines:
+                boxes[thing].disabled = True
+        said.value = "<br>".join(_words(line) for line in lines)
+        enable(_)
+
+    for box in boxes.values():
+        box.observe(enable, names="value")
     button.on_click(remove)
-    return widgets.VBox([listed, button, said])
+    return widgets.VBox([head, *boxes.values(), button, said])
 
 
 def verdict_html(verdict: Verdict) -> str:

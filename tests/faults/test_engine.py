@@ -170,7 +170,7 @@ def test_a_name_of_the_other_notebook_is_told_as_such(own: Own, lab: Lab) -> Non
     lab.run(P, "sleep 300", name="fault-web")
     done = own.python(FROM_THE_TOP)
     assert done.returncode != 0
-    assert "another lab session made (chapter 05)" in done.stderr
+    assert "another notebook of yours made (chapter 05)" in done.stderr
     assert "close that notebook" in done.stderr
 
 

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labhelpers.engine import connect
+from labhelpers import names
+from labhelpers.engine import connect, images
+from labhelpers.errors import BadInput, NameTaken, NotOurs
 from labhelpers.lab import Lab, clean, ours
-from labhelpers.ours import TRIAL
+from labhelpers.ours import BY, CHAPTER, READER, SESSION, TERMINAL, TRIAL
+from labhelpers.ours import begin as begin_session
+from labhelpers.ours import labels as labels_of
+from labhelpers.state import ROOT
 
-from .conftest import Own
+from .conftest import Own, until
 
 P = "labhelpers/payload"
 
 # as confusing as names and labels can be without being the lab's own
-names = st.sampled_from(
+their_names = st.sampled_from(
     ["mysql_container", "labhelpers", "labhelpers-05", "lab", "fault-web", "portainer", "cadvisor"]
 )
 labels = st.dictionaries(
     st.sampled_from(["labhelpers", "labhelpers.", "labhelpers.chapters", "LABHELPERS.CHAPTER", "x.labhelpers.chapter",
-                     "labhelpers.kind", "labhelpers.keep", "chapter", "session"]),
-    st.sampled_from(["", "05", "container", "labhelpers.chapter=05"]),
-    max_size=3,
+                     "labhelpers.kind", "labhelpers.keep", "chapter", "session",
+                     # set by hand, or by a lab of another state directory
+                     "labhelpers.chapter", "labhelpers.session", "labhelpers.by"]),
+    st.sampled_from(["", "05", "trial", "doctor", "container", "reader", "00000000", "labhelpers.chapter=05"]),
+    max_size=4,
 )  # fmt: skip
 things = st.lists(
-    st.tuples(st.sampled_from(["container", "network", "volume", "image"]), names, labels, st.booleans()),
+    st.tuples(
+        st.sampled_from(["container", "network", "volume", "image"]), their_names, labels, st.booleans()
+    ),
     min_size=1,
     max_size=6,
 )
@@ -81,63 +96,387 @@ def remove(client: Any, kind: str, id: str) -> None:
     getattr(client.api, f"remove_{kind}")(id)
 
 
+NEIGHBOUR = """
+import sys
+from labhelpers.lab import Lab
+lab = Lab("05")
+lab.run("labhelpers/payload", "sleep 300", name="their-web")
+lab.create_network("their-net"); lab.create_volume("their-vol")
+print("ready", flush=True)
+sys.stdin.read()
+lab.close()
+"""
+THEIRS = ("their-web", "their-net", "their-vol")
+
+
+@contextmanager
+def neighbour(own: Own, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A second learner on the same engine: another state directory, with a live session."""
+    environment = own.environment | {"LABHELPERS_HOME": str(home)}
+    with subprocess.Popen(
+        [sys.executable, "-c", NEIGHBOUR],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        while process.stdout.readline() != "ready\n":
+            assert process.poll() is None
+        try:
+            yield process
+        finally:
+            process.communicate(timeout=60)
+
+
+@pytest.fixture
+def two(own: Own, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The second learner."""
+    with neighbour(own, tmp_path / "neighbour") as process:
+        yield process
+
+
+def seen(own: Own) -> list[Any]:
+    """What the engine says of the second learner's things."""
+    client = own.client()
+    told = [client.api.inspect_container("their-web"), client.api.inspect_network("their-net")]
+    told.append(client.api.inspect_volume("their-vol"))
+    client.close()
+    return told
+
+
+def typed(own: Own, *words: str) -> subprocess.CompletedProcess[str]:
+    """`./lab WORDS` of the first learner."""
+    return subprocess.run(
+        [sys.executable, "-m", "labhelpers", *words, "--engine", own.address],
+        env=own.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(what=things)
-def test_not_one_of_them_is_changed(own: Own, lab_image: str, what: list[Any]) -> None:
+def test_not_one_of_them_is_changed(own: Own, two: Any, lab_image: str, what: list[Any]) -> None:
     client = own.client()
     made = make(client, what, lab_image)
     try:
         before = [told(client, kind, id) for kind, id in made]
+        live = seen(own)
         engine = connect(own.address)
         lab = Lab("05", engine=engine)
         lab.run(P, "true")
         lab.create_network(f"n-{lab.session}")
         lab.create_volume(f"v-{lab.session}")
-        listed = {thing.id for thing in ours(engine)}
-        assert not listed & {id for _, id in made}
+        assert {thing.session for thing in ours(engine)} == {lab.session}
         clean(engine)
+        assert len(ours(engine)) == 3, "what an open notebook made stays"
         lab.close()
         assert ours(engine) == []
         assert [told(client, kind, id) for kind, id in made] == before
+        assert seen(own) == live
     finally:
         for kind, id in made:
             remove(client, kind, id)
         client.close()
 
 
-def test_clean_takes_what_labs_made_but_not_an_engine_whose_tests_run(
+def test_clean_leaves_what_is_in_use_unless_it_is_confirmed(
     own: Own, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
     before = own.census()
-    command = [sys.executable, "-m", "labhelpers", "clean", "--engine", own.address]
     with Lab("05", engine=connect(own.address)) as reader, Lab(TRIAL, engine=connect(own.address)) as tests:
         reader.run(P, "sleep 300", name="notebook")
         tests.run(P, "sleep 300", name="engine")
-        done = subprocess.run(command, env=own.environment, capture_output=True, text=True)
+        done = typed(own, "clean")
         assert done.stdout.splitlines() == [
-            "removed container notebook",
+            "container notebook: an open notebook or terminal uses it",
+            "left alone; `./lab clean --yes` removes it",
             "container engine stays: `./lab test` is using it",
-            "1 things of the lab removed",
         ]
+        assert {one.name for one in tests.client.containers.list()} == {"notebook", "engine"}
+        assert "removed container notebook" in typed(own, "clean", "--yes").stdout
+        assert "is running now" in typed(own, "clean", "engine", "--yes").stderr
         assert [one.name for one in tests.client.containers.list()] == ["engine"]
     own.back_to(before)
 
 
-def test_what_came_without_the_lab_is_listed_and_goes_only_with_a_yes(
+def test_no_verb_touches_another_learners_things(own: Own, two: Any) -> None:
+    live = seen(own)
+    client = own.client()
+    client.volumes.create("by-hand", labels={CHAPTER: "05"})
+    left = own.python(
+        "from labhelpers.lab import Lab; import os; Lab('05').create_volume('left'); os._exit(0)"
+    )
+    assert left.returncode == 0
+    try:
+        for verb in (("clean",), ("clean", "--yes"), ("down",), ("down", "--purge", "--yes")):
+            done = typed(own, *verb)
+            assert done.returncode == 0, done.stderr
+            for line in ("container their-web", "volume by-hand"):
+                assert f"{line} belongs to another state directory or an unknown session" in done.stdout
+            assert seen(own) == live
+            assert {volume.name for volume in client.volumes.list()} == {"by-hand", "their-vol"}
+            assert two.poll() is None
+    finally:
+        client.volumes.get("by-hand").remove()
+        client.close()
+
+
+def test_what_is_named_goes_but_not_while_its_session_is_alive(own: Own, two: Any) -> None:
+    client = own.client()
+    client.volumes.create("by-hand", labels={CHAPTER: "05"})
+    assert "answer y" in typed(own, "clean", "by-hand").stderr, "nobody is there to confirm it"
+    assert "no lab made anything called their" in typed(own, "clean", "their", "--yes").stderr
+    assert "is running now" in typed(own, "clean", "by-hand", "their-web", "--yes").stderr
+    assert client.volumes.get("by-hand")
+    assert "removed volume by-hand" in typed(own, "clean", "by-hand", "--yes").stdout
+    # a machine that was switched off: neither the session nor its reaper is there
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "labhelpers.reaper" in words and client.containers.get("their-web").labels[SESSION] in words:
+            process.kill()
+    two.kill()
+    assert "removed container their-web" in typed(own, "clean", "their-web", "--yes").stdout
+    for name in THEIRS[1:]:
+        assert typed(own, "clean", name, "--yes").returncode == 0
+    client.close()
+
+
+def test_a_notebook_changes_no_container_of_another(own: Own, two: Any) -> None:
+    with Lab("05", engine=connect(own.address)) as lab:
+        for change in (
+            lab.stop,
+            lambda name: lab.remove(name, force=True),
+            lambda name: lab.update(name, cpus=1),
+        ):
+            with pytest.raises(NotOurs, match="another lab session"):
+                change("their-web")
+        with pytest.raises(NameTaken, match="chapter 05") as told_so:
+            lab.run(P, "true", name="their-web")
+        assert "./lab copy 05 --suffix b" in told_so.value.hint
+
+
+def test_purge_keeps_images_that_others_made_or_use(own: Own, tmp_path: Path) -> None:
+    client = own.client()
+    labelled = [f"LABEL {images.IMAGE}=netdata", f"LABEL {images.CONTENT}=x"]
+    client.api.import_image_from_data(
+        b"\0" * 1024, repository="labhelpers/netdata", tag="latest", changes=labelled
+    )
+    id = client.images.get("labhelpers/netdata").id
+    here = [image.tags for image in client.images.list()]
+
+    def purge() -> str:
+        note = {client.info()["ID"]: [id]}
+        own.reader.mkdir(exist_ok=True)
+        (own.reader / images.MADE).write_text(json.dumps(note), encoding="utf-8")
+        return typed(own, "down", "--purge", "--yes").stdout
+
+    with neighbour(own, tmp_path / "neighbour"):
+        assert "image labhelpers/netdata:latest stays: another lab on this engine has" in purge()
+        assert [image.tags for image in client.images.list()] == here
+    container = client.api.create_container("labhelpers/netdata", ["true"])["Id"]
+    assert "image labhelpers/netdata:latest stays" in purge()
+    client.api.remove_container(container)
+    said = purge()
+    assert "removed image labhelpers/netdata:latest" in said
+    assert "image labhelpers/payload:latest stays: it was not made from this state directory" in said
+    assert client.images.get(P)
+    assert not own.reader.exists()
+    client.close()
+
+
+def test_a_volume_that_a_reader_created_stays_until_that_is_confirmed(
     own: Own, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
     before = own.census()
+    client = own.client()
+    with Lab("07", engine=connect(own.address)) as lab:
+        by_reader = labels_of("volume", "07", lab.session) | {BY: READER}
+        for name in ("fault-mine", "my-appvol-1", "my-appvol-1-b"):
+            client.volumes.create(name, labels=by_reader)
+        anonymous = client.volumes.create(labels=by_reader).name
+        client.api.create_container(
+            P, ["true"], labels=labels_of("container", "07", lab.session) | {BY: READER}
+        )
+        assert "volume fault-mine: you created it" in repr(lab.made_elsewhere())
+    # those of the lesson go: its notebook must run again from its top
+    there = {volume.name for volume in client.volumes.list()}
+    assert "fault-mine" in there
+    assert not there & {anonymous, "my-appvol-1", "my-appvol-1-b"}
+    assert not client.containers.list(all=True)
+    # another lab, a killed one and its reaper, and `clean` without a yes leave it
+    killed = "from labhelpers.lab import Lab; import os; Lab('07').create_volume('fault-mine'); os.kill(os.getpid(), 9)"
+    assert own.python(killed).returncode == -signal.SIGKILL
+    until(lambda: len(own.sessions()) == 1, 40, own.sessions)
+    assert "volume fault-mine (you created it" in typed(own, "status").stdout
+    assert "left alone" in typed(own, "clean").stdout
+    assert client.volumes.get("fault-mine")
+    assert "removed volume fault-mine" in typed(own, "clean", "--yes").stdout
+    typed(own, "clean")
+    client.close()
+    own.back_to(before)
+
+
+def test_what_came_without_the_lab_is_listed_and_goes_only_by_name(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
+    before = own.census()
+    client = own.client()
+    terminal = begin_session(client, TERMINAL)
+    client.volumes.create("earlier", labels=labels_of("volume", TERMINAL, terminal.id))
     with Lab("05", engine=connect(own.address)) as lab:
         lab.run(P, "sleep 300", name="ours")
-        typed = ["docker", "--host", own.address]
-        subprocess.run([*typed, "create", "--name", "typed", P, "true"], check=True, capture_output=True)
-        subprocess.run([*typed, "volume", "create", "typed"], check=True, capture_output=True)
+        command = ["docker", "--host", own.address]
+        for name in ("typed", "typed-too"):
+            subprocess.run([*command, "create", "--name", name, P, "true"], check=True, capture_output=True)
+        subprocess.run([*command, "volume", "create", "typed"], check=True, capture_output=True)
+        client.volumes.create("in-terminal", labels=labels_of("volume", TERMINAL, terminal.id))
         made = lab.made_elsewhere()
-        assert {(one.kind, one.name) for one in made.things} == {("container", "typed"), ("volume", "typed")}
+        assert {(one.kind, one.name) for one in made.things} == {
+            ("container", "typed"), ("container", "typed-too"), ("volume", "typed"), ("volume", "in-terminal")
+        }  # fmt: skip
         assert "container typed" in repr(made)
         lab.close()
+        for nothing in ((), ("ours",), ("typed", "no-such")):
+            with pytest.raises(BadInput, match="nothing was removed"):
+                made.remove(*nothing)
+        assert made.remove("container typed-too", "in-terminal") == [
+            "removed volume in-terminal", "removed container typed-too"
+        ]  # fmt: skip
         assert lab.client.containers.get("typed")
-        assert made.remove() == ["removed container typed", "removed volume typed"]
+        assert made.remove("typed") == ["removed container typed", "removed volume typed"]
+        client.volumes.get("earlier").remove()
+    terminal.end()
+    client.close()
     own.back_to(before)
+
+
+# a name of chapter 3's cells, and the name that the exercise of 00 asks for
+TAKEN = (
+    NEIGHBOUR.replace("their-web", "my-first")
+    .replace("their-net", "ns-net")
+    .replace('lab.create_volume("their-vol")', 'lab.run("labhelpers/payload", name="ns-web")')
+)
+
+
+def learner(own: Own, home: Path, code: str) -> subprocess.Popen[str]:
+    """A process of another learner."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=own.environment | {"LABHELPERS_HOME": str(home)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
+    own: Own, tmp_path: Path
+) -> None:
+    client = own.client()
+    other = client.containers.create(P, name="mysql-vtest")
+    with learner(own, tmp_path / "first", TAKEN) as first:
+        assert first.stdout
+        until(lambda: client.containers.list(filters={"name": "ns-web"}))
+        before = own.census()
+        engine = connect(own.address)
+        for chapter, name, next_step in (
+            ("03", "container ns-web (another learner's lab, chapter 05)", "./lab copy 03 --suffix b"),
+            ("08", "container mysql-vtest (not made by a lab)", "docker rm mysql-vtest"),
+        ):
+            with pytest.raises(NameTaken) as refused:
+                Lab(chapter, engine=engine)
+            assert name in refused.value.message
+            assert next_step in refused.value.hint
+        assert own.census() == before
+        # the exercise's name is taken: that is said at once, and what the first learner has does not count
+        said = own.python(EXERCISE)
+        assert "note: exercises of this chapter ask for names that are taken" in said.stdout, said.stderr
+        assert "./lab copy 00 --suffix b" in said.stdout
+        assert "False" in said.stdout
+        first.communicate(timeout=60)
+    other.remove()
+    client.close()
+
+
+EXERCISE = """
+from labhelpers.lab import Lab
+from labhelpers import start
+lab = Lab("00")
+print(start.first_exercise(lab).check().passed)
+lab.run("labhelpers/base", "sleep 300", name=start.NAME)
+print(start.first_exercise(lab).check())
+lab.close()
+"""
+
+
+def beginning(notebook: Path, cells: int, folder: Path) -> Path:
+    """A notebook of the first cells of another one."""
+    data = json.loads(notebook.read_text(encoding="utf-8"))
+    data["cells"] = data["cells"][:cells]
+    made = folder / notebook.name
+    folder.mkdir(exist_ok=True)
+    made.write_text(json.dumps(data), encoding="utf-8")
+    return made
+
+
+def test_two_learners_run_the_same_chapters_to_their_end(own: Own, tmp_path: Path) -> None:
+    """The second one from copies whose names end in a letter; both at once, on one engine."""
+    before = own.census()
+    start, networking = (next((ROOT / "notebooks").glob(f"{number}_*.ipynb")) for number in ("00", "05"))
+    copies = [names.write_copy(path, "b", tmp_path / "copies") for path in (start, networking)]
+    run = "from pathlib import Path\nfrom labhelpers import runner\n"
+    run += "for path in {}: print(runner.execute(Path(path)).error or 'to its end', flush=True)"
+    both = [
+        run.format([str(start), str(beginning(networking, 6, tmp_path / "one"))]),
+        run.format([str(copies[0]), str(beginning(copies[1], 6, tmp_path / "two"))]),
+    ]
+    with (
+        learner(own, tmp_path / "first", TAKEN.replace("ns-", "their-")) as holder,
+        learner(own, tmp_path / "second", both[1]) as second,
+    ):
+        first = own.python(both[0], stdin=subprocess.DEVNULL).stdout
+        assert first.count("to its end") == 2, first
+        said = second.communicate(timeout=120)[0]
+        assert said.count("to its end") == 2, said
+        # an exercise of the second learner, while another one has a container of the original name
+        asked = own.python(
+            f"import os; os.environ['LABHELPERS_SUFFIX'] = 'b'\n{EXERCISE}"
+        ).stdout.splitlines()
+        assert asked[0] == "False"
+        assert any("[x] A container called my-first-b is there" in line for line in asked), asked
+        holder.communicate(timeout=60)
+    own.back_to(before)
+
+
+INCOMPLETE = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+from labhelpers.cli import main
+main(sys.argv[2:])
+"""
+
+
+def test_the_verbs_that_clean_up_work_in_an_incomplete_environment(own: Own) -> None:
+    missing = "rich,psutil,pandas,numpy,matplotlib,nbformat,nbclient,nbconvert,IPython,ipywidgets,jupyterlab"
+    left = "from labhelpers.lab import Lab; import os; Lab('05').create_volume('left'); os._exit(0)"
+    assert own.python(left).returncode == 0
+    for verb, said in (
+        (["status"], "volume left"),
+        (["clean"], ""),
+        (["down", "--purge", "--yes"], "removed"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", INCOMPLETE, missing, *verb, "--engine", own.address],
+            env=own.environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    assert not own.reader.exists()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 
+from labhelpers import ours
 from labhelpers.state import ROOT
 
 from .conftest import Own, until
@@ -76,10 +79,25 @@ print(done.failed_cell, done.error)
         ]
         kernel.kill()
         assert b"the kernel died" in process.communicate(timeout=120)[0]
-    own.back_to(before)
+    # neither run returns before all that it made is gone
+    assert own.census() == before
+    docker = own.client()
+    created = docker.events(decode=True, filters={"type": "container", "event": "create"})
     done = own.python(code)
     assert done.stdout.splitlines()[-1] == "None ", done.stdout + done.stderr
-    own.back_to(before)
+    assert own.census() == before
+    last = docker.api.create_container("labhelpers/payload", ["true"], name="fault-last")["Id"]
+    seen = list(itertools.takewhile(lambda event: event["id"] != last, created))
+    docker.api.remove_container(last)
+    docker.close()
+    strangers = [event["Actor"]["Attributes"] for event in seen if not is_of_a_session(event)]
+    assert seen
+    assert not strangers, "each container that the course starts belongs to a session"
+
+
+def is_of_a_session(event: dict[str, Any]) -> bool:
+    found = event["Actor"]["Attributes"]
+    return ours.CHAPTER in found and ours.SESSION in found and found.get(ours.KIND) == "container"
 
 
 def test_a_kernel_that_is_shut_down_removes_its_things_itself(own: Own) -> None:
