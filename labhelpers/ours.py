@@ -292,11 +292,15 @@ class Session:
 
 
 def begin(client: docker.DockerClient, chapter: str) -> Session:
-    """Remove what dead sessions of this state directory left on this engine, and begin a new one."""
+    """Remove what dead sessions of this state directory left on this engine, and begin a new one.
+
+    What was made in JupyterLab's terminals stays: it is no notebook's. `./lab clean` and `./lab down` remove it.
+    """
     engine_id = identity(client.info())
     with state.locked("sessions"):
         for session in _known():
-            bury(client, session, engine_id)
+            if state.read_json(_record(session), {}).get("chapter") != TERMINAL:
+                bury(client, session, engine_id)
         return Session(engine_id, chapter)
 
 

@@ -16,7 +16,6 @@ from labhelpers import ours
 from labhelpers.engine.gateway import private_socket
 from labhelpers.labsocket import LabSocket
 
-CHAPTER = "terminal"
 PATH = "LABHELPERS_TERMINAL_SOCKET"
 
 
@@ -31,8 +30,8 @@ def _load_jupyter_server_extension(server: Any) -> None:
     from labhelpers.engine import connect
 
     engine = connect(revive=False)
-    session = ours.begin(engine.client, CHAPTER)
-    labels = partial(ours.labels, chapter=CHAPTER, session=session.id)
+    session = ours.begin(engine.client, ours.TERMINAL)
+    labels = partial(ours.labels, chapter=ours.TERMINAL, session=session.id)
     socket = LabSocket(engine.place, session.id, labels, path=Path(os.environ[PATH]))
     # the session is held for as long as this process lives
     atexit.register(_close, socket, session)

@@ -18,6 +18,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from labhelpers import jupyter, ours, state
 from labhelpers.engine import Engine
 from labhelpers.errors import BadInput
+from labhelpers.lab import Lab, clean
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +203,19 @@ def test_a_kernel_reaches_the_engine_itself_and_its_cells_the_lab_socket(
     assert direct == engine.address
     assert through != engine.address
     assert "terminal" not in through
+
+
+def test_what_a_terminal_made_is_removed_by_clean_and_not_by_the_next_notebook(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
+    session = ours.begin(engine.client, ours.TERMINAL)
+    labels = ours.labels("network", ours.TERMINAL, session.id)
+    network = engine.client.networks.create(f"t-{session.id}", labels=labels)
+    del session  # its server has ended
+    with Lab("test", engine=engine):
+        pass
+    assert engine.client.networks.list(ids=[network.id])
+    removed, _ = clean(engine)
+    assert removed == [f"network {network.name}"]
+    assert not engine.client.networks.list(ids=[network.id])
