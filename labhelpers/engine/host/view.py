@@ -313,7 +313,7 @@ class HostView:
     def _place(self, container: Container | str) -> cgroups.Place:
         if has_no_cgroups(self._engine.info):
             raise LabError(
-                f"this engine puts containers in no cgroup of their own, so nothing counts what {_name(container)} uses",
+                f"this engine gives containers no cgroup of their own, so nothing counts what {_name(container)} uses",
                 hint="a rootless engine needs controllers from systemd: `./lab doctor` says how",
             )
         own = f"/proc/{self._pid(container)}/cgroup"
