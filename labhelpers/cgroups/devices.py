@@ -139,8 +139,10 @@ def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, An
         )
     answers = dict(line.split(" ", 1) for line in said.stdout.splitlines() if " " in line)
     # EPERM is the controller's no; another error comes from the device's own driver, which was reached
+    exists = "yes" in (answers["there"], answers["mknod"])
     opened = {
-        way: answers.get(way) == "yes" or "not permitted" not in answers.get(way, "not permitted")
+        way: answers.get(way) == "yes"
+        or (exists and "not permitted" not in answers.get(way, "not permitted"))
         for way in ("reads", "writes")
     }
     failed = [answers[way] for way in ("mknod", "reads", "writes") if answers.get(way) not in ("yes", None)]

@@ -92,7 +92,7 @@ def matter_in(chapter: str, found: tuple[Difference, ...]) -> list[Difference]:
 def limit_is_missing(info: Mapping[str, Any], controller: str) -> bool:
     """Whether the engine says that it cannot use a controller: `memory`, `cpu`, `cpuset` or `pids`."""
     keys = _LIMITS[controller]
-    return _has_no_cgroups(info) or any(info.get(key) is False for key in keys)
+    return has_no_cgroups(info) or any(info.get(key) is False for key in keys)
 
 
 def security(info: Mapping[str, Any], name: str) -> dict[str, str] | None:
@@ -231,7 +231,8 @@ def _users(info: Mapping[str, Any]) -> Iterator[Difference]:
         )
 
 
-def _has_no_cgroups(info: Mapping[str, Any]) -> bool:
+def has_no_cgroups(info: Mapping[str, Any]) -> bool:
+    """Whether containers have no cgroup of their own: a rootless engine on version 1 (`CgroupDriver: none`)."""
     return info.get("CgroupDriver") == "none"
 
 

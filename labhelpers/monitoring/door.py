@@ -44,6 +44,11 @@ def _nothing(lab: Lab) -> dict[str, Any]:
     return NOTHING | ({"userns_mode": "host"} if lab.engine.remaps_users else {})
 
 
+def _proxy_rights(lab: Lab) -> dict[str, Any]:
+    """The same for a proxy: where the engine maps users, volumes belong to the mapped root, and it writes into one."""
+    return _nothing(lab) | ({"cap_add": ["DAC_OVERRIDE"]} if lab.engine.remaps_users else {})
+
+
 @dataclass(frozen=True, slots=True)
 class Door(Result):
     """Where the engine's API is open on its own host.
@@ -156,7 +161,7 @@ def _forwarded(lab: Lab, port: int) -> str:
     """A volume with a socket in it that leads to a port of the engine's host; it goes with the lab."""
     with lab.quiet():
         volume = str(lab.create_volume(f"door-{lab.session}").name)
-        options = {**_nothing(lab), "network": "host"}
+        options = {**_proxy_rights(lab), "network": "host"}
         _until_ready(
             lab.run(
                 lab.image("tools"),
@@ -389,7 +394,7 @@ def start_proxy(lab: Lab, door: Door, volume: str, name: str | None = None) -> C
     """A container that holds the engine's socket and makes the two others, in a volume."""
     volumes = [f"{door}:{INSIDE}", f"{volume}:{PLACE}"]
     holder = lab.run(
-        lab.image("tools"), _program("proxy", PLACE), name=name, volumes=volumes, **_nothing(lab)
+        lab.image("tools"), _program("proxy", PLACE), name=name, volumes=volumes, **_proxy_rights(lab)
     )
     _until_ready(holder)
     return holder

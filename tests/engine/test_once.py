@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from docker.errors import APIError
 
+from labhelpers.cgroups.bounds import until
 from labhelpers.engine import Engine
-from labhelpers.engine.once import keeps_logs, run_once
+from labhelpers.engine.once import keeps_logs, last_lines, run_once
 from labhelpers.errors import EngineRefused, ImageMissing, LabError
 from labhelpers.lab import Lab
+from labhelpers.persistence import servers
+from labhelpers.services import starting
 
 IMAGE = "labhelpers/payload"
 
@@ -84,3 +87,21 @@ def test_where_the_engine_keeps_none_the_labs_own_containers_have_a_log(
     assert made.attrs["HostConfig"]["LogConfig"]["Type"] == "json-file"
     assert "--log-driver json-file" in there.commands[-1]
     there.remove(made, force=True)
+
+
+def test_a_log_that_cannot_be_read_is_said(there: Lab) -> None:
+    """A reader's own container on an engine with `"log-driver": "none"`: what needs its log names the driver."""
+    mute = there.run(IMAGE, ["sh", "-c", "echo unheard; exec sleep 300"], network="none", log_driver="none")
+    assert "does not support reading" in last_lines(there.client.api, str(mute.id), 3)
+    with pytest.raises(LabError, match="log driver is 'none'") as caught:
+        starting.log(there, str(mute.name))
+    assert "--log-driver json-file" in caught.value.hint
+    # where a server's log cannot be read, its client is asked instead
+    assert servers._says_ready(there, str(mute.name))
+    there.remove(mute, force=True)
+
+
+def test_the_end_of_a_log(there: Lab) -> None:
+    said = there.run(IMAGE, ["sh", "-c", "echo one; echo two; echo three; exec sleep 300"], network="none")
+    assert until(lambda: last_lines(there.client.api, str(said.id), 2) == "two\nthree", 30)
+    there.remove(said, force=True)

@@ -10,7 +10,7 @@ from labhelpers import monitoring
 from labhelpers.engine import Engine
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
-from labhelpers.monitoring.door import INSIDE, WAYS, Door, Holders, _is_this_engine
+from labhelpers.monitoring.door import INSIDE, THINGS, WAYS, Door, Holders, _is_this_engine, _treasures
 from labhelpers.monitoring.restart import DEATHS, POLICIES, Fates
 from labhelpers.monitoring.timeline import Timeline
 
@@ -30,6 +30,11 @@ def left(lab: Lab) -> list[str]:
         all=True, filters={"label": f"labhelpers.session={lab.session}"}, ignore_removed=True
     )
     return [str(one.name) for one in found if one.id != lab.host.helper]
+
+
+def test_the_hosts_file_is_read_whatever_the_engine_does_with_logs(there: Lab) -> None:
+    with _treasures(there, dict.fromkeys(THINGS[1:], "word")) as ask:
+        assert ask["reader"]["HostConfig"]["LogConfig"] == {"Type": "json-file"}
 
 
 @pytest.mark.parametrize("death", DEATHS)

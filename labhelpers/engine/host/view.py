@@ -13,6 +13,7 @@ import requests
 from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
+from labhelpers.engine.differences import has_no_cgroups
 from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
 from labhelpers.engine.host.cgroups import Cgroup, Sample
@@ -117,6 +118,7 @@ class HostView:
     """
 
     def __init__(self, engine: Engine, labels: Mapping[str, str], image: Callable[[], str]) -> None:
+        self._engine = engine
         self._api: Any = engine.client.api
         self._helper = Helper(self._api, labels, image)
 
@@ -196,12 +198,20 @@ class HostView:
         pid = None if container is None else self._pid(container)
         seen = self._ask("processes")
         if pid is not None:
-            own = seen.get(str(pid), {}).get("cgroup")
+            first = seen.get(str(pid), {})
+            own = first.get("cgroup")
             if own is None:
                 raise _ended(container)
-            seen = {
-                number: one for number, one in seen.items() if cgroups.is_below(one.get("cgroup") or "", own)
-            }
+            if has_no_cgroups(self._engine.info):
+                # all containers are in the engine's own cgroup: those in one pid namespace are one container's
+                space = first["ns"].get("pid")
+                seen = {number: one for number, one in seen.items() if one["ns"].get("pid") == space}
+            else:
+                seen = {
+                    number: one
+                    for number, one in seen.items()
+                    if cgroups.is_below(one.get("cgroup") or "", own)
+                }
         found = (processes.process(int(number), one) for number, one in seen.items())
         return sorted((one for one in found if one), key=lambda one: one.pid)
 
@@ -301,6 +311,11 @@ class HostView:
                     yield sample
 
     def _place(self, container: Container | str) -> cgroups.Place:
+        if has_no_cgroups(self._engine.info):
+            raise LabError(
+                f"this engine gives containers no cgroup of their own, so nothing counts what {_name(container)} uses",
+                hint="a rootless engine needs controllers from systemd: `./lab doctor` says how",
+            )
         own = f"/proc/{self._pid(container)}/cgroup"
         texts = self.read_many([own, "/proc/self/mountinfo"])
         table, mountinfo = texts[own], texts["/proc/self/mountinfo"]
