@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.host import Rule
+from labhelpers.engine.host.text import has_word
 from labhelpers.errors import BadInput
 from labhelpers.networks.maps import bridge_interface
 from labhelpers.networks.rules import mentions
@@ -45,7 +46,7 @@ class PortRules(Result):
     @property
     def translations(self) -> tuple[str, ...]:
         """The rules that give packets a new destination: the container's."""
-        return tuple(text for _, _, text in self.rules if "DNAT" in text or '"dnat"' in text)
+        return tuple(text for _, _, text in self.rules if has_word(text, "DNAT") or '"dnat"' in text)
 
     @property
     def unpublished(self) -> str | None:

@@ -7,18 +7,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine.host.text import has_word
+
 if TYPE_CHECKING:
     from labhelpers.engine.host import Rule
-
-# `br-1` is not part of `br-12`, nor `172.17.0.2` of `172.17.0.20/32`; a port may follow an address of IPv4
-_WORD, _WORD_6 = r"(?<![\w.:-]){}(?![\w.-])", r"(?<![\w.:-]){}(?![\w.:-])"
 
 
 def mentions(rule: Rule, words: Iterable[str]) -> bool:
     """Whether a rule names one of `words`: interfaces, addresses, or subnets with their prefix length."""
     texts = [rule.text, rule.chain.replace("__", " "), *(_prefixes(rule) if rule.tool == "nft" else ())]
-    patterns = [(_WORD_6 if ":" in word else _WORD).format(re.escape(word)) for word in words if word]
-    return any(re.search(pattern, text) for pattern in patterns for text in texts)
+    return any(has_word(text, word) for word in words for text in texts)
 
 
 def translation(rule: Rule) -> tuple[str, int | None] | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from labhelpers.errors import LabError
+from labhelpers.engine.host.text import integer, json_of, lines
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Made = TypeVar("Made")
 LINKS = ["ip", "-j", "-d", "-s", "link", "show"]
 ADDRESSES = ["ip", "-j", "address", "show"]
 ROUTES = [["ip", "-j", f"-{version}", "route", "show", "table", "main"] for version in (4, 6)]
@@ -217,124 +219,106 @@ class Network(Result):
 
 def interfaces(text: str) -> list[Interface]:
     """From `ip -j -d -s link`."""
-    return [_interface(row) for row in _rows(text, "ifname", "ifindex")]
+    return _each(_rows(text, "ip"), _interface)
+
+
+def _each(rows: Iterable[Any], read: Callable[[Any], Made]) -> list[Made]:
+    """What `read` makes of each row; a row of another form is skipped."""
+    found = []
+    for row in rows:
+        with suppress(AttributeError, KeyError, TypeError):
+            found.append(read(row))
+    return found
 
 
 def _interface(row: dict[str, Any]) -> Interface:
-    flags = tuple(map(str, _list(row, "flags")))
-    received, sent = (_table(_table(row, "stats64"), way) for way in ("rx", "tx"))
-    kind = _table(row, "linkinfo").get("info_kind")
+    flags = _list(row, "flags")
     loopback = "LOOPBACK" in flags
+    counters = _dict(row, "stats64") or _dict(row, "stats")
+    received, sent = _dict(counters, "rx"), _dict(counters, "tx")
     return Interface(
-        index=int(row["ifindex"]),
-        name=str(row["ifname"]),
-        kind=str(kind or ("loopback" if loopback else "physical")),
-        mac="" if loopback else str(row.get("address") or ""),
-        mtu_bytes=_number(row, "mtu"),
-        state=str(row.get("operstate") or "UNKNOWN"),
-        flags=flags,
+        index=row["ifindex"],
+        name=row["ifname"],
+        kind=_dict(row, "linkinfo").get("info_kind") or ("loopback" if loopback else "physical"),
+        mac="" if loopback else row.get("address", ""),
+        mtu_bytes=row.get("mtu", 0),
+        state=row.get("operstate", "UNKNOWN"),
+        flags=tuple(flags),
         master=row.get("master"),
         peer_index=row.get("link_index"),
         peer_namespace=row.get("link_netnsid"),
-        received_bytes=_number(received, "bytes"),
-        sent_bytes=_number(sent, "bytes"),
-        received_packets=_number(received, "packets"),
-        sent_packets=_number(sent, "packets"),
-        received_dropped=_number(received, "dropped"),
-        sent_dropped=_number(sent, "dropped"),
+        received_bytes=received.get("bytes", 0),
+        sent_bytes=sent.get("bytes", 0),
+        received_packets=received.get("packets", 0),
+        sent_packets=sent.get("packets", 0),
+        received_dropped=received.get("dropped", 0),
+        sent_dropped=sent.get("dropped", 0),
     )
 
 
 def addresses(text: str) -> list[Address]:
     """From `ip -j address`."""
-    return [
-        Address(
-            str(row["ifname"]),
-            str(one.get("family") or ("inet6" if ":" in str(one["local"]) else "inet")),
-            str(one["local"]),
-            _number(one, "prefixlen"),
-            str(one.get("scope") or "global"),
-        )
-        for row in _rows(text, "ifname")
-        for one in _list(row, "addr_info")
-        if isinstance(one, dict) and one.get("local")
-    ]
+    rows = ((row, one) for row in _rows(text, "ip") for one in _list(row, "addr_info"))
+    return _each(rows, _address)
+
+
+def _address(row: tuple[dict[str, Any], dict[str, Any]]) -> Address:
+    interface, one = row
+    is_6 = ":" in one["local"]
+    return Address(
+        interface["ifname"],
+        one.get("family", "inet6" if is_6 else "inet"),
+        one["local"],
+        one.get("prefixlen", 128 if is_6 else 32),
+        one.get("scope", "global"),
+    )
 
 
 def routes(text: str, family: str) -> list[Route]:
-    """From `ip -j route`. A route with several next hops (ECMP) is listed with the first of them."""
-    return [
-        Route(
-            family,
-            str(row["dst"]),
-            hop.get("gateway") or _table(hop, "via").get("host"),
-            str(hop.get("dev") or ""),
-            row.get("prefsrc"),
-            _number(row, "metric"),
-        )
-        for row in _rows(text, "dst")
-        for hop in [next((one for one in _list(row, "nexthops") if isinstance(one, dict)), row)]
-    ]
+    """From `ip -j route`; of a route with several next hops the first one."""
+    return _each(_rows(text, "ip"), lambda row: _route(row, family))
+
+
+def _route(row: dict[str, Any], family: str) -> Route:
+    hop = next((one for one in _list(row, "nexthops") if isinstance(one, dict)), row)
+    # an IPv4 route by way of an IPv6 router has `via`
+    gateway = hop.get("gateway") or _dict(hop, "via").get("host")
+    metric = row.get("metric", 0)
+    return Route(family, row["dst"], gateway, hop.get("dev", ""), row.get("prefsrc"), metric)
 
 
 def neighbours(text: str) -> list[Neighbour]:
     """From `ip -j neighbour`."""
-    return [
-        Neighbour(
-            str(row["dst"]),
-            str(row["dev"]),
-            row.get("lladdr"),
-            " ".join(map(str, _list(row, "state"))) or "NONE",
-        )
-        for row in _rows(text, "dst", "dev")
-    ]
+    return _each(
+        _rows(text, "ip"),
+        lambda row: Neighbour(
+            row["dst"], row.get("dev", ""), row.get("lladdr"), " ".join(_list(row, "state")) or "NONE"
+        ),
+    )
 
 
 def bridge_ports(text: str) -> list[BridgePort]:
     """From `bridge -j link`."""
-    return [
-        BridgePort(str(row["ifname"]), str(row["master"]), str(row.get("state") or "unknown"))
-        for row in _rows(text, "ifname", "master")
-    ]
+    return _each(
+        _rows(text, "bridge"),
+        lambda row: BridgePort(row["ifname"], row["master"], row.get("state", "")),
+    )
 
 
-def _rows(text: str, *needed: str) -> list[dict[str, Any]]:
-    """The objects of a JSON list that have the keys `needed`; ip -d writes `{}` for what it leaves out.
-
-    Raises:
-        LabError: `text` is no JSON.
-    """
-    found = _json(text, "[]")
-    rows = found if isinstance(found, list) else []
-    return [
-        row for row in rows if isinstance(row, dict) and all(row.get(key) not in (None, "") for key in needed)
-    ]
+def _rows(text: str, tool: str) -> list[dict[str, Any]]:
+    found = json_of(text, f"{tool} -j")
+    # -d writes an empty object for what it leaves out
+    return [row for row in found if isinstance(row, dict) and row] if isinstance(found, list) else []
 
 
-def _json(text: str, empty: str) -> Any:
-    try:
-        return json.loads(text.strip() or empty)
-    except ValueError:
-        raise LabError(
-            "the network tools on the engine's host printed something other than JSON",
-            hint="`./lab doctor` says which engine this is; please report it with the output below",
-            engine_words=text[:300],
-        ) from None
+def _dict(row: dict[str, Any], key: str) -> dict[str, Any]:
+    value = row.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _list(row: dict[str, Any], key: str) -> list[Any]:
     value = row.get(key)
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _table(row: dict[str, Any], key: str) -> dict[str, Any]:
-    value = row.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _number(row: dict[str, Any], key: str) -> int:
-    value = row.get(key)
-    return value if isinstance(value, int) else 0
 
 
 def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
@@ -348,68 +332,78 @@ def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
     rules: list[Rule] = []
     for tool, family, text in saved:
         _add_saved(tool, family, text, chains, rules)
-    told = {(chain.family, chain.table) for chain in chains if chain.tool == "iptables-nft"}
-    found = _json(ruleset, "{}")
-    for row in _list(found, "nftables") if isinstance(found, dict) else []:
-        for kind in ("chain", "rule"):
-            one = _table(row, kind) if isinstance(row, dict) else {}
-            family, table, name = (
-                str(one.get(key) or "") for key in ("family", "table", "name" if kind == "chain" else "chain")
-            )
-            if not (family and table and name) or (family, table) in told:
-                continue
-            if kind == "chain":
-                policy = str(one["policy"]).upper() if one.get("policy") else None
-                chains.append(Chain("nft", family, table, name, policy))
-            else:
-                rules.append(_nft_rule(family, table, name, _list(one, "expr")))
+    told = [(chain.family, chain.table) for chain in chains if chain.tool == "iptables-nft"]
+    found = json_of(ruleset, "nft -j list ruleset")
+    listed = _list(found, "nftables") if isinstance(found, dict) else []
+    own = [
+        row
+        for row in listed
+        if isinstance(row, dict)
+        and not any((_dict(row, kind).get("family"), _dict(row, kind).get("table")) in told for kind in row)
+    ]
+    chains += _each([row["chain"] for row in own if "chain" in row], _nft_chain)
+    rules += _each([row["rule"] for row in own if "rule" in row], _nft_rule)
     return Firewall(tuple(chains), tuple(rules))
+
+
+def _nft_chain(chain: dict[str, Any]) -> Chain:
+    policy = str(chain["policy"]).upper() if chain.get("policy") else None
+    return Chain("nft", chain["family"], chain["table"], chain["name"], policy)
 
 
 def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: list[Rule]) -> None:
     """Read what iptables-save(8) writes: iptables has no JSON, and nft's hides its matches (`xt`)."""
     table = ""
-    for line in text.splitlines():
+    for line in lines(text):
         if line.startswith("*"):
             table = line[1:].strip()
-        elif found := re.match(r":(\S+)\s+(\S+)", line):
-            name, policy = found.groups()
+        elif line.startswith(":"):
+            name, policy = [*line[1:].split(), "-", "-"][:2]
             chains.append(Chain(tool, family, table, name, None if policy == "-" else policy))
-        elif found := re.match(r"(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)", line):
-            packets, size, chain, words = found.groups()
-            target = re.search(r"(?:^| )(?:-[jg]|--jump|--goto) (\S+)", words)
+        # without -c, or from a kernel without counters, there are none
+        elif found := re.match(r"(?:\[([0-9]+):([0-9]+)\] )?-A (\S+) ?(.*)", line):
+            packets, size, chain, text_of_rule = found.groups()
             rules.append(
                 Rule(
                     tool,
                     family,
                     table,
                     chain,
-                    words,
-                    target[1] if target else None,
-                    None if packets is None else int(packets),
-                    None if size is None else int(size),
+                    text_of_rule.strip(),
+                    _target(text_of_rule),
+                    integer(packets),
+                    integer(size),
                 )
             )
 
 
-def _nft_rule(family: str, table: str, chain: str, expressions: list[Any]) -> Rule:
+def _target(words: str) -> str | None:
+    """What comes after -j or -g, outside of a comment."""
+    # a comment is in quotation marks, and one inside of it has a backslash before it
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', words)
+    target = re.search(r"(?:^| )(?:-[jg]|--jump|--goto) (\S+)", bare)
+    return target[1] if target else None
+
+
+def _nft_rule(rule: dict[str, Any]) -> Rule:
     counter: dict[str, Any] = {}
     target = None
+    expressions = _list(rule, "expr")
     for expression in expressions:
-        if not isinstance(expression, dict):
-            continue
-        for name, value in expression.items():
-            if name == "counter" and isinstance(value, dict):
-                counter = value
-            elif name in ("jump", "goto") and isinstance(value, dict):
-                target = value.get("target")
-            elif name in ("accept", "drop", "return", "reject", "masquerade", "snat", "dnat", "redirect"):
-                target = name.upper()
+        name, value = (
+            next(iter(expression.items()), ("", None)) if isinstance(expression, dict) else ("", None)
+        )
+        if name == "counter" and isinstance(value, dict):
+            counter = value
+        elif name in ("jump", "goto"):
+            target = value.get("target") if isinstance(value, dict) else None
+        elif name in ("accept", "drop", "return", "reject", "masquerade", "snat", "dnat", "redirect"):
+            target = name.upper()
     return Rule(
         "nft",
-        family,
-        table,
-        chain,
+        rule["family"],
+        rule["table"],
+        rule["chain"],
         json.dumps(expressions),
         target,
         counter.get("packets"),
