@@ -418,7 +418,6 @@ def _others_use(engine: Engine) -> str | None:
 def _purge() -> None:
     packages = install.installed_by_the_lab()
     private.remove_data()
-    state.path(images.MADE).unlink(missing_ok=True)
     home = state.home()
     # last, because this very program runs from there
     stays = state.remove()

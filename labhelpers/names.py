@@ -294,7 +294,7 @@ def _on_engine(client: docker.DockerClient) -> Iterator[Thing]:
         yield thing("network", row["Name"], row["Id"], row["Labels"])
     for row in api.volumes()["Volumes"] or []:
         yield thing("volume", row["Name"], row["Name"], row["Labels"])
-    for row in api.images():
+    for row in ours.images_of(client, {}):
         for tag in row["RepoTags"] or []:
             yield thing("image", tag, row["Id"], row["Labels"])
 

@@ -177,13 +177,13 @@ def _listed(
         rows.append(("network", row["Name"], row["Id"], row["Labels"]))
     for row in api.volumes(filters=filters)["Volumes"] or []:
         rows.append(("volume", row["Name"], row["Name"], row["Labels"]))
-    for row in sorted(_images(client, filters), key=lambda image: -image["Created"]):
+    for row in sorted(images_of(client, filters), key=lambda image: -image["Created"]):
         name = (row["RepoTags"] or [row["Id"].removeprefix("sha256:")[:12]])[0]
         rows.append(("image", name, row["Id"], row["Labels"]))
     return [(kind, name, id, labels or {}) for kind, name, id, labels in rows]
 
 
-def _images(client: docker.DockerClient, filters: dict[str, Any]) -> list[dict[str, Any]]:
+def images_of(client: docker.DockerClient, filters: dict[str, Any]) -> list[dict[str, Any]]:
     """The engine's images. With containerd's store the listing fails where one of them is removed meanwhile."""
     listed: Callable[..., list[dict[str, Any]]] = client.api.images
     for _ in range(_LOOKS):

@@ -39,7 +39,7 @@ ROOT = _PACKAGE.parent if IS_CHECKOUT else _BUNDLE
 
 CONTENTS = (
     *("cache", "course", "docker", "engine", "env", "jupyter", "locks", "sessions", "trial", "work"),
-    *("packages.json", "predictions.json", "progress.json", "course.json", "vm-accel.json"),
+    *("packages.json", "predictions.json", "progress.json", "course.json", "vm-accel.json", "images.json"),
 )
 """The names that the lab uses in the state directory. `remove` removes nothing else: a reader may have named a
 directory that holds other files too."""

@@ -22,6 +22,7 @@ except ImportError:  # `status`, `clean` and `down` work in an incomplete enviro
         """Prints lines, and shows no status."""
 
         is_terminal = False
+        encoding = "ascii"
 
         def __init__(self, **_: Any) -> None: ...
 
@@ -30,7 +31,7 @@ except ImportError:  # `status`, `clean` and `down` work in an incomplete enviro
             print(line, flush=True)
 
         @contextmanager
-        def status(self, _: str) -> Iterator[Any]:
+        def status(self, _: str, **__: Any) -> Iterator[Any]:
             """Nothing moves."""
             yield self
 

@@ -100,8 +100,8 @@ def _shelf_hint(lab: Lab) -> str:
     if container_named(lab, SHELF):
         return f"{SHELF} is a container here. `docker create` makes containers, whatever its next word is."
     return (
-        "`docker create volume shelf_data` reads: make a container from the image “volume”, with the command "
-        "shelf_data. What it takes for a verb and what for a noun is the other way round."
+        f"`docker create volume {SHELF}` reads: make a container from the image “volume”, with the command "
+        f"{SHELF}. What it takes for a verb and what for a noun is the other way round."
     )
 
 
