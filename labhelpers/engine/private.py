@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
+from labhelpers.engine import foreign
 from labhelpers.engine.root import as_root, may_be_root, run_as_root, unmount_below
-from labhelpers.errors import EngineMissing, EngineUnreachable, SetupFailed
+from labhelpers.errors import EngineMissing, SetupFailed
 
 Say = Callable[[str], object]
 
@@ -71,6 +72,11 @@ def answers() -> bool:
             return b" 200 " in probe.recv(64)
         except OSError:
             return False
+
+
+def running_pid() -> int | None:
+    """The pid of the engine, if it runs."""
+    return _pid()
 
 
 def start(say: Say) -> None:
@@ -132,34 +138,15 @@ def _check_it_can_start() -> None:
             f"the path of the state directory is too long for a socket below it ({state.home()})",
             hint="name a shorter one: `LABHELPERS_HOME=~/.labhelpers ./lab up`",
         )
+    # first of all: a reader who may not use the engine that runs needs no other one
+    other = foreign.running(_pid())
+    if other:
+        raise foreign.in_the_way(other)
     if not may_be_root():
         raise EngineMissing(
             "the private engine needs root, and this user may not use sudo",
             hint="ask an administrator to install Docker and to add you to its group",
         )
-    other = _other_dockerd()
-    if other:
-        raise EngineUnreachable(
-            f"another dockerd (process {other}) runs on this machine and has docker0 and the firewall's "
-            "Docker chains; a second one would break its published ports",
-            hint="use that one (`--engine auto`, or `--engine unix:///its/socket`), or stop it first",
-        )
-
-
-def _other_dockerd() -> int | None:
-    """A dockerd that is not ours in this network namespace."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "comm").read_text().strip() != "dockerd":
-                continue
-            same_network = os.readlink(process / "ns/net") == os.readlink("/proc/self/ns/net")
-        except PermissionError:
-            same_network = True
-        except OSError:
-            continue
-        if same_network and int(process.name) != _pid():
-            return int(process.name)
-    return None
 
 
 def _pid() -> int | None:

@@ -81,6 +81,8 @@ def _cause(place: Place, error: Exception) -> _Cause:
         return _Cause("{by} is {at}, which is not a valid address", _forms())
     if isinstance(error, PermissionError):
         return _permission(place)
+    if place.scheme == "ssh":
+        return _ssh(place, error)
     return _tcp(place, error) if place.scheme == "tcp" else _local(place, error)
 
 

@@ -68,8 +68,9 @@ def _lost(engine: Engine, error: Exception) -> EngineUnreachable:
     try:
         ask_version(engine.place, PROBE_S)
     except (OSError, ValueError) as cause:
-        private = "start it again: ./lab up"
-        hint = private if engine.source == "private" else explain(engine.place, cause).hint
+        hint = "start it again: ./lab up"
+        if engine.source == "existing":
+            hint = f"{explain(engine.place, cause).hint}; `./lab up` shows whether it is back"
         what = f"the engine at {where} does not answer any more"
         return EngineUnreachable(what, hint=f"{hint}; {again}", engine_words=str(cause))
     late = isinstance(error, ReadTimeout)

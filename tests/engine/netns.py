@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers.engine import Engine
+from labhelpers.engine.dial import Place
 
 OF_AN_ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT", "LABHELPERS_ENGINE")
 """The variables that lead to an engine."""
@@ -61,7 +62,7 @@ class Machine:
         import docker
 
         address = f"unix://{home or self.home}/engine/docker.sock"
-        return Engine(address, "private", "test", docker.DockerClient(base_url=address, timeout=60))
+        return Engine(Place(address, "test"), "private", docker.DockerClient(base_url=address, timeout=60))
 
     def census(self) -> dict[str, Any]:
         """What an engine changes on a machine, with what iptables-save says of tables that hold nothing left out."""
