@@ -38,7 +38,7 @@ from labhelpers.command import (
     Update,
     make,
 )
-from labhelpers.engine import Engine, subnets
+from labhelpers.engine import Engine, podman, subnets
 from labhelpers.engine.differences import differences, matter_in
 from labhelpers.engine.events import Events
 from labhelpers.engine.find import environment
@@ -116,11 +116,14 @@ class Lab:
 
     Raises:
         EngineMissing, EngineUnreachable: there is no engine to work on.
+        EngineRefused: the engine is Podman, and the chapter does not work on it.
     """
 
     def __init__(self, chapter: str, *, engine: Engine | None = None) -> None:
         self.chapter = chapter
         self.engine = engine if engine is not None else engines.connect()
+        with speaking(self.engine):
+            podman.check(self.engine, chapter)
         self.commands: list[str] = []
         self._quiet = 0
         self._closed = False

@@ -23,7 +23,7 @@ from docker.transport import UnixHTTPAdapter
 from requests.exceptions import RequestException
 
 from labhelpers import state
-from labhelpers.engine import contexts, foreign, private, unreachable
+from labhelpers.engine import contexts, foreign, podman, private, unreachable
 from labhelpers.engine.dial import Place, Tls, ask_version
 from labhelpers.engine.gateway import Gateway, forward, private_socket
 from labhelpers.errors import EngineMissing, EngineUnreachable
@@ -103,7 +103,8 @@ class Engine:
         if self.is_podman:
             return [
                 "this is Podman, which speaks Docker's API: no daemon holds its containers, there is no docker0 "
-                "(its bridge is podman0), no swarm, and short image names are resolved differently"
+                "(its bridge is podman0), no swarm, and short image names are resolved differently; "
+                f"{podman.these()}, and the others stop at their first cell"
             ]
         return []
 

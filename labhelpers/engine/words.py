@@ -30,7 +30,7 @@ def speaking(engine: Engine, container: str | None = None) -> Iterator[None]:
 
 def in_words(engine: Engine, error: Exception, container: str | None = None) -> LabError:
     """What happened, why, and what to do next; `error` is one of `RAISED`, and about `container` if that is given."""
-    if isinstance(error, RequestException) or (isinstance(error, APIError) and is_gateways(error.response)):
+    if is_gateways(error.response) if isinstance(error, APIError) else isinstance(error, RequestException):
         return _lost(engine, error)
     if not isinstance(error, APIError):
         return EngineRefused(
