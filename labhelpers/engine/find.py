@@ -230,7 +230,9 @@ def places(choice: str) -> list[Place]:
         return _own()
     if choice.startswith("context:"):
         return [contexts.named(choice.removeprefix("context:"), "--engine")]
-    return [_handed_over(choice) or _named(choice, "--engine")]
+    return [
+        _handed_over(choice) or _named(choice, ENGINE if os.environ.get(ENGINE) == choice else "--engine")
+    ]
 
 
 def _own() -> list[Place]:

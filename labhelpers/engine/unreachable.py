@@ -58,11 +58,7 @@ def another(place: Place) -> str:
     if place.found_by.startswith("docker context"):
         way = "`docker context use default`"
         return "`unset DOCKER_CONTEXT`" if os.environ.get("DOCKER_CONTEXT") else way
-    if place.found_by == "--engine":
-        return (
-            "leave out `--engine`" if not os.environ.get("LABHELPERS_ENGINE") else "`unset LABHELPERS_ENGINE`"
-        )
-    return "`unset DOCKER_HOST`"
+    return "leave out `--engine`" if place.found_by == "--engine" else f"`unset {place.found_by}`"
 
 
 def _cause(place: Place, error: Exception) -> _Cause:
@@ -135,21 +131,18 @@ def _permission(place: Place) -> _Cause:
         return _Cause(
             "connecting to {at} is forbidden on this machine", "look at its firewall rules for local programs"
         )
-    mine = "an engine's socket is at {at}, but you may not use it: "
-    group, may = _group(Path(place.path))
-    if not may:
+    group, helps = _group(Path(place.path))
+    what = f"an engine's socket is at {{at}}, but you may not use it: it belongs to the group “{group}”"
+    if not helps:
         return _Cause(
-            f"{mine}only its owner may",
-            f"run Docker as your own user ({ROOTLESS_PAGE}), or ask its owner for access",
+            f"{what}, and only its owner may open it",
+            f"ask its owner for access, or run Docker as your own user ({ROOTLESS_PAGE})",
         )
-    hint = (
-        "log out and in again"
-        if _is_member(group)
-        else f"`sudo usermod -aG {group} $USER`, then log out and in again"
-    )
+    join = f"`sudo usermod -aG {group} $USER`, then log out and in again"
     return _Cause(
-        f"{mine}it belongs to the group “{group}”",
-        f"{hint} (members of that group are root on this machine in all but name)",
+        what,
+        f"{'log out and in again' if _is_member(group) else join} (members of that group are root on this machine "
+        "in all but name)",
     )
 
 
