@@ -29,7 +29,7 @@ _TLS_ALERT = b"\x15\x03"
 # verification codes: X509_V_ERR_… (openssl x509_vfy.h)
 _NOT_YET, _EXPIRED = 9, 10
 _OTHER_NAME = (62, 64)
-_UNKNOWN_CA = (2, 18, 19, 20, 21)
+_UNKNOWN_CA = (2, 7, 18, 19, 20, 21)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +182,11 @@ def _tcp(place: Place, error: Exception) -> _Cause:
             f"check the port (usually 2376 with TLS, 2375 without); an engine listens there only if it is set to, "
             f"and ssh needs no such setting: `ssh://user@{host}`",
         )
+    if isinstance(error, ConnectionResetError | BrokenPipeError) and place.tls:
+        return _refused_client(place)  # with TLS 1.3 the reason may be lost together with the connection
     if isinstance(error, ConnectionResetError | BrokenPipeError):
-        tls = "without TLS" if place.tls is None else "with TLS"
         return _Cause(
-            f"{{by}} points at {{at}}, and what listens there closed the connection, which was opened {tls}",
+            "{by} points at {at}, and what listens there closed the connection, which was opened without TLS",
             "check whether that port expects TLS, and that it is the engine's",
         )
     return _Cause(f"{{by}} points at {{at}}, and {host} does not answer", _no_route(error))
@@ -249,17 +250,19 @@ def _tls(place: Place, error: ssl.SSLError) -> _Cause:
             f"replace ca.pem, cert.pem and key.pem in {files}",
         )
     if re.search(r"ALERT|HANDSHAKE_FAILURE", reason):
-        sent = place.tls is not None and place.tls.cert is not None
-        why = (
-            "does not accept the client certificate"
-            if sent
-            else "asks for a client certificate, and there is none"
-        )
-        return _Cause(
-            f"the engine at {{at}} {why}",
-            f"ask the engine's administrator for cert.pem and key.pem; they belong in {files}",
-        )
+        return _refused_client(place)
     return _Cause("the TLS connection to {at} failed", f"check the certificates in {files} ({TLS_PAGE})")
+
+
+def _refused_client(place: Place) -> _Cause:
+    sent = place.tls is not None and place.tls.cert is not None
+    why = (
+        "does not accept the client certificate"
+        if sent
+        else "asks for a client certificate, and there is none"
+    )
+    hint = f"ask the engine's administrator for cert.pem and key.pem; they belong in {_files(place)}"
+    return _Cause(f"the engine at {{at}} {why}", hint)
 
 
 def _certificate(place: Place, error: ssl.SSLCertVerificationError, host: str, files: str) -> _Cause:
