@@ -39,7 +39,7 @@ from labhelpers.command import (
     Update,
     make,
 )
-from labhelpers.engine import Engine, registries, subnets
+from labhelpers.engine import Engine, podman, registries, subnets
 from labhelpers.engine.differences import differences, matter_in
 from labhelpers.engine.events import Events
 from labhelpers.engine.find import environment
@@ -119,11 +119,14 @@ class Lab:
     Raises:
         EngineMissing, EngineUnreachable: there is no engine to work on.
         NameTaken: the chapter needs names that belong to somebody else on this engine.
+        EngineRefused: the engine is Podman, and the chapter does not work on it.
     """
 
     def __init__(self, chapter: str, *, engine: Engine | None = None) -> None:
         self.chapter = chapter
         self.engine = engine if engine is not None else engines.connect()
+        with speaking(self.engine):
+            podman.check(self.engine, chapter)
         self.commands: list[str] = []
         self._quiet = 0
         self._closed = False

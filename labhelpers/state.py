@@ -38,7 +38,8 @@ ROOT = _PACKAGE.parent if IS_CHECKOUT else _BUNDLE
 """`notebooks/`, `images/` and `assets/` as they were shipped: the checkout, or the wheel's copy. Only read from it."""
 
 CONTENTS = (
-    *("cache", "course", "docker", "engine", "env", "jupyter", "locks", "sessions", "trial", "work"),
+    *("cache", "course", "docker", "engine", "env", "gateways", "jupyter", "locks", "sessions", "ssh"),
+    *("trial", "work"),
     *("packages.json", "predictions.json", "progress.json", "course.json", "vm-accel.json", "images.json"),
 )
 """The names that the lab uses in the state directory. `remove` removes nothing else: a reader may have named a

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import docker
 from docker import auth
-from docker.errors import DockerException
+from docker.errors import APIError, DockerException, InvalidVersion
 from docker.tls import TLSConfig
+from docker.transport import UnixHTTPAdapter
 from requests.exceptions import RequestException
 
 from labhelpers import state
-from labhelpers.engine import contexts, credentials, private, unreachable
+from labhelpers.engine import contexts, credentials, foreign, podman, private, unreachable
 from labhelpers.engine.dial import Place, Tls, ask_version
 from labhelpers.engine.gateway import Gateway, forward, private_socket
 from labhelpers.errors import EngineMissing, EngineUnreachable
@@ -100,12 +101,13 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What will differ on this engine from what the course says."""
-        found = [
+        podmans = [
             "this is Podman, which speaks Docker's API: no daemon holds its containers, there is no docker0 "
-            "(its bridge is podman0), no swarm, and short image names are resolved differently"
+            "(its bridge is podman0), no swarm, and short image names are resolved differently; "
+            f"{podman.these()}, and the others stop at their first cell"
         ]
         logins = credentials.warning(auth.load_config())
-        return found * self.is_podman + ([logins] if logins else [])
+        return podmans * self.is_podman + ([logins] if logins else [])
 
     def facts(self) -> EngineFacts:
         """What the engine says of itself, in the course's words."""
@@ -183,6 +185,8 @@ def connect(choice: str | None = None, *, revive: bool = True) -> Engine:
             continue
     if problems:
         raise problems[0]
+    if choice == "auto" and (other := foreign.running(private.running_pid())):
+        raise foreign.in_the_way(other)
     raise EngineMissing(
         "no Docker engine answers on this machine"
         if choice == "auto"
@@ -227,7 +231,9 @@ def places(choice: str) -> list[Place]:
         return _own()
     if choice.startswith("context:"):
         return [contexts.named(choice.removeprefix("context:"), "--engine")]
-    return [_handed_over(choice) or _named(choice, "--engine")]
+    return [
+        _handed_over(choice) or _named(choice, ENGINE if os.environ.get(ENGINE) == choice else "--engine")
+    ]
 
 
 def _own() -> list[Place]:
@@ -293,19 +299,24 @@ def _engine(place: Place) -> Engine:
         raise unreachable.explain(place, error) from error
     try:
         client = _client(place, str(version["ApiVersion"]))
-    except (DockerException, RequestException, OSError) as error:
+        client.ping()
+    except (APIError, InvalidVersion) as error:
         raise EngineUnreachable(
-            f"the engine at {state.shown(place.address)} does not work with the Docker SDK of this course",
+            f"the engine at {state.shown(place.address)} and the Docker SDK of this course share no version of the API",
             hint=f"update the engine: {INSTALL_PAGE}",
             engine_words=str(error),
         ) from error
+    except (DockerException, RequestException, OSError) as error:
+        raise unreachable.explain(place, error) from error
     return Engine(place, "private" if place.address == private.address() else "existing", client)
 
 
 def _client(place: Place, api: str) -> docker.DockerClient:
     """The SDK's client. Over ssh and TLS it connects to a gateway in this process: see `engine.gateway`."""
     if place.scheme == "ssh" or (place.tls and platform.system() != "Windows"):
-        client = docker.DockerClient(base_url=_gateway(place, os.getpid()), version=api, timeout=CALL_S)
+        address = _gateway(place, os.getpid())
+        client = docker.DockerClient(base_url=address, version=api, timeout=CALL_S)
+        client.api.mount("http+docker://", _OnePool(f"http+{address}", CALL_S))
     else:
         secure: dict[str, Any] = {"tls": _for_sdk(place.tls)} if place.tls else {}
         address = f"tcp://{place.authority}" if place.scheme == "tcp" else place.address
@@ -314,6 +325,16 @@ def _client(place: Place, api: str) -> docker.DockerClient:
     # no proxy, and no other authority than the one that the engine's own settings name
     client.api.trust_env = False
     return client
+
+
+class _OnePool(UnixHTTPAdapter):
+    """Requests for all URLs share connections.
+
+    The SDK's own adapter opens one for each URL, and over ssh that is a process each.
+    """
+
+    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
+        return super().get_connection("http+docker://localhost", proxies)
 
 
 def for_command_line(engine: Engine) -> str:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
+from labhelpers.engine import foreign
 from labhelpers.engine.root import may_be_root, run_as_root, unmount_below, with_proxies
-from labhelpers.errors import EngineMissing, EngineUnreachable, SetupFailed
+from labhelpers.errors import EngineMissing, SetupFailed
 
 Say = Callable[[str], object]
 
@@ -141,6 +142,11 @@ def answers() -> bool:
             return False
 
 
+def running_pid() -> int | None:
+    """The pid of the engine, if it runs."""
+    return _pid()
+
+
 def start(say: Say) -> None:
     """Start the engine if it does not answer; two callers start one.
 
@@ -205,32 +211,15 @@ def _check_it_can_start() -> None:
             f"the path of the state directory is too long for a socket below it ({state.home()})",
             hint="name a shorter one: `LABHELPERS_HOME=~/.labhelpers ./lab up`",
         )
+    # first of all: a reader who may not use the engine that runs needs no other one
+    other = foreign.running(_pid())
+    if other:
+        raise foreign.in_the_way(other)
     if not may_be_root():
         raise EngineMissing(
             "the private engine needs root, and this user may not use sudo",
             hint="ask an administrator to install Docker and to add you to its group",
         )
-    other = _other_dockerd()
-    if other:
-        raise EngineUnreachable(
-            f"another dockerd (process {other}) runs on this machine and has docker0 and the firewall's "
-            "Docker chains; a second one would break its published ports",
-            hint="use that one (`--engine auto`, or `--engine unix:///its/socket`), or stop it first",
-        )
-
-
-def _other_dockerd() -> int | None:
-    """A dockerd that is not ours in this network namespace."""
-    for pid in _dockerds():
-        try:
-            same_network = os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
-        except PermissionError:
-            same_network = True
-        except OSError:
-            continue
-        if same_network:
-            return pid
-    return None
 
 
 def _dockerds() -> Iterable[int]:
@@ -388,9 +377,9 @@ def _put_the_machine_back(say: Say) -> None:
         is_now = machine()
         if was["network"] != is_now["network"]:
             say("engine: it ran in another network namespace, which is left as it is")
-        elif other := _other_dockerd():
+        elif other := foreign.running(_pid()):
             say(
-                f"engine: another dockerd (process {other}) uses docker0 and the firewall's Docker chains; they stay"
+                f"engine: another dockerd (process {other.pid}) uses docker0 and the firewall's Docker chains; they stay"
             )
         else:
             _put_the_network_back(was, is_now, say)

@@ -13,13 +13,16 @@ import tarfile
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, DockerException
 from requests.exceptions import RequestException, Timeout
 
 from labhelpers.engine.find import Engine
 from labhelpers.engine.once import run_once
+from labhelpers.engine.removal import remove_container
 from labhelpers.errors import DISK_FULL, EngineRefused, EngineUnreachable
 from labhelpers.results import Result
 
@@ -30,7 +33,8 @@ Labels = Callable[[str], dict[str, str]]
 EM_X86_64, EM_AARCH64 = 62, 183
 LOAD_AT = 0x400000
 HEADERS = 64 + 56
-GONE_S = 30
+GONE_S = 10
+RUN = "labhelpers.doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +96,9 @@ def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
     began = time.monotonic()
     late = False
     try:
-        api.import_image_from_data(
-            _archive(program(engine.info["Architecture"])),
-            repository=name,
-            tag="latest",
-            changes=[f"LABEL {key}={value}" for key, value in labels("image").items()],
-        )
-        host = {"NetworkMode": "none"}
-        body = {"Image": name, "Cmd": ["/hello"], "Labels": labels("container"), "HostConfig": host}
+        _import(api, name, _archive(program(engine.info["Architecture"])), labels("image"))
+        own = {**labels("container"), RUN: name}
+        body = {"Image": name, "Cmd": ["/hello"], "Labels": own, "HostConfig": {"NetworkMode": "none"}}
         done = run_once(api, body, limit_s=api.timeout)
     except Timeout as error:
         late = True
@@ -119,7 +118,7 @@ def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
             engine_words=words,
         ) from error
     finally:
-        _remove_image(engine, name, GONE_S if late else 0)
+        _remove(engine, name, GONE_S if late else 0)
     said = done.stdout.decode(errors="replace").strip()
     if done.exit_code != 0 or said != WORD.decode().strip():
         raise EngineRefused(
@@ -130,18 +129,26 @@ def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
     return FirstRun(said, (time.monotonic() - began) * 1000)
 
 
-def _remove_image(engine: Engine, name: str, wait_s: float) -> None:
-    """Remove the image. An import whose answer was late may finish only now: it is waited for."""
+def _import(api: Any, name: str, archive: bytes, labels: dict[str, str]) -> None:
+    """As the SDK's `import_image_from_data`, which waits for ever: with the client's time limit."""
+    changes = [f"LABEL {key}={value}" for key, value in labels.items()]
+    params = {"repo": name, "tag": "latest", "fromSrc": "-", "changes": changes}
+    headers = {"Content-Type": "application/tar"}
+    api._result(api._post(api._url("/images/create"), data=archive, params=params, headers=headers))
+
+
+def _remove(engine: Engine, name: str, wait_s: float) -> None:
+    """Remove the container and its image. An import that was answered too late may end only now: it is waited for."""
+    api = engine.client.api
     end = time.monotonic() + wait_s
     while True:
-        try:
-            engine.client.api.remove_image(name, force=True)
-            return
-        except NotFound:
-            if time.monotonic() > end:
-                return
-        except (APIError, RequestException):
-            # the failure that is reported already is the reason; `./lab clean` finds the image by its label
+        # `./lab clean` finds by their label what an engine does not give up now
+        with suppress(APIError, RequestException):
+            for row in api.containers(all=True, filters={"label": f"{RUN}={name}"}):
+                remove_container(api, row["Id"], v=True)
+            api.remove_image(name, force=True)
+            return  # a container that is still to come would need the image
+        if time.monotonic() > end:
             return
         time.sleep(1)
 

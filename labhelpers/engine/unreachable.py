@@ -29,7 +29,7 @@ _TLS_ALERT = b"\x15\x03"
 # verification codes: X509_V_ERR_… (openssl x509_vfy.h)
 _NOT_YET, _EXPIRED = 9, 10
 _OTHER_NAME = (62, 64)
-_UNKNOWN_CA = (2, 18, 19, 20, 21)
+_UNKNOWN_CA = (2, 7, 18, 19, 20, 21)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,7 @@ def another(place: Place) -> str:
     if place.found_by.startswith("docker context"):
         way = "`docker context use default`"
         return "`unset DOCKER_CONTEXT`" if os.environ.get("DOCKER_CONTEXT") else way
-    if place.found_by == "--engine":
-        return (
-            "leave out `--engine`" if not os.environ.get("LABHELPERS_ENGINE") else "`unset LABHELPERS_ENGINE`"
-        )
-    return "`unset DOCKER_HOST`"
+    return "leave out `--engine`" if place.found_by == "--engine" else f"`unset {place.found_by}`"
 
 
 def _cause(place: Place, error: Exception) -> _Cause:
@@ -81,6 +77,8 @@ def _cause(place: Place, error: Exception) -> _Cause:
         return _Cause("{by} is {at}, which is not a valid address", _forms())
     if isinstance(error, PermissionError):
         return _permission(place)
+    if place.scheme == "ssh":
+        return _ssh(place, error)
     return _tcp(place, error) if place.scheme == "tcp" else _local(place, error)
 
 
@@ -133,21 +131,18 @@ def _permission(place: Place) -> _Cause:
         return _Cause(
             "connecting to {at} is forbidden on this machine", "look at its firewall rules for local programs"
         )
-    mine = "an engine's socket is at {at}, but you may not use it: "
-    group, may = _group(Path(place.path))
-    if not may:
+    group, helps = _group(Path(place.path))
+    what = f"an engine's socket is at {{at}}, but you may not use it: it belongs to the group “{group}”"
+    if not helps:
         return _Cause(
-            f"{mine}only its owner may",
-            f"run Docker as your own user ({ROOTLESS_PAGE}), or ask its owner for access",
+            f"{what}, and only its owner may open it",
+            f"ask its owner for access, or run Docker as your own user ({ROOTLESS_PAGE})",
         )
-    hint = (
-        "log out and in again"
-        if _is_member(group)
-        else f"`sudo usermod -aG {group} $USER`, then log out and in again"
-    )
+    join = f"`sudo usermod -aG {group} $USER`, then log out and in again"
     return _Cause(
-        f"{mine}it belongs to the group “{group}”",
-        f"{hint} (members of that group are root on this machine in all but name)",
+        what,
+        f"{'log out and in again' if _is_member(group) else join} (members of that group are root on this machine "
+        "in all but name)",
     )
 
 
@@ -187,10 +182,11 @@ def _tcp(place: Place, error: Exception) -> _Cause:
             f"check the port (usually 2376 with TLS, 2375 without); an engine listens there only if it is set to, "
             f"and ssh needs no such setting: `ssh://user@{host}`",
         )
+    if isinstance(error, ConnectionResetError | BrokenPipeError) and place.tls:
+        return _refused_client(place)  # with TLS 1.3 the reason may be lost together with the connection
     if isinstance(error, ConnectionResetError | BrokenPipeError):
-        tls = "without TLS" if place.tls is None else "with TLS"
         return _Cause(
-            f"{{by}} points at {{at}}, and what listens there closed the connection, which was opened {tls}",
+            "{by} points at {at}, and what listens there closed the connection, which was opened without TLS",
             "check whether that port expects TLS, and that it is the engine's",
         )
     return _Cause(f"{{by}} points at {{at}}, and {host} does not answer", _no_route(error))
@@ -254,17 +250,19 @@ def _tls(place: Place, error: ssl.SSLError) -> _Cause:
             f"replace ca.pem, cert.pem and key.pem in {files}",
         )
     if re.search(r"ALERT|HANDSHAKE_FAILURE", reason):
-        sent = place.tls is not None and place.tls.cert is not None
-        why = (
-            "does not accept the client certificate"
-            if sent
-            else "asks for a client certificate, and there is none"
-        )
-        return _Cause(
-            f"the engine at {{at}} {why}",
-            f"ask the engine's administrator for cert.pem and key.pem; they belong in {files}",
-        )
+        return _refused_client(place)
     return _Cause("the TLS connection to {at} failed", f"check the certificates in {files} ({TLS_PAGE})")
+
+
+def _refused_client(place: Place) -> _Cause:
+    sent = place.tls is not None and place.tls.cert is not None
+    why = (
+        "does not accept the client certificate"
+        if sent
+        else "asks for a client certificate, and there is none"
+    )
+    hint = f"ask the engine's administrator for cert.pem and key.pem; they belong in {_files(place)}"
+    return _Cause(f"the engine at {{at}} {why}", hint)
 
 
 def _certificate(place: Place, error: ssl.SSLCertVerificationError, host: str, files: str) -> _Cause:

@@ -57,7 +57,7 @@ def speaking(engine: Engine, container: str | None = None) -> Iterator[None]:
 
 def in_words(engine: Engine, error: Exception, container: str | None = None) -> LabError:
     """What happened, why, and what to do next; `error` is one of `RAISED`, and about `container` if that is given."""
-    if isinstance(error, RequestException) or (isinstance(error, APIError) and is_gateways(error.response)):
+    if is_gateways(error.response) if isinstance(error, APIError) else isinstance(error, RequestException):
         return _lost(engine, error)
     if not isinstance(error, APIError):
         return EngineRefused(
@@ -95,8 +95,9 @@ def _lost(engine: Engine, error: Exception) -> EngineUnreachable:
     try:
         ask_version(engine.place, PROBE_S)
     except (OSError, ValueError) as cause:
-        private = "start it again: ./lab up"
-        hint = private if engine.source == "private" else explain(engine.place, cause).hint
+        hint = "start it again: ./lab up"
+        if engine.source == "existing":
+            hint = f"{explain(engine.place, cause).hint}; `./lab up` shows whether it is back"
         what = f"the engine at {where} does not answer any more"
         return EngineUnreachable(what, hint=f"{hint}; {again}", engine_words=str(cause))
     late = isinstance(error, ReadTimeout)

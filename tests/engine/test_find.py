@@ -8,18 +8,25 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from labhelpers.engine import Engine, connect
-from labhelpers.errors import EngineMissing, EngineUnreachable
+from labhelpers import jupyter, state
+from labhelpers.engine import Engine, connect, contexts, find, foreign, images, podman
+from labhelpers.errors import EngineMissing, EngineRefused, EngineUnreachable, LabError
+from labhelpers.lab import Lab
 
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A process that knows of no engine: no DOCKER_HOST, no context, a state directory of its own."""
-    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "LABHELPERS_ENGINE"):
+    for name in (*jupyter.NOT_THEIRS, "DOCKER_HOST", find.ENGINE, find.PLACE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
@@ -96,6 +103,286 @@ def test_a_socket_without_permission_names_its_group(alone: Path) -> None:
         )
     assert "EngineUnreachable" in done.stderr
     assert "it belongs to the group “games”" in done.stderr
+
+
+@pytest.mark.skipif(
+    not shutil.which("setpriv") or os.geteuid() != 0, reason="taking a right away needs root and setpriv"
+)
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_socket_of_somebody_elses_does_not_end_the_search(
+    engine: Engine, alone: Path, answers: bool
+) -> None:
+    """Root's socket comes first; the reader's own engine, rootless or Podman, comes later."""
+    closed = alone / "closed.sock"
+    others = [engine.address] if answers and engine.place.scheme != "ssh" else []
+    code = (
+        "from labhelpers.engine import connect, find, foreign; foreign.running = lambda own: None\n"
+        f"find._usual = lambda: {[f'unix://{closed}', f'unix://{alone}/none.sock', *others]!r}\n"
+        "print(connect().address)"
+    )
+    rights = "-dac_override,-dac_read_search"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(closed))
+        server.listen()
+        shutil.chown(closed, "daemon", "games")
+        closed.chmod(0o660)
+        done = subprocess.run(
+            ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+        )
+    if answers:
+        assert done.stdout.strip() == engine.address, done.stderr
+    else:
+        assert done.stderr.count("it belongs to the group “games”") == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("/var/run/docker.sock", "`unix:///var/run/docker.sock`"),
+        ("unix:/var/run/docker.sock", "`unix:///var/run/docker.sock`"),
+        ("tcp:127.0.0.1:2375", "`tcp://127.0.0.1:2375`"),
+        ("https://127.0.0.1:2376", "`tcp://127.0.0.1:2376`"),
+        ("bogus://x", "unix:///"),
+        ("tcp://127.0.0.1:99999", "tcp://host:2376"),
+        ("tcp://[::1:2375", "tcp://host:2376"),
+        ("ssh://", "ssh://user@host"),
+        ("ssh://me:secret@host", "ssh takes keys"),
+        ("npipe:////./pipe/docker_engine", "on Windows only"),
+    ],
+)
+def test_an_address_that_is_none_is_said_with_one_that_is(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, address: str, hint: str
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with pytest.raises(EngineUnreachable, match="no address of an engine") as caught:
+        connect()
+    assert hint in caught.value.hint
+    assert "Docker Desktop" not in caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "what", "hint"),
+    [
+        ("unix:///var/run/no/docker.sock", "does not exist", "start the engine"),
+        ("unix:///run/user/1/docker.sock", "does not exist", "--user start docker"),
+        ("unix:///run/podman/none.sock", "does not exist", "start podman.socket"),
+        ("unix:///home/x/.docker/run/docker.sock", "does not exist", "start Docker Desktop"),
+        ("unix://{alone}", "a directory", "bind mount"),
+        ("unix://{alone}/" + "x" * 120, "too long", "shorter"),
+        ("tcp://127.0.0.1:1", "nothing listens on port 1", "check the port"),
+        ("tcp://no-such-host.invalid:2375", "no address for the name", "spelling"),
+        ("ssh://127.0.0.1:1", "no ssh", ""),
+    ],
+)
+def test_the_next_step_fits_the_cause(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, address: str, what: str, hint: str
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address.replace("{alone}", str(alone)))
+    with pytest.raises(EngineUnreachable, match=what) as caught:
+        connect()
+    assert hint in caught.value.hint
+    assert ("Docker Desktop" in caught.value.hint) is (".docker" in address)
+
+
+def test_something_else_than_an_engine_is_said(alone: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(EngineUnreachable, match="is not a Docker engine"):
+            connect(f"tcp://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def test_an_engine_that_hangs_is_not_taken_for_one_that_is_gone(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "PATIENT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EngineUnreachable) as caught:
+        connect(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+    assert "accepts connections but sends no answer" in caught.value.message
+
+
+def test_no_ssh_program(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(alone))
+    with pytest.raises(EngineUnreachable, match="no `ssh` program") as caught:
+        connect("ssh://127.0.0.1")
+    assert "openssh-client" in caught.value.hint
+
+
+# --- contexts
+
+
+def _context(name: str, endpoint: str, *, use: bool) -> None:
+    docker = ["docker", "context"]
+    subprocess.run([*docker, "create", name, "--docker", endpoint], check=True, capture_output=True)
+    if use:
+        subprocess.run([*docker, "use", name], check=True, capture_output=True)
+
+
+def test_a_context_is_found_where_there_is_no_config_file(
+    engine: Engine, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine.place.scheme != "unix":
+        pytest.skip("the engine has no socket on this machine")
+    _context("mine", f"host={engine.address}", use=False)
+    (alone / "docker" / "config.json").unlink(missing_ok=True)
+    monkeypatch.setenv("DOCKER_CONTEXT", "mine")
+    assert connect().found_by == "docker context mine"
+    monkeypatch.delenv("DOCKER_CONTEXT")
+    assert connect("context:mine").identity == engine.identity
+
+
+def test_a_current_context_that_was_removed_is_named(alone: Path) -> None:
+    _context("mine", "host=unix:///nowhere.sock", use=True)
+    shutil.rmtree(alone / "docker" / "contexts")
+    with pytest.raises(EngineUnreachable, match=r"context “mine”, which .*config\.json names") as caught:
+        connect()
+    assert "docker context use default" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"Endpoints": {"kubernetes": {}}}', '{"Endpoints": []}'])
+def test_a_damaged_context_is_said(alone: Path, text: str) -> None:
+    _context("mine", "host=unix:///nowhere.sock", use=True)
+    (file,) = (alone / "docker" / "contexts" / "meta").glob("*/meta.json")
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(EngineUnreachable, match="context “mine”"):
+        connect()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_damaged_configuration_is_said(alone: Path, text: str) -> None:
+    (alone / "docker").mkdir()
+    (alone / "docker" / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(EngineUnreachable, match=r"config\.json cannot be read"):
+        connect()
+
+
+def test_files_for_tls_that_are_missing_are_said(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(alone / "none"))
+    with pytest.raises(EngineUnreachable, match="no such folder"):
+        connect()
+    (alone / "none").mkdir()
+    with pytest.raises(EngineUnreachable, match=r"no ca\.pem in it"):
+        connect()
+    for name in ("ca", "key"):
+        (alone / "none" / f"{name}.pem").touch()
+    with pytest.raises(EngineUnreachable, match=r"no cert\.pem in it"):
+        connect()
+    (alone / "none" / "cert.pem").touch()
+    assert contexts.tls_of_environment() is not None
+    assert find.places("tcp://127.0.0.1:2376")[0].tls == contexts.tls_of_environment()
+
+
+def test_what_a_parent_hands_over_is_for_that_address_only(
+    engine: Engine, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in find.environment(engine).items():
+        monkeypatch.setenv(name, value)
+    assert find.places(engine.address) == [engine.place]
+    assert find.places("tcp://127.0.0.1:1")[0].found_by == "--engine"
+    for damaged in ("", "[]", "{}", "null", '{"address": 1}'):
+        monkeypatch.setenv(find.PLACE, damaged)
+        assert find.places(engine.address)[0].address == engine.address
+
+
+# --- Windows, a foreign dockerd, Podman
+
+
+def test_windows_has_pipes(alone: Path) -> None:
+    """As close as this machine comes: none of the modules that Windows lacks, and its answer to platform.system()."""
+    code = (
+        "import os, platform, sys\n"
+        "for name in ('fcntl', 'grp', 'pwd', 'termios', 'resource'): sys.modules[name] = None\n"
+        "for name in ('getuid', 'geteuid', 'getgid', 'killpg'): delattr(os, name)\n"
+        "import labhelpers.doctor, labhelpers.lab\n"
+        "from labhelpers.engine import find\n"
+        "platform.system = lambda: 'Windows'\n"
+        "for place in find.places('auto'): print(place.address, place.path)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == r"npipe:////./pipe/docker_engine \\.\pipe\docker_engine", (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], ["unix:///var/run/docker.sock"]),
+        (["-H", "fd://", "--containerd=/run/x.sock"], ["unix:///var/run/docker.sock"]),
+        (["-Htcp://:2375", "--host=unix:///a/b.sock"], ["unix:///a/b.sock", "tcp://127.0.0.1:2375"]),
+        (["--host", "tcp://0.0.0.0:2376"], ["tcp://127.0.0.1:2376"]),
+        (["-H=unix://"], ["unix:///var/run/docker.sock"]),
+        (["--config-file={file}"], ["unix:///c.sock"]),
+        (["--config-file", "{file}", "-H", "unix:///c.sock"], ["unix:///c.sock"]),
+        (["--config-file=/nowhere"], ["unix:///var/run/docker.sock"]),
+    ],
+)
+def test_where_a_dockerd_listens(tmp_path: Path, arguments: list[str], found: list[str]) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text('{"hosts": ["unix:///c.sock"]}', encoding="utf-8")
+    read = foreign.addresses([word.replace("{file}", str(file)) for word in arguments])
+    assert sorted(read) == sorted(found)
+
+
+def test_a_foreign_dockerd_that_was_not_found_is_named(
+    engine: Engine, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suite's own engine is one to a reader with another state directory."""
+    if engine.source != "private" or not (other := foreign.running(None)):
+        pytest.skip("no dockerd runs on this machine")
+    monkeypatch.setattr(find, "_usual", list)
+    with pytest.raises(EngineUnreachable, match=f"process {other.pid}") as caught:
+        connect()
+    assert f"--engine {other.address}" in caught.value.hint
+
+
+def test_podman_has_one_identity_and_one_list_of_chapters(engine: Engine) -> None:
+    there = {"BuildahVersion": "1.28", "Name": "here", "DockerRootDir": "/root"}
+    assert find.identity({**there, "ID": "a"}) == find.identity({**there, "ID": "b"})
+    assert find.identity({"ID": "a"}) == "a"
+    assert engine.identity == engine.client.info()["ID"]
+    chapters = {path.name[:2] for path in (state.ROOT / "notebooks").glob("[0-9]*.ipynb")}
+    assert chapters == {*podman.WORKS, *podman.MISSES}
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Podman takes no run root of more than 50 characters."""
+    made = Path(tempfile.mkdtemp())
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.mark.skipif(not shutil.which("podman"), reason="no Podman on this machine")
+def test_a_chapter_that_does_not_work_on_podman_is_refused(short_path: Path) -> None:
+    where = [f"--root={short_path}/root", f"--runroot={short_path}/run", f"--tmpdir={short_path}/tmp"]
+    command = ["podman", *where, "system", "service", "-t", "0", f"unix://{short_path}/p.sock"]
+    with subprocess.Popen(command, start_new_session=True) as service:
+        try:
+            end = time.monotonic() + 30
+            while not (short_path / "p.sock").is_socket() and time.monotonic() < end:
+                time.sleep(0.1)
+            found = connect(f"unix://{short_path}/p.sock")
+            assert found.identity == find.identity(found.client.info())
+            podman.check(found, "00")
+            for chapter in (*podman.MISSES, "05b"):
+                with pytest.raises(
+                    EngineRefused, match=f"chapter {chapter} does not work on Podman"
+                ) as caught:
+                    Lab(chapter, engine=found)
+                assert "chapter 00 works" in caught.value.hint
+            assert "chapter 00 works" in found.warnings[0]
+            # it cannot be asked about a registry: the pull itself says what is wrong
+            with pytest.raises(LabError) as refused:
+                images.from_hub(found, "127.0.0.1:1/none:latest", "no-such-image", print)
+            assert "no-such-image" in str(refused.value)
+        finally:
+            service.terminate()
 
 
 def test_the_facts_are_the_engines_own(engine: Engine) -> None:

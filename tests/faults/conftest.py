@@ -55,6 +55,7 @@ class Own:
         """What a reader's process needs to work on this engine."""
         more = {
             "LABHELPERS_ENGINE": self.address,
+            "DOCKER_HOST": self.address,
             "LABHELPERS_HOME": str(self.reader),
             "PYTHONUNBUFFERED": "1",
         }
