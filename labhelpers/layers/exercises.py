@@ -33,7 +33,7 @@ MAIN, INSTALLED = "app/main.py", "app/installed"
 WHITEOUT = named("one-whiteout")
 OLD, CURRENT, BOARD = all_named("notice:1", "notice:latest", "notice-board")
 SITE, MOST_SITE = named("site:1"), 4 * 1024 * 1024
-PYTHON = re.compile(r"(^|/)(lib)?python[0-9.]*[a-z]*(\.so[0-9.]*)?$")
+PYTHON = re.compile(r"(^|/)bin/python[0-9.]*$")
 # what an engine puts into every container, and `docker export` into its archive
 ENGINES_OWN = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
 
@@ -395,8 +395,8 @@ def _board_hint(lab: Lab) -> str:
 def small_site(lab: Lab) -> Exercise:
     """An image with a page, and without what made the page.
 
-    Promises: a container of it has the page, byte for byte, and no Python in any directory; and all layers together
-    are small, so that nothing large was deleted in a later one.
+    Promises: a container of it has the page, byte for byte, and no Python in any directory of programs; and all
+    layers together are small, so that nothing large was deleted in a later one.
     """
     folder("site")
     there = Task(

@@ -21,7 +21,7 @@ GUEST, NOTE, SMALL = all_named("my-guest", "my-note", "small-guest")
 SMALL_MIB = 80
 NEXT_TO_NOTHING = 1 << 20  # bytes
 POWER_ON = "GUEST POWER ON"
-POWER_ON_S = 5  # after its start, a container of the guests' image has said so, also on a busy machine
+NOTED = timedelta(seconds=2)  # an engine notes a start a moment after the first process begins
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -265,12 +265,11 @@ def _log(lab: Lab, name: str) -> str:
     lines = [
         line.partition(" ") for line in container.logs(timestamps=True).decode(errors="replace").splitlines()
     ]
-    begins = [
-        number
-        for number, (when, _, text) in enumerate(lines)
-        if POWER_ON in text and datetime.fromisoformat(when) < started + timedelta(seconds=POWER_ON_S)
-    ]
-    return "\n".join(text for _, _, text in lines[begins[-1] :]) if begins else ""
+    begins = [number for number, (_, _, text) in enumerate(lines) if POWER_ON in text]
+    # the first of this life: whatever else is written into the log comes later
+    first = next((n for n in begins if datetime.fromisoformat(lines[n][0]) > started - NOTED), None)
+    begin = first if first is not None else begins[-1] if begins else len(lines)
+    return "\n".join(text for _, _, text in lines[begin:])
 
 
 def _told(lab: Lab, name: str) -> Mapping[str, str]:

@@ -102,16 +102,6 @@ def test_what_only_prints_the_lines_of_a_guest_is_none(lab: Lab) -> None:
         assert "the image's own command" in exercise.hint().lower()
 
 
-def test_a_line_that_was_added_to_the_log_does_not_count(lab: Lab, guest: Container) -> None:
-    guest.rename("my-guest")
-    note = vm.start_payload(lab, name="my-note")
-    id = "11111111-2222-3333-4444-555555555555"
-    lab.exec(note, ["sh", "-c", f"echo {id} > /answer"])
-    words = f"echo GUEST POWER ON; echo PAYLOAD READY; echo fact boot_id={id}"
-    lab.exec(guest, ["sh", "-c", f"({words}) > /proc/1/fd/1"])
-    assert "two boot ids" in str(guest_boot_id(lab).check())
-
-
 def test_small_guest(lab: Lab, guest: Container) -> None:
     exercise = small_guest(lab)
     assert not exercise.check().passed
@@ -126,3 +116,14 @@ def test_small_guest(lab: Lab, guest: Container) -> None:
     vm.start_guest(lab, name="small-guest", memory_mb=100)
     assert exercise.check().passed
     assert exercise.check().passed
+
+
+def test_a_line_that_was_added_to_the_log_does_not_count(lab: Lab, guest: Container) -> None:
+    # the last test of the file: the log of the guest that all of them use keeps the line
+    guest.rename("my-guest")
+    note = vm.start_payload(lab, name="my-note")
+    id = "11111111-2222-3333-4444-555555555555"
+    lab.exec(note, ["sh", "-c", f"echo {id} > /answer"])
+    words = f"echo GUEST POWER ON; echo PAYLOAD READY; echo fact boot_id={id}"
+    lab.exec(guest, ["sh", "-c", f"({words}) > /proc/1/fd/1"])
+    assert "two boot ids" in str(guest_boot_id(lab).check())
