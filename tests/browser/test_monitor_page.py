@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,51 +37,57 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-class Monitor(http.server.BaseHTTPRequestHandler):
-    """A page on loopback."""
+@contextmanager
+def serving(body: str) -> Iterator[int]:
+    """A server on loopback that answers every GET with `body`; gives its port."""
 
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"<h1>the monitor</h1>")
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(body.encode())
 
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Monitor)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield int(server.server_address[1])
-    server.shutdown()
-    server.server_close()
+    """Of a monitor."""
+    with serving("<h1>the monitor</h1>") as number:
+        yield number
 
 
-def shown(browser: Browser, address: str, port: int) -> tuple[Any, list[str]]:
-    """The output on a page at `address`, and what it asked for beside that page."""
-    output = Page(f"http://127.0.0.1:{port}/", "What it shows.")
-    page = browser.new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.route(
-        f"{address}/**",
-        lambda route: route.fulfill(content_type="text/html", body=f"<body>{output._repr_html_()}</body>"),
-    )
-    page.goto(f"{address}/lab")
-    return page, asked[1:]
+def output(port: int) -> str:
+    """What the notebook's page shows of it."""
+    return f"<body>{Page(f'http://127.0.0.1:{port}/', 'What it shows.')._repr_html_()}</body>"
 
 
 def test_on_the_same_machine_it_is_in_a_frame(browser: Browser, port: int) -> None:
-    page, _ = shown(browser, "http://127.0.0.1:18999", port)
-    expect(page.frame_locator("iframe").get_by_text("the monitor")).to_be_visible(timeout=20_000)
-    expect(page.get_by_role("link")).to_be_visible()
+    page = browser.new_page()
+    with serving(output(port)) as notebook:
+        page.goto(f"http://127.0.0.1:{notebook}/")
+        expect(page.frame_locator("iframe").get_by_text("the monitor")).to_be_visible(timeout=20_000)
+        expect(page.get_by_role("link")).to_be_visible()
     page.close()
 
 
 @pytest.mark.parametrize("address", ["http://hub.example", "https://hub.example", "https://127.0.0.1:18999"])
 def test_elsewhere_nothing_is_asked_of_loopback(browser: Browser, port: int, address: str) -> None:
-    page, asked = shown(browser, address, port)
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.route(f"{address}/**", lambda route: route.fulfill(content_type="text/html", body=output(port)))
+    page.goto(f"{address}/lab")
     page.wait_for_load_state("networkidle")
     assert [url for url in asked if f":{port}" in url] == []
     assert page.locator("iframe").count() == 0
@@ -89,10 +96,12 @@ def test_elsewhere_nothing_is_asked_of_loopback(browser: Browser, port: int, add
     page.close()
 
 
-def test_a_port_that_is_not_forwarded_leaves_the_link(browser: Browser, port: int) -> None:
+def test_a_port_that_is_not_forwarded_leaves_the_link(browser: Browser) -> None:
     # as through `ssh -L 8888`: JupyterLab is on loopback, and nothing answers at the other port
-    page, _ = shown(browser, "http://127.0.0.1:18999", 1)
-    page.wait_for_load_state("networkidle")
-    assert page.locator("iframe").count() == 0
-    expect(page.get_by_role("link")).to_have_attribute("href", "http://127.0.0.1:1/")
+    page = browser.new_page()
+    with serving(output(1)) as notebook:
+        page.goto(f"http://127.0.0.1:{notebook}/")
+        page.wait_for_load_state("networkidle")
+        assert page.locator("iframe").count() == 0
+        expect(page.get_by_role("link")).to_have_attribute("href", "http://127.0.0.1:1/")
     page.close()

@@ -266,6 +266,7 @@ def asks(lab: Lab) -> None:
 
 
 def opened(lab: Lab, device: str) -> None:
+    gone(lab, "watchman")
     volume(lab, "opened", type="none", o="bind", device=device)
 
 

@@ -373,7 +373,7 @@ def test_repair_wrong_network(there: Lab, broken: Exercise) -> None:
     gone(lab, "impostor")
     # in one namespace, and by the container's own name in its /etc/hosts
     put(lab, "waiter", ["sleep", "600"], network="container:kitchen", dns=None)
-    fails(broken, "gets no page")
+    fails(broken, "no network namespace of its own")
     gone(lab, "kitchen")
     fails(broken, "no container called kitchen")
     serves(lab, "kitchen", network="cellar")

@@ -142,7 +142,7 @@ def test_session(shared: Lab, image: str, source: str) -> None:
         persistence.ask(
             lab,
             "school",
-            "update dockertest.mytab set c2 = 'b' limit 1; delete from dockertest.mytab limit 1",
+            "update dockertest.mytab set c2 = 'b' limit 1; delete from dockertest.mytab where c2 = 'a'",
         )
         fails(exercise, "should have the one row 1 a")
         persistence.ask(lab, "school", f"drop database dockertest; {SESSION}")
