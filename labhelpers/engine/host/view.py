@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -392,6 +392,16 @@ class HostView:
         *saved, ruleset = self._run(where, [*network.SAVES.values(), network.NFT])
         texts = [(tool, family, text) for (tool, family), text in zip(network.SAVES, saved, strict=True)]
         return network.firewall(texts, ruleset)
+
+    def output(self, command: Sequence[str], where: Where = None) -> str:
+        """What a command writes that runs beside the helper; empty where it fails.
+
+        Args:
+            command: a program of the helper's image, and its arguments.
+            where: whose network namespace it runs in.
+        """
+        [(status, output, _)] = self._ask("run", commands=[list(command)], net=self._pid(where))
+        return "" if status else str(output)
 
     # --- asking
 
