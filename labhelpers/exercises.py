@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +25,7 @@ import docker.errors
 import requests
 
 from labhelpers import ours, state
+from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result, table
@@ -41,6 +43,7 @@ PROGRESS = "progress.json"
 PREDICTIONS = "predictions.json"
 POLL_S = 5.0
 DEBOUNCE_S = 0.3
+MOST_TEXT = 1 << 16
 
 
 # --- tasks and verdicts
@@ -354,19 +357,30 @@ def output_of(lab: Lab, name: str, command: list[str]) -> str:
     """What a command in the container writes, without the space around it; empty where it fails.
 
     Raises:
-        APIError: there is no such container, or it does not run.
+        LabError: there is no such container, or it does not run.
     """
-    done = execute(lab.client.api, name, command)
+    done = execute(lab.client.api, str(running(lab, name).id), command)
     return done.stdout.decode(errors="replace").strip() if done.exit_code == 0 else ""
 
 
 def file_in(lab: Lab, name: str, path: str) -> str:
     """What a file in the container holds, without the space around it; empty where there is none.
 
+    It is read from the engine's host, through /proc/PID/root: a container's own `cat` could print anything.
+
     Raises:
-        APIError: there is no such container, or it does not run.
+        LabError: there is no such container, or it does not run.
     """
-    return output_of(lab, name, ["cat", path])
+    container = running(lab, name)
+    if lab.host.cannot_show:
+        return output_of(lab, name, ["cat", path])
+    pid = lab.host.process(container).pid
+    try:
+        return lab.host.read(
+            f"/proc/{pid}/root{lab.host.real_path(path, container)}", begin_bytes=MOST_TEXT
+        ).strip()
+    except LabError:  # no such file, or no file at all
+        return ""
 
 
 def not_running(lab: Lab, name: str) -> str | None:
@@ -416,6 +430,91 @@ def not_as_given(lab: Lab, name: str) -> str | None:
     if found.id != _given.get((lab.session, name), found.id):
         return f"{name} is another container of that name now: remove it, and run the cell of this exercise again"
     return not_running(lab, name)
+
+
+# --- what an exercise began with
+
+_KEPT: dict[tuple[str, str], str] = {}
+
+
+def keep(lab: Lab, what: str, value: str) -> str:
+    """Keep what an exercise began with, such as the id of an image: the reader may move its name later."""
+    _KEPT[lab.session, what] = value
+    return value
+
+
+def kept(lab: Lab, what: str) -> str:
+    """What `keep` kept in this session; "" for nothing."""
+    return _KEPT.get((lab.session, what), "")
+
+
+# --- copies to try things on
+
+
+@contextmanager
+def copy_of(lab: Lab, container: Container) -> Iterator[Container]:
+    """A container made like `container`, with its files as they are now; the block starts it. It is removed after that.
+
+    A check that stops, signals or hurries a container does so to a copy. The copy publishes no port, has no restart
+    policy, and has empty volumes in the place of what is mounted, so that no two programs write to one volume.
+
+    Raises:
+        APIError: the engine does not make it.
+    """
+    api: Any = lab.client.api
+    labels = ours.labels("image", lab.chapter, lab.session)
+    changes = [f"LABEL {key}={value}" for key, value in labels.items()]
+    image = api.commit(container.id, pause=False, changes=changes)["Id"]
+    try:
+        made = api.create_container_from_config(
+            _like(container.attrs, image, ours.labels("container", lab.chapter, lab.session))
+        )
+        try:
+            yield lab.client.containers.get(made["Id"])
+        finally:
+            with suppress(docker.errors.NotFound):
+                remove_container(api, made["Id"], v=True)
+    finally:
+        with suppress(docker.errors.APIError):
+            api.remove_image(image)
+
+
+def _like(attrs: dict[str, Any], image: str, labels: dict[str, str]) -> dict[str, Any]:
+    config, host = attrs["Config"], attrs["HostConfig"]
+    network = host["NetworkMode"]
+    return {
+        **{
+            key: config.get(key)
+            for key in ("Cmd", "Entrypoint", "Env", "User", "WorkingDir", "Tty", "OpenStdin")
+        },
+        "Image": image,
+        "Labels": {**(config.get("Labels") or {}), **labels},
+        "Volumes": {mount["Destination"]: {} for mount in attrs["Mounts"]},
+        "HostConfig": {
+            **host,
+            # on the host's network its port would be in use
+            "NetworkMode": "default" if network == "host" else network,
+            "PortBindings": {},
+            "PublishAllPorts": False,
+            "RestartPolicy": {"Name": "no"},
+            "AutoRemove": False,
+            "ReadonlyRootfs": False,
+            "Binds": None,
+            "Mounts": None,
+            "VolumesFrom": None,
+        },
+    }
+
+
+_TRIED: dict[tuple[str, str, str], str | None] = {}
+
+
+def once(container: Container, what: str, look: Callable[[], str | None]) -> str | None:
+    """What `look` finds out about this life of a container; asked once, for what costs seconds and cannot change."""
+    key = (what, str(container.id), container.attrs["State"]["StartedAt"])
+    if key not in _TRIED:
+        _TRIED[key] = look()
+    return _TRIED[key]
 
 
 # --- progress
