@@ -19,6 +19,8 @@ from labhelpers.exercises import (
     Task,
     Verdict,
     container_named,
+    given,
+    not_as_given,
     predict,
     predicted,
     progress,
@@ -411,3 +413,39 @@ def test_a_look_that_makes_events_does_not_chase_itself(lab: Lab) -> None:
     time.sleep(4)
     stop()
     assert 2 <= len(looks) <= 8, "with no pause between them there would be more than twenty"
+
+
+# --- the containers that an exercise is about
+
+
+def test_a_container_that_is_restarted_during_the_check_does_not_pass(lab: Lab) -> None:
+    container = lab.run(IMAGE, STAY, name=NAME)
+    looks = 0
+
+    def restarts(lab: Lab) -> str | None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            container.restart(timeout=0)
+        return None
+
+    tasks = [Task("runs", "It runs", restarts)]
+    exercise = Exercise(lab, "00", "same", "The same container", tasks, 0.01, (NAME,))
+    verdict = exercise.check()
+    assert not verdict.passed
+    assert "was restarted or replaced during the check" in str(verdict)
+    assert exercise.check().passed
+
+
+def test_a_container_in_the_place_of_the_labs_is_known(lab: Lab) -> None:
+    given(lab, NAME, lambda: lab.run(IMAGE, STAY, name=NAME))
+    assert not_as_given(lab, NAME) is None
+    lab.remove(NAME, force=True)
+    assert "run the cell of this exercise again" in str(not_as_given(lab, NAME))
+    lab.run(IMAGE, STAY, name=NAME)
+    assert "is another container of that name now" in str(not_as_given(lab, NAME))
+    given(lab, NAME, lambda: None)  # the cell that is run again does not take it for the lab's
+    assert "is another container of that name now" in str(not_as_given(lab, NAME))
+    lab.remove(NAME, force=True)
+    given(lab, NAME, lambda: lab.run(IMAGE, STAY, name=NAME))
+    assert not_as_given(lab, NAME) is None
