@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
+from labhelpers.engine.host.traffic import received
 from labhelpers.engine.streams import execute
-from labhelpers.errors import BadInput
-from labhelpers.exercises import container_named
+from labhelpers.errors import BadInput, LabError
+from labhelpers.exercises import container_named, given, running
 from labhelpers.networks.wire import once, wire
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ def _wrong_subnet(lab: Lab) -> Case:
         )
 
     def hint(lab: Lab) -> str:
-        seen = [a.address for a in lab.host.addresses(server) if a.family == "inet" and a.scope == "global"]
+        seen = [
+            a.address
+            for a in lab.host.addresses(running(lab, server))
+            if a.family == "inet" and a.scope == "global"
+        ]
         if _engine_address(lab, server) in seen:
             return f"{server} has the address that the engine gave it. Is {client} on the same network?"
         return (
@@ -139,7 +144,7 @@ def _wrong_address(lab: Lab) -> Case:
     _container(lab, server, SERVE, ports={f"{PORT}/tcp": ("127.0.0.1", None)})
 
     def published() -> list[tuple[str, int]]:
-        found: dict[str, Any] = lab.client.api.inspect_container(server)["NetworkSettings"]["Ports"] or {}
+        found: dict[str, Any] = running(lab, server).attrs["NetworkSettings"]["Ports"] or {}
         return [
             (one["HostIp"], int(one["HostPort"])) for bindings in found.values() for one in bindings or []
         ]
@@ -148,14 +153,19 @@ def _wrong_address(lab: Lab) -> Case:
         ports = published()
         if not ports:
             return f"no port of {server} is published"
+        before = received(lab.host, running(lab, server)).connections
         if any(_page(lab, client, f"http://{address}:{port}/") for _, port in ports):
-            return None
+            if received(lab.host, running(lab, server)).connections > before:
+                return None
+            return f"{client} gets a page from {address}, but it is not {server} that sends it"
         told = ", ".join(f"{ip}:{port}" for ip, port in ports)
         return f"{client} gets no page from {address}; published are: {told}"
 
     def kept(lab: Lab) -> str | None:
-        wide = [ip for ip, _ in published() if ip in ("0.0.0.0", "::", "")]
-        return f"{server} is published on every address of the host" if wide else None
+        others = {ip for ip, _ in published()} - {address, "127.0.0.1", "::1"}
+        if others & {"0.0.0.0", "::", ""}:
+            return f"{server} is published on every address of the host"
+        return f"{server} is also published on {min(others)}, another address of the host" if others else None
 
     def hint(lab: Lab) -> str:
         if any(ip == address for ip, _ in published()):
@@ -211,12 +221,17 @@ CASES: tuple[Callable[[Lab], Case], ...] = (
 
 def outside(lab: Lab, name: str) -> str:
     """A neighbour of the host called `name`, made if it is not there; gives the host's address on its side."""
-    container = container_named(lab, name)
-    if container is None:
-        return wire(lab, name).host_address
-    link = next(one for one in lab.host.interfaces(name) if one.name == "wire")
+    given(lab, name, lambda: wire(lab, name))
+    link = next((one for one in lab.host.interfaces(running(lab, name)) if one.name == "wire"), None)
     here = {one.index: one.name for one in lab.host.interfaces()}
-    return next(one.address for one in lab.host.addresses() if one.interface == here[link.peer_index or 0])
+    end = here.get(link.peer_index or 0) if link else None
+    address = next((one.address for one in lab.host.addresses() if one.interface == end), None)
+    if end is None or address is None:
+        raise LabError(
+            f"{name} has lost its connection to the host",
+            hint=f"remove {name}, and run the cell of this exercise again",
+        )
+    return address
 
 
 # --- what the cases share
@@ -224,9 +239,15 @@ def outside(lab: Lab, name: str) -> str:
 
 def _by_name(client: str, server: str, title: str, network: str | None, hint: Callable[[Lab], str]) -> Case:
     def check(lab: Lab) -> str | None:
+        # who answers is seen at the server: another container may have its name as an alias, or a line in /etc/hosts
+        before = received(lab.host, running(lab, server)).connections
         said = _fetch(lab, client, f"http://{server}:{PORT}/")
         if PAGE in said:
-            return None
+            if received(lab.host, running(lab, server)).connections > before:
+                return None
+            return f"{client} gets a page from http://{server}:{PORT}/, but it is not {server} that sends it"
+        if "executable file not found" in said or "'wget'" in said:
+            return f"{client} has no wget to ask with: make it from labhelpers/payload"
         # where they share a network of their own the name is found, and where they share none no address helps
         if set(_networks(lab, client)) & set(_networks(lab, server)) != {"bridge"} or "refused" in said:
             return f"{client} gets no page from http://{server}:{PORT}/"
@@ -237,10 +258,11 @@ def _by_name(client: str, server: str, title: str, network: str | None, hint: Ca
 
     def kept(lab: Lab) -> str | None:
         for name in (client, server):
-            mode = lab.client.api.inspect_container(name)["HostConfig"]["NetworkMode"]
+            mode = running(lab, name).attrs["HostConfig"]["NetworkMode"]
             if mode == "host" or mode.startswith("container:"):
                 return f"{name} has no network namespace of its own now ({mode})"
-        return None
+        ids = [lab.host.process(running(lab, name)).namespaces.get("net") for name in (client, server)]
+        return f"{client} and {server} share one network namespace" if ids[0] and ids[0] == ids[1] else None
 
     return Case(
         title,
@@ -269,11 +291,11 @@ def _container(lab: Lab, name: str, command: list[str] | None = None, **options:
 
 
 def _networks(lab: Lab, name: str) -> list[str]:
-    return sorted(lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"] or {})
+    return sorted(running(lab, name).attrs["NetworkSettings"]["Networks"] or {})
 
 
 def _engine_addresses(lab: Lab, name: str) -> list[str]:
-    networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"] or {}
+    networks = running(lab, name).attrs["NetworkSettings"]["Networks"] or {}
     return [one["IPAddress"] for one in networks.values() if one.get("IPAddress")]
 
 
@@ -289,7 +311,9 @@ def _page(lab: Lab, name: str, url: str) -> bool:
 def _fetch(lab: Lab, name: str, url: str) -> str:
     """What a request from a container gets, or why it gets nothing."""
     try:
-        done = execute(lab.client.api, name, ["timeout", "3", "wget", "-q", "-O", "-", url])
+        done = execute(
+            lab.client.api, str(running(lab, name).id), ["timeout", "3", "wget", "-q", "-O", "-", url]
+        )
     except APIError:
         return ""
     return (done.stdout + done.stderr).decode(errors="replace")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from docker.errors import APIError
-
-from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of
+from labhelpers.engine.host.traffic import received
+from labhelpers.engine.streams import execute
+from labhelpers.exercises import Exercise, Task, given, not_as_given, not_running, output_of, running
 from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.maps import map
+from labhelpers.networks.wire import once
 
 if TYPE_CHECKING:
+    from docker.models.containers import Container
+
     from labhelpers.lab import Lab
 
 LEFT, RIGHT, BOTH = "left", "right", "both-sides"
@@ -28,23 +32,33 @@ QUIET = ["127.0.0.1"]
 
 
 def two_networks(lab: Lab) -> Exercise:
-    """A container that reaches two networks which cannot reach each other."""
+    """A container that reaches two networks which cannot reach each other.
+
+    Promise: echo requests that `both-sides` sends to the *names* of the lab's two containers arrive in those two
+    containers, and neither of the two reaches any address of the other.
+    """
     with lab.quiet():
         for network, name in ((LEFT, LEFT_ONE), (RIGHT, RIGHT_ONE)):
             if network not in _network_names(lab):
                 lab.create_network(network)
-            if container_named(lab, name) is None:
-                lab.run(lab.image("payload"), name=name, network=network, dns=QUIET)
+            given(lab, name, partial(lab.run, lab.image("payload"), name=name, network=network, dns=QUIET))
     runs = Task(
         "runs",
         f"A container {BOTH} runs",
         lambda lab: not_running(lab, BOTH),
-        "You need one more container, on one of the networks to begin with. labhelpers/payload stays by itself.",
+        "You need one more container, on one of the networks to begin with. labhelpers/payload keeps running.",
     )
     reaches = Task(
         "reaches",
         f"It reaches {LEFT_ONE} and {RIGHT_ONE}, by their names",
-        lambda lab: next((m for name in (LEFT_ONE, RIGHT_ONE) if (m := _no_ping(lab, BOTH, name))), None),
+        lambda lab: next(
+            (
+                missing
+                for name in (LEFT_ONE, RIGHT_ONE)
+                if (missing := not_as_given(lab, name) or _does_not_reach(lab, BOTH, name))
+            ),
+            None,
+        ),
         _reaches_hint,
         ("runs",),
     )
@@ -56,12 +70,24 @@ def two_networks(lab: Lab) -> Exercise:
         ("reaches",),
     )
     return Exercise(
-        lab, "05", "two-networks", "One container, two networks", (runs, reaches, apart), SETTLE_S
+        lab,
+        "05",
+        "two-networks",
+        "One container, two networks",
+        (runs, reaches, apart),
+        SETTLE_S,
+        (BOTH, LEFT_ONE, RIGHT_ONE),
     )
 
 
 def _reaches_hint(lab: Lab) -> str:
     joined = sorted(_networks_of(lab, BOTH))
+    if "another machine" in (
+        _does_not_reach(lab, BOTH, LEFT_ONE) or _does_not_reach(lab, BOTH, RIGHT_ONE) or ""
+    ):
+        return (
+            f"Look at /etc/hosts in {BOTH}, and at the aliases of other containers: who else has that name?"
+        )
     if len(joined) < 2:
         return (
             f"{BOTH} is on {', '.join(joined) or 'no network'}. `docker run` takes one network; `docker network` has "
@@ -74,49 +100,64 @@ def _apart(lab: Lab) -> str | None:
     shared = _networks_of(lab, LEFT_ONE) & _networks_of(lab, RIGHT_ONE)
     if shared:
         return f"{LEFT_ONE} and {RIGHT_ONE} are both on the network {min(shared)}"
-    for address in _addresses(lab, RIGHT_ONE):
-        if _pings(lab, LEFT_ONE, address):
-            return f"{LEFT_ONE} reaches {RIGHT_ONE}"
-    return None
+    pairs = [
+        (source, target, address)
+        for source, target in ((LEFT_ONE, RIGHT_ONE), (RIGHT_ONE, LEFT_ONE))
+        for address in _addresses(lab, target)
+    ]
+    with ThreadPoolExecutor() as pool:  # each waits a second for an answer that should not come
+        arrived = list(pool.map(lambda pair: _ping_arrives(lab, *pair), pairs))
+    found = next((pair for pair, is_there in zip(pairs, arrived, strict=True) if is_there), None)
+    return f"{found[0]} reaches {found[1]}" if found else None
 
 
 # --- the other end
 
 
 def other_end(lab: Lab) -> Exercise:
-    """Find the host's end of a container's veth pair."""
+    """Find the host's end of a container's veth pair.
+
+    Promise: the reader's file in `traced` names that interface. The engine gives it another name at each start.
+    """
     with lab.quiet():
-        if container_named(lab, TRACED) is None:
-            lab.run(lab.image("payload"), name=TRACED, dns=QUIET)
+        given(lab, TRACED, partial(lab.run, lab.image("payload"), name=TRACED, dns=QUIET))
     answer = Task(
         "answer",
         f"The file /other-end in {TRACED} holds the name of the host's interface that its eth0 is joined to",
         _other_end,
         _other_end_hint,
     )
-    return Exercise(lab, "05", "other-end", "The other end of the wire", (answer,), SETTLE_S)
+    return Exercise(lab, "05", "other-end", "The other end of the wire", (answer,), SETTLE_S, (TRACED,))
 
 
 def _other_end(lab: Lab) -> str | None:
-    if missing := not_running(lab, TRACED):
+    if missing := not_as_given(lab, TRACED):
         return missing
     written = _output(lab, TRACED, ["cat", "/other-end"])
     if not written:
         return f"{TRACED} has no file /other-end, or it is empty"
-    seen = map(lab, [TRACED])
+    seen = map(lab, [str(running(lab, TRACED).name)])
     right = next((end.host_interface for end in seen.ends if end.interface == "eth0"), None)
     if written == right:
         return None
     kinds = {one.name: one.kind for one in seen.host_interfaces}
+    if written.isdecimal():
+        return f"{written} is a number; what is asked for is the name of the interface that has it"
+    if "@" in written:
+        return f"`ip link` shows two names in “{written[:40]}”: an interface's own name ends before the @"
+    if len(written.split()) > 1:
+        return "/other-end holds more than one word: write the one name"
     if kinds.get(written) == "bridge":
         return f"{written} is a bridge of the host: the end that you look for is a port of it"
     if kinds.get(written) == "veth":
         return f"{written} is the end of another container's wire"
+    if written in kinds:
+        return f"{written} is an interface of the host, but not the end of a container's wire"
     return f"the host has no interface “{written[:40]}”"
 
 
 def _other_end_hint(lab: Lab) -> str:
-    if not_running(lab, TRACED):
+    if not_as_given(lab, TRACED):
         return "Run the cell of this exercise again: it makes the container."
     if not _output(lab, TRACED, ["cat", "/other-end"]):
         return (
@@ -133,6 +174,9 @@ def sealed(lab: Lab) -> Exercise:
     """Two containers that talk to each other on a network that has no way out.
 
     What would be outside is a neighbour of the host, at the other end of a wire of the lab's own.
+
+    Promise: no packet of a container on this network arrives outside, whatever that container's own routes and
+    rights are. Packets are counted where they would arrive: an answer that does not come back proves nothing.
     """
     with lab.quiet():
         outside(lab, WORLD)
@@ -153,11 +197,18 @@ def sealed(lab: Lab) -> Exercise:
         "shut",
         f"From it nobody gets out: {WORLD}, a neighbour of the host, gets no packet",
         _sealed_shut,
-        "A network that is there cannot be changed. Remove its containers and it, and make it anew: one option of "
-        "`docker network create` restricts it to itself.",
+        _sealed_hint,
         ("talk",),
     )
-    return Exercise(lab, "05", "sealed", "A network without a way out", (there, talk, shut), SETTLE_S)
+    return Exercise(
+        lab,
+        "05",
+        "sealed",
+        "A network without a way out",
+        (there, talk, shut),
+        SETTLE_S,
+        (IN_ONE, IN_TWO, WORLD),
+    )
 
 
 def _sealed_talk(lab: Lab) -> str | None:
@@ -167,18 +218,70 @@ def _sealed_talk(lab: Lab) -> str | None:
             return missing
         if SEALED not in _networks_of(lab, source):
             return f"{source} is not on {SEALED}"
-        if missing := _no_ping(lab, source, target):
+        if missing := _does_not_reach(lab, source, target):
             return missing
     return None
 
 
 def _sealed_shut(lab: Lab) -> str | None:
-    address = next(one.address for one in lab.host.addresses(WORLD) if one.interface == "wire")
-    names = (IN_ONE, IN_TWO)
-    with ThreadPoolExecutor(2) as pool:
-        out = list(pool.map(lambda name: _pings(lab, name, address), names))
-    found = next((name for name, is_out in zip(names, out, strict=True) if is_out), None)
-    return f"{found} reaches {address}, which is outside of the host" if found else None
+    if missing := not_as_given(lab, WORLD):
+        return missing
+    host = outside(lab, WORLD)
+    address = next(
+        (one.address for one in lab.host.addresses(running(lab, WORLD)) if one.interface == "wire"), None
+    )
+    if address is None or not _ping_arrives(lab, WORLD, None, host):
+        return (
+            f"{WORLD} has lost its connection to the host: remove it, and run the cell of this exercise again"
+        )
+    before = received(lab.host, running(lab, WORLD)).packets
+    with ThreadPoolExecutor() as pool:
+        answered = list(pool.map(lambda name: _ping(lab, name, address), (IN_ONE, IN_TWO)))
+    if any(answered):
+        name = (IN_ONE, IN_TWO)[answered.index(True)]
+        return f"{name} reaches {address}, which is outside of the host"
+    if received(lab.host, running(lab, WORLD)).packets > before:
+        return f"a packet from {IN_ONE} or {IN_TWO} arrives at {address}, which is outside of the host"
+    if parent := _parent(lab):
+        return f"{SEALED} is a part of the network of the host's interface {parent}: its packets leave the host there"
+    # what the two containers lack themselves, a route or a right, is no property of the network
+    before = received(lab.host, running(lab, WORLD)).packets
+    sends = f"ping -c 2 -W 1 {address}; echo | nc -u -w 1 {address} 9; echo | nc -w 1 {address} 80"
+    once(lab, sends, network=_network_id(lab, SEALED), cap_add=["NET_RAW"], check=False)
+    if received(lab.host, running(lab, WORLD)).packets > before:
+        return (
+            f"a packet from another container on {SEALED} arrives at {address}, which is outside of the host"
+        )
+    return None
+
+
+def _parent(lab: Lab) -> str | None:
+    """The host's interface that a macvlan or ipvlan network uses; None where it uses none that leads anywhere."""
+    network = lab.client.api.inspect_network(_network_id(lab, SEALED))
+    parent = str((network.get("Options") or {}).get("parent") or "")
+    kinds = {one.name: one.kind for one in lab.host.interfaces()}
+    return (
+        parent
+        if network["Driver"] in ("macvlan", "ipvlan") and kinds.get(parent, "dummy") != "dummy"
+        else None
+    )
+
+
+def _sealed_hint(lab: Lab) -> str:
+    missing = _sealed_shut(lab) or ""
+    elsewhere = {name: _networks_of(lab, name) - {SEALED} for name in (IN_ONE, IN_TWO)}
+    for name, others in elsewhere.items():
+        if others:
+            return f"{name} is also on {', '.join(sorted(others))}: it may leave by that network."
+    if "another container" in missing:
+        return (
+            "Your two containers cannot get out, but the next one on this network can. What keeps packets in must "
+            "belong to the network: look at the options of `docker network create`."
+        )
+    return (
+        "An option of an existing network cannot be changed: remove its containers, then the network, and create it "
+        "again. Packets that get no answer have left all the same; an option of `docker network create` stops them."
+    )
 
 
 # --- what is broken
@@ -186,6 +289,9 @@ def _sealed_shut(lab: Lab) -> str | None:
 
 def repair(lab: Lab, number: int) -> Exercise:
     """Find and repair what is broken: the lab breaks one of five networks, numbered 1 to 5.
+
+    Promise: the client's request is answered with the server's page, and it is the server of that name that accepted
+    the connection; both still have a network namespace of their own (4: and the port is open on that side alone).
 
     Raises:
         BadInput: there is no case of that number.
@@ -199,9 +305,9 @@ def repair(lab: Lab, number: int) -> Exercise:
     )
     works = Task("works", case.wanted, case.check, lambda lab: case.hint(lab), ("runs",))
     kept = Task("kept", case.kept_text, case.kept, case.kept_hint, ("works",))
-    return Exercise(
-        lab, "05", f"repair-{number}", f"Broken network {number}: {case.title}", (runs, works, kept), SETTLE_S
-    )
+    title = f"Broken network {number}: {case.title}"
+    containers = (case.client, case.server)
+    return Exercise(lab, "05", f"repair-{number}", title, (runs, works, kept), SETTLE_S, containers)
 
 
 # --- looking
@@ -211,27 +317,52 @@ def _network_names(lab: Lab) -> set[str]:
     return {row["Name"] for row in lab.client.api.networks()}
 
 
+def _network_id(lab: Lab, name: str) -> str:
+    return next(str(row["Id"]) for row in lab.client.api.networks() if row["Name"] == name)
+
+
 def _networks_of(lab: Lab, name: str) -> set[str]:
-    settings: dict[str, Any] = lab.client.api.inspect_container(name)["NetworkSettings"]
-    return set(settings["Networks"] or {})
+    return set(running(lab, name).attrs["NetworkSettings"]["Networks"] or {})
 
 
 def _addresses(lab: Lab, name: str) -> list[str]:
-    settings: dict[str, Any] = lab.client.api.inspect_container(name)["NetworkSettings"]
-    return [one["IPAddress"] for one in (settings["Networks"] or {}).values() if one.get("IPAddress")]
+    """The addresses that a container really has, whatever the engine thinks."""
+    found = lab.host.addresses(running(lab, name))
+    return [one.address for one in found if one.scope == "global"]
 
 
 def _output(lab: Lab, name: str, command: list[str]) -> str:
-    """What a command in a container says; empty where it fails."""
-    try:
-        return output_of(lab, name, command)
-    except APIError:
-        return ""
+    """The output of a command in a container; empty where it fails."""
+    return output_of(lab, name, command)
 
 
-def _pings(lab: Lab, source: str, target: str) -> bool:
-    return "0% packet loss" in _output(lab, source, ["sh", "-c", f"timeout 2 ping -c 1 -W 1 {target}"])
+def _ping(lab: Lab, source: str, target: str) -> bool:
+    """Send one echo request from a container; whether it was answered."""
+    container: Container = running(lab, source)
+    done = execute(lab.client.api, str(container.id), ["sh", "-c", f"timeout 2 ping -c 1 -W 1 {target}"])
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    if done.exit_code in (126, 127):
+        # its image has no ping: one from beside it, with its routes, its name servers and its /etc/hosts
+        beside = f"container:{container.id}"
+        said = once(
+            lab, f"timeout 2 ping -c 1 -W 1 {target}", network=beside, cap_add=["NET_RAW"], check=False
+        )
+    return " 0% packet loss" in said
 
 
-def _no_ping(lab: Lab, source: str, target: str) -> str | None:
-    return None if _pings(lab, source, target) else f"{source} does not reach {target} by that name"
+def _ping_arrives(lab: Lab, source: str, target: str | None, address: str) -> bool:
+    """Whether an echo request to `address` is answered, and arrives at the container `target` if that is given."""
+    before = received(lab.host, running(lab, target)).pings if target else 0
+    if not _ping(lab, source, address):
+        return False
+    return target is None or received(lab.host, running(lab, target)).pings > before
+
+
+def _does_not_reach(lab: Lab, source: str, target: str) -> str | None:
+    """Why an echo request to a container's name does not arrive there, to the reader; None where it does."""
+    name = str(running(lab, target).name)
+    if _ping_arrives(lab, source, target, name):
+        return None
+    if _ping(lab, source, name):
+        return f"{source} reaches another machine by the name {target}, not {target} itself"
+    return f"{source} does not reach {target} by that name"

@@ -1,11 +1,15 @@
-"""Every exercise: untouched it fails, typical mistakes fail in their own words, the solution passes twice."""
+"""Every exercise: untouched it fails, wrong answers fail with a message that fits, right ones pass from fresh."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from docker.errors import APIError, NotFound
 
+from labhelpers import networks
 from labhelpers.errors import BadInput
 from labhelpers.exercises import Exercise
 from labhelpers.lab import Lab
@@ -13,163 +17,443 @@ from labhelpers.networks import exercises
 
 SERVE = ["httpd", "-f", "-p", "8080", "-h", "/www"]
 QUIET: dict[str, Any] = {"dns": ["127.0.0.1"]}
+Act = Callable[[Lab], Any]
 
 
 pytestmark = pytest.mark.usefixtures("own_state")
 
 
-def connect(lab: Lab, network: str, name: str) -> None:
-    lab.client.networks.get(network).connect(name)
+def connect(lab: Lab, network: str, name: str, **options: Any) -> None:
+    lab.client.networks.get(network).connect(name, **options)
 
 
 def disconnect(lab: Lab, network: str, name: str) -> None:
-    lab.client.networks.get(network).disconnect(name)
+    lab.client.networks.get(network).disconnect(name, force=True)
 
 
-def passes_twice(exercise: Exercise) -> None:
+def put(lab: Lab, name: str, command: Any = None, image: str = "payload", **options: Any) -> None:
+    """A container of that name, as from a terminal, in place of one that is there."""
+    with suppress(NotFound):
+        lab.client.containers.get(name).remove(force=True)
+    options = {**QUIET, "labels": lab._labels("container"), **options}
+    lab.client.containers.run(lab.image(image), command, name=name, detach=True, **options)
+
+
+def gone(lab: Lab, *names: str) -> None:
+    """Containers and networks are removed, where they are there."""
+    for name in names:
+        with suppress(NotFound):
+            lab.client.containers.get(name).remove(force=True)
+    for name in names:
+        with suppress(NotFound):
+            lab.client.networks.get(name).remove()
+
+
+def passes(exercise: Exercise) -> None:
     verdict = exercise.check()
     assert verdict.passed, verdict
-    assert exercise.check().passed
 
 
-def test_two_networks(quiet: Lab) -> None:
-    lab = quiet
-    exercise = exercises.two_networks(lab)
-    assert "no container called both-sides" in str(exercise.check())
-    lab.run(lab.image("payload"), name="both-sides", network="left", **QUIET)
-    assert "does not reach right-one" in str(exercise.check())
-    assert "joins a running container to one more" in exercise.hint()
+def fails(exercise: Exercise, words: str) -> None:
+    verdict = exercise.check()
+    assert not verdict.passed
+    assert words in str(verdict), verdict
+
+
+# --- one container on two networks
+
+
+def both(lab: Lab, *networks: str, **options: Any) -> None:
+    put(lab, "both-sides", network=networks[0], **options)
+    for network in networks[1:]:
+        connect(lab, network, "both-sides")
+
+
+def address(lab: Lab, name: str) -> str:
+    found = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"]
+    return str(next(iter(found.values()))["IPAddress"])
+
+
+def impostor(lab: Lab) -> None:
+    """Another container of the first network has the name of the second network's as an alias."""
+    put(lab, "impostor", network="left")
+    disconnect(lab, "left", "impostor")
+    connect(lab, "left", "impostor", aliases=["right-one"])
+    both(lab, "left")
+
+
+def joined(lab: Lab) -> None:
+    both(lab, "left", "right")
     connect(lab, "right", "left-one")
-    connect(lab, "right", "both-sides")
-    assert "both on the network right" in str(exercise.check())
+
+
+def another_right_one(lab: Lab) -> None:
+    both(lab, "left", "right")
+    put(lab, "right-one", network="right")
+
+
+TWO_WRONG: list[tuple[Act, str]] = [
+    (lambda lab: both(lab, "left"), "does not reach right-one"),
+    (lambda lab: both(lab, "left", extra_hosts=["right-one:127.0.0.1"]), "not right-one itself"),
+    (impostor, "not right-one itself"),
+    (lambda lab: both(lab, "bridge"), "does not reach left-one"),
+    (joined, "both on the network right"),
+    (lambda lab: (both(lab, "left", "right"), lab.client.containers.get("both-sides").pause()), "“paused”"),
+    (another_right_one, "right-one is another container"),
+]
+
+
+@pytest.fixture(scope="module")
+def room(there: Lab) -> Iterator[Lab]:
+    """The lab of the room, without what the exercises of this file made in it."""
+    yield there
+    gone(there, "both-sides", "left-one", "right-one", "impostor", "left", "right")
+
+
+@pytest.mark.parametrize(("wrong", "words"), TWO_WRONG)
+def test_two_networks_wrong(room: Lab, wrong: Act, words: str) -> None:
+    gone(room, "both-sides", "impostor")
+    exercise = exercises.two_networks(room)
+    fails(exercise, "no container called both-sides")
+    wrong(room)
+    fails(exercise, words)
+    with suppress(APIError):
+        disconnect(room, "right", "left-one")
+    if wrong is another_right_one:
+        gone(room, "right-one")
+
+
+def test_two_networks_hints(room: Lab) -> None:
+    exercise = exercises.two_networks(room)
+    both(room, "left")
+    assert "joins a running container to one more" in exercise.hint()
+    both(room, "left", extra_hosts=["right-one:127.0.0.1"])
+    assert "Look at /etc/hosts" in exercise.hint()
+    both(room, "left", "right")
+    connect(room, "right", "left-one")
     assert "take the other two back" in exercise.hint()
-    disconnect(lab, "right", "left-one")
-    passes_twice(exercise)
+    disconnect(room, "right", "left-one")
 
 
-def test_other_end(quiet: Lab) -> None:
-    lab = quiet
-    exercise = exercises.other_end(lab)
-    assert "no file /other-end" in str(exercise.check())
-    assert "eth0@ifN" in exercise.hint()
-
-    def write(text: str) -> str:
-        lab.exec("traced", ["sh", "-c", f"echo {text} > /other-end"])
-        return str(exercise.check())
-
-    assert "is a bridge of the host" in write("docker0")
-    assert "no interface" in write("eth77")
-    other = lab.run(lab.image("payload"))
-    from labhelpers import networks
-
-    wrong = networks.map(lab, [str(other.name)]).ends[0].host_interface
-    assert "another container's wire" in write(str(wrong))
-    assert "Compare the numbers" in exercise.hint()
-    write(str(networks.map(lab, ["traced"]).ends[0].host_interface))
-    passes_twice(exercise)
+@pytest.mark.parametrize(
+    "right",
+    [
+        lambda lab: both(lab, "left", "right"),
+        # no ping in its image
+        lambda lab: both(lab, "right", "left", image="base", command=["sleep", "600"]),
+        # the names from /etc/hosts, the networks all the same
+        lambda lab: both(lab, "left", "right", extra_hosts=[f"right-one:{address(lab, 'right-one')}"]),
+    ],
+)
+def test_two_networks_right(room: Lab, right: Act) -> None:
+    gone(room, "both-sides", "impostor", "left-one", "right-one", "left", "right")
+    exercises.two_networks(room)
+    right(room)
+    passes(exercises.two_networks(room))  # the cell that is run again changes nothing
 
 
-def test_sealed(quiet: Lab) -> None:
-    lab = quiet
-    exercise = exercises.sealed(lab)
-    assert "no network called sealed" in str(exercise.check())
-    network = lab.create_network("sealed")
-    names = ("sealed-one", "sealed-two")
-    for name in names:
-        lab.run(lab.image("payload"), name=name, network="sealed", **QUIET)
-    assert "which is outside of the host" in str(exercise.check())
-    assert "make it anew" in exercise.hint()
-    for name in names:
-        lab.remove(name, force=True)
-    network.remove()
-    lab.create_network("sealed", internal=True)
-    lab.run(lab.image("payload"), name=names[0], network="sealed", **QUIET)
-    lab.run(lab.image("payload"), name=names[1], **QUIET)
-    assert "does not reach sealed-two" in str(exercise.check())
-    assert "names are found" in exercise.hint()
-    lab.remove(names[1], force=True)
-    lab.run(lab.image("payload"), name=names[1], network="sealed", **QUIET)
-    passes_twice(exercise)
+# --- the other end of the wire
 
 
-def test_no_sixth_broken_network(quiet: Lab) -> None:
+def host_end(lab: Lab, name: str) -> str:
+    return str(networks.map(lab, [name]).ends[0].host_interface)
+
+
+@pytest.fixture(scope="module")
+def traced(there: Lab) -> Iterator[Exercise]:
+    exercise = exercises.other_end(there)
+    fails(exercise, "no file /other-end")
+    put(there, "another")
+    yield exercise
+    gone(there, "traced", "another")
+
+
+def write(lab: Lab, text: str) -> None:
+    lab.exec("traced", ["sh", "-c", 'echo "$1" > /other-end', "sh", text])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda lab: "docker0", "is a bridge of the host"),
+        (lambda lab: "eth77", "no interface"),
+        (lambda lab: "lo", "not the end of a container's wire"),
+        (lambda lab: host_end(lab, "another"), "another container's wire"),
+        (lambda lab: f"{host_end(lab, 'traced')}@if9", "ends before the @"),
+        (lambda lab: f"{host_end(lab, 'traced')} {host_end(lab, 'another')}", "more than one word"),
+        (lambda lab: "12", "is a number"),
+    ],
+)
+def test_other_end_wrong(there: Lab, traced: Exercise, answer: Act, words: str) -> None:
+    write(there, answer(there))
+    fails(traced, words)
+    assert "Compare the numbers" in traced.hint()
+
+
+def test_other_end_right(there: Lab, traced: Exercise) -> None:
+    write(there, "")
+    assert "eth0@ifN" in traced.hint()
+    write(there, f"  {host_end(there, 'traced')}")
+    passes(traced)
+    there.client.containers.get("traced").restart(timeout=0)
+    # an answer is of one start
+    fails(traced, "the host has no interface")
+    write(there, host_end(there, "traced"))
+    passes(traced)
+    put(there, "traced", ["sh", "-c", "echo docker0 >/other-end; exec sleep 600"])
+    fails(traced, "traced is another container")
+    gone(there, "traced")
+    fails(traced, "no container called traced")
+    exercises.other_end(there)
+    write(there, host_end(there, "traced"))
+    passes(traced)
+
+
+# --- a network without a way out
+
+IN = ("sealed-one", "sealed-two")
+
+
+def network(lab: Lab, **options: Any) -> None:
+    gone(lab, *IN, "sealed")
+    lab.client.networks.create("sealed", labels=lab._labels("network"), **options)
+
+
+def inhabit(lab: Lab, **options: Any) -> None:
+    for name in IN:
+        put(lab, name, network="sealed", **options)
+
+
+def without_a_route(lab: Lab) -> None:
+    """Only these two containers have no way out, and the network has one."""
+    network(lab)
+    inhabit(lab, cap_add=["NET_ADMIN"])
+    for name in IN:
+        lab.exec(name, ["ip", "route", "del", "default"])
+
+
+def one_leg_outside(lab: Lab) -> None:
+    network(lab, internal=True)
+    inhabit(lab)
+    connect(lab, "bridge", "sealed-two")
+
+
+def one_elsewhere(lab: Lab) -> None:
+    network(lab, internal=True)
+    put(lab, "sealed-one", network="sealed")
+    put(lab, "sealed-two")
+
+
+def on_a_parent(lab: Lab) -> None:
+    network(lab, driver="macvlan", options={"parent": host_end(lab, "sealed-parent")})
+    inhabit(lab)
+
+
+def made(**options: Any) -> Act:
+    return lambda lab: (network(lab, **options), inhabit(lab))
+
+
+NO_MASQUERADE = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+
+
+@pytest.fixture(scope="module")
+def world(there: Lab) -> Iterator[Exercise]:
+    exercise = exercises.sealed(there)
+    fails(exercise, "no network called sealed")
+    yield exercise
+    gone(there, *IN, "sealed", "sealed-parent", "world")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words", "hint"),
+    [
+        (made(), "which is outside of the host", "cannot be changed"),
+        # no answer comes back, and every packet leaves
+        (made(options=NO_MASQUERADE), "arrives at", "have left all the same"),
+        (without_a_route, "another container on sealed", "must belong to the network"),
+        (one_leg_outside, "sealed-two reaches", "may leave by that network"),
+        (one_elsewhere, "does not reach sealed-two", "names are found"),
+    ],
+)
+def test_sealed_wrong(there: Lab, world: Exercise, wrong: Act, words: str, hint: str) -> None:
+    wrong(there)
+    fails(world, words)
+    assert hint in world.hint()
+
+
+def test_sealed_on_an_interface_of_the_host(there: Lab, world: Exercise) -> None:
+    put(there, "sealed-parent")
+    try:
+        on_a_parent(there)
+    except APIError as error:
+        pytest.skip(f"macvlan: {error.explanation}")
+    fails(world, "its packets leave the host there")
+
+
+@pytest.mark.parametrize("right", [made(internal=True), made(driver="macvlan"), made(driver="ipvlan")])
+def test_sealed_right(there: Lab, world: Exercise, right: Act) -> None:
+    try:
+        right(there)
+    except APIError as error:
+        pytest.skip(f"no such network here: {error.explanation}")
+    passes(world)
+
+
+def test_sealed_needs_an_outside(there: Lab, world: Exercise) -> None:
+    made(internal=True)(there)
+    there.exec("world", ["ip", "link", "set", "wire", "down"])
+    fails(world, "has lost its connection to the host")
+    gone(there, "world")
+    fails(world, "no container called world")
+    exercises.sealed(there)
+    passes(world)
+
+
+# --- five broken networks
+
+
+def test_no_sixth_broken_network(there: Lab) -> None:
     for number in (0, 6, True):
         with pytest.raises(BadInput):
-            exercises.repair(quiet, number)
+            exercises.repair(there, number)
 
 
-def test_repair_wrong_subnet(quiet: Lab) -> None:
-    lab = quiet
-    exercise = exercises.repair(lab, 1)
-    assert "gets no page" in str(exercise.check())
-    assert "Compare what `docker inspect` says" in exercise.hint()
+@pytest.fixture
+def broken(there: Lab, request: pytest.FixtureRequest) -> Iterator[Exercise]:
+    """The broken network of that number, fresh."""
+    yield exercises.repair(there, request.param)
+    names = ("till", "stock", "waiter", "kitchen", "reader", "library", "guest", "front-desk", "patient")
+    gone(there, *names, "doctor", "impostor", "shop-floor", "restaurant", "cellar", "clinic", "extra")
+
+
+def serves(lab: Lab, name: str, **options: Any) -> None:
+    put(lab, name, SERVE, **options)
+
+
+def alias(lab: Lab, network: str, name: str) -> None:
+    """Another container answers to a server's name."""
+    serves(lab, "impostor", network=network)
+    disconnect(lab, network, "impostor")
+    connect(lab, network, "impostor", aliases=[name])
+
+
+@pytest.mark.parametrize("broken", [1], indirect=True)
+def test_repair_wrong_subnet(there: Lab, broken: Exercise) -> None:
+    lab = there
+    fails(broken, "gets no page")
+    assert "Compare what `docker inspect` says" in broken.hint()
+    # its own page under the server's name
+    serves(lab, "till", network="shop-floor", extra_hosts=["stock:127.0.0.1"])
+    fails(broken, "not stock that sends it")
+    put(lab, "till", network="shop-floor", image="base", command=["sleep", "600"])
+    fails(broken, "no wget")
+    put(lab, "till", ["sleep", "600"], network="container:stock", dns=None)
+    fails(broken, "stock")
+    put(lab, "till", network="shop-floor")
     disconnect(lab, "shop-floor", "stock")
-    assert "gets no page" in str(exercise.check())
+    fails(broken, "gets no page")
     connect(lab, "shop-floor", "stock")
-    passes_twice(exercise)
-    # the cell that is run again does not break it again
-    assert exercises.repair(lab, 1).check().passed
+    passes(broken)
+    passes(exercises.repair(lab, 1))  # the cell that is run again does not break it again
 
 
-def test_repair_wrong_network(quiet: Lab) -> None:
-    lab = quiet
-    exercise = exercises.repair(lab, 2)
-    assert "gets no page" in str(exercise.check())
-    assert "two bridges" in exercise.hint()
-    lab.remove("waiter", force=True)
-    lab.run(lab.image("payload"), name="waiter", network="container:kitchen")
-    # in one namespace, and still not by name: that is not a network
-    assert not exercise.check().passed
-    lab.remove("waiter", force=True)
-    lab.run(lab.image("payload"), name="waiter", network="restaurant", **QUIET)
+@pytest.mark.parametrize("broken", [1], indirect=True)
+def test_repair_wrong_subnet_by_a_restart(there: Lab, broken: Exercise) -> None:
+    there.client.containers.get("stock").restart(timeout=0)
+    passes(broken)
+
+
+@pytest.mark.parametrize("broken", [2], indirect=True)
+def test_repair_wrong_network(there: Lab, broken: Exercise) -> None:
+    lab = there
+    fails(broken, "gets no page")
+    assert "two bridges" in broken.hint()
+    alias(lab, "restaurant", "kitchen")
+    fails(broken, "not kitchen that sends it")
+    gone(lab, "impostor")
+    # in one namespace, and by the container's own name in its /etc/hosts
+    put(lab, "waiter", ["sleep", "600"], network="container:kitchen", dns=None)
+    fails(broken, "no network namespace of its own")
+    gone(lab, "kitchen")
+    fails(broken, "no container called kitchen")
+    serves(lab, "kitchen", network="cellar")
+    put(lab, "waiter", network="cellar")
+    passes(broken)
+    put(lab, "waiter", network="restaurant")
     connect(lab, "restaurant", "kitchen")
-    passes_twice(exercise)
+    passes(broken)
 
 
-def test_repair_names_on_the_default_bridge(quiet: Lab) -> None:
-    lab = quiet
-    exercise = exercises.repair(lab, 3)
-    assert "but not by the name library" in str(exercise.check())
-    assert "the default bridge has none" in exercise.hint()
-    network = lab.create_network(f"n-{lab.session}")
-    connect(lab, str(network.name), "reader")
-    assert "not by the name" in str(exercise.check())
-    assert "a network which you made" in exercise.hint()
-    connect(lab, str(network.name), "library")
-    passes_twice(exercise)
+@pytest.mark.parametrize("broken", [3], indirect=True)
+def test_repair_names_on_the_default_bridge(there: Lab, broken: Exercise) -> None:
+    lab = there
+    fails(broken, "but not by the name library")
+    assert "the default bridge has none" in broken.hint()
+    # the reader asks itself: labhelpers/payload has a page of its own
+    put(lab, "reader", extra_hosts=["library:127.0.0.1"])
+    fails(broken, "not library that sends it")
+    put(lab, "reader")
+    lab.client.networks.create("extra", labels=lab._labels("network"))
+    connect(lab, "extra", "reader")
+    fails(broken, "not by the name")
+    assert "a network which you made" in broken.hint()
+    connect(lab, "extra", "library")
+    passes(broken)
+    gone(lab, "reader")
+    put(lab, "reader", links={"library": "library"})  # the old way
+    passes(broken)
 
 
-def test_repair_published_on_the_wrong_address(quiet: Lab) -> None:
-    lab = quiet
-    exercise = exercises.repair(lab, 4)
-    said = str(exercise.check())
-    assert "published are: 127.0.0.1:" in said
-    hint = exercise.hint()
+@pytest.mark.parametrize("broken", [4], indirect=True)
+def test_repair_published_on_the_wrong_address(there: Lab, broken: Exercise) -> None:
+    lab = there
+    fails(broken, "published are: 127.0.0.1:")
+    hint = broken.hint()
     assert "decided when it is made" in hint
     address = hint.partition("by the address ")[2].partition(". What")[0]
 
-    def again(**options: Any) -> str:
-        lab.remove("front-desk", force=True)
-        lab.run(lab.image("payload"), SERVE, name="front-desk", **QUIET, **options)
-        return str(exercise.check())
+    def again(**options: Any) -> None:
+        serves(lab, "front-desk", **options)
 
-    assert "no port of front-desk is published" in again()
-    assert "published are" in again(ports={"80/tcp": (address, None)})
-    assert "at which port" in exercise.hint()
-    assert "on every address of the host" in again(ports={"8080/tcp": ("0.0.0.0", None)})
-    assert "takes an address" in exercise.hint()
+    again()
+    fails(broken, "no port of front-desk is published")
+    again(ports={"80/tcp": (address, None)})
+    fails(broken, "published are")
+    assert "at which port" in broken.hint()
+    again(ports={"8080/tcp": ("0.0.0.0", None)})
+    fails(broken, "on every address of the host")
+    assert "takes an address" in broken.hint()
+    again(ports={"8080/tcp": [(address, None), ("127.0.0.7", None)]})
+    fails(broken, "is also published on 127.0.0.7")
+    # another container has that port on the guest's side
+    again(ports={"8080/tcp": ("127.0.0.1", None)})
+    port = lab.client.containers.get("front-desk").ports["8080/tcp"][0]["HostPort"]
+    serves(lab, "impostor", ports={"8080/tcp": (address, int(port))})
+    fails(broken, "not front-desk that sends it")
+    again(ports={"8080/tcp": [(address, None), ("127.0.0.1", None)]})
+    passes(broken)
     again(ports={"8080/tcp": (address, None)})
-    passes_twice(exercise)
+    passes(broken)
 
 
-def test_repair_listening_on_loopback(quiet: Lab) -> None:
-    lab = quiet
-    exercise = exercises.repair(lab, 5)
-    assert "gets no page" in str(exercise.check())
-    assert "a loopback of its own" in exercise.hint()
-    lab.remove("doctor", force=True)
-    lab.run(lab.image("payload"), ["sleep", "600"], name="doctor", network="clinic", **QUIET)
-    assert "Nothing answers" in exercise.hint()
-    lab.remove("doctor", force=True)
-    lab.run(lab.image("payload"), SERVE, name="doctor", network="clinic", **QUIET)
-    passes_twice(exercise)
+@pytest.mark.parametrize("broken", [5], indirect=True)
+def test_repair_listening_on_loopback(there: Lab, broken: Exercise) -> None:
+    lab = there
+    fails(broken, "gets no page")
+    assert "a loopback of its own" in broken.hint()
+    put(lab, "doctor", ["sleep", "600"], network="clinic")
+    fails(broken, "gets no page")
+    assert "Nothing answers" in broken.hint()
+    put(lab, "doctor", ["httpd", "-f", "-p", "8081", "-h", "/www"], network="clinic")
+    fails(broken, "gets no page")
+    alias(lab, "clinic", "doctor")
+    fails(broken, "doctor")
+    gone(lab, "impostor")
+    # a page at that port for a moment only
+    brief = ["sh", "-c", "httpd -p 8080 -h /www; sleep 0.4"]
+    put(lab, "doctor", brief, network="clinic", restart_policy={"Name": "always"})
+    assert not broken.check().passed
+    serves(lab, "doctor", network="clinic")
+    passes(broken)
+    put(lab, "doctor", ["httpd", "-f", "-p", "[::]:8080", "-h", "/www"], network="clinic")
+    passes(broken)
