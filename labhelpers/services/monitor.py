@@ -7,10 +7,12 @@ import re
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
@@ -36,6 +38,7 @@ SOCKETS = "/var/run"
 NETDATA, CADVISOR = "Netdata", "cAdvisor"
 _CALL_S = 30.0
 _FOUND_S = 60.0
+_FRESH_S = 30.0
 MIB = 1024 * 1024
 
 
@@ -125,22 +128,61 @@ def _is_there(lab: Lab, path: str) -> bool:
 # --- the page
 
 
+# The page is shown in a frame where the reader's browser reaches it, and nowhere else: not through JupyterHub, Binder
+# or Codespaces, not under https (mixed content), not through `ssh -L` of JupyterLab's port alone, and not on a web page
+# of the stored notebook, which runs no script. `no-cors` asks whether anything answers, and may read nothing of it.
+_FRAME = """
+for (const place of document.querySelectorAll(".labhelpers-page:not(.is-tried)")) {
+  place.classList.add("is-tried");
+  const loopback = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+  if (!loopback || location.protocol !== "http:") continue;
+  const url = place.dataset.url;
+  fetch(url, {mode: "no-cors"}).then(() => {
+    const frame = document.createElement("iframe");
+    Object.assign(frame, {src: url, title: url, width: "100%", height: 520});
+    place.prepend(frame);
+  }).catch(() => {});
+}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Result):
-    """A web page of a container, shown in the notebook's page; elsewhere, its address.
+    """A web page of a container: in a frame where the browser reaches it, and everywhere as a link.
 
     Attributes:
-        url: on this machine's loopback.
+        url: on the loopback of the machine on which the notebook's kernel runs.
+        shows: what the page shows, in a line.
     """
 
     url: str
+    shows: str = ""
+
+    @property
+    def port(self) -> int:
+        """The port of `url`."""
+        return urlsplit(self.url).port or 80
 
     def __repr__(self) -> str:
-        return f"open {self.url} in a browser on this machine"
+        lines = [f"open {self.url} in a browser on this machine", self.shows, f"elsewhere: {self._forward}"]
+        return "\n".join(filter(None, lines))
+
+    @property
+    def _forward(self) -> str:
+        return f"ssh -L {self.port}:127.0.0.1:{self.port} and the machine that runs JupyterLab, then open the same link"
 
     def _repr_html_(self) -> str:
         url = escape(self.url)
-        return f'<iframe src="{url}" width="100%" height="520" title="{url}"></iframe><br><code>{url}</code>'
+        link = f'<a href="{url}" target="_blank" rel="noopener"><code>{url}</code></a>'
+        shows = f"<br>{escape(self.shows)}" if self.shows else ""
+        elsewhere = (
+            "<br><small>If your browser runs on another machine than JupyterLab, forward the port: "
+            f"<code>ssh -L {self.port}:127.0.0.1:{self.port} HOST</code>, then open the same link.</small>"
+        )
+        return (
+            f'<div class="labhelpers-page" data-url="{url}">{link}{shows}{elsewhere}</div>'
+            f"<script>{_FRAME}</script>"
+        )
 
 
 def page(lab: Lab, container: Container | str, path: str = "") -> Page:
@@ -149,9 +191,26 @@ def page(lab: Lab, container: Container | str, path: str = "") -> Page:
     Raises:
         LabError: it does not run, or did not answer in time.
     """
-    _get(lab, container, path.partition("#")[0])
+    answer = _get(lab, container, path.partition("#")[0])
     host, port = lab.reach(container, PORT)
-    return Page(f"http://{host}:{port}/{path}")
+    return Page(f"http://{host}:{port}/{path}", _shown(lab, container, answer))
+
+
+def _shown(lab: Lab, container: Container | str, answer: Any) -> str:
+    """What a monitor's page shows, in a line: its title, and of how many containers it has numbers."""
+    found = re.search(r"<title>\s*([^<]+?)\s*</title>", answer, re.I) if isinstance(answer, str) else None
+    title = f"The page “{unescape(found[1])}”" if found else "The page"
+    known: set[str] = set()
+    for path, pattern in (
+        ("api/v1/charts", r"cgroup_[^\s\"]*?([0-9a-f]{12,64})[^\s\"]*\.cpu\b"),
+        ("api/v1.3/subcontainers/", r"([0-9a-f]{64})"),
+    ):
+        with suppress(LabError):
+            known |= set(re.findall(pattern, json.dumps(_get(lab, container, path, 0))))
+    if not known:
+        return f"{title} of this monitor."
+    count = "1 container" if len(known) == 1 else f"{len(known)} containers"
+    return f"{title} of this monitor: processor time and memory of {count}."
 
 
 def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _FOUND_S) -> Any:
@@ -204,6 +263,46 @@ def knows(
         return bool(_cadvisor(lab, monitor, container_id, limit_s))
     except LabError:
         return False
+
+
+def memory_now(lab: Lab, monitor: Container | str, container_id: str) -> int | None:
+    """The anonymous memory of a container as a monitor of either kind gives it now, in bytes; None where it does not.
+
+    A number that is older than half a minute is none: the counters of a container that runs are read all the time.
+    """
+    now = float(lab.host.read("/proc/uptime").split()[0]) + _boot_s(lab)
+    for read in (_netdata_now, _cadvisor_now):
+        with suppress(LabError, LookupError, TypeError, ValueError, AttributeError):
+            found = read(lab, monitor, container_id, now)
+            rows = [(when, held) for when, held in found if abs(now - when) < _FRESH_S]
+            if rows:
+                return int(max(rows)[1])
+    return None
+
+
+def _boot_s(lab: Lab) -> float:
+    """When the engine's host was started, in seconds since 1970 on its own clock (proc(5), /proc/stat, btime)."""
+    found = re.search(r"^btime (\d+)", lab.host.read("/proc/stat"), re.M)
+    return float(found[1]) if found else time.time() - float(lab.host.read("/proc/uptime").split()[0])
+
+
+def _netdata_now(
+    lab: Lab, monitor: Container | str, container_id: str, now: float
+) -> tuple[tuple[float, float], ...]:
+    if "mem" not in _charts(lab, monitor, container_id, 0.5):
+        return ()
+    return netdata(lab, monitor, container_id, now - _FRESH_S, now).memory
+
+
+def _cadvisor_now(
+    lab: Lab, monitor: Container | str, container_id: str, now: float
+) -> tuple[tuple[float, float], ...]:
+    """From the container's control group: without the engine's socket cAdvisor knows no other name of it."""
+    stats = _cadvisor(lab, monitor, container_id, 0.5)
+    if not stats:
+        groups = _get(lab, monitor, "api/v1.3/subcontainers/", 0.5)
+        stats = next((one.get("stats") or [] for one in groups if container_id in one["name"]), [])
+    return cadvisor_told(stats, now - _FRESH_S, now).memory
 
 
 def told(lab: Lab, monitor: Container | str, which: str, container_id: str, begin: float, end: float) -> Told:

@@ -118,7 +118,13 @@ class TestMonitor:
         page = services.page(shared, monitor)
         assert page.url.startswith("http://127.0.0.1:")
         assert page.url in repr(page)
-        assert "<iframe" in page._repr_html_()
+        assert "of this monitor: processor time and memory of" in page.shows
+        # without a script, as on a web page of the stored notebook: a link, what it shows, and how to reach it
+        static = page._repr_html_().partition("<script>")[0]
+        assert "<iframe" not in static
+        assert f'<a href="{page.url}"' in static
+        assert page.shows in static
+        assert f"ssh -L {page.port}:127.0.0.1:{page.port} HOST" in static
 
     def test_it_runs_without_rights_and_writes_nothing_of_the_host(
         self, shared: Lab, monitor: Container
