@@ -6,14 +6,19 @@ empty directory gets a new one.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from docker.errors import APIError
+
 from labhelpers.errors import LabError
-from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.exercises import Exercise, Task, container_named, given, not_running, running
 from labhelpers.persistence.kills import FAST, SAFE
-from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, place
+from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, place
 from labhelpers.persistence.servers import DATA, DATABASE, ROW, ask, copy, start, start_without_volume
 
 if TYPE_CHECKING:
@@ -25,6 +30,9 @@ FORGETFUL, KEEPER = "forgetful", "keeper"
 BANK, BANK_DATA = "bank", "bank-data"
 # a server that is killed as soon as it answers is no answer
 SETTLE_S = 0.5
+MARKS = "kept_marks"
+_known: dict[str, frozenset[str]] = {}
+"""session → the server_uuids that there were before its exercise on a new server."""
 _NO_NAME = re.compile(r"[0-9a-f]{64}")
 _uuids: dict[tuple[str, str], str] = {}
 """(session, exercise) → the server_uuid of its data directory: the cell that is run again keeps it."""
@@ -34,9 +42,15 @@ _uuids: dict[tuple[str, str], str] = {}
 
 
 def _server_in(lab: Lab, name: str) -> str | None:
-    """Why no server answers in a container, in the reader's words; None where one does."""
+    """Why no MySQL server of a container answers, to the reader; None where one does.
+
+    It is a server that keeps its data at `DATA` and runs in that container: whatever else answers there computes no
+    SHA-256 of a word that is drawn now, or has another host name.
+    """
+    container = running(lab, name)
+    word = secrets.token_hex(8)
     try:
-        ask(lab, name, "select 1")
+        rows = ask(lab, str(container.name), f"select sha2('{word}', 256), @@hostname, @@datadir")
     except LabError as error:
         words = str(error.engine_words)
         if "executable file not found" in words:
@@ -44,6 +58,14 @@ def _server_in(lab: Lab, name: str) -> str | None:
         if "1045" in words:
             return f"the server in {name} takes another password than root"
         return f"no MySQL server answers in {name}, or not yet"
+    digest, host, directory = rows[0] if len(rows) == 1 and len(rows[0]) == 3 else ("", "", "")
+    if digest != hashlib.sha256(word.encode()).hexdigest():
+        return f"what answers in {name} is no MySQL server"
+    own = container.attrs["Config"].get("Hostname")
+    if own and host != own and not container.attrs["HostConfig"].get("UTSMode"):
+        return f"it is not {name} that answers, but a server on {host}"
+    if directory.rstrip("/") != DATA:
+        return f"the server in {name} keeps its data in {directory}, and not in {DATA}"
     return None
 
 
@@ -80,7 +102,11 @@ def _uuid(lab: Lab, exercise: str) -> tuple[str, bool]:
 
 
 def proof(lab: Lab, source: str) -> Exercise:
-    """Prove that the data outlive a container; the book runs centos again, which mounts nothing of the database."""
+    """Prove that the data outlive a container; the book runs centos again, which mounts nothing of the database.
+
+    Promise: a MySQL server in that container answers with the row, out of the data directory that the lab made: its
+    server_uuid is drawn, and the server's own `datadir` is where the volume is mounted.
+    """
     wanted, is_new = _uuid(lab, PROOF)
     if is_new:
         with lab.quiet():
@@ -103,7 +129,7 @@ def proof(lab: Lab, source: str) -> Exercise:
             ("mounted",),
         ),
     )
-    return Exercise(lab, "08", "proof", "A proof in place of the book's", tasks, SETTLE_S)
+    return Exercise(lab, "08", "proof", "A proof in place of the book's", tasks, SETTLE_S, (PROOF,))
 
 
 def _proof_mounted(lab: Lab) -> str | None:
@@ -131,12 +157,16 @@ def _proof_hint(lab: Lab) -> str:
 
 
 def session(lab: Lab) -> Exercise:
-    """Run the book's session from its beginning: `use dockertest;` finds no database until there is one."""
+    """Run the book's session from its beginning: `use dockertest;` finds no database until there is one.
+
+    Promise: the table is a table of a *new* server, not of a data directory in which an earlier cell had made it.
+    """
+    before = _known.setdefault(lab.session, _kept_uuids(lab))
     tasks = (
         Task(
             "answers",
             f"A MySQL server answers in a container {SCHOOL}, with the password root",
-            lambda lab: _answers(lab, SCHOOL),
+            lambda lab: _answers(lab, SCHOOL) or _is_old(lab, before),
             "The first start of a server takes some seconds: `docker logs` tells how far it is.",
         ),
         Task(
@@ -165,12 +195,34 @@ def session(lab: Lab) -> Exercise:
             ("table",),
         ),
     )
-    return Exercise(lab, "08", "session", "The book's session, repaired", tasks, SETTLE_S)
+    return Exercise(lab, "08", "session", "The book's session, repaired", tasks, SETTLE_S, (SCHOOL,))
+
+
+def _kept_uuids(lab: Lab) -> frozenset[str]:
+    """The server_uuid of every data directory that the notebook has so far."""
+    rows = lab.client.api.volumes(filters={"label": f"labhelpers.session={lab.session}"})["Volumes"] or []
+    paths = [f"{row['Mountpoint']}/auto.cnf" for row in rows if row.get("Mountpoint")]
+    texts = lab.host.read_many(paths).values()
+    found = (re.search(r"^server[-_]uuid\s*=\s*(\S+)", text or "", re.M) for text in texts)
+    return frozenset(one[1] for one in found if one)
+
+
+def _is_old(lab: Lab, before: frozenset[str]) -> str | None:
+    ((uuid,),) = ask(lab, SCHOOL, "select @@server_uuid")
+    old = before | {known for (session, _), known in _uuids.items() if session == lab.session}
+    return (
+        f"the server in {SCHOOL} has the data of an earlier one: begin with an empty directory"
+        if uuid in old
+        else None
+    )
 
 
 def _table(lab: Lab) -> str | None:
     columns = "select table_schema, column_name, data_type from information_schema.columns"
     query = f"{columns} where table_name = 'mytab' order by 1, 2"
+    tables = "select table_type from information_schema.tables where table_name = 'mytab'"
+    if ask(lab, SCHOOL, f"{tables} and table_schema = '{DATABASE}'") not in ([], [("BASE TABLE",)]):
+        return f"mytab of {DATABASE} is a view, and no table"
     found = ask(lab, SCHOOL, query)
     here = [row[1:] for row in found if row[0] == DATABASE]
     if here == [("c1", "int"), ("c2", "char")]:
@@ -188,6 +240,9 @@ def _table(lab: Lab) -> str | None:
 def move(lab: Lab, image: str, source: str) -> Exercise:
     """Save the data of a container that was made without a volume.
 
+    Promise: a server in `keeper` has the rows of `forgetful`, in a place that can be found again. Its files may have
+    been copied (the server_uuid is the same), or its tables dumped and loaded (a word that is drawn is in one of them).
+
     Args:
         image: of MySQL.
         source: a volume with a data directory that has the book's row and is not in use.
@@ -195,7 +250,13 @@ def move(lab: Lab, image: str, source: str) -> Exercise:
     wanted, is_new = _uuid(lab, FORGETFUL)
     if is_new:
         with lab.quiet():
-            start_without_volume(lab, image, source, wanted, name=FORGETFUL)
+            given(
+                lab,
+                FORGETFUL,
+                lambda: start_without_volume(
+                    lab, image, source, wanted, first_sql=_marked(wanted), name=FORGETFUL
+                ),
+            )
     tasks = (
         Task(
             "answers",
@@ -213,19 +274,43 @@ def move(lab: Lab, image: str, source: str) -> Exercise:
         Task(
             "same",
             f"It has the data of {FORGETFUL}",
-            lambda lab: _is_its_data(lab, KEEPER, wanted),
+            lambda lab: _has_the_data(lab, wanted),
             _move_hint,
             ("named",),
         ),
     )
-    return Exercise(lab, "08", "move", "Data without a name", tasks, SETTLE_S)
+    return Exercise(lab, "08", "move", "Data without a name", tasks, SETTLE_S, (KEEPER,))
+
+
+def _marked(word: str) -> str:
+    """SQL that puts a word into a table of the book's database; run at every start, it changes nothing more."""
+    table = f"{DATABASE}.{MARKS}"
+    return f"create table if not exists {table}(word char(36) primary key); replace into {table} values('{word}');"
+
+
+def _has_the_data(lab: Lab, wanted: str) -> str | None:
+    """By the server's uuid, or by the word: a dump that was loaded into a new server has the one and not the other."""
+    if missing := _server_in(lab, KEEPER):
+        return missing
+    tables = f"select table_name from information_schema.tables where table_schema = '{DATABASE}'"
+    has_marks = (MARKS,) in ask(lab, KEEPER, tables)
+    marks = ask(lab, KEEPER, f"select word from {DATABASE}.{MARKS}") if has_marks else []
+    if (wanted,) in marks:
+        return _row(lab, KEEPER)
+    return _is_its_data(lab, KEEPER, wanted)
 
 
 def _named(lab: Lab) -> str | None:
     found = place(lab, KEEPER)
+    if found.kind == VOLUME and _is_memory(lab, found.name):
+        return f"the volume {found.name} is memory (tmpfs): it is empty again after its last container"
     if found.kind == BIND or (found.kind not in (LAYER, ANONYMOUS) and not _NO_NAME.fullmatch(found.name)):
         return None
     return f"{DATA} of {KEEPER} is a {found.kind} {found.short}".replace(found.name, f"{found.name[:12]}…")
+
+
+def _is_memory(lab: Lab, volume: str) -> bool:
+    return (lab.client.api.inspect_volume(volume).get("Options") or {}).get("type") == "tmpfs"
 
 
 def _move_hint(lab: Lab) -> str:
@@ -235,7 +320,10 @@ def _move_hint(lab: Lab) -> str:
             f"{FORGETFUL} is gone. With `docker rm`, its volume still is there: `docker volume ls` has a filter for "
             "those that no container uses. With `docker rm -v` it is lost: restart the notebook."
         )
-    if new is not None and "Unable to lock" in new.logs(tail=50).decode(errors="replace"):
+    words = b""
+    with suppress(APIError):  # a log that this engine cannot read back
+        words = new.logs(tail=50) if new is not None else b""
+    if b"Unable to lock" in words:
         return "Two servers want one data directory. Stop the first one."
     if old is not None and old.status == "running" and new is None:
         return f"Stop {FORGETFUL} before you copy: the files of a running server are of different moments."
@@ -250,6 +338,9 @@ def _move_hint(lab: Lab) -> str:
 
 def bank(lab: Lab, image: str, source: str) -> Exercise:
     """Make a server safe that was set up to be fast, without losing what it holds.
+
+    Promise: every commit waits for the disk, now and after the next start. What is in effect is asked of the server,
+    and where it has that from: `performance_schema.variables_info` says which values were set while it ran.
 
     Args:
         image, source: as for `move`.
@@ -283,29 +374,64 @@ def bank(lab: Lab, image: str, source: str) -> Exercise:
         ),
         Task(
             "stays",
-            "That stays so after a restart: its command line does not ask for less",
+            "That stays so after a restart: it is what the server starts with",
             _stays,
-            "What you set in a running server is gone at its next start; the arguments of a container never change.",
+            _stays_hint,
             ("safe",),
         ),
     )
-    return Exercise(lab, "08", "bank", "A bank that may lose nothing", tasks, SETTLE_S)
+    return Exercise(lab, "08", "bank", "A bank that may lose nothing", tasks, SETTLE_S, (BANK,))
+
+
+FLUSH, SYNC, METHOD = "innodb_flush_log_at_trx_commit", "sync_binlog", "innodb_flush_method"
 
 
 def _safe(lab: Lab) -> str | None:
-    ((flush, sync),) = ask(lab, BANK, "select @@innodb_flush_log_at_trx_commit, @@sync_binlog")
-    if (flush, sync) == (str(SAFE.flush), str(SAFE.sync)):
+    rows = ask(lab, BANK, f"select @@{FLUSH}, @@{SYNC}, @@{METHOD}, @@log_bin")
+    flush, sync, method, has_binlog = rows[0]
+    if method.lower() in ("nosync", "littlesync"):
+        return f"{METHOD} is {method}: nothing is flushed to the disk"
+    # without a binary log there is one log to flush
+    if flush == str(SAFE.flush) and (sync == str(SAFE.sync) or has_binlog == "0"):
         return None
-    return f"innodb_flush_log_at_trx_commit is {flush}, sync_binlog is {sync}"
+    return f"{FLUSH} is {flush}, {SYNC} is {sync}"
 
 
 def _stays(lab: Lab) -> str | None:
-    found: dict[str, Any] = lab.client.api.inspect_container(BANK)
-    risky = [
-        word
-        for word in found["Args"]
-        if re.fullmatch(
-            r"--(innodb[-_]flush[-_]log[-_]at[-_]trx[-_]commit=[02]|sync[-_]binlog=(?!1$).*)", word
+    """None where both values come from what the server started with, or from what it will start with next."""
+    table = "performance_schema.variables_info"
+    rows = ask(
+        lab,
+        BANK,
+        f"select variable_name, variable_source, coalesce(set_user, '') from {table} "
+        f"where variable_name in ('{FLUSH}', '{SYNC}')",
+    )
+    if {name for name, *_ in rows} != {FLUSH, SYNC}:
+        return "the server does not say where its settings come from: start it with its performance schema"
+    # boot: an --init-file, which is read at every start
+    dynamic = {name for name, source, user in rows if source == "DYNAMIC" and user != "boot"}
+    kept = ask(lab, BANK, "select * from performance_schema.persisted_variables") if dynamic else []
+    loads = dynamic and ask(lab, BANK, "select @@persisted_globals_load") == [("1",)]
+    safe = {(FLUSH, str(SAFE.flush)), (SYNC, str(SAFE.sync))}
+    open_ = sorted(dynamic - {name for name, value in kept if loads and (name, value) in safe})
+    if not open_:
+        return None
+    return f"{' and '.join(open_)} was set in the running server: its next start does not know of that"
+
+
+def _stays_hint(lab: Lab) -> str:
+    risky = _risky(running(lab, BANK).attrs)
+    if risky:
+        return (
+            f"What you set in a running server is gone at its next start, and its command line says {' '.join(risky)}. "
+            "The arguments of a container never change."
         )
-    ]
-    return f"its command line still says {' '.join(risky)}" if risky else None
+    return (
+        "Restart it, and look again: what does it start with? A file with settings is read at the start only."
+    )
+
+
+def _risky(attrs: dict[str, Any]) -> list[str]:
+    """The words of a command line about the two settings."""
+    pattern = r"--(innodb[-_]flush[-_]log[-_]at[-_]trx[-_]commit|sync[-_]binlog)(=.*)?"
+    return [word for word in attrs["Args"] if re.fullmatch(pattern, word)]

@@ -155,7 +155,8 @@ def _runs(lab: Lab, name: str) -> bool:
 # --- starting and ending
 
 
-_HELD = ["sh", "-c", "until [ -e /go ]; do sleep 0.1; done; exec docker-entrypoint.sh mysqld"]
+_HELD = "until [ -e /go ]; do sleep 0.1; done; exec docker-entrypoint.sh mysqld"
+_FIRST_SQL = "/first.sql"
 
 
 def start(
@@ -171,12 +172,22 @@ def start(
     )
 
 
-def start_without_volume(lab: Lab, image: str, source: str, uuid: str = "", **options: Any) -> Container:
+def start_without_volume(
+    lab: Lab, image: str, source: str, uuid: str = "", *, first_sql: str = "", **options: Any
+) -> Container:
     """A server whose data directory is a copy of `source` in the volume without a name that the image declares.
 
     The server is held until the copy is there, once: a later start finds what is in the volume, whatever that is.
+
+    Args:
+        first_sql: one line of SQL that the server runs at each start, before it accepts connections.
     """
-    server = lab.run(image, _HELD, environment=ENVIRONMENT, network="none", **options)
+    command = ["sh", "-c", f"{_HELD} --init-file={_FIRST_SQL}" if first_sql else _HELD]
+    server = lab.run(image, command, environment=ENVIRONMENT, network="none", **options)
+    if first_sql:
+        # mysqld reads one statement a line
+        lines = first_sql.replace("; ", ";\n")
+        lab.exec(server, ["sh", "-c", f'echo "$1" >{_FIRST_SQL} && chmod 644 {_FIRST_SQL}', "sh", lines])
     mounts = lab.client.api.inspect_container(str(server.id))["Mounts"]
     copy(lab, source, next(volume_name(one) for one in mounts if one["Destination"] == DATA), uuid)
     lab.exec(server, ["touch", "/go"])

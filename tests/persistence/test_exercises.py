@@ -1,7 +1,11 @@
-"""Every exercise: untouched it fails, typical mistakes fail in their own words, the solution passes twice."""
+"""Every exercise: untouched it fails, wrong answers fail with a message that fits, right ones pass from fresh.
+
+Each start of a server costs seconds of a processor, so one serves for several answers.
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,10 +17,17 @@ from labhelpers.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.persistence import exercises
 from labhelpers.persistence.kills import SAFE, Setting
-from labhelpers.persistence.servers import DATA, SESSION, start, start_without_volume
+from labhelpers.persistence.servers import (
+    DATA,
+    ENVIRONMENT,
+    SESSION,
+    start,
+    start_without_volume,
+)
 
 pytestmark = pytest.mark.usefixtures("own_state")
 OFFLINE: dict[str, Any] = {"network": "none"}
+AS_MYSQL = "exec setpriv --reuid=mysql --regid=mysql --init-groups"
 
 
 @contextmanager
@@ -33,6 +44,12 @@ def ends(lab: Lab, *names: str) -> Iterator[None]:
 
 def again(lab: Lab, name: str) -> None:
     lab.remove(name, force=True, volumes=True)
+
+
+def fails(exercise: Exercise, words: str) -> None:
+    verdict = exercise.check()
+    assert not verdict.passed
+    assert words in str(verdict), verdict
 
 
 def passes_twice(exercise: Exercise) -> None:
@@ -66,11 +83,31 @@ def test_proof(shared: Lab, image: str, source: str) -> None:
         assert "proof has no MySQL" in str(exercise.check())
         assert "Which image" in exercise.hint()
         again(lab, "proof")
+        # a program that is called mysql, and is none
+        liar = "printf '#!/bin/sh\\necho 1' >/bin/mysql; chmod +x /bin/mysql; exec sleep 600"
+        lab.run(
+            lab.image("payload"), ["sh", "-c", liar], name="proof", volumes=[f"proof-data:{DATA}"], **OFFLINE
+        )
+        fails(exercise, "what answers in proof is no MySQL server")
+        again(lab, "proof")
+        # the volume is mounted, and the server reads a copy
+        command = ["sh", "-c", f"cp -a {DATA} {DATA}-2; {AS_MYSQL} mysqld --datadir={DATA}-2"]
+        lab.run(image, command, name="proof", volumes=[f"proof-data:{DATA}"], entrypoint="", **OFFLINE)
+        persistence.wait(lab, "proof")
+        fails(exercise, "keeps its data in /var/lib/mysql-2/")
+        again(lab, "proof")
         start(lab, image, "proof-data", name="proof", **OFFLINE)
         persistence.wait(lab, "proof")
         passes_twice(exercise)
         # the cell that is run again keeps the data
         assert exercises.proof(lab, source).check().passed
+        lab.stop("proof", timeout_s=300)
+        again(lab, "proof")
+        # another way to mount it, and to start the server
+        mount = {"mounts": [f"type=volume,source=proof-data,target={DATA}"], "entrypoint": ""}
+        lab.run(image, ["sh", "-c", f"{AS_MYSQL} mysqld --skip-log-bin"], name="proof", **mount, **OFFLINE)
+        persistence.wait(lab, "proof")
+        passes_twice(exercise)
 
 
 def test_session(shared: Lab, image: str, source: str) -> None:
@@ -78,7 +115,12 @@ def test_session(shared: Lab, image: str, source: str) -> None:
     with ends(lab, "school"):
         exercise = exercises.session(lab)
         assert "no container called school" in str(exercise.check())
+        # a server of an earlier cell, in which all is there already
         start_without_volume(lab, image, source, name="school")
+        persistence.wait(lab, "school")
+        fails(exercise, "has the data of an earlier one")
+        again(lab, "school")
+        start_without_volume(lab, image, source, str(uuid.uuid4()), name="school")
         persistence.wait(lab, "school")
         persistence.ask(lab, "school", "drop database dockertest")
         assert "it has no database dockertest" in str(exercise.check())
@@ -90,12 +132,26 @@ def test_session(shared: Lab, image: str, source: str) -> None:
         assert "but in the database other" in str(exercise.check())
         persistence.ask(lab, "school", "use dockertest; create table mytab(c1 char, c2 int)")
         assert "has other columns: c1 char, c2 int" in str(exercise.check())
+        view = "drop table mytab; create view mytab as select cast(1 as signed) c1, cast('a' as char(1)) c2"
+        persistence.ask(lab, "school", f"use dockertest; {view}")
+        fails(exercise, "is a view, and no table")
         persistence.ask(lab, "school", f"drop database dockertest; {SESSION}")
         persistence.ask(lab, "school", "insert into dockertest.mytab values(1,'a')")
         assert "mytab has 2 rows" in str(exercise.check())
         assert "adds a row" in exercise.hint()
+        persistence.ask(
+            lab,
+            "school",
+            "update dockertest.mytab set c2 = 'b' limit 1; delete from dockertest.mytab where c2 = 'a'",
+        )
+        fails(exercise, "should have the one row 1 a")
         persistence.ask(lab, "school", f"drop database dockertest; {SESSION}")
         passes_twice(exercise)
+        # in other words, with more than one way to write them
+        other = "create schema dockertest; create table dockertest.mytab (c1 integer, c2 character(3)) engine=myisam"
+        persistence.ask(lab, "school", f"drop database dockertest; {other}")
+        persistence.ask(lab, "school", "insert into dockertest.mytab set c2 = 'a', c1 = 1")
+        passes_twice(exercises.session(lab))
 
 
 def test_move(shared: Lab, image: str, source: str) -> None:
@@ -106,6 +162,11 @@ def test_move(shared: Lab, image: str, source: str) -> None:
         assert "Stop forgetful" in exercise.hint()
         old = persistence.place(lab, "forgetful").name
         persistence.wait(lab, "forgetful")
+        # another name for the same thing
+        lab.client.containers.get("forgetful").rename("keeper")
+        fails(exercise, "is a volume without a name")
+        lab.client.containers.get("keeper").rename("forgetful")
+        dump = lab.exec("forgetful", ["mysqldump", "-uroot", "-proot", "--databases", "dockertest"]).stdout
         # a second server on the first one's data
         start(lab, image, old, name="keeper", **OFFLINE)
         assert "no MySQL server answers in keeper" in str(exercise.check())
@@ -117,9 +178,15 @@ def test_move(shared: Lab, image: str, source: str) -> None:
         assert "is a volume without a name" in str(exercise.check())
         again(lab, "keeper")
         # a named volume that holds another database
-        start(lab, image, source, name="keeper", **OFFLINE)
+        lab.create_volume(f"other-{lab.session}")
+        persistence.copy(lab, source, f"other-{lab.session}", str(uuid.uuid4()))
+        start(lab, image, f"other-{lab.session}", name="keeper", **OFFLINE)
         persistence.wait(lab, "keeper")
-        assert "has another data directory" in str(exercise.check())
+        fails(exercise, "has another data directory")
+        # the tables, dumped and loaded
+        loaded = ["sh", "-c", 'printf "%s" "$1" >/dump; mysql -uroot -proot </dump', "sh", dump]
+        assert lab.exec("keeper", loaded).exit_code == 0
+        passes_twice(exercise)
         lab.stop("keeper", timeout_s=300)
         again(lab, "keeper")
         lab.create_volume(f"kept-{lab.session}")
@@ -140,22 +207,64 @@ def test_bank(shared: Lab, image: str, source: str) -> None:
         exercise = exercises.bank(lab, image, source)
         persistence.wait(lab, "bank")
         assert "innodb_flush_log_at_trx_commit is 0, sync_binlog is 0" in str(exercise.check())
-        persistence.ask(lab, "bank", "set global innodb_flush_log_at_trx_commit=1; set global sync_binlog=1")
-        assert "its command line still says" in str(exercise.check())
+        settings = "innodb_flush_log_at_trx_commit=1; set global sync_binlog=1"
+        persistence.ask(lab, "bank", f"set global {settings}")
+        fails(exercise, "was set in the running server")
         assert "gone at its next start" in exercise.hint()
+        # kept in the data directory, and read at each start after the command line (SET PERSIST)
+        persistence.ask(lab, "bank", f"set global {settings}".replace("set global", "set persist"))
+        passes_twice(exercise)
+        persistence.ask(lab, "bank", "reset persist")
+        fails(exercise, "was set in the running server")
+        persistence.ask(lab, "bank", "set persist sync_binlog=0; set global sync_binlog=1")
+        fails(exercise, "innodb_flush_log_at_trx_commit and sync_binlog was set")
+        persistence.ask(lab, "bank", "reset persist")
         again(lab, "bank")
         # safe, and empty-handed
-        start_without_volume(lab, image, source, name="bank")
+        start_without_volume(lab, image, source, str(uuid.uuid4()), name="bank")
         persistence.wait(lab, "bank")
-        assert "has another data directory" in str(exercise.check())
+        fails(exercise, "has another data directory")
         again(lab, "bank")
-        # one of the two logs
-        start(lab, image, "bank-data", Setting(1, 0).arguments, name="bank", **OFFLINE)
+        # one of the two logs; the argument in two words
+        start(
+            lab,
+            image,
+            "bank-data",
+            [*Setting(1, 1).arguments[:1], "--sync-binlog", "0"],
+            name="bank",
+            **OFFLINE,
+        )
         persistence.wait(lab, "bank")
-        assert "innodb_flush_log_at_trx_commit is 1, sync_binlog is 0" in str(exercise.check())
+        fails(exercise, "innodb_flush_log_at_trx_commit is 1, sync_binlog is 0")
+        persistence.ask(lab, "bank", "set global sync_binlog=1")
+        fails(exercise, "sync_binlog was set in the running server")
+        assert "--sync-binlog" in exercise.hint()
         again(lab, "bank")
         start(lab, image, "bank-data", SAFE.arguments, name="bank", **OFFLINE)
         persistence.wait(lab, "bank")
         passes_twice(exercise)
         # the cell that is run again makes nothing unsafe
         assert exercises.bank(lab, image, source).check().passed
+        again(lab, "bank")
+        # a file with settings, which are set at its start; and no second log to flush
+        settings = [
+            "innodb_flush_log_at_trx_commit=0",
+            "sync_binlog=0",
+            "skip-log-bin",
+            "init-file=/etc/start.sql",
+        ]
+        script = (
+            f"printf '%s\\n' '[mysqld]' {' '.join(settings)} >/etc/mysql/conf.d/z.cnf; "
+            "echo 'set global innodb_flush_log_at_trx_commit=1;' >/etc/start.sql; "
+            "exec docker-entrypoint.sh mysqld"
+        )
+        lab.run(
+            image,
+            ["sh", "-c", script],
+            name="bank",
+            volumes=[f"bank-data:{DATA}"],
+            environment=ENVIRONMENT,
+            **OFFLINE,
+        )
+        persistence.wait(lab, "bank")
+        passes_twice(exercise)
