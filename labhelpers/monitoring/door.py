@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,9 @@ def _held(lab: Lab) -> set[str]:
     for one in lab.host.processes():
         name = one.command.partition(" ")[0].rpartition("/")[2]
         if name in ("dockerd", "podman") and one.namespaces.get("mnt") == own:
-            targets = (entry.target for entry in lab.host.directory(f"/proc/{one.pid}/fd"))
-            found |= {t.removeprefix("socket:[").rstrip("]") for t in targets if t.startswith("socket:[")}
+            with suppress(LabError):  # it ended meanwhile: other engines come and go on this host
+                targets = [entry.target for entry in lab.host.directory(f"/proc/{one.pid}/fd")]
+                found |= {t.removeprefix("socket:[").rstrip("]") for t in targets if t.startswith("socket:[")}
     return found
 
 

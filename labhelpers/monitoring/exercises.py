@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
+from labhelpers.containment import ways_to_the_host
 from labhelpers.engine.removal import kill_container
 from labhelpers.errors import LabError
-from labhelpers.exercises import Exercise, Task, container_named, not_running
+from labhelpers.exercises import (
+    Exercise,
+    Task,
+    container_named,
+    file_in,
+    given,
+    not_as_given,
+    not_running,
+    running,
+)
 from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
-from labhelpers.monitoring.places import files_in, home
+from labhelpers.monitoring.places import home
 from labhelpers.monitoring.restart import EATS, LIMIT_BYTES
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
+    from labhelpers.monitoring.door import Door
 
 SHELF = "shelf_data"
 TILL, TILL_DATA = "till", "till_data"
 LIGHTHOUSE = "lighthouse"
 GUARD, POST, WATCHMAN = "guard", "guard-post", "watchman"
 SUSPECTS, INSPECTOR = ("ada", "bob", "cleo"), "inspector"
+_fates: dict[str, dict[str, str]] = {}
+"""session → suspect → what it died of."""
 GAVE_UP = "I cannot go on like this"
 WAIT_S = 120.0
 OOM_TRIES = 5
@@ -38,12 +53,15 @@ SETTLE_S = 0.5  # what a wrong answer has left behind is gone by then
 
 
 def make_the_volume(lab: Lab) -> Exercise:
-    """Repair `docker create volume shelf_data`, and leave something in the volume."""
+    """Repair `docker create volume shelf_data`, and leave something in the volume.
+
+    Promise: a file with something in it is where the engine keeps the volume, and no container has that place.
+    """
     there = Task("there", f"The engine has a volume called {SHELF}", _shelf, _shelf_hint)
     filled = Task(
         "filled",
         "A file in it holds something",
-        lambda lab: None if files_in(lab, SHELF) else f"the volume {SHELF} is empty",
+        _filled,
         "A volume is filled by a container that has it mounted somewhere and writes there.",
         ("there",),
     )
@@ -64,6 +82,19 @@ def _shelf(lab: Lab) -> str | None:
     return None if SHELF in names else f"the engine has no volume called {SHELF}"
 
 
+def _place(lab: Lab, volume: str) -> str:
+    """The directory of a volume on the engine's host."""
+    return str(lab.client.api.inspect_volume(volume)["Mountpoint"])
+
+
+def _filled(lab: Lab) -> str | None:
+    entries = lab.host.directory(_place(lab, SHELF), deep=True)
+    if any(entry.kind == "file" and entry.size_bytes for entry in entries):
+        return None
+    names = ", ".join(entry.path for entry in entries)
+    return f"no file in {SHELF} holds anything: there is {names}" if names else f"the volume {SHELF} is empty"
+
+
 def _shelf_hint(lab: Lab) -> str:
     if container_named(lab, SHELF):
         return f"{SHELF} is a container here. `docker create` makes containers, whatever its next word is."
@@ -74,15 +105,23 @@ def _shelf_hint(lab: Lab) -> str:
 
 
 def _outlived(lab: Lab) -> str | None:
-    users = lab.client.api.containers(all=True, filters={"volume": SHELF})
-    return f"the container {users[0]['Names'][0].lstrip('/')} still uses it" if users else None
+    place = _place(lab, SHELF)
+    for row in lab.client.api.containers(all=True):
+        for mount in row.get("Mounts") or []:
+            # by the volume's name, or by its path on the host
+            if mount.get("Name") == SHELF or f"{mount.get('Source')}/".startswith(f"{place}/"):
+                return f"the container {row['Names'][0].lstrip('/')} still uses it"
+    return None
 
 
 # --- a path in place of a name
 
 
 def name_not_path(lab: Lab) -> Exercise:
-    """A container writes beside its volume: `-v /some/where/till_data:/data`. Mend it, and lose nothing."""
+    """A container writes beside its volume: `-v /some/where/till_data:/data`. Mend it, and lose nothing.
+
+    Promise: what the container writes at /data goes into the volume, and what the first one had written is in it.
+    """
     with lab.quiet():
         if container_named(lab, TILL) is None:
             lab.create_volume(TILL_DATA)
@@ -100,9 +139,8 @@ def name_not_path(lab: Lab) -> Exercise:
         "copy; `docker cp` can, too.",
         ("mounted",),
     )
-    return Exercise(
-        lab, "09", "name-not-path", "The volume that stays empty", (runs, mounted, kept), SETTLE_S
-    )
+    tasks = (runs, mounted, kept)
+    return Exercise(lab, "09", "name-not-path", "The volume that stays empty", tasks, SETTLE_S, (TILL,))
 
 
 def _mounts(lab: Lab, name: str) -> list[Mapping[str, Any]]:
@@ -118,11 +156,9 @@ def _mounted(lab: Lab) -> str | None:
         return f"nothing is mounted at /data of {TILL} (but at: {where})"
     if here["Type"] != "volume":
         return f"/data of {TILL} is a directory of the host ({here['Type']}), and no volume"
-    return (
-        None
-        if here.get("Name") == TILL_DATA
-        else f"/data of {TILL} is the volume {here.get('Name', '')[:12]}"
-    )
+    if here.get("Name") != TILL_DATA:
+        return f"/data of {TILL} is the volume {here.get('Name', '')[:12]}"
+    return None if here["RW"] else f"{TILL} may only read its /data: it can take nothing more"
 
 
 def _mounted_hint(lab: Lab) -> str:
@@ -140,19 +176,28 @@ def _takings(lab: Lab) -> str:
 
 
 def _kept(lab: Lab) -> str | None:
-    with lab.quiet():
-        now = lab.exec(TILL, ["cat", "/data/takings"])
-    if now.exit_code:
+    place = _place(lab, TILL_DATA)
+    # in the volume itself: another mount on top of it may show the old file at the same path
+    entry = lab.host.entries(place, ["takings"])["takings"]
+    if entry is None:
         return "there is no file /data/takings"
-    same = now.stdout.strip() == _takings(lab)
-    return None if same else "/data/takings holds other takings than the first ones"
+    if entry.kind != "file":
+        return f"takings in the volume {TILL_DATA} is no file, it is a {entry.kind}"
+    if lab.host.read(f"{place}/takings").strip() != _takings(lab):
+        return f"takings in the volume {TILL_DATA} holds other takings than the first ones"
+    same = file_in(lab, TILL, "/data/takings") == _takings(lab)
+    return None if same else f"{TILL} sees another /data/takings than the one in the volume"
 
 
 # --- always
 
 
 def comes_back(lab: Lab) -> Exercise:
-    """A container with the restart policy of the Portainer line, which has proved it."""
+    """A container with the restart policy of the Portainer line, which has proved it.
+
+    Promise: its program has ended without the engine's doing, and under this very policy the engine has started it
+    again. RestartCount counts no start or restart by hand.
+    """
     runs = Task("runs", f"A container {LIGHTHOUSE} runs", lambda lab: not_running(lab, LIGHTHOUSE))
     policy = Task(
         "policy", "It has the restart policy of the Portainer line", _policy, _policy_hint, ("runs",)
@@ -161,8 +206,8 @@ def comes_back(lab: Lab) -> Exercise:
         "back",
         "Its program has ended by itself, and the engine has started it again",
         _back,
-        "Who stops or kills it by the engine is obeyed. End its first process from inside: `docker exec`, and the "
-        "signal that it does not ignore.",
+        "A container that is stopped or killed through the engine stays down. End its first process from inside: "
+        "`docker exec`, and the signal that it does not ignore.",
         ("policy",),
     )
     return Exercise(lab, "09", "comes-back", "A light that comes back", (runs, policy, back), 1.5)
@@ -184,34 +229,61 @@ def _policy_hint(lab: Lab) -> str:
 
 
 def _back(lab: Lab) -> str | None:
-    container = container_named(lab, LIGHTHOUSE)
-    count = container.attrs["RestartCount"] if container else 0
-    return None if count else "the engine has not had to start it again so far (RestartCount is 0)"
+    container = running(lab, LIGHTHOUSE)
+    if not container.attrs["RestartCount"]:
+        return "the engine has not had to start it again so far (RestartCount is 0)"
+    # an engine keeps its last 256 events; a change that is older than they are is not seen
+    api: Any = lab.client.api  # its types know no fractions of a second
+    events = api.events(
+        since=_exact(container.attrs["State"]["StartedAt"]),
+        until=_exact(lab.client.api.info()["SystemTime"]),
+        filters={"container": container.id, "event": "update"},
+        decode=True,
+    )
+    changed = next(iter(events), None) is not None
+    events.close()
+    return (
+        "its policy was changed after the engine had started it again: let it prove this one"
+        if changed
+        else None
+    )
+
+
+def _exact(time: str) -> str:
+    """A time of the engine's as its events are asked for: seconds since 1970, a point, nanoseconds."""
+    seconds, _, rest = time.rstrip("Z").partition(".")
+    fraction = (re.match(r"\d*", rest) or [""])[0]
+    at = datetime.fromisoformat(f"{seconds[:19]}{_zone(time)}").timestamp()
+    return f"{int(at)}.{fraction:0<9.9}"
+
+
+def _zone(time: str) -> str:
+    return found[0] if (found := re.search(r"[+-]\d\d:\d\d$", time)) else "+00:00"
 
 
 # --- see, and not command
 
 
 def watch_only(lab: Lab) -> Exercise:
-    """A container that lists the containers, and could not start one."""
+    """A container that lists the containers, and could not start one.
+
+    Promise: nothing within the watchman's reach takes commands for the engine, and no mount, volume, namespace or
+    right leads to it or to the host; the list that it holds is one that `guard` gives it, of this exercise.
+    """
     with lab.quiet():
         door = docker_sock(lab)
-        if container_named(lab, GUARD) is None:
-            lab.create_volume(POST)
-            guard = start_proxy(lab, door, POST, name=GUARD)
-            lab.exec(guard, ["rm", f"{PLACE}/get.sock"])
+        given(lab, GUARD, lambda: _post_the_guard(lab, door))
     runs = Task(
         "runs",
         f"A container {WATCHMAN} runs",
         lambda lab: not_running(lab, WATCHMAN),
         "You need a container that stays and has curl: labhelpers/tools.",
     )
-    path = str(door)
     apart = Task(
         "apart",
         "It cannot command the engine: it has no way to its socket",
-        lambda lab: _apart(lab, path),
-        lambda lab: _apart_hint(lab, path),
+        _apart,
+        _apart_hint,
         ("runs",),
     )
     seen = Task(
@@ -222,48 +294,52 @@ def watch_only(lab: Lab) -> Exercise:
         "the path is /containers/json.",
         ("apart",),
     )
-    return Exercise(lab, "09", "watch-only", "See, and not command", (runs, apart, seen), SETTLE_S)
+    tasks = (runs, apart, seen)
+    return Exercise(lab, "09", "watch-only", "See, and not command", tasks, SETTLE_S, (WATCHMAN, GUARD))
 
 
-def _apart(lab: Lab, path: str) -> str | None:
-    container = container_named(lab, WATCHMAN)
-    if container is None:
-        return f"the engine has no container called {WATCHMAN}"
-    host = container.attrs["HostConfig"]
-    if host["Privileged"]:
-        return f"{WATCHMAN} is privileged: the host's disks are open to it"
-    if host["NetworkMode"] == "host" or host["PidMode"] == "host":
-        return f"{WATCHMAN} is in a namespace of the host"
-    for mount in _mounts(lab, WATCHMAN):
-        source = str(mount["Source"])
-        if mount["Type"] == "bind" and (
-            source.endswith("docker.sock") or f"{path}/".startswith(f"{source}/")
-        ):
-            how = "" if mount["RW"] else " (read-only: that changes nothing)"
-            return f"{WATCHMAN} has the engine's socket at {mount['Destination']}{how}"
-    return None
+def _post_the_guard(lab: Lab, door: Door) -> None:
+    lab.create_volume(POST)
+    guard = start_proxy(lab, door, POST, name=GUARD)
+    lab.exec(guard, ["rm", f"{PLACE}/get.sock"])
 
 
-def _apart_hint(lab: Lab, path: str) -> str:
-    if "read-only" in (_apart(lab, path) or ""):
+def _apart(lab: Lab) -> str | None:
+    ways = ways_to_the_host(lab, running(lab, WATCHMAN))
+    return f"{WATCHMAN}: {ways[0]}" if ways else None
+
+
+def _apart_hint(lab: Lab) -> str:
+    missing = _apart(lab) or ""
+    if "read-only" in missing:
         return "A request is written to a connection, and not to the file. Who can open the socket can send anything."
-    return f"Give it the volume {POST}, and nothing of {INSIDE}."
+    if "shares process ids" in missing:
+        return (
+            "/proc/PID/root leads to the files of each process that it sees. Give it process ids of its own."
+        )
+    if "over its network" in missing:
+        return "The engine listens on a port. What it needs is a socket in a volume: it can do without a network."
+    return f"Give it the volume {POST}, and nothing of {INSIDE} or of the host's directories."
 
 
 def _seen(lab: Lab) -> str | None:
-    guard = container_named(lab, GUARD)
-    if guard is None or guard.status != "running":
-        return f"{GUARD} does not run: run the exercise's cell again"
-    with lab.quiet():
-        said = lab.exec(WATCHMAN, ["cat", "/seen"])
-    if said.exit_code or not said.stdout.strip():
+    if missing := not_as_given(lab, GUARD):
+        return missing
+    guard, watchman = running(lab, GUARD), running(lab, WATCHMAN)
+    said = file_in(lab, WATCHMAN, "/seen")
+    if not said:
         return f"{WATCHMAN} has no file /seen, or it is empty"
     try:
-        ids = [row["Id"] for row in json.loads(said.stdout)]
+        ids = [row["Id"] for row in json.loads(said)]
     except (ValueError, TypeError, KeyError):
-        return f"/seen is no list of containers: “{said.stdout.strip()[:40]}”"
+        return f"/seen is no list of containers: “{said[:40]}”"
+    if guard.id not in ids:
+        return f"{GUARD} is not in that list: it is of another time or another engine"
+    if watchman.id not in ids:
+        return f"{WATCHMAN} itself is not in that list: it was not {WATCHMAN} that asked for it"
+    posts = [mount for mount in _mounts(lab, WATCHMAN) if mount.get("Name") == POST]
     return (
-        None if guard.id in ids else f"{GUARD} is not in that list: it is of another time or another engine"
+        None if posts else f"{WATCHMAN} has no way to {GUARD}: the list was brought to it, it did not see it"
     )
 
 
@@ -271,12 +347,15 @@ def _seen(lab: Lab) -> str | None:
 
 
 def three_deaths(lab: Lab) -> Exercise:
-    """Three containers ended with exit code 137: by the kernel, by somebody's hand, by their own will."""
+    """Three containers ended with exit code 137: by the kernel, by somebody's hand, by their own will.
+
+    Promise: the three names are the right ones. Which one died of what is drawn, and kept from what the lab did: a
+    name, a log or a state that is changed later changes nothing.
+    """
     with lab.quiet():
-        if container_named(lab, INSPECTOR) is None:
-            lab.run(lab.image("payload"), name=INSPECTOR, network="none")
-        if any(container_named(lab, name) is None for name in SUSPECTS):
-            _let_them_die(lab)
+        given(lab, INSPECTOR, lambda: lab.run(lab.image("payload"), name=INSPECTOR, network="none"))
+        if lab.session not in _fates or any(container_named(lab, name) is None for name in SUSPECTS):
+            _fates[lab.session] = _let_them_die(lab)
     tasks = [
         Task("kernel", _asks("kernel", "was killed by the kernel for want of memory"), *_answer("kernel")),
         Task(
@@ -284,7 +363,7 @@ def three_deaths(lab: Lab) -> Exercise:
         ),
         Task("itself", _asks("itself", "chose its exit code itself"), *_answer("itself")),
     ]
-    return Exercise(lab, "09", "three-deaths", "Three deaths, one exit code", tasks, SETTLE_S)
+    return Exercise(lab, "09", "three-deaths", "Three deaths, one exit code", tasks, SETTLE_S, (INSPECTOR,))
 
 
 HINTS = {
@@ -301,34 +380,24 @@ def _asks(file: str, words: str) -> str:
 
 def _answer(file: str) -> tuple[Any, str]:
     def check(lab: Lab) -> str | None:
-        if missing := not_running(lab, INSPECTOR):
-            return missing
-        with lab.quiet():
-            said = lab.exec(INSPECTOR, ["cat", f"/{file}"])
-        name = said.stdout.strip()
-        if said.exit_code or not name:
+        name = file_in(lab, INSPECTOR, f"/{file}")
+        if not name:
             return f"{INSPECTOR} has no file /{file}, or it is empty"
         if name not in SUSPECTS:
             return f"/{file} holds “{name[:30]}”, which is none of the three"
-        truth = _truth(lab, name)
-        return None if truth == file else f"{name} did not die so"
+        return None if _fates[lab.session][name] == file else f"{name} did not die so"
 
     return check, HINTS[file]
 
 
-def _truth(lab: Lab, name: str) -> str | None:
-    """How a suspect died, from what the engine keeps of it."""
-    container = container_named(lab, name)
-    if container is None or container.status != "exited":
-        return None
-    if container.attrs["State"]["OOMKilled"]:
-        return "kernel"
-    return "itself" if GAVE_UP.encode() in container.logs() else "somebody"
+def _let_them_die(lab: Lab) -> dict[str, str]:
+    """The same command in all three, so that `docker ps` does not tell; what each does is put into it.
 
-
-def _let_them_die(lab: Lab) -> None:
-    """The same command in all three, so that `docker ps` does not tell; what each does is put into it."""
+    Returns:
+        Name → the file that is to hold it.
+    """
     ends = [EATS, f"echo {GAVE_UP}; exit 137", "sleep 86400"]
+    files = dict(zip(ends, ("kernel", "itself", "somebody"), strict=True))
     secrets.SystemRandom().shuffle(ends)
     wait = "until [ -s /fate ]; do sleep 0.05; done; . /fate"
     limits: dict[str, Any] = {"memory": LIMIT_BYTES, "memory_swap": LIMIT_BYTES, "network": "none"}
@@ -350,6 +419,7 @@ def _let_them_die(lab: Lab) -> None:
             # the engine missed the kill, and its word is what the exercise asks for: once more, with the same fate
             container.start()
             _until_it_ended(container)
+    return {str(container.name): files[end] for container, end in made}
 
 
 def _until_it_ended(container: Container) -> None:
