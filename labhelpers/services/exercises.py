@@ -398,7 +398,8 @@ def _start_watched(lab: Lab) -> None:
 def _only_looks(lab: Lab) -> str | None:
     container = running(lab, WATCHER)
     # before Docker 25.0 `ro` counts for the top of a mount alone, and the control groups are mounted below /sys:
-    # they stay writable for root, and the reader has no other way to hand them over
+    # they stay writable for root, and the reader has no other way to hand them over. A published port needs a network,
+    # and an engine that listens on one is within its reach, whatever the reader does.
     read_only = [one["Destination"].rstrip("/") for one in container.attrs["Mounts"] if not one["RW"]]
     ways = [
         way
@@ -406,6 +407,7 @@ def _only_looks(lab: Lab) -> str | None:
         if not any(
             way.startswith(f"its {point}/") and "/sys/fs/cgroup" in way for point in read_only if point
         )
+        and "over its network" not in way
     ]
     return f"{WATCHER}: {ways[0]}" if ways else None
 
