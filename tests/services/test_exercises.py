@@ -168,6 +168,9 @@ def test_repaired_and_password(room: Lab) -> None:
     del exercises._ports[lab.session, "shop-db"]  # that server keeps its port: another one is drawn
     repaired = exercises.repaired(lab)
     forwarder(lab)
+    deadline = time.monotonic() + 60
+    while "does not accept" in str(repaired.check()) and time.monotonic() < deadline:
+        time.sleep(0.3)
     fails(repaired, "shop-db passes the connection on")
     gone(lab, "behind", "shop-db")
 
