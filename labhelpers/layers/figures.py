@@ -124,7 +124,10 @@ def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
         ax.text(layer.bytes, layer.number, said, va="center", fontsize=8.5, color=INK)
         ax.text(0, layer.number + 0.24, _cut(layer.instruction), va="bottom", fontsize=8.5, color="#555555")
     wasted = f"{human_bytes(result.wasted_bytes)} in files stored more than once"
-    ax.set_title(f"{result.name.rpartition('/')[2]}: efficiency {result.efficiency:.1%}, {wasted}")
+    name = result.name.rpartition("/")[2]
+    if result.other_platforms or result.absent_platforms:
+        name += f" ({result.platform})"
+    ax.set_title(f"{name}: efficiency {result.efficiency:.1%}, {wasted}")
     ax.set_yticks(range(rows), [f"layer {number}" for number in range(rows)])
     ax.set(xlim=(0, most * 1.5), ylim=(-0.4, rows - 0.1))
     ax.tick_params(axis="y", length=0)
