@@ -133,7 +133,7 @@ class ImageStack(Result):
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<br>{escape(line)}" for line in self.notes)
-        return super()._repr_html_() + lines.removeprefix("<br>")
+        return Result._repr_html_(self) + lines.removeprefix("<br>")
 
     @property
     def bytes(self) -> int:
