@@ -421,7 +421,7 @@ def _member(block: bytes, kind: str, size: int, said: dict[str, str], flow: Flow
     if len(name) > MOST_PATH or len(target) > MOST_PATH:
         raise hostile(flow.where, f"a path in it is longer than {MOST_PATH} bytes: {printable(name[:40])}…")
     if "size" in said:
-        size = _number(said["size"].encode(), flow.where)
+        size = _number(said["size"], flow.where)
     if kind == "\0" and name.endswith("/"):
         kind = "5"
     whole = size
@@ -431,7 +431,7 @@ def _member(block: bytes, kind: str, size: int, said: dict[str, str], flow: Flow
     elif said:
         name = said.get("GNU.sparse.name", name)
         real = said.get("GNU.sparse.realsize", said.get("GNU.sparse.size"))
-        whole = whole if real is None else _number(real.encode(), flow.where)
+        whole = whole if real is None else _number(real, flow.where)
     return Member(name, KINDS.get(kind, "other"), whole, 0 if kind in HEADER_ONLY else size, target)
 
 
@@ -476,8 +476,8 @@ def _octal(field: bytes, where: str) -> int:
     return number
 
 
-def _number(text: bytes, where: str) -> int:
-    if not text.isdigit() or len(text) > 20 or int(text) > MOST_SIZE:
+def _number(text: str, where: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) > MOST_SIZE:
         raise damaged(where, "a header holds a size that is no number of bytes")
     return int(text)
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.host.text import has_word
 from labhelpers.networks.maps import NetworkMap, map
 from labhelpers.results import Result, table
 
@@ -95,10 +96,10 @@ def _rules(lab: Lab, seen: NetworkMap, bridges: set[str]) -> list[str]:
     addresses = [address.partition("/")[0] for end in seen.ends for address in end.addresses]
     subnets = [subnet for network in seen.networks for subnet in network.subnets]
     # a rule may name a published port alone: Docker 28 drops what comes for 127.0.0.1 from elsewhere
-    ports = [f"--dport {one.host_port} " for one in seen.published]
+    ports = [f"--dport {one.host_port}" for one in seen.published]
     theirs = [*bridges, *addresses, *subnets, *ports]
     return [
         f"{rule.tool} {rule.table}/{rule.chain}: {rule.text}"
         for rule in lab.host.firewall().rules
-        if not any(word in rule.text for word in theirs)
+        if not any(has_word(rule.text, word) for word in theirs)
     ]

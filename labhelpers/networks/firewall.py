@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine.host.text import has_word
 from labhelpers.networks.wire import once, wire
 from labhelpers.results import Result, table
 
@@ -38,7 +39,7 @@ class PortRules(Result):
     @property
     def translations(self) -> tuple[str, ...]:
         """The rules that give packets a new destination: the container's."""
-        return tuple(text for _, _, text in self.rules if "DNAT" in text or '"dnat"' in text)
+        return tuple(text for _, _, text in self.rules if has_word(text, "DNAT") or '"dnat"' in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
             settings = container.attrs["NetworkSettings"]
             own = next(iter(settings["Networks"].values()))["IPAddress"]
             port = int(settings["Ports"]["80/tcp"][0]["HostPort"])
-            rules = [rule for rule in lab.host.firewall().rules if _names(rule.text, own)]
+            rules = [rule for rule in lab.host.firewall().rules if has_word(rule.text, own)]
             proxies = [
                 one
                 for one in lab.host.processes()
@@ -86,10 +87,6 @@ def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
             lab.remove(container, force=True)
     shown = f"{port}:80" if everywhere else f"127.0.0.1:{port}:80"
     return PortRules(shown, own, tuple((r.table, r.chain, r.text) for r in rules), len(proxies))
-
-
-def _names(text: str, address: str) -> bool:
-    return any(f"{address}{end}" in f"{text} " for end in (" ", ":", "/", '"'))
 
 
 def port_reach(lab: Lab) -> PortReach:

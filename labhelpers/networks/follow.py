@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.host.text import has_word
 from labhelpers.errors import LabError
 from labhelpers.networks.capture import Seen, capturing
 from labhelpers.networks.packets import Packet
@@ -260,7 +261,7 @@ def _rules(lab: Lab, scope: Sequence[str]) -> dict[str, int]:
     """The rules that name something of the lab's street, with the packets that each has counted."""
     found: dict[str, int] = {}
     for rule in lab.host.firewall().rules:
-        if rule.packets is not None and any(word in rule.text for word in scope):
+        if rule.packets is not None and any(has_word(rule.text, word) for word in scope):
             where = f"{rule.table}/{rule.chain}: {rule.text}"
             found[where] = found.get(where, 0) + rule.packets
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -428,9 +430,10 @@ def _published(
     found = []
     for row, inside, binding in wanted:
         own = {
-            endpoint.get("IPAddress")
+            endpoint[key]
             for endpoint in (row["NetworkSettings"].get("Networks") or {}).values()
-            if endpoint.get("IPAddress")
+            for key in ("IPAddress", "GlobalIPv6Address")
+            if endpoint.get(key)
         }
         address, port = binding.get("HostIp") or "0.0.0.0", int(binding["HostPort"])
         found.append(
@@ -444,7 +447,7 @@ def _published(
                     for rule in rules
                     if _sends(rule, port, own, inside) and (":" in address) == (rule.family == "ip6")
                 ),
-                any(re.search(rf"-host-port {port}\b", command) for command in proxies),
+                any(re.search(rf"-host-port {port}(?!\S)", command) for command in proxies),
             )
         )
     return sorted(found, key=lambda one: (one.container, one.port, one.host_address))
@@ -452,12 +455,40 @@ def _published(
 
 def _sends(rule: host.Rule, port: int, own: set[str], inside: str) -> bool:
     """Whether a rule translates packets for the host's `port` to the container."""
-    number = inside.partition("/")[0]
+    number = int(inside.partition("/")[0])
     if rule.tool == "nft":
-        text = rule.text
-        return '"dnat"' in text and f'"right": {port}' in text and any(f'"{one}"' in text for one in own)
+        return _nft_sends(json.loads(rule.text), port, own)
+    targets = {f"[{one}]:{number}" if ":" in one else f"{one}:{number}" for one in own}
+    words = rule.text.split()
+    pairs = set(itertools.pairwise(words))
     return (
         rule.target == "DNAT"
-        and f"--dport {port} " in f"{rule.text} "
-        and any(rule.text.endswith(f"--to-destination {one}:{number}") for one in own)
+        and ("--dport", str(port)) in pairs
+        and any(("--to-destination", target) in pairs for target in targets)
     )
+
+
+def _nft_sends(expressions: Sequence[Any], port: int, own: set[str]) -> bool:
+    """The same of a rule of nftables (libnftables-json(5)): `tcp dport 8080 dnat to 172.17.0.2:80`."""
+    known = [one for one in expressions if isinstance(one, dict)]
+    matches = [one["match"] for one in known if isinstance(one.get("match"), dict)]
+    targets = [one["dnat"] for one in known if isinstance(one.get("dnat"), dict)]
+    return any(_is_port(one, port) for one in matches) and any(one.get("addr") in own for one in targets)
+
+
+def _is_port(match: Mapping[str, Any], port: int) -> bool:
+    """Whether a match is for packets to a port: by its number, a range, or a set of these."""
+    left, right = match.get("left"), match.get("right")
+    payload = left.get("payload") if isinstance(left, dict) else None
+    if not isinstance(payload, dict) or payload.get("field") != "dport" or match.get("op", "==") == "!=":
+        return False
+    several = right.get("set") if isinstance(right, dict) else None
+    for one in several if isinstance(several, list) else [right]:
+        ends = one.get("range") if isinstance(one, dict) else [one, one]
+        if (
+            isinstance(ends, list)
+            and all(isinstance(end, int) for end in ends)
+            and ends[0] <= port <= ends[-1]
+        ):
+            return True
+    return False

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine.host.text import integer, json_of, lines
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -216,20 +217,22 @@ class Network(Result):
 
 def interfaces(text: str) -> list[Interface]:
     """From `ip -j -d -s link`."""
-    return [_interface(row) for row in _rows(text)]
+    return [_interface(row) for row in _rows(text, "ip") if "ifindex" in row and "ifname" in row]
 
 
 def _interface(row: dict[str, Any]) -> Interface:
-    loopback = "LOOPBACK" in row["flags"]
-    received, sent = (row.get("stats64", {}).get(way, {}) for way in ("rx", "tx"))
+    flags = _list(row, "flags")
+    loopback = "LOOPBACK" in flags
+    counters = _dict(row, "stats64") or _dict(row, "stats")
+    received, sent = _dict(counters, "rx"), _dict(counters, "tx")
     return Interface(
         index=row["ifindex"],
         name=row["ifname"],
-        kind=row.get("linkinfo", {}).get("info_kind") or ("loopback" if loopback else "physical"),
+        kind=_dict(row, "linkinfo").get("info_kind") or ("loopback" if loopback else "physical"),
         mac="" if loopback else row.get("address", ""),
-        mtu_bytes=row["mtu"],
-        state=row["operstate"],
-        flags=tuple(row["flags"]),
+        mtu_bytes=row.get("mtu", 0),
+        state=row.get("operstate", "UNKNOWN"),
+        flags=tuple(flags),
         master=row.get("master"),
         peer_index=row.get("link_index"),
         peer_namespace=row.get("link_netnsid"),
@@ -245,44 +248,64 @@ def _interface(row: dict[str, Any]) -> Interface:
 def addresses(text: str) -> list[Address]:
     """From `ip -j address`."""
     return [
-        Address(row["ifname"], one["family"], one["local"], one["prefixlen"], one["scope"])
-        for row in _rows(text)
-        for one in row["addr_info"]
-        if "local" in one
+        Address(
+            row["ifname"],
+            one.get("family", "inet6" if ":" in one["local"] else "inet"),
+            one["local"],
+            one.get("prefixlen", 128 if ":" in one["local"] else 32),
+            one.get("scope", "global"),
+        )
+        for row in _rows(text, "ip")
+        for one in _list(row, "addr_info")
+        if "ifname" in row and isinstance(one, dict) and "local" in one
     ]
 
 
 def routes(text: str, family: str) -> list[Route]:
-    """From `ip -j route`."""
-    return [
-        Route(
-            family,
-            row["dst"],
-            row.get("gateway"),
-            row.get("dev", ""),
-            row.get("prefsrc"),
-            row.get("metric", 0),
-        )
-        for row in _rows(text)
-    ]
+    """From `ip -j route`; of a route with several next hops the first one."""
+    return [_route(row, family) for row in _rows(text, "ip") if "dst" in row]
+
+
+def _route(row: dict[str, Any], family: str) -> Route:
+    hop = next((one for one in _list(row, "nexthops") if isinstance(one, dict)), row)
+    # an IPv4 route by way of an IPv6 router has `via`
+    gateway = hop.get("gateway") or _dict(hop, "via").get("host")
+    metric = row.get("metric", 0)
+    return Route(family, row["dst"], gateway, hop.get("dev", ""), row.get("prefsrc"), metric)
 
 
 def neighbours(text: str) -> list[Neighbour]:
     """From `ip -j neighbour`."""
     return [
-        Neighbour(row["dst"], row["dev"], row.get("lladdr"), " ".join(row.get("state", ["NONE"])))
-        for row in _rows(text)
+        Neighbour(row["dst"], row.get("dev", ""), row.get("lladdr"), " ".join(_list(row, "state")) or "NONE")
+        for row in _rows(text, "ip")
+        if "dst" in row
     ]
 
 
 def bridge_ports(text: str) -> list[BridgePort]:
     """From `bridge -j link`."""
-    return [BridgePort(row["ifname"], row["master"], row["state"]) for row in _rows(text) if "master" in row]
+    return [
+        BridgePort(row["ifname"], row["master"], row.get("state", ""))
+        for row in _rows(text, "bridge")
+        if "master" in row and "ifname" in row
+    ]
 
 
-def _rows(text: str) -> list[dict[str, Any]]:
+def _rows(text: str, tool: str) -> list[dict[str, Any]]:
+    found = json_of(text, f"{tool} -j")
     # -d writes an empty object for what it leaves out
-    return [row for row in json.loads(text or "[]") if row]
+    return [row for row in found if isinstance(row, dict) and row] if isinstance(found, list) else []
+
+
+def _dict(row: dict[str, Any], key: str) -> dict[str, Any]:
+    value = row.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(row: dict[str, Any], key: str) -> list[Any]:
+    value = row.get(key)
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
@@ -297,52 +320,65 @@ def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
     for tool, family, text in saved:
         _add_saved(tool, family, text, chains, rules)
     told = {(chain.family, chain.table) for chain in chains if chain.tool == "iptables-nft"}
-    for row in json.loads(ruleset or "{}").get("nftables", []):
-        (kind, one), *_ = row.items()
-        if kind in ("chain", "rule") and (one["family"], one["table"]) not in told:
-            if kind == "chain":
-                policy = one["policy"].upper() if "policy" in one else None
-                chains.append(Chain("nft", one["family"], one["table"], one["name"], policy))
-            else:
-                rules.append(_nft_rule(one))
+    found = json_of(ruleset, "nft -j list ruleset")
+    for row in _list(found, "nftables") if isinstance(found, dict) else []:
+        kind, one = next(iter(row.items()), ("", None)) if isinstance(row, dict) else ("", None)
+        if not isinstance(one, dict) or (one.get("family"), one.get("table")) in told:
+            continue
+        if kind == "chain" and one.keys() >= {"family", "table", "name"}:
+            policy = str(one["policy"]).upper() if one.get("policy") else None
+            chains.append(Chain("nft", one["family"], one["table"], one["name"], policy))
+        elif kind == "rule" and one.keys() >= {"family", "table", "chain"}:
+            rules.append(_nft_rule(one))
     return Firewall(tuple(chains), tuple(rules))
 
 
 def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: list[Rule]) -> None:
     """Read what iptables-save(8) writes: iptables has no JSON, and nft's hides its matches (`xt`)."""
     table = ""
-    for line in text.splitlines():
+    for line in lines(text):
         if line.startswith("*"):
             table = line[1:].strip()
         elif line.startswith(":"):
-            name, policy, *_ = line[1:].split()
+            name, policy = [*line[1:].split(), "-", "-"][:2]
             chains.append(Chain(tool, family, table, name, None if policy == "-" else policy))
-        elif found := re.match(r"\[(\d+):(\d+)\] -A (\S+) ?(.*)", line):
-            packets, size, chain, words = found.groups()
-            target = re.search(r"(?:^| )-[jg] (\S+)", words)
+        # without -c, or from a kernel without counters, there are none
+        elif found := re.match(r"(?:\[([0-9]+):([0-9]+)\] )?-A (\S+) ?(.*)", line):
+            packets, size, chain, text_of_rule = found.groups()
             rules.append(
                 Rule(
                     tool,
                     family,
                     table,
                     chain,
-                    words,
-                    target[1] if target else None,
-                    int(packets),
-                    int(size),
+                    text_of_rule.strip(),
+                    _target(text_of_rule),
+                    integer(packets),
+                    integer(size),
                 )
             )
 
 
+def _target(words: str) -> str | None:
+    """What comes after -j or -g, outside of a comment."""
+    # a comment is in quotation marks, and one inside of it has a backslash before it
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', words)
+    target = re.search(r"(?:^| )(?:-[jg]|--jump|--goto) (\S+)", bare)
+    return target[1] if target else None
+
+
 def _nft_rule(rule: dict[str, Any]) -> Rule:
-    counter: dict[str, int] = {}
+    counter: dict[str, Any] = {}
     target = None
-    for expression in rule["expr"]:
-        (name, value), *_ = expression.items()
+    expressions = _list(rule, "expr")
+    for expression in expressions:
+        name, value = (
+            next(iter(expression.items()), ("", None)) if isinstance(expression, dict) else ("", None)
+        )
         if name == "counter" and isinstance(value, dict):
             counter = value
         elif name in ("jump", "goto"):
-            target = value["target"]
+            target = value.get("target") if isinstance(value, dict) else None
         elif name in ("accept", "drop", "return", "reject", "masquerade", "snat", "dnat", "redirect"):
             target = name.upper()
     return Rule(
@@ -350,7 +386,7 @@ def _nft_rule(rule: dict[str, Any]) -> Rule:
         rule["family"],
         rule["table"],
         rule["chain"],
-        json.dumps(rule["expr"]),
+        json.dumps(expressions),
         target,
         counter.get("packets"),
         counter.get("bytes"),

@@ -28,6 +28,7 @@ from labhelpers.engine.host.network import (
 )
 from labhelpers.engine.host.processes import Namespace, Process
 from labhelpers.engine.host.storage import DiskUse, Entry, Mount
+from labhelpers.engine.host.text import integer, lines
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result
 
@@ -172,10 +173,11 @@ class HostView:
     def meminfo(self) -> dict[str, int]:
         """/proc/meminfo of the host, in bytes (counts of huge pages as they are)."""
         table = {}
-        for line in self.read("/proc/meminfo").splitlines():
+        for line in lines(self.read("/proc/meminfo")):
             name, _, rest = line.partition(":")
-            number, *unit = rest.split()
-            table[name] = int(number) * (1024 if unit == ["kB"] else 1)
+            number, *unit = [*rest.split(), ""]
+            if (value := integer(number)) is not None:
+                table[name] = value * (1024 if "kB" in unit else 1)
         return table
 
     # --- processes and namespaces

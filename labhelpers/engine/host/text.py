@@ -1,0 +1,66 @@
+"""Reading what kernels and tools print: lines, numbers, and words in a line.
+
+What is not known is skipped: other kernels print more, less, or in another order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from labhelpers.errors import LabError
+
+
+def lines(text: str | None) -> list[str]:
+    """The lines that are not empty. Only a line feed ends one: a name may hold any other character."""
+    return [line.rstrip("\r") for line in (text or "").split("\n") if line.strip()]
+
+
+def integer(text: str | None) -> int | None:
+    """A whole number in decimal digits; None for anything else."""
+    found = re.fullmatch(r"[+-]?[0-9]{1,40}", (text or "").strip())
+    return int(found[0]) if found else None
+
+
+def decimal(text: str | None) -> float | None:
+    """A number such as `12.34`; None for anything else."""
+    found = re.fullmatch(r"[0-9]{1,40}(\.[0-9]{0,40})?", (text or "").strip())
+    return float(found[0]) if found else None
+
+
+def plain(text: str) -> str:
+    """A path of the kernel's tables as it is: blanks and backslashes are written in octal there (proc(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether an address, a name or a number is in a rule or a command line as a whole.
+
+    `80` is not in `8080`, `10.0.0.1` neither in `110.0.0.1` nor in `10.0.0.12`, `eth0` neither in `veth0` nor in
+    `eth01`. A port, a prefix length or a quotation mark may follow an address.
+    """
+    # an IPv6 address goes on after a colon
+    beside = r"[\w.:]" if word.count(":") > 1 else r"[\w.]"
+    return bool(word) and bool(re.search(rf"(?<!{beside}|-){re.escape(word)}(?!{beside}|\+|-\w)", text))
+
+
+def json_of(text: str | None, tool: str) -> Any:
+    """The first JSON value that a tool printed; None for no text. Warnings around it are skipped.
+
+    Raises:
+        LabError: there is none.
+    """
+    text = (text or "").strip("\0 \r\n\t")
+    if not text:
+        return None
+    for start in re.finditer(r"^[\[{]", text, re.M):
+        try:
+            return json.JSONDecoder(strict=False).raw_decode(text, start.start())[0]
+        except (ValueError, RecursionError):
+            continue
+    raise LabError(
+        f"`{tool}` did not answer in JSON, so what it shows cannot be read",
+        hint="see which version it is; the lab's own images have one that can: `./lab up` makes them",
+        engine_words=text[:500],
+    )
