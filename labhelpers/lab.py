@@ -38,7 +38,7 @@ from labhelpers.command import (
     Update,
     make,
 )
-from labhelpers.engine import Engine
+from labhelpers.engine import Engine, answers
 from labhelpers.engine.events import Events
 from labhelpers.engine.host import HostView
 from labhelpers.engine.reach import Reach
@@ -386,7 +386,7 @@ class Lab:
             self.client.api.create_volume(**call.api(), labels=self._labels("volume") | mark)
             # its own answer has no labels where the engine has restarted since the volume was made (20.10)
             volume = self.client.volumes.get(name)
-            found = volume.attrs["Labels"] or {}
+            found = answers.labels(volume.attrs)
             kept = keep and belongings.CHAPTER in found and belongings.KEEP in found
             if not kept and found.get(belongings.SESSION) != self.session:
                 raise self._name_taken("volume", name, None)
@@ -453,7 +453,7 @@ class Lab:
         return belongings.labels(kind, self.chapter, self.session)
 
     def _must_be_ours(self, container: str) -> None:
-        found = self.client.api.inspect_container(container)["Config"]["Labels"]
+        found = answers.labels(self.client.api.inspect_container(container))
         if not belongings.is_ours("container", found):
             raise NotOurs(
                 f"the lab did not make the container {container!r}, so it leaves it alone",
@@ -465,7 +465,8 @@ class Lab:
             found = self.client.api.inspect_image(tag)  # type: ignore[no-untyped-call]
         except ImageNotFound:
             return
-        if (found["Config"].get("Labels") or {}).get(belongings.SESSION) != self.session:
+        # the configuration of an image may be null
+        if answers.labels(found).get(belongings.SESSION) != self.session:
             raise self._name_taken("image", tag, None)
 
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
@@ -494,10 +495,9 @@ class Lab:
     def _subnet_taken(self, subnet: str, error: APIError) -> NameTaken:
         wanted = ipaddress.ip_network(subnet)
         taken = {
-            ipaddress.ip_network(pool["Subnet"]): network["Name"]
+            ipaddress.ip_network(own): network["Name"]
             for network in self.client.api.networks()
-            for pool in (network["IPAM"]["Config"] or [])
-            if pool.get("Subnet")
+            for own in answers.subnets(network)
         }
         owner = next(
             (name for net, name in taken.items() if net.version == wanted.version and net.overlaps(wanted)),
@@ -662,9 +662,9 @@ def _build_failed(call: Build, said: list[str], words: str) -> BuildFailed:
 
 def _published_ports(client: docker.DockerClient) -> Mapping[int, str]:
     return {
-        port["PublicPort"]: row["Names"][0].lstrip("/")
+        port["PublicPort"]: answers.name(row)
         for row in client.api.containers()
-        for port in row["Ports"] or []
+        for port in answers.rows(row, "Ports")
         if "PublicPort" in port
     }
 

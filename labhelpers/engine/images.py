@@ -23,7 +23,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from labhelpers import state
-from labhelpers.engine import debootstrap
+from labhelpers.engine import answers, debootstrap
 from labhelpers.engine.find import Engine
 from labhelpers.engine.removal import remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
@@ -355,7 +355,7 @@ def _sweep(engine: Engine, name: str) -> None:
     api = engine.client.api
     found = api.images(filters={"dangling": True, "label": f"{STAGE}={name}"})
     for image in found:
-        if CONTENT not in (image["Labels"] or {}):
+        if CONTENT not in answers.labels(image):
             _remove(engine, image["Id"])
 
 

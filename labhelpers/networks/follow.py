@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine import answers
 from labhelpers.engine.host.text import has_word
 from labhelpers.errors import LabError
 from labhelpers.networks.capture import Seen, capturing
@@ -268,10 +269,8 @@ def _rules(lab: Lab, scope: Sequence[str]) -> dict[str, int]:
 
 
 def _address(lab: Lab, name: str) -> str:
-    networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"]
-    return str(next(iter(networks.values()))["IPAddress"])
+    return answers.addresses(lab.client.api.inspect_container(name))[0]
 
 
 def _subnet(lab: Lab, network: str) -> str:
-    pools = lab.client.api.inspect_network(network)["IPAM"]["Config"] or [{"Subnet": "-"}]
-    return str(pools[0]["Subnet"])
+    return next(iter(answers.subnets(lab.client.api.inspect_network(network))), "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
-from labhelpers.engine import host
+from labhelpers.engine import answers, host
 from labhelpers.errors import BadInput, EngineUnreachable, LabError
 from labhelpers.results import Result, table
 
@@ -298,7 +298,7 @@ def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
 def _running(lab: Lab, wanted: set[str] | None) -> list[str]:
     """The ids of the containers that run, without the one that looks."""
     rows = lab.client.api.containers()
-    names = {name.lstrip("/"): row["Id"] for row in rows for name in row["Names"] or []}
+    names = {name.lstrip("/"): row["Id"] for row in rows for name in answers.rows(row, "Names")}
     if wanted is not None:
         if unknown := sorted(wanted - names.keys()):
             raise BadInput(
@@ -314,7 +314,8 @@ def _inspected(lab: Lab, id: str) -> dict[str, Any] | None:
         row: dict[str, Any] = lab.client.api.inspect_container(id)
     except (NotFound, APIError):
         return None
-    return row if row["State"].get("Running") and row["State"].get("Pid") else None
+    state = answers.part(row, "State")
+    return row if state.get("Running") and state.get("Pid") else None
 
 
 def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> list[End]:
@@ -362,7 +363,7 @@ def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> l
 
 def _network_of(row: Mapping[str, Any], addresses: Sequence[str], mac: str) -> str:
     own = {address.partition("/")[0] for address in addresses}
-    for name, endpoint in (row["NetworkSettings"].get("Networks") or {}).items():
+    for name, endpoint in answers.networks(row).items():
         if endpoint.get("IPAddress") in own or (endpoint.get("MacAddress") or "-") == mac:
             return str(name)
     return ""
@@ -420,7 +421,7 @@ def _published(
     wanted = [
         (row, inside, binding)
         for row in rows
-        for inside, bindings in sorted((row["NetworkSettings"].get("Ports") or {}).items())
+        for inside, bindings in sorted(answers.part(row, "NetworkSettings", "Ports").items())
         for binding in bindings or []
     ]
     if not wanted:
@@ -431,7 +432,7 @@ def _published(
     for row, inside, binding in wanted:
         own = {
             endpoint[key]
-            for endpoint in (row["NetworkSettings"].get("Networks") or {}).values()
+            for endpoint in answers.networks(row).values()
             for key in ("IPAddress", "GlobalIPv6Address")
             if endpoint.get(key)
         }

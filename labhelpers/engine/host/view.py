@@ -13,6 +13,7 @@ import requests
 from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
+from labhelpers.engine import answers
 from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
 from labhelpers.engine.host.cgroups import Cgroup, Sample
@@ -467,7 +468,7 @@ class HostView:
     def _first_pid(self, container: Container | str) -> int:
         name = container if isinstance(container, str) else str(container.id)
         try:
-            state = self._api.inspect_container(name)["State"]
+            state = answers.part(self._api.inspect_container(name), "State")
         except APIError as error:
             raise LabError(
                 f"there is no container {_name(container)}",
