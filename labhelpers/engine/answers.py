@@ -58,15 +58,15 @@ def addresses(answer: Answer) -> list[str]:
 
 def bindings(answer: Answer, port: str) -> list[tuple[str, int]]:
     """(host address, host port) where a container's port, such as `80/tcp`, is published."""
-    found = rows(answer, "NetworkSettings", "Ports", port)
-    return [
-        (str(one.get("HostIp") or "0.0.0.0"), int(one["HostPort"])) for one in found if one.get("HostPort")
-    ]
+    found = [part(one) for one in rows(answer, "NetworkSettings", "Ports", port)]
+    pairs = ((one.get("HostIp") or "0.0.0.0", str(one.get("HostPort"))) for one in found)
+    return [(str(address), int(number)) for address, number in pairs if number.isdecimal()]
 
 
 def subnets(answer: Answer) -> list[str]:
     """The subnets of a network."""
-    return [str(pool["Subnet"]) for pool in rows(answer, "IPAM", "Config") if pool and pool.get("Subnet")]
+    pools = (part(pool).get("Subnet") for pool in rows(answer, "IPAM", "Config"))
+    return [str(subnet) for subnet in pools if subnet]
 
 
 def volume_name(mount: Answer) -> str:

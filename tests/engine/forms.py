@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=30, deadline=None)
 ODD = st.sampled_from(
     [
         "",
@@ -21,28 +21,16 @@ ODD = st.sampled_from(
         "18446744073709551615",
         "99999999999999999999999",
         "9223372036854771712",
-        "²",
-        "１",
+        "\u00b2",
     ]
-    + [
-        "(deleted)",
-        "(unknown)",
-        "\\040",
-        "\\134",
-        "8:0",
-        "a=b",
-        "=",
-        "a=",
-        ":",
-        "0::",
-        "[",
-        "{",
-        "\x0b",
-        "\u2028",
-        "é",
-    ]
-    + ["\udcff", "some", "full", "total=", "avg10=x", "1e9", "0x10", "NaN", "true", '"', "-j", "-A", "*", "#"]
 )
+ODD |= st.sampled_from(
+    ["(deleted)", "(unknown)", "\\040", "\\134", "8:0", "a=b", "=", "a=", ":", "0::", "[", "{", "\x0b"]
+)
+ODD |= st.sampled_from(
+    ["\u2028", "\udcff", "some", "full", "total=", "avg10=x", "1e9", "0x10", "NaN", "true", '"']
+)
+ODD |= st.sampled_from(["-j", "-A", "*", "#", "\uff11"])
 ENDS = st.sampled_from(["\n", "\r\n", " \n", "\n\n"])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labhelpers.engine.host.text import integer, json_of, lines
 from labhelpers.results import Result, table
@@ -14,6 +15,7 @@ from labhelpers.results import Result, table
 if TYPE_CHECKING:
     import pandas as pd
 
+Made = TypeVar("Made")
 LINKS = ["ip", "-j", "-d", "-s", "link", "show"]
 ADDRESSES = ["ip", "-j", "address", "show"]
 ROUTES = [["ip", "-j", f"-{version}", "route", "show", "table", "main"] for version in (4, 6)]
@@ -217,7 +219,16 @@ class Network(Result):
 
 def interfaces(text: str) -> list[Interface]:
     """From `ip -j -d -s link`."""
-    return [_interface(row) for row in _rows(text, "ip") if "ifindex" in row and "ifname" in row]
+    return _each(_rows(text, "ip"), _interface)
+
+
+def _each(rows: Iterable[Any], read: Callable[[Any], Made]) -> list[Made]:
+    """What `read` makes of each row; a row of another form is skipped."""
+    found = []
+    for row in rows:
+        with suppress(AttributeError, KeyError, TypeError):
+            found.append(read(row))
+    return found
 
 
 def _interface(row: dict[str, Any]) -> Interface:
@@ -247,23 +258,25 @@ def _interface(row: dict[str, Any]) -> Interface:
 
 def addresses(text: str) -> list[Address]:
     """From `ip -j address`."""
-    return [
-        Address(
-            row["ifname"],
-            one.get("family", "inet6" if ":" in one["local"] else "inet"),
-            one["local"],
-            one.get("prefixlen", 128 if ":" in one["local"] else 32),
-            one.get("scope", "global"),
-        )
-        for row in _rows(text, "ip")
-        for one in _list(row, "addr_info")
-        if "ifname" in row and isinstance(one, dict) and "local" in one
-    ]
+    rows = ((row, one) for row in _rows(text, "ip") for one in _list(row, "addr_info"))
+    return _each(rows, _address)
+
+
+def _address(row: tuple[dict[str, Any], dict[str, Any]]) -> Address:
+    interface, one = row
+    is_6 = ":" in one["local"]
+    return Address(
+        interface["ifname"],
+        one.get("family", "inet6" if is_6 else "inet"),
+        one["local"],
+        one.get("prefixlen", 128 if is_6 else 32),
+        one.get("scope", "global"),
+    )
 
 
 def routes(text: str, family: str) -> list[Route]:
     """From `ip -j route`; of a route with several next hops the first one."""
-    return [_route(row, family) for row in _rows(text, "ip") if "dst" in row]
+    return _each(_rows(text, "ip"), lambda row: _route(row, family))
 
 
 def _route(row: dict[str, Any], family: str) -> Route:
@@ -276,20 +289,20 @@ def _route(row: dict[str, Any], family: str) -> Route:
 
 def neighbours(text: str) -> list[Neighbour]:
     """From `ip -j neighbour`."""
-    return [
-        Neighbour(row["dst"], row.get("dev", ""), row.get("lladdr"), " ".join(_list(row, "state")) or "NONE")
-        for row in _rows(text, "ip")
-        if "dst" in row
-    ]
+    return _each(
+        _rows(text, "ip"),
+        lambda row: Neighbour(
+            row["dst"], row.get("dev", ""), row.get("lladdr"), " ".join(_list(row, "state")) or "NONE"
+        ),
+    )
 
 
 def bridge_ports(text: str) -> list[BridgePort]:
     """From `bridge -j link`."""
-    return [
-        BridgePort(row["ifname"], row["master"], row.get("state", ""))
-        for row in _rows(text, "bridge")
-        if "master" in row and "ifname" in row
-    ]
+    return _each(
+        _rows(text, "bridge"),
+        lambda row: BridgePort(row["ifname"], row["master"], row.get("state", "")),
+    )
 
 
 def _rows(text: str, tool: str) -> list[dict[str, Any]]:
@@ -319,18 +332,23 @@ def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
     rules: list[Rule] = []
     for tool, family, text in saved:
         _add_saved(tool, family, text, chains, rules)
-    told = {(chain.family, chain.table) for chain in chains if chain.tool == "iptables-nft"}
+    told = [(chain.family, chain.table) for chain in chains if chain.tool == "iptables-nft"]
     found = json_of(ruleset, "nft -j list ruleset")
-    for row in _list(found, "nftables") if isinstance(found, dict) else []:
-        kind, one = next(iter(row.items()), ("", None)) if isinstance(row, dict) else ("", None)
-        if not isinstance(one, dict) or (one.get("family"), one.get("table")) in told:
-            continue
-        if kind == "chain" and one.keys() >= {"family", "table", "name"}:
-            policy = str(one["policy"]).upper() if one.get("policy") else None
-            chains.append(Chain("nft", one["family"], one["table"], one["name"], policy))
-        elif kind == "rule" and one.keys() >= {"family", "table", "chain"}:
-            rules.append(_nft_rule(one))
+    listed = _list(found, "nftables") if isinstance(found, dict) else []
+    own = [
+        row
+        for row in listed
+        if isinstance(row, dict)
+        and not any((_dict(row, kind).get("family"), _dict(row, kind).get("table")) in told for kind in row)
+    ]
+    chains += _each([row["chain"] for row in own if "chain" in row], _nft_chain)
+    rules += _each([row["rule"] for row in own if "rule" in row], _nft_rule)
     return Firewall(tuple(chains), tuple(rules))
+
+
+def _nft_chain(chain: dict[str, Any]) -> Chain:
+    policy = str(chain["policy"]).upper() if chain.get("policy") else None
+    return Chain("nft", chain["family"], chain["table"], chain["name"], policy)
 
 
 def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: list[Rule]) -> None:

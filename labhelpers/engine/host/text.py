@@ -54,6 +54,8 @@ def json_of(text: str | None, tool: str) -> Any:
     text = (text or "").strip("\0 \r\n\t")
     if not text:
         return None
+    if text == "null":
+        return None
     for start in re.finditer(r"^[\[{]", text, re.M):
         try:
             return json.JSONDecoder(strict=False).raw_decode(text, start.start())[0]
