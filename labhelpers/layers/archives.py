@@ -42,6 +42,7 @@ from labhelpers.layers.tarstream import (
     hostile,
     looks_like_tar,
     members,
+    printable,
 )
 from labhelpers.layers.trees import Entries, Entry, Waste
 from labhelpers.results import Result
@@ -456,7 +457,8 @@ class _Contents:
             raise damaged(self.where, f"its manifest lists {lists}")
         found = [self._found(*pair) for pair in zip(image.layers, diff_ids, strict=True)]
         digests = [_digest_in(self._follow(layer.name)) for layer in image.layers]
-        built = stack(choice.name, found, diff_ids, digests, _instructions(config, len(found)))
+        name = choice.name if choice.name.isprintable() else printable(choice.name)
+        built = stack(name, found, diff_ids, digests, _instructions(config, len(found)))
         return replace(
             built,
             platform=image.platform,
@@ -531,7 +533,8 @@ def _instructions(config: Mapping[str, Any], count: int) -> list[str]:
     """What made each layer, from the history (OCI image-spec, config.md); history may be missing."""
     history = config.get("history")
     made = [
-        _instruction(str(step.get("created_by") or UNKNOWN))
+        # JSON may hold half of a character, which no font and no terminal can show
+        re.sub(r"[\ud800-\udfff]", "\ufffd", _instruction(str(step.get("created_by") or UNKNOWN)))
         for step in (history if isinstance(history, list) else [])
         if isinstance(step, dict) and not step.get("empty_layer")
     ]

@@ -43,11 +43,9 @@ def test_what_fuzzing_found(path: Path, verify: bool) -> None:
 @given(st.lists(st.tuples(NAMES, KINDS, NAMES), max_size=8))
 def test_a_tree_never_leads_through_a_link_or_out(found: list[tuple[str, str, str]]) -> None:
     tree = Tree("a layer", Budget())
-    try:
+    with contextlib.suppress(BadArchive):
         for name, kind, target in found:
             tree.add(Member(name, kind, 0, 0, target if "link" in kind else ""))
-    except BadArchive as error:
-        assert error.message.isprintable()
     for path in tree.entries:
         assert posixpath.normpath(path) == path
         assert not path.startswith(("/", "../"))
