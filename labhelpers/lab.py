@@ -342,7 +342,7 @@ class Lab:
                 found = self.client.images.get(image)
             except ImageNotFound as error:
                 raise _image_missing(image, error) from None
-            if found.labels.get(belongings.SESSION) != self.session:
+            if answers.labels(found.attrs).get(belongings.SESSION) != self.session:
                 raise NotOurs(
                     f"the image {image!r} was not made here: a name that the lab gave it could not be taken back",
                     hint=f"if you mean it, type it in a terminal: docker tag {image} {ref}",

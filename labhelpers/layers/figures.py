@@ -143,7 +143,7 @@ def draw_union(result: Union, ax: Axes) -> Axes:
     layers = result.stack.layers
     paths = _telling(result)
     top = len(layers) + 0.5
-    resize(ax, 2.4 + 0.54 * max(len(paths), 4), 1.7 + 0.42 * (len(layers) + 1.5))
+    resize(ax, 2.4 + 0.54 * max(len(paths), 6), 1.7 + 0.42 * (len(layers) + 1.5))
     origin = {file.path: file.layer for file in result.files}
     for x, path in enumerate(paths):
         for layer in layers:

@@ -160,7 +160,7 @@ def _mute_hint(lab: Lab) -> str:
 
 
 def _environment(lab: Lab, name: str) -> dict[str, str]:
-    pairs = lab.client.api.inspect_container(name)["Config"]["Env"] or []
+    pairs = lab.client.api.inspect_container(name)["Config"].get("Env") or []
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from make import Content, layer
 
 from labhelpers import layers
-from labhelpers.errors import BadArchive, BadInput, LabError
+from labhelpers.errors import BadArchive, BadInput, LabError, NameTaken, NotOurs
 from labhelpers.lab import Lab
 from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.extraction import Budget
@@ -352,6 +352,23 @@ LOADED = ["a link to itself", "a layer of no bytes", "names like JSON", "Unix V7
 def test_no_engine_loads_what_is_called_damaged(there: Lab) -> None:
     assert [name for name in LOADED if not loads(there, crafted.ARCHIVES[name][0])] == []
     assert [name for name in REFUSED if loads(there, crafted.ARCHIVES[name][0])] == []
+
+
+def test_an_image_without_a_configuration_is_an_image_like_others(there: Lab) -> None:
+    ref = "labhelpers-crafted-null:1"
+    null = {"RepoTags": [ref]}
+    made = make.docker_archive(
+        [crafted.X], config=lambda one: {**one, "config": None}, manifest=lambda row: {**row, **null}
+    )
+    there.client.images.load(made)
+    try:
+        assert [layer.bytes for layer in layers.image(there, ref).layers] == [1]
+        with pytest.raises(NotOurs):
+            there.tag(ref, "labhelpers-crafted-null:2")
+        with pytest.raises(NameTaken):
+            there.commit(there.run(there.image("payload"), ["true"], network="none"), ref)
+    finally:
+        there.client.images.remove(ref, force=True)
 
 
 def loads(lab: Lab, made: bytes) -> bool:
