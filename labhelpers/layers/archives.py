@@ -534,7 +534,7 @@ def _instructions(config: Mapping[str, Any], count: int) -> list[str]:
     history = config.get("history")
     made = [
         # JSON may hold half of a character, which no font and no terminal can show
-        re.sub(r"[\ud800-\udfff]", "\ufffd", _instruction(str(step.get("created_by") or UNKNOWN)))
+        re.sub(r"[\ud800-\udfff]", "?", _instruction(str(step.get("created_by") or UNKNOWN)))
         for step in (history if isinstance(history, list) else [])
         if isinstance(step, dict) and not step.get("empty_layer")
     ]

@@ -47,7 +47,9 @@ def names(door: Door) -> str:
     """The names of containers, as `docker ps` lists them."""
     label = quote(json.dumps({"label": [ASK["label"]]}))
     status, said = door.call("GET", f"/containers/json?filters={label}")
-    return " ".join(name for one in json.loads(said) for name in one.get("Names") or []) if status == 200 else ""
+    return (
+        " ".join(name for one in json.loads(said) for name in one.get("Names") or []) if status == 200 else ""
+    )
 
 
 def environment(door: Door) -> str:
