@@ -39,7 +39,7 @@ from labhelpers.command import (
     Update,
     make,
 )
-from labhelpers.engine import Engine, podman, registries, subnets
+from labhelpers.engine import Engine, answers, podman, registries, subnets
 from labhelpers.engine.differences import differences, matter_in
 from labhelpers.engine.events import Events
 from labhelpers.engine.find import environment
@@ -425,7 +425,7 @@ class Lab:
                 found = self.client.images.get(image)
             except ImageNotFound as error:
                 raise _image_missing(image, error) from None
-            if found.labels.get(belongings.SESSION) != self.session:
+            if answers.labels(found.attrs).get(belongings.SESSION) != self.session:
                 raise NotOurs(
                     f"the image {image!r} was not made here: a name that the lab gave it could not be taken back",
                     hint=f"if you mean it, type it in a terminal: docker tag {image} {ref}",
@@ -474,7 +474,7 @@ class Lab:
             self.client.api.create_volume(**call.api(), labels=self._labels("volume") | mark)
             # its own answer has no labels where the engine has restarted since the volume was made (20.10)
             volume = self.client.volumes.get(name)
-            found = volume.attrs["Labels"] or {}
+            found = answers.labels(volume.attrs)
             kept = keep and belongings.CHAPTER in found and belongings.KEEP in found
             if not kept and not belongings.is_usable_volume(found, self.session):
                 raise self._name_taken("volume", name, None)
@@ -588,7 +588,7 @@ class Lab:
         return belongings.labels(kind, self.chapter, self.session)
 
     def _must_be_ours(self, container: str) -> None:
-        found = self.client.api.inspect_container(container)["Config"]["Labels"] or {}
+        found = answers.labels(self.client.api.inspect_container(container))
         if not belongings.is_ours("container", found):
             raise NotOurs(
                 f"the lab did not make the container {container!r}, so it leaves it alone",
@@ -605,7 +605,8 @@ class Lab:
             found = self.client.api.inspect_image(tag)  # type: ignore[no-untyped-call]
         except ImageNotFound:
             return
-        if (found["Config"].get("Labels") or {}).get(belongings.SESSION) != self.session:
+        # the configuration of an image may be null
+        if answers.labels(found).get(belongings.SESSION) != self.session:
             raise self._name_taken("image", tag, None)
 
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
@@ -937,9 +938,9 @@ def _build_failed(call: Build, said: list[str], words: str) -> BuildFailed:
 
 def _published_ports(client: docker.DockerClient) -> Mapping[int, str]:
     return {
-        port["PublicPort"]: row["Names"][0].lstrip("/")
+        port["PublicPort"]: answers.name(row)
         for row in client.api.containers()
-        for port in row["Ports"] or []
+        for port in answers.rows(row, "Ports")
         if "PublicPort" in port
     }
 

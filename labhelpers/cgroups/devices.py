@@ -148,5 +148,10 @@ def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, An
     failed = [answers[way] for way in ("mknod", "reads", "writes") if answers.get(way) not in ("yes", None)]
     words = failed[0].rpartition(": ")[2] if failed else ""
     return Attempt(
-        given, answers["there"] == "yes", answers["mknod"] == "yes", opened["reads"], opened["writes"], words
+        given,
+        answers.get("there") == "yes",
+        answers.get("mknod") == "yes",
+        opened["reads"],
+        opened["writes"],
+        words,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.cgroups.bounds import MIB, hog
 from labhelpers.cgroups.disk import disk
 from labhelpers.drawing import human_bytes
+from labhelpers.engine.host.text import integer, lines
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -176,31 +177,31 @@ def _short(texts: Sequence[str]) -> str:
 
 
 def _number(text: str) -> int | None:
-    word = text.strip()
-    if word in ("", "max") or not word.lstrip("-").isdigit():
-        return None
-    return None if int(word) < 0 or int(word) >= _NO_LIMIT else int(word)
+    number = integer(text)
+    return None if number is None or not 0 <= number < _NO_LIMIT else number
 
 
 def _quota(texts: Sequence[str]) -> str | None:
     words = " ".join(texts).split()
-    quota, period = (_number(words[0]), int(words[1])) if len(words) == 2 else (None, 0)
-    if quota is None:
+    quota, period = (_number(words[0]), _number(words[1])) if len(words) == 2 else (None, None)
+    if quota is None or not period:
         return None
     return f"{quota / period:g} CPUs: {quota / 1000:g} ms of processor time in every {period / 1000:g} ms"
 
 
 def _weight(texts: Sequence[str]) -> str | None:
+    if not texts or _number(texts[0]) is None:
+        return None
     return f"{texts[0]} against others that want the same CPU; alone it has the whole"
 
 
 def _cpus(texts: Sequence[str]) -> str | None:
-    return f"only on CPU {texts[0]}" if texts[0] else None
+    return f"only on CPU {texts[0]}" if texts and texts[0].strip() else None
 
 
 def _bytes(what: str) -> Callable[[Sequence[str]], str | None]:
     def words(texts: Sequence[str]) -> str | None:
-        number = _number(texts[0])
+        number = _number(texts[0]) if texts else None
         return None if not number else what.format(human_bytes(number))
 
     return words
@@ -209,9 +210,9 @@ def _bytes(what: str) -> Callable[[Sequence[str]], str | None]:
 def _rate(key: str, unit: str) -> Callable[[Sequence[str]], str | None]:
     def words(texts: Sequence[str]) -> str | None:
         said = []
-        for line in texts[0].splitlines():
+        for line in lines(texts[0]) if texts else []:
             device, *rest = line.split()
-            value = dict(word.split("=") for word in rest if "=" in word).get(
+            value = dict(word.split("=", 1) for word in rest if "=" in word).get(
                 key, rest[0] if len(rest) == 1 else ""
             )
             number = _number(value)
@@ -223,12 +224,12 @@ def _rate(key: str, unit: str) -> Callable[[Sequence[str]], str | None]:
 
 
 def _swap(texts: Sequence[str]) -> str | None:
-    number = _number(texts[0])
+    number = _number(texts[0]) if texts else None
     return None if number is None else f"at most {human_bytes(number)}" if number else "no swap"
 
 
 def _pids(texts: Sequence[str]) -> str | None:
-    number = _number(texts[0])
+    number = _number(texts[0]) if texts else None
     return None if number is None else f"at most {number} processes and threads"
 
 

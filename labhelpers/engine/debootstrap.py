@@ -95,8 +95,17 @@ def sources() -> list[Source]:
 
 def _rows(command: Sequence[str]) -> list[list[str]]:
     told = subprocess.run(command, capture_output=True, text=True).stdout
-    rows = [line.split("|") for line in dict.fromkeys(told.splitlines())]
-    return [row for row in rows if row[0] in ("Debian", "Ubuntu") and row[1].startswith("http")]
+    return _targets(told)
+
+
+def _targets(told: str) -> list[list[str]]:
+    """Rows of four fields; other lines, such as apt's own warnings, are skipped."""
+    rows = [line.strip().split("|") for line in dict.fromkeys(told.splitlines())]
+    return [
+        row
+        for row in rows
+        if len(row) == 4 and row[0] in ("Debian", "Ubuntu") and row[1].startswith("http") and all(row)
+    ]
 
 
 def apt_settings() -> str:

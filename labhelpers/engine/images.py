@@ -25,7 +25,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from labhelpers import hub, state
-from labhelpers.engine import debootstrap, registries
+from labhelpers.engine import answers, debootstrap, registries
 from labhelpers.engine.find import Engine
 from labhelpers.engine.registries import Refusal
 from labhelpers.engine.removal import remove_container, remove_image
@@ -409,7 +409,7 @@ def _sweep(engine: Engine, name: str) -> None:
     api = engine.client.api
     found = api.images(filters={"dangling": True, "label": f"{STAGE}={name}"})
     for image in found:
-        if CONTENT not in (image["Labels"] or {}):
+        if CONTENT not in answers.labels(image):
             _remove(engine, image["Id"])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import time
@@ -379,7 +380,8 @@ def _put_the_machine_back(say: Say) -> None:
             say("engine: it ran in another network namespace, which is left as it is")
         elif other := foreign.running(_pid()):
             say(
-                f"engine: another dockerd (process {other.pid}) uses docker0 and the firewall's Docker chains; they stay"
+                f"engine: another dockerd (process {other.pid}) uses docker0 and the firewall's Docker chains, "
+                "so they stay"
             )
         else:
             _put_the_network_back(was, is_now, say)
@@ -436,6 +438,7 @@ def undo_firewall(was: str, is_now: str) -> list[list[str]]:
     engine's bridge; a chain goes if it was not there before and is named DOCKER…; a changed policy goes back.
     """
     old, new = _by_table(was), _by_table(is_now)
+    chain = r"DOCKER(?:[-_][\w-]+)?"
     rules: list[list[str]] = []
     chains: list[list[str]] = []
     for table, lines in new.items():
@@ -446,9 +449,9 @@ def undo_firewall(was: str, is_now: str) -> list[list[str]]:
                 continue
             if line.startswith("-A") and _ENGINE_RULE.search(line):
                 rules.append(["-t", table, "-D", *words[1:]])
-            elif line.startswith(":DOCKER"):
+            elif line.startswith(":") and re.fullmatch(chain, words[0][1:]):
                 chains += [["-t", table, "-F", words[0][1:]], ["-t", table, "-X", words[0][1:]]]
-            elif line.startswith(":") and words[1] != "-":
+            elif line.startswith(":") and len(words) > 1 and words[1] != "-":
                 policy = next((_words(e)[1] for e in kept if e.startswith(words[0] + " ")), "ACCEPT")
                 rules.append(["-t", table, "-P", words[0][1:], policy])
     # all are emptied before any is removed: a chain that another one jumps to cannot go
@@ -456,15 +459,19 @@ def undo_firewall(was: str, is_now: str) -> list[list[str]]:
 
 
 def _words(line: str) -> list[str]:
-    return [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)]
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quotation mark that nothing closes
+        return line.split()
 
 
 def _by_table(saved: str) -> dict[str, list[str]]:
     tables: dict[str, list[str]] = {}
-    for line in saved.splitlines():
+    table: list[str] = []
+    for line in saved.split("\n"):
         if line.startswith("*"):
             table = tables.setdefault(line[1:].strip(), [])
-        elif line.startswith((":", "-A")):
+        elif line.startswith((":", "-A ")) and line.strip() != ":":
             table.append(line.strip())
     return tables
 

@@ -21,6 +21,7 @@ from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 from requests.exceptions import RequestException
 
+from labhelpers.engine import answers
 from labhelpers.engine.find import Engine
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDOUT, Stream, execute
@@ -57,9 +58,9 @@ class Reach:
             LabError: there is no such container, or it does not run.
         """
         found = self._running(container if isinstance(container, str) else str(container.id))
-        for binding in (found["NetworkSettings"].get("Ports") or {}).get(f"{port}/tcp") or []:
-            if binding["HostIp"] in (LOOPBACK, "0.0.0.0") and self.published_is_here:
-                return LOOPBACK, int(binding["HostPort"])
+        for address, published in answers.bindings(found, f"{port}/tcp"):
+            if address in (LOOPBACK, "0.0.0.0") and self.published_is_here:
+                return LOOPBACK, published
         return LOOPBACK, self._forwarded(found["Id"], port)
 
     @cached_property
@@ -150,8 +151,7 @@ class Reach:
 
     def _connect(self, container: str, port: int) -> Stream:
         found = self._running(container)
-        networks = found["NetworkSettings"]["Networks"] or {}
-        address = next((one["IPAddress"] for one in networks.values() if one.get("IPAddress")), LOOPBACK)
+        address = next(iter(answers.addresses(found)), LOOPBACK)
         helper = self._beside(found)
         made = self._client.api.exec_create(helper.id, ["nc", address, str(port)], stdin=True)
         return Stream(self._client.api.exec_start(made["Id"], socket=True))

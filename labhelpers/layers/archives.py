@@ -2,7 +2,7 @@
 
 One pass from front to back, in memory that grows with the number of files and not with their bytes, and
 nothing is written anywhere. Formats: moby, image/tarexport (manifest.json); OCI image-spec, image-layout.md
-(index.json, blobs/); both, and each layer, plain or packed with gzip or zstd.
+(index.json, blobs/); both, and each layer, plain or compressed with gzip, zstd, bzip2 or xz.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from labhelpers.errors import BadArchive, BadInput
-from labhelpers.layers import trees
+from labhelpers.layers import manifests, trees
+from labhelpers.layers.extraction import Budget, Tree, follow, inside
+from labhelpers.layers.manifests import Blob, mapping, sequence, short
 from labhelpers.layers.tarstream import (
     BLOCK,
     CHUNK,
-    GZIP_MAGIC,
-    ZSTD_MAGIC,
+    MAGIC_BYTES,
     Chunks,
     File,
     Flow,
@@ -35,18 +36,20 @@ from labhelpers.layers.tarstream import (
     Part,
     Source,
     Unpacked,
+    compression,
     cut_short,
     damaged,
     hostile,
     looks_like_tar,
     members,
+    printable,
 )
-from labhelpers.layers.trees import IMPLIED, Entries, Entry, Waste
+from labhelpers.layers.trees import Entries, Entry, Waste
 from labhelpers.results import Result
 
-# the largest manifests and configurations are some hundred KiB
-MOST_JSON = 16 << 20
-MOST_ENTRIES = 5_000_000
+# containerd reads no manifest or configuration above 8 MiB; most have some KiB
+MOST_JSON = 8 << 20
+MOST_JSON_IN_ALL = 128 << 20
 MOST_BYTES = 1 << 62
 SMALL_WINDOW = 1 << 12
 UNKNOWN = "(not recorded)"
@@ -100,12 +103,38 @@ class ImageStack(Result):
         layers: from the lowest to the highest.
         efficiency: 0 to 1, as dive defines it: see `trees.efficiency`.
         wasted_files: path, count, bytes of every path that is stored more than once, the largest first.
+        platform: what it is for, `linux/amd64`; None where the archive does not say.
+        other_platforms: those that the archive holds as well (`archive(…, platform=)` reads one of them).
+        absent_platforms: those that the archive lists, and does not hold in full.
+        skipped: the types of what the archive lists that is no image (a chart, a signature).
     """
 
     name: str
     layers: tuple[Layer, ...]
     efficiency: float
     wasted_files: tuple[Waste, ...]
+    platform: str | None = None
+    other_platforms: tuple[str, ...] = ()
+    absent_platforms: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the archive has besides these layers, a line each; empty for an image of one platform."""
+        lines = []
+        if self.other_platforms or self.absent_platforms:
+            lines.append(f"these are the layers for {self.platform}")
+        if self.other_platforms:
+            lines.append(f"also there: {', '.join(self.other_platforms)}")
+        if self.absent_platforms:
+            lines.append(f"listed, but not there in full: {', '.join(self.absent_platforms)}")
+        if self.skipped:
+            lines.append(f"no image, so left out: {', '.join(self.skipped)}")
+        return tuple(lines)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<br>{escape(line)}" for line in self.notes)
+        return Result._repr_html_(self) + lines.removeprefix("<br>")
 
     @property
     def bytes(self) -> int:
@@ -169,30 +198,39 @@ class Union(Result):
 # --- reading
 
 
-def archive(path: str | os.PathLike[str], ref: str | None = None, *, verify: bool = True) -> ImageStack:
+def archive(
+    path: str | os.PathLike[str], ref: str | None = None, *, verify: bool = True, platform: str | None = None
+) -> ImageStack:
     """The layers of an image archive of this machine. Nothing in it is unpacked to disk, run or followed.
 
     Args:
-        path: what `docker save` wrote, or an OCI image layout as one tar; plain, gzip or zstd.
-        ref: which image, where the archive holds several.
+        path: what `docker save` wrote, or an OCI image layout as one tar; plain, gzip, zstd, bzip2 or xz.
+        ref: which image, where the archive holds several: its name, or the digest of its manifest.
         verify: recompute the SHA-256 of every blob and layer. Without it a plain archive is not read in
             full, only its headers are: quicker, and a changed byte in a file goes unseen.
+        platform: which of an image's platforms, such as `linux/arm64`. Without it: this machine's, or the only
+            one there is. The result's `notes` say which others the archive has or lacks.
 
     Raises:
-        BadInput: there is no such file, or the archive holds several images and `ref` names none of them.
-        BadArchive: it is no image archive, or it is damaged, cut short or hostile.
+        BadInput: there is no such file, or the archive holds several images or platforms and `ref` and `platform`
+            name none of them.
+        BadArchive: it is no image archive; or it is damaged, cut short or unsafe to unpack; or it lacks layers
+            of the platform.
     """
     where = Path(path).name
+    wanted = _Wanted(ref, platform, manifests.this_machine())
     try:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            packed = _is_packed(file.read(4))
+            begin = file.read(BLOCK)
             file.seek(0)
             source: Source = File(file, size)
+            packed = None if looks_like_tar(begin) else compression(begin[:MAGIC_BYTES])
             if packed:
-                return _read(Unpacked(source, where), _Contents(where, _hashing if verify else None), ref)
+                unpacked = Unpacked(source, where, packed)
+                return _read(unpacked, _Contents(where, _hashing if verify else None), wanted)
             with HashedAhead(path) as ahead:
-                return _read(source, _Contents(where, _ahead(ahead) if verify else None, size), ref)
+                return _read(source, _Contents(where, _ahead(ahead) if verify else None, size), wanted)
     except OSError as error:
         raise BadInput(
             f"the archive {where} cannot be read: {error.strerror or error}",
@@ -200,21 +238,36 @@ def archive(path: str | os.PathLike[str], ref: str | None = None, *, verify: boo
         ) from None
 
 
-def stream(chunks: Iterable[bytes], name: str, look: Look | None = None) -> ImageStack:
+def stream(
+    chunks: Iterable[bytes],
+    name: str,
+    look: Look | None = None,
+    *,
+    platform: str | None = None,
+    default_platform: str | None = None,
+) -> ImageStack:
     """The same from bytes that arrive, such as those that the engine's `docker save` sends.
 
     Args:
         name: what the archive is called in messages.
         look: sees the contents of every regular file; what it gives back is kept in the layer's `seen`.
+        platform: as for `archive`.
+        default_platform: what is taken without `platform`; None for this machine's.
 
     Raises:
-        BadArchive: as `archive`.
+        BadInput, BadArchive: as `archive`.
     """
-    return _read(Chunks(chunks), _Contents(name, _hashing, look=look), None)
+    wanted = _Wanted(None, platform, default_platform or manifests.this_machine())
+    return _read(Chunks(chunks), _Contents(name, _hashing, look=look), wanted)
 
 
-def _is_packed(begin: bytes) -> bool:
-    return begin.startswith(GZIP_MAGIC) or begin == ZSTD_MAGIC
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which image of an archive: its name, its platform, and the platform where none is asked for."""
+
+    ref: str | None
+    platform: str | None
+    default: str
 
 
 def _hashing(source: Source, flow: Flow, size: int) -> tuple[Source, Callable[[], str]]:
@@ -228,7 +281,7 @@ def _ahead(hashed: HashedAhead) -> Hashing:
     return lambda source, flow, size: (source, hashed.sha256(flow.position, size))
 
 
-def _read(source: Source, found: _Contents, ref: str | None) -> ImageStack:
+def _read(source: Source, found: _Contents, wanted: _Wanted) -> ImageStack:
     flow = Flow(source, found.where, found.window)
     first = flow.peek(BLOCK)
     if len(first) < BLOCK and isinstance(source, Unpacked):
@@ -240,7 +293,7 @@ def _read(source: Source, found: _Contents, ref: str | None) -> ImageStack:
         )
     for member in members(flow):
         found.add(flow, member)
-    return found.image(ref)
+    return found.image(wanted)
 
 
 @dataclass(slots=True)
@@ -278,6 +331,8 @@ class _Contents:
         self.where, self._hashing, self._size, self._look_at = where, hashing, size, look
         # headers stand far apart where contents are skipped: a large window would read what nobody asks for
         self.window = CHUNK if size is None else SMALL_WINDOW
+        self._budget = Budget()
+        self._json_bytes = 0
         self._texts: dict[str, bytes] = {}
         self._layers: dict[str, _Files] = {}
         self._links: dict[str, str] = {}
@@ -288,37 +343,50 @@ class _Contents:
         """Look at one member, and go past it."""
         if self._size is not None and member.stored_bytes > self._size - flow.position:
             raise cut_short(self.where)
-        name = _inside(member.name, self.where)
+        name = inside(member.name, self.where)
         part = Part(flow, member.stored_bytes)
+        if member.kind in ("file", "link", "hard link"):
+            self._budget.take_path(name, self.where)
+            # the last one of a name counts
+            for held in (self._texts, self._layers, self._links, self._sizes, self._digests):
+                held.pop(name, None)
         if member.kind in ("link", "hard link"):
-            above = posixpath.dirname(name) if member.kind == "link" else ""
-            self._links[name] = _inside(posixpath.join(above, member.target), self.where)
-        elif member.kind == "file" and member.stored_bytes:
+            # a hard link's target begins at the root of the archive
+            self._links[name] = member.target if member.kind == "link" else f"/{member.target}"
+        elif member.kind == "file":
             self._sizes[name] = member.stored_bytes
             self._look(flow, part, name)
         part.finish()
 
     def _look(self, flow: Flow, part: Part, name: str) -> None:
-        begin = flow.peek(min(BLOCK, self._sizes[name]))
+        """Find out what a file is by its contents, as engines do: a media type or a name may be wrong."""
+        size = self._sizes[name]
+        begin = flow.peek(min(BLOCK, size))
         source: Source = part
         if self._hashing:
-            source, self._digests[name] = self._hashing(part, flow, self._sizes[name])
-        if begin[:1] in (b"{", b"[") and self._sizes[name] <= MOST_JSON:
+            source, self._digests[name] = self._hashing(part, flow, size)
+        is_tar = not begin or (len(begin) == BLOCK and looks_like_tar(begin))
+        packed = None if is_tar else compression(begin[:MAGIC_BYTES])
+        if is_tar or packed:
+            where = f"the layer {short(name)} of {self.where}"
+            self._layers[name] = self._layer(source, where, packed)
+        elif begin.lstrip()[:1] in (b"{", b"[") and size <= MOST_JSON:
+            self._json_bytes += size
+            if self._json_bytes > MOST_JSON_IN_ALL:
+                raise hostile(self.where, f"it has more than {MOST_JSON_IN_ALL >> 20} MiB of descriptions")
             self._texts[name] = b"".join(iter(lambda: source.read(MOST_JSON), b""))
-        elif _is_packed(begin[:4]) or (looks_like_tar(begin) and len(begin) == BLOCK):
-            where = f"the layer {_short(name)} of {self.where}"
-            self._layers[name] = self._layer(source, where, _is_packed(begin[:4]))
-        source.skip(self._sizes[name])
+        source.skip(size)
 
-    def _layer(self, source: Source, where: str, packed: bool) -> _Files:
+    def _layer(self, source: Source, where: str, packed: str | None) -> _Files:
         diff_id: Callable[[], str] | None = None
         try:
             if packed:
-                source = Unpacked(source, where)
+                source = Unpacked(source, where, packed)
                 if self._hashing:
                     total = hashlib.sha256()
                     source, diff_id = Hashed(source, total), total.hexdigest
-            files = _files(Flow(source, where, CHUNK if packed else self.window), where, self._look_at)
+            flow = Flow(source, where, CHUNK if packed else self.window)
+            files = _files(flow, where, self._look_at, self._budget)
             # what stands after the end of the tar belongs to the digest
             source.skip(MOST_BYTES)
         except BadArchive as error:
@@ -331,146 +399,88 @@ class _Contents:
         """The digest of what the archive holds under that name; None where nobody asked for it."""
         return f"sha256:{self._digests[name]()}" if name in self._digests else None
 
-    # --- putting it together
+    # --- what `manifests` asks
 
-    def image(self, ref: str | None) -> ImageStack:
-        """The image that the archive's manifest describes."""
-        name, config_name, layer_names = self._manifest(ref)
-        self._check(config_name)
-        config = _as(dict, self._json(config_name), config_name)
-        diff_ids = [
-            str(one) for one in _as(dict, config.get("rootfs") or {}, config_name).get("diff_ids") or []
-        ]
-        if len(diff_ids) != len(layer_names):
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name, or a link to one."""
+        try:
+            return self._follow(name) in self._sizes
+        except BadArchive:
+            return True  # reading it says why not
+
+    def text(self, name: str) -> Any:
+        """The JSON of a file."""
+        found = self._follow(name)
+        if found not in self._texts:
+            raise damaged(self.where, f"{short(name)} is listed and not there, or is no JSON")
+        try:
+            return json.loads(self._texts[found])
+        except (ValueError, RecursionError):
+            raise damaged(self.where, f"{short(name)} is no JSON") from None
+
+    def check(self, blob: Blob) -> None:
+        """Compare a blob with the size that a descriptor gives, and with the digest that it is named for."""
+        name = self._follow(blob.name)
+        size = self._sizes.get(name)
+        if size is not None and blob.size not in (None, size):
             raise damaged(
-                self.where, f"its manifest lists {len(layer_names)} layers, its configuration {len(diff_ids)}"
+                self.where,
+                f"the blob {short(name)} should have {blob.size} bytes; it has {size}: a size lies",
             )
-        found = [self._found(layer, diff_id) for layer, diff_id in zip(layer_names, diff_ids, strict=True)]
-        digests = [_digest_in(self._follow(layer)) for layer in layer_names]
-        return stack(name, found, diff_ids, digests, _instructions(config, len(found)))
-
-    def _found(self, name: str, diff_id: str) -> _Files:
-        name = self._follow(name)
-        self._check(name)
-        files = self._layers.get(name)
-        if files is None and name in self._sizes:
-            raise damaged(self.where, f"{_short(name)}, which it lists as a layer, is no tar")
-        if files is None:
-            raise damaged(self.where, f"the layer {_short(name)} is listed and not there")
-        if files.problem:
-            raise files.problem
-        unpacked = files.diff_id or self._digest(name)
-        if unpacked and unpacked != diff_id:
-            raise damaged(
-                self.where, f"the layer {_short(name)} should have the diff id {diff_id}; it has {unpacked}"
-            )
-        return files
-
-    def _check(self, name: str) -> None:
-        """A blob is named for its digest: recompute it."""
         named, found = _digest_in(name), self._digest(name)
         if named and found and named != found:
             raise damaged(self.where, f"the blob {named} has the digest {found}")
 
     def _follow(self, name: str) -> str:
-        """Where a link leads: old engines save a layer that occurs twice as a link."""
-        seen: list[str] = []
-        while name in self._links:
-            if name in seen:
-                raise hostile(self.where, f"links in it lead in a loop: {' → '.join([*seen, name])}")
-            seen.append(name)
-            name = self._links[name]
-        return name
+        """Where a name leads: old engines save a layer that occurs twice as a link."""
+        return follow(name, self._links, self._budget, self.where)
 
-    def _json(self, name: str) -> Any:
-        name = self._follow(name)
-        if name not in self._texts:
-            raise damaged(self.where, f"{_short(name)} is listed and not there, or is no JSON")
-        try:
-            return json.loads(self._texts[name])
-        except (ValueError, RecursionError):
-            raise damaged(self.where, f"{_short(name)} is no JSON") from None
+    # --- putting it together
 
-    def _manifest(self, ref: str | None) -> tuple[str, str, list[str]]:
-        """What the image is called, its configuration and its layers, by their names in the archive."""
-        if "manifest.json" in self._texts or "manifest.json" in self._links:
-            return self._saved(_as(list, self._json("manifest.json"), "manifest.json"), ref)
-        if "index.json" in self._texts:
-            return self._layout(ref)
-        raise BadArchive(
-            f"{self.where} is a tar, but no image archive: it has neither manifest.json nor index.json",
-            hint="`docker export` writes a container's files, not an image: use `docker save`; where it was an "
-            "image archive, it may have been cut short",
+    def image(self, wanted: _Wanted) -> ImageStack:
+        """The image that is asked for."""
+        if not self.has("manifest.json") and not self.has("index.json"):
+            raise BadArchive(
+                f"{self.where} is a tar, but no image archive: it has neither manifest.json nor index.json",
+                hint="`docker export` writes a container's files, not an image: use `docker save`; where it was an "
+                "image archive, it may have been cut short",
+            )
+        choice = manifests.choose(self, wanted.ref, wanted.platform, wanted.default)
+        image = choice.image
+        assert image.config is not None  # else the choice raises
+        self.check(image.config)
+        config = mapping(self.text(image.config.name), self.where)
+        root = mapping(config.get("rootfs") or {}, self.where)
+        diff_ids = [str(one) for one in sequence(root.get("diff_ids"), self.where)]
+        if len(diff_ids) != len(image.layers):
+            lists = f"{len(image.layers)} layers, its configuration {len(diff_ids)}"
+            raise damaged(self.where, f"its manifest lists {lists}")
+        found = [self._found(*pair) for pair in zip(image.layers, diff_ids, strict=True)]
+        digests = [_digest_in(self._follow(layer.name)) for layer in image.layers]
+        name = choice.name if choice.name.isprintable() else printable(choice.name)
+        built = stack(name, found, diff_ids, digests, _instructions(config, len(found)))
+        return replace(
+            built,
+            platform=image.platform,
+            other_platforms=tuple(one for one in choice.platforms if one != image.platform),
+            absent_platforms=choice.absent,
+            skipped=choice.skipped,
         )
 
-    def _saved(self, images: list[Any], ref: str | None) -> tuple[str, str, list[str]]:
-        by_name: dict[str, dict[str, Any]] = {}
-        for image in images:
-            image = _as(dict, image, "manifest.json")
-            for tag in image.get("RepoTags") or [str(image.get("Config"))]:
-                by_name[str(tag)] = image
-        name = self._chosen(by_name, ref)
-        image = by_name[name]
-        layers = [
-            _inside(str(one), self.where) for one in _as(list, image.get("Layers") or [], "manifest.json")
-        ]
-        return name, _inside(str(image.get("Config")), self.where), layers
-
-    def _layout(self, ref: str | None) -> tuple[str, str, list[str]]:
-        by_name: dict[str, dict[str, Any]] = {}
-        for descriptor in self._manifests("index.json", []):
-            notes = descriptor.get("annotations") or {}
-            if "vnd.docker.reference.type" in notes:
-                continue  # a statement about an image (BuildKit's provenance), no image
-            name = notes.get("io.containerd.image.name") or notes.get("org.opencontainers.image.ref.name")
-            by_name[str(name or descriptor.get("digest"))] = descriptor
-        name = self._chosen(by_name, ref)
-        manifest_name = self._blob(by_name[name])
-        manifest = _as(dict, self._json(manifest_name), manifest_name)
-        layers = [self._blob(layer) for layer in _as(list, manifest.get("layers") or [], manifest_name)]
-        return name, self._blob(manifest.get("config")), layers
-
-    def _manifests(self, name: str, seen: list[str]) -> Iterator[dict[str, Any]]:
-        """The descriptors of all manifests of an index, those of indexes inside it too."""
-        if name in seen:
-            raise hostile(self.where, f"links in it lead in a loop: {' → '.join([*seen, name])}")
-        index = _as(dict, self._json(name), name)
-        for descriptor in _as(list, index.get("manifests") or [], name):
-            inside = self._blob(descriptor)
-            if inside not in self._texts:
-                continue  # another platform's, which was not saved
-            held = _as(dict, self._json(inside), inside)
-            if "manifests" in held:
-                notes = descriptor.get("annotations") or {}
-                for one in self._manifests(inside, [*seen, name]):
-                    yield {**one, "annotations": notes | (one.get("annotations") or {})}
-            else:
-                yield descriptor
-
-    def _blob(self, descriptor: Any) -> str:
-        """The name of the blob that a descriptor (OCI image-spec, descriptor.md) means."""
-        descriptor = _as(dict, descriptor, "a descriptor")
-        algorithm, _, code = str(descriptor.get("digest")).partition(":")
-        name = _inside(f"blobs/{algorithm}/{code}", self.where)
-        size = self._sizes.get(name)
-        if size is not None and descriptor.get("size") not in (None, size):
+    def _found(self, layer: Blob, diff_id: str) -> _Files:
+        self.check(layer)
+        name = self._follow(layer.name)
+        files = self._layers.get(name)
+        if files is None:
+            raise damaged(self.where, f"{short(name)}, which it lists as a layer, is no tar")
+        if files.problem:
+            raise files.problem
+        unpacked = files.diff_id or self._digest(name)
+        if unpacked and unpacked != diff_id:
             raise damaged(
-                self.where,
-                f"the blob {_short(name)} should have {descriptor['size']} bytes; it has {size}: a size lies",
+                self.where, f"the layer {short(name)} should have the diff id {diff_id}; it has {unpacked}"
             )
-        self._check(name)
-        return name
-
-    def _chosen(self, by_name: Mapping[str, Any], ref: str | None) -> str:
-        if not by_name:
-            raise damaged(self.where, "it lists no image")
-        if ref in by_name or f"{ref}:latest" in by_name:
-            return str(ref if ref in by_name else f"{ref}:latest")
-        distinct = {json.dumps(image, sort_keys=True) for image in by_name.values()}
-        if ref is None and len(distinct) == 1:
-            return next(iter(by_name))
-        what = "several images" if ref is None else f"no image called {ref!r}"
-        raise BadInput(f"{self.where} holds {what}", hint=f"give one of them as ref: {', '.join(by_name)}")
+        return files
 
 
 def stack(
@@ -505,67 +515,26 @@ def stack(
 # --- one layer
 
 
-def _files(flow: Flow, where: str, look: Look | None) -> _Files:
-    found = _Files()
-    entries, links = found.entries, dict[str, tuple[str, str]]()
+def _files(flow: Flow, where: str, look: Look | None, budget: Budget) -> _Files:
+    found, tree = _Files(), Tree(where, budget)
     for member in members(flow):
-        path = _inside(member.name, where)
+        path = tree.add(member)
         part = Part(flow, member.stored_bytes)
-        if look and member.kind == "file" and (told := look(path, part)) is not None:
-            found.seen[path] = told
+        found.seen.pop(path, None)
+        if look and path and member.kind == "file" and (kept := look(path, part)) is not None:
+            found.seen[path] = kept
         part.finish()
         found.total_bytes += member.bytes
-        name = path.rpartition("/")[2]
-        above = trees.parent(path)
-        while above and above not in entries:
-            entries[above] = IMPLIED
-            above = trees.parent(above)
-        if name.startswith(trees.RESERVED):
-            if name == trees.OPAQUE:
-                found.opaque.append(trees.parent(path))
-        elif path:
-            entries[path] = Entry(member.bytes, member.kind)
-            if member.target:
-                links[path] = (member.kind, member.target)
-        if len(entries) > MOST_ENTRIES:
-            raise hostile(where, f"it has more than {MOST_ENTRIES:,} files")
-    _no_loops(links, where)
+    found.entries, found.opaque = tree.entries, list(tree.opaque)
     return found
-
-
-def _no_loops(links: Mapping[str, tuple[str, str]], where: str) -> None:
-    """Links that lead back to themselves: no file is ever reached through them, and a reader may never end."""
-    ends: set[str] = set()
-    for begin in links:
-        path, seen = begin, dict[str, None]()
-        while path in links and path not in ends:
-            if path in seen:
-                raise hostile(where, f"links in it lead in a loop: {' → '.join([*seen, path])}")
-            seen[path] = None
-            kind, target = links[path]
-            if kind == "hard link":
-                path = _inside(target, where)
-            else:
-                # a symbolic link starts at its directory, and the root of the image is as far up as it gets
-                path = posixpath.normpath(posixpath.join("/", trees.parent(path), target)).strip("/")
-        ends.update(seen)
-
-
-def _inside(name: str, where: str) -> str:
-    """`name` as a path below the root of the archive, without slashes around it; empty for the root."""
-    if not name.startswith(("/", ".")) and "//" not in name and "/." not in name:
-        return name.rstrip("/")
-    path = posixpath.normpath(name.lstrip("/") or ".")
-    if path == ".." or path.startswith("../"):
-        raise hostile(where, f"a path in it climbs out of it: {name[:80]}")
-    return "" if path == "." else path
 
 
 def _instructions(config: Mapping[str, Any], count: int) -> list[str]:
     """What made each layer, from the history (OCI image-spec, config.md); history may be missing."""
     history = config.get("history")
     made = [
-        _instruction(str(step.get("created_by") or UNKNOWN))
+        # JSON may hold half of a character, which no font and no terminal can show
+        re.sub(r"[\ud800-\udfff]", "?", _instruction(str(step.get("created_by") or UNKNOWN)))
         for step in (history if isinstance(history, list) else [])
         if isinstance(step, dict) and not step.get("empty_layer")
     ]
@@ -590,14 +559,3 @@ def _digest_in(name: str) -> str | None:
     if not folder and code.endswith(".json") and len(code) == 69:
         return f"sha256:{code.removesuffix('.json')}"
     return None
-
-
-def _as(kind: type[Any], value: Any, name: str) -> Any:
-    if not isinstance(value, kind):
-        raise damaged(_short(name), "it does not have the form that its format asks for")
-    return value
-
-
-def _short(name: str) -> str:
-    """A name with its long codes cut, as docker shows them."""
-    return "/".join(part[:12] if len(part) >= 64 else part for part in name.split("/"))

@@ -398,7 +398,7 @@ def leaks_of(lab: Lab, ref: str, secret: str) -> list[str]:
     found = [f"layer {layer.number}: /{path}" for layer in stack.layers for path in layer.seen]
     steps = [str(step["CreatedBy"]) for step in lab.client.images.get(ref).history()]
     found += [f"history: {step.replace(secret, '…')[:60]}" for step in steps if secret in step]
-    if secret in str(lab.client.images.get(ref).attrs["Config"]):
+    if secret in str(lab.client.images.get(ref).attrs.get("Config")):
         found.append("settings")
     return found
 

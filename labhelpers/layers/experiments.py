@@ -263,17 +263,21 @@ class _PullWatch:
 # --- the stack
 
 
-def image(lab: Lab, ref: str) -> ImageStack:
+def image(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
     """The layers of an image of the engine, from what `docker save` sends; nothing is kept on a disk.
 
     Digests are known where the engine saves them (from Engine 25 on), or where the image comes from the lab's
     own registry; else they are None, and the diff ids are there all the same.
 
+    Args:
+        platform: which of the image's platforms, such as `linux/arm64`; None for the engine's own, or the only one.
+
     Raises:
         ImageMissing: the engine does not have it.
-        BadArchive: what the engine sent is damaged.
+        BadInput: it has the image for several platforms, and none of them is the one that is wanted.
+        BadArchive: what the engine sent is damaged or lacks layers.
     """
-    stack = save(lab, ref)
+    stack = save(lab, ref, platform=platform)
     if all(layer.digest for layer in stack.layers) or not _is_in_our_registry(lab, ref):
         return stack
     blobs = [blob.digest for blob in verify(lab, ref).blobs if blob.kind == "layer"]

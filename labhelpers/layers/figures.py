@@ -19,6 +19,7 @@ from labhelpers.drawing import (
     new_axes,
     resize,
 )
+from labhelpers.layers.tarstream import printable
 from labhelpers.layers.trees import WHITEOUT, parent
 from labhelpers.state import ROOT
 
@@ -115,7 +116,7 @@ def draw_pull(result: Pull, ax: Axes) -> Axes:
 def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
     """One bar a layer, the lowest at the bottom: bytes, what made it, and what it did to the files."""
     rows = len(result.layers)
-    resize(ax, 8.5, 1.1 + 0.6 * rows)
+    resize(ax, 8.5, 1.1 + 0.6 * max(rows, 1))
     most = max((layer.bytes for layer in result.layers), default=0) or 1
     for layer in result.layers:
         ax.barh(layer.number, layer.bytes, height=0.36, color=_layer_colour(layer.number))
@@ -124,7 +125,10 @@ def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
         ax.text(layer.bytes, layer.number, said, va="center", fontsize=8.5, color=INK)
         ax.text(0, layer.number + 0.24, _cut(layer.instruction), va="bottom", fontsize=8.5, color="#555555")
     wasted = f"{human_bytes(result.wasted_bytes)} in files stored more than once"
-    ax.set_title(f"{result.name.rpartition('/')[2]}: efficiency {result.efficiency:.1%}, {wasted}")
+    name = result.name.rpartition("/")[2]
+    if result.other_platforms or result.absent_platforms:
+        name += f" ({result.platform})"
+    ax.set_title(f"{name}: efficiency {result.efficiency:.1%}, {wasted}")
     ax.set_yticks(range(rows), [f"layer {number}" for number in range(rows)])
     ax.set(xlim=(0, most * 1.5), ylim=(-0.4, rows - 0.1))
     ax.tick_params(axis="y", length=0)
@@ -139,7 +143,7 @@ def draw_union(result: Union, ax: Axes) -> Axes:
     layers = result.stack.layers
     paths = _telling(result)
     top = len(layers) + 0.5
-    resize(ax, 2.4 + 0.54 * len(paths), 1.7 + 0.42 * (len(layers) + 1.5))
+    resize(ax, 2.4 + 0.54 * max(len(paths), 6), 1.7 + 0.42 * (len(layers) + 1.5))
     origin = {file.path: file.layer for file in result.files}
     for x, path in enumerate(paths):
         for layer in layers:
@@ -149,7 +153,9 @@ def draw_union(result: Union, ax: Axes) -> Axes:
             _box(ax, (x + 0.06, top + 0.08), 0.88, 0.84, face, str(origin[path]), ink=_on(face))
         else:
             _box(ax, (x + 0.06, top + 0.08), 0.88, 0.84, "white", "", edge=FAINT)
-        ax.text(x + 0.5, top + 1.1, path, rotation=40, ha="left", va="bottom", fontsize=8.5, color=INK)
+        ax.text(
+            x + 0.5, top + 1.1, printable(path), rotation=40, ha="left", va="bottom", fontsize=8.5, color=INK
+        )
     for layer in layers:
         _box(ax, (-0.1, layer.number + 0.01), len(paths) + 0.2, 0.98, "none", edge="#DDDDDD")
         ax.text(-0.25, layer.number + 0.5, f"layer {layer.number}", ha="right", va="center", fontsize=9)

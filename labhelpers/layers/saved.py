@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, ImageNotFound
 
@@ -14,18 +15,28 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 
-def save(lab: Lab, ref: str, look: archives.Look | None = None) -> archives.ImageStack:
+def save(
+    lab: Lab, ref: str, look: archives.Look | None = None, platform: str | None = None
+) -> archives.ImageStack:
     """The layers of an image of the engine; `look` sees the contents of every file of every layer.
+
+    Args:
+        platform: which of the image's platforms, such as `linux/arm64`; None for the engine's own, or the only one.
 
     Raises:
         ImageMissing: the engine does not have it.
-        BadArchive: what the engine sent is damaged.
+        BadInput: it has the image for several platforms, and none of them is the one that is wanted.
+        BadArchive: what the engine sent is damaged, or lacks layers (an engine with the containerd image store saves
+            only the blobs that it has).
     """
     try:
         # what `docker save` says of a missing image differs from engine to engine
         lab.client.images.get(ref)
         chunks = lab.client.api.get_image(ref)
-        return replace(archives.stream(chunks, f"what `docker save {ref}` sends", look), name=ref)
+        what = f"what `docker save {ref}` sends"
+        own = _platform(lab.engine.version)
+        found = archives.stream(chunks, what, look, platform=platform, default_platform=own)
+        return replace(found, name=ref)
     except ImageNotFound as error:
         raise ImageMissing(
             f"the engine does not have the image {ref!r}",
@@ -38,3 +49,9 @@ def save(lab: Lab, ref: str, look: archives.Look | None = None) -> archives.Imag
             hint="its words say why; is that the name of an image?",
             engine_words=str(error.explanation),
         ) from None
+
+
+def _platform(version: Mapping[str, Any]) -> str | None:
+    """The engine's own platform (Engine API, GET /version)."""
+    architecture = version.get("Arch")
+    return f"{version.get('Os') or 'linux'}/{architecture}" if architecture else None

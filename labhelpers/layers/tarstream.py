@@ -1,16 +1,19 @@
 """Tar archives read once, from front to back, in bounded memory: headers in full, contents only where asked.
 
 The formats: POSIX.1-2001 (pax), ustar, and GNU tar's long names and sparse files
-(GNU tar manual, "Basic Tar Format"); gzip (RFC 1952) and zstd (RFC 8878) around them. Nothing is ever
+(GNU tar manual, "Basic Tar Format"), and the headers of Unix V7; gzip (RFC 1952), zstd (RFC 8878), bzip2 and
+xz around them. What a header says is read as Go's archive/tar does, which engines use. Nothing is ever
 unpacked to a disk. Python's `tarfile` takes some ten times as long per header, and keeps all of them.
 """
 
 from __future__ import annotations
 
+import bz2
 import hashlib
+import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -20,14 +23,25 @@ from labhelpers.errors import BadArchive
 
 BLOCK = 512
 CHUNK = 1 << 20
-STEP = 1 << 16
+# small: what stands behind the end of each of gzip's members is copied
+STEP = 1 << 14
 ZEROS = bytes(BLOCK)
 # Linux's PATH_MAX; a pax record may claim any length
 MOST_PATH = 4096
 MOST_RECORDS = 1 << 20
 # RFC 8878 lets a frame ask for far more memory than a layer needs; `zstd --long` asks for 2^27
 MOST_WINDOW = 1 << 27
-GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+# `xz -9` needs 65 MiB, and a header may ask for 4 GiB
+MOST_XZ_BYTES = 1 << 28
+# archive/tar's and containerd's largest number of bytes
+MOST_SIZE = (1 << 63) - 1
+MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0"}
+MAGIC_BYTES = 6
+# RFC 8878, "Skippable Frames": 16 numbers; zstd:chunked may begin with one
+SKIPPABLE = b"\x2a\x4d\x18"
+PAX_KEYS = frozenset(
+    ("path", "linkpath", "size", "GNU.sparse.name", "GNU.sparse.size", "GNU.sparse.realsize")
+)
 HEADER_ONLY = frozenset("123456")
 KINDS = {"\0": "file", "0": "file", "7": "file", "S": "file", "1": "hard link", "2": "link"}
 KINDS |= {"3": "device", "4": "device", "5": "directory", "6": "pipe"}
@@ -149,29 +163,44 @@ class HashedAhead:
         return total.hexdigest()
 
 
+def compression(begin: bytes) -> str | None:
+    """What data are compressed with, by their first `MAGIC_BYTES`: a key of `MAGIC`, or None.
+
+    Engines decide in the same way, whatever a media type or a file name says (moby, pkg/archive,
+    DetectCompression).
+    """
+    if begin[1:4] == SKIPPABLE and begin[0] & 0xF0 == 0x50:
+        return "zstd"
+    return next((kind for kind, magic in MAGIC.items() if begin.startswith(magic)), None)
+
+
 class Unpacked:
-    """What a gzip or zstd source holds, in pieces of at most `CHUNK` bytes: few packed bytes may hold gigabytes.
+    """What a compressed source holds, in pieces of at most `CHUNK` bytes: few packed bytes may hold gigabytes.
+
+    Args:
+        kind: what it is compressed with, as `compression` gives it.
 
     Raises:
         BadArchive: by `read`: the data are damaged, or end before their end.
     """
 
-    def __init__(self, source: Source, where: str) -> None:
+    def __init__(self, source: Source, where: str, kind: str) -> None:
         self._where = where
-        begin = source.read(STEP)
         self._read: Callable[[int], bytes]
-        if begin.startswith(GZIP_MAGIC):
-            self._read = _Gzip(begin, source, where).read
-        else:
-            joined: Any = _Joined(begin, source)  # the library asks for no more than a `read`
+        if kind == "zstd":
             unpack = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW)
+            joined: Any = source  # the library asks for no more than a `read`
             self._read = unpack.stream_reader(joined, read_across_frames=True).read
+        else:
+            self._read = _Members(source, where, kind).read
 
     def read(self, count: int, /) -> bytes:
         """As `Source.read`."""
         try:
             return self._read(min(count, CHUNK))
-        except (zlib.error, zstandard.ZstdError) as error:
+        except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise  # of the disk; bzip2's have no number
             raise BadArchive(
                 f"{self._where} cannot be unpacked: its compressed data are damaged",
                 hint="fetch or save the archive again",
@@ -183,39 +212,42 @@ class Unpacked:
         return read_past(self, count)
 
 
-class _Gzip:
-    """gzip's members, one after the other (eStargz has many); zlib checks the sum at the end of each."""
+class _Members:
+    """Compressed streams that follow one another (eStargz is many of gzip's); each checks its own sum at its end."""
 
-    def __init__(self, begin: bytes, source: Source, where: str) -> None:
-        self._packed, self._source, self._where = begin, source, where
+    _NEW: Mapping[str, Callable[[], Any]] = {
+        "gzip": lambda: zlib.decompressobj(wbits=31),
+        "bzip2": bz2.BZ2Decompressor,
+        "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_XZ_BYTES),
+    }
+
+    def __init__(self, source: Source, where: str, kind: str) -> None:
+        self._source, self._where, self._new = source, where, self._NEW[kind]
+        self._packed = b""
         self._member: Any = None
+        self._has_begun = False
 
     def read(self, count: int) -> bytes:
         while True:
-            self._packed = self._packed or self._source.read(STEP)
-            if not self._packed:
-                if self._member is None:
-                    return b""
-                raise cut_short(self._where)
+            wants_input = self._member is None or getattr(self._member, "needs_input", True)
+            if wants_input and not self._packed:
+                self._packed = self._source.read(STEP)
+                if not self._packed:
+                    if self._member is None:
+                        return b""
+                    raise cut_short(self._where)
             if self._member is None:
-                self._member = zlib.decompressobj(wbits=31)
+                # zeros may fill up the last block of a tape or, in xz, a multiple of four bytes
+                self._packed = self._packed.lstrip(b"\0") if self._has_begun else self._packed
+                if not self._packed:
+                    continue
+                self._member, self._has_begun = self._new(), True
             part: bytes = self._member.decompress(self._packed, count)
-            self._packed = self._member.unconsumed_tail
+            self._packed = getattr(self._member, "unconsumed_tail", b"")
             if self._member.eof:
                 self._packed, self._member = self._member.unused_data, None
             if part:
                 return part
-
-
-class _Joined:
-    """Bytes that were read already, and then their source."""
-
-    def __init__(self, begin: bytes, source: Source) -> None:
-        self._begin, self._source = begin, source
-
-    def read(self, count: int) -> bytes:
-        begin, self._begin = self._begin, b""
-        return begin or self._source.read(count)
 
 
 def read_past(source: Source, count: int) -> int:
@@ -324,7 +356,6 @@ def members(flow: Flow) -> Iterator[Member]:
         BadArchive: a header is damaged, or the archive ends within a member.
     """
     said: dict[str, str] = {}
-    for_all: dict[str, str] = {}
     while block := flow.take(BLOCK):
         if block == ZEROS:
             return
@@ -333,10 +364,11 @@ def members(flow: Flow) -> Iterator[Member]:
         kind = chr(block[156])
         size = _checked_size(block, flow.where)
         if kind in "xgLK":
-            said_here = _records(kind, _short_text(flow, size), flow.where)
-            (for_all if kind == "g" else said).update(said_here)
+            records = _records(kind, _short_text(flow, size), flow.where)
+            # engines do not apply what a global header says; git's says which commit it was
+            said.update({} if kind == "g" else records)
             continue
-        member = _member(block, kind, size, for_all | said if for_all or said else said, flow)
+        member = _member(block, kind, size, said, flow)
         said = {}
         yield member
         _to_the_next_block(flow, member.stored_bytes)
@@ -360,6 +392,12 @@ def damaged(where: str, what: str) -> BadArchive:
     return BadArchive(f"{where} is damaged: {what}", hint="copy, fetch or save it again")
 
 
+def printable(name: str) -> str:
+    """A name from an archive as a message may show it: short, and without what a terminal would obey."""
+    short = name if len(name) <= 80 else f"{name[:80]}…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
+
+
 def hostile(where: str, what: str) -> BadArchive:
     """The error for an archive that tries what no image needs."""
     return BadArchive(
@@ -381,9 +419,9 @@ def _member(block: bytes, kind: str, size: int, said: dict[str, str], flow: Flow
     if target is None:
         target = _text(block[157:257]) if kind in "12" else ""
     if len(name) > MOST_PATH or len(target) > MOST_PATH:
-        raise hostile(flow.where, f"a path in it is longer than {MOST_PATH} bytes: {name[:40]}…")
+        raise hostile(flow.where, f"a path in it is longer than {MOST_PATH} bytes: {printable(name[:40])}…")
     if "size" in said:
-        size = _number(said["size"].encode(), flow.where)
+        size = _number(said["size"], flow.where)
     if kind == "\0" and name.endswith("/"):
         kind = "5"
     whole = size
@@ -393,7 +431,7 @@ def _member(block: bytes, kind: str, size: int, said: dict[str, str], flow: Flow
     elif said:
         name = said.get("GNU.sparse.name", name)
         real = said.get("GNU.sparse.realsize", said.get("GNU.sparse.size"))
-        whole = whole if real is None else _number(real.encode(), flow.where)
+        whole = whole if real is None else _number(real, flow.where)
     return Member(name, KINDS.get(kind, "other"), whole, 0 if kind in HEADER_ONLY else size, target)
 
 
@@ -406,29 +444,40 @@ def _checked_size(block: bytes, where: str) -> int:
 def _sum_is_right(block: bytes) -> bool:
     field = block[148:156]
     try:
-        stored = int(field.rstrip(b" \0").split(b"\0")[0] or b"0", 8)
+        stored = _octal_digits(field)
     except ValueError:
         return False
     # the low half of Adler-32 is 1 + the sum of the bytes, modulo 65,521 (RFC 1950): C's speed for a sum
     found = (zlib.adler32(block) & 0xFFFF) - (zlib.adler32(field) & 0xFFFF) + 8 * 32
-    return (found - stored) % 65521 == 0
+    # some old programs took bytes for signed numbers
+    signed = found - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
+    return (found - stored) % 65521 == 0 or (signed - stored) % 65521 == 0
+
+
+def _octal_digits(field: bytes) -> int:
+    digits = field.strip(b" \0").partition(b"\0")[0].rstrip(b" ")
+    if digits and not digits.isdigit():
+        raise ValueError
+    return int(digits or b"0", 8)
 
 
 def _octal(field: bytes, where: str) -> int:
-    """A number in octal, or in base 256 where its first bit is set (GNU tar)."""
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
+    """A number in octal, or in base 256 where its first bit is set (GNU tar); it may be negative there."""
     try:
-        number = int(field.rstrip(b" \0") or b"0", 8)
-    except ValueError:
         number = -1
-    if number < 0:
+        if not field[0] & 0x80:
+            number = _octal_digits(field)
+        elif not field[0] & 0x40:
+            number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    except ValueError:
+        pass
+    if not 0 <= number <= MOST_SIZE:
         raise damaged(where, "a header holds a size that is no number of bytes")
     return number
 
 
-def _number(text: bytes, where: str) -> int:
-    if not text.isdigit() or len(text) > 20:
+def _number(text: str, where: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) > MOST_SIZE:
         raise damaged(where, "a header holds a size that is no number of bytes")
     return int(text)
 
@@ -460,7 +509,10 @@ def _records(kind: str, text: bytes, where: str) -> dict[str, str]:
             raise damaged(where, "the records of a header do not add up")
         if key in (b"path", b"linkpath") and b"\0" in value:
             raise damaged(where, "a path in it has a zero byte")
-        said[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        name = key.decode("utf-8", "replace")
+        # an empty value leaves what the header itself says (POSIX.1-2001, pax)
+        if name in PAX_KEYS and value:
+            said[name] = value.decode("utf-8", "surrogateescape")
         text = text[count:]
     return said
 

@@ -52,8 +52,9 @@ def _is_directory(entry: Entry) -> bool:
     return entry.kind in ("directory", "")
 
 
-def _by_name(path: str) -> list[str]:
-    return path.split("/")
+def _by_name(path: str) -> str:
+    # as if split at each slash: no name has a zero byte
+    return path.replace("/", "\0")
 
 
 # --- the union

@@ -18,6 +18,7 @@ from docker.errors import APIError
 
 from labhelpers import ours
 from labhelpers.drawing import human_bytes
+from labhelpers.engine import answers
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.words import speaking
 from labhelpers.errors import BadInput, LabError, NotOurs
@@ -236,12 +237,12 @@ class Desk:
             Item(
                 "container",
                 row["Id"],
-                (row["Names"] or [row["Id"][:12]])[0].lstrip("/"),
-                self._mine("container", row["Labels"]),
-                row["Image"],
-                row["State"],
-                row["Status"],
-                tuple(sorted({_port(port) for port in row["Ports"] or [] if port.get("PublicPort")})),
+                answers.name(row),
+                self._mine("container", answers.labels(row)),
+                row.get("Image") or "",
+                row.get("State") or "",
+                row.get("Status") or "",
+                tuple(sorted({_port(port) for port in answers.rows(row, "Ports") if port.get("PublicPort")})),
             )
             for row in api.containers(all=True)
             if row["Id"] != helper
@@ -250,23 +251,22 @@ class Desk:
     def _images(self, api: Any) -> list[Item]:
         found = []
         for row in api.images():
-            names = [name for name in row["RepoTags"] or [] if name != "<none>:<none>"]
-            mine = self._mine("image", row["Labels"])
-            for name in names or [row["Id"].removeprefix("sha256:")[:12]]:
-                found.append(Item("image", row["Id"], name, mine, human_bytes(row["Size"])))
+            mine = self._mine("image", answers.labels(row))
+            for name in answers.tags(row) or [row["Id"].removeprefix("sha256:")[:12]]:
+                found.append(Item("image", row["Id"], name, mine, human_bytes(row.get("Size") or 0)))
         return found
 
     def _networks(self, api: Any) -> list[Item]:
         rows = api.networks()
         return [
-            Item("network", row["Id"], row["Name"], self._mine("network", row["Labels"]), row["Driver"])
+            Item("network", row["Id"], row["Name"], self._mine("network", answers.labels(row)), row["Driver"])
             for row in rows
         ]
 
     def _volumes(self, api: Any) -> list[Item]:
-        rows = api.volumes()["Volumes"] or []
+        rows = answers.rows(api.volumes(), "Volumes")
         return [
-            Item("volume", row["Name"], row["Name"], self._mine("volume", row["Labels"]), row["Driver"])
+            Item("volume", row["Name"], row["Name"], self._mine("volume", answers.labels(row)), row["Driver"])
             for row in rows
         ]
 

@@ -6,9 +6,10 @@ Source: docs.docker.com, "Docker Engine security", "Docker daemon attack surface
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers import ours
 from labhelpers.engine.find import identity
+from labhelpers.engine.host.text import lines
 from labhelpers.engine.once import JSON_FILE
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
@@ -33,7 +35,8 @@ FILE = "/tmp/inside"
 READY_S = 120.0
 LISTENS = 0x10000  # include/uapi/linux/net.h, __SO_ACCEPTCON: it accepts connections
 TCP_LISTENS = "0A"  # proc(5), /proc/net/tcp; include/net/tcp_states.h
-ANY = {"00000000", "0100007F", "0" * 32, "00000000000000000000000001000000"}
+# the kernel writes the bytes of an address in the order of its processor
+ANY = {"00000000", "0100007F", "7F000001", "0" * 32, "00000000000000000000000001000000", "0" * 31 + "1"}
 """Addresses of /proc/net/tcp and tcp6 by which 127.0.0.1 (or ::) reaches."""
 NOTHING: dict[str, Any] = {"cap_drop": ["ALL"], "network": "none", "read_only": True}
 """What a holder has besides the socket: no capability, no network, nothing to write."""
@@ -119,8 +122,15 @@ def _held(lab: Lab) -> set[str]:
 
 
 def _sockets(lab: Lab, held: set[str]) -> list[str]:
-    rows = [line.split(maxsplit=7) for line in lab.host.read("/proc/net/unix").splitlines()[1:]]
-    listening = (row for row in rows if len(row) == 8 and int(row[3], 16) & LISTENS and row[6] in held)
+    return sockets(lab.host.read("/proc/net/unix"), held)
+
+
+def sockets(text: str, held: set[str]) -> list[str]:
+    """The paths of /proc/net/unix (proc(5)) where one of those inodes listens; Docker's usual one first."""
+    rows = [line.split(maxsplit=7) for line in lines(text)]
+    listening = (
+        row for row in rows if len(row) == 8 and row[6] in held and (_hexadecimal(row[3]) or 0) & LISTENS
+    )
     # dockerd has others of its own: its metrics, its network controller (`/run/docker/libnetwork/….sock`)
     paths = {row[7] for row in listening if row[7].startswith("/")}
     return sorted(paths, key=lambda path: (not path.endswith("docker.sock"), path))
@@ -128,9 +138,21 @@ def _sockets(lab: Lab, held: set[str]) -> list[str]:
 
 def _ports(lab: Lab, held: set[str]) -> list[int]:
     texts = lab.host.read_many(["/proc/net/tcp", "/proc/net/tcp6"]).values()
-    rows = [line.split() for text in texts for line in (text or "").splitlines()[1:]]
-    places = [row[1].split(":") for row in rows if row[3] == TCP_LISTENS and row[9] in held]
-    return sorted({int(port, 16) for address, port in places if address in ANY})
+    return ports(texts, held)
+
+
+def ports(texts: Iterable[str | None], held: set[str]) -> list[int]:
+    """The ports of /proc/net/tcp and tcp6 on which one of those inodes listens, on every address."""
+    rows = [line.split() for text in texts for line in lines(text)]
+    places = [
+        row[1].rpartition(":") for row in rows if len(row) > 9 and row[3] == TCP_LISTENS and row[9] in held
+    ]
+    found = {_hexadecimal(port) for address, _, port in places if address in ANY}
+    return sorted(port for port in found if port is not None)
+
+
+def _hexadecimal(text: str) -> int | None:
+    return int(text, 16) if re.fullmatch(r"[0-9A-Fa-f]{1,16}", text) else None
 
 
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:

@@ -47,13 +47,15 @@ def names(door: Door) -> str:
     """The names of containers, as `docker ps` lists them."""
     label = quote(json.dumps({"label": [ASK["label"]]}))
     status, said = door.call("GET", f"/containers/json?filters={label}")
-    return " ".join(name for one in json.loads(said) for name in one["Names"]) if status == 200 else ""
+    return (
+        " ".join(name for one in json.loads(said) for name in one.get("Names") or []) if status == 200 else ""
+    )
 
 
 def environment(door: Door) -> str:
     """The environment of another container, as `docker inspect` shows it."""
     status, said = door.call("GET", f"/containers/{ASK['other']}/json")
-    return "\n".join(json.loads(said)["Config"]["Env"]) if status == 200 else ""
+    return "\n".join(json.loads(said)["Config"].get("Env") or []) if status == 200 else ""
 
 
 def file_of_container(door: Door) -> str:

@@ -271,6 +271,6 @@ def _ipcs(listed: str) -> dict[str, str]:
     for line in listed.splitlines():
         queues = "Message Queues" in line or (queues and "Shared Memory" not in line)
         words = line.split()
-        if words and words[0].startswith("0x") and int(words[0], 16):
+        if len(words) > 4 and re.fullmatch(r"0x0*[1-9a-fA-F][0-9a-fA-F]*", words[0]):
             found[words[0]] = f"key {words[0]}" if queues else f"key {words[0]}, {words[4]} bytes"
     return found

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.differences import security
+from labhelpers.engine.host import cgroups
+from labhelpers.engine.host.text import decimal, integer
 from labhelpers.namespaces.stage import NOWHERE, stage
 from labhelpers.results import Result, table
 
@@ -144,16 +146,18 @@ def user(lab: Lab) -> UserNamespaces:
 
 def _unshare(lab: Lab, run: Any, options: str, words: Mapping[str, Any]) -> Unshared:
     container = run(lab.image("tools"), "sleep 9140", **words)
-    before = lab.exec(container, ["sh", "-c", "id -u; grep Seccomp: /proc/self/status"]).stdout.split()
+    # a kernel without seccomp has no such line
+    said = lab.exec(container, ["sh", "-c", "id -u; grep Seccomp: /proc/self/status"]).stdout.split()
+    user, seccomp = (integer(word) or 0 for word in [*said, "", "", ""][:3:2])
     done = lab.exec(container, ["sh", "-c", _UNSHARE])
     lines = done.stdout.splitlines()
     if done.exit_code:
-        return Unshared(options, int(before[0]), int(before[2]), False, None, (), False, done.stderr.strip())
+        return Unshared(options, user, seccomp, False, None, (), False, done.stderr.strip())
     highest = int(lab.host.read("/proc/sys/kernel/cap_last_cap"))
     return Unshared(
         options,
-        user=int(before[0]),
-        seccomp=int(before[2]),
+        user=user,
+        seccomp=seccomp,
         worked=True,
         user_inside=int(lines[0]),
         map=tuple(map(int, lines[1].split())),
@@ -206,7 +210,7 @@ def cgroup(lab: Lab) -> CgroupView:
         for mode, container in sorted({default: plain, other: asked}.items()):
             said = lab.exec(container, "cat /proc/self/cgroup").stdout
             # version 1 has one line for each hierarchy; one without limits may say less than the others
-            path = max((line.split(":", 2)[2] for line in said.splitlines()), key=len)
+            path = max(cgroups.paths(said).values(), key=len, default="/")
             paths[mode] = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
             same[mode] = lab.host.process(container).namespaces.get("cgroup") == host
             named[mode] = str(container.id)[:12] in path
@@ -257,8 +261,13 @@ def time(lab: Lab, asked_s: int = 86_400) -> TimeShift:
         return TimeShift(False, asked_s, 0.0, None, "")
     with stage(lab) as run:
         container = run(lab.image("tools"), "sleep 9160", **_FEWEST)
-        outside = float(lab.exec(container, "cat /proc/uptime").stdout.split()[0])
+        outside = _uptime(lab.exec(container, "cat /proc/uptime").stdout)
         shifted = f"unshare --user --map-root-user --time --boottime {asked_s} --fork cat /proc/uptime"
         done = lab.exec(container, shifted)
-    inside = None if done.exit_code else float(done.stdout.split()[0])
+    inside = None if done.exit_code else _uptime(done.stdout)
     return TimeShift(True, asked_s, outside, inside, done.stderr.strip())
+
+
+def _uptime(text: str) -> float:
+    """The first number of /proc/uptime (proc(5))."""
+    return decimal(text.partition(" ")[0]) or 0.0

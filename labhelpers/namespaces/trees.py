@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from docker.models.containers import Container
 
 from labhelpers.engine.host import Process
+from labhelpers.engine.host.text import integer
 from labhelpers.errors import BadInput, LabError
 from labhelpers.namespaces.identity import HOST
 from labhelpers.namespaces.stage import NOWHERE, wait_for
@@ -234,15 +235,15 @@ def inside(lab: Lab, container: Container | str) -> list[int]:
     with lab.quiet():
         # $$ is the shell; the names are expanded by it, so that no other process looks
         said = lab.exec(container, ["sh", "-c", "echo $$; cd /proc && echo [0-9]*"])
-    own, found = said.stdout.splitlines()
-    return sorted(int(pid) for pid in found.split() if pid != own)
+    own, _, found = said.stdout.partition("\n")
+    return sorted(pid for word in found.split() if word != own.strip() and (pid := integer(word)) is not None)
 
 
 def short(process: Process) -> str:
     """A process's command in a few words: no path, no option, nothing long."""
     if process.pid == 1:
         return "first process"
-    words = process.command.split()
+    words = process.command.split() or ["[]"]
     # the name of a kernel thread is no path
     kept = [words[0] if words[0].startswith("[") else PurePosixPath(words[0]).name]
     for word in words[1:]:

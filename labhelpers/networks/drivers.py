@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
+from labhelpers.engine import answers
 from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.networks.maps import NetworkMap, map
 from labhelpers.networks.wire import free_subnet, once, wire
@@ -208,7 +209,7 @@ def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[t
 
 def _addresses(lab: Lab, name: str) -> list[str]:
     try:
-        networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"] or {}
+        networks = answers.networks(lab.client.api.inspect_container(name))
     except NotFound:
         raise BadInput(
             f"there is no container {name!r}",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine import answers
 from labhelpers.engine.host import Rule
 from labhelpers.engine.host.text import has_word
 from labhelpers.errors import BadInput
@@ -120,9 +121,8 @@ def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
         container = lab.run(lab.image("payload"), ["sleep", "600"], ports=ports)
         try:
             container.reload()
-            settings = container.attrs["NetworkSettings"]
-            own = next(iter(settings["Networks"].values()))["IPAddress"]
-            port = int(settings["Ports"]["80/tcp"][0]["HostPort"])
+            own = answers.addresses(container.attrs)[0]
+            port = answers.bindings(container.attrs, "80/tcp")[0][1]
             rules = [rule for rule in lab.host.firewall().rules if mentions(rule, [own])]
             proxies = [
                 one
@@ -154,7 +154,7 @@ def port_reach(lab: Lab) -> PortReach:
                 )
                 made.append(server)
                 server.reload()
-                port = int(server.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"])
+                port = answers.bindings(server.attrs, "80/tcp")[0][1]
                 told = "127.0.0.1" if address == "127.0.0.1" else "the neighbour's side"
                 from_host = once(lab, _ask(address, port), network="host", check=False)
                 rows.append((told, "the host", "the address that it is published on", "page" in from_host))

@@ -30,5 +30,8 @@ def _names(lab: Lab, prefix: str) -> Sequence[str] | None:
         return None
     rows = lab.client.api.containers()
     return [
-        name.lstrip("/") for row in rows for name in row["Names"] or [] if name.lstrip("/").startswith(prefix)
+        name.lstrip("/")
+        for row in rows
+        for name in row.get("Names") or []
+        if name.lstrip("/").startswith(prefix)
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
-from labhelpers.engine import host
+from labhelpers.engine import answers, host
 from labhelpers.errors import BadInput, EngineUnreachable, LabError
 from labhelpers.networks.rules import is_for_port, translation
 from labhelpers.results import Result, table
@@ -297,7 +297,7 @@ def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
 def _running(lab: Lab, wanted: set[str] | None) -> list[str]:
     """The ids of the containers that run, without the one that looks."""
     rows = lab.client.api.containers()
-    names = {name.lstrip("/"): row["Id"] for row in rows for name in row["Names"] or []}
+    names = {name.lstrip("/"): row["Id"] for row in rows for name in answers.rows(row, "Names")}
     if wanted is not None:
         if unknown := sorted(wanted - names.keys()):
             raise BadInput(
@@ -313,7 +313,8 @@ def _inspected(lab: Lab, id: str) -> dict[str, Any] | None:
         row: dict[str, Any] = lab.client.api.inspect_container(id)
     except (NotFound, APIError):
         return None
-    return row if row["State"].get("Running") and row["State"].get("Pid") else None
+    state = answers.part(row, "State")
+    return row if state.get("Running") and state.get("Pid") else None
 
 
 def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> list[End]:
@@ -361,7 +362,7 @@ def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> l
 
 def _network_of(row: Mapping[str, Any], addresses: Sequence[str], mac: str) -> str:
     own = {address.partition("/")[0] for address in addresses}
-    for name, endpoint in (row["NetworkSettings"].get("Networks") or {}).items():
+    for name, endpoint in answers.networks(row).items():
         given = {endpoint.get("IPAddress"), endpoint.get("GlobalIPv6Address")}
         if given & own or (endpoint.get("MacAddress") or "-") == mac:
             return str(name)
@@ -426,7 +427,7 @@ def _published(
     wanted = [
         (row, inside, binding)
         for row in rows
-        for inside, bindings in sorted((row["NetworkSettings"].get("Ports") or {}).items())
+        for inside, bindings in sorted(answers.part(row, "NetworkSettings", "Ports").items())
         for binding in bindings or []
     ]
     if not wanted:
@@ -437,7 +438,7 @@ def _published(
     for row, inside, binding in wanted:
         own = {
             endpoint[key]
-            for endpoint in (row["NetworkSettings"].get("Networks") or {}).values()
+            for endpoint in answers.networks(row).values()
             for key in ("IPAddress", "GlobalIPv6Address")
             if endpoint.get(key)
         }
@@ -453,7 +454,7 @@ def _published(
                     for rule in rules
                     if _sends(rule, port, own, inside) and (":" in address) == (rule.family == "ip6")
                 ),
-                any(re.search(rf"-host-port {port}\b", command) for command in proxies),
+                any(re.search(rf"-host-port {port}(?!\S)", command) for command in proxies),
             )
         )
     return sorted(found, key=lambda one: (one.container, one.port, one.host_address))

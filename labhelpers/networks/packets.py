@@ -1,6 +1,6 @@
 """Packets as tcpdump writes them, taken apart layer by layer.
 
-Sources: pcap-savefile(5); the link types of tcpdump.org (EN10MB, LINUX_SLL2); RFC 791 (IPv4), 768 (UDP),
+Sources: pcap-savefile(5); the link types of tcpdump.org (EN10MB, LINUX_SLL, LINUX_SLL2); RFC 791 (IPv4), 768 (UDP),
 9293 (TCP), 792 (ICMP), 826 (ARP), 7348 (VXLAN).
 """
 
@@ -17,8 +17,16 @@ from labhelpers.results import Result, table
 if TYPE_CHECKING:
     import pandas as pd
 
-ETHERNET, COOKED = 1, 276
+ETHERNET, COOKED_1, COOKED = 1, 113, 276
+COOKED_BYTES = {COOKED_1: 16, COOKED: 20}
 VXLAN_PORT = 4789
+# first bytes → byte order, and parts of a second in which times are written
+MAGIC = {
+    b"\xd4\xc3\xb2\xa1": ("<", 1e6),
+    b"\xa1\xb2\xc3\xd4": (">", 1e6),
+    b"\x4d\x3c\xb2\xa1": ("<", 1e9),
+    b"\xa1\xb2\x3c\x4d": (">", 1e9),
+}
 WAYS = ("in", "in (broadcast)", "in (multicast)", "passing", "out")
 ICMP = {0: "echo reply", 3: "unreachable", 8: "echo request"}
 FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
@@ -81,8 +89,8 @@ def read(pcap: bytes) -> list[Packet]:
     Raises:
         BadInput: that is no such file.
     """
-    order = {b"\xd4\xc3\xb2\xa1": "<", b"\xa1\xb2\xc3\xd4": ">"}.get(pcap[:4])
-    if order is None or len(pcap) < 24:
+    order, parts = MAGIC.get(pcap[:4], ("", 1))
+    if not order or len(pcap) < 24:
         raise BadInput("these bytes are no capture", hint="tcpdump -w writes one")
     (kind,) = struct.unpack_from(f"{order}I", pcap, 20)
     packets = []
@@ -92,16 +100,25 @@ def read(pcap: bytes) -> list[Packet]:
         data = pcap[at + 16 : at + 16 + kept]
         if len(data) < kept:
             break  # the last one was still being written
-        packets.append(_packet(seconds + micros / 1e6, length, data, kind))
+        packets.append(_packet(seconds + micros / parts, length, data, kind & 0xFFFF))
         at += 16 + kept
     return packets
 
 
 def _packet(at_s: float, length: int, data: bytes, kind: int) -> Packet:
-    if kind & 0xFFFF == COOKED:
+    cooked = COOKED_BYTES.get(kind, 0)
+    if len(data) < cooked or (not cooked and kind != ETHERNET):
+        return Packet(at_s, 0, "", length, ())
+    if kind == COOKED:
         protocol, _, index, _, way, _ = struct.unpack_from("!HHIHBB", data)
-        return Packet(at_s, index, WAYS[min(way, 4)], length - 20, tuple(_network(protocol, data[20:])))
-    return Packet(at_s, 0, "", length, tuple(_ethernet(data)))
+    elif kind == COOKED_1:
+        # written by libpcap before 1.10; it does not say which interface
+        way, *_, protocol = struct.unpack_from("!HHHQH", data)
+        index = 0
+    else:
+        return Packet(at_s, 0, "", length, tuple(_ethernet(data)))
+    layers = tuple(_network(protocol, data[cooked:]))
+    return Packet(at_s, index, WAYS[min(way, 4)], length - cooked, layers)
 
 
 def _mac(data: bytes) -> str:

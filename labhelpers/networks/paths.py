@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.engine import answers
 from labhelpers.errors import BadInput, LabError
 from labhelpers.networks.firewall import UNPUBLISHED
 from labhelpers.networks.limits import limits
@@ -332,4 +333,4 @@ def _read(said: str) -> dict[str, Any]:
 
 
 def _address(container: Any) -> str:
-    return str(next(iter(container.attrs["NetworkSettings"]["Networks"].values()))["IPAddress"])
+    return answers.addresses(container.attrs)[0]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
+from labhelpers.engine import answers
 from labhelpers.engine.once import last_lines
 from labhelpers.errors import LabError
 from labhelpers.lab import Output
@@ -239,9 +240,9 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
     """
     users: Any = lab.client.api.containers(filters={"volume": source})
     # one that reads is another copy's, most likely: several are made at once
-    busy = next((one for one in users if _may_write(one["Mounts"], source)), None)
+    busy = next((one for one in users if _may_write(answers.rows(one, "Mounts"), source)), None)
     if busy:
-        name = busy["Names"][0].lstrip("/")
+        name = answers.name(busy)
         raise LabError(
             f"the container {name!r} runs on the volume {source!r}: a copy would be of different moments",
             hint=f"stop it first: docker stop {name}",

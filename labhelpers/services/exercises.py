@@ -237,7 +237,7 @@ def _mute_hint(lab: Lab) -> str:
 
 def _own_password(lab: Lab) -> str | None:
     container = running(lab, MUTE)
-    pairs = dict(pair.split("=", 1) for pair in container.attrs["Config"]["Env"] or [] if "=" in pair)
+    pairs = dict(pair.split("=", 1) for pair in container.attrs["Config"].get("Env") or [] if "=" in pair)
     word = pairs.get("MYSQL_ROOT_PASSWORD")
     if file := pairs.get("MYSQL_ROOT_PASSWORD_FILE"):
         word = file_in(lab, MUTE, file)

@@ -251,7 +251,7 @@ def _ready_hint(lab: Lab, name: str) -> str:
 
 
 def _environment(container: Container) -> Mapping[str, str]:
-    return dict(pair.partition("=")[::2] for pair in container.attrs["Config"]["Env"] or [])
+    return dict(pair.partition("=")[::2] for pair in container.attrs["Config"].get("Env") or [])
 
 
 def _command(container: Container) -> str:

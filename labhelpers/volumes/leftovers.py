@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
+from labhelpers.engine import answers
 from labhelpers.engine.removal import remove_image
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
@@ -103,8 +104,7 @@ def _left(lab: Lab, image: str, removed: str, options: dict[str, Any]) -> int | 
             lab.remove(container, volumes=removed.endswith("-v"))
     finally:
         stage.wait_for(f"{container.name} is gone", lambda: _is_gone(lab, str(container.id)))
-    # its name is that of its directory; Docker 28 leaves `Name` out of what it says of an anonymous one
-    name = str(mount.get("Name") or directory.split("/")[-2])
+    name = answers.volume_name(mount)
     try:
         found = lab.client.volumes.get(name)
     except NotFound:

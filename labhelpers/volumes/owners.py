@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.host.text import integer
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 
@@ -137,7 +138,10 @@ def _itself(lab: Lab, directory: str) -> Entry:
 def outside(uid_map: str, user: int) -> int:
     """The number outside of a user id inside, by the lines of a uid_map: first inside, first outside, how many."""
     for line in uid_map.splitlines():
-        first, there, count = map(int, line.split())
+        numbers = [integer(word) for word in line.split()]
+        if len(numbers) != 3 or None in numbers:
+            continue
+        first, there, count = (number or 0 for number in numbers)
         if first <= user < first + count:
             return there + user - first
     return -1

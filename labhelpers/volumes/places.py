@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from labhelpers.engine import answers
 from labhelpers.engine.host import Entry
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
@@ -130,15 +131,14 @@ def places(lab: Lab, container: Container | str) -> Places:
             root.is_read_only,
         )
     )
-    given = {mount["Destination"]: mount for mount in told["Mounts"]}
-    for point in sorted({*given, *(told["HostConfig"].get("Tmpfs") or {})}):
+    given = {mount["Destination"]: mount for mount in answers.rows(told, "Mounts")}
+    for point in sorted({*given, *answers.part(told, "HostConfig", "Tmpfs")}):
         mount, engine = by_point[point], given.get(point, {"Type": "tmpfs"})
         directory = engine.get("Source") or None
         if engine["Type"] == "tmpfs" or not directory:
             found.append(Place(point, "tmpfs", "", None, "memory", mount.kind, mount.is_read_only))
             continue
-        # docker 28 leaves the name of an anonymous volume out; its directory has it
-        name_of = engine.get("Name") or directory.split("/")[-2] if engine["Type"] == "volume" else ""
+        name_of = answers.volume_name(engine)
         shown = stage.shown(lab, directory)
         found.append(Place(point, engine["Type"], name_of, directory, shown, mount.kind, mount.is_read_only))
     return Places(name, tuple(found))

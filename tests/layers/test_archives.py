@@ -9,16 +9,22 @@ import tarfile
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import crafted
 import make
 import pytest
+from docker.errors import APIError, ImageLoadError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make import Content, layer
 
 from labhelpers import layers
-from labhelpers.errors import BadArchive, BadInput
+from labhelpers.errors import BadArchive, BadInput, LabError, NameTaken, NotOurs
+from labhelpers.lab import Lab
 from labhelpers.layers.archives import ImageStack
+from labhelpers.layers.extraction import Budget
+from labhelpers.layers.manifests import normal_platform
 from labhelpers.layers.trees import Waste
 
 BASE: dict[str, Content] = {"etc": None, "etc/conf": 2000, "etc/keep": 3000, "bin": None, "bin/tool": b"abc"}
@@ -245,8 +251,11 @@ def index_in_itself() -> bytes:
         (lambda: make.saved([layer({"a/../../b": b"x"})]), "climbs out"),
         (lambda: make.saved([layer({"a": "=>../../etc/passwd", "b": "=>a"})]), "climbs out"),
         (lambda: make.tar([("../manifest.json", b"[]")]), "climbs out"),
-        (lambda: make.saved([layer({"a": "->b", "b": "->a"})]), "in a loop: a → b → a"),
-        (lambda: make.saved([layer({"a": "=>b", "b": "=>a"})]), "in a loop"),
+        (lambda: make.saved([layer({"a": "->b", "b": "->a", "a/x": b""})]), "in a loop: a → b → a"),
+        (
+            lambda: make.saved([layer({"a": "=>b", "b": "=>a"})]),
+            "the hard link a leads to b, which is not in",
+        ),
         (lambda: make.saved([layer({"x" * 5000: b"x"})]), "longer than 4096"),
         (lambda: make.tar([("manifest.json", b"{]")]), "no JSON"),
         (lambda: make.tar([("manifest.json", b"[" * 100_000)]), "no JSON"),
@@ -307,3 +316,321 @@ def test_memory_does_not_grow_with_the_bytes(tmp_path: Path, pack: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 100 * 1024 * 1024
+
+
+# --- as engines load them
+
+
+@pytest.mark.parametrize("name", crafted.ARCHIVES)
+def test_an_odd_archive_is_judged_by_what_unpacking_it_would_do(tmp_path: Path, name: str) -> None:
+    made, verdict = crafted.ARCHIVES[name]
+    path = make.write(tmp_path, made)
+    if verdict == crafted.READ:
+        layers.archive(path)
+        return
+    with pytest.raises(BadArchive) as bad:
+        layers.archive(path)
+    if verdict == crafted.UNSAFE:
+        assert "not to be trusted" in bad.value.message
+
+
+@pytest.mark.parametrize("pack", make.PACK)
+def test_however_it_is_compressed(tmp_path: Path, pack: str) -> None:
+    whole = make.packed(make.docker_archive([crafted.X]), pack)
+    inside = make.docker_archive([make.packed(crafted.X, pack)], [crafted.X])
+    for made in (whole, inside):
+        assert list(layers.archive(make.write(tmp_path, made)).layers[0].entries) == ["a"]
+    cut = make.write(tmp_path, whole[: len(whole) // 2])
+    with pytest.raises(BadArchive, match=r"ends before|damaged|neither manifest"):
+        layers.archive(cut)
+
+
+REFUSED = [name for name, (_, verdict) in crafted.ARCHIVES.items() if verdict == crafted.DAMAGED]
+LOADED = ["a link to itself", "a layer of no bytes", "names like JSON", "Unix V7", "a hard link"]
+
+
+def test_no_engine_loads_what_is_called_damaged(there: Lab) -> None:
+    assert [name for name in LOADED if not loads(there, crafted.ARCHIVES[name][0])] == []
+    assert [name for name in REFUSED if loads(there, crafted.ARCHIVES[name][0])] == []
+
+
+def test_an_image_without_a_configuration_is_an_image_like_others(there: Lab) -> None:
+    ref = "labhelpers-crafted-null:1"
+    null = {"RepoTags": [ref]}
+    made = make.docker_archive(
+        [crafted.X], config=lambda one: {**one, "config": None}, manifest=lambda row: {**row, **null}
+    )
+    there.client.images.load(made)
+    try:
+        assert [layer.bytes for layer in layers.image(there, ref).layers] == [1]
+        with pytest.raises(NotOurs):
+            there.tag(ref, "labhelpers-crafted-null:2")
+        with pytest.raises(NameTaken):
+            there.commit(there.run(there.image("payload"), ["true"], network="none"), ref)
+    finally:
+        there.client.images.remove(ref, force=True)
+
+
+def loads(lab: Lab, made: bytes) -> bool:
+    """Whether the engine loads an archive; what it loads is removed."""
+    try:
+        images = lab.client.images.load(made)
+    except (ImageLoadError, APIError):
+        return False
+    for image in images:
+        lab.client.images.remove(image.id, force=True)
+    return True
+
+
+def test_files_land_where_links_lead(tmp_path: Path) -> None:
+    files: list[tuple[str, Content]] = [("usr/lib", None), ("lib", "->/usr/lib"), ("lib/x", b"xx")]
+    files += [
+        ("d/old", b"1"),
+        ("d", b"now a file"),
+        ("f", b"1"),
+        ("f", None),
+        ("f/new", b"1"),
+        ("h", "=>lib/x"),
+    ]
+    files += [("keep", "->usr"), ("keep", None), ("keep/y", b"y")]
+    found = stack(tmp_path, [layer(files)]).layers[0].entries
+    kinds = {path: entry.kind for path, entry in found.items()}
+    assert kinds == {
+        **{"usr": "", "usr/lib": "directory", "lib": "link", "usr/lib/x": "file", "h": "hard link"},
+        **{"d": "file", "f": "directory", "f/new": "file", "keep": "directory", "keep/y": "file"},
+    }
+
+
+def test_a_message_shows_no_control_characters(tmp_path: Path) -> None:
+    names = ["\x1b[31m/../../red", "\udcff/../../x", "a\nb/../../.."]
+    for name in names:
+        with pytest.raises(BadArchive) as bad:
+            stack(tmp_path, [make.block("x", at_0=name.encode("utf-8", "surrogateescape")) + crafted.END])
+        assert bad.value.message.isprintable()
+        str(bad.value).encode()
+
+
+# --- platforms
+
+AMD, ARM = [layer(BASE)], [layer({"arm": 7}), layer({"more": 8})]
+BOTH = {"linux/amd64": AMD, "linux/arm64": ARM}
+REVERSED = {"linux/arm64/v8": ARM, "linux/amd64": AMD}
+
+
+@pytest.fixture
+def on_amd64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+
+
+@pytest.mark.usefixtures("on_amd64")
+@pytest.mark.parametrize("listed", [BOTH, REVERSED], ids=["ours first", "ours last"])
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("name", ["made:1", None])
+@pytest.mark.parametrize("docker", [None, "linux/amd64", "linux/arm64"])
+def test_this_machines_platform_is_taken_and_the_others_are_named(
+    tmp_path: Path, listed: dict[str, list[bytes]], nested: bool, name: str | None, docker: str | None
+) -> None:
+    if docker == "linux/arm64":
+        docker = next(one for one in listed if "arm64" in one)
+    path = make.write(tmp_path, make.platforms(listed, (), name, nested, docker if name else None))
+    found = layers.archive(path)
+    assert (found.platform, found.other_platforms) == ("linux/amd64", ("linux/arm64",))
+    assert [one.bytes for one in found.layers] == [5003]
+    assert "linux/arm64" in found._repr_html_()
+    for wanted in ("linux/arm64", "arm64", "linux/aarch64", "linux/arm64/v8"):
+        other = layers.archive(path, platform=wanted)
+        assert [one.bytes for one in other.layers] == [7, 8]
+    with pytest.raises(BadInput, match=r"not for linux/s390x") as asked:
+        layers.archive(path, platform="s390x")
+    assert "linux/amd64" in asked.value.hint
+    with pytest.raises(BadInput, match="is no platform"):
+        layers.archive(path, platform="linux/amd64/v1/x")
+
+
+@pytest.mark.usefixtures("on_amd64")
+@pytest.mark.parametrize("absent", ["linux/arm64 layers", "linux/arm64 manifest"])
+@pytest.mark.parametrize("docker", [None, "linux/amd64"])
+def test_another_platform_may_be_absent(tmp_path: Path, absent: str, docker: str | None) -> None:
+    path = make.write(tmp_path, make.platforms(BOTH, [absent], docker=docker))
+    found = layers.archive(path)
+    assert (found.platform, found.other_platforms, found.absent_platforms) == (
+        "linux/amd64",
+        (),
+        ("linux/arm64",),
+    )
+    assert any("linux/arm64" in line for line in found.notes)
+    with pytest.raises(BadArchive, match="lists made:1 for linux/arm64 and does not hold all") as bad:
+        layers.archive(path, platform="linux/arm64")
+    assert "platform='linux/amd64'" in bad.value.hint
+    assert "docker pull --platform linux/arm64" in bad.value.hint
+
+
+@pytest.mark.usefixtures("on_amd64")
+def test_what_this_machine_would_run_is_absent(tmp_path: Path) -> None:
+    path = make.write(tmp_path, make.platforms(BOTH, ["linux/amd64 layers"]))
+    with pytest.raises(BadArchive, match="it holds linux/arm64 in full") as bad:
+        layers.archive(path)
+    assert "damaged" not in bad.value.message
+    assert len(layers.archive(path, platform="arm64").layers) == 2
+    path = make.write(tmp_path, make.platforms({"linux/amd64": AMD}, ["linux/amd64 layers"]))
+    with pytest.raises(BadArchive, match="it holds no image in full") as bad:
+        layers.archive(path)
+    assert "docker pull --platform linux/amd64" in bad.value.hint
+
+
+def test_the_only_platform_is_read_whatever_machine_this_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make.write(tmp_path, make.platforms({"linux/arm64": ARM}))
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert layers.archive(path).platform == "linux/arm64"
+    assert layers.archive(path).notes == ()
+    path = make.write(tmp_path, make.platforms(BOTH))
+    with pytest.raises(
+        BadInput, match="for several platforms, and linux/riscv64 is not one of them"
+    ) as asked:
+        layers.archive(path)
+    assert "linux/amd64, linux/arm64" in asked.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("x86_64", "linux/amd64"),
+        ("linux/aarch64", "linux/arm64"),
+        ("Linux/ARM64/v8", "linux/arm64"),
+        ("armv7l", "linux/arm/v7"),
+        ("linux/arm", "linux/arm/v7"),
+        ("linux/arm/6", "linux/arm/v6"),
+        ("linux/amd64/v3", "linux/amd64/v3"),
+        ("windows/amd64", "windows/amd64"),
+    ],
+)
+def test_a_platform_has_many_spellings(text: str, normal: str) -> None:
+    assert normal_platform(text) == normal
+
+
+# --- what else an archive lists
+
+
+def described(data: bytes, kind: str, **more: Any) -> dict[str, Any]:
+    return {"mediaType": kind, "digest": f"sha256:{make.sha256(data)}", "size": len(data), **more}
+
+
+def oci(*manifests: tuple[dict[str, Any], dict[str, Any]], blobs: Sequence[bytes]) -> bytes:
+    """An OCI layout of (manifest, what its descriptor says besides)."""
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    texts = [json.dumps(one).encode() for one, _ in manifests]
+    rows = [described(text, kind, **more) for text, (_, more) in zip(texts, manifests, strict=True)]
+    files: list[tuple[str, Content]] = [(f"blobs/sha256/{make.sha256(one)}", one) for one in [*texts, *blobs]]
+    return make.tar([*files, ("index.json", json.dumps({"manifests": rows}).encode())])
+
+
+def test_statements_and_artifacts_are_no_images(tmp_path: Path) -> None:
+    text, data = make.config(AMD), b"a chart"
+    image = {
+        "config": described(text, "application/vnd.oci.image.config.v1+json"),
+        "layers": [described(AMD[0], "t")],
+    }
+    chart = {
+        "config": described(b"{}", "application/vnd.cncf.helm.config.v1+json"),
+        "layers": [described(data, "t")],
+    }
+    said = {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}
+    unknown = {"platform": {"os": "unknown", "architecture": "unknown"}}
+    proof = {"config": described(b"[]", "application/vnd.oci.image.config.v1+json"), "layers": []}
+    made = oci(
+        (chart, {}), (proof, said), (proof, unknown), (image, {}), blobs=[text, data, b"{}", b"[]", AMD[0]]
+    )
+    found = layers.archive(make.write(tmp_path, made))
+    assert found.skipped == ("application/vnd.cncf.helm.config.v1+json",)
+    assert any("helm" in line for line in found.notes)
+    with pytest.raises(BadArchive, match=r"holds no image; it holds application/vnd\.cncf\.helm"):
+        layers.archive(make.write(tmp_path, oci((chart, {}), blobs=[data, b"{}"])))
+
+
+def test_a_foreign_layer_says_where_it_is(tmp_path: Path) -> None:
+    text = make.config(AMD)
+    foreign = described(
+        AMD[0], "application/vnd.docker.image.rootfs.foreign.diff.tar", urls=["https://example.com/l"]
+    )
+    image = {"config": described(text, "application/vnd.oci.image.config.v1+json"), "layers": [foreign]}
+    with pytest.raises(
+        BadArchive, match=r"a foreign layer, which an engine fetches from https://example.com/l"
+    ):
+        layers.archive(make.write(tmp_path, oci((image, {}), blobs=[text])))
+
+
+def test_one_image_with_two_names_and_an_index_that_lists_itself(tmp_path: Path) -> None:
+    text = make.config(AMD)
+    image = {
+        "config": described(text, "application/vnd.oci.image.config.v1+json"),
+        "layers": [described(AMD[0], "t")],
+    }
+    named = [
+        {"annotations": {"io.containerd.image.name": f"docker.io/library/{name}"}} for name in ("a:1", "b:1")
+    ]
+    path = make.write(tmp_path, oci((image, named[0]), (image, named[1]), blobs=[text, AMD[0]]))
+    assert layers.archive(path).name == "a:1"
+    assert layers.archive(path, "docker.io/library/b:1").name == "b:1"
+    digest = "sha256:" + make.sha256(json.dumps(image).encode())
+    assert len(layers.archive(path, digest).layers) == 1
+    rows = json.dumps({"manifests": [{"digest": "sha256:" + "0" * 64}] * 3}).encode()
+    made = make.tar([("blobs/sha256/" + "0" * 64, rows), ("index.json", rows)])
+    with pytest.raises(BadArchive):
+        layers.archive(make.write(tmp_path, made), verify=False)
+
+
+@pytest.mark.parametrize(
+    "key", ["Config", "RepoTags", "Layers", "manifests", "annotations", "rootfs", "history"]
+)
+@pytest.mark.parametrize("value", [None, 5, "x", [1], {"a": []}, True], ids=repr)
+def test_a_description_of_another_form_is_no_traceback(tmp_path: Path, key: str, value: Any) -> None:
+    changed = {key: value, "platform": value, "digest": value, "urls": value}
+    rows: Any = [{"Config": "c.json", "RepoTags": ["a:1"], "Layers": ["l"]} | changed]
+    index = {"manifests": [{"digest": "sha256:" + "0" * 64} | changed]} | (
+        {key: value} if key == "manifests" else {}
+    )
+    text = json.dumps(json.loads(make.config(AMD)) | changed).encode()
+    for top in (
+        [("manifest.json", rows)],
+        [("index.json", index)],
+        [("manifest.json", rows), ("index.json", index)],
+    ):
+        files: list[tuple[str, Content]] = [(name, json.dumps(one).encode()) for name, one in top]
+        made = make.tar([("c.json", text), ("l", AMD[0]), ("blobs/sha256/" + "0" * 64, text), *files])
+        with contextlib.suppress(LabError):
+            layers.archive(make.write(tmp_path, made), verify=False)
+
+
+# --- bombs
+
+
+def bomb_of_paths() -> bytes:
+    deep = "a/" * 2000
+    return b"".join(make.block(f"{number}/{deep}") for number in range(150))
+
+
+def bomb_of_links() -> bytes:
+    links = [("0", "->."), *((str(n), "->" + f"{n - 1}/{n - 1}/" * 4) for n in range(1, 120))]
+    return layer([*links, *((f"119/{n}", b"") for n in range(300))])  # type: ignore[list-item]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("made", [bomb_of_paths, bomb_of_links])
+def test_a_bomb_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[], bytes]) -> None:
+    # the real bounds are some hundred times as large: the test would take as long
+    monkeypatch.setattr(
+        "labhelpers.layers.archives.Budget", lambda: Budget(characters=1 << 20, steps=100_000)
+    )
+    with pytest.raises(BadArchive):
+        stack(tmp_path, [made()])
+
+
+def test_many_descriptions_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labhelpers.layers.archives.MOST_JSON_IN_ALL", 1 << 16)
+    files: list[tuple[str, Content]] = [
+        (f"{number}.json", b"[" + b"0," * 5000 + b"0]") for number in range(9)
+    ]
+    with pytest.raises(BadArchive, match="descriptions"):
+        layers.archive(make.write(tmp_path, make.tar(files)))

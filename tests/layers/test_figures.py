@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import crafted
 import make
 import matplotlib
 import pytest
@@ -171,3 +172,15 @@ def test_digests() -> None:
     assert refused.refused
     assert {"00000010", "00000011"} <= set(texts(refused.plot()).split("\n"))
     assert not RefusedPull("x", right, 7, 2, 3, None, True).refused
+
+
+@pytest.mark.parametrize("name", ["no layers", "a name that is no UTF-8", "a layer of no bytes"])
+def test_odd_archives_are_drawn(tmp_path: Path, name: str) -> None:
+    stack = layers.archive(make.write(tmp_path, crafted.ARCHIVES[name][0]))
+    for result in (stack, stack.union):
+        result.plot().figure.canvas.draw()
+
+
+def test_an_instruction_with_half_a_character_is_drawn(tmp_path: Path) -> None:
+    made = make.docker_archive([crafted.X], config=lambda one: {**one, "history": [{"created_by": "\ud800"}]})
+    layers.archive(make.write(tmp_path, made)).plot().figure.canvas.draw()

@@ -87,8 +87,10 @@ def run(commands: list[list[str]], net: int | None = None) -> list[list[Any]]:
     enter = [] if net is None else ["nsenter", f"--net=/proc/{net}/ns/net"]
     done: list[list[Any]] = []
     for command in commands:
-        one = subprocess.run([*enter, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        done.append([one.returncode, one.stdout, one.stderr])
+        one = subprocess.run([*enter, *command], capture_output=True, stdin=subprocess.DEVNULL)
+        # names of interfaces and comments of rules may hold any byte
+        output, errors = (part.decode("utf-8", "replace") for part in (one.stdout, one.stderr))
+        done.append([one.returncode, output, errors])
     return done
 
 
@@ -154,7 +156,13 @@ def contents(pid: int, path: str, deep: bool, limit: int) -> dict[str, Any]:
     todo = [(top, "")]
     while todo:
         folder, prefix = todo.pop()
-        for one in sorted(os.listdir(folder)):
+        try:
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
+            if folder == top:
+                raise
+            continue  # it went between two looks
+        for one in names:
             if len(found) == limit:
                 return {"entries": found, "more": True}
             try:
@@ -249,6 +257,7 @@ if __name__ == "__main__":
     while request := sys.stdin.readline():
         try:
             message = {"answer": answer(json.loads(request))}
-        except OSError as error:
-            message = {"error": error.strerror or str(error)}
+        except (OSError, ValueError) as error:
+            # ValueError: a path with a zero byte
+            message = {"error": getattr(error, "strerror", None) or str(error)}
         say(message)

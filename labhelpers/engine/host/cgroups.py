@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from labhelpers.engine.host.text import decimal, integer, lines, plain
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
@@ -20,6 +21,9 @@ _COUNTING = ("memory", "cpu", "cpuacct", "pids", "blkio")
 """The controllers of version 1 that count what a container uses."""
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT = 1 << 60
+_SWITCHED_OFF = {
+    "Memory": "a Raspberry Pi's kernel counts memory if cgroup_enable=memory is in /boot/firmware/cmdline.txt; "
+}
 FILES: Mapping[str, tuple[str, ...]] = {
     # version 1: the controllers, each with a directory of its own
     "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares", "cpu.stat"),
@@ -241,7 +245,8 @@ class Cgroup(Result):
         name = kind.__name__.lower()
         raise LabError(
             f"the cgroup {self.path} has no {name} controller, so the engine's host does not count its {name}",
-            hint="the kernel has it off, or a rootless engine was not given it: `./lab doctor` says what to do",
+            hint=_SWITCHED_OFF.get(kind.__name__, "")
+            + "the kernel has it off, or a rootless engine was not given it: `./lab doctor` says what to do",
         )
 
     def get(self, kind: type[Part]) -> Part | None:
@@ -312,11 +317,14 @@ class File(Result):
 
 
 def paths(text: str) -> dict[str, str]:
-    """Controller → path of /proc/PID/cgroup (cgroups(7)); version 2's controller is ""."""
+    """Controller → path of /proc/PID/cgroup (cgroups(7)); version 2's controller is "", a named one `name=…`."""
     table: dict[str, str] = {}
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        table |= dict.fromkeys(controllers.split(","), path)
+    for line in lines(text):
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if colon and path.startswith("/"):
+            # the kernel says so of a cgroup that was removed while it has processes
+            table |= dict.fromkeys(controllers.split(","), path.removesuffix(" (deleted)"))
     return table
 
 
@@ -334,11 +342,14 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
     # a host of version 2 may have a controller of version 1 beside it that counts nothing here: net_cls, cpuset
     version = 1 if any(controller in table for controller in _COUNTING) else 2
     directories: dict[str, str] = {}
-    for line in mountinfo.splitlines():
+    for line in lines(mountinfo):
         before, _, after = line.partition(" - ")
-        root, point = before.split()[3:5]
-        kind, _, options = after.split()[:3]
-        controllers = [""] if kind == "cgroup2" else options.split(",") if kind == "cgroup" else []
+        fields, end = before.split(), after.split()
+        if len(fields) < 6 or not end:
+            continue
+        root, point, kind = plain(fields[3]), plain(fields[4]), end[0]
+        options = end[2].split(",") if len(end) > 2 else []
+        controllers = [""] if kind == "cgroup2" else options if kind == "cgroup" else []
         for controller in controllers:
             path, root_path = table.get(controller), root.rstrip("/")
             if controller in FILES and path is not None and f"{path}/".startswith(f"{root_path}/"):
@@ -383,7 +394,13 @@ def cgroup(where: Place, texts: Mapping[str, str | None]) -> Cgroup:
         parts = (_cpu_2(unified), _memory_2(unified), _io_2(unified), _pids(unified))
     else:
         old = {name: text for (controller, name), text in seen.items() if controller != ""}
-        parts = (_cpu_1(old), _memory_1(old), _io_1(old), _pids(old))
+        # a controller that version 1 does not use may be version 2's (cgroup_no_v1=memory)
+        parts = (
+            _cpu_1(old) or _cpu_2(unified),
+            _memory_1(old) or _memory_2(unified),
+            _io_1(old) or _io_2(unified),
+            _pids(old) or _pids(unified),
+        )
     # a host with version 1 may have version 2's directories beside it, without controllers but with pressure
     pressure = [_pressure(name, unified.get(f"{name}.pressure")) for name in ("cpu", "memory", "io")]
     return Cgroup(
@@ -398,77 +415,83 @@ Texts = Mapping[str, str]
 
 
 def _cpu_1(texts: Texts) -> Cpu | None:
-    if "cpuacct.usage" not in texts or "cpu.stat" not in texts:
+    usage = integer(texts.get("cpuacct.usage"))
+    if usage is None or "cpu.stat" not in texts:
         return None
-    stat, quota = _numbers(texts["cpu.stat"]), int(texts.get("cpu.cfs_quota_us", "-1"))
+    stat, quota = _numbers(texts["cpu.stat"]), _number(texts, "cpu.cfs_quota_us", -1)
     return Cpu(
-        usage_us=int(texts["cpuacct.usage"]) // 1000,
-        user_us=int(texts.get("cpuacct.usage_user", "0")) // 1000,
-        system_us=int(texts.get("cpuacct.usage_sys", "0")) // 1000,
+        usage_us=usage // 1000,
+        user_us=_number(texts, "cpuacct.usage_user") // 1000,
+        system_us=_number(texts, "cpuacct.usage_sys") // 1000,
         quota_us=None if quota < 0 else quota,
-        period_us=int(texts.get("cpu.cfs_period_us", "100000")),
+        period_us=_number(texts, "cpu.cfs_period_us", 100_000),
         periods=stat.get("nr_periods", 0),
         throttled_periods=stat.get("nr_throttled", 0),
         throttled_us=stat.get("throttled_time", 0) // 1000,
-        weight=int(texts.get("cpu.shares", "1024")),
+        weight=_number(texts, "cpu.shares", 1024),
     )
 
 
 def _cpu_2(texts: Texts) -> Cpu | None:
+    stat = _numbers(texts.get("cpu.stat", ""))
     # without the controller there is a cpu.stat, of usage alone, but no cpu.max
-    if "cpu.stat" not in texts or "cpu.max" not in texts:
+    if "usage_usec" not in stat or "cpu.max" not in texts:
         return None
-    stat = _numbers(texts["cpu.stat"])
-    quota, period = texts["cpu.max"].split()
+    quota, period = [*texts["cpu.max"].split(), "", ""][:2]
     return Cpu(
         usage_us=stat["usage_usec"],
-        user_us=stat["user_usec"],
-        system_us=stat["system_usec"],
+        user_us=stat.get("user_usec", 0),
+        system_us=stat.get("system_usec", 0),
         quota_us=_limit(quota),
-        period_us=int(period),
+        period_us=integer(period) or 100_000,
         periods=stat.get("nr_periods", 0),
         throttled_periods=stat.get("nr_throttled", 0),
         throttled_us=stat.get("throttled_usec", 0),
-        weight=int(texts.get("cpu.weight", "100")),
+        weight=_number(texts, "cpu.weight", 100),
     )
 
 
 def _memory_1(texts: Texts) -> Memory | None:
-    if "memory.usage_in_bytes" not in texts or "memory.stat" not in texts:
+    usage = integer(texts.get("memory.usage_in_bytes"))
+    if usage is None or "memory.stat" not in texts:
         return None
-    stat, usage = _numbers(texts["memory.stat"]), int(texts["memory.usage_in_bytes"])
-    limit, both = _limit(texts["memory.limit_in_bytes"]), texts.get("memory.memsw.usage_in_bytes")
-    both_limit = _limit(texts.get("memory.memsw.limit_in_bytes", "max"))
+    stat = _numbers(texts["memory.stat"])
+    limit, both = (
+        _limit(texts.get("memory.limit_in_bytes")),
+        integer(texts.get("memory.memsw.usage_in_bytes")),
+    )
+    both_limit = _limit(texts.get("memory.memsw.limit_in_bytes"))
     return Memory(
         usage_bytes=usage,
         limit_bytes=limit,
-        peak_bytes=int(texts["memory.max_usage_in_bytes"]),
-        anon_bytes=stat["total_rss"],
-        cache_bytes=stat["total_cache"],
-        inactive_file_bytes=stat["total_inactive_file"],
+        peak_bytes=integer(texts.get("memory.max_usage_in_bytes")),
+        # with the cgroups below it, or without them where the kernel does not add these up
+        anon_bytes=stat.get("total_rss", stat.get("rss", 0)),
+        cache_bytes=stat.get("total_cache", stat.get("cache", 0)),
+        inactive_file_bytes=stat.get("total_inactive_file", stat.get("inactive_file", 0)),
         # version 1 counts memory and swap together
-        swap_bytes=None if both is None else max(0, int(both) - usage),
+        swap_bytes=None if both is None else max(0, both - usage),
         swap_limit_bytes=None if both_limit is None or limit is None else both_limit - limit,
         # where the limit is the same with swap and without, only the one with swap is run into
-        limit_hits=int(texts["memory.failcnt"]) + int(texts.get("memory.memsw.failcnt", "0")),
+        limit_hits=_number(texts, "memory.failcnt") + _number(texts, "memory.memsw.failcnt"),
         oom_kills=_numbers(texts.get("memory.oom_control", "")).get("oom_kill", 0),
     )
 
 
 def _memory_2(texts: Texts) -> Memory | None:
-    if "memory.current" not in texts or "memory.stat" not in texts:
+    usage = integer(texts.get("memory.current"))
+    if usage is None or "memory.stat" not in texts:
         return None
     stat, events = _numbers(texts["memory.stat"]), _numbers(texts.get("memory.events", ""))
-    peak, swap = texts.get("memory.peak"), texts.get("memory.swap.current")
     return Memory(
-        usage_bytes=int(texts["memory.current"]),
-        limit_bytes=_limit(texts.get("memory.max", "max")),
-        peak_bytes=None if peak is None else int(peak),
-        anon_bytes=stat["anon"],
-        cache_bytes=stat["file"],
-        inactive_file_bytes=stat["inactive_file"],
-        swap_bytes=None if swap is None else int(swap),
-        swap_limit_bytes=_limit(texts.get("memory.swap.max", "max")),
+        usage_bytes=usage,
+        limit_bytes=_limit(texts.get("memory.max")),
+        peak_bytes=integer(texts.get("memory.peak")),
+        anon_bytes=stat.get("anon", 0),
+        cache_bytes=stat.get("file", 0),
+        inactive_file_bytes=stat.get("inactive_file", 0),
+        swap_bytes=integer(texts.get("memory.swap.current")),
+        swap_limit_bytes=_limit(texts.get("memory.swap.max")),
         limit_hits=events.get("max", 0),
         oom_kills=events.get("oom_kill", 0),
     )
@@ -480,9 +503,13 @@ def _io_1(texts: Texts) -> Io | None:
     if size is None or count is None:
         return None
     table: dict[str, dict[str, int]] = {}
-    for text, read, write in ((size, "read_bytes", "written_bytes"), (count, "reads", "writes")):
-        for device, way, number in re.findall(r"^(\d+:\d+) (Read|Write) (\d+)$", text, re.M):
-            table.setdefault(device, {})[read if way == "Read" else write] = int(number)
+    for text, names in ((size, ("read_bytes", "written_bytes")), (count, ("reads", "writes"))):
+        ways = dict(zip(("Read", "Write"), names, strict=True))
+        # `8:0 Read 4096`; other ways, and a total at the end
+        for row in (line.split() for line in lines(text)):
+            number = integer(row[2]) if len(row) == 3 else None
+            if number is not None and row[1] in ways and _is_device(row[0]):
+                table.setdefault(row[0], {})[ways[row[1]]] = number
     return _io(table)
 
 
@@ -490,12 +517,20 @@ def _io_2(texts: Texts) -> Io | None:
     if "io.stat" not in texts:
         return None
     names = {"rbytes": "read_bytes", "wbytes": "written_bytes", "rios": "reads", "wios": "writes"}
-    table = {}
-    for line in texts["io.stat"].splitlines():
-        device, *words = line.split()
-        pairs = (word.split("=") for word in words)
-        table[device] = {names[name]: int(number) for name, number in pairs if name in names}
+    table: dict[str, dict[str, int]] = {}
+    for line in lines(texts["io.stat"]):
+        device = ""
+        for word in line.split():
+            # some kernels leave the end of line out after a device without counts: the last device counts
+            device = word if _is_device(word) else device
+            name, _, number = word.partition("=")
+            if device and name in names and (value := integer(number)) is not None:
+                table.setdefault(device, {})[names[name]] = value
     return _io(table)
+
+
+def _is_device(word: str) -> bool:
+    return bool(re.fullmatch(r"[0-9]+:[0-9]+", word))
 
 
 def _io(table: Mapping[str, Mapping[str, int]]) -> Io:
@@ -505,30 +540,42 @@ def _io(table: Mapping[str, Mapping[str, int]]) -> Io:
 
 
 def _pids(texts: Texts) -> Pids | None:
-    if "pids.current" not in texts:
-        return None
-    return Pids(int(texts["pids.current"]), _limit(texts.get("pids.max", "max")))
+    current = integer(texts.get("pids.current"))
+    return None if current is None else Pids(current, _limit(texts.get("pids.max")))
 
 
 def _pressure(resource: str, text: str | None) -> Pressure | None:
-    waits = dict(re.findall(r"^(some|full) .*?total=(\d+)$", text or "", re.M))
-    shares = dict(re.findall(r"^(some|full) avg10=([\d.]+)", text or "", re.M))
-    if "some" not in waits:
+    """`some avg10=0.12 avg60=… total=345`; before Linux 5.13 there is no `full` line for the cpu."""
+    rows = {
+        words[0]: dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        for line in lines(text)
+        if (words := line.split())
+    }
+    some, full = rows.get("some", {}), rows.get("full", {})
+    waited = integer(some.get("total"))
+    if waited is None:
         return None
     return Pressure(
         resource,
-        float(shares["some"]),
-        float(shares.get("full", 0)),
-        int(waits["some"]),
-        int(waits.get("full", 0)),
+        decimal(some.get("avg10")) or 0.0,
+        decimal(full.get("avg10")) or 0.0,
+        waited,
+        integer(full.get("total")) or 0,
     )
 
 
-def _limit(text: str) -> int | None:
-    word = text.strip()
-    return None if word == "max" or int(word) >= _NO_LIMIT else int(word)
+def _limit(text: str | None) -> int | None:
+    """A limit; None for `max`, for version 1's largest number or a negative one, and where there is no such file."""
+    number = integer(text)
+    return None if number is None or not 0 <= number < _NO_LIMIT else number
+
+
+def _number(texts: Texts, name: str, otherwise: int = 0) -> int:
+    number = integer(texts.get(name))
+    return otherwise if number is None else number
 
 
 def _numbers(text: str) -> dict[str, int]:
-    rows = (line.split() for line in text.splitlines())
-    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].lstrip("-").isdigit()}
+    """`key number` on each line; other lines are skipped."""
+    rows = (line.split() for line in lines(text))
+    return {row[0]: number for row in rows if len(row) == 2 and (number := integer(row[1])) is not None}

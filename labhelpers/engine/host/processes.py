@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from labhelpers.engine.host.text import integer, lines
 from labhelpers.results import Result
 
 
@@ -59,29 +60,35 @@ class Namespace(Result):
 
 
 def process(pid: int, seen: Mapping[str, Any]) -> Process | None:
-    """A process from what the agent read of it; None if it ended between two reads."""
-    if not seen.get("status"):
+    """A process from what the agent read of it; None if it ended between two reads.
+
+    Kernels before 4.1 have no NSpid; a status that ends in the middle is that of a process that ends.
+    """
+    pairs = (line.partition(":") for line in lines(seen.get("status")))
+    fields = {name: rest.strip() for name, _, rest in pairs}
+    parent, users = integer(fields.get("PPid")), fields.get("Uid", "").split()
+    user = integer(users[1]) if len(users) > 1 else None
+    if parent is None or user is None:
         return None
-    lines = (line.partition(":") for line in seen["status"].splitlines())
-    fields = {name: rest.strip() for name, _, rest in lines}
-    command = " ".join(seen.get("cmdline", "").split("\0")).strip() or f"[{fields['Name']}]"
-    nspid = tuple(int(number) for number in fields.get("NSpid", str(pid)).split())
+    name = fields.get("Name", "")
+    command = " ".join((seen.get("cmdline") or "").split("\0")).strip() or f"[{name}]"
+    nspid = tuple(n for word in fields.get("NSpid", "").split() if (n := integer(word)) is not None) or (pid,)
     namespaces = {
         name: int(found[1])
-        for name, link in sorted(seen["ns"].items())
+        for name, link in sorted((seen.get("ns") or {}).items())
         # what its children will get is no namespace of its own
-        if not name.endswith("_for_children") and (found := re.search(r"\[(\d+)\]", link))
+        if not name.endswith("_for_children") and (found := re.search(r"\[([0-9]+)\]", str(link)))
     }
     return Process(
         pid=pid,
-        parent_pid=int(fields["PPid"]),
+        parent_pid=parent,
         inside_pid=nspid[-1],
         command=command,
         nspid=nspid,
         namespaces=namespaces,
-        user=int(fields["Uid"].split()[1]),
-        state=fields["State"][:1],
-        threads=int(fields.get("Threads", "1")),
+        user=user,
+        state=fields.get("State", "")[:1],
+        threads=integer(fields.get("Threads")) or 1,
     )
 
 

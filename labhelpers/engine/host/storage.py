@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from labhelpers.engine.host.text import integer, lines, plain
 from labhelpers.results import Result
 
 
@@ -40,7 +41,9 @@ class Mount(Result):
     @property
     def lower(self) -> tuple[str, ...]:
         """The read-only directories of an overlay, topmost first; none for anything else."""
-        return tuple(part for part in self.settings.get("lowerdir", "").split(":") if part)
+        # a colon in a name is written with a backslash (overlayfs.rst)
+        parts = re.split(r"(?<!\\):", self.settings.get("lowerdir", ""))
+        return tuple(part.replace("\\:", ":") for part in parts if part)
 
     @property
     def upper(self) -> str | None:
@@ -119,39 +122,39 @@ class DiskUse(Result):
 
 
 def mounts(mountinfo: str) -> list[Mount]:
-    """The mounts of a mountinfo text, in its order."""
+    """The mounts of a mountinfo text, in its order; a line that is none is skipped."""
     found = []
-    for line in mountinfo.splitlines():
+    for line in lines(mountinfo):
         before, _, after = line.partition(" - ")
-        id, parent, device, root, point, options, *propagation = before.split(" ")
-        kind, source, settings = [*after.split(" ", 2), ""][:3]
+        fields = before.split(" ")
+        id, parent = integer(fields[0]), integer(fields[1]) if len(fields) > 1 else None
+        if id is None or parent is None or len(fields) < 6 or not after:
+            continue
+        device, root, point, options, *propagation = fields[2:]
+        kind, source, settings = [*after.split(" ", 2), "", ""][:3]
         found.append(
             Mount(
-                id=int(id),
-                parent_id=int(parent),
+                id=id,
+                parent_id=parent,
                 device=device,
-                root=_plain(root),
-                point=_plain(point),
+                root=plain(root),
+                point=plain(point),
                 options=tuple(options.split(",")),
                 kind=kind,
-                source=_plain(source),
-                settings=_settings(settings),
-                propagation=tuple(propagation),
+                source=plain(source),
+                settings=_settings(settings.rstrip()),
+                propagation=tuple(word for word in propagation if word),
             )
         )
     return found
 
 
 def _settings(text: str) -> dict[str, str]:
+    # a comma in a name is written with a backslash, or in octal
     found: dict[str, str] = {}
     for word in re.split(r"(?<!\\),", text):
         name, _, value = word.partition("=")
         # since Linux 6.8 a mount may name its lower directories one by one, from the top (overlayfs.rst)
-        key, value = name.removesuffix("+"), _plain(value)
+        key, value = name.removesuffix("+"), plain(value).replace("\\,", ",")
         found[key] = f"{found[key]}:{value}" if name.endswith("+") and key in found else value
     return found
-
-
-def _plain(text: str) -> str:
-    """Blanks and backslashes are written in octal there, a comma in a name with a backslash."""
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text).replace("\\,", ",")

@@ -13,6 +13,7 @@ import requests
 from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
+from labhelpers.engine import answers
 from labhelpers.engine.differences import has_no_cgroups
 from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
@@ -29,6 +30,7 @@ from labhelpers.engine.host.network import (
 )
 from labhelpers.engine.host.processes import Namespace, Process
 from labhelpers.engine.host.storage import DiskUse, Entry, Mount
+from labhelpers.engine.host.text import integer, lines
 from labhelpers.errors import BadInput, EngineUnreachable, LabError
 from labhelpers.results import Result
 
@@ -185,10 +187,11 @@ class HostView:
     def meminfo(self) -> dict[str, int]:
         """/proc/meminfo of the host, in bytes (counts of huge pages as they are)."""
         table = {}
-        for line in self.read("/proc/meminfo").splitlines():
+        for line in lines(self.read("/proc/meminfo")):
             name, _, rest = line.partition(":")
-            number, *unit = rest.split()
-            table[name] = int(number) * (1024 if unit == ["kB"] else 1)
+            number, *unit = [*rest.split(), ""]
+            if (value := integer(number)) is not None:
+                table[name] = value * (1024 if "kB" in unit else 1)
         return table
 
     # --- processes and namespaces
@@ -504,7 +507,7 @@ class HostView:
     def _first_pid(self, container: Container | str) -> int:
         name = container if isinstance(container, str) else str(container.id)
         try:
-            state = self._api.inspect_container(name)["State"]
+            state = answers.part(self._api.inspect_container(name), "State")
         except APIError as error:
             raise LabError(
                 f"there is no container {_name(container)}",

@@ -1,0 +1,77 @@
+"""Reading answers of the Engine API, of every version: a key may be missing, or null where it is empty.
+
+Engine 28 leaves `Name` out of an anonymous volume's mount; Engine 29 (API 1.52) leaves out what is empty in an
+image's `Config`, has no `IPAddress`, `Gateway` and `MacAddress` beside `Networks`, and no `GraphDriver` with the
+containerd image store. Older ones write null for an empty list.
+
+Source: Engine API, version history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Answer = Mapping[str, Any]
+
+
+def part(answer: Answer | None, *keys: str) -> dict[str, Any]:
+    """The object at `keys`; empty where one of them is missing or null."""
+    found: Any = answer
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def rows(answer: Answer | None, *keys: str) -> list[Any]:
+    """The list at `keys`; empty where one of them is missing or null."""
+    found = part(answer, *keys[:-1]).get(keys[-1])
+    return list(found) if isinstance(found, list) else []
+
+
+def labels(answer: Answer) -> dict[str, str]:
+    """The labels of a container, an image, a network or a volume, as listed or as inspected."""
+    own = answer.get("Labels")
+    return dict(own) if isinstance(own, Mapping) else part(answer, "Config", "Labels")
+
+
+def name(answer: Answer) -> str:
+    """What a container is called, as listed or as inspected; its short id where it has no name."""
+    called = next(iter(rows(answer, "Names")), None) or answer.get("Name") or str(answer.get("Id", ""))[:12]
+    return str(called).lstrip("/")
+
+
+def tags(answer: Answer) -> list[str]:
+    """The references of an image; none for one without a name."""
+    return [str(tag) for tag in rows(answer, "RepoTags") if tag != "<none>:<none>"]
+
+
+def networks(answer: Answer) -> dict[str, dict[str, Any]]:
+    """Network → endpoint of a container."""
+    return {key: part(one) for key, one in part(answer, "NetworkSettings", "Networks").items()}
+
+
+def addresses(answer: Answer) -> list[str]:
+    """The IPv4 addresses of a container, one for each network that gave it one."""
+    return [str(one["IPAddress"]) for one in networks(answer).values() if one.get("IPAddress")]
+
+
+def bindings(answer: Answer, port: str) -> list[tuple[str, int]]:
+    """(host address, host port) where a container's port, such as `80/tcp`, is published."""
+    found = [part(one) for one in rows(answer, "NetworkSettings", "Ports", port)]
+    pairs = ((one.get("HostIp") or "0.0.0.0", str(one.get("HostPort"))) for one in found)
+    return [(str(address), int(number)) for address, number in pairs if number.isdecimal()]
+
+
+def subnets(answer: Answer) -> list[str]:
+    """The subnets of a network."""
+    pools = (part(pool).get("Subnet") for pool in rows(answer, "IPAM", "Config"))
+    return [str(subnet) for subnet in pools if subnet]
+
+
+def volume_name(mount: Answer) -> str:
+    """The name of a mount's volume; an anonymous one's is that of its directory; empty for what is no volume."""
+    if mount.get("Type", "volume") != "volume":
+        return ""
+    parts = str(mount.get("Source") or "").rstrip("/").split("/")
+    return str(mount.get("Name") or (parts[-2] if len(parts) > 1 and parts[-1] == "_data" else parts[-1]))
