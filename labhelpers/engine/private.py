@@ -111,8 +111,11 @@ _CAUSES = (
 
 _ENGINE_LINK = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|veth[0-9a-f]{7}")
 # the last alternative is a published port as its own container reaches it
+_CHAIN = r"DOCKER(?:[-_][\w-]+)?"
+# whole names: a bridge called docker01 is somebody else's
 _ENGINE_RULE = re.compile(
-    r"\bDOCKER|docker0|docker_gwbridge|\bbr-[0-9a-f]{12}|-A POSTROUTING -s (\S+) -d \1 .*-j MASQUERADE"
+    rf"(?<![\w.-])(?:{_CHAIN}|docker0|docker_gwbridge|br-[0-9a-f]{{12}})(?![\w.-])"
+    r"|-A POSTROUTING -s (\S+) -d \1 .*-j MASQUERADE"
 )
 
 
@@ -438,7 +441,6 @@ def undo_firewall(was: str, is_now: str) -> list[list[str]]:
     engine's bridge; a chain goes if it was not there before and is named DOCKER…; a changed policy goes back.
     """
     old, new = _by_table(was), _by_table(is_now)
-    chain = r"DOCKER(?:[-_][\w-]+)?"
     rules: list[list[str]] = []
     chains: list[list[str]] = []
     for table, lines in new.items():
@@ -449,7 +451,7 @@ def undo_firewall(was: str, is_now: str) -> list[list[str]]:
                 continue
             if line.startswith("-A") and _ENGINE_RULE.search(line):
                 rules.append(["-t", table, "-D", *words[1:]])
-            elif line.startswith(":") and re.fullmatch(chain, words[0][1:]):
+            elif line.startswith(":") and re.fullmatch(_CHAIN, words[0][1:]):
                 chains += [["-t", table, "-F", words[0][1:]], ["-t", table, "-X", words[0][1:]]]
             elif line.startswith(":") and len(words) > 1 and words[1] != "-":
                 policy = next((_words(e)[1] for e in kept if e.startswith(words[0] + " ")), "ACCEPT")

@@ -88,7 +88,7 @@ def test_a_kernel_without_the_memory_controller_shows_the_rest() -> None:
     }
     seen = cgroups.cgroup(place, texts)
     assert (seen.cpu.usage_us, seen.pids.current, seen.pids.limit) == (5, 3, None)
-    with pytest.raises(LabError, match="does not count memory") as none:
+    with pytest.raises(LabError, match="does not count its memory") as none:
         _ = seen.memory
     assert "cgroup_enable=memory" in none.value.hint
     assert cgroups.is_below(V1_NO_MEMORY, V1_NO_MEMORY)

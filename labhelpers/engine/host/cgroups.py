@@ -22,7 +22,7 @@ _COUNTING = ("memory", "cpu", "cpuacct", "pids", "blkio")
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT = 1 << 60
 _SWITCHED_OFF = {
-    "Memory": "a Raspberry Pi's kernel counts memory if cgroup_enable=memory is in /boot/firmware/cmdline.txt; "
+    "Memory": "; a Raspberry Pi's kernel counts memory if cgroup_enable=memory is in /boot/firmware/cmdline.txt"
 }
 FILES: Mapping[str, tuple[str, ...]] = {
     # version 1: the controllers, each with a directory of its own
@@ -245,8 +245,8 @@ class Cgroup(Result):
         name = kind.__name__.lower()
         raise LabError(
             f"the cgroup {self.path} has no {name} controller, so the engine's host does not count its {name}",
-            hint=_SWITCHED_OFF.get(kind.__name__, "")
-            + "the kernel has it off, or a rootless engine was not given it: `./lab doctor` says what to do",
+            hint="the kernel has it off, or a rootless engine was not given it: `./lab doctor` says what to do"
+            + _SWITCHED_OFF.get(kind.__name__, ""),
         )
 
     def get(self, kind: type[Part]) -> Part | None:
