@@ -294,8 +294,8 @@ class Streams:
     async def close(self) -> None:
         """Close both directions."""
         self._writer.close()
-        with suppress(OSError):
-            await self._writer.wait_closed()
+        with suppress(OSError, TimeoutError):
+            await asyncio.wait_for(self._writer.wait_closed(), _EXIT_S)
 
 
 async def _plain(place: Place) -> Streams:

@@ -56,6 +56,8 @@ class Gateway:
             listener.close()
             raise
         self._listener = listener
+        # an event loop refers to its tasks weakly: without this, one may be collected while it waits
+        self._serving: set[asyncio.Task[None]] = set()
         # a loop of its own: the kernel's is running, and blocks while a cell does
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"gateway {path.name}", daemon=True)
@@ -74,9 +76,13 @@ class Gateway:
         self.path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._serving.add(task)
         # a connection that breaks is that connection's end, not a traceback on the reader's page
         with suppress(OSError, asyncio.CancelledError):
             await self._handle(reader, writer)
+        self._serving.discard(task)
 
     def _run(self) -> None:
         server = self._loop.run_until_complete(
