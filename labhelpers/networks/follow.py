@@ -161,7 +161,8 @@ def follow(lab: Lab) -> Journeys:
             own = {place: _address(lab, names[place]) for place in (CLIENT, SERVER)}
             made.append(lab.run(lab.image("payload"), [*serve, f"{gateway}:{to_host}"], network="host"))
             lab.exec(names[OUTSIDE], ["httpd", "-p", str(to_outside), "-h", "/www"])
-            targets = zip(PORTS.items(), (names[SERVER], gateway, laid.far_address), strict=True)
+            # by address: a name may lead to an IPv6 address, and what follows is about IPv4
+            targets = zip(PORTS.items(), (own[SERVER], gateway, laid.far_address), strict=True)
             places = {place: f"container:{name}" for place, name in names.items()} | {HOST: "host"}
             whose = " or ".join(f"host {address}" for address in {*own.values(), laid.far_address})
             what = f"tcp portrange {to_container}-{to_outside} and ({whose})"
