@@ -173,7 +173,7 @@ def test_full_house(quiet: Lab) -> None:
     three = ["sh", "-c", "sleep 300 & sleep 300 & wait"]
     started(lab, "full-house", three, pids_limit=3)
     assert until(lambda: "it has 3" in str(exercise.check()), 30), exercise.check()
-    short = ["sh", "-c", "for n in 1 2 3 4; do sleep 3 & done; wait"]
+    short = ["sh", "-c", "for n in 1 2 3 4; do sleep 1 & done; wait"]
     started(lab, "full-house", short, pids_limit=5, restart="always")
     assert not exercise.check().passed
     started(lab, "full-house", five, pids_limit=5)
