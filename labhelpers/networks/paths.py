@@ -38,7 +38,7 @@ PATHS = (
 CEILING = "host"
 """A program in a container with `--network host` talks over the host's own loopback: nothing can be faster."""
 IPERF, ECHO = 5201, 5202
-SCRIPT = Path(__file__).with_name("probe.py").read_text()
+SCRIPT = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
 ROUND_TRIPS = 400
 MOST_ROUNDS = 50
 WARM_BYTES = 16 << 20

@@ -21,7 +21,7 @@ def main(name: str, file: str, wanted: str, *args: str) -> None:
     # what a terminated process has started is stopped too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     outcome = runs.on(name, connect("auto"), wanted.split(","), args, say)
-    Path(file).write_text(json.dumps(asdict(outcome)))
+    Path(file).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_a_socket_without_permission_names_its_group(alone: Path) -> None:
             ],
             env={**os.environ, "DOCKER_HOST": f"unix://{path}"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
     assert "EngineUnreachable" in done.stderr
     assert "it belongs to the group “games”" in done.stderr
@@ -104,7 +104,7 @@ def test_the_facts_are_the_engines_own(engine: Engine) -> None:
         subprocess.run(
             ["docker", "-H", engine.address, "info", "--format", "{{json .}}"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         ).stdout
     )

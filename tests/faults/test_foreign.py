@@ -114,7 +114,7 @@ def test_clean_takes_what_labs_made_but_not_an_engine_whose_tests_run(
     with Lab("05", engine=connect(own.address)) as reader, Lab(TRIAL, engine=connect(own.address)) as tests:
         reader.run(P, "sleep 300", name="notebook")
         tests.run(P, "sleep 300", name="engine")
-        done = subprocess.run(command, env=own.environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=own.environment, capture_output=True, encoding="utf-8")
         assert done.stdout.splitlines() == [
             "removed container notebook",
             "container engine stays: `./lab test` is using it",

@@ -93,10 +93,10 @@ def test_order(quiet: Lab) -> None:
     work = Path(folder("order"))
 
     def build_both(dockerfile: str, second: str = 'print("version 2")\n') -> str:
-        (work / "Dockerfile").write_text(dockerfile)
-        (work / "main.py").write_text('print("version 1")\n')
+        (work / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+        (work / "main.py").write_text('print("version 1")\n', encoding="utf-8")
         lab.build(str(work), "ordered:1")
-        (work / "main.py").write_text(second)
+        (work / "main.py").write_text(second, encoding="utf-8")
         lab.build(str(work), "ordered:2")
         return str(exercise.check())
 
@@ -113,7 +113,9 @@ def test_order(quiet: Lab) -> None:
     build_both(right)
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
-    assert Path(folder("order"), "Dockerfile").read_text() == right, "what the reader wrote stays"
+    assert Path(folder("order"), "Dockerfile").read_text(encoding="utf-8") == right, (
+        "what the reader wrote stays"
+    )
 
 
 def test_one_whiteout(quiet: Lab) -> None:
@@ -176,7 +178,9 @@ def test_small_site(quiet: Lab) -> None:
     lab.image("tools")
     lab.build(str(work), "site:1")
     assert "it has Python in it" in str(exercise.check())
-    (work / "Dockerfile").write_text((work / "Dockerfile").read_text() + "RUN rm -r /usr/bin/python3*\n")
+    (work / "Dockerfile").write_text(
+        (work / "Dockerfile").read_text(encoding="utf-8") + "RUN rm -r /usr/bin/python3*\n", encoding="utf-8"
+    )
     lab.build(str(work), "site:1")
     assert "its layers hold" in str(exercise.check())
     made(lab, "FROM ${BASE}\nRUN echo page > /www/index.html", "site:1")
@@ -184,7 +188,9 @@ def test_small_site(quiet: Lab) -> None:
     made(lab, "FROM ${BASE}\nRUN rm /www/index.html", "site:1")
     assert "no /www/index.html" in str(exercise.check())
     stages = "FROM labhelpers/tools AS made\nCOPY page.py /\nRUN python3 /page.py > /index.html\n"
-    (work / "Dockerfile").write_text(f"{stages}FROM labhelpers/payload\nCOPY --from=made /index.html /www/\n")
+    (work / "Dockerfile").write_text(
+        f"{stages}FROM labhelpers/payload\nCOPY --from=made /index.html /www/\n", encoding="utf-8"
+    )
     lab.build(str(work), "site:1")
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
@@ -198,5 +204,7 @@ def test_a_commit_by_the_reader_is_the_labs(lab: Lab) -> None:
     lab.run(lab.image("payload"), name=name)
     assert magic.run(lab, ["commit", name, f"{name}:1"]) == 0
     lab.close()
-    left = subprocess.run(["docker", "images", "-q", f"{name}:1"], capture_output=True, text=True, check=True)
+    left = subprocess.run(
+        ["docker", "images", "-q", f"{name}:1"], capture_output=True, encoding="utf-8", check=True
+    )
     assert left.stdout == ""

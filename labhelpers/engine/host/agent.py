@@ -87,7 +87,13 @@ def run(commands: list[list[str]], net: int | None = None) -> list[list[Any]]:
     enter = [] if net is None else ["nsenter", f"--net=/proc/{net}/ns/net"]
     done: list[list[Any]] = []
     for command in commands:
-        one = subprocess.run([*enter, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        one = subprocess.run(
+            [*enter, *command],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+        )
         done.append([one.returncode, one.stdout, one.stderr])
     return done
 
