@@ -697,7 +697,7 @@ def _now() -> str:
 def _read(name: str, is_entry: Callable[[Any], bool]) -> dict[str, Any] | None:
     """The entries kept in `name`; empty where there is no such file, None where it is damaged."""
     try:
-        kept = json.loads(state.path(name).read_text())
+        kept = json.loads(state.path(name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError:  # not JSON, or not even UTF-8

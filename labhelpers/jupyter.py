@@ -196,7 +196,7 @@ def _start(engine: Engine, port: int | None) -> Server:
     # through a file of the reader's own: a token on a command line is seen by every user of the machine
     token = secrets.token_hex(24)
     log = state.path("jupyter", "server.log")
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "jupyterlab", "--no-browser"),
@@ -235,7 +235,7 @@ def _start(engine: Engine, port: int | None) -> Server:
     raise SetupFailed(
         "JupyterLab did not start",
         hint=f"its whole log is {state.shown(log)}; `./lab up --port N` tries another port",
-        engine_words="\n".join(log.read_text().strip().splitlines()[-6:]),
+        engine_words="\n".join(log.read_text(encoding="utf-8").strip().splitlines()[-6:]),
     )
 
 

@@ -239,5 +239,5 @@ def _write_page(notebook: Any, name: str, folder: Path) -> Path:
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{name}.html"
-    page.write_text(body)
+    page.write_text(body, encoding="utf-8")
     return page

@@ -71,7 +71,7 @@ def run_shown(command: Sequence[str], title: str, stdin: BinaryIO | None = None)
             stdin=stdin or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
         )
         assert process.stdout is not None

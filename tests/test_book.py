@@ -13,7 +13,9 @@ import pytest
 from labhelpers.state import ROOT
 
 # | notebook | `what the book prints` | …; words outside of backticks are not a command
-ROWS = re.findall(r"^\| (\d\d_\w+) \| `([^`]+)` \|", (ROOT / "docs/book.md").read_text(), re.M)
+ROWS = re.findall(
+    r"^\| (\d\d_\w+) \| `([^`]+)` \|", (ROOT / "docs/book.md").read_text(encoding="utf-8"), re.M
+)
 
 # where a cell says by a variable what the book says by a path of the engine's host, or asks for an image's successor
 PATHS = {"$socket:": "/var/run/docker.sock:", "$home/": "/home/"}

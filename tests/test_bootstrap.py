@@ -59,9 +59,11 @@ def test_down_has_nothing_to_do_on_a_bare_machine(tmp_path: Path) -> None:
 
 def test_a_verb_keeps_its_bytecode_in_the_state_directory(tmp_path: Path) -> None:
     (tmp_path / "env" / "bin").mkdir(parents=True)
-    (tmp_path / "env" / "made-from").write_text(sha256((ROOT / "requirements.lock").read_bytes()).hexdigest())
+    (tmp_path / "env" / "made-from").write_text(
+        sha256((ROOT / "requirements.lock").read_bytes()).hexdigest(), encoding="utf-8"
+    )
     python = tmp_path / "env" / "bin" / "python"
-    python.write_text("#!/bin/sh\nenv\n")
+    python.write_text("#!/bin/sh\nenv\n", encoding="utf-8")
     python.chmod(0o755)
     said = lab(tmp_path, "status", PYTHONDONTWRITEBYTECODE="1").stdout
     assert "PYTHONDONTWRITEBYTECODE" not in said
@@ -72,10 +74,13 @@ def test_a_machine_without_python_is_told_where_to_get_it(tmp_path: Path) -> Non
     (tmp_path / "sh").symlink_to("/bin/sh")
     (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
     (tmp_path / "cat").symlink_to("/bin/cat")
-    text = (ROOT / "lab").read_text().replace("/usr/bin/python3", "/nowhere/python3")
-    (tmp_path / "lab").write_text(text)
+    text = (ROOT / "lab").read_text(encoding="utf-8").replace("/usr/bin/python3", "/nowhere/python3")
+    (tmp_path / "lab").write_text(text, encoding="utf-8")
     done = subprocess.run(
-        ["/bin/sh", tmp_path / "lab", "up"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+        ["/bin/sh", tmp_path / "lab", "up"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 1
     assert "no Python 3.11 or newer" in done.stderr

@@ -200,7 +200,7 @@ def test_a_gateway_needs_its_subnet() -> None:
 
 def typed(line: str) -> str:
     """What the real command line answers to `line`."""
-    done = subprocess.run(shlex.split(line), capture_output=True, text=True)
+    done = subprocess.run(shlex.split(line), capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -342,8 +342,8 @@ BUILD_OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", BUILD_OPTIONS, ids=str)
 def test_build(lab: Lab, name: str, tmp_path: Path, options: dict[str, Any]) -> None:
-    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
-    (tmp_path / "Other").write_text(DOCKERFILE + "ENV OTHER=yes\n")
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
+    (tmp_path / "Other").write_text(DOCKERFILE + "ENV OTHER=yes\n", encoding="utf-8")
 
     def told() -> tuple[dict[str, Any], list[str]]:
         found = lab.client.images.get(name).attrs

@@ -33,7 +33,7 @@ PROGRAM = smallest.program("x86_64")
 
 def verb(engine: Engine, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "labhelpers", *words, "--engine", engine.address]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, encoding="utf-8")
 
 
 def test_the_report_has_its_shape(engine: Engine) -> None:
@@ -172,7 +172,10 @@ def test_status_names_what_was_made(engine: Engine) -> None:
 @pytest.mark.parametrize("name", ["up", "run", "test", "doctor", "status", "clean", "down", "bench"])
 def test_every_verb_has_its_help(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "labhelpers", name, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "labhelpers", name, "--help"],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert done.stdout.startswith("Usage:")
     assert "--engine" in done.stdout

@@ -29,7 +29,7 @@ ASKED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
 def test_conda_and_pip_ask_for_the_same_packages() -> None:
     asked = {(r.name, str(r.specifier)) for r in map(Requirement, ASKED)}
     lines: list[str] = []
-    for line in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]:
+    for line in yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]:
         lines += line["pip"] if isinstance(line, dict) else [line]
     conda = {(CONDA_NAMES.get(r.name, r.name), str(r.specifier)) for r in map(Requirement, lines)}
     assert conda - asked == {("python", PROJECT["requires-python"]), ("pip", "")}

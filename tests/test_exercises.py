@@ -325,7 +325,9 @@ def test_progress_survives_the_process(lab: Lab, exercise: Exercise) -> None:
     lab.run(IMAGE, STAY, name=NAME)
     exercise.check()
     line = "from labhelpers.exercises import progress; print(progress().frame().to_json(orient='records'))"
-    said = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", line], capture_output=True, encoding="utf-8", check=True
+    ).stdout
     (row,) = json.loads(said)
     assert (row["chapter"], row["exercise"], row["passed"]) == ("00", "Start a container that stays", True)
     lab.remove(NAME, force=True)

@@ -183,7 +183,7 @@ def test_a_terminal_uses_the_lab_socket(server: jupyter.Server, engine: Engine) 
     assert environment["DOCKER_HOST"].endswith("terminal.sock")
     name = f"t-{time.time_ns()}"
     done = subprocess.run(
-        ["docker", "network", "create", name], env=environment, capture_output=True, text=True
+        ["docker", "network", "create", name], env=environment, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
     (network,) = engine.client.networks.list(names=[name])

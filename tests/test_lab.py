@@ -119,7 +119,7 @@ def test_errors_of_readers(lab: Lab, name: str) -> None:
 
 
 def test_an_image_does_not_make_a_container_ours(lab: Lab, name: str, tmp_path: Path) -> None:
-    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nENV A=b\n")
+    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nENV A=b\n", encoding="utf-8")
     lab.build(str(tmp_path), f"{name}:1")
     made = lab.client.containers.run(f"{name}:1", "sleep 300", name=name, detach=True)
     try:
@@ -159,7 +159,7 @@ def test_nothing_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path) -
     with Lab("test", engine=engine) as lab:
         for words in ("first", "second"):  # the second stands on a step of the first
             (tmp_path / "Dockerfile").write_text(
-                f"FROM {IMAGE}\nENV A={name}\nLABEL word={words}\nENV C={words}\n"
+                f"FROM {IMAGE}\nENV A={name}\nLABEL word={words}\nENV C={words}\n", encoding="utf-8"
             )
             lab.build(str(tmp_path), f"{name}:{words}")
         assert len(images_with(engine, f"A={name}")) >= 2
@@ -170,7 +170,7 @@ def test_nothing_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path) -
 def test_no_stage_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path, last: str) -> None:
     """Neither of one that files were copied from, nor of one that failed."""
     (tmp_path / "Dockerfile").write_text(
-        f"FROM {IMAGE}\nENV A={name}\nRUN true\nFROM {IMAGE}\nENV A={name}\n{last}\n"
+        f"FROM {IMAGE}\nENV A={name}\nRUN true\nFROM {IMAGE}\nENV A={name}\n{last}\n", encoding="utf-8"
     )
     with Lab("test", engine=engine) as lab:
         with suppress(BuildFailed):

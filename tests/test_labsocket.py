@@ -298,7 +298,7 @@ def test_an_engine_that_is_away_is_named(there: Lab, tmp_path: Path) -> None:
     away = LabSocket(Place(f"unix://{tmp_path}/none.sock", "a test"), "s", lambda kind: {})
     try:
         done = subprocess.run(
-            ["docker", "-H", away.address, "ps"], capture_output=True, text=True, timeout=30
+            ["docker", "-H", away.address, "ps"], capture_output=True, encoding="utf-8", timeout=30
         )
         assert "lab socket" in done.stderr
         assert done.returncode == 1

@@ -125,7 +125,7 @@ def test_an_interrupt_ends_the_whole_pipeline(there: Lab) -> None:
     threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
     status = magic.run(there, f"sleep 6{mark[:8]} | cat", {})
     assert status != 0
-    running = subprocess.run(["pgrep", "-f", f"sleep 6{mark[:8]}"], capture_output=True, text=True)
+    running = subprocess.run(["pgrep", "-f", f"sleep 6{mark[:8]}"], capture_output=True, encoding="utf-8")
     assert running.stdout == ""
 
 

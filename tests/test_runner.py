@@ -26,7 +26,7 @@ def test_a_page_holds_text_output_and_figure(tmp_path: Path) -> None:
     done = runner.execute(notebook(tmp_path, "print('seen' + ' it')", FIGURE), tmp_path / "out")
     assert (done.failed_cell, done.cells) == (None, 2)
     assert done.page is not None
-    text = done.page.read_text()
+    text = done.page.read_text(encoding="utf-8")
     assert "A title" in text
     assert "seen it" in text
     assert "data:image/png;base64," in text

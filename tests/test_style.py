@@ -28,7 +28,7 @@ CACHE = f"--cache-dir={state.path('cache', 'mypy')}"
     ids=["mypy --strict", "ruff check", "ruff format"],
 )
 def test_style(command: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -94,7 +94,7 @@ def sources() -> list[Source]:
 
 
 def _rows(command: Sequence[str]) -> list[list[str]]:
-    told = subprocess.run(command, capture_output=True, text=True).stdout
+    told = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace").stdout
     return _targets(told)
 
 
@@ -110,7 +110,9 @@ def _targets(told: str) -> list[list[str]]:
 
 def apt_settings() -> str:
     """The lines of apt.conf(5) that the base needs to reach the same mirror."""
-    told = subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout
+    told = subprocess.run(
+        ["apt-config", "dump"], capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout
     return "".join(f"{line}\n" for line in told.splitlines() if line.split(" ")[0] in APT_SETTINGS)
 
 
@@ -161,7 +163,14 @@ def _fill(folder: Path, found: Sequence[Source]) -> None:
 
 def _write(file: Path, text: str) -> None:
     run_as_root(["mkdir", "-p", str(file.parent)])
-    subprocess.run(as_root(["tee", str(file)]), input=text, text=True, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        as_root(["tee", str(file)]),
+        input=text,
+        encoding="utf-8",
+        errors="replace",
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
 
 
 def _import(engine: Engine, folder: Path, ref: str, labels: Mapping[str, str]) -> None:

@@ -40,7 +40,7 @@ def missing(packages: Sequence[str]) -> list[str]:
 def is_debian() -> bool:
     """Whether this is Debian, Ubuntu or one of their children (os-release(5))."""
     try:
-        lines = Path("/etc/os-release").read_text().splitlines()
+        lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     words = {
@@ -110,13 +110,21 @@ def _install(wanted: list[str], why: str) -> None:
 
 def _packages() -> set[str]:
     listed = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"], capture_output=True, text=True
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
     return {line.split()[0] for line in listed.stdout.splitlines() if line.endswith(" installed")}
 
 
 def _known(package: str) -> bool:
-    return "Package:" in subprocess.run(["apt-cache", "show", package], capture_output=True, text=True).stdout
+    return (
+        "Package:"
+        in subprocess.run(
+            ["apt-cache", "show", package], capture_output=True, encoding="utf-8", errors="replace"
+        ).stdout
+    )
 
 
 @contextmanager
@@ -130,7 +138,13 @@ def _no_service_starts(concerned: bool) -> Iterator[None]:
     ours = concerned and not policy.exists()
     if ours:
         text = "#!/bin/sh\n# put here by labhelpers while it installs packages\nexit 101\n"
-        subprocess.run(as_root(["tee", str(policy)]), input=text, text=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            as_root(["tee", str(policy)]),
+            input=text,
+            encoding="utf-8",
+            errors="replace",
+            stdout=subprocess.DEVNULL,
+        )
         run_as_root(["chmod", "755", str(policy)])
     try:
         yield

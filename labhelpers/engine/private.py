@@ -170,7 +170,7 @@ def start(say: Say) -> None:
         began = time.monotonic()
         say("engine: starting the lab's private engine")
         _launch()
-        (home() / "wanted").write_text("started by the lab; removed by `./lab down`\n")
+        (home() / "wanted").write_text("started by the lab; removed by `./lab down`\n", encoding="utf-8")
         say(f"engine: answers after {time.monotonic() - began:.1f} s")
 
 
@@ -245,9 +245,9 @@ def _pid() -> int | None:
 def _running(pid_file: Path, word: str) -> int | None:
     """The pid in `pid_file`, if that process runs and its command line holds `word`; a zombie does not run."""
     try:
-        pid = int(pid_file.read_text())
+        pid = int(pid_file.read_text(encoding="utf-8"))
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        running = "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        running = "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
     return pid if running and word.encode() in line else None
@@ -274,7 +274,7 @@ def _launch() -> None:
         return
     directory = home()
     # a file of our own, so that a machine's /etc/docker/daemon.json is neither read nor needed
-    (directory / "daemon.json").write_text("{}\n")
+    (directory / "daemon.json").write_text("{}\n", encoding="utf-8")
     log = directory / "dockerd.log"
     where = log.stat().st_size if log.exists() else 0
     dockerd = [
@@ -301,7 +301,7 @@ def _launch() -> None:
 def _is_alive(pid: int | None) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(errors="replace")
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(errors="replace", encoding="utf-8")
     except OSError:
         return False
 
@@ -339,7 +339,7 @@ def _gone(condition: Callable[[], object], seconds: float) -> bool:
 
 def _remember_the_machine() -> None:
     """Note what the machine was like before the engine's first start since boot, for `_put_the_machine_back`."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
     if _remembered().get("boot") == boot:
         return
     state.write_json("engine/before.json", {"boot": boot, **machine()})
@@ -359,7 +359,7 @@ def machine() -> dict[str, Any]:
         "network": os.readlink("/proc/self/ns/net"),
         "links": sorted(name for _, name in socket.if_nameindex()),
         "firewall": {tool: _rules(tool) for tool in ("iptables", "ip6tables")},
-        "forwarding": forwarding.read_text().strip() if forwarding.exists() else "",
+        "forwarding": forwarding.read_text(encoding="utf-8").strip() if forwarding.exists() else "",
         "cgroups": sorted(str(path) for path in _cgroups()),
         "elsewhere": [path for path in ELSEWHERE if Path(path).exists()],
     }
@@ -511,7 +511,7 @@ def _in_our_containers() -> Iterable[int]:
     containers = run_as_root(["ls", str(home() / "data" / "containers")]).stdout.split()
     for process in Path("/proc").glob("[0-9]*") if containers else []:
         try:
-            cgroups = (process / "cgroup").read_text()
+            cgroups = (process / "cgroup").read_text(encoding="utf-8")
         except OSError:
             continue
         if any(container in cgroups for container in containers):

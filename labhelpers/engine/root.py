@@ -63,7 +63,13 @@ def with_proxies(command: Sequence[str]) -> Iterator[tuple[list[str], BinaryIO]]
 def run_as_root(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run `command` as root and keep its output; a command that is not there ends with status 127."""
     try:
-        return subprocess.run(as_root(command), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            as_root(command),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+        )
     except OSError as error:
         return subprocess.CompletedProcess(list(command), 127, "", str(error))
 

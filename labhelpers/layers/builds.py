@@ -44,7 +44,7 @@ def build(lab: Lab, recipe: Recipe, tag: str, see: See | None = None, **buildarg
     """
     with tempfile.TemporaryDirectory() as folder, lab.quiet():
         for name, text in {"Dockerfile": recipe.dockerfile, **recipe.files}.items():
-            Path(folder, name).write_text(text)
+            Path(folder, name).write_text(text, encoding="utf-8")
         lab.build(folder, tag, see=see, buildargs=buildargs)
     return tag
 

@@ -49,7 +49,7 @@ def folder(name: str) -> str:
     path.mkdir(parents=True, exist_ok=True)
     for file, text in {"Dockerfile": recipe.dockerfile, **recipe.files}.items():
         if not (path / file).exists():
-            (path / file).write_text(text)
+            (path / file).write_text(text, encoding="utf-8")
     return str(path)
 
 

@@ -600,7 +600,7 @@ def verify(lab: Lab, ref: str) -> Verification:
             hint="push it there first: ref = lab.registry.push(IMAGE); then verify(lab, ref)",
         )
     name, _, tag = ref.partition("/")[2].rpartition(":")
-    command = ["-I", "-c", _FETCH.read_text(), f"http://127.0.0.1:5000/v2/{name}", tag]
+    command = ["-I", "-c", _FETCH.read_text(encoding="utf-8"), f"http://127.0.0.1:5000/v2/{name}", tag]
     with lab.quiet():
         network = f"container:{lab.registry.container.id}"
         done = lab.once(lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"])

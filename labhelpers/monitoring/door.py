@@ -176,7 +176,7 @@ def _said(lab: Lab, container: Container) -> str:
 
 
 def _program(name: str, *words: str) -> list[str]:
-    return ["python3", "-I", "-c", Path(__file__).with_name(f"{name}.py").read_text(), *words]
+    return ["python3", "-I", "-c", Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"), *words]
 
 
 def _forwarded(lab: Lab, port: int) -> str:

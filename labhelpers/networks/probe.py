@@ -69,7 +69,9 @@ def bits_per_s(address: str, port: int, size: int, streams: int) -> float:
     command = ["timeout", "60", "iperf3", "-c", address, "-p", str(port), "-J", "-P", str(streams)]
     end = time.monotonic() + PATIENCE_S
     while True:
-        done = subprocess.run([*command, "-n", str(size)], capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, "-n", str(size)], capture_output=True, encoding="utf-8", errors="replace"
+        )
         told = json.loads(done.stdout or "{}")
         if not done.returncode and "end" in told and told["end"].get("sum_received"):
             return float(told["end"]["sum_received"]["bits_per_second"])

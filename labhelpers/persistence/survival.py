@@ -173,9 +173,11 @@ def newer(lab: Lab, image: str) -> str:
     """An image that stands for the next release: `image` with a label and one setting more. Gives its name."""
     tag = f"mysql-next:{lab.session}"
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "next.cnf").write_text(f"[mysqld]\nmax-connections={NEXT_CONNECTIONS}\n")
+        Path(folder, "next.cnf").write_text(
+            f"[mysqld]\nmax-connections={NEXT_CONNECTIONS}\n", encoding="utf-8"
+        )
         lines = (f"FROM {image}", "LABEL release=next", "COPY next.cnf /etc/mysql/conf.d/next.cnf")
-        Path(folder, "Dockerfile").write_text("\n".join(lines) + "\n")
+        Path(folder, "Dockerfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
         with lab.quiet():
             lab.build(folder, tag)
     return tag

@@ -116,7 +116,7 @@ class Offer:
                 files = {"Dockerfile": _RECIPE.format(base=self._image)}
                 files |= {name: text.format(salt=token_hex(8)) for name, text in _SETTINGS.items()}
                 for name, text in files.items():
-                    (Path(folder) / name).write_text(text)
+                    (Path(folder) / name).write_text(text, encoding="utf-8")
                 with self._lab.quiet():
                     self._lab.build(folder, tag)
             ref = self._lab.registry.push(tag, "mysql:8.4")

@@ -121,7 +121,9 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
 
 def _digest(pulled: Sequence[str]) -> str:
     """Names a saved machine: other images, another machine or another QEMU, another name."""
-    qemu = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    qemu = subprocess.run(
+        [QEMU, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=True
+    ).stdout
     machine = _command(Path(), Path(), Path(), 0)
     return hashlib.sha256(json.dumps([sorted(pulled), machine, qemu]).encode()).hexdigest()[:16]
 
@@ -134,7 +136,7 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
         partial = Path(name)
         # a copy that keeps the holes: 0.6 GB of 8
         copy = ["cp", "--sparse=always", str(folder / DISK_FILE), str(partial / DISK_FILE)]
-        done = subprocess.run(copy, capture_output=True, text=True)
+        done = subprocess.run(copy, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
             raise _not_saved(done.stderr)
         say(f"engine C: booting (QEMU without hardware help, {CPUS} processors, {MEMORY_MB} MiB)")
@@ -307,7 +309,7 @@ def _last_words(work: Path, process: subprocess.Popen[bytes]) -> str:
     if process.poll() is not None and process.stdout is not None:
         lines = process.stdout.read().decode(errors="replace").splitlines()[-4:]
     with suppress(OSError):
-        lines += (work / "serial.log").read_text(errors="replace").splitlines()[-4:]
+        lines += (work / "serial.log").read_text(errors="replace", encoding="utf-8").splitlines()[-4:]
     return "\n".join(lines)
 
 

@@ -106,7 +106,12 @@ def in_rotation(number: int) -> tuple[str, tuple[str, ...]]:
 def commits() -> int:
     """How many commits lead to this checkout; 0 where git does not say."""
     done = subprocess.run(
-        ["git", "rev-list", "--count", "HEAD"], cwd=state.ROOT, capture_output=True, text=True, check=False
+        ["git", "rev-list", "--count", "HEAD"],
+        cwd=state.ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     return int(done.stdout) if done.returncode == 0 else 0
 

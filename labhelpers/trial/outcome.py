@@ -62,7 +62,9 @@ class _Writer:
         self._teller.deselected = max(self._teller.deselected, left_out)
 
     def pytest_sessionfinish(self) -> None:
-        self._file.write_text(json.dumps({**self._told, "deselected": self._teller.deselected}))
+        self._file.write_text(
+            json.dumps({**self._told, "deselected": self._teller.deselected}), encoding="utf-8"
+        )
 
 
 def _last_words(text: str) -> str:

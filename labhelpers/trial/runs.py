@@ -123,7 +123,7 @@ def _start(name: str, file: Path, wanted: Sequence[str], args: Sequence[str]) ->
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
     )
 
@@ -318,7 +318,7 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
             process.kill()
             process.wait()
             raise
-        told = json.loads(file.read_text()) if file.exists() else {}
+        told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return {
         "status": status,
         "passed": told.get("passed", 0),

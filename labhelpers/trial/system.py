@@ -75,7 +75,12 @@ def _fill(root: Path, recipe: Recipe, name: str) -> None:
     for path, text in recipe.files.items():
         run_as_root(["mkdir", "-p", str((root / path).parent)])
         subprocess.run(
-            as_root(["tee", str(root / path)]), input=text, text=True, stdout=subprocess.DEVNULL, check=True
+            as_root(["tee", str(root / path)]),
+            input=text,
+            encoding="utf-8",
+            errors="replace",
+            stdout=subprocess.DEVNULL,
+            check=True,
         )
         if text.startswith("#!"):
             run_as_root(["chmod", "755", str(root / path)])

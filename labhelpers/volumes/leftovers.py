@@ -132,7 +132,9 @@ def _image_with_volume(lab: Lab) -> Iterator[str]:
     """An image whose Dockerfile says VOLUME, as those of databases do, for the block."""
     name = f"labhelpers-volumes-{lab.session}"
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "Dockerfile").write_text(f"FROM {lab.image('payload')}\nVOLUME /data\n")
+        (Path(folder) / "Dockerfile").write_text(
+            f"FROM {lab.image('payload')}\nVOLUME /data\n", encoding="utf-8"
+        )
         lab.build(folder, name)
     try:
         yield name

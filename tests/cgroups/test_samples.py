@@ -37,7 +37,7 @@ def samples(shared: Lab) -> tuple[Samples, Told, Samples]:
         sampler.wait(0.5)
         form = ["stats", "--no-stream", "--format", "{{json .}}", str(steady.name)]
         typed = ["docker", "--host", shared.engine.address, *form]
-        told = json.loads(subprocess.run(typed, check=True, capture_output=True, text=True).stdout)
+        told = json.loads(subprocess.run(typed, check=True, capture_output=True, encoding="utf-8").stdout)
         told["raw"] = steady.stats(stream=False)
         sampler.wait(0.2)
         during = sampler.samples()

@@ -43,7 +43,11 @@ class Machine:
     def run(self, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command there."""
         return subprocess.run(
-            self.command(*arguments), env=self.environment(home), capture_output=True, text=True, timeout=120
+            self.command(*arguments),
+            env=self.environment(home),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
         )
 
     def lab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +94,7 @@ class Machine:
 
     def mounts(self) -> list[str]:
         """Mount points below this state directory."""
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
         return [line.split()[4] for line in lines if line.split()[4].startswith(f"{self.home}/")]
 
 
@@ -100,7 +104,7 @@ def bare_machine(home: Path) -> Iterator[Machine]:
     holder = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "ip link set lo up; echo up; exec sleep 3600"],
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     assert holder.stdout is not None
     holder.stdout.readline()

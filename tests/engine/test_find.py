@@ -99,7 +99,7 @@ def test_a_socket_without_permission_names_its_group(alone: Path) -> None:
             ],
             env={**os.environ, "DOCKER_HOST": f"unix://{path}"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
     assert "EngineUnreachable" in done.stderr
     assert "it belongs to the group “games”" in done.stderr
@@ -129,7 +129,7 @@ def test_a_socket_of_somebody_elses_does_not_end_the_search(
         done = subprocess.run(
             ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", sys.executable, "-c", code],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
     if answers:
         assert done.stdout.strip() == engine.address, done.stderr
@@ -303,7 +303,7 @@ def test_windows_has_pipes(alone: Path) -> None:
         "platform.system = lambda: 'Windows'\n"
         "for place in find.places('auto'): print(place.address, place.path)"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, encoding="utf-8")
     assert done.stdout.splitlines()[0] == r"npipe:////./pipe/docker_engine \\.\pipe\docker_engine", (
         done.stderr
     )
@@ -391,7 +391,7 @@ def test_the_facts_are_the_engines_own(engine: Engine) -> None:
         subprocess.run(
             ["docker", "-H", engine.address, "info", "--format", "{{json .}}"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         ).stdout
     )

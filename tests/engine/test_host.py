@@ -616,7 +616,7 @@ class TestHelper:
     def test_it_ends_with_its_owner(self, engine: Engine) -> None:
         code = "from labhelpers.lab import Lab; lab = Lab('test'); lab.host.kernel(); print(lab.session); input()"
         with subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         ) as process:
             assert process.stdout
             session = process.stdout.readline().strip()

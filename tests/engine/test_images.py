@@ -66,7 +66,9 @@ def made_of(name: str) -> str:
 
 def write(name: str, run: str, base: str = "${BASE}") -> None:
     (images.FOLDER / name).mkdir(exist_ok=True)
-    (images.FOLDER / name / "Dockerfile").write_text(DOCKERFILE.format(name=name, run=run, base=base))
+    (images.FOLDER / name / "Dockerfile").write_text(
+        DOCKERFILE.format(name=name, run=run, base=base), encoding="utf-8"
+    )
 
 
 def leftovers(engine: Engine, name: str) -> list[str]:
@@ -153,7 +155,7 @@ def test_a_killed_build_leaves_nothing_half_made(engine: Engine, name: str) -> N
     with subprocess.Popen(
         [sys.executable, "-u", "-c", code],
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "DOCKER_HOST": engine.address},
     ) as process:
         assert process.stdout
@@ -187,7 +189,7 @@ def test_an_image_that_a_reader_builds_on_ours_is_not_swept_away(
 ) -> None:
     ref = images.ensure(engine, name)
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "Dockerfile").write_text(f"FROM {ref}\nRUN echo mine > /mine\n")
+    (tmp_path / "own" / "Dockerfile").write_text(f"FROM {ref}\nRUN echo mine > /mine\n", encoding="utf-8")
     own, _ = engine.client.images.build(path=str(tmp_path / "own"), rm=True)
     write(name, "echo changed > /one")
     try:

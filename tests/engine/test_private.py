@@ -132,8 +132,8 @@ class TestLife:
 
     def test_a_pid_file_that_names_another_process_is_stale(self, machine: Machine) -> None:
         (machine.home / "engine").mkdir()
-        (machine.home / "engine" / "docker.pid").write_text(str(os.getpid()))
-        (machine.home / "engine" / "docker.sock").write_text("not a socket")
+        (machine.home / "engine" / "docker.pid").write_text(str(os.getpid()), encoding="utf-8")
+        (machine.home / "engine" / "docker.sock").write_text("not a socket", encoding="utf-8")
         assert machine.python(START) not in (None, os.getpid())
 
     def test_two_starts_at_once_start_one(self, machine: Machine) -> None:
@@ -142,7 +142,7 @@ class TestLife:
                 machine.command(sys.executable, "-c", PRELUDE + START),
                 env=machine.environment(),
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
             )
             for _ in range(2)
         ]
@@ -160,7 +160,7 @@ class TestLife:
 
     def test_an_engine_that_cannot_start_says_why(self, machine: Machine) -> None:
         (machine.home / "engine").mkdir()
-        (machine.home / "engine" / "data").write_text("a file where a directory must be")
+        (machine.home / "engine" / "data").write_text("a file where a directory must be", encoding="utf-8")
         done = machine.run(sys.executable, "-c", PRELUDE + START)
         assert "SetupFailed: the private engine did not start" in done.stderr
         assert f"it said: {LOG_BEGINS}" in done.stderr
@@ -185,7 +185,8 @@ class TestLife:
         (tmp_path / "big").mkdir()
         dockerfile = tmp_path / "big" / "Dockerfile"
         dockerfile.write_text(
-            "FROM base:1\nLABEL labhelpers.stage=big\nRUN dd if=/dev/zero of=/big bs=1M count=99"
+            "FROM base:1\nLABEL labhelpers.stage=big\nRUN dd if=/dev/zero of=/big bs=1M count=99",
+            encoding="utf-8",
         )
         monkeypatch.setattr(images, "FOLDER", tmp_path)
         monkeypatch.setattr(images, "BASE", "base:1")
@@ -197,7 +198,9 @@ class TestLife:
             PAYLOAD,
         ]
         assert there.client.containers.list(all=True) == []
-        dockerfile.write_text(dockerfile.read_text().replace("count=99", "count=9"))
+        dockerfile.write_text(
+            dockerfile.read_text(encoding="utf-8").replace("count=99", "count=9"), encoding="utf-8"
+        )
         images.ensure(there, "big")
         there.client.close()
 

@@ -47,11 +47,11 @@ def dies_slowly(quiet: Lab) -> Iterator[tuple[str, Path]]:
     try:
         if not thaw.exists():
             pytest.skip(WHERE)
-        thaw.write_text("FROZEN")
+        thaw.write_text("FROZEN", encoding="utf-8")
         yield name, thaw
     finally:
         if thaw.exists():
-            thaw.write_text("THAWED")
+            thaw.write_text("THAWED", encoding="utf-8")
         with suppress(NotFound):
             remove_container(api, name)
         for parent in Path("/sys/fs/cgroup").glob(f"*/{name}"):

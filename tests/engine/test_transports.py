@@ -153,7 +153,7 @@ def test_the_reaper_works_on_it(far: Engine) -> None:
         env=os.environ | find.environment(far),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as process:
         assert process.stdout
         # the line that the lab prints comes first
@@ -167,7 +167,7 @@ def test_the_reaper_works_on_it(far: Engine) -> None:
 
 def test_the_verbs_work_on_it(far: Engine) -> None:
     status = subprocess.run(
-        [sys.executable, "-m", "labhelpers", "status"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "labhelpers", "status"], capture_output=True, encoding="utf-8", timeout=120
     )
     assert "(docker context far)" in status.stdout, status.stderr
 

@@ -193,7 +193,7 @@ def sshd(folder: Path, docker_host: str, path: str | None = None) -> Iterator[Ss
     assert SSHD
     for name in ("host_key", "id"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    port, user = _free_port(), subprocess.check_output(["id", "-un"], text=True).strip()
+    port, user = _free_port(), subprocess.check_output(["id", "-un"], encoding="utf-8").strip()
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     (folder / "sshd_config").write_text(
@@ -241,5 +241,5 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
 def python(environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
     """Run Python code to its end in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=120
     )

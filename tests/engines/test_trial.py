@@ -36,13 +36,13 @@ def test_other(): pass
 def pytest_in(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
     return subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, encoding="utf-8"
     )
 
 
 @pytest.mark.parametrize("spread", [(), ("-n", "2", "--dist", "loadfile")])
 def test_what_became_of_the_tests_is_counted(tmp_path: Path, spread: tuple[str, ...]) -> None:
-    (tmp_path / "test_trial.py").write_text(TESTS)
+    (tmp_path / "test_trial.py").write_text(TESTS, encoding="utf-8")
     output = [new_output("stream", name="stdout", text="one: yes\n")]
     sources = ("from labhelpers.results import finding", "finding('one', True)", "finding('one', False)")
     cells = [
@@ -64,7 +64,7 @@ def test_what_became_of_the_tests_is_counted(tmp_path: Path, spread: tuple[str, 
         ),
         LABHELPERS_OUTCOME=str(tmp_path / "told.json"),
     )
-    told = json.loads((tmp_path / "told.json").read_text())
+    told = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
     assert (told["passed"], told["findings"], told["deselected"]) == (3, 1, 1)
     failed = {name.rpartition("::")[2]: words for name, words in told["failed"]}
     assert set(failed) == {"test_bad", "Cell 2"}

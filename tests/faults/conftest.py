@@ -77,7 +77,7 @@ class Own:
             [sys.executable, "-c", code],
             env=self.environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=120,
             **options,
         )

@@ -240,7 +240,7 @@ def test_a_wall_clock_that_jumps_back_does_not_stop_a_watch(
 
 def test_the_docker_command_of_a_reader_says_when_the_engine_is_gone(own: Own, lab: Lab) -> None:
     own.stop()
-    done = subprocess.run(["docker", "ps"], env=own.environment, capture_output=True, text=True)
+    done = subprocess.run(["docker", "ps"], env=own.environment, capture_output=True, encoding="utf-8")
     assert done.returncode != 0
     with pytest.raises(EngineUnreachable):
         Lab("05", engine=lab.engine)

@@ -118,7 +118,7 @@ def neighbour(own: Own, home: Path) -> Iterator[subprocess.Popen[str]]:
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as process:
         assert process.stdout
         while process.stdout.readline() != "ready\n":
@@ -151,7 +151,7 @@ def typed(own: Own, *words: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "labhelpers", *words, "--engine", own.address],
         env=own.environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
 
@@ -369,7 +369,7 @@ def learner(own: Own, home: Path, code: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=own.environment | {"LABHELPERS_HOME": str(home)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
     )  # fmt: skip
 
 
@@ -481,7 +481,7 @@ def test_the_verbs_that_clean_up_work_in_an_incomplete_environment(
     ):
         done = subprocess.run(
             [sys.executable, "-c", INCOMPLETE, missing, *verb, "--engine", own.address],
-            env=own.environment, capture_output=True, text=True, timeout=120,
+            env=own.environment, capture_output=True, encoding="utf-8", timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert said in done.stdout

@@ -39,7 +39,7 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_killed_in_the_middle(own: Own, tmp_path: Path, operation: str) -> None:
-    (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nRUN sleep 30\n")
+    (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nRUN sleep 30\n", encoding="utf-8")
     before = own.census()
     kernel = KernelManager(kernel_name="python3")
     kernel.start_kernel(env=own.environment)

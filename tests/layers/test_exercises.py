@@ -116,10 +116,10 @@ def test_order(quiet: Lab) -> None:
     work = Path(folder("order"))
 
     def build_both(dockerfile: str, second: str = 'print("version 2")\n') -> str:
-        (work / "Dockerfile").write_text(dockerfile)
-        (work / "main.py").write_text('print("version 1")\n')
+        (work / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+        (work / "main.py").write_text('print("version 1")\n', encoding="utf-8")
         lab.build(str(work), "ordered:1")
-        (work / "main.py").write_text(second)
+        (work / "main.py").write_text(second, encoding="utf-8")
         lab.build(str(work), "ordered:2")
         return str(exercise.check())
 
@@ -130,8 +130,8 @@ def test_order(quiet: Lab) -> None:
     assert "COPY . copies main.py too" in exercise.hint()
     assert "has no /app/installed" in build_both(given.replace("RUN python3 install.py\n", ""))
     build_both(given)
-    (work / "Dockerfile").write_text("FROM ordered:1\nCOPY main.py /app/main.py\n")
-    (work / "main.py").write_text('print("version 3")\n')
+    (work / "Dockerfile").write_text("FROM ordered:1\nCOPY main.py /app/main.py\n", encoding="utf-8")
+    (work / "main.py").write_text('print("version 3")\n', encoding="utf-8")
     lab.build(str(work), "ordered:2")
     assert "ordered:2 stands on ordered:1" in str(exercise.check())
     assert "built twice" in exercise.hint()
@@ -139,7 +139,7 @@ def test_order(quiet: Lab) -> None:
     on_top = "FROM ordered:0\nCOPY main.py /app/main.py\n"
     assert "2 layers of ordered:1 hold main.py" in build_both(on_top)
     one_step = "FROM labhelpers/payload\nCOPY . /app\n"
-    (work / "installed").write_text("by hand")
+    (work / "installed").write_text("by hand", encoding="utf-8")
     assert "holds /app/installed too" in build_both(one_step)
     touched = "FROM labhelpers/payload\nCOPY deps.txt /app/installed\nCOPY main.py /app/\n"
     assert "nothing that install.py has compiled" in build_both(touched)
@@ -152,12 +152,14 @@ def test_order(quiet: Lab) -> None:
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
     # the steps that stay, as an image of their own
-    (work / "Dockerfile").write_text(right.replace("COPY main.py ./\n", ""))
+    (work / "Dockerfile").write_text(right.replace("COPY main.py ./\n", ""), encoding="utf-8")
     lab.build(str(work), "steps:1")
     build_both("FROM steps:1\nCOPY main.py ./\n")
     assert exercise.check().passed, exercise.check()
-    (work / "Dockerfile").write_text(right)
-    assert Path(folder("order"), "Dockerfile").read_text() == right, "what the reader wrote stays"
+    (work / "Dockerfile").write_text(right, encoding="utf-8")
+    assert Path(folder("order"), "Dockerfile").read_text(encoding="utf-8") == right, (
+        "what the reader wrote stays"
+    )
 
 
 def test_one_whiteout(quiet: Lab) -> None:
@@ -232,7 +234,9 @@ def test_small_site(quiet: Lab) -> None:
     lab.image("tools")
     lab.build(str(work), "site:1")
     assert "it has Python in it" in str(exercise.check())
-    (work / "Dockerfile").write_text((work / "Dockerfile").read_text() + "RUN rm -r /usr/bin/python3*\n")
+    (work / "Dockerfile").write_text(
+        (work / "Dockerfile").read_text(encoding="utf-8") + "RUN rm -r /usr/bin/python3*\n", encoding="utf-8"
+    )
     lab.build(str(work), "site:1")
     assert "its layers hold" in str(exercise.check())
     made(lab, "FROM ${BASE}\nRUN echo page > /www/index.html", "site:1")
@@ -242,12 +246,16 @@ def test_small_site(quiet: Lab) -> None:
     made(lab, "FROM ${BASE}\nRUN mkdir -p /opt/bin && cp /bin/busybox /opt/bin/python3.11", "site:1")
     assert "it has Python in it" in str(exercise.check())
     stages = "FROM labhelpers/tools AS made\nCOPY page.py /\nRUN python3 /page.py > /index.html\n"
-    (work / "Dockerfile").write_text(f"{stages}FROM labhelpers/payload\nCOPY --from=made /index.html /www/\n")
+    (work / "Dockerfile").write_text(
+        f"{stages}FROM labhelpers/payload\nCOPY --from=made /index.html /www/\n", encoding="utf-8"
+    )
     lab.build(str(work), "site:1")
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
     # without any program, from an image that made the page before
-    (work / "Dockerfile").write_text("FROM site:1 AS made\nFROM scratch\nCOPY --from=made /www /www\n")
+    (work / "Dockerfile").write_text(
+        "FROM site:1 AS made\nFROM scratch\nCOPY --from=made /www /www\n", encoding="utf-8"
+    )
     lab.build(str(work), "site:1")
     assert exercise.check().passed, exercise.check()
 
@@ -260,5 +268,7 @@ def test_a_commit_by_the_reader_is_the_labs(lab: Lab) -> None:
     lab.run(lab.image("payload"), name=name)
     assert magic.run(lab, f"docker commit {name} {name}:1", {}) == 0
     lab.close()
-    left = subprocess.run(["docker", "images", "-q", f"{name}:1"], capture_output=True, text=True, check=True)
+    left = subprocess.run(
+        ["docker", "images", "-q", f"{name}:1"], capture_output=True, encoding="utf-8", check=True
+    )
     assert left.stdout == ""

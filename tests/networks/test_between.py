@@ -149,7 +149,7 @@ def test_a_wire_goes_when_the_notebook_is_killed(there: Lab) -> None:
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, encoding="utf-8", env=environment
     ) as it:
         assert it.stdout is not None
         link = it.stdout.readline().strip()

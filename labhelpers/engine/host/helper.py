@@ -17,7 +17,7 @@ from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDERR, Stream
 from labhelpers.errors import EngineUnreachable, LabError
 
-_AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text()]
+_AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text(encoding="utf-8")]
 # the first answer waits for the container's start, which takes seconds on a slow engine
 _ANSWER_S = 60.0
 _ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
