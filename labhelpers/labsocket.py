@@ -212,6 +212,9 @@ class Conversation(Result):
         ]
         return table(rows, ["request", "status", "meaning"])
 
+    def __repr__(self) -> str:
+        return "\n".join(f"{call.status or '…'}  {call}" for call in self.calls)
+
     def has(self, *requests: str) -> bool:
         """Whether these requests (`POST /containers/create`) were made, in this order, others between them or not."""
         made = iter(map(str, self.calls))

@@ -23,10 +23,10 @@ from typing import Any, TextIO
 
 from labhelpers.errors import SetupFailed
 
-if sys.platform == "win32":
-    import msvcrt
-else:
+try:
     import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _PACKAGE = Path(__file__).resolve().parent
 _BUNDLE = _PACKAGE / "bundle"
@@ -247,6 +247,8 @@ def _acquired(file: TextIO) -> bool:
     """Whether this process now holds the lock of `file` (flock(2))."""
     try:
         if sys.platform == "win32":
+            import msvcrt
+
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

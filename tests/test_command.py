@@ -108,6 +108,8 @@ def _told(lab: Lab, name: str) -> dict[str, Any]:
     config["Env"] = sorted(config["Env"] or [])
     # the CLI notes the size of its own terminal
     host.pop("ConsoleSize", None)
+    # the lab says no where the CLI leaves it to the engine, whose own setting here is no
+    host["Init"] = bool(host.get("Init"))
     found["Mounts"] = sorted((m["Destination"], m["Type"], m["RW"]) for m in found["Mounts"])
     return {key: _plain(part) for key, part in found.items() if key not in VOLATILE.split()}
 
@@ -397,7 +399,7 @@ def test_remove(lab: Lab, name: str, options: dict[str, bool]) -> None:
             detach=True,
             volumes=["/anonymous"],
             network_mode="none",
-            labels={"labhelpers.chapter": "test"},
+            labels=lab._labels("container"),
         )
         made.reload()
         # its name is that of its directory; Docker 28 leaves `Name` out

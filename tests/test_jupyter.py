@@ -87,7 +87,9 @@ def test_a_running_server_is_not_ended_for_another_port(server: jupyter.Server, 
         assert "1 more kernel(s)" in refused.value.message
         assert "./lab down" in refused.value.hint
         assert jupyter.start(engine, server.port) == server
-        elsewhere = dataclasses.replace(engine, address="tcp://192.0.2.1:2375")
+        elsewhere = dataclasses.replace(
+            engine, place=dataclasses.replace(engine.place, address="tcp://192.0.2.1:2375")
+        )
         with pytest.raises(BadInput, match="already runs at"):
             jupyter.start(elsewhere)
     finally:

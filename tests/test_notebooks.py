@@ -24,6 +24,12 @@ def tags(cell: Any) -> set[str]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestNotebook:
+    def test_a_page_that_was_not_run_shows_text_and_no_missing_widget(self, path: Path) -> None:
+        # JupyterLab prefers a widget to the text beside it, and has no model for one that another kernel made
+        for cell in code(path):
+            for output in cell.outputs:
+                assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
     def test_no_cell_is_skipped(self, path: Path) -> None:
         for cell in code(path):
             assert not {tag.lower() for tag in tags(cell)} & {"nbval-skip", "skip-execution"}

@@ -207,11 +207,11 @@ def identity(info: Mapping[str, Any]) -> str:
     """What tells an engine from every other one, and stays the same as long as its data does.
 
     Args:
-        info: what it answers to `GET /info`. Its `ID` is that, but Podman sends another one with each answer.
+        info: what it answers to `GET /info`. Two engines of one machine may have the same `ID` there (20.10 reads it
+            from /etc/docker/key.json) and have different data; Podman sends another `ID` with each answer.
     """
-    if info.get("ID") and "BuildahVersion" not in info:
-        return str(info["ID"])
-    return f"{info.get('Name')}:{info.get('DockerRootDir')}"
+    name = info["ID"] if info.get("ID") and "BuildahVersion" not in info else info.get("Name")
+    return ":".join(str(part) for part in (name, info.get("DockerRootDir")) if part)
 
 
 def places(choice: str) -> list[Place]:

@@ -100,7 +100,8 @@ def _lost(engine: Engine, error: Exception) -> EngineUnreachable:
             hint = f"{explain(engine.place, cause).hint}; `./lab up` shows whether it is back"
         what = f"the engine at {where} does not answer any more"
         return EngineUnreachable(what, hint=f"{hint}; {again}", engine_words=str(cause))
-    late = isinstance(error, ReadTimeout)
+    # in the middle of a stream the SDK raises another type
+    late = isinstance(error, ReadTimeout) or "Read timed out" in str(error)
     return EngineUnreachable(
         f"the engine at {where} took too long for an answer"
         if late

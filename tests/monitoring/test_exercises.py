@@ -150,7 +150,8 @@ def till(there: Lab) -> Iterator[tuple[Exercise, str]]:
 def filled(script: str, *volumes: str) -> Callable[[Lab, str], Any]:
     def act(lab: Lab, old: str) -> None:
         mounts = [one.replace("OLD", old) for one in volumes]
-        put(lab, "till", ["sh", "-c", f"{script}; exec sleep 600"], volumes=mounts)
+        put(lab, "till", ["sh", "-c", f"{script}; touch /filled; exec sleep 600"], volumes=mounts)
+        until(lambda: lab.exec("till", ["test", "-e", "/filled"]).exit_code == 0)
 
     return act
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from secrets import token_hex
 
@@ -115,7 +116,12 @@ class TestKilled:
 
 class TestMonitor:
     def test_its_page_comes(self, shared: Lab, monitor: Container) -> None:
-        page = services.page(shared, monitor)
+        end = time.monotonic() + 60
+        # a monitor finds containers one after another
+        while (
+            "processor time" not in (page := services.page(shared, monitor)).shows and time.monotonic() < end
+        ):
+            time.sleep(1)
         assert page.url.startswith("http://127.0.0.1:")
         assert page.url in repr(page)
         assert "of this monitor: processor time and memory of" in page.shows

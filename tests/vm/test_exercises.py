@@ -8,6 +8,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers import vm
+from labhelpers.exercises import container_named
 from labhelpers.lab import Lab
 from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
 from labhelpers.vm.experiments import facts
@@ -19,6 +20,15 @@ pytestmark = pytest.mark.usefixtures("own_state")
 def booted(there: Lab) -> Container:
     """A guest with 128 MiB: a boot is dear, and a name is changed at once."""
     return vm.start_guest(there)
+
+
+@pytest.fixture
+def lab(there: Lab, booted: Container) -> Iterator[Lab]:
+    """The lab that started the guest: a container of another session is another learner's."""
+    yield there
+    for name in ("my-note", "twin-a", "twin-b", "my-guest", "small-guest"):
+        if (made := container_named(there, name)) and made.id != booted.id:
+            made.remove(force=True, v=True)
 
 
 @pytest.fixture

@@ -356,6 +356,8 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
                 directories[controller] = point + path[len(root_path) :].rstrip("/")
     # each of version 1's may be missing: a kernel that was booted with `cgroup_disable=memory`, or built without one
     main = next((one for one in (_COUNTING if version == 1 else ("",)) if one in directories), None)
+    if main and version == 1 and table.get("") != table[main]:
+        directories.pop("", None)  # of version 2 beside it: that of the engine's service, not the container's
     return None if main is None else Place(version, table[main], directories)
 
 
