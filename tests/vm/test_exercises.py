@@ -131,6 +131,7 @@ def test_small_guest(lab: Lab, guest: Container) -> None:
 def test_a_line_that_was_added_to_the_log_does_not_count(lab: Lab, guest: Container) -> None:
     # the last test of the file: the log of the guest that all of them use keeps the line
     guest.rename("my-guest")
+    guest.reload()
     note = vm.start_payload(lab, name="my-note")
     id = "11111111-2222-3333-4444-555555555555"
     lab.exec(note, ["sh", "-c", f"echo {id} > /answer"])
