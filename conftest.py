@@ -18,6 +18,7 @@ LOCAL = (
     "tests/browser/",
     "tests/engine/test_find.py",
     "tests/engine/test_private.py",
+    "tests/engine/test_transports.py",
     "tests/engines/",
     "tests/faults/",
     "tests/test_jupyter.py",
@@ -36,7 +37,9 @@ CHAPTERS = tuple(
         *("services", "volumes", "persistence", "monitoring"),
     )
 )
-OTHERS = tuple(f"tests/test_{name}.py" for name in ("command", "exercises", "magic", "mysql", "start"))
+OTHERS = tuple(
+    f"tests/test_{name}.py" for name in ("command", "exercises", "magic", "mysql", "names", "start")
+)
 LEFT_OUT: dict[str, dict[str, str]] = {
     "A": {},
     "B": {**dict.fromkeys(CHAPTERS, ROOMS), **dict.fromkeys(OTHERS, SAME)},
@@ -45,8 +48,8 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         **dict.fromkeys(OTHERS, SAME),
         "notebooks/01_": GUEST,
         **dict.fromkeys((f"notebooks/{number:02}_" for number in range(2, 10)), LONG),
-        "tests/test_lab.py": LONG,
-        "tests/engine/test_images.py": LONG,
+        **dict.fromkeys(("tests/test_lab.py", "tests/test_labsocket.py", "tests/test_containment.py"), LONG),
+        **dict.fromkeys(("tests/engine/test_images.py", "tests/engine/test_registries.py"), LONG),
         "tests/engine/test_registry.py": "the images of C came from a registry: that is the proof there",
     },
 }
