@@ -325,7 +325,7 @@ def _cause(output: str, index: str) -> tuple[str, str] | None:
         return (
             f"the package index{at} delivers a file that is not the one that requirements.lock names (hash mismatch)",
             "a broken download, or an index that changes packages: run this again, or use another index: "
-            "`PIP_INDEX_URL=https://pkg.test/simple ./lab up`",
+            "`PIP_INDEX_URL=https://INDEX/simple ./lab up`",
         )
     if re.search(
         r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|invalid peer certificate|UnknownIssuer", output
