@@ -223,7 +223,9 @@ class _EngineHost:
         for socket in self.sockets:
             if _is_below(socket, path):
                 return "the engine's socket" + (" (read-only makes no difference)" if read_only else "")
-        if _is_below(self.data, path) or (_is_below(path, self.data) and not self._is_own(path)):
+        if _is_below(path, self.data) and self._is_own(path):
+            return None  # wherever the data is: that of a private engine is below its user's home directory
+        if _is_below(self.data, path) or _is_below(path, self.data):
             return "the engine's own files"
         for place in self.control:
             # a reader's working directory is below /home, as a rule
