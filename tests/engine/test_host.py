@@ -467,9 +467,17 @@ class TestNetwork:
     ) -> None:
         subject.reload()
         (told,) = subject.attrs["NetworkSettings"]["Networks"].values()
-        mine = host.firewall().of("nat", "DOCKER")
+
+        def listed() -> list[str]:
+            return [
+                ln for ln in said(looker, "iptables -t nat -S DOCKER").splitlines() if ln.startswith("-A")
+            ]
+
+        for _ in range(10):  # other tests publish ports meanwhile: both must be of one moment
+            before, mine, theirs = listed(), host.firewall().of("nat", "DOCKER"), listed()
+            if before == theirs:
+                break
         assert [rule for rule in mine if rule.target == "DNAT" and f"{told['IPAddress']}:80" in rule.text]
-        theirs = [ln for ln in said(looker, "iptables -t nat -S DOCKER").splitlines() if ln.startswith("-A")]
         assert [f"-A DOCKER {rule.text}" for rule in mine if rule.family == "ip"] == theirs
 
     def test_the_firewall_of_a_container(self, host: HostView, subject: Container) -> None:
