@@ -13,10 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +24,7 @@ if not __package__:
     # `./lab` starts this file by its path, which puts the package's own directory first
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from labhelpers import errors, state
+from labhelpers import errors, hub, state
 from labhelpers.engine import apt
 from labhelpers.engine.root import may_be_root, with_proxies
 from labhelpers.errors import LabError, SetupFailed
@@ -62,7 +59,7 @@ def main(arguments: list[str]) -> None:
             print(HELP, end="")
             return
         if verb == "doctor" and not _can_run():
-            _without().doctor("--json" in arguments, hub_answers(1.5))
+            _without().doctor("--json" in arguments, hub.answers(1.5))
         if verb in WITHOUT and not state.location().exists():
             print("nothing of ours is on this machine")
             return
@@ -371,26 +368,6 @@ def _index(python: Path) -> dict[str, str]:
     return {
         names[key]: value for key, value in found.items() if names[key] not in os.environ and "http" in value
     }
-
-
-def hub_answers(seconds: float) -> bool:
-    """Whether Docker Hub answers this machine: any answer counts, it asks for a password (Registry API, GET /v2/)."""
-    answered: list[bool] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen("https://registry-1.docker.io/v2/", timeout=seconds)
-        except urllib.error.HTTPError:
-            answered.append(True)
-        except (OSError, ValueError):
-            return
-        answered.append(True)
-
-    # no time limit ends a look-up of a name: the thread is left behind
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(seconds)
-    return bool(answered)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def answers(limit_s: float) -> bool:
             urllib.request.urlopen("https://registry-1.docker.io/v2/", timeout=limit_s)
         except urllib.error.HTTPError:
             answered.append(True)
-        except OSError:
+        except (OSError, ValueError):  # no way to it, or a proxy setting that is no address
             return
         answered.append(True)
 
