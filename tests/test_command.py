@@ -409,7 +409,9 @@ def test_remove(lab: Lab, name: str, options: dict[str, bool]) -> None:
         found = lab.client.volumes.list(filters={"name": volume})
         for one in found:
             one.remove()
-        return len(lab.client.containers.list(all=True, filters={"name": f"^/{name}$"})), len(found)
+        return len(
+            lab.client.containers.list(all=True, filters={"name": f"^/{name}$"}, ignore_removed=True)
+        ), len(found)
 
     volume = make()
     lab.remove(name, **options)

@@ -163,7 +163,9 @@ def test_an_engine_that_does_not_answer_is_no_traceback(lab: Lab) -> None:
     import docker
 
     def look(lab: Lab) -> str | None:
-        docker.DockerClient("tcp://127.0.0.1:9", version="1.41", timeout=2).containers.list()
+        docker.DockerClient("tcp://127.0.0.1:9", version="1.41", timeout=2).containers.list(
+            ignore_removed=True
+        )
         return None
 
     verdict = Exercise(lab, "00", "mute", "Nobody answers", [Task("it", "It is there", look)]).check()
@@ -439,7 +441,7 @@ def test_a_copy_can_be_stopped_and_leaves_the_other_alone(lab: Lab) -> None:
         volumes=[f"{volume}:/v"],
         network="bridge",
     )
-    before = {image.id for image in lab.client.images.list(all=True)}
+    before = {row["Id"] for row in lab.client.api.images(all=True)}
     lab.exec(made, ["sh", "-c", "touch /v/kept; echo changed > /file"])
     with copy_of(lab, made) as copy:
         copy.start()
@@ -447,7 +449,7 @@ def test_a_copy_can_be_stopped_and_leaves_the_other_alone(lab: Lab) -> None:
         copy.stop(timeout=5)
         copy.reload()
         assert (copy.status, copy.attrs["State"]["ExitCode"]) == ("exited", 3)
-    assert {image.id for image in lab.client.images.list(all=True)} == before
+    assert {row["Id"] for row in lab.client.api.images(all=True)} == before
     made.reload()
     assert (made.status, made.attrs["RestartCount"]) == ("running", 0)
     assert file_in(lab, NAME, "/file") == "changed"

@@ -73,12 +73,14 @@ def test_a_killed_process_is_cleaned_up_by_the_next_lab(engine: Engine, name: st
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        while not engine.client.containers.list(filters={"name": name}):
+        while not engine.client.containers.list(filters={"name": name}, ignore_removed=True):
             assert process.poll() is None
         process.send_signal(signal.SIGKILL)
-    assert engine.client.containers.list(filters={"name": name}), "the kill left it, or this proves nothing"
+    assert engine.client.containers.list(filters={"name": name}, ignore_removed=True), (
+        "the kill left it, or this proves nothing"
+    )
     with Lab("test", engine=engine):
-        assert not engine.client.containers.list(all=True, filters={"name": name})
+        assert not engine.client.containers.list(all=True, filters={"name": name}, ignore_removed=True)
 
 
 def test_a_removal_that_the_reaper_began_is_waited_for(engine: Engine, name: str) -> None:
@@ -106,7 +108,7 @@ def test_names_and_ports_of_others_are_respected(lab: Lab, name: str, foreign: s
     port = int(first.ports["80/tcp"][0]["HostPort"])
     with pytest.raises(PortTaken, match=name):
         lab.run(IMAGE, "sleep 300", name=f"{name}-2", ports={"80/tcp": port})
-    assert not lab.client.containers.list(all=True, filters={"name": f"{name}-2"})
+    assert not lab.client.containers.list(all=True, filters={"name": f"{name}-2"}, ignore_removed=True)
 
 
 def test_errors_of_readers(lab: Lab, name: str) -> None:

@@ -137,7 +137,7 @@ def test_what_a_reader_makes_goes_with_the_lab(
     assert magic.run(lab, "docker inspect no-such-thing", {}) == 1
     assert "No such object" in capfd.readouterr().err
     lab.close()
-    assert not lab.client.containers.list(all=True, filters={"name": name})
+    assert not lab.client.containers.list(all=True, filters={"name": name}, ignore_removed=True)
     assert not lab.client.networks.list(names=[name])
 
 

@@ -27,7 +27,9 @@ def cost(lab: Lab) -> pd.DataFrame:
     with ExitStack() as stack:
         idle = [stack.enter_context(cgroups.hog(lab, ["sleep", "1000"])) for _ in range(CONTAINERS)]
         # of this session's containers, the helper is the one that is none of these
-        ours = lab.client.containers.list(filters={"label": f"labhelpers.session={lab.session}"})
+        ours = lab.client.containers.list(
+            filters={"label": f"labhelpers.session={lab.session}"}, ignore_removed=True
+        )
         (helper,) = {one.id for one in ours} - {one.id for one in idle}
 
         def used() -> tuple[Cpu, float]:

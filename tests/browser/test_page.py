@@ -72,7 +72,9 @@ def _read_only(route: Route) -> None:
 @pytest.fixture
 def no_container_of_that_name(engine: Engine) -> Iterator[None]:
     yield
-    for container in engine.client.containers.list(all=True, filters={"name": f"^/{NAME}$"}):
+    for container in engine.client.containers.list(
+        all=True, filters={"name": f"^/{NAME}$"}, ignore_removed=True
+    ):
         container.remove(force=True)
 
 

@@ -15,5 +15,7 @@ def shared(engine: Engine) -> Iterator[Lab]:
     """A quiet lab for the tests of one file; it must remove all that it made."""
     with Lab("test", engine=engine) as lab, lab.quiet():
         yield lab
-    left = engine.client.containers.list(all=True, filters={"label": f"labhelpers.session={lab.session}"})
+    left = engine.client.containers.list(
+        all=True, filters={"label": f"labhelpers.session={lab.session}"}, ignore_removed=True
+    )
     assert left == [], "the lab left containers behind"

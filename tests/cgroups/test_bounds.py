@@ -108,4 +108,4 @@ def test_a_hog_is_gone_after_the_block_also_where_it_failed(shared: Lab) -> None
     name = f"gone-{shared.session}"
     with pytest.raises(ZeroDivisionError), cgroups.hog(shared, ["sleep", "60"], name=name):
         raise ZeroDivisionError
-    assert not shared.client.containers.list(all=True, filters={"name": name})
+    assert not shared.client.containers.list(all=True, filters={"name": name}, ignore_removed=True)

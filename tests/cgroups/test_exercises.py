@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own_state")
 
 def started(lab: Lab, name: str, command: list[str], image: str = "payload", **options: Any) -> None:
     """A container of that name, in place of one that is there."""
-    if lab.client.containers.list(all=True, filters={"name": f"^/{name}$"}):
+    if lab.client.containers.list(all=True, filters={"name": f"^/{name}$"}, ignore_removed=True):
         lab.remove(name, force=True)
     bound = {"memory": "96m", "pids_limit": 24, "network": "none"}
     lab.run(lab.image(image), command, name=name, **bound | options)

@@ -629,7 +629,7 @@ class TestHelper:
             assert process.stdout
             session = process.stdout.readline().strip()
             wanted = {"label": f"labhelpers.session={session}"}
-            assert engine.client.containers.list(filters=wanted)
+            assert engine.client.containers.list(filters=wanted, ignore_removed=True)
             process.kill()
         deadline = time.monotonic() + 30
         while engine.client.api.containers(all=True, filters=wanted):

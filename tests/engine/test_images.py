@@ -74,8 +74,10 @@ def write(name: str, run: str, base: str = "${BASE}") -> None:
 def leftovers(engine: Engine, name: str) -> list[str]:
     """What a build left that no tag names, and containers of its steps."""
     filters = {"dangling": True, "label": f"labhelpers.stage={name}"}
-    found = [str(image.id) for image in engine.client.images.list(filters=filters)]
-    containers = engine.client.containers.list(all=True, filters={"label": f"labhelpers.stage={name}"})
+    found = [str(row["Id"]) for row in engine.client.api.images(filters=filters)]
+    containers = engine.client.containers.list(
+        all=True, filters={"label": f"labhelpers.stage={name}"}, ignore_removed=True
+    )
     return found + [str(container.id) for container in containers]
 
 
@@ -162,9 +164,9 @@ def test_a_killed_build_leaves_nothing_half_made(engine: Engine, name: str) -> N
         while "RUN sleep 60" not in process.stdout.readline():
             assert process.poll() is None
         running = {"label": f"labhelpers.stage={name}"}
-        until(lambda: engine.client.containers.list(filters=running))
+        until(lambda: engine.client.containers.list(filters=running, ignore_removed=True))
         process.send_signal(signal.SIGKILL)
-    until(lambda: not engine.client.containers.list(all=True, filters=running))
+    until(lambda: not engine.client.containers.list(all=True, filters=running, ignore_removed=True))
     write(name, "true")
     images.ensure(engine, name)
     assert leftovers(engine, name) == []

@@ -117,7 +117,7 @@ class TestLife:
         again = machine.python("connect('auto'); print(json.dumps(private._pid()))")
         assert again not in (None, pid)
         client = machine.engine().client
-        assert [c.id for c in client.containers.list(all=True)] == [kept]
+        assert [c.id for c in client.containers.list(all=True, ignore_removed=True)] == [kept]
         assert [v.name for v in client.volumes.list()] == ["kept"]
 
     def test_stopped_after_a_kill_nothing_is_left(self, machine: Machine, engine: Engine) -> None:
@@ -197,7 +197,7 @@ class TestLife:
             "base:1",
             PAYLOAD,
         ]
-        assert there.client.containers.list(all=True) == []
+        assert there.client.containers.list(all=True, ignore_removed=True) == []
         dockerfile.write_text(
             dockerfile.read_text(encoding="utf-8").replace("count=99", "count=9"), encoding="utf-8"
         )

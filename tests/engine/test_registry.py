@@ -43,7 +43,7 @@ def test_closing_removes_it_and_what_was_pulled_from_it(engine: Engine) -> None:
         ref = lab.registry.push("labhelpers/payload", "try/gone")
         lab.pull(ref)
         container, address = lab.registry.container, lab.registry.address
-    assert container.id not in [c.id for c in engine.client.containers.list(all=True)]
+    assert container.id not in [c.id for c in engine.client.containers.list(all=True, ignore_removed=True)]
     tags = [tag for row in engine.client.api.images() for tag in row["RepoTags"] or []]
     assert not [tag for tag in tags if tag.startswith(address)]
     assert "labhelpers/payload:latest" in tags

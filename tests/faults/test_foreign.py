@@ -198,10 +198,13 @@ def test_clean_leaves_what_is_in_use_unless_it_is_confirmed(
             "left alone; `./lab clean --yes` removes it",
             "container engine stays: `./lab test` is using it",
         ]
-        assert {one.name for one in tests.client.containers.list()} == {"notebook", "engine"}
+        assert {one.name for one in tests.client.containers.list(ignore_removed=True)} == {
+            "notebook",
+            "engine",
+        }
         assert "removed container notebook" in typed(own, "clean", "--yes").stdout
         assert "is running now" in typed(own, "clean", "engine", "--yes").stderr
-        assert [one.name for one in tests.client.containers.list()] == ["engine"]
+        assert [one.name for one in tests.client.containers.list(ignore_removed=True)] == ["engine"]
     own.back_to(before)
 
 
@@ -316,7 +319,7 @@ def test_a_volume_that_a_reader_created_stays_until_that_is_confirmed(
     there = {volume.name for volume in client.volumes.list()}
     assert "fault-mine" in there
     assert not there & {anonymous, "my-appvol-1", "my-appvol-1-b"}
-    assert not client.containers.list(all=True)
+    assert not client.containers.list(all=True, ignore_removed=True)
     # another lab, a killed one and its reaper, and `clean` without a yes leave it
     killed = "from labhelpers.lab import Lab; import os; Lab('07').create_volume('fault-mine'); os.kill(os.getpid(), 9)"
     assert own.python(killed).returncode == -signal.SIGKILL
@@ -389,7 +392,7 @@ def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
     other = client.containers.create(P, name="mysql-vtest")
     with learner(own, tmp_path / "first", TAKEN) as first:
         assert first.stdout
-        until(lambda: client.containers.list(filters={"name": "ns-web"}))
+        until(lambda: client.containers.list(filters={"name": "ns-web"}, ignore_removed=True))
         before = own.census()
         engine = connect(own.address)
         for chapter, name, next_step in (

@@ -167,7 +167,7 @@ def test_one_whiteout(quiet: Lab) -> None:
     exercise = one_whiteout(lab)
 
     def after(script: str) -> str:
-        if lab.client.containers.list(all=True, filters={"name": "one-whiteout"}):
+        if lab.client.containers.list(all=True, filters={"name": "one-whiteout"}, ignore_removed=True):
             lab.remove("one-whiteout", force=True)
         container = lab.run(lab.image("payload"), name="one-whiteout")
         lab.exec(container, ["sh", "-c", script])

@@ -37,7 +37,7 @@ def ends(lab: Lab, *names: str) -> Iterator[None]:
         yield
     finally:
         for name in names:
-            found = lab.client.containers.list(all=True, filters={"name": f"^{name}$"})
+            found = lab.client.containers.list(all=True, filters={"name": f"^{name}$"}, ignore_removed=True)
             for one in found:
                 lab.remove(str(one.name), force=True, volumes=True)
 

@@ -37,7 +37,7 @@ def leaves_nothing(shared: Lab) -> object:
     others = [
         c
         for c in shared.client.containers.list(
-            all=True, filters={"label": f"labhelpers.session={shared.session}"}
+            all=True, filters={"label": f"labhelpers.session={shared.session}"}, ignore_removed=True
         )
     ]
     assert {one.id for one in others} <= {shared.host.helper}
