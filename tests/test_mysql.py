@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -95,6 +96,50 @@ def test_without_a_password_it_ends_and_says_what_it_misses(shared: Lab) -> None
     with pytest.raises(LabError, match="ended") as told:
         mysql.until_ready(shared, container, password=PASSWORD)
     assert "MYSQL_ROOT_PASSWORD" in str(told.value)
+    shared.remove(container, volumes=True)
+
+
+def test_values_can_come_from_files(shared: Lab) -> None:
+    """As in the official image; a secret's file may be readable by root alone."""
+    secret = (
+        f"umask 077; printf %s '{PASSWORD.replace(chr(39), chr(39) + chr(92) + chr(39) * 2)}' > /run/word; "
+    )
+    files = {"MYSQL_ROOT_PASSWORD_FILE": "/run/word"}
+    container = shared.run(
+        shared.image("mysql"),
+        ["sh", "-c", f"{secret} exec docker-entrypoint.sh mysqld"],
+        entrypoint="",
+        environment=files,
+        ports={"3306/tcp": None},
+    )
+    mysql.until_ready(shared, container, password=PASSWORD).close()
+    shared.remove(container, force=True, volumes=True)
+
+
+def test_a_password_can_be_drawn_and_stands_in_the_log(shared: Lab) -> None:
+    drawn = {"MYSQL_RANDOM_ROOT_PASSWORD": "yes"}
+    container = shared.run(shared.image("mysql"), environment=drawn, ports={"3306/tcp": None})
+    end = time.monotonic() + 60
+    while not (found := re.search(rb"GENERATED ROOT PASSWORD: (\S+)", container.logs())):
+        assert time.monotonic() < end, container.logs()
+        time.sleep(0.1)
+    mysql.until_ready(shared, container, password=found[1].decode()).close()
+    shared.remove(container, force=True, volumes=True)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"MYSQL_ROOT_PASSWORD_FILE": "/run/nothing"}, b"/run/nothing, which cannot be read"),
+        ({"MYSQL_ROOT_PASSWORD": "a", "MYSQL_ROOT_PASSWORD_FILE": "/etc/hostname"}, b"set only one of them"),
+    ],
+)
+def test_a_file_that_cannot_give_the_value_ends_the_start(
+    shared: Lab, variables: dict[str, str], message: bytes
+) -> None:
+    container = shared.run(shared.image("mysql"), environment=variables, network="none")
+    assert container.wait()["StatusCode"] == 1
+    assert message in container.logs()
     shared.remove(container, volumes=True)
 
 

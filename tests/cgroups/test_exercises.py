@@ -61,7 +61,7 @@ def test_survive(quiet: Lab) -> None:
     food = {"image": "tools", "volumes": ["hungry-food:/food:ro"]}
     assert "no container called hungry" in str(exercise.check())
 
-    def after(**limits: Any) -> str:
+    def after(command: list[str] = command, **limits: Any) -> str:
         started(lab, "hungry", command, **food | limits)
         hungry = lab.client.containers.get("hungry")
 
@@ -87,6 +87,11 @@ def test_survive(quiet: Lab) -> None:
     after(memory=need + 16 * MIB)
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
+    # from its folder, with a reservation, and more swap than memory
+    after(
+        memory=need + 12 * MIB, memory_reservation=need, workdir="/food", command=["python3", "./hungry.py"]
+    )
+    assert exercise.check().passed, exercise.check()
     # the cell that is run again does not change what it wants
     exercises.survive(lab)
     assert exercises._needs[lab.session] * MIB == need
@@ -188,9 +193,14 @@ def test_more_room(quiet: Lab) -> None:
     assert "change both" in exercise.hint()
     lab.update("keeper", memory="64m", memory_swap="64m")
     assert "it may use 64 MiB" in str(exercise.check())
+    lab.update("keeper", memory="128m", memory_swap="128m")
+    assert "it may use 128 MiB" in str(exercise.check())
     lab.update("keeper", memory="96m", memory_swap="192m")
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
+    # in bytes, and as much swap as there is
+    lab.update("keeper", memory=96 << 20, memory_swap=-1)
+    assert exercise.check().passed, exercise.check()
     lab.stop("keeper", timeout_s=0)
     assert "does not run" in str(exercise.check())
     lab.client.containers.get("keeper").start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -49,6 +51,16 @@ def start(lab: Lab) -> Start:
 
 def write(lab: Lab, container: str, path: str, text: str) -> None:
     assert lab.exec(container, ["sh", "-c", f"echo {text} > {path}"]).exit_code == 0
+
+
+def copy_in(container: Container, path: str, text: str) -> None:
+    """What `docker cp FILE CONTAINER:/PATH` does."""
+    packed, content = io.BytesIO(), text.encode()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo(path)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    assert container.put_archive("/", packed.getvalue())
 
 
 def said(exercise: Exercise) -> str:
@@ -103,6 +115,11 @@ def test_alone(lab: Lab, start: Start) -> None:
     write(lab, "hermit", "/outside", str(hermit.attrs["State"]["Pid"]))
     assert exercise.check().passed
     assert exercise.check().passed
+    # a file that was copied in, of another container
+    hermit = start("hermit", ["python3", "-c", "import time; time.sleep(600)"], image="tools")
+    hermit.reload()
+    copy_in(hermit, "outside", f"{hermit.attrs['State']['Pid']}\n")
+    assert exercise.check().passed
     lab.run(lab.image("payload"), "sleep 600", pid="container:hermit")
     assert "in a pid namespace with 1 more" in said(exercise)
 
@@ -150,6 +167,8 @@ def test_who_shares(lab: Lab, start: Start) -> None:
     write(lab, "notes", "/kind", kinds.pop())
     assert who_shares(lab).check().passed, "the cell that is run again does not change the answer"
     assert exercise.check().passed
+    lab.exec("notes", ["sh", "-c", f"printf '%s\n' {pair[1]} {pair[0]} > /pair"])
+    assert exercise.check().passed, "in the other order, on two lines"
     write(lab, "notes", "/pair", " ".join(ROOMS))
     assert "does not hold two names" in said(exercise)
     lab.remove(pair[0], force=True)

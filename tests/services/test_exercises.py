@@ -137,9 +137,7 @@ def test_repaired_and_password(room: Lab) -> None:
     fails(password, "does not accept connections")
     word = exercises.password_for(lab, "shop-db")
     # an unusual way to the password: from a file, as a secret is given
-    script = (
-        'printf "%s" "$WORD" >/run/word; export MYSQL_ROOT_PASSWORD=$WORD; exec docker-entrypoint.sh mysqld'
-    )
+    script = 'printf "%s" "$WORD" >/run/word; exec docker-entrypoint.sh mysqld'
     variables = {"WORD": word, "MYSQL_ROOT_PASSWORD_FILE": "/run/word"}
     put(lab, "shop-db", "mysql", ["sh", "-c", script], environment=variables, ports={"3306/tcp": here(lab)})
     passes(repaired, 300)

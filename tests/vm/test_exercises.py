@@ -8,6 +8,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers import vm
+from labhelpers.cgroups.bounds import until
 from labhelpers.exercises import container_named
 from labhelpers.lab import Lab
 from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
@@ -118,14 +119,24 @@ def test_small_guest(lab: Lab, guest: Container) -> None:
     guest.rename("small-guest")
     assert "its kernel says" in str(exercise.check())
     guest.rename(f"large-{lab.session}")
+    payload = vm.start_payload(lab, name="small-guest")
+    lab.update(payload, memory="64m", memory_swap="64m")
+    assert "made from labhelpers/payload: it is no guest" in str(exercise.check())
+    lab.remove(payload, force=True)
     dead = lab.run(lab.image("vm"), name="small-guest", environment={"GUEST_MEMORY_MB": "32"})
     dead.wait(timeout=60)
     assert "does not run" in str(exercise.check())
     assert "32 MiB" in exercise.hint()
     lab.remove(dead)
-    vm.start_guest(lab, name="small-guest", memory_mb=100)
+    small = vm.start_guest(lab, name="small-guest", memory_mb=100)
     assert exercise.check().passed
     assert exercise.check().passed
+    # one that has had another name, and an earlier life
+    small.rename(f"first-{lab.session}")
+    assert "no container called small-guest" in str(exercise.check())
+    small.rename("small-guest")
+    small.restart(timeout=0)
+    assert until(lambda: exercise.check().passed, 120), exercise.check()
 
 
 def test_a_line_that_was_added_to_the_log_does_not_count(lab: Lab, guest: Container) -> None:
