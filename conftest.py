@@ -21,7 +21,7 @@ LOCAL = (
     "tests/engine/test_transports.py",
     "tests/engines/",
     "tests/faults/",
-    "tests/test_jupyter.py",
+    "tests/commandline/test_jupyter.py",
 )
 # What `./lab test --engine B|C|AB|all` leaves out where no test is asked for by name, so that CI keeps to its time:
 # B and C run the tests of the engine's own room, and the notebooks, whose findings are compared.
@@ -37,8 +37,9 @@ CHAPTERS = tuple(
         *("services", "volumes", "persistence", "monitoring"),
     )
 )
-OTHERS = tuple(
-    f"tests/test_{name}.py" for name in ("command", "exercises", "magic", "mysql", "names", "start")
+OTHERS = (
+    *("tests/lab/test_magic.py", "tests/lab/test_names.py", "tests/lab/test_operations.py"),
+    *("tests/course/test_exercises.py", "tests/course/test_mysql.py", "tests/start/"),
 )
 LEFT_OUT: dict[str, dict[str, str]] = {
     "A": {},
@@ -48,7 +49,9 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         **dict.fromkeys(OTHERS, SAME),
         "notebooks/01_": GUEST,
         **dict.fromkeys((f"notebooks/{number:02}_" for number in range(2, 10)), LONG),
-        **dict.fromkeys(("tests/test_lab.py", "tests/test_labsocket.py", "tests/test_containment.py"), LONG),
+        **dict.fromkeys(
+            ("tests/lab/test_lab.py", "tests/lab/test_labsocket.py", "tests/course/test_containment.py"), LONG
+        ),
         **dict.fromkeys(("tests/engine/test_images.py", "tests/engine/test_registries.py"), LONG),
         "tests/engine/test_registry.py": "the images of C came from a registry: that is the proof there",
     },
@@ -60,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Where engine B or C runs its own selection, what `LEFT_OUT` names is skipped, with its reason.
     """
-    left_out = LEFT_OUT[os.environ.get("LABHELPERS_TRIAL", "A")]
+    left_out = LEFT_OUT[os.environ.get("LABHELPERS_TEST_ENGINE", "A")]
     for item in items:
         if not item.path.is_relative_to(ROOT):
             continue  # a reader's own notebook, run from here
@@ -74,6 +77,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 if name.startswith(start):
                     item.add_marker(
                         pytest.mark.skip(
-                            reason=f"not among those of engine {os.environ['LABHELPERS_TRIAL']}: {reason}"
+                            reason=f"not among those of engine {os.environ['LABHELPERS_TEST_ENGINE']}: {reason}"
                         )
                     )

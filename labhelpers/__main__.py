@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from labhelpers import bootstrap, errors, state
+from labhelpers import errors, state
+from labhelpers.commandline import bootstrap
 from labhelpers.errors import LabError
 
 
@@ -13,7 +14,7 @@ def main() -> None:
     state.normalize_environment()
     try:
         try:
-            from labhelpers.cli import main as verbs
+            from labhelpers.commandline.cli import main as verbs
         except ImportError as error:
             bootstrap.repair(error)
         verbs()

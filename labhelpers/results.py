@@ -55,6 +55,18 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=list(columns))
 
 
+def with_text(panel: Any, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A widget as Jupyter shows it, with `text` for wherever no widget can be shown."""
+    made = panel._repr_mimebundle_()
+    data, metadata = made if isinstance(made, tuple) else (made, {})
+    return {**data, "text/plain": text}, metadata
+
+
+def code_html(text: str) -> str:
+    """`text` for a page; what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 DOES_NOT_APPLY = ": does not apply here: "
 
 

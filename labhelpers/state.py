@@ -1,8 +1,8 @@
 """The state directory: everything of ours on the machine outside the checkout.
 
 `LABHELPERS_HOME` names it; else `$XDG_STATE_HOME/labhelpers`; else `~/.local/state/labhelpers`
-(XDG Base Directory Specification). Imports the standard library only: `labhelpers.bootstrap` uses it before there
-is an environment.
+(XDG Base Directory Specification). Imports the standard library only, because `labhelpers.commandline.bootstrap` uses
+it before there is an environment.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROOT = _PACKAGE.parent if IS_CHECKOUT else _BUNDLE
 
 CONTENTS = (
     *("cache", "course", "docker", "engine", "env", "gateways", "jupyter", "locks", "sessions", "ssh"),
-    *("trial", "work"),
+    *("test-engines", "work"),
     *("packages.json", "predictions.json", "progress.json", "course.json", "vm-accel.json", "images.json"),
 )
 """The names that the lab uses in the state directory. `remove` removes nothing else: a reader may have named a

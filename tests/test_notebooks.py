@@ -1,4 +1,4 @@
-"""What nbval is worth here: every cell runs, every finding is compared. engines/test_trial.py has a changed one."""
+"""What nbval is worth here: every cell runs, every finding is compared. engines/test_engines.py has a changed one."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from labhelpers import errors, jupyter, state
+from labhelpers import errors, state
+from labhelpers.commandline import jupyter
 from labhelpers.errors import SetupFailed
 
 
@@ -69,7 +70,7 @@ def test_a_user_id_without_a_passwd_entry(verb: str) -> None:
     names = ("HOME", "LABHELPERS_HOME", "XDG_STATE_HOME")
     environment = {key: value for key, value in os.environ.items() if key not in names}
     done = subprocess.run(
-        ["/usr/bin/python3", state.ROOT / "labhelpers/bootstrap.py", verb],
+        ["/usr/bin/python3", state.ROOT / "labhelpers/commandline/bootstrap.py", verb],
         env=environment,
         user=4242,
         group=4242,

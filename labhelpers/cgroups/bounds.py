@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 import docker.errors
 import requests
 
-from labhelpers.command import Run
 from labhelpers.engine.differences import limit_is_missing
 from labhelpers.engine.host import Memory, Pids
 from labhelpers.errors import BadInput, LabError
+from labhelpers.lab.operations import Run
 from labhelpers.results import Result
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from labhelpers.cgroups.bounds import START_S, hog, until
 from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
+from labhelpers.cgroups.live import live_curves
 from labhelpers.cgroups.samples import Sampler, Samples, Use
 from labhelpers.errors import BadInput
 from labhelpers.results import Result, table
-from labhelpers.widgets.curves import live_curves
 
 if TYPE_CHECKING:
     import pandas as pd

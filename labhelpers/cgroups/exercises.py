@@ -10,9 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.bounds import MIB
-from labhelpers.drawing import human_bytes
-from labhelpers.engine.host import Cpu
-from labhelpers.exercises import (
+from labhelpers.course.exercises import (
     Exercise,
     Task,
     container_named,
@@ -24,7 +22,9 @@ from labhelpers.exercises import (
     not_running,
     running,
 )
-from labhelpers.names import all_named
+from labhelpers.drawing import human_bytes
+from labhelpers.engine.host import Cpu
+from labhelpers.lab.names import all_named
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

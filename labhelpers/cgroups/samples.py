@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from docker.models.containers import Container
 
+from labhelpers.cgroups.live import Curves, live_curves
 from labhelpers.engine.host import Cgroup, Io, Memory, Pids, Sample
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result, table
-from labhelpers.widgets.curves import Curves, live_curves
 
 if TYPE_CHECKING:
     import pandas as pd

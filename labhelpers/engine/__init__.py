@@ -11,7 +11,7 @@ __all__ = ["Engine", "EngineFacts", "connect"]
 
 
 def __getattr__(name: str) -> Any:
-    # loaded on first use: `labhelpers.bootstrap` stops the private engine without the Docker SDK
+    # loaded on first use: `labhelpers.commandline.bootstrap` stops the private engine without the Docker SDK
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from labhelpers.engine import find

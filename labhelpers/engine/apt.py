@@ -1,6 +1,6 @@
 """Installing the distribution's packages without removing, downgrading or changing one that the machine needs.
 
-Imports the standard library only: `labhelpers.bootstrap` uses it before there is an environment.
+Imports the standard library only: `labhelpers.commandline.bootstrap` uses it before there is an environment.
 """
 
 from __future__ import annotations

@@ -17,15 +17,15 @@ import re
 import tarfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
-from labhelpers import hub, state
-from labhelpers.engine import answers, debootstrap, registries
+from labhelpers import state
+from labhelpers.engine import answers, debootstrap, hub, registries
 from labhelpers.engine.find import Engine
 from labhelpers.engine.registries import Refusal
 from labhelpers.engine.removal import remove_container, remove_image
@@ -243,7 +243,7 @@ def _foreign(engine: Engine, ref: str) -> str | None:
 
 
 def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
-    """Remove the lab images and their base, as far as this state directory made them; a line for each.
+    """Remove the images and volumes that were noted as made from this state directory; a line for each.
 
     An image that a container stands on stays.
 
@@ -259,7 +259,24 @@ def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
             said += [remove_made(engine, tag, made, kept_for) for tag in tags]
         if _labels(engine, BASE) is not None:
             said.append(remove_made(engine, BASE, made, kept_for))
+        for row in engine.client.api.images(filters={"label": IMAGE}):
+            # what tests make, such as the image of engine B
+            if (row.get("Labels") or {}).get(IMAGE) not in catalogue():
+                said.append(remove_made(engine, (row.get("RepoTags") or [row["Id"]])[0], made, kept_for))
+        if not kept_for:
+            said += _remove_volumes(engine, made)
     return said
+
+
+def _remove_volumes(engine: Engine, made: Container[str]) -> list[str]:
+    """Remove the volumes that were noted as made here and that no container uses; a line for each."""
+    lines = []
+    for row in engine.client.api.volumes()["Volumes"] or []:
+        if row["Name"] in made:
+            with suppress(APIError):
+                engine.client.api.remove_volume(row["Name"])
+                lines.append(f"removed volume {row['Name']}")
+    return lines
 
 
 def remove_made(engine: Engine, ref: str, made: Container[str], kept_for: str | None) -> str:

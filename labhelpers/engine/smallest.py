@@ -34,7 +34,7 @@ EM_X86_64, EM_AARCH64 = 62, 183
 LOAD_AT = 0x400000
 HEADERS = 64 + 56
 GONE_S = 10
-RUN = "labhelpers.doctor"
+RUN = "labhelpers.commandline.doctor"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,7 @@
 
 from labhelpers.layers.archives import archive
 from labhelpers.layers.builds import build_orders, leaks_of, recover, secrets, stages
-from labhelpers.layers.experiments import (
-    copy_up,
-    example,
-    image,
-    pull,
-    refused_pull,
-    sharing,
-    verify,
-)
+from labhelpers.layers.experiments import copy_up, example, image, pull, refused_pull, sharing, verify
 from labhelpers.layers.overlay import before_and_after, changes, mounts, no_overlay, through
 
 __all__ = [

@@ -24,7 +24,8 @@ from labhelpers.results import Result
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from labhelpers.lab import Lab, See
+    from labhelpers.lab import Lab
+    from labhelpers.lab.lab import See
 
 # a secret and what is around it are small
 _MOST_TEXT = 1 << 20

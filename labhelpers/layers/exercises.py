@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import ImageNotFound
 
 from labhelpers import state
+from labhelpers.course.exercises import (
+    Exercise,
+    Task,
+    container_named,
+    file_in,
+    keep,
+    kept,
+    not_running,
+    running,
+)
 from labhelpers.drawing import human_bytes
-from labhelpers.exercises import Exercise, Task, container_named, file_in, keep, kept, not_running, running
+from labhelpers.lab.names import all_named, named
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack, Look
 from labhelpers.layers.builds import build, files_of
 from labhelpers.layers.overlay import changes
 from labhelpers.layers.saved import save
-from labhelpers.names import all_named, named
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab

@@ -178,7 +178,7 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
         ImageMissing: the registry does not have it, or does not answer, or what it sent was refused.
     """
     if see is None:
-        from labhelpers.widgets.pull import live_pull
+        from labhelpers.layers.live import live_pull
 
         see = live_pull()
     watch = _PullWatch(ref, see)

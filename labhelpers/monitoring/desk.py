@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError
 
-from labhelpers import ours
 from labhelpers.drawing import human_bytes
 from labhelpers.engine import answers
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.words import speaking
 from labhelpers.errors import BadInput, LabError, NotOurs
+from labhelpers.lab import sessions
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from labhelpers.engine.host import Sample
     from labhelpers.lab import Lab
-    from labhelpers.widgets.control import ControlPanel
+    from labhelpers.monitoring.live import ControlPanel
 
 KINDS = ("container", "image", "network", "volume")
 VERBS: Mapping[str, tuple[str, ...]] = {
@@ -229,7 +229,7 @@ class Desk:
 
     def _mine(self, kind: str, labels: Mapping[str, str] | None) -> bool:
         found = dict(labels or {})
-        return ours.is_ours(kind, found) and found.get(ours.SESSION) == self.lab.session
+        return sessions.is_ours(kind, found) and found.get(sessions.SESSION) == self.lab.session
 
     def _containers(self, api: Any) -> list[Item]:
         helper = self.lab.host.helper  # it reads for this panel: a panel that removes its own eyes is no use
@@ -297,7 +297,7 @@ class _Watch:
             self._changed.set()
 
     def _run(self) -> None:
-        while not self._stopped.is_set() and ours.is_alive(self._desk.lab.session):
+        while not self._stopped.is_set() and sessions.is_alive(self._desk.lab.session):
             # a container ended while it was read, or the engine is away: looked at again in a moment
             with suppress(LabError):
                 self._round()
@@ -382,6 +382,6 @@ def control_panel(lab: Lab) -> ControlPanel:
     As the last value of a cell it shows itself. It acts on what this notebook made, until the reader takes that
     limit off. `.stop()` ends it, and so does the end of the lab.
     """
-    from labhelpers.widgets.control import ControlPanel
+    from labhelpers.monitoring.live import ControlPanel
 
     return ControlPanel(Desk(lab), KINDS, VERBS["container"], WARNING)

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labhelpers import ours
 from labhelpers.engine.find import identity
 from labhelpers.engine.host.text import lines
 from labhelpers.engine.once import JSON_FILE
 from labhelpers.errors import LabError
+from labhelpers.lab import sessions
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         reader = {
             "Image": lab.image("payload"),
             "Cmd": show,
-            "Labels": ours.labels("container", lab.chapter, lab.session),
+            "Labels": sessions.labels("container", lab.chapter, lab.session),
             "HostConfig": {
                 "Mounts": mounts,
                 "NetworkMode": "none",
@@ -348,7 +348,7 @@ def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
                 "LogConfig": {"Type": JSON_FILE},
             },
         }
-        label = f"{ours.SESSION}={lab.session}"
+        label = f"{sessions.SESSION}={lab.session}"
         yield {"other": str(other.name), "file": FILE, "label": label, "reader": reader, "path": path}
     finally:
         lab.remove(other, force=True)

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
-from labhelpers.containment import ways_to_the_host
-from labhelpers.engine.removal import kill_container
-from labhelpers.errors import LabError
-from labhelpers.exercises import (
+from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.exercises import (
     Exercise,
     Task,
     container_named,
@@ -26,10 +24,12 @@ from labhelpers.exercises import (
     not_running,
     running,
 )
+from labhelpers.engine.removal import kill_container
+from labhelpers.errors import LabError
+from labhelpers.lab.names import all_named, named
 from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
 from labhelpers.monitoring.places import home
 from labhelpers.monitoring.restart import EATS, LIMIT_BYTES
-from labhelpers.names import all_named, named
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

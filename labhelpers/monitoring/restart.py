@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers import nested
-from labhelpers.engine.nested import WRITABLE_CGROUPS
+from labhelpers.course import nested
+from labhelpers.course.nested import WRITABLE_CGROUPS
 from labhelpers.engine.removal import kill_container
 from labhelpers.errors import EngineRefused, LabError
 from labhelpers.results import Result, table

@@ -8,11 +8,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from labhelpers.containment import ways_to_the_host
-from labhelpers.engine.removal import remove_container
-from labhelpers.engine.streams import execute
-from labhelpers.errors import LabError
-from labhelpers.exercises import (
+from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.exercises import (
     Exercise,
     Task,
     container_named,
@@ -25,8 +22,11 @@ from labhelpers.exercises import (
     once,
     running,
 )
-from labhelpers.exercises import given as start_given
-from labhelpers.names import all_named, named
+from labhelpers.course.exercises import given as start_given
+from labhelpers.engine.removal import remove_container
+from labhelpers.engine.streams import execute
+from labhelpers.errors import LabError
+from labhelpers.lab.names import all_named, named
 from labhelpers.namespaces.first_process import masks
 from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
 

@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import (
-    CONTAINER,
-    ENGINE,
-    FAINT,
-    HOST,
-    INK,
-    KERNEL,
-    LIMIT,
-    PAPER,
-    VM,
-    resize,
-)
+from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, VM, resize
 from labhelpers.namespaces.tree_figures import draw_process_tree, draw_views
 
 if TYPE_CHECKING:

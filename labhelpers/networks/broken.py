@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
+from labhelpers.course.exercises import container_named, given, running
 from labhelpers.engine.host.traffic import received
 from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput, LabError
-from labhelpers.exercises import container_named, given, running
 from labhelpers.networks.limits import limits
 from labhelpers.networks.wire import once, wire
 

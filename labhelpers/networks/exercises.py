@@ -6,18 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
+from labhelpers.course.exercises import Exercise, Task, given, not_as_given, not_running, output_of, running
 from labhelpers.engine.host.traffic import received
 from labhelpers.engine.streams import execute
-from labhelpers.exercises import (
-    Exercise,
-    Task,
-    given,
-    not_as_given,
-    not_running,
-    output_of,
-    running,
-)
-from labhelpers.names import all_named, named
+from labhelpers.lab.names import all_named, named
 from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.limits import limits
 from labhelpers.networks.maps import map

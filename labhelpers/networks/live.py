@@ -9,7 +9,7 @@ from labhelpers.networks.maps import NetworkMap, map
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
-    from labhelpers.widgets.network import LiveMap
+    from labhelpers.networks.live_map import LiveMap
 
 
 def live(lab: Lab, prefix: str = "") -> LiveMap:
@@ -17,7 +17,7 @@ def live(lab: Lab, prefix: str = "") -> LiveMap:
 
     As the last value of a cell it shows a picture that changes. `.stop()` ends it, and so does the lab's end.
     """
-    from labhelpers.widgets.network import LiveMap
+    from labhelpers.networks.live_map import LiveMap
 
     def look() -> NetworkMap:
         return map(lab, _names(lab, prefix))

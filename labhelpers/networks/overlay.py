@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from labhelpers import nested
-from labhelpers.engine.nested import WRITABLE_CGROUPS
+from labhelpers.course import nested
+from labhelpers.course.nested import WRITABLE_CGROUPS
 from labhelpers.errors import BadInput, EngineRefused, LabError
-from labhelpers.names import all_named, named
+from labhelpers.lab.names import all_named, named
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -123,7 +123,7 @@ class Engines:
 def two_engines(lab: Lab) -> Engines:
     """Start two engines and join them; where that cannot be, the answer says why.
 
-    They run in containers with the rights of `labhelpers.engine.nested`, on a network of their own, with no port
+    They run in containers with the rights of `labhelpers.course.nested`, on a network of their own, with no port
     published; their data is in anonymous volumes that go with them.
 
     Raises:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
+from labhelpers.course.exercises import Exercise, Task, container_named, given, not_running, running
 from labhelpers.errors import LabError
-from labhelpers.exercises import Exercise, Task, container_named, given, not_running, running
-from labhelpers.names import all_named, named
+from labhelpers.lab.names import all_named, named
 from labhelpers.persistence.kills import FAST, SAFE
 from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, place
 from labhelpers.persistence.servers import DATA, DATABASE, ROW, ask, copy, start, start_without_volume

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import (
-    CONTAINER,
-    ENGINE,
-    FAINT,
-    HOST,
-    INK,
-    KERNEL,
-    PAPER,
-    VM,
-    human_bytes,
-    resize,
-)
+from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, PAPER, VM, human_bytes, resize
 from labhelpers.persistence.kills import FAST, SAFE, WRITTEN, Kills, Trade
 from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, Place, Places
 from labhelpers.persistence.survival import GONE, OPERATIONS, THERE, WAYS, Survival

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pymysql
 
-from labhelpers import mysql
+from labhelpers.course import mysql
 from labhelpers.engine.removal import kill_container
 from labhelpers.errors import BadInput, LabError
 from labhelpers.persistence.servers import (
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from docker.models.containers import Container
 
+    from labhelpers.course.mysql import Connection
     from labhelpers.lab import Lab
-    from labhelpers.mysql import Connection
 
 LEAST_S, MOST_S = 0.2, 0.5
 """How long the writer writes before the kill, from its first acknowledged row: a random time between these."""

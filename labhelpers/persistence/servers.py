@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
+from labhelpers.course.mysql import READY_S, open_files
 from labhelpers.engine import answers
 from labhelpers.engine.once import last_lines
 from labhelpers.errors import LabError
 from labhelpers.lab import Output
-from labhelpers.mysql import READY_S, open_files
 from labhelpers.results import Result
 
 if TYPE_CHECKING:

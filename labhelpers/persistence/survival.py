@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
+from labhelpers.course.exercises import Prediction, predict
 from labhelpers.engine.removal import kill_container
 from labhelpers.errors import LabError
-from labhelpers.exercises import Prediction, predict, with_text
 from labhelpers.persistence.places import ANONYMOUS, place
 from labhelpers.persistence.servers import (
     DATABASE,
@@ -32,7 +32,7 @@ from labhelpers.persistence.servers import (
     start_without_volume,
     wait,
 )
-from labhelpers.results import Result, table
+from labhelpers.results import Result, table, with_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +151,7 @@ class Guesses:
     @cached_property
     def panel(self) -> Any:
         """The widget that asks; it keeps each answer when it is chosen."""
-        from labhelpers.widgets.guesses import guesses_panel
+        from labhelpers.persistence.live import guesses_panel
 
         return guesses_panel(self.cells, WAYS, OPERATIONS)
 

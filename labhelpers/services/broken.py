@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from labhelpers import mysql
+from labhelpers.course import mysql
 from labhelpers.engine.removal import kill_container
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table

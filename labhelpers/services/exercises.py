@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
-from labhelpers import mysql
-from labhelpers.containment import ways_to_the_host
-from labhelpers.engine.streams import execute
-from labhelpers.errors import LabError
-from labhelpers.exercises import (
+from labhelpers.course import mysql
+from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.exercises import (
     Exercise,
     Task,
     container_named,
@@ -28,7 +26,9 @@ from labhelpers.exercises import (
     not_running,
     running,
 )
-from labhelpers.names import all_named
+from labhelpers.engine.streams import execute
+from labhelpers.errors import LabError
+from labhelpers.lab.names import all_named
 from labhelpers.services import monitor
 
 if TYPE_CHECKING:

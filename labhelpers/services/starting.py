@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
-from labhelpers import mysql
+from labhelpers.course import mysql
 from labhelpers.engine.once import JSON_FILE, last_lines
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table

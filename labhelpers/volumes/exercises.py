@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
+from labhelpers.course.exercises import Exercise, Task, container_named, not_running, output_of, running
 from labhelpers.engine.streams import execute
-from labhelpers.exercises import Exercise, Task, container_named, not_running, output_of, running
-from labhelpers.names import all_named
+from labhelpers.lab.names import all_named
 from labhelpers.volumes import stage
 from labhelpers.volumes.owners import outside
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
+from labhelpers.course.exercises import container_named
 from labhelpers.engine.differences import security
 from labhelpers.errors import EngineRefused, LabError
-from labhelpers.exercises import container_named
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 

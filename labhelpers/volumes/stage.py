@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, NotFound
 
-from labhelpers import ours as belongings
 from labhelpers.engine.differences import security
 from labhelpers.engine.removal import remove_container
 from labhelpers.errors import LabError, NameTaken
+from labhelpers.lab import sessions
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -109,7 +109,7 @@ def ours(lab: Lab, name: str) -> str:
         NameTaken: neither this session nor its reader made it.
     """
     directory_of(lab, name)
-    if not belongings.is_usable_volume(lab.client.api.inspect_volume(name).get("Labels"), lab.session):
+    if not sessions.is_usable_volume(lab.client.api.inspect_volume(name).get("Labels"), lab.session):
         raise NameTaken(
             f"the volume {name!r} was there before and this notebook did not make it, so it stays untouched",
             hint="if it is yours and not needed, remove it in a terminal; if another notebook made it, close that one",

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
 
-from labhelpers import jupyter, state
+from labhelpers import state
+from labhelpers.commandline import jupyter
+from labhelpers.course.exercises import predicted, progress
 from labhelpers.engine import Engine, images
-from labhelpers.exercises import predicted, progress
-from labhelpers.start import IMAGE, NAME
+from labhelpers.start.exercises import IMAGE, NAME
 
 CHROMIUM = Path("/usr/bin/chromium")
 SWITCHES = [

@@ -11,10 +11,10 @@ import pytest
 
 from labhelpers import cgroups
 from labhelpers.cgroups.bounds import until
+from labhelpers.cgroups.live import Curves, curves_html, live_curves
 from labhelpers.cgroups.samples import COLUMNS, PARTS, Samples
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
-from labhelpers.widgets.curves import Curves, curves_html, live_curves
 
 MIB = 1024 * 1024
 # 24 MiB that it holds, and a loop that burns

@@ -17,7 +17,8 @@ from threading import Thread
 
 import pytest
 
-from labhelpers import jupyter, state
+from labhelpers import state
+from labhelpers.commandline import jupyter
 from labhelpers.engine import Engine, connect, contexts, find, foreign, images, podman
 from labhelpers.errors import EngineMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.lab import Lab
@@ -298,7 +299,7 @@ def test_windows_has_pipes(alone: Path) -> None:
         "import os, platform, sys\n"
         "for name in ('fcntl', 'grp', 'pwd', 'termios', 'resource'): sys.modules[name] = None\n"
         "for name in ('getuid', 'geteuid', 'getgid', 'killpg'): delattr(os, name)\n"
-        "import labhelpers.doctor, labhelpers.lab\n"
+        "import labhelpers.commandline.doctor, labhelpers.lab\n"
         "from labhelpers.engine import find\n"
         "platform.system = lambda: 'Windows'\n"
         "for place in find.places('auto'): print(place.address, place.path)"

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from docker.errors import APIError, NotFound
 
-from labhelpers import ours
 from labhelpers.engine.removal import kill_container, remove_container
-from labhelpers.lab import Lab
+from labhelpers.lab import Lab, sessions
 
 GIVES_UP_S = 12.0
 """After this long an engine no longer waits for the end of what it killed (moby, daemon/kill.go)."""
@@ -41,7 +40,7 @@ def dies_slowly(quiet: Lab) -> Iterator[tuple[str, Path]]:
         detach=True,
         network_mode="none",
         cgroup_parent=f"/{name}",
-        labels=ours.labels("container", "test", quiet.session),
+        labels=sessions.labels("container", "test", quiet.session),
     )
     thaw = group / "freezer.state"
     try:

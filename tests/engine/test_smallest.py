@@ -7,19 +7,19 @@ import time
 import pytest
 from docker.errors import APIError
 
-from labhelpers import ours
 from labhelpers.engine import Engine, smallest
 from labhelpers.errors import EngineRefused
+from labhelpers.lab import sessions
 
 
 def census(engine: Engine) -> set[str]:
     """The images and containers that a first run makes, by their label; `./lab doctor` of others among them."""
-    return {thing.id for thing in ours.things(engine.client) if thing.chapter == "doctor"}
+    return {thing.id for thing in sessions.things(engine.client) if thing.chapter == "doctor"}
 
 
 def test_it_runs_and_leaves_nothing(engine: Engine) -> None:
     before = census(engine)
-    with ours.short_session(engine.client, "doctor") as labels:
+    with sessions.short_session(engine.client, "doctor") as labels:
         assert smallest.first_run(engine, labels).said == "a container ran here"
     # another test's doctor may run now: what it made goes within seconds, what is left over stays
     end = time.monotonic() + 20

@@ -21,7 +21,7 @@ import docker
 import pytest
 from cryptography import x509
 
-from labhelpers import jupyter
+from labhelpers.commandline import jupyter
 from labhelpers.engine import Engine, connect, find, unreachable
 from labhelpers.engine.dial import NoEngine, Place, SshFailed, dial
 from labhelpers.engine.gateway import forward

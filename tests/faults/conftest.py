@@ -118,7 +118,7 @@ class Own:
             "mounts": [point for point in self.machine.mounts() if not point.endswith("/netns/default")],
             "processes": len([line for line in self.machine.processes() if "shim" in line]),
             "reapers": [
-                line for line in _command_lines() if "labhelpers.reaper" in line and self.address in line
+                line for line in _command_lines() if "labhelpers.lab.reaper" in line and self.address in line
             ],
             "sessions": self.sessions(),
         }

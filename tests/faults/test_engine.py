@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from labhelpers import exercises
+from labhelpers.course import exercises
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.engine import connect
 from labhelpers.engine.registry import STORAGE
 from labhelpers.errors import EngineUnreachable, ImageMissing, LabError, NameTaken, PortTaken
-from labhelpers.exercises import Exercise, Task
 from labhelpers.lab import Lab
 
 from .conftest import FROM_THE_TOP, Own, until

@@ -18,14 +18,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labhelpers import names
 from labhelpers.engine import connect, images
 from labhelpers.engine.find import identity
 from labhelpers.errors import BadInput, NameTaken, NotOurs
-from labhelpers.lab import Lab, clean, ours
-from labhelpers.ours import BY, CHAPTER, READER, SESSION, TERMINAL, TRIAL
-from labhelpers.ours import begin as begin_session
-from labhelpers.ours import labels as labels_of
+from labhelpers.lab import Lab, learners
+from labhelpers.lab.inventory import clean, ours
+from labhelpers.lab.sessions import BY, CHAPTER, READER, SESSION, TERMINAL, TEST_ENGINES
+from labhelpers.lab.sessions import begin as begin_session
+from labhelpers.lab.sessions import labels as labels_of
 from labhelpers.state import ROOT
 
 from .conftest import Own, until
@@ -41,7 +41,7 @@ labels = st.dictionaries(
                      "labhelpers.kind", "labhelpers.keep", "chapter", "session",
                      # set by hand, or by a lab of another state directory
                      "labhelpers.chapter", "labhelpers.session", "labhelpers.by"]),
-    st.sampled_from(["", "05", "trial", "doctor", "container", "reader", "00000000", "labhelpers.chapter=05"]),
+    st.sampled_from(["", "05", "test-engines", "doctor", "container", "reader", "00000000", "labhelpers.chapter=05"]),
     max_size=4,
 )  # fmt: skip
 things = st.lists(
@@ -189,7 +189,10 @@ def test_clean_leaves_what_is_in_use_unless_it_is_confirmed(
 ) -> None:
     monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
     before = own.census()
-    with Lab("05", engine=connect(own.address)) as reader, Lab(TRIAL, engine=connect(own.address)) as tests:
+    with (
+        Lab("05", engine=connect(own.address)) as reader,
+        Lab(TEST_ENGINES, engine=connect(own.address)) as tests,
+    ):
         reader.run(P, "sleep 300", name="notebook")
         tests.run(P, "sleep 300", name="engine")
         done = typed(own, "clean")
@@ -241,7 +244,7 @@ def test_what_is_named_goes_but_not_while_its_session_is_alive(own: Own, two: An
     # a machine that was switched off: neither the session nor its reaper is there
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "labhelpers.reaper" in words and client.containers.get("their-web").labels[SESSION] in words:
+        if "labhelpers.lab.reaper" in words and client.containers.get("their-web").labels[SESSION] in words:
             process.kill()
     two.kill()
     assert "removed container their-web" in typed(own, "clean", "their-web", "--yes").stdout
@@ -419,7 +422,7 @@ from labhelpers.lab import Lab
 from labhelpers import start
 lab = Lab("00")
 print(start.first_exercise(lab).check().passed)
-lab.run("labhelpers/base", "sleep 300", name=start.NAME)
+lab.run("labhelpers/base", "sleep 300", name=start.exercises.NAME)
 print(start.first_exercise(lab).check())
 lab.close()
 """
@@ -439,7 +442,7 @@ def test_two_learners_run_the_same_chapters_to_their_end(own: Own, tmp_path: Pat
     """The second one from copies whose names end in a letter; both at once, on one engine."""
     before = own.census()
     start, networking = (next((ROOT / "notebooks").glob(f"{number}_*.ipynb")) for number in ("00", "05"))
-    copies = [names.write_copy(path, "b", tmp_path / "copies") for path in (start, networking)]
+    copies = [learners.write_copy(path, "b", tmp_path / "copies") for path in (start, networking)]
     run = "from pathlib import Path\nfrom labhelpers import runner\n"
     run += "for path in {}: print(runner.execute(Path(path)).error or 'to its end', flush=True)"
     both = [
@@ -471,7 +474,7 @@ class Missing:
         if name.partition(".")[0] in sys.argv[1].split(","):
             raise ImportError(name)
 sys.meta_path.insert(0, Missing())
-from labhelpers.cli import main
+from labhelpers.commandline.cli import main
 main(sys.argv[2:])
 """
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 
-from labhelpers import ours
+from labhelpers.lab import sessions
 from labhelpers.state import ROOT
 
 from .conftest import Own, until
@@ -106,7 +106,7 @@ def made(own: Own) -> dict[str, Any]:
 
 def is_of_a_session(event: dict[str, Any]) -> bool:
     found = event["Actor"]["Attributes"]
-    return ours.CHAPTER in found and ours.SESSION in found and found.get(ours.KIND) == "container"
+    return sessions.CHAPTER in found and sessions.SESSION in found and found.get(sessions.KIND) == "container"
 
 
 def test_a_kernel_that_is_shut_down_removes_its_things_itself(own: Own) -> None:

@@ -12,15 +12,7 @@ from labhelpers.lab import Lab
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.builds import build
-from labhelpers.layers.exercises import (
-    diet,
-    folder,
-    go_back,
-    one_whiteout,
-    order,
-    secret_layer,
-    small_site,
-)
+from labhelpers.layers.exercises import diet, folder, go_back, one_whiteout, order, secret_layer, small_site
 from labhelpers.layers.recipes import Recipe
 from labhelpers.layers.saved import save
 
@@ -262,7 +254,7 @@ def test_small_site(quiet: Lab) -> None:
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="no docker command here")
 def test_a_commit_by_the_reader_is_the_labs(lab: Lab) -> None:
-    from labhelpers import magic
+    from labhelpers.lab import magic
 
     name = f"t-{lab.session}"
     lab.run(lab.image("payload"), name=name)

@@ -26,8 +26,8 @@ from labhelpers.layers.experiments import (
     User,
     Verification,
 )
+from labhelpers.layers.live import live_pull, pull_html
 from labhelpers.layers.overlay import BeforeAndAfter, Change, Changes, Mounts, SameFile, Seen
-from labhelpers.widgets.pull import live_pull, pull_html
 
 matplotlib.use("agg")
 MIB = 1024 * 1024

@@ -13,7 +13,7 @@ from docker.models.containers import Container
 from labhelpers.errors import BadInput, EngineRefused, LabError, NotOurs
 from labhelpers.lab import Lab
 from labhelpers.monitoring.desk import KINDS, WARNING, Desk, Item, Snapshot, Use
-from labhelpers.widgets.control import ControlPanel, list_html, log_html
+from labhelpers.monitoring.live import ControlPanel, list_html, log_html
 
 TALKS = [
     "sh",

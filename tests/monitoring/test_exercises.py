@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from docker.errors import NotFound
 
+from labhelpers.course.exercises import Exercise
 from labhelpers.errors import LabError
-from labhelpers.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.monitoring import exercises
 from labhelpers.monitoring.door import INSIDE, Door

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from labhelpers import exercises, namespaces
+from labhelpers import namespaces
+from labhelpers.course import exercises
+from labhelpers.course.exercises import Exercise
 from labhelpers.errors import LabError
-from labhelpers.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.namespaces.exercises import (
     ROOMS,

@@ -13,15 +13,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from labhelpers.drawing import CONTAINER, HOST, INK, VM
 from labhelpers.engine.host import Process
 from labhelpers.namespaces.experiments import Sight, Try
-from labhelpers.namespaces.first_process import (
-    Masks,
-    OrphansOf,
-    Sent,
-    Signals,
-    Stop,
-    Stops,
-    Zombies,
-)
+from labhelpers.namespaces.first_process import Masks, OrphansOf, Sent, Signals, Stop, Stops, Zombies
 from labhelpers.namespaces.identity import Matrix, Namespaces
 from labhelpers.namespaces.joining import Entered, Sharing
 from labhelpers.namespaces.others import CgroupView, TimeShift, Unshared, UserNamespaces

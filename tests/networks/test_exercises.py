@@ -10,8 +10,8 @@ import pytest
 from docker.errors import APIError, NotFound
 
 from labhelpers import networks
+from labhelpers.course.exercises import Exercise
 from labhelpers.errors import BadInput
-from labhelpers.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.networks import exercises
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from labhelpers import nested, networks
+from labhelpers import networks
+from labhelpers.course import nested
+from labhelpers.course.nested import WRITABLE_CGROUPS
 from labhelpers.engine import connect
-from labhelpers.engine.nested import WRITABLE_CGROUPS
 from labhelpers.errors import EngineRefused, LabError, NameTaken
 from labhelpers.lab import Lab
 from labhelpers.results import finding
-from labhelpers.trial.system import wait_until_it_answers
+from tests.engines.debian import wait_until_it_answers
 
 BRIDGE = "com.docker.network.bridge."
 NO_BRIDGE = "--bridge=none --iptables=false --default-address-pool base=10.99.0.0/24,size=25"

@@ -14,12 +14,11 @@ from docker.models.containers import Container
 from docker.types import IPAMConfig, IPAMPool
 
 from labhelpers import networks
-from labhelpers import ours as belongings
 from labhelpers.errors import BadInput
-from labhelpers.lab import Lab
+from labhelpers.lab import Lab, sessions
+from labhelpers.networks.live_map import picture
 from labhelpers.networks.maps import NetworkMap
 from labhelpers.networks.wire import free_subnet
-from labhelpers.widgets.network import picture
 
 MANY, FIVE = 20, 5
 DUAL = "10.213.9.0/24"
@@ -236,7 +235,7 @@ def test_a_network_with_ipv4_and_ipv6(there: Lab, looker: Container) -> None:
     mark = there.session[:4]
     name, six = f"dual-{mark}", f"fd00:{mark}::/64"
     pools = [IPAMPool(subnet=six), IPAMPool(subnet=DUAL)]  # IPv6 first, as an engine may list them
-    ipam, labels = IPAMConfig(pool_configs=pools), belongings.labels("network", "test", there.session)
+    ipam, labels = IPAMConfig(pool_configs=pools), sessions.labels("network", "test", there.session)
     there.client.networks.create(name, enable_ipv6=True, ipam=ipam, labels=labels)
     try:
         container = there.run(

@@ -13,17 +13,11 @@ from typing import Any
 import pytest
 
 from labhelpers import persistence
-from labhelpers.exercises import Exercise
+from labhelpers.course.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.persistence import exercises
 from labhelpers.persistence.kills import SAFE, Setting
-from labhelpers.persistence.servers import (
-    DATA,
-    ENVIRONMENT,
-    SESSION,
-    start,
-    start_without_volume,
-)
+from labhelpers.persistence.servers import DATA, ENVIRONMENT, SESSION, start, start_without_volume
 
 pytestmark = pytest.mark.usefixtures("own_state")
 OFFLINE: dict[str, Any] = {"network": "none"}

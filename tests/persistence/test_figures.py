@@ -51,7 +51,7 @@ def test_the_table_shows_what_was_measured_and_what_was_predicted() -> None:
 
 @pytest.mark.usefixtures("own_state")
 def test_the_predictions_are_kept_cell_by_cell() -> None:
-    from labhelpers.widgets.guesses import guesses_panel
+    from labhelpers.persistence.live import guesses_panel
 
     guesses = persistence.guesses()
     assert len({one.slug for one in guesses.cells.values()}) == 12

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from docker.errors import NotFound
 
-from labhelpers import mysql
-from labhelpers.exercises import Exercise
+from labhelpers.course import mysql
+from labhelpers.course.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.services import exercises, monitor
 

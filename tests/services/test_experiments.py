@@ -10,7 +10,8 @@ from secrets import token_hex
 import pytest
 from docker.models.containers import Container
 
-from labhelpers import mysql, services
+from labhelpers import services
+from labhelpers.course import mysql
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 from labhelpers.services.broken import WHILE_FILES, WHILE_TEMPORARY, KilledStarts

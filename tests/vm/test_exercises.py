@@ -9,7 +9,7 @@ from docker.models.containers import Container
 
 from labhelpers import vm
 from labhelpers.cgroups.bounds import until
-from labhelpers.exercises import container_named
+from labhelpers.course.exercises import container_named
 from labhelpers.lab import Lab
 from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
 from labhelpers.vm.experiments import facts

@@ -10,7 +10,7 @@ import pytest
 from docker.errors import NotFound
 from docker.types import Mount
 
-from labhelpers.exercises import Exercise
+from labhelpers.course.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.volumes import exercises, stage
 

@@ -19,15 +19,7 @@ from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
 from labhelpers.engine.host.cgroups import Cgroup, Sample
 from labhelpers.engine.host.helper import Helper, unanswered
-from labhelpers.engine.host.network import (
-    Address,
-    BridgePort,
-    Firewall,
-    Interface,
-    Neighbour,
-    Network,
-    Route,
-)
+from labhelpers.engine.host.network import Address, BridgePort, Firewall, Interface, Neighbour, Network, Route
 from labhelpers.engine.host.processes import Namespace, Process
 from labhelpers.engine.host.storage import DiskUse, Entry, Mount
 from labhelpers.engine.host.text import integer, lines

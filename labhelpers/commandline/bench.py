@@ -1,0 +1,87 @@
+"""What things cost on this engine, as ratios: they hold on other machines, milliseconds do not."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from statistics import median
+
+import pandas as pd
+
+from labhelpers.engine import Engine
+from labhelpers.engine.find import for_command_line
+from labhelpers.lab import Lab, sessions
+
+IMAGE = "labhelpers/payload"
+COMMAND = ["/bin/busybox", "true"]
+LARGE, LARGE_MIB = "/large", 64
+STAYS = ["/bin/busybox", "sleep", "600"]
+
+
+def compare(engine: Engine, repeats: int) -> pd.DataFrame:
+    """One row an operation: operation, median_ms of `repeats`, and ratio to the first row of its group.
+
+    Columns: group, operation, median_ms, ratio.
+    """
+    with Lab("bench", engine=engine) as lab, lab.quiet():
+        stays = lab.run(IMAGE, STAYS, network="none")
+        cli = ["docker", "--host", for_command_line(engine)]
+        labels = sessions.labels("container", lab.chapter, lab.session).items()
+        run = [*cli, "run", *(f"--label={key}={value}" for key, value in labels), "--rm"]
+        through = ["docker", "--host", lab.socket.address]
+        copy = ["cp", f"{stays.id}:{LARGE}", "-"]
+        lab.exec(
+            stays, ["/bin/busybox", "dd", "if=/dev/urandom", f"of={LARGE}", "bs=1M", f"count={LARGE_MIB}"]
+        )
+        groups: dict[str, dict[str, Callable[[], object]]] = {
+            "run and remove": {
+                "docker run --rm": lambda: _typed([*run, IMAGE, *COMMAND]),
+                "docker run --rm, lab socket": lambda: _typed([*through, "run", "--rm", IMAGE, *COMMAND]),
+                "docker run --rm --network none": lambda: _typed(
+                    [*run, "--network", "none", IMAGE, *COMMAND]
+                ),
+                "lab.run, wait, lab.remove": lambda: _run(lab),
+            },
+            "exec": {
+                "docker exec": lambda: _typed([*cli, "exec", str(stays.id), *COMMAND]),
+                "docker exec, lab socket": lambda: _typed([*through, "exec", str(stays.id), *COMMAND]),
+                "lab.exec": lambda: lab.exec(stays, COMMAND),
+            },
+            f"copy {LARGE_MIB} MiB out": {
+                "docker cp": lambda: _typed([*cli, *copy]),
+                "docker cp, lab socket": lambda: _typed([*through, *copy]),
+            },
+            "look at the engine's host": {
+                "docker stats --no-stream": lambda: _typed([*cli, "stats", "--no-stream", str(stays.id)]),
+                "lab.host.memory": lambda: lab.host.memory(stays),
+                "lab.host.read, one file": lambda: lab.host.read("/proc/loadavg"),
+            },
+        }
+        lab.host.read("/proc/loadavg")  # the first read starts the helper
+        rows: list[tuple[str, str, float, float]] = []
+        for group, operations in groups.items():
+            times = {name: _median_ms(operation, repeats) for name, operation in operations.items()}
+            first = next(iter(times.values()))
+            rows += [(group, name, round(ms, 1), round(ms / first, 3)) for name, ms in times.items()]
+    return pd.DataFrame(rows, columns=["group", "operation", "median_ms", "ratio"])
+
+
+def _median_ms(operation: Callable[[], object], repeats: int) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        operation()
+        return (time.perf_counter() - began) * 1000
+
+    once()  # the first one warms what all later ones find warm
+    return median(once() for _ in range(repeats))
+
+
+def _typed(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _run(lab: Lab) -> None:
+    container = lab.run(IMAGE, COMMAND)
+    container.wait()
+    lab.remove(container)

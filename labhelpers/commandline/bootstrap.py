@@ -1,0 +1,381 @@
+"""Make the course's Python environment, then hand over to `labhelpers.commandline.cli` inside it.
+
+`./lab` starts this file with whatever Python 3.11+ the machine has, so it uses the standard library only, and
+those of our modules that do the same. Versions and hashes come from `requirements.lock`; the index is whatever
+this machine's own pip is set to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+if not __package__:
+    # `./lab` starts this file by its path, which puts the package's own directory first
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from labhelpers import errors, state
+from labhelpers.engine import apt, hub
+from labhelpers.engine.root import may_be_root, with_proxies
+from labhelpers.errors import LabError, SetupFailed
+
+LOCK = state.ROOT / "requirements.lock"
+NEEDED_BYTES = 900_000_000
+"""What the environment takes, with what is downloaded for it: `du -sb env cache/uv` of the state directory."""
+REPAIRED = "LABHELPERS_REPAIRED"
+WITHOUT = ("down", "status", "clean")
+"""The verbs that work without an environment, and never download one."""
+
+HELP = """usage: ./lab VERB [OPTIONS]
+
+  up      set up what is missing, start JupyterLab and open the course
+  run     execute notebooks without a browser; --html DIR writes a report
+  test    the whole test suite, every notebook included
+  doctor  what is here, what is missing, and what to do about it
+  status  what the lab has running and what it has made
+  clean   remove what the lab made on the engine
+  down    stop JupyterLab and the private engine; --purge removes everything of ours
+  bench   compare what things cost on this engine
+
+The environment is not made yet: `./lab up` makes it. After that each verb has its own --help.
+"""
+
+
+def main(arguments: list[str]) -> None:
+    """Make the environment if it is not there, and run the verb in it."""
+    verb = next((word for word in arguments if not word.startswith("-")), None)
+    if not _is_made():
+        if verb is None or {"-h", "--help"} & set(arguments):
+            print(HELP, end="")
+            return
+        if verb == "doctor" and not _can_run():
+            _without().doctor("--json" in arguments, hub.answers(1.5))
+        if verb in WITHOUT and not state.location().exists():
+            print("nothing of ours is on this machine")
+            return
+        if verb in WITHOUT and not _can_run():
+            _without().run(verb, arguments)
+            return
+        if verb not in (*WITHOUT, "doctor"):
+            _make()
+    _point_at_checkout()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(state.ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPYCACHEPREFIX"] = str(state.home() / "cache" / "python")
+    # that forbids bytecode beside the sources; ours has a place of its own, and without it each process
+    # compiles all that it imports
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.stdout.flush()
+    try:
+        os.execv(_python(), [str(_python()), "-m", "labhelpers", *arguments])
+    except OSError as error:
+        if verb in WITHOUT:
+            _without().run(verb, arguments)
+            return
+        raise SetupFailed(
+            f"the environment's Python cannot be started: {_python()}",
+            hint=f"a file system that is mounted noexec, or another machine's environment, does this: "
+            f"`rm -r {_python().parent.parent}`, or name another directory with LABHELPERS_HOME; then run this again",
+            engine_words=str(error),
+        ) from error
+
+
+def _without() -> ModuleType:
+    # it loads the code that stops the private engine, which few commands need
+    from labhelpers.commandline import without_environment
+
+    return without_environment
+
+
+def repair(problem: ImportError) -> NoReturn:
+    """Called by an environment that cannot import what the lock says is in it: make it again, or do without it.
+
+    Raises:
+        SetupFailed: it was made again, and still cannot.
+    """
+    environment = state.location() / "env"
+    if Path(sys.prefix).resolve() != environment.resolve() or os.environ.get(REPAIRED):
+        raise SetupFailed(
+            f"a library of the course cannot be imported by {sys.executable}",
+            hint=f"`rm -r {environment}`, then ./lab up; outside the lab's environment: pip install labhelpers",
+            engine_words=f"{type(problem).__name__}: {problem}",
+        ) from problem
+    (environment / "made-from").unlink(missing_ok=True)
+    os.environ[REPAIRED] = "1"
+    os.execv("/bin/sh", ["sh", str(state.ROOT / "lab"), *sys.argv[1:]])
+
+
+def _python() -> Path:
+    return state.location() / "env" / "bin" / "python"
+
+
+def _wanted() -> str:
+    return hashlib.sha256(LOCK.read_bytes()).hexdigest()
+
+
+def _is_made() -> bool:
+    try:
+        made_from = (state.location() / "env" / "made-from").read_text(encoding="utf-8")
+        return made_from == _wanted() and _python().exists()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _can_run() -> bool:
+    """Whether the environment runs a verb although it was made from another lock, or was not finished."""
+    try:
+        tried = subprocess.run(
+            [_python(), "-c", "import labhelpers.commandline.cli"],
+            env={**os.environ, "PYTHONPATH": str(state.ROOT)},
+            capture_output=True,
+            timeout=120,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return tried.returncode == 0
+
+
+def _make() -> None:
+    home = state.home()
+    with state.locked("environment", waiting=_say_waiting):
+        if _is_made():
+            return
+        began = time.monotonic()
+        environment = home / "env"
+        works = _works(environment / "bin" / "python") and not os.environ.get(REPAIRED)
+        free = shutil.disk_usage(home).free
+        if not works and free < NEEDED_BYTES:
+            raise _no_space()
+        print(
+            f"environment: {LOCK.read_text(encoding='utf-8').count('==')} packages from requirements.lock",
+            flush=True,
+        )
+        with _reported(environment):
+            # a command that is stopped leaves an environment that is neither the old one nor the new one
+            (environment / "made-from").unlink(missing_ok=True)
+            if not works:
+                _venv(environment)
+            _install(environment)
+            (environment / "made-from").write_text(_wanted(), encoding="utf-8")
+        print(f"environment: ready ({time.monotonic() - began:.0f} s)", flush=True)
+
+
+def _say_waiting() -> None:
+    print("environment: another lab command is making it; waiting", flush=True)
+
+
+@contextmanager
+def _reported(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise state.unusable(error, where) from error
+
+
+def _works(python: Path) -> bool:
+    """A Python whose interpreter was upgraded away is a dangling link; a half-made one has no pip."""
+    try:
+        return subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def _point_at_checkout() -> None:
+    """Let whatever runs in the environment import this checkout: pytest, and the kernels of any Jupyter there.
+
+    PYTHONPATH, which `./lab` sets, comes before it: of two checkouts with one state directory the one that runs wins.
+    """
+    line = f"import sys; sys.path.append({str(state.ROOT)!a})\n"
+    for packages in (state.location() / "env").glob("lib*/python3*/site-packages"):
+        # a line of code, because site(7) reads a plain path in the encoding of the locale
+        file = packages / "labhelpers-checkout.pth"
+        with suppress(OSError):
+            if not file.exists() or file.read_text(encoding="ascii", errors="replace") != line:
+                file.write_text(line, encoding="ascii")
+
+
+# ── making it ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _venv(environment: Path) -> None:
+    make = [sys.executable, "-m", "venv", "--clear", str(environment)]
+    status, output = _run(make)
+    if status and "ensurepip" in output and apt.is_here():
+        package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+        if not may_be_root():
+            raise SetupFailed(
+                "this Python has no venv module, and this user may not install packages",
+                hint=f"sudo apt-get install {package}; then run this again",
+            )
+        print(f"environment: installing the distribution's {package}", flush=True)
+        apt.update(_run_as_root, print)
+        apt.install([package], _run_as_root)
+        status, output = _run(make)
+    if status:
+        raise _failed("the Python environment could not be made", output, "")
+
+
+def _run_as_root(command: Sequence[str], title: str) -> tuple[int, str]:
+    print(f"{title} …", flush=True)
+    with with_proxies(command) as (as_it_runs, proxies):
+        done = subprocess.run(
+            as_it_runs,
+            stdin=proxies,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+    return done.returncode, done.stdout
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a command that asks nothing: (exit status, its output)."""
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    return done.returncode, done.stdout
+
+
+def _install(environment: Path) -> None:
+    python = environment / "bin" / "python"
+    index = _index(python)
+    settings = {**os.environ, **index, "UV_CACHE_DIR": str(state.home() / "cache" / "uv")}
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+        "--no-input",
+    ]
+    only_uv = environment / "uv.lock"
+    block = re.search(r"^uv==.*?(?=^\S)", LOCK.read_text(encoding="utf-8") + "end", re.M | re.S)
+    only_uv.write_text(block[0] if block else "uv\n", encoding="utf-8")
+    uv = [str(python), "-m", "uv", "pip", "sync", "--python", str(python), "--require-hashes", str(LOCK)]
+    # quick to give up: whether the index answers is known before 120 packages are asked for
+    status, output = _run([*pip, "--retries", "1", "--timeout", "20", "--require-hashes", "-r", str(only_uv)])
+    if not status:
+        status, output = _run(uv, settings)
+    if not status:
+        return
+    shown_index = _without_password(index.get("UV_DEFAULT_INDEX", os.environ.get("UV_DEFAULT_INDEX", "")))
+    if _cause(output, shown_index):
+        raise _failed("the packages of requirements.lock could not be installed", output, shown_index)
+    # uv has no wheel for every platform; pip reads the same lock, only slower
+    print("environment: uv does not work here; pip takes longer", flush=True)
+    status, output = _run([*pip, "--require-hashes", "-r", str(LOCK)])
+    if status:
+        raise _failed("the packages of requirements.lock could not be installed", output, shown_index)
+
+
+def _no_space() -> SetupFailed:
+    home = state.home()
+    free = shutil.disk_usage(home).free // 1_000_000
+    return SetupFailed(
+        f"no space left on device: {free} MB free in {home}, about {NEEDED_BYTES // 1_000_000} MB needed",
+        hint="free some space, then run this again; or name a directory on a larger disk: "
+        "`export LABHELPERS_HOME=/path/to/directory`",
+    )
+
+
+def _failed(message: str, output: str, index: str) -> SetupFailed:
+    lines = [_without_password(line) for line in output.strip().splitlines() if line.strip()]
+    known = _cause(output, index)
+    if known is None:
+        hint = "check the network and `pip config list`, then run this again: it goes on where it stopped"
+        return SetupFailed(message, hint=hint, engine_words="\n".join(lines[-8:]))
+    why, hint = known
+    return SetupFailed(f"{message}: {why}", hint=hint, engine_words="\n".join(lines[-4:]))
+
+
+def _cause(output: str, index: str) -> tuple[str, str] | None:
+    """Why pip, uv or venv failed and what to do, where trying another tool cannot help; else None."""
+    at = f" ({index})" if index else ""
+    again = "then run this again: it goes on where it stopped"
+    if re.search(r"No space left on device|os error 28\b|Errno 28\b|[Dd]isk quota exceeded", output):
+        space = _no_space()
+        return space.message, space.hint
+    if re.search(r"Read-only file system|Permission denied|os error (13|30)\b|Errno (13|30)\b", output):
+        return (
+            f"this user may not write in {state.location()}",
+            "name another directory: `export LABHELPERS_HOME=/path/to/directory`",
+        )
+    if re.search(r"DO NOT MATCH THE HASHES|[Hh]ash mismatch", output):
+        return (
+            f"the package index{at} delivers a file that is not the one that requirements.lock names (hash mismatch)",
+            "a broken download, or an index that changes packages: run this again, or use another index: "
+            "`PIP_INDEX_URL=https://INDEX/simple ./lab up`",
+        )
+    if re.search(
+        r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|invalid peer certificate|UnknownIssuer", output
+    ):
+        return (
+            f"the certificate of the package index{at} cannot be verified",
+            "name your organization's CA file: `PIP_CERT=/path/to/ca.pem SSL_CERT_FILE=/path/to/ca.pem ./lab up`",
+        )
+    if re.search(
+        r"\b(401|403|407)\b.*(Client Error|Unauthorized|Forbidden|Proxy Auth)|HTTP error 40[137]"
+        r"|status code.*\b40[137]\b"
+        r"|Tunnel connection failed: 407",
+        output,
+    ):
+        return (
+            f"the package index{at}, or the proxy before it, wants a user name and a password",
+            f"set them in `pip config list`'s index-url or in HTTPS_PROXY, {again}",
+        )
+    if re.search(
+        r"Failed to establish a new connection|NewConnectionError|Max retries exceeded|Connection refused"
+        r"|[Nn]ame resolution|dns error|Read timed out|ConnectTimeout|timed out|error sending request"
+        r"|Cannot connect to proxy|ProxyError|Network is unreachable|Connection reset|client error \(Connect\)",
+        output,
+    ):
+        return (
+            f"the package index{at} cannot be reached",
+            f"check the network, HTTPS_PROXY and `pip config list`, {again}",
+        )
+    return None
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(\w+://)[^/@\s]*@", r"\1", text)
+
+
+def _index(python: Path) -> dict[str, str]:
+    """uv does not read pip's settings: give it the index that this machine's pip uses."""
+    _, settings = _run([str(python), "-m", "pip", "config", "list"])
+    found = dict(
+        re.findall(r"(?:global|site|user|install|:env:)\.(index-url|extra-index-url)='([^'\n]*)'", settings)
+    )
+    names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX"}
+    return {
+        names[key]: value for key, value in found.items() if names[key] not in os.environ and "http" in value
+    }
+
+
+if __name__ == "__main__":
+    state.normalize_environment()
+    try:
+        main(sys.argv[1:])
+    except LabError as error:
+        errors.show(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,335 @@
+"""The verbs of `./lab`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from labhelpers import __version__, errors, state
+from labhelpers.commandline import jupyter
+from labhelpers.commandline.common import FIRST_IMAGES, engine_option, engine_with_images, reports_errors
+from labhelpers.engine import Engine, connect, images, install, private
+from labhelpers.errors import LabError
+from labhelpers.terminal import ask, say, step
+
+if TYPE_CHECKING:
+    from labhelpers.lab.sessions import Thing
+
+CLOSING_S = 15.0
+"""How long `down --purge` waits for notebooks that are being closed."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Understand containers by running, measuring and drawing them on a real Docker engine."""
+
+
+@main.command()
+@engine_option
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="JupyterLab's port on 127.0.0.1; the first free from 8888."
+)
+@click.option(
+    "--browser/--no-browser", default=True, help="Open the first page in your browser, or only print it."
+)
+@reports_errors
+def up(engine: str, port: int | None, browser: bool) -> None:
+    """Set up what is missing, start JupyterLab, and open the course."""
+    began = time.monotonic()
+    there = jupyter.start(engine_with_images(engine, FIRST_IMAGES), port)
+    say(f"ready after {time.monotonic() - began:.0f} s; stop it all with ./lab down")
+    say(there.url)
+    if browser:
+        webbrowser.open(there.url)
+
+
+@main.command()
+@click.argument("chapters", nargs=-1)
+@click.option(
+    "--html", type=click.Path(file_okay=False, path_type=Path), help="Write a page per notebook there."
+)
+@engine_option
+@reports_errors
+def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
+    """Execute the notebooks of CHAPTERS (01, or a name; all of them if none) without a browser."""
+    from labhelpers.commandline import runner  # nbformat takes a second to load
+
+    paths = runner.notebooks(chapters)
+    engine_with_images(engine, FIRST_IMAGES)
+    done = [runner.execute(path, html) for path in paths]
+    if not runner.report(done):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("chapter")
+@click.option("--suffix", required=True, metavar="LETTER", help="One letter, b to z: the names end in it.")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), help="The folder; else that of the notebooks."
+)
+@reports_errors
+def copy(chapter: str, suffix: str, to: Path | None) -> None:
+    """Write a copy of the notebook of CHAPTER for one more learner on the same engine, with names of their own."""
+    from labhelpers.commandline import runner
+    from labhelpers.lab import learners
+
+    (notebook,) = runner.notebooks([chapter])
+    made = learners.write_copy(notebook, suffix, to or notebook.parent)
+    say(f"open {state.shown(made)}, or run it: ./lab run {state.shown(made)}")
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@reports_errors
+def test(args: tuple[str, ...]) -> NoReturn:
+    """Run the whole test suite, every notebook under nbval included (`./lab test --help`)."""
+    if not (state.ROOT / "tests").is_dir():
+        raise errors.BadInput(
+            "the tests are not part of the installed package",
+            hint="run them in a checkout: git clone the course, then ./lab test",
+        )
+    sys.stdout.flush()
+    os.chdir(state.ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "tests", *args])
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@engine_option
+@reports_errors
+def doctor(as_json: bool, engine: str) -> None:
+    """Say what is here, what is missing, and what to do; start and install nothing."""
+    from labhelpers.commandline.doctor import examine, show
+
+    report = examine(engine)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        show(report)
+    sys.exit(0 if report["ok"] else 1)
+
+
+@main.command()
+@engine_option
+@reports_errors
+def status(engine: str) -> None:
+    """Say what the lab has running, and what it has made."""
+    from labhelpers.lab.inventory import inventory
+
+    server = jupyter.running()
+    say(f"JupyterLab: {server.url if server else 'not running'}")
+    try:
+        found = connect(engine, revive=False)
+    except LabError as error:
+        say(f"engine:     {error.message}")
+    else:
+        facts = found.facts()
+        say(f"engine:     {facts.source}, {found.product} {facts.version} at {facts.host} ({facts.found_by})")
+        there = inventory(found)
+        made = there.ours
+        say("made:       " + ("nothing" if not made else f"{len(made)} things"))
+        for things, why in (
+            (there.ended, "its session has ended: `./lab clean` removes it"),
+            (there.open, "in use by an open notebook or terminal"),
+            (there.tests, "in use by `./lab test`"),
+            (there.readers, "you created it, and it stays until you remove it: `./lab clean` asks"),
+        ):
+            for one in things:
+                say(f"            {one} ({why})")
+        if there.strangers:
+            say(f"others':    {len(there.strangers)} things")
+            for one in there.strangers:
+                say(f"            {_of_others(one)}")
+    say(f"files:      {state.shown(state.home())}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[NAME…]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@engine_option
+@reports_errors
+def clean(names: tuple[str, ...], yes: bool, engine: str) -> None:
+    """Remove what the lab's sessions left on the engine, and say what; images and kept volumes stay.
+
+    What an open notebook made, and volumes that you created, are removed only if you confirm it (or with --yes). What
+    another state directory's session made is left alone, unless you give its NAME and confirm it.
+    """
+    found = connect(engine, revive=False)
+    if names:
+        _clean_named(found, names, yes)
+    else:
+        _clean(found, confirm=lambda question: yes or ask(question))
+
+
+@main.command()
+@click.option(
+    "--purge", is_flag=True, help="Also remove the engine's data, the environment and your progress."
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@engine_option
+@reports_errors
+def down(purge: bool, yes: bool, engine: str) -> None:
+    """Stop JupyterLab and the private engine; an engine that was there before is never stopped."""
+    if (
+        purge
+        and not yes
+        and not ask(
+            f"Remove everything of ours ({state.shown(state.home())}), your progress and the volumes that you "
+            "created in the course too?"
+        )
+    ):
+        raise errors.BadInput("nothing was removed", hint="answer y, or give --yes in a script")
+    say("JupyterLab: stopped" if jupyter.stop() else "JupyterLab: was not running")
+    _leave_foreign_engine(engine, purge)
+    private.stop(say)
+    if purge:
+        _purge()
+
+
+@main.command()
+@click.option("--repeats", default=10, show_default=True, type=click.IntRange(3, 100))
+@engine_option
+@reports_errors
+def bench(repeats: int, engine: str) -> None:
+    """Compare what things cost on this engine, as ratios."""
+    from labhelpers.commandline.bench import compare
+
+    found = engine_with_images(engine, ("tools", "payload"))
+    with step("measuring"):
+        table = compare(found, repeats)
+    say(table.to_string(index=False))
+
+
+def _clean(engine: Engine, confirm: Callable[[str], bool]) -> None:
+    """Remove what ended sessions left; what is in use or kept only if `confirm` says so; list what stays."""
+    from labhelpers.lab import inventory
+
+    removed, stays = inventory.clean(engine)
+    left = inventory.inventory(engine)
+    _show(removed, stays)
+    total = len(removed)
+    for things, what, question in (
+        (left.readers, "you created it", "Remove these volumes, with all that they hold?"),
+        (left.open, "an open notebook or terminal uses it", "Remove what is in use, too?"),
+    ):
+        for one in things:
+            say(f"{one}: {what}")
+        if things and confirm(question):
+            gone, refused = inventory.remove(engine, things)
+            _show(gone, refused)
+            total += len(gone)
+        elif things:
+            say("left alone; `./lab clean --yes` removes it")
+    for one in left.tests:
+        say(f"{one} stays: `./lab test` is using it")
+    for one in left.strangers:
+        say(f"{_of_others(one)}; left alone")
+    if left.strangers:
+        say("if one of these is yours and not needed, name it: ./lab clean NAME")
+    if total:
+        say(f"{total} things of the lab removed")
+    elif not (stays or left.ours):
+        say("the lab has made nothing that is still there")
+
+
+def _clean_named(engine: Engine, names: Sequence[str], yes: bool) -> None:
+    from labhelpers.lab import inventory
+
+    chosen = inventory.named(engine, names)
+    strangers = inventory.inventory(engine).strangers
+    for one in chosen:
+        say(_of_others(one) if one in strangers else str(one))
+    if not yes and not ask(f"Remove {'it' if len(chosen) == 1 else f'these {len(chosen)}'}?"):
+        raise errors.BadInput("nothing was removed", hint="answer y, or give --yes in a script")
+    _show(*inventory.remove(engine, chosen))
+
+
+def _show(removed: Sequence[str], stays: Sequence[str]) -> None:
+    for line in (*(f"removed {thing}" for thing in removed), *stays):
+        say(line)
+
+
+def _of_others(thing: Thing) -> str:
+    session = f", session {thing.session}" if thing.session else ""
+    return (
+        f"{thing} belongs to another state directory or an unknown session (chapter {thing.chapter}{session})"
+    )
+
+
+def _leave_foreign_engine(choice: str, purge: bool) -> None:
+    """On an engine that stays, take the lab's things away: its containers, and with `purge` its images too.
+
+    Raises:
+        BadInput: something is in use, and `purge` would remove the state directory from under it.
+    """
+    try:
+        engine = connect(choice, revive=False)
+    except LabError:
+        return
+    if engine.source != "existing":
+        return
+    if purge:
+        _must_not_be_in_use(engine)
+    _clean(engine, confirm=lambda question: purge and "volumes" in question)
+    if purge:
+        kept_for = _others_use(engine)
+        for line in images.remove_all(engine, kept_for):
+            say(line)
+
+
+def _must_not_be_in_use(engine: Engine) -> None:
+    from labhelpers.lab.inventory import inventory
+
+    end = time.monotonic() + CLOSING_S
+    # a kernel that ended a moment ago is still being cleaned up after
+    while used := [*(there := inventory(engine)).open, *there.tests]:
+        if time.monotonic() > end:
+            raise errors.BadInput(
+                f"{', '.join(map(str, used))}: an open notebook or another `./lab` command uses it, so nothing "
+                "more was removed",
+                hint="shut down that notebook's kernel, or end that command; then run this again",
+            )
+        time.sleep(0.2)
+
+
+def _others_use(engine: Engine) -> str | None:
+    """Why the lab images of this engine must stay: sessions of other state directories; None if there are none."""
+    from labhelpers.lab import sessions
+    from labhelpers.lab.inventory import inventory
+
+    if strangers := inventory(engine).strangers:
+        return f"another lab on this engine has {strangers[0]}"
+    if engine.identity in sessions.alive_elsewhere().values():
+        return "another lab is open on this engine"
+    return None
+
+
+def _purge() -> None:
+    packages = install.installed_by_the_lab()
+    private.remove_data()
+    home = state.home()
+    # last, because this very program runs from there
+    stays = state.remove()
+    say(
+        f"removed {state.shown(home)}"
+        if not stays
+        else f"removed what the lab had in {state.shown(home)}; these stay:"
+    )
+    for path in stays:
+        say(f"    {path}")
+    if packages:
+        say("these packages were installed for the lab and stay, because other programs may use them by now:")
+        say(f"    apt-get purge {' '.join(packages)}")
+
+
+if __name__ == "__main__":
+    main()

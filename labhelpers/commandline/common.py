@@ -1,0 +1,64 @@
+"""What several verbs need: an engine with images, the option that names it, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from labhelpers import errors
+from labhelpers.commandline import jupyter
+from labhelpers.engine import Engine, images
+from labhelpers.engine.provide import provide
+from labhelpers.errors import LabError
+from labhelpers.terminal import say
+
+FIRST_IMAGES = ("base", "payload", "tools", "vm")
+"""What `up` and `run` make before they start."""
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def engine_option(verb: Verb) -> Verb:
+    """The option `--engine` of a verb."""
+    return click.option(
+        "--engine",
+        default=lambda: os.environ.get("LABHELPERS_ENGINE", "auto"),
+        metavar="auto|private|URL",
+        help="The engine to use: the one that is there or else our own (auto), our own (private), or an address.",
+    )(verb)
+
+
+def reports_errors(verb: Verb) -> Verb:
+    """An error that a reader can cause ends in its message and status 1, not in a traceback."""
+
+    @wraps(verb)
+    def reporting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return verb(*args, **kwargs)
+        except LabError as error:
+            errors.show(error)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            say("\nstopped by you; the next command goes on from here")
+            sys.exit(130)
+
+    return reporting  # type: ignore[return-value]
+
+
+def engine_with_images(choice: str, names: tuple[str, ...]) -> Engine:
+    """The engine with the lab images `names`; what this process starts from now on reaches that engine."""
+    engine = provide(choice)
+    say(f"engine: {engine.product} {engine.version['Version']}, {engine.source}, found by: {engine.found_by}")
+    for warning in engine.warnings:
+        say(f"engine: note: {warning}")
+    for name in names:
+        images.ensure(engine, name, say)
+    os.environ.update(jupyter.environment(engine))
+    for name in jupyter.NOT_THEIRS:
+        os.environ.pop(name, None)
+    return engine

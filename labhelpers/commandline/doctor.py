@@ -1,0 +1,197 @@
+"""What is here, what is missing, and what to do about it. Starts no engine and installs nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import asdict
+from typing import Any
+
+from requests import Response
+
+from labhelpers import state
+from labhelpers.engine import Engine, connect, hub, images
+from labhelpers.engine.differences import differences
+from labhelpers.engine.find import INSTALL_PAGE, for_command_line
+from labhelpers.engine.smallest import first_run
+from labhelpers.errors import LabError
+from labhelpers.lab import sessions
+from labhelpers.terminal import say
+
+HUB_S = 1.0
+# longer than an overloaded engine takes: what was asked for and answered too late would be left behind
+CALL_S = 60
+# an engine that takes longer for one answer is slow
+SLOW_S = 3
+FACTS = ("version", "api", "host", "source", "storage_driver", "cgroup_version", "cpus", "memory_bytes")
+GO_ON = "go on; the notebooks say where it matters"
+ENOUGH_DISK_BYTES = 4 * 1024**3
+
+
+def examine(choice: str | None = None) -> dict[str, Any]:
+    """The report of `./lab doctor --json`.
+
+    Returns:
+        `{"ok", "engine": {…} or None, "hub_reachable", "images": {name: {"ref",
+        "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true where nothing stands in the
+        course's way. What is different on this engine is among the problems with `"kind": "note"`, and does not
+        stand in the way. Hub is asked by the engine, or by this machine where there is none.
+    """
+    problems: list[dict[str, str]] = []
+    notes: list[dict[str, str]] = []
+    report: dict[str, Any] = {"ok": False, "engine": None, "hub_reachable": False, "images": {}}
+    try:
+        engine = connect(choice, revive=False)
+    except LabError as error:
+        problems.append(_problem(error))
+        report["hub_reachable"] = hub.answers(HUB_S)
+    else:
+        engine.client.api.timeout = CALL_S
+        slowest = _slowest(engine)
+        facts = asdict(engine.facts())
+        report["engine"] = {name: facts[name] for name in FACTS}
+        notes = [
+            {
+                "kind": "note",
+                "what": warning,
+                "why": f"{engine.product} answers on Docker's API",
+                "next": GO_ON,
+            }
+            for warning in engine.warnings
+        ]
+        notes += [
+            {"kind": "note", "what": one.what, "why": f"the engine's setting {one.name}", "next": one.next}
+            for one in differences(engine)
+        ]
+        problems += _first_run(engine) + _of_the_command_line(engine)
+        report["hub_reachable"] = images.hub_reachable(engine, HUB_S)
+        report["images"] = {
+            name: {"ref": status.ref, "source": status.source, "present": status.present}
+            for name, status in images.status(engine).items()
+        }
+        notes += _of_slowness(slowest)
+    problems += _of_this_machine()
+    return report | {"ok": not problems, "problems": notes + problems}
+
+
+def show(report: dict[str, Any]) -> None:
+    """The report for a person."""
+    engine = report["engine"]
+    if engine:
+        say(
+            f"engine:   version {engine['version']} (API {engine['api']}), {engine['source']}, at {engine['host']}"
+        )
+        say(f"          {engine['storage_driver']}, cgroup v{engine['cgroup_version']}, {engine['cpus']} CPUs, "
+            f"{engine['memory_bytes'] / 1024**3:.1f} GiB")  # fmt: skip
+        say(
+            f"hub:      {'answers' if report['hub_reachable'] else 'does not answer; bases are made from packages'}"
+        )
+    for name, image in report["images"].items():
+        here = (
+            f"here, from {image['source']}" if image["present"] else "not made yet; made when first asked for"
+        )
+        say(f"image:    {name:<9} {here}")
+    for problem in report["problems"]:
+        kind = problem.get("kind", "problem") + ":"
+        say(f"{kind:<9} {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
+    problems = sum(problem.get("kind") != "note" for problem in report["problems"])
+    say("all is well" if report["ok"] else f"{problems} problem(s)")
+
+
+def _slowest(engine: Engine) -> list[float]:
+    """The longest time that the engine took to begin an answer, in seconds, as the only item of a list."""
+    longest = [0.0]
+
+    def note(answer: Response, *_: Any, **__: Any) -> None:
+        # the answer to a wait comes when the container ends
+        if not answer.url.partition("?")[0].endswith("/wait"):
+            longest[0] = max(longest[0], answer.elapsed.total_seconds())
+
+    engine.client.api.hooks["response"].append(note)
+    return longest
+
+
+def _of_slowness(slowest: list[float]) -> list[dict[str, str]]:
+    if slowest[0] <= SLOW_S:
+        return []
+    return [
+        {
+            "kind": "note",
+            "what": f"the engine is slow (one answer took more than {SLOW_S} s)",
+            "why": f"the slowest answer took {slowest[0]:.0f} s: its machine is busy, or too small",
+            "next": "end what keeps its machine busy (`top`, `docker stats`); measurements are not reliable until then",
+        }
+    ]
+
+
+def _of_the_command_line(engine: Engine) -> list[dict[str, str]]:
+    """Whether the `docker` command and this engine share a version of the API: it is tried, not computed."""
+    cli = shutil.which("docker")
+    if cli is None:
+        return []
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_TLS")}
+    command = [cli, "--host", for_command_line(engine), "version", "--format", "{{.Server.APIVersion}}"]
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=CALL_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [_cannot_talk(str(error), "run `docker version` yourself")]
+    return [] if done.returncode == 0 else [_cannot_talk(done.stderr.strip(), _newer_or_older(done.stderr))]
+
+
+def _cannot_talk(words: str, hint: str) -> dict[str, str]:
+    return {"what": "the `docker` command cannot talk to this engine", "why": words, "next": hint}
+
+
+def _newer_or_older(words: str) -> str:
+    if pinned := os.environ.get("DOCKER_API_VERSION"):
+        return f"DOCKER_API_VERSION asks for API {pinned}: `unset DOCKER_API_VERSION`"
+    if "too old" in words:
+        return f"update the `docker` command to the engine's version: {INSTALL_PAGE}"
+    if "too new" in words or "minimum supported" in words.lower():
+        return f"update the engine to the version of the `docker` command: {INSTALL_PAGE}"
+    return "run `docker version` yourself; a damaged ~/.docker/config.json is one cause"
+
+
+def _first_run(engine: Engine) -> list[dict[str, str]]:
+    try:
+        with sessions.short_session(engine.client, "doctor") as labels:
+            first_run(engine, labels)
+    except LabError as error:
+        return [_problem(error)]
+    return []
+
+
+def _of_this_machine() -> list[dict[str, str]]:
+    found = []
+    if not shutil.which("docker"):
+        found.append(
+            {
+                "what": "the `docker` command is not here",
+                "why": "the cells in which you type docker commands run the real one",
+                "next": "./lab up brings it on Debian and Ubuntu; elsewhere it comes with Docker Desktop",
+            }
+        )
+    free = shutil.disk_usage(state.home()).free
+    if free < ENOUGH_DISK_BYTES:
+        found.append(
+            {
+                "what": f"only {free / 1024**3:.1f} GiB are free where the state directory is",
+                "why": "the private engine, its images and the Python environment take about 4 GiB there",
+                "next": f"free some space, or set LABHELPERS_HOME to a larger disk (now {state.shown(state.home())})",
+            }
+        )
+    return found
+
+
+def _problem(error: LabError) -> dict[str, str]:
+    why = error.engine_words or "nothing answered at the places where engines listen"
+    return {"what": error.message, "why": why.strip(), "next": error.hint}

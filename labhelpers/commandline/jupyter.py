@@ -1,0 +1,291 @@
+"""JupyterLab for the course: on 127.0.0.1, with its token, its settings in the state directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from labhelpers import state
+from labhelpers.engine import Engine
+from labhelpers.engine.find import environment as environment_of
+from labhelpers.errors import BadInput, SetupFailed
+from labhelpers.lab import terminals
+from labhelpers.terminal import say, step
+
+START_S = 60
+BUSY_S = 20
+FIRST_PAGE = "notebooks/00_start_here.ipynb"
+RECORD = "jupyter/server.json"
+NOT_THEIRS = (
+    *("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_CERT_PATH"),
+    "PYTHONDONTWRITEBYTECODE",
+)
+"""What is left out of the environment of what the course starts: `find.environment` names the engine, and
+bytecode goes into the state directory. Without it each process compiles all that it imports."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A JupyterLab that the lab started.
+
+    Attributes:
+        pid: its process.
+        port: on 127.0.0.1.
+        token: what its pages ask for.
+        engine: the address of the engine that its kernels and terminals use.
+        checkout: the folder whose notebooks it shows.
+    """
+
+    pid: int
+    port: int
+    token: str
+    engine: str
+    checkout: str
+
+    @property
+    def url(self) -> str:
+        """The address of the first page, token included."""
+        return f"http://127.0.0.1:{self.port}/lab/tree/{FIRST_PAGE}?token={self.token}"
+
+
+def environment(engine: Engine) -> dict[str, str]:
+    """The environment of everything that the course starts: its engine, and its files in the state directory."""
+    mine = {
+        "DOCKER_HOST": engine.address,
+        **environment_of(engine),
+        "LABHELPERS_HOME": str(state.home()),
+        "PYTHONPATH": os.pathsep.join(filter(None, [_import_path(), os.environ.get("PYTHONPATH")])),
+        "PYTHONPYCACHEPREFIX": str(state.path("cache", "python")),
+        "MPLCONFIGDIR": str(state.path("cache", "matplotlib")),
+        "IPYTHONDIR": str(state.path("jupyter", "ipython")),
+        "JUPYTER_CONFIG_DIR": str(state.path("jupyter", "config")),
+        "JUPYTER_DATA_DIR": str(state.path("jupyter", "data")),
+        "JUPYTER_RUNTIME_DIR": str(state.path("jupyter", "runtime")),
+        "JUPYTERLAB_SETTINGS_DIR": str(state.path("jupyter", "settings")),
+        "JUPYTERLAB_WORKSPACES_DIR": str(state.path("jupyter", "workspaces")),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    if engine.source == "private":
+        # the docker CLI keeps contexts and buildx state in ~/.docker unless told otherwise
+        mine["DOCKER_CONFIG"] = str(state.path("docker", "x").parent)
+    return {key: value for key, value in os.environ.items() if key not in NOT_THEIRS} | mine
+
+
+def _import_path() -> str:
+    """What kernels need to import this package: nothing where it is installed, the checkout where it is not."""
+    return str(state.ROOT) if state.IS_CHECKOUT else ""
+
+
+def running() -> Server | None:
+    """The server that the lab started, if it still answers."""
+    server = _record()
+    return server if server and _is_ours(server.pid) and _answers(server) else None
+
+
+def start(engine: Engine, port: int | None = None) -> Server:
+    """The running server if it serves this engine and checkout, else a new one.
+
+    A server whose notebooks are open is never ended for another one.
+
+    Raises:
+        BadInput: `port` is in use by another program, or the running server would have to end for it.
+        SetupFailed: JupyterLab ended or did not answer in time; its last words are kept.
+    """
+    with state.locked("jupyter"):
+        there = _running_soon()
+        wanted = (engine.address, str(state.course()))
+        if there and (there.engine, there.checkout) == wanted and port in (None, there.port):
+            return there
+        if there:
+            _must_be_idle(there, port)
+            say(f"JupyterLab: replacing the one on port {there.port}, which has nothing open")
+        stop()  # one that nobody uses and that serves another engine or checkout, or no longer answers
+        with step("JupyterLab: starting"):
+            return _start(engine, port)
+
+
+def stop() -> bool:
+    """End the server that the lab started, with its kernels; False if there is none."""
+    server = _record()
+    if server is None or not _is_ours(server.pid):
+        state.path(RECORD).unlink(missing_ok=True)
+        return False
+    os.kill(server.pid, signal.SIGTERM)
+    end = time.monotonic() + 15
+    while _is_ours(server.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    if _is_ours(server.pid):
+        os.killpg(server.pid, signal.SIGKILL)
+    state.path(RECORD).unlink(missing_ok=True)
+    return True
+
+
+def _record() -> Server | None:
+    """The server that was started last; None where the record is damaged or from another version of the course."""
+    kept = state.read_json(RECORD, {})
+    try:
+        server = Server(**kept)
+    except TypeError:
+        return None
+    types = (int, int, str, str, str)
+    values = (server.pid, server.port, server.token, server.engine, server.checkout)
+    return (
+        server if all(type(v) is t for v, t in zip(values, types, strict=True)) and server.pid > 1 else None
+    )
+
+
+def _running_soon() -> Server | None:
+    """The running server; one that is too busy to answer at once is given time, because its kernels end with it."""
+    server = _record()
+    if server is None or not _is_ours(server.pid):
+        return None
+    end = time.monotonic() + BUSY_S
+    while not _answers(server):
+        if time.monotonic() > end:
+            raise SetupFailed(
+                f"JupyterLab (process {server.pid}) runs but has not answered for {BUSY_S} s",
+                hint="try again when the machine is less busy; or end it, and its kernels with it, by `./lab down`",
+            )
+        time.sleep(0.5)
+    return server
+
+
+def _must_be_idle(server: Server, port: int | None) -> None:
+    """Refuse to end `server` for one on another port, or while a notebook or a terminal of it is open."""
+    sessions, terminals = _ask(server, "sessions"), _ask(server, "terminals")
+    opened = [str(session.get("path") or session.get("name")) for session in sessions]
+    opened += [f"terminal {terminal.get('name')}" for terminal in terminals]
+    unseen = len(_ask(server, "kernels")) - len(sessions)
+    opened += [f"{unseen} more kernel(s)"] if unseen > 0 else []
+    same_place = server.checkout == str(state.course()) and port not in (None, server.port)
+    if not opened and not same_place:
+        return
+    raise BadInput(
+        f"JupyterLab already runs at {server.url} "
+        + (f"with these open: {', '.join(opened)}" if opened else "with nothing open")
+        + (
+            "" if same_place else f"; it shows {state.shown(server.checkout)} on {state.shown(server.engine)}"
+        ),
+        hint="use that page; or save your notebooks, end it and its kernels with `./lab down`, and run this again",
+    )
+
+
+def _ask(server: Server, what: str) -> list[dict[str, Any]]:
+    """A list of Jupyter Server's REST API: sessions, kernels, terminals; empty where the server has no such list."""
+    try:
+        with _request(server, what) as answer:
+            found = json.loads(answer.read())
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _start(engine: Engine, port: int | None) -> Server:
+    chosen = _free_port(port)
+    _write_settings()
+    # through a file of the reader's own: a token on a command line is seen by every user of the machine
+    token = secrets.token_hex(24)
+    log = state.path("jupyter", "server.log")
+    with log.open("w", encoding="utf-8") as out:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser"),
+                f"--ServerApp.port={chosen}",
+                "--ServerApp.ip=127.0.0.1",
+                "--ServerApp.port_retries=0",
+                "--ServerApp.open_browser=False",
+                f"--ServerApp.root_dir={state.course()}",
+                "--LabApp.news_url=None",
+                "--ServerApp.jpserver_extensions=labhelpers.lab.terminals=True",
+                *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            cwd=state.course(),
+            env={
+                **environment(engine),
+                **terminals.environment(),
+                "JUPYTER_TOKEN": token,
+            },
+        )
+    server = Server(process.pid, chosen, token, engine.address, str(state.course()))
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        if _answers(server):
+            state.write_json(RECORD, server.__dict__)
+            state.path(RECORD).chmod(0o600)
+            process.returncode = 0  # it outlives this process on purpose: it is not waited for
+            return server
+        time.sleep(0.1)
+    if process.poll() is None:
+        process.terminate()
+        process.wait(10)
+    raise SetupFailed(
+        "JupyterLab did not start",
+        hint=f"its whole log is {state.shown(log)}; `./lab up --port N` tries another port",
+        engine_words="\n".join(log.read_text(encoding="utf-8").strip().splitlines()[-6:]),
+    )
+
+
+def _write_settings() -> None:
+    """No question about news, no look for updates: a workshop's page opens on the notebook."""
+    name = "jupyter/settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    state.write_json(name, {"fetchNews": "false", "checkForUpdates": False})
+
+
+def _free_port(port: int | None) -> int:
+    for candidate in [port] if port is not None else [*range(8888, 8908), 0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except (OSError, OverflowError) as error:
+                if port is not None:
+                    raise BadInput(
+                        f"port {port} on this machine cannot be used for JupyterLab",
+                        hint=f"leave --port out, or try --port {_free_port(None)}",
+                        engine_words=str(error),
+                    ) from error
+                continue
+            return int(probe.getsockname()[1])
+    raise AssertionError("port 0 always binds")
+
+
+def _request(server: Server, what: str) -> Any:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/api/{what}", headers={"Authorization": f"token {server.token}"}
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return direct.open(request, timeout=3)
+
+
+def _answers(server: Server) -> bool:
+    try:
+        with _request(server, "status") as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether `pid` is still a JupyterLab: the number may belong to another process by now."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and "jupyterlab" in process.cmdline()
+    except psutil.Error:
+        return False

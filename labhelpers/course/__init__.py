@@ -1,0 +1,1 @@
+"""What all chapters share: the chapters themselves, exercises, predictions and progress."""

@@ -1,0 +1,392 @@
+"""The lab socket: a proxy in front of the engine, for everything that a reader types.
+
+Kernels and JupyterLab's terminals have `DOCKER_HOST` set to it, so the CLI, Compose, an SDK in a cell and `%%bash` all
+behave alike. Requests and responses pass unchanged, attached streams included, with three exceptions:
+
+- what creates a container, a network, a volume or an image gets the labels of the session;
+- every `prune` is limited to what the session created;
+- each request asks the engine to close the connection after its response, so that the next one is seen as well.
+
+It protects against accidents and is no security boundary: the engine's own socket is still there, and BuildKit's gRPC
+passes through it unseen. (Engine API: docs.docker.com/reference/api/engine; hijacked connections: ContainerAttach.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from labhelpers import state
+from labhelpers.engine.dial import Connection, Place, Streams, dial, join
+from labhelpers.engine.gateway import Gateway, private_socket
+from labhelpers.errors import LabError
+from labhelpers.lab import sessions
+from labhelpers.results import Result, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BODY_BYTES = 64 << 20
+"""The longest body that is read whole, to add labels to it."""
+
+Labels = Callable[[str], dict[str, str]]
+"""The labels for a kind: container, network, volume or image."""
+
+_VERSION = re.compile(r"^/v\d+\.\d+(?=/)")
+_CREATES = {"/containers/create": "container", "/networks/create": "network", "/volumes/create": "volume"}
+_PRUNES = ("/containers/prune", "/networks/prune", "/volumes/prune", "/images/prune")
+_ID = re.compile(r"\b[0-9a-f]{64}\b")
+
+
+class BadRequest(LabError):
+    """What a client sent is not a request that the lab socket can read."""
+
+
+@dataclass
+class Request:
+    """The head of an HTTP request.
+
+    Attributes:
+        method: `GET`, `POST`, …
+        target: path and query, as on the request line.
+        protocol: `HTTP/1.1`.
+        headers: (name, value) in order, as sent.
+    """
+
+    method: str
+    target: str
+    protocol: str
+    headers: list[tuple[str, str]]
+
+    @property
+    def path(self) -> str:
+        """The path without the version of the API and without percent-encoding."""
+        return _VERSION.sub("", unquote(urlsplit(self.target).path)).rstrip("/") or "/"
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """The query's (name, value) pairs, in order."""
+        return parse_qsl(urlsplit(self.target).query, keep_blank_values=True)
+
+    @query.setter
+    def query(self, pairs: list[tuple[str, str]]) -> None:
+        self.target = urlsplit(self.target)._replace(query=urlencode(pairs)).geturl()
+
+    def header(self, name: str) -> str:
+        """The value of the header `name`; empty where there is none."""
+        return next((value for key, value in self.headers if key.lower() == name), "")
+
+    def replace_header(self, name: str, value: str | None) -> None:
+        """Set the header `name`, or remove it where `value` is None."""
+        self.headers = [(key, old) for key, old in self.headers if key.lower() != name]
+        if value is not None:
+            self.headers.append((name.title(), value))
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether the connection is to become a raw stream (attach, exec, BuildKit)."""
+        return "upgrade" in self.header("connection").lower()
+
+    def head(self) -> bytes:
+        """The head as it is sent on, with the empty line."""
+        lines = [f"{self.method} {self.target} {self.protocol}", *(f"{k}: {v}" for k, v in self.headers)]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def parse_head(data: bytes) -> Request:
+    """The request whose head is `data`, without the empty line.
+
+    Raises:
+        BadRequest: it is not HTTP.
+    """
+    first, *lines = data.decode("latin-1").split("\r\n")
+    method, target, protocol, *_ = [*first.split(" "), "", ""]
+    headers = [line.partition(":") for line in lines]
+    if not protocol.startswith("HTTP/") or not all(colon for _, colon, _ in headers):
+        raise BadRequest(
+            "this is not an HTTP request", hint="the lab socket takes requests of the Engine API"
+        )
+    return Request(method, target, protocol, [(name, value.strip()) for name, _, value in headers])
+
+
+# --- what is changed in a request
+
+
+def creates(request: Request) -> str | None:
+    """The kind of thing that a request creates from a JSON body: container, network or volume."""
+    return _CREATES.get(request.path) if request.method == "POST" else None
+
+
+def with_labels(body: bytes, labels: Mapping[str, str]) -> bytes:
+    """The JSON object `body` with `labels`; a label that is there already stays as it is."""
+    try:
+        wanted = json.loads(body or b"{}")
+    except ValueError:
+        return body  # the engine says what is wrong with it
+    if not isinstance(wanted, dict):
+        return body
+    key = next((key for key in wanted if key.lower() == "labels"), "Labels")
+    wanted[key] = {**labels, **(wanted.get(key) or {})}
+    return json.dumps(wanted).encode()
+
+
+def limit_prune(request: Request, session: str) -> None:
+    """Limit a prune to what `session` created: its label is one more filter, and filters are combined with AND."""
+    pairs = dict(request.query)
+    try:
+        filters = json.loads(pairs.get("filters") or "{}")
+    except ValueError:
+        return  # the engine refuses it
+    asked = filters.get("label", {})
+    found = list(asked) if isinstance(asked, (dict, list)) else []
+    filters["label"] = dict.fromkeys([*found, f"{sessions.SESSION}={session}"], True)
+    # a list and a dict mean the same to the engine, but one request must not mix them
+    normal = {
+        name: value if isinstance(value, dict) else dict.fromkeys(value, True)
+        for name, value in filters.items()
+    }
+    request.query = [*((k, v) for k, v in request.query if k != "filters"), ("filters", json.dumps(normal))]
+
+
+def label_image(request: Request, labels: Mapping[str, str]) -> None:
+    """Add `labels` to the image that a build, a commit or an import makes: its query carries them."""
+    if request.method != "POST":
+        return
+    if request.path == "/build":
+        try:
+            asked = json.loads(dict(request.query).get("labels") or "{}")
+        except ValueError:
+            return
+        pairs = [pair for pair in request.query if pair[0] != "labels"]
+        request.query = [*pairs, ("labels", json.dumps({**labels, **asked}))]
+    elif request.path == "/commit" or (request.path == "/images/create" and "fromSrc" in dict(request.query)):
+        changes = [("changes", f"LABEL {name}={value}") for name, value in labels.items()]
+        request.query = [*request.query, *changes]
+
+
+# --- the recording
+
+
+@dataclass
+class ApiCall:
+    """One request to the engine and the status of its response.
+
+    Attributes:
+        method: `GET`, `POST`, …
+        path: without the version and the query; ids of 64 digits are written `ID`.
+        status: of the response; 101 is a connection that became a stream; None while there is no response.
+    """
+
+    method: str
+    path: str
+    status: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation(Result):
+    """The requests that went through the lab socket while they were recorded, in order.
+
+    Attributes:
+        calls: one for each request.
+    """
+
+    calls: list[ApiCall] = field(default_factory=list)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a request: request, status, meaning (HTTP's phrase for the status)."""
+        rows = [
+            (str(call), call.status, HTTPStatus(call.status).phrase if call.status else "")
+            for call in self.calls
+        ]
+        return table(rows, ["request", "status", "meaning"])
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{call.status or '…'}  {call}" for call in self.calls)
+
+    def has(self, *requests: str) -> bool:
+        """Whether these requests (`POST /containers/create`) were made, in this order, others between them or not."""
+        made = iter(map(str, self.calls))
+        return all(request in made for request in requests)
+
+
+# --- the proxy
+
+
+class LabSocket:
+    """A proxy in front of an engine, on a Unix socket of its own.
+
+    Args:
+        place: where the engine is.
+        session: what a prune is limited to.
+        labels: the labels that a kind of thing gets.
+        path: where to listen; None for a path of its own.
+
+    Attributes:
+        address: what `DOCKER_HOST` takes.
+    """
+
+    def __init__(self, place: Place, session: str, labels: Labels, path: Path | None = None) -> None:
+        self._place, self._session = place, session
+        self._labels = labels
+        self._recordings: list[Conversation] = []
+        self._lock = threading.Lock()
+        self._gateway = Gateway(path or private_socket(f"{session}-{secrets.token_hex(2)}"), self._serve)
+        self.address = self._gateway.address
+
+    def close(self) -> None:
+        """Stop listening, end the connections that are open, and remove the socket. A second call does nothing."""
+        self._gateway.close()
+
+    @contextmanager
+    def record(self) -> Iterator[Conversation]:
+        """Keep the requests that go through the socket while the block lasts."""
+        conversation = Conversation()
+        with self._lock:
+            self._recordings.append(conversation)
+        try:
+            yield conversation
+        finally:
+            with self._lock:
+                # by identity: two recordings of nothing are equal
+                self._recordings = [kept for kept in self._recordings if kept is not conversation]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = Streams(reader, writer)
+        try:
+            await self._pass_on(reader, client)
+        except BadRequest as error:
+            await client.write(_response(400, {"message": f"lab socket: {error.message}"}))
+        except (OSError, ValueError) as error:
+            # before the engine sent anything; later, nobody reads this
+            where = state.shown(self._place.address)
+            message = f"lab socket: the engine at {where} does not answer: {error}"
+            await client.write(_response(502, {"message": message}))
+        finally:
+            await client.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, client: Streams) -> None:
+        request = await _read_head(reader)
+        if request is None:
+            return
+        call = self._note(request)
+        if request.method == "POST" and request.path == "/build/prune":
+            # the build cache has no labels: nobody can know whose it is
+            call.status = 200
+            await client.write(_response(200, {"CachesDeleted": [], "SpaceReclaimed": 0}))
+            return
+        body = await self._changed_body(request, reader, client)
+        if not request.is_upgrade:
+            request.replace_header("connection", "close")
+        engine = _Noted(await dial(self._place), call)
+        try:
+            await engine.write(request.head() + body)
+            await join(client, engine)
+        finally:
+            await engine.close()
+
+    def _note(self, request: Request) -> ApiCall:
+        call = ApiCall(request.method, _ID.sub("ID", request.path))
+        with self._lock:
+            for conversation in self._recordings:
+                conversation.calls.append(call)
+        return call
+
+    async def _changed_body(self, request: Request, reader: asyncio.StreamReader, client: Streams) -> bytes:
+        """Add what the session asks for to `request`; gives the body where it had to be read for that."""
+        if request.method == "POST" and request.path in _PRUNES:
+            limit_prune(request, self._session)
+        label_image(request, self._labels("image"))
+        kind = creates(request)
+        if kind is None:
+            return b""
+        if request.header("expect").lower() == "100-continue":
+            await client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.replace_header("expect", None)
+        labels = {**self._labels(kind), sessions.BY: sessions.READER}
+        body = with_labels(await _read_body(request, reader), labels)
+        request.replace_header("transfer-encoding", None)
+        request.replace_header("content-length", str(len(body)))
+        return body
+
+
+async def _read_head(reader: asyncio.StreamReader) -> Request | None:
+    """The head of the next request; None where the client closed the connection without one."""
+    try:
+        data = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            raise BadRequest("the request ended in the middle of its head", hint="send it again") from None
+        return None
+    except asyncio.LimitOverrunError:
+        raise BadRequest("the head of the request is too long", hint="send shorter headers") from None
+    return parse_head(data.removesuffix(b"\r\n\r\n"))
+
+
+async def _read_body(request: Request, reader: asyncio.StreamReader) -> bytes:
+    if "chunked" in request.header("transfer-encoding").lower():
+        return await _read_chunks(reader)
+    length = request.header("content-length") or "0"
+    if not length.isdecimal() or int(length) > BODY_BYTES:
+        raise BadRequest(f"the body is {length} bytes long", hint=f"send {BODY_BYTES} bytes at the most")
+    with _whole_body():
+        return await reader.readexactly(int(length))
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    """A body in chunks (RFC 9112, section 7.1), without its trailers."""
+    body = b""
+    with _whole_body():
+        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            if len(body) + size > BODY_BYTES:
+                raise ValueError
+            body += await reader.readexactly(size)
+            await reader.readexactly(2)
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass
+    return body
+
+
+@contextmanager
+def _whole_body() -> Iterator[None]:
+    try:
+        yield
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+        raise BadRequest("the body of the request is damaged or too long", hint="send it again") from None
+
+
+def _response(status: int, body: Mapping[str, Any]) -> bytes:
+    """A response of the lab socket's own."""
+    text = json.dumps(body).encode()
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + text
+
+
+class _Noted:
+    """A connection to the engine that notes the status of the response."""
+
+    def __init__(self, engine: Connection, call: ApiCall) -> None:
+        self._engine, self._call = engine, call
+        self.write, self.write_eof, self.close = engine.write, engine.write_eof, engine.close
+
+    async def read(self, size: int) -> bytes:
+        piece = await self._engine.read(size)
+        # 100 Continue is not yet the response
+        if self._call.status is None and (found := re.match(rb"HTTP/1\.\d ([2-5]\d\d|101)", piece)):
+            self._call.status = int(found[1])
+        return piece

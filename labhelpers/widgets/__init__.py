@@ -1,1 +1,0 @@
-"""What moves on the page: ipywidgets that show results and compute none."""

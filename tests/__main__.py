@@ -1,0 +1,86 @@
+"""`./lab test`: the suite on one engine or on several, and notebooks under other daemon settings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from labhelpers import errors, state
+from labhelpers.commandline.common import FIRST_IMAGES, engine_with_images, reports_errors
+from labhelpers.engine import install
+from labhelpers.errors import EngineError
+from labhelpers.terminal import say
+from tests.engines import matrix, runs
+
+IMAGES = (*FIRST_IMAGES, "registry", "engine", "mysql", "netdata")
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--engine",
+    default=lambda: os.environ.get("LABHELPERS_ENGINE", "auto"),
+    metavar="A|B|C|AB|all|auto|private|URL",
+    help="The engine to test on: one of the three of the tests, several, all, or as for the other verbs.",
+)
+@click.option(
+    "--settings",
+    metavar="NAME|all",
+    help="Execute notebooks on engine B under these daemon settings (a wrong name lists them); ARGS are chapters.",
+)
+@reports_errors
+def test(args: tuple[str, ...], engine: str, settings: str | None) -> None:
+    """Run the whole test suite, every notebook under nbval included; ARGS go to pytest.
+
+    The engine may be named A (what `up` uses), B (28.5, containerd image store, nested), C (26.1, cgroup v2, in a
+    virtual machine), or all: B and C are made for it and taken away again.
+    """
+    if settings is not None:
+        _test_settings(settings, args, engine)
+    names = runs.NAMES if engine == "all" else tuple(name for name in runs.NAMES if name in engine)
+    if names and engine in ("all", "".join(names)):
+        _test_on(names, args)
+    engine_with_images(engine, IMAGES)
+    _ensure_browser()
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "pytest", *(args or runs.SIDE_BY_SIDE["A"])]
+    sys.exit(subprocess.run(command, cwd=state.ROOT).returncode)
+
+
+def _test_on(names: Sequence[str], args: Sequence[str]) -> NoReturn:
+    # what a terminated command has started is stopped too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    engine = engine_with_images("auto", IMAGES)
+    if "A" in names:
+        _ensure_browser()
+    sys.exit(0 if runs.show(runs.run(names, engine, IMAGES, args, say)) else 1)
+
+
+def _test_settings(settings: str, chapters: Sequence[str], engine: str) -> NoReturn:
+    if engine not in ("auto", "B"):
+        raise errors.BadInput(
+            f"the daemon settings are those of engine B, and --engine says {engine}",
+            hint=f"./lab test --engine B --settings {settings}",
+        )
+    names = matrix.chosen(settings)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(
+        0 if matrix.show(matrix.run(names, chapters, engine_with_images("auto", matrix.IMAGES), say)) else 1
+    )
+
+
+def _ensure_browser() -> None:
+    try:
+        install.ensure(install.BROWSER, "the page is tested in a real browser")
+    except EngineError as error:
+        say(f"browser: not here, so its tests are skipped ({error.message})")
+
+
+if __name__ == "__main__":
+    test(prog_name="./lab test")

@@ -1,0 +1,78 @@
+"""Notebooks without a browser: their pages, and what is said of one that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from labhelpers.commandline import runner
+from labhelpers.errors import BadInput
+
+FIGURE = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])\nplt.show()"
+
+
+def notebook(folder: Path, *sources: str, tags: tuple[str, ...] = ()) -> Path:
+    cells = [new_markdown_cell("# A title"), *(new_code_cell(source) for source in sources)]
+    cells[-1].metadata["tags"] = list(tags)
+    path = folder / "42_trial.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_a_page_holds_text_output_and_figure(tmp_path: Path) -> None:
+    done = runner.execute(notebook(tmp_path, "print('seen' + ' it')", FIGURE), tmp_path / "out")
+    assert (done.failed_cell, done.cells) == (None, 2)
+    assert done.page is not None
+    text = done.page.read_text(encoding="utf-8")
+    assert "A title" in text
+    assert "seen it" in text
+    assert "data:image/png;base64," in text
+
+
+def test_a_failing_cell_is_named_and_its_page_still_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = notebook(
+        tmp_path, "1", "from labhelpers.errors import BadInput\nraise BadInput('no', hint='yes')", "3"
+    )
+    done = runner.execute(path, tmp_path / "out")
+    assert done.failed_cell == 2
+    assert "BadInput: no" in done.error
+    assert "Traceback" not in done.error
+    assert done.page is not None
+    assert not runner.report([done])
+    said = capsys.readouterr().out
+    assert "42_trial: cell 2 of 3 failed" in said
+    assert "BadInput: no" in said
+
+
+def test_an_expected_error_is_not_a_failure(tmp_path: Path) -> None:
+    done = runner.execute(notebook(tmp_path, "1 / 0", tags=("nbval-raises-exception",)))
+    assert done.failed_cell is None
+
+
+def test_a_kernel_that_dies_is_named(tmp_path: Path) -> None:
+    done = runner.execute(notebook(tmp_path, "1", "import os; os._exit(3)"))
+    assert (done.failed_cell, done.error) == (2, "the kernel died")
+
+
+def test_the_notebook_itself_is_not_changed(tmp_path: Path) -> None:
+    path = notebook(tmp_path, "print(1)")
+    before = path.read_bytes()
+    runner.execute(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["01", "01_vm_and_container", "vm", "notebooks/01_vm_and_container.ipynb"])
+def test_a_chapter_has_several_names(name: str) -> None:
+    assert [path.stem for path in runner.notebooks([name])] == ["01_vm_and_container"]
+
+
+@pytest.mark.parametrize("name", ["99", "", "no_such", "0"])
+def test_a_wrong_chapter_is_answered_with_the_right_ones(name: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        runner.notebooks([name])
+    assert "00_start_here" in caught.value.hint

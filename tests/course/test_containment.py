@@ -1,0 +1,138 @@
+"""Ways out of a container: each is found, whatever option made it, and an ordinary container has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.models.containers import Container
+
+from labhelpers.course.containment import _EngineHost, ways_to_the_host
+from labhelpers.errors import LabError
+from labhelpers.lab import Lab
+
+
+def started(lab: Lab, **options: Any) -> Container:
+    """A container as a reader makes it; `HostConfig` in the spelling of the Engine API."""
+    body = {
+        "Image": lab.image("payload"),
+        "Cmd": ["sleep", "600"],
+        "Labels": {"labhelpers.chapter": "test", "labhelpers.session": lab.session},
+        "HostConfig": {"NetworkMode": "none", **options},
+    }
+    made = lab.client.api.create_container_from_config(body)["Id"]  # type: ignore[no-untyped-call]
+    lab.client.api.start(made)
+    return lab.client.containers.get(made)
+
+
+def engine_socket(lab: Lab) -> str | None:
+    """The engine's socket on its own host; None where it listens on a port alone."""
+    return next((path for path in _EngineHost(lab).sockets if path.endswith("docker.sock")), None)
+
+
+def test_an_ordinary_container_has_none(there: Lab) -> None:
+    there.create_volume(f"plain-{there.session}")
+    binds = [f"plain-{there.session}:/v", "/usr/share:/share:ro", "/home/reader/work:/work"]
+    made = started(
+        there, NetworkMode="bridge", Init=True, Binds=binds, Tmpfs={"/t": ""}, CapAdd=["NET_ADMIN"]
+    )
+    assert ways_to_the_host(there, made) == []
+    made.kill()
+    made.wait()
+    with pytest.raises(LabError, match="does not run"):
+        ways_to_the_host(there, made)
+
+
+def test_every_mount_that_leads_to_the_engine_or_the_host_is_found(there: Lab) -> None:
+    socket, data = engine_socket(there) or "/run/any", str(there.engine.info["DockerRootDir"])
+    there.client.volumes.create(
+        f"bind-{there.session}",
+        driver_opts={"type": "none", "o": "bind", "device": "/"},
+        labels={"labhelpers.chapter": "test", "labhelpers.session": there.session},
+    )
+    binds = {
+        "/root-ro": "/:/root-ro:ro",
+        "/linked": "/var/run:/linked",
+        "/above": f"{Path(socket).parent}:/above:ro",
+        "/data": f"{data}:/data:ro",
+        "/below": f"{data}/image:/below:ro",
+        "/bound": f"bind-{there.session}:/bound",
+        "/settings": "/etc:/settings",
+        "/kernel": "/proc/sys:/kernel",
+    }
+    donor = started(there, Binds=list(binds.values()))
+    found = ways_to_the_host(there, donor)
+    assert [point for point in binds if not any(way.startswith(f"its {point} is ") for way in found)] == []
+    guest = started(there, VolumesFrom=[f"{donor.id}:ro"])
+    assert any(way == "its /bound is the whole disk of the host" for way in ways_to_the_host(there, guest))
+    (way,) = ways_to_the_host(there, started(there, PidMode=f"container:{donor.id}"))
+    assert way.startswith(f"it shares process ids with {donor.name}")
+
+
+def test_a_container_is_as_open_as_the_one_that_joins_it(there: Lab) -> None:
+    made = started(there)
+    assert ways_to_the_host(there, made) == []
+    started(there, PidMode=f"container:{made.id}", Binds=["/:/host:ro"])
+    assert "has a way to the host: its /host is the whole disk" in ways_to_the_host(there, made)[0]
+
+
+def test_namespaces_rights_and_devices_of_the_host_are_found(there: Lab) -> None:
+    host = dict.fromkeys(("PidMode", "IpcMode", "UTSMode", "NetworkMode"), "host")
+    rights = ["SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"]
+    device = {"PathOnHost": "/dev/null", "PathInContainer": "/dev/other", "CgroupPermissions": "rwm"}
+    made = started(
+        there,
+        **host,
+        CapAdd=rights,
+        SecurityOpt=["seccomp=unconfined", "apparmor=unconfined"],
+        Devices=[device],
+        MaskedPaths=[],
+        ReadonlyPaths=[],
+    )
+    found = "\n".join(ways_to_the_host(there, made))
+    for kind in ("pid", "ipc", "uts", "net"):
+        assert f"({kind})" in found
+    for words in (*rights, "seccomp filter", "apparmor=unconfined", "/dev/null", "/proc/sys"):
+        assert words in found
+    granted = "\n".join(ways_to_the_host(there, made, granted=["SYS_ADMIN", "seccomp"]))
+    assert "SYS_ADMIN" not in granted
+    assert "seccomp filter" not in granted
+    assert "SYS_PTRACE" in granted
+
+
+# a proxy as in many guides: whatever comes in goes to the engine's socket
+FORWARDER = """
+import asyncio
+async def pump(reader, writer):
+    while part := await reader.read(65536):
+        writer.write(part)
+        await writer.drain()
+    writer.close()
+async def serve(reader, writer):
+    to_engine = await asyncio.open_unix_connection("/engine.sock")
+    await asyncio.gather(pump(reader, to_engine[1]), pump(to_engine[0], writer))
+async def main():
+    await asyncio.start_unix_server(serve, "/shared/api.sock")
+    await (await asyncio.start_server(serve, "0.0.0.0", 2375)).serve_forever()
+asyncio.run(main())
+"""
+
+
+def test_a_proxy_in_another_container_is_found_by_what_it_answers(there: Lab) -> None:
+    socket = engine_socket(there)
+    if socket is None:
+        pytest.skip(f"the engine has no socket to mount: it listens on {there.engine.address}")
+    volume = there.create_volume(f"shared-{there.session}").name
+    there.run(
+        there.image("tools"),
+        ["python3", "-c", FORWARDER],
+        volumes=[f"{socket}:/engine.sock", f"{volume}:/shared"],
+    )
+    guest = started(there, Binds=[f"{volume}:/seen:ro"])
+    neighbour = started(there, NetworkMode="bridge")
+    for _ in range(100):  # until it listens
+        if ways_to_the_host(there, guest):
+            break
+    assert ways_to_the_host(there, guest) == ["its /seen/api.sock passes commands to the engine"]
+    assert ":2375, which it reaches over its network" in ways_to_the_host(there, neighbour)[0]

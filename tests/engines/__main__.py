@@ -1,0 +1,33 @@
+"""One engine's tests in a process of their own: `python -m tests.engines NAME FILE IMAGES [ARGS…]`.
+
+The lines go to standard output, what became of the tests into FILE, as JSON. DOCKER_HOST leads to engine A.
+Engine B, when it has run all of its tests, runs two notebooks under one of the settings of `matrix`, in rotation.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from labhelpers.engine import connect
+from labhelpers.terminal import say
+from tests.engines import matrix, runs
+
+
+def main(name: str, file: str, wanted: str, *args: str) -> None:
+    """Run them."""
+    # what a terminated process has started is stopped too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    engine = connect("auto")
+    outcomes = [runs.on(name, engine, wanted.split(","), args, say)]
+    if name == "B" and not args:
+        settings, chapters = matrix.in_rotation(matrix.commits())
+        outcomes.append(matrix.outcome(matrix.run([settings], chapters, engine, say), say))
+    Path(file).write_text(json.dumps([asdict(outcome) for outcome in outcomes]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

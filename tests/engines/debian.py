@@ -1,0 +1,143 @@
+"""A Debian system in a directory, made with debootstrap from the mirror that this machine's apt uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from labhelpers import state
+from labhelpers.engine import debootstrap, install
+from labhelpers.engine.root import as_root, run_as_root, unmount_below, with_proxies
+from labhelpers.errors import SetupFailed
+from labhelpers.terminal import run_shown
+
+Say = Callable[[str], object]
+
+PREFIX = "test-engine-"
+# what an engine needs; procps is for `docker top`
+ENGINE = ("docker.io", "docker-cli", "docker-buildx", "iptables", "iproute2", "procps", "ca-certificates")
+AWAY = ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a system is made from.
+
+    Attributes:
+        suite: Debian's name: `trixie`, `sid`.
+        packages: beside the minimal system's.
+        files: path → text; one that begins with `#!` can be run.
+        commands: run inside at the end.
+    """
+
+    suite: str
+    packages: Sequence[str]
+    files: Mapping[str, str]
+    commands: Sequence[Sequence[str]] = ()
+
+    @property
+    def content(self) -> str:
+        """The SHA-256 over all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def made(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
+    """The system's root directory, for as long as the block lasts.
+
+    Raises:
+        ImageMissing: apt knows no mirror on the network.
+        SetupFailed: debootstrap or a command failed; its last words are kept.
+    """
+    install.ensure(install.IMAGES, f"engine {name} is made from packages")
+    cache = state.path("cache", "x").parent
+    for left in cache.glob(f"{PREFIX}*"):
+        _remove(left)  # of a command that was killed
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=cache))
+    try:
+        _fill(folder / "root", recipe, name)
+        yield folder / "root"
+    finally:
+        _remove(folder)
+
+
+def _fill(root: Path, recipe: Recipe, name: str) -> None:
+    mirror = debootstrap.sources()[0].uri
+    asked = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.packages)}"]
+    _do([*asked, recipe.suite, str(root), mirror], f"engine {name}: debootstrap {recipe.suite}", name)
+    for path, text in recipe.files.items():
+        run_as_root(["mkdir", "-p", str((root / path).parent)])
+        subprocess.run(
+            as_root(["tee", str(root / path)]),
+            input=text,
+            encoding="utf-8",
+            errors="replace",
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        if text.startswith("#!"):
+            run_as_root(["chmod", "755", str(root / path)])
+    for command in recipe.commands:
+        _do(["chroot", str(root), *command], f"engine {name}: {' '.join(command[:2])}", name)
+    for path in AWAY:
+        run_as_root(["find", str(root / path), "-mindepth", "1", "-delete"])
+
+
+def _do(command: Sequence[str], title: str, name: str) -> None:
+    with with_proxies(["env", "LC_ALL=C", *command]) as (as_it_runs, proxies):
+        failed, words = run_shown(as_it_runs, title, stdin=proxies)
+    if failed:
+        raise SetupFailed(
+            f"engine {name} could not be made; nothing of it is left",
+            hint="it is made from Debian's packages: look at the mirror in /etc/apt and at the free space of "
+            f"{state.shown(state.home())}; then run this again",
+            engine_words="\n".join(words.splitlines()[-6:]),
+        )
+
+
+def _remove(folder: Path) -> None:
+    unmount_below(folder)  # debootstrap mounts /proc and /sys for the time that it works
+    run_as_root(["rm", "-rf", "--one-file-system", str(folder)])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], bool], name: str) -> None:
+    """Wait for an engine to answer.
+
+    Raises:
+        SetupFailed: it ended, or `seconds` have passed.
+    """
+    import time
+
+    import docker
+    import requests
+    from docker.errors import DockerException
+
+    end = time.monotonic() + seconds
+    words = ""
+    while is_alive() and time.monotonic() < end:
+        client = None
+        try:
+            client = docker.DockerClient(base_url=address, timeout=10)
+            client.ping()
+            return
+        except (DockerException, requests.RequestException, OSError) as error:
+            words = str(error)
+            time.sleep(0.3)
+        finally:
+            if client is not None:
+                client.close()
+    raise SetupFailed(
+        f"engine {name} did not answer within {seconds:.0f} s"
+        if is_alive()
+        else f"engine {name} ended at once",
+        hint="run this again; its own last lines say more",
+        engine_words=words,
+    )

@@ -1,0 +1,321 @@
+"""Engine C: Docker 26 on cgroup version 2 under systemd, in a virtual machine, reached over TCP on loopback.
+
+Its disk is made once and kept in the state directory under the hash of its recipe. To boot it and to pull the images
+takes a translated machine minutes: so the first run after either changed saves the machine once they are there, disk
+and memory, and every run goes on from that point and forgets at its end what was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from labhelpers import state
+from labhelpers.engine import images, install
+from labhelpers.engine.root import run_as_root
+from labhelpers.errors import SetupFailed
+from tests.engines.debian import ENGINE, Recipe, made, wait_until_it_answers
+
+Say = Callable[[str], object]
+
+HOST = "10.0.2.2"
+"""This machine's loopback, as the guest reaches it (QEMU's user network)."""
+
+START_S = 300.0
+STOP_S = 60.0
+CPUS, MEMORY_MB, DISK = 2, 3072, "8G"
+PORT = 2375
+DISK_FILE, MEMORY_FILE, SAVED = "disk.img", "memory", "saved-"
+UNLIMITED = 1 << 40
+QEMU = "qemu-system-x86_64"
+NOT_NEEDED = (
+    "getty@tty1.service",
+    "serial-getty@ttyS0.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "systemd-networkd-wait-online.service",
+)
+# with --tls=false it does not wait 15 s to warn that anybody on the network may command it: nobody else is on it
+SERVICE = f"""[Service]
+ExecStart=
+ExecStart=/usr/sbin/dockerd --tls=false --host=tcp://0.0.0.0:{PORT}
+"""
+NETWORK = f"""[Match]
+Type=ether
+Kind=!*
+[Network]
+Address=10.0.2.15/24
+Gateway={HOST}
+"""
+RECIPE = Recipe(
+    suite="trixie",
+    packages=(*ENGINE, "linux-image-cloud-amd64", "initramfs-tools", "systemd-sysv", "udev", "kmod"),
+    files={
+        "etc/docker/daemon.json": json.dumps({"insecure-registries": [f"{HOST}/32"]}),
+        "etc/systemd/system/docker.service.d/lab.conf": SERVICE,
+        "etc/systemd/network/lab.network": NETWORK,
+        "etc/resolv.conf": "nameserver 10.0.2.3\n",
+        "etc/hostname": "engine-c\n",
+    },
+    commands=(
+        ("systemctl", "enable", "systemd-networkd", "docker"),
+        ("systemctl", "mask", *NOT_NEEDED),
+    ),
+)
+
+
+@contextmanager
+def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], say: Say) -> Iterator[str]:
+    """Engine C's address, for as long as the block lasts.
+
+    Args:
+        work: a directory of this machine, for what is written to C's disk and for its console.
+        pulled: the ids of the images that C shall have.
+        pull: told C's address, makes the engine pull them; called only where no such machine is saved.
+
+    Raises:
+        SetupFailed: it could not be made or did not boot; its last lines are kept.
+
+    Where the machine ends before the block does, its last words are said.
+    """
+    folder = ensure(say)
+    saved = folder / f"{SAVED}{_digest(pulled)}"
+    with state.locked("engine-c", 3600, lambda: say("engine C: another lab command is booting it; waiting")):
+        if not saved.exists():
+            _save(folder, saved, work, pull, say)
+    say("engine C: going on from where it was saved")
+    resumed = ["-incoming", f"exec:cat {shlex.quote(str(saved / MEMORY_FILE))}"]
+    with ExitStack() as stack:
+        try:
+            machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say)
+            process, address = stack.enter_context(machine)
+        except SetupFailed:
+            shutil.rmtree(saved, ignore_errors=True)  # the next run boots it anew
+            raise
+        _set_clock(address)
+        try:
+            yield address
+        finally:
+            if process.poll() is not None:
+                say("engine C: its machine ended by itself while it was in use, and said at last:")
+                say(_last_words(work, process) or "nothing")
+
+
+def _digest(pulled: Sequence[str]) -> str:
+    """Names a saved machine: other images, another machine or another QEMU, another name."""
+    qemu = subprocess.run(
+        [QEMU, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=True
+    ).stdout
+    machine = _command(Path(), Path(), Path(), 0)
+    return hashlib.sha256(json.dumps([sorted(pulled), machine, qemu]).encode()).hexdigest()[:16]
+
+
+def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], say: Say) -> None:
+    """Boot the machine, have the images pulled, and keep it as it then is; older ones are removed."""
+    for old in folder.glob(f"{SAVED}*"):
+        shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=SAVED, dir=folder) as name:
+        partial = Path(name)
+        # a copy that keeps the holes: 0.6 GB of 8
+        copy = ["cp", "--sparse=always", str(folder / DISK_FILE), str(partial / DISK_FILE)]
+        done = subprocess.run(copy, capture_output=True, encoding="utf-8", errors="replace")
+        if done.returncode:
+            raise _not_saved(done.stderr)
+        say(f"engine C: booting (QEMU without hardware help, {CPUS} processors, {MEMORY_MB} MiB)")
+        with _machine(folder, partial / DISK_FILE, work, [], say) as (process, address):
+            pull(address)
+            say("engine C: saving it, disk and memory")
+            _tell(process, "migrate-set-parameters", **{"max-bandwidth": UNLIMITED})
+            _tell(process, "migrate", uri=f"exec:cat > {shlex.quote(str(partial / MEMORY_FILE))}")
+            while (status := _tell(process, "query-migrate")["status"]) != "completed":
+                if status == "failed":
+                    raise _not_saved("its memory could not be written")
+                time.sleep(0.2)
+            _tell(process, "quit")
+        partial.rename(saved)
+
+
+def _not_saved(words: str) -> SetupFailed:
+    return SetupFailed(
+        "engine C could not be saved; nothing of it is left",
+        hint=f"look at the free space of {state.shown(state.home())}: it takes 2 GB; then run this again",
+        engine_words=words,
+    )
+
+
+def _tell(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> Any:
+    """What QEMU answers to a command (QEMU Machine Protocol)."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    said = []
+    with suppress(BrokenPipeError):
+        process.stdin.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        process.stdin.flush()
+    for line in process.stdout:
+        with suppress(ValueError):
+            answer = json.loads(line)
+            if "return" in answer:
+                return answer["return"]
+        said.append(line.decode(errors="replace"))
+        if b'"error"' in line:
+            break
+    raise SetupFailed(
+        f"the machine of engine C ended, or refused `{command}`",
+        hint="its own last words say why; then run this again",
+        engine_words="".join(said[-4:]),
+    )
+
+
+def _set_clock(address: str) -> None:
+    """Give the guest's kernel the time of its hardware clock, which went on while the machine was a file."""
+    client = docker.DockerClient(base_url=address)
+    try:
+        client.containers.run(
+            images.BASE,
+            ["sh", "-c", "date --set=@$(cat /sys/class/rtc/rtc0/since_epoch)"],
+            cap_drop=["ALL"],
+            cap_add=["SYS_TIME"],
+            network_mode="none",
+            remove=True,
+        )
+    finally:
+        client.close()
+
+
+@contextmanager
+def _machine(
+    folder: Path, disk: Path, work: Path, more: Sequence[str], say: Say
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A machine with that disk, and the address of its engine, which answers; shut down at the end."""
+    port = _free_port()
+    process = subprocess.Popen(
+        [*_command(folder, disk, work, port), *more],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # a ^C at the terminal is for us: the guest is shut down, not cut off
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(work)},
+    )
+    try:
+        _tell(process, "qmp_capabilities")
+        address = f"tcp://127.0.0.1:{port}"
+        try:
+            wait_until_it_answers(address, START_S, lambda: process.poll() is None, "C")
+        except SetupFailed as error:
+            error.engine_words = _last_words(work, process)
+            raise
+        yield process, address
+    finally:
+        _shut_down(process, say)
+
+
+def ensure(say: Say) -> Path:
+    """The directory with C's disk, kernel and initrd, made if there is none of this recipe."""
+    if platform.machine() != "x86_64":
+        raise SetupFailed(
+            f"engine C is made for x86_64, and this machine is {platform.machine()}",
+            hint="run the tests on the other engines: `./lab test --engine A`, `./lab test --engine B`",
+        )
+    install.ensure(install.GUESTS, "engine C is a virtual machine")
+    cache = state.path("cache", "x").parent
+    folder = cache / f"engine-c-{RECIPE.content[:16]}"
+    with state.locked(
+        "test-engines", waiting=lambda: say("engine C: another lab command is making it; waiting")
+    ):
+        if not folder.exists():
+            for old in cache.glob("engine-c-*"):
+                shutil.rmtree(old)
+            with made(RECIPE, "C", say) as root:
+                say("engine C: writing its disk")
+                partial = root.parent / "disk"
+                _write_disk(root, partial)
+                partial.rename(folder)
+    return folder
+
+
+def _write_disk(root: Path, folder: Path) -> None:
+    folder.mkdir()
+    disk = folder / DISK_FILE
+    done = run_as_root(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), DISK])
+    if done.returncode:
+        raise SetupFailed(
+            "the disk of engine C could not be written; nothing of it is left",
+            hint=f"look at the free space of {state.shown(state.home())}; then run this again",
+            engine_words=done.stderr,
+        )
+    for name in ("vmlinuz", "initrd.img"):
+        run_as_root(["cp", "--dereference", str(root / name), str(folder / name)])
+    run_as_root(["chown", "-R", f"{os.getuid()}:{os.getgid()}", str(folder)])
+
+
+def _command(folder: Path, disk: Path, work: Path, port: int) -> list[str]:
+    drive = f"file={disk},if=virtio,format=raw,cache=unsafe"
+    # mitigations: guards against faults that a translated processor does not have, paid for on every system call;
+    # norandmaps: a program at the same addresses each time is translated once (QEMU 7 translates for an address):
+    # a container costs a quarter less, the boot a fifth
+    kernel = "root=/dev/vda rw console=ttyS0 panic=-1 quiet mitigations=off norandmaps"
+    return [
+        # if this process is killed, so is the guest (prctl(2), PR_SET_PDEATHSIG)
+        *("setpriv", "--pdeathsig", "KILL"),
+        # tests on B, beside it, share processors out and look at who gets how much
+        *("nice", "-n", "5", QEMU),
+        *("-machine", "q35", "-accel", "tcg,thread=multi", "-smp", str(CPUS), "-m", str(MEMORY_MB)),
+        *("-nodefaults", "-display", "none", "-no-reboot", "-qmp", "stdio"),
+        *("-serial", f"file:{work / 'serial.log'}"),
+        *("-kernel", str(folder / "vmlinuz"), "-initrd", str(folder / "initrd.img"), "-append", kernel),
+        *("-drive", drive, "-device", "virtio-rng-pci"),
+        *(
+            "-netdev",
+            f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:{PORT}",
+            "-device",
+            "virtio-net-pci,netdev=net",
+        ),
+    ]
+
+
+def _shut_down(process: subprocess.Popen[bytes], say: Say) -> None:
+    """Ctrl-Alt-Delete at its keyboard: systemd ends every service; QEMU exits where the machine would reboot."""
+    keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
+    command = {"execute": "send-key", "arguments": {"keys": keys}}
+    with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+        process.communicate(json.dumps(command).encode() + b"\n", timeout=STOP_S)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            say("engine C: it did not shut down by itself; ending its QEMU")
+            process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=10)
+
+
+def _last_words(work: Path, process: subprocess.Popen[bytes]) -> str:
+    lines = []
+    if process.poll() is not None and process.stdout is not None:
+        lines = process.stdout.read().decode(errors="replace").splitlines()[-4:]
+    with suppress(OSError):
+        lines += (work / "serial.log").read_text(errors="replace", encoding="utf-8").splitlines()[-4:]
+    return "\n".join(lines)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,358 @@
+"""The lab socket: what a reader types goes through it unchanged, but for labels, prunes and the recording."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import docker
+import pytest
+from docker.errors import NotFound
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from labhelpers.lab import Lab, labsocket
+from labhelpers.lab.labsocket import LabSocket, Request, limit_prune, parse_head, with_labels
+
+IMAGE = "labhelpers/payload"
+FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LABELS = {"labhelpers.chapter": "05", "labhelpers.session": "s"}
+
+
+@pytest.fixture
+def name() -> str:
+    return f"t-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def client(there: Lab) -> Iterator[docker.DockerClient]:
+    """The SDK, as a reader's cell uses it: through the lab socket."""
+    through = docker.DockerClient(base_url=there.socket.address, timeout=60)
+    yield through
+    through.close()
+
+
+# a machine may have several: the distribution's (20.10 on Debian 12) and a newer one
+FOLDERS = os.environ["PATH"].split(os.pathsep)
+CLIS = sorted(
+    {os.path.realpath(found) for folder in FOLDERS if (found := shutil.which("docker", path=folder))}
+)
+every_cli = pytest.mark.parametrize("cli", CLIS)
+
+
+def typed(
+    lab: Lab, line: str, stdin: bytes | None = None, cli: str = ""
+) -> subprocess.CompletedProcess[bytes]:
+    """A line in a terminal whose DOCKER_HOST is the lab socket; `docker` is the program `cli`, if that is given."""
+    environment = os.environ | {"DOCKER_HOST": lab.socket.address}
+    if cli:
+        environment["PATH"] = f"{Path(cli).parent}{os.pathsep}{environment['PATH']}"
+    return subprocess.run(["sh", "-c", line], env=environment, input=stdin, capture_output=True, timeout=120)
+
+
+def raw(lab: Lab, request: bytes) -> bytes:
+    """The whole response to `request`, byte for byte."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(lab.socket.address.removeprefix("unix://"))
+        connection.sendall(request)
+        pieces = []
+        while piece := connection.recv(1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+# --- labels
+
+
+@every_cli
+def test_what_the_cli_creates_carries_the_labels(there: Lab, name: str, cli: str) -> None:
+    made = typed(
+        there,
+        f"docker run -d --network none --label mine=1 --name {name} {IMAGE} sleep 300 && "
+        f"docker volume create {name} && docker network create {name} && docker commit {name} {name}:committed && "
+        f"docker export {name} | docker import - {name}:imported",
+        cli=cli,
+    )
+    assert made.returncode == 0, made.stderr
+    wanted = {"labhelpers.session": there.session, "labhelpers.chapter": there.chapter}
+    api = there.client.api
+    container = api.inspect_container(name)["Config"]["Labels"]
+    assert container.items() >= {**wanted, "mine": "1", "labhelpers.kind": "container"}.items()
+    volume = api.inspect_volume(name)["Labels"]
+    assert volume.items() >= {**wanted, "labhelpers.kind": "volume", "labhelpers.by": "reader"}.items()
+    assert api.inspect_network(name)["Labels"].items() >= wanted.items()
+    for tag in ("committed", "imported"):
+        labels = api.inspect_image(f"{name}:{tag}")["Config"]["Labels"]
+        assert labels.items() >= {**wanted, "labhelpers.kind": "image"}.items()
+
+
+def test_a_build_keeps_its_own_labels_and_gets_ours(
+    there: Lab, client: docker.DockerClient, name: str
+) -> None:
+    recipe = io.BytesIO(f"FROM {IMAGE}\nLABEL file=yes\n".encode())
+    image, _ = client.images.build(fileobj=recipe, tag=name, labels={"asked": "yes"}, rm=True)
+    assert (
+        image.labels.items() >= {"file": "yes", "asked": "yes", "labhelpers.session": there.session}.items()
+    )
+
+
+def test_the_sdk_in_a_cell_gets_the_labels_too(there: Lab, client: docker.DockerClient) -> None:
+    container = client.containers.create(IMAGE, "true", network_mode="none")
+    assert container.labels["labhelpers.session"] == there.session
+
+
+@pytest.mark.parametrize("path", ["/v1.40/volumes/create", "/volumes/create", "/v1.40/volumes/%63reate"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_sent_in_any_way_is_labelled(there: Lab, name: str, path: str, chunked: bool) -> None:
+    body = json.dumps({"Name": name, "labels": {"mine": "1"}}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+    if chunked:
+        half = len(body) // 2
+        pieces = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(part), part) for part in (body[:half], body[half:]))
+        request = f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + pieces + b"0\r\nTrailer: x\r\n\r\n"
+    else:
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    response = raw(there, request)
+    assert response.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201"), response
+    labels = there.client.api.inspect_volume(name)["Labels"]
+    assert labels.items() >= {"mine": "1", "labhelpers.session": there.session}.items()
+
+
+def test_a_label_of_the_readers_own_stays(there: Lab, name: str) -> None:
+    assert typed(there, f"docker volume create --label labhelpers.keep=yes {name}").returncode == 0
+    try:
+        assert there.client.api.inspect_volume(name)["Labels"]["labhelpers.keep"] == "yes"
+    finally:
+        there.client.api.remove_volume(name)
+
+
+# --- streams
+
+
+@every_cli
+def test_streams_pass_unchanged_in_both_directions(there: Lab, name: str, cli: str) -> None:
+    data = bytes(range(256)) * 4096
+    # `docker run -i` closes its own direction at the end of its input and reads on
+    assert typed(there, f"docker run -i --rm --network none {IMAGE} cat", data, cli).stdout == data
+    run = f"docker run -d --network none --name {name} {IMAGE} sh -c 'seq 3; exec sleep 300'"
+    assert typed(there, run, cli=cli).returncode == 0
+    done = typed(there, f"docker exec {name} sh -c 'echo out; echo err >&2; exit 3'", cli=cli)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
+    followed = typed(there, f"(sleep 0.5; docker kill {name} >/dev/null) & docker logs -f {name}", cli=cli)
+    assert followed.stdout == b"1\n2\n3\n"
+
+
+def test_a_terminal_works(there: Lab, name: str) -> None:
+    script = shutil.which("script")
+    if script is None:
+        pytest.skip("`script` (util-linux), which gives the CLI a terminal, is not here")
+    # the CLI sends the size of its terminal once the container runs
+    wait = "until stty size 2>/dev/null | grep 77; do sleep 0.1; done; tty"
+    line = f"docker run -it --rm --network none --name {name} {IMAGE} sh -c '{wait}'"
+    done = typed(there, f'{script} -qec "stty rows 33 cols 77; {line}" /dev/null', b"")
+    assert b"33 77" in done.stdout
+    assert b"/dev/pts/0" in done.stdout
+
+
+def test_large_copies_arrive_whole(there: Lab, name: str, tmp_path: Path) -> None:
+    data = os.urandom(8 << 20)
+    (tmp_path / "file").write_bytes(data)
+    typed(there, f"docker run -d --network none --name {name} {IMAGE} sleep 300")
+    copied = typed(there, f"docker cp {tmp_path}/file {name}:/file && docker cp {name}:/file -")
+    with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as archive:
+        member = archive.extractfile("file")
+        assert member is not None
+        assert member.read() == data
+    typed(there, f"docker commit {name} {name}:big")
+    loaded = typed(
+        there,
+        f"docker save {name}:big > {tmp_path}/tar && docker rmi {name}:big && docker load < {tmp_path}/tar",
+    )
+    assert f"Loaded image: {name}:big".encode() in loaded.stdout
+    there.client.api.remove_image(f"{name}:big")
+
+
+def test_a_client_that_leaves_a_silent_stream_ends_its_connection(there: Lab, name: str) -> None:
+    typed(there, f"docker run -d --network none --name {name} {IMAGE} sleep 300")
+    # nothing is ever written here: without passing the client's end on, the engine would hold the stream
+    assert typed(there, f"timeout 1 docker logs -f {name}; timeout 1 docker events").returncode == 124
+    assert typed(there, f"docker rm -f {name}").returncode == 0
+
+
+# --- prunes
+
+
+def test_a_prune_of_everything_spares_what_is_not_the_sessions(there: Lab, name: str) -> None:
+    foreign = there.client
+    theirs = foreign.containers.create(IMAGE, "true", name=f"{name}-foreign", network_mode="none")
+    foreign.volumes.create(f"{name}-foreign")
+    foreign.networks.create(f"{name}-foreign")
+    theirs.commit(f"{name}-foreign", "1")
+    dangling = theirs.commit()
+    try:
+        typed(
+            there,
+            f"docker volume create {name}; docker network create {name}; "
+            f"docker run --network none --name {name} {IMAGE} true; docker commit {name} {name}:1",
+        )
+        pruned = typed(there, "docker system prune -af --volumes")
+        assert pruned.returncode == 0, pruned.stderr
+        for prune in ("container", "network", "image", "volume"):
+            assert typed(there, f"docker {prune} prune -f").returncode == 0
+        assert foreign.containers.get(f"{name}-foreign").id == theirs.id
+        assert foreign.volumes.get(f"{name}-foreign")
+        assert foreign.networks.list(names=[f"{name}-foreign"])
+        assert foreign.images.get(f"{name}-foreign:1")
+        assert foreign.images.get(dangling.id)
+        with pytest.raises(NotFound):
+            foreign.containers.get(name)
+        with pytest.raises(NotFound):
+            foreign.images.get(f"{name}:1")
+        assert not foreign.networks.list(names=[f"^{name}$"])
+    finally:
+        theirs.remove()
+        foreign.volumes.get(f"{name}-foreign").remove()
+        foreign.networks.get(f"{name}-foreign").remove()
+        foreign.images.remove(f"{name}-foreign:1")
+        foreign.images.remove(dangling.id)
+
+
+def test_a_filter_of_the_readers_own_still_counts(there: Lab, name: str) -> None:
+    for number in (1, 2):
+        run = f"docker run --network none --label a={number} --name {name}-{number} {IMAGE} true"
+        assert typed(there, run).returncode == 0
+    typed(there, "docker container prune -f --filter label=a=1")
+    with pytest.raises(NotFound):
+        there.client.containers.get(f"{name}-1")
+    assert there.client.containers.get(f"{name}-2")
+
+
+@FEW
+@given(
+    st.dictionaries(
+        st.sampled_from(["until", "label", "label!", "dangling"]),
+        st.one_of(
+            st.lists(st.text(min_size=1), max_size=3),
+            st.dictionaries(st.text(min_size=1), st.booleans(), max_size=3),
+        ),
+    )
+)
+def test_each_prune_asks_for_the_session_whatever_the_filters(filters: dict[str, object]) -> None:
+    request = Request(
+        "POST", "/v1.41/images/prune?" + labsocket.urlencode({"filters": json.dumps(filters)}), "HTTP/1.1", []
+    )
+    limit_prune(request, "s")
+    sent = json.loads(dict(request.query)["filters"])
+    assert sent["label"]["labhelpers.session=s"] is True
+    assert {
+        k: set(v) - {"labhelpers.session=s"} for k, v in sent.items() if k != "label" or filters.get(k)
+    } == {k: set(v) - {"labhelpers.session=s"} for k, v in filters.items() if k != "label" or v}
+
+
+def test_the_build_cache_is_nobodys(there: Lab) -> None:
+    response = raw(there, b"POST /v1.41/build/prune?all=1 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n")
+    assert b"200 OK" in response
+    assert json.loads(response.partition(b"\r\n\r\n")[2]) == {"CachesDeleted": [], "SpaceReclaimed": 0}
+
+
+# --- the recording
+
+
+def test_a_recording_shows_what_a_command_is_made_of(there: Lab) -> None:
+    with there.recorded() as calls:
+        typed(there, f"docker run --rm --network none {IMAGE} true")
+    assert calls.has("POST /containers/create", "POST /containers/ID/start")
+    assert not calls.has("POST /containers/ID/start", "POST /containers/create")
+    frame = calls.frame().set_index("request")
+    assert frame.loc["POST /containers/create", "status"] == 201
+    assert frame.loc["POST /containers/ID/attach", "status"] == 101
+    before = len(calls.calls)
+    typed(there, "docker ps")
+    assert len(calls.calls) == before, "a recording ends with its block"
+
+
+# --- bad input and a missing engine
+
+
+def test_what_is_no_request_gets_an_answer(there: Lab) -> None:
+    assert raw(there, b"hello\r\n\r\n").startswith(b"HTTP/1.1 400")
+    too_long = b"POST /v1.41/volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: 99999999999\r\n\r\n"
+    assert raw(there, too_long).startswith(b"HTTP/1.1 400")
+    assert typed(there, "docker ps").returncode == 0, "it goes on"
+
+
+def test_an_engine_that_is_away_is_named(there: Lab, tmp_path: Path) -> None:
+    from labhelpers.engine.dial import Place
+
+    away = LabSocket(Place(f"unix://{tmp_path}/none.sock", "a test"), "s", lambda kind: {})
+    try:
+        done = subprocess.run(
+            ["docker", "-H", away.address, "ps"], capture_output=True, encoding="utf-8", timeout=30
+        )
+        assert "lab socket" in done.stderr
+        assert done.returncode == 1
+    finally:
+        away.close()
+    assert not Path(away.address.removeprefix("unix://")).exists()
+
+
+def test_only_its_user_may_open_it(there: Lab) -> None:
+    path = Path(there.socket.address.removeprefix("unix://"))
+    assert path.stat().st_mode & 0o077 == 0
+
+
+# --- what is rewritten, and what is not
+
+HEADER = st.tuples(
+    st.text(st.sampled_from("abcXYZ-09"), min_size=1),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n")).map(str.strip),
+)
+
+
+@FEW
+@given(st.sampled_from(["GET", "POST", "HEAD"]), st.lists(HEADER, max_size=5))
+def test_a_head_is_sent_on_as_it_came(method: str, headers: list[tuple[str, str]]) -> None:
+    sent = Request(method, "/v1.41/x?y=%20z", "HTTP/1.1", headers).head()
+    assert parse_head(sent.removesuffix(b"\r\n\r\n")).head() == sent
+
+
+@FEW
+@given(st.binary())
+def test_a_head_is_read_or_refused(data: bytes) -> None:
+    with suppress(labsocket.BadRequest):
+        parse_head(data)
+
+
+@FEW
+@given(
+    st.one_of(
+        st.binary(),
+        st.recursive(
+            st.none() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)
+        ).map(lambda x: json.dumps(x).encode()),
+    )
+)
+def test_a_body_without_labels_is_labelled_and_any_other_is_left_to_the_engine(body: bytes) -> None:
+    done = with_labels(body, LABELS)
+    try:
+        before = json.loads(body or b"{}")
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        assert done == body
+        return
+    after = json.loads(done)
+    key = next((key for key in after if key.lower() == "labels"), "Labels")
+    if isinstance(before.get(key) or {}, dict):
+        assert after[key].items() >= LABELS.items() - (before.get(key) or {}).items()
+    assert {k: v for k, v in after.items() if k != key} == {k: v for k, v in before.items() if k != key}

@@ -1,0 +1,188 @@
+"""The reader's own commands: the real CLI, run by a shell, through the lab socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import docker
+import pytest
+from docker.errors import NotFound
+from IPython.testing.globalipapp import start_ipython
+
+from labhelpers.lab import Lab, magic
+
+IMAGE = "labhelpers/payload"
+
+
+@pytest.fixture
+def name() -> str:
+    return f"t-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ps -a", "docker ps -a"),
+        ("docker ps", "docker ps"),
+        ("docker-compose ps", "docker docker-compose ps"),
+        ("ps --format '{{.Names}}' | wc -l", "docker ps --format '{{.Names}}' | wc -l"),
+    ],
+)
+def test_docker_may_be_left_out_of_a_line(line: str, expected: str) -> None:
+    assert magic.script(line) == expected
+
+
+# each is what the same line prints in a terminal; `IMAGE` is text of the notebook
+SHELL = {
+    "the shell's own process id": "echo $$ | grep -cE '^[0-9]+$'",
+    "single quotes keep $": f"docker run --rm --network none {IMAGE} sh -c 'echo $$; echo $HOSTNAME_X; echo a$b'",
+    "awk's fields": "printf 'a b\n' | awk '{print $2}'",
+    "a pipe": "docker version --format '{{.Server.Os}}' | tr a-z A-Z",
+    "a redirect": "docker version --format '{{.Server.Os}}' > /dev/null && echo redirected",
+    "a list": "true && echo yes || echo no; echo after",
+    "a glob": "cd /proc/self && echo stat*",
+    "a subshell": 'echo "$(pwd)"',
+    "a tilde and braces": "echo ~root {1..3}",
+    "a comment": "echo a # b",
+    "docker's braces": f"docker image inspect {IMAGE} --format '{{{{.Os}}}}'",
+    "escapes": r"echo \$HOME 'it'\''s'",
+    "a here-document": "cat <<'END'\n$HOME stays\nEND",
+    "a loop": "for n in 1 2; do echo $n; done",
+    "an exit status": "false; echo $?",
+    "no such command": "nosuchcommand_x 2>/dev/null; echo $?",
+}
+
+
+@pytest.mark.parametrize("line", SHELL.values(), ids=SHELL.keys())
+def test_a_line_means_what_it_means_in_a_shell(
+    there: Lab, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = line.replace("\\n", "\n") if "<<" in line else line
+    text = f"true; {line}"
+    status = magic.run(there, text, {})
+    printed = capfd.readouterr().out
+    expected = subprocess.run(["bash", "-c", text], capture_output=True, text=True, encoding="utf-8")
+    assert (status, printed) == (expected.returncode, expected.stdout)
+    assert printed
+
+
+def test_a_cell_is_a_script_that_stops_at_the_first_failure(
+    there: Lab, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cell = "false || echo handled\ncat <<END\nin a here-document\nEND\nfalse\necho not reached\n"
+    assert magic.run(there, magic.script("", cell), {}) == 1
+    assert capfd.readouterr().out == "handled\nin a here-document\n"
+
+
+def test_values_of_the_notebook_are_variables_of_the_shell(
+    there: Lab, capfd: pytest.CaptureFixture[str]
+) -> None:
+    container = there.run(IMAGE, "sleep 300", network="none")
+    values = {
+        "who": container,
+        "image": there.client.images.get(IMAGE),
+        "blank": "two words; echo no",
+        "number": 3,
+        "path": Path("/tmp/x"),
+        "items": ["a b", "$HOME"],
+        "table": object(),
+        "PATH": "/nowhere",
+        "DOCKER_HOST": "tcp://127.0.0.1:9",
+        "_quoted": "'",
+    }
+    line = "docker inspect $who --format '{{.Config.Image}}'; "
+    line += "echo \"$blank|${number}|$path|$items|$table|$_quoted|$image\" '$who'; "
+    assert magic.run(there, line + "echo $PATH $DOCKER_HOST >&2; docker version >&2", values) == 0
+    first, second = capfd.readouterr().out.splitlines()
+    assert first == IMAGE
+    assert second == f"two words; echo no|3|/tmp/x|'a b' '$HOME'||'|{IMAGE}:latest $who"
+
+
+def test_the_working_directory_is_the_notebooks(
+    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "with blank").mkdir()
+    monkeypatch.chdir(tmp_path / "with blank")
+    magic.run(there, 'echo type=bind,source="$(pwd)"/target', {})
+    assert capfd.readouterr().out == f"type=bind,source={tmp_path}/with blank/target\n"
+
+
+def test_a_missing_quote_is_the_shells_to_report(there: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+    assert magic.run(there, "docker run 'x", {}) != 0
+    assert "'" in capfd.readouterr().err
+
+
+def test_an_interrupt_ends_the_whole_pipeline(there: Lab) -> None:
+    mark = f"{time.time_ns()}"
+    # what JupyterLab's stop button sends
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    status = magic.run(there, f"sleep 6{mark[:8]} | cat", {})
+    assert status != 0
+    running = subprocess.run(["pgrep", "-f", f"sleep 6{mark[:8]}"], capture_output=True, encoding="utf-8")
+    assert running.stdout == ""
+
+
+def test_what_a_reader_makes_goes_with_the_lab(
+    lab: Lab, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert magic.run(lab, f"docker run -d --name {name} {IMAGE} sleep 300", {}) == 0
+    assert magic.run(lab, f"docker network create {name}", {}) == 0
+    assert magic.run(lab, "docker inspect no-such-thing", {}) == 1
+    assert "No such object" in capfd.readouterr().err
+    lab.close()
+    assert not lab.client.containers.list(all=True, filters={"name": name}, ignore_removed=True)
+    assert not lab.client.networks.list(names=[name])
+
+
+def test_in_ipython_a_line_and_a_cell_work(lab: Lab, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    shell = start_ipython() or __import__("IPython").get_ipython()
+    magic.register(lab)
+    shell.user_ns["who"] = name
+    shell.run_line_magic("docker", f"run -d --name $who {IMAGE} sleep 300")
+    assert lab.client.containers.get(name).labels["labhelpers.session"] == lab.session
+    # so does whatever else in this process asks DOCKER_HOST
+    assert os.environ["DOCKER_HOST"] == lab.socket.address
+    assert docker.from_env().containers.create(IMAGE).labels["labhelpers.session"] == lab.session
+    capfd.readouterr()
+    shell.run_cell_magic(
+        "docker", "", "docker ps --format {{.Names}} --filter name=$who\ndocker inspect nix\ndocker ps -a"
+    )
+    said = capfd.readouterr().out
+    assert name in said
+    assert "exit status 1" in said
+    assert "CONTAINER ID" not in said, "the cell goes on after a command that failed"
+
+
+def test_what_the_sdk_raises_in_a_cell_is_said_in_words(
+    lab: Lab, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = start_ipython() or __import__("IPython").get_ipython()
+    magic.register(lab)
+    shell.user_ns["lab"] = lab
+    ran = shell.run_cell(f"lab.client.containers.get({name!r})")
+    said = capfd.readouterr()
+    assert isinstance(ran.error_in_exec, NotFound)
+    assert "EngineRefused: the engine refused" in said.out
+    assert f"No such container: {name}" in said.out
+    assert "Traceback" not in said.out + said.err
+    lab.run(IMAGE, ["sleep", "300"], name=name, network="none")
+    shell.run_cell(f"lab.client.api.wait({name!r}, timeout=0.2)")  # as of an engine that hangs
+    assert "EngineUnreachable: the engine at" in capfd.readouterr().out
+
+
+def test_a_request_of_the_readers_own_is_not_taken_for_the_engines(
+    lab: Lab, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = start_ipython() or __import__("IPython").get_ipython()
+    magic.register(lab)
+    # the port of discard: nobody is there
+    shell.run_cell("import requests; requests.get('http://127.0.0.1:9')")
+    said = capfd.readouterr()
+    assert "ConnectionError" in said.out + said.err
+    assert "EngineUnreachable" not in said.out + said.err

@@ -1,0 +1,108 @@
+"""How long containers live, and the first exercise, on the real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import matplotlib
+import pytest
+
+from labhelpers.engine import Engine, images
+from labhelpers.lab import Lab
+from labhelpers.start import Life, Lives, first_exercise, lives
+from labhelpers.start.exercises import IMAGE, NAME
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _base(engine: Engine) -> None:
+    images.ensure(engine, "base", print)
+
+
+def test_a_container_lives_as_long_as_its_command(lab: Lab) -> None:
+    told = lives(lab, (1, 2))
+    assert told.all_ended_by_themselves
+    assert told.all_lived_as_long_as_their_command
+    assert [life.asked_s for life in told.lives] == [1, 2]
+    assert list(told.frame().columns) == ["asked_s", "lived_s", "noted_s", "status", "exit_code"]
+
+
+def test_other_lives_are_told_apart() -> None:
+    life = Life(asked_s=1, lived_s=1.1, noted_s=0.3, status="exited", exit_code=0)
+    assert not Lives((life, replace(life, exit_code=137))).all_ended_by_themselves
+    assert not Lives((life, replace(life, asked_s=2))).all_lived_as_long_as_their_command
+    assert not Lives((life, replace(life, asked_s=0.5, lived_s=3))).all_lived_as_long_as_their_command
+    noted_late = replace(life, asked_s=2, lived_s=1.5, noted_s=0.6)
+    assert Lives((life, noted_late)).all_lived_as_long_as_their_command
+    assert not Lives((life, replace(noted_late, noted_s=0.4))).all_lived_as_long_as_their_command
+
+
+def test_the_figure_gives_each_life_its_bar() -> None:
+    ax = Lives((Life(1, 1.25, 0.2, "exited", 0), Life(3, 3.5, 0.2, "exited", 0))).plot()
+    assert [bar.get_width() for bar in ax.patches] == [1.25, 3.5]
+
+
+# --- the exercise
+
+
+def checked(lab: Lab, command: str | Sequence[str] | None, **options: Any) -> str:
+    """What the exercise says of a container with that command; it is removed."""
+    made = lab.run(IMAGE, command, name=NAME, network="none", **options)
+    try:
+        return str(first_exercise(lab).check())
+    finally:
+        lab.remove(made, force=True)
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("sleep 6", {}),
+        ("sleep 8", {"restart": "always"}),
+        (["sh", "-c", "sleep 1; sleep 2m; exit 0"], {}),
+        (["sh", "-c", "for n in 1 2 3 4; do sleep 5; done"], {}),
+        ("timeout 30 tail -f /dev/null", {"init": True}),
+    ],
+)
+def test_a_container_that_will_end_does_not_stay(
+    there: Lab, command: str | Sequence[str], options: dict[str, Any]
+) -> None:
+    assert "ends within five minutes" in checked(there, command, **options)
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("sleep 600", {}),
+        ("sleep infinity", {"init": True}),
+        ("tail -f /dev/null", {}),
+        ("bash", {"tty": True, "stdin_open": True}),
+        (["sh", "-c", "while :; do sleep 10; done"], {}),
+    ],
+)
+def test_a_container_that_goes_on_stays(
+    there: Lab, command: str | Sequence[str], options: dict[str, Any]
+) -> None:
+    assert "Start a container that stays: done" in checked(there, command, **options)
+
+
+@pytest.mark.usefixtures("own_state")
+def test_another_image_of_that_name_does_not_pass(there: Lab) -> None:
+    exercise = first_exercise(there)
+    base = there.client.images.get(IMAGE)
+    made = there.run(IMAGE, "sleep 600", name=NAME, network="none")
+    copy = made.commit(changes=[f"LABEL labhelpers.session={there.session}"])
+    there.remove(made, force=True)
+    copy.tag(IMAGE)
+    try:
+        there.run(IMAGE, "sleep 600", name=NAME, network="none")
+        assert "another image that was given the name labhelpers/base" in str(exercise.check())
+    finally:
+        there.remove(NAME, force=True)
+        base.tag(IMAGE)
+        there.client.images.remove(copy.id)
