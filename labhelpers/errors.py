@@ -11,7 +11,11 @@ The whole tree::
     │   ├── ImageMissing         no source has this image
     │   ├── BuildFailed          an image of the lab could not be built
     │   └── BadArchive           an image archive is none, or is damaged, cut short or hostile
-    ├── BadInput                 a name, size or option that cannot be meant
+    ├── ContainerError
+    │   ├── ContainerMissing     there is no container of that name
+    │   └── NotRunning           the container does not run, or ended too early
+    ├── TimedOut                 something did not happen in time
+    ├── BadInput                 an invalid name, size or option
     ├── NameTaken                the name belongs to something that the lab did not make
     ├── PortTaken                the port belongs to something else
     ├── NotOurs                  the lab was asked to touch what it did not make
@@ -97,8 +101,24 @@ class BadArchive(ImageError):
     """An image archive is none, or is damaged, cut short or hostile."""
 
 
+class ContainerError(LabError):
+    """Something about a container."""
+
+
+class ContainerMissing(ContainerError):
+    """There is no container of that name."""
+
+
+class NotRunning(ContainerError):
+    """The container does not run, or ended too early."""
+
+
+class TimedOut(LabError):
+    """Something did not happen in time."""
+
+
 class BadInput(LabError, ValueError):
-    """A name, size or option that cannot be meant."""
+    """An invalid name, size or option."""
 
 
 class NameTaken(LabError):

@@ -15,7 +15,7 @@ from labhelpers.engine.differences import DELEGATE
 from labhelpers.engine.find import PROBE_S, Engine
 from labhelpers.engine.gateway import is_gateways
 from labhelpers.engine.unreachable import explain
-from labhelpers.errors import EngineRefused, EngineUnreachable, LabError
+from labhelpers.errors import ContainerMissing, EngineRefused, EngineUnreachable, LabError, NotRunning
 
 RAISED = (DockerException, RequestException)
 """Whatever the SDK raises of an engine: that it refused, or that it does not answer."""
@@ -69,19 +69,19 @@ def in_words(engine: Engine, error: Exception, container: str | None = None) -> 
     if container is None:
         return refused(error)
     if isinstance(error, NotFound) and "container" in words.lower():
-        return LabError(
+        return ContainerMissing(
             f"there is no container {container!r}",
             hint="run the cell that makes it again; `docker ps -a` lists what is there",
             engine_words=words,
         )
     if error.status_code == 409 and "is not running" in words:
-        return LabError(
+        return NotRunning(
             f"the container {container!r} does not run (any more)",
             hint=f"see why: docker logs {container}; then run the cell that makes it again",
             engine_words=words,
         )
     if error.status_code == 409 and ("running container" in words or "container is running" in words):
-        return LabError(
+        return EngineRefused(
             f"the container {container!r} still runs",
             hint=f"stop it first: lab.stop({container!r}); or lab.remove({container!r}, force=True)",
             engine_words=words,
@@ -116,6 +116,6 @@ def refused(error: APIError) -> EngineRefused:
     words = str(error.explanation)
     hint = next(
         (hint for sign, hint in _HINTS if re.search(sign, words, re.IGNORECASE)),
-        "its words say what it misses; change that and run the cell again",
+        "fix the problem in Docker's message above, then run the cell again",
     )
     return EngineRefused("the engine refused", hint=hint, engine_words=words)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from labhelpers.lab import Lab
-    from labhelpers.lab.lab import See
+    from labhelpers.lab.base import See
 
 # a secret and what is around it are small
 _MOST_TEXT = 1 << 20

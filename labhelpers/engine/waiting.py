@@ -1,0 +1,46 @@
+"""The one loop that waits for a condition."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from labhelpers.errors import TimedOut
+
+T = TypeVar("T")
+
+LIMIT_S = 60.0
+"""A container takes 8 s to start on an engine in an emulated machine."""
+EVERY_S = 0.03
+
+
+def wait_for(
+    what: str,
+    check: Callable[[], T],
+    limit_s: float = LIMIT_S,
+    *,
+    every_s: float = EVERY_S,
+    details: Callable[[], str] | None = None,
+) -> T:
+    """Call `check` until it returns something true, and return that.
+
+    Args:
+        what: what is waited for, as the message says it: "the container to start".
+        limit_s: how long, in seconds.
+        every_s: how long to pause between two calls, in seconds.
+        details: called after a timeout for what else the message shows, such as the end of a log.
+
+    Raises:
+        TimedOut: `check` was not true within `limit_s`.
+    """
+    end = time.monotonic() + limit_s
+    while not (result := check()):
+        if time.monotonic() > end:
+            raise TimedOut(
+                f"timed out after {limit_s:g} s waiting for {what}",
+                hint="run the cell again; `./lab doctor` checks the engine",
+                engine_words=(details() or None) if details else None,
+            )
+        time.sleep(every_s)
+    return result

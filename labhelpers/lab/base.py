@@ -1,0 +1,107 @@
+"""What every operation of `Lab` needs: the engine, the session, and the `docker …` lines of what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import docker
+from docker.errors import APIError
+from docker.models.containers import Container
+
+from labhelpers.engine import Engine, answers
+from labhelpers.engine.host import HostView
+from labhelpers.errors import NameTaken, NotOurs
+from labhelpers.lab import refusals, sessions
+from labhelpers.lab.commands import show_commands
+from labhelpers.lab.operations import Operation
+
+See = Callable[[Mapping[str, Any]], object]
+"""Is called with each message of the engine while it works."""
+
+
+class Base:
+    """The engine, the session and the commands of a lab."""
+
+    chapter: str
+    engine: Engine
+    session: str
+    host: HostView
+    commands: list[str]
+    _quiet: int
+    _there_before: set[str]
+
+    @property
+    def client(self) -> docker.DockerClient:
+        """The SDK's client for the lab's engine."""
+        return self.engine.client
+
+    @contextmanager
+    def quiet(self, essential: Sequence[str] = ()) -> Iterator[None]:
+        """Do not print each command: for experiments with many operations.
+
+        In a notebook, the outermost block shows its commands when it ends: those that begin with one of `essential`
+        openly, once each, and all of them in one collapsed block.
+
+        Args:
+            essential: beginnings of the commands that carry the lesson, such as "docker network create".
+        """
+        first = len(self.commands)
+        self._quiet += 1
+        try:
+            yield
+        finally:
+            self._quiet -= 1
+            if not self._quiet:
+                show_commands(self.commands[first:], essential)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Show no commands at all: what an exercise sets up, where they would give the answer away."""
+        self._quiet += 1
+        try:
+            yield
+        finally:
+            self._quiet -= 1
+
+    def _say(self, operation: Operation) -> None:
+        line = operation.line()
+        self.commands.append(line)
+        if not self._quiet:
+            print(f"$ {line}")
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        """Print that the engine has dropped a limit, as the command line does; the container starts without it."""
+        if not self._quiet:
+            for warning in warnings:
+                if "discarded" in warning.lower():
+                    print(f"WARNING: {warning}")
+
+    def _labels(self, kind: str) -> dict[str, str]:
+        return sessions.labels(kind, self.chapter, self.session)
+
+    def _must_be_ours(self, container: str) -> None:
+        found = answers.labels(self.client.api.inspect_container(container))
+        if not sessions.is_ours("container", found):
+            raise NotOurs(
+                f"the lab did not make the container {container!r}, so it leaves it alone",
+                hint=f"if it is yours and you mean it, type it in a terminal: docker rm {container}",
+            )
+        if not sessions.may_touch(found.get(sessions.SESSION, ""), self.session):
+            raise NotOurs(
+                f"the container {container!r} belongs to {_whose(found)}, so this one leaves it alone",
+                hint="use a container of this notebook: `%docker ps` lists what runs",
+            )
+
+    def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
+        return refusals.name_taken(self.client, self.chapter, self.session, kind, name, error)
+
+
+def name_of(container: Container | str) -> str:
+    """The name of a container that is given by its name or as an object."""
+    return container if isinstance(container, str) else str(container.name)
+
+
+def _whose(labels: Mapping[str, str]) -> str:
+    return f"another lab session (chapter {labels[sessions.CHAPTER]})"

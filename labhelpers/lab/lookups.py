@@ -1,0 +1,180 @@
+"""What an experiment reads of the engine, and the one way to wait for a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from docker.errors import ImageNotFound
+from docker.models.containers import Container
+from docker.models.networks import Network
+from docker.models.volumes import Volume
+
+from labhelpers.engine import answers, waiting
+from labhelpers.engine.once import last_lines
+from labhelpers.engine.words import speaking
+from labhelpers.errors import EngineRefused, NotRunning
+from labhelpers.lab import refusals
+from labhelpers.lab.base import Base, name_of
+
+T = TypeVar("T")
+LAST_LINES = 8
+
+Attributes = dict[str, Any]
+"""An answer of the Engine API, as `docker inspect` prints it."""
+
+
+class Lookups(Base):
+    """Reads of the engine; none of them changes anything, so none prints a command."""
+
+    def inspect(self, container: Container | str) -> Attributes:
+        """A container, as `docker inspect` prints it.
+
+        Raises:
+            ContainerMissing: there is no such container.
+        """
+        name = name_of(container)
+        with speaking(self.engine, container=name):
+            found: Attributes = self.client.api.inspect_container(name)
+            return found
+
+    def inspect_image(self, ref: str) -> Attributes:
+        """An image, as `docker image inspect` prints it.
+
+        Raises:
+            ImageMissing: the engine does not have it.
+        """
+        with speaking(self.engine):
+            try:
+                found: Attributes = self.client.api.inspect_image(ref)  # type: ignore[no-untyped-call]
+            except ImageNotFound as error:
+                raise refusals.image_missing(ref, error) from None
+            return found
+
+    def inspect_network(self, network: Network | str) -> Attributes:
+        """A network, as `docker network inspect` prints it.
+
+        Raises:
+            EngineRefused: there is no such network.
+        """
+        with speaking(self.engine):
+            name = network if isinstance(network, str) else str(network.name)
+            found: Attributes = self.client.api.inspect_network(name)
+            return found
+
+    def inspect_volume(self, volume: Volume | str) -> Attributes:
+        """A volume, as `docker volume inspect` prints it.
+
+        Raises:
+            EngineRefused: there is no such volume.
+        """
+        with speaking(self.engine):
+            name = volume if isinstance(volume, str) else str(volume.name)
+            found: Attributes = self.client.api.inspect_volume(name)
+            return found
+
+    def list_containers(
+        self, *, stopped: bool = False, filters: Mapping[str, Any] | None = None
+    ) -> list[Attributes]:
+        """The containers that run, and with `stopped` the others too; a row of `GET /containers/json` for each."""
+        with speaking(self.engine):
+            found: list[Attributes] = self.client.api.containers(all=stopped, filters=dict(filters or {}))
+            return found
+
+    def list_networks(self) -> list[Attributes]:
+        """The networks; a row of `GET /networks` for each."""
+        with speaking(self.engine):
+            found: list[Attributes] = self.client.api.networks()
+            return found
+
+    def list_volumes(self) -> list[Attributes]:
+        """The volumes; a row of `GET /volumes` for each."""
+        with speaking(self.engine):
+            return list(self.client.api.volumes()["Volumes"] or [])
+
+    def logs(self, container: Container | str, **options: Any) -> str:
+        """What a container has written so far; `options` are those of docker-py's `logs` that do not stream.
+
+        Raises:
+            ContainerMissing: there is no such container.
+            EngineRefused: its log driver keeps nothing.
+        """
+        name = name_of(container)
+        with speaking(self.engine, container=name):
+            return str(self.client.api.logs(name, **options).decode(errors="replace"))
+
+    def is_running(self, container: Container | str) -> bool:
+        """Whether a container runs, now.
+
+        Raises:
+            ContainerMissing: there is no such container.
+        """
+        return bool(self.inspect(container)["State"]["Running"])
+
+    def address_of(self, container: Container | str, network: str | None = None) -> str:
+        """The IPv4 address of a container, in `network` or in the first of its networks; "" where it has none.
+
+        Raises:
+            ContainerMissing: there is no such container.
+        """
+        networks = answers.networks(self.inspect(container))
+        chosen = networks.get(network, {}) if network else next(iter(networks.values()), {})
+        return str((chosen or {}).get("IPAddress") or "")
+
+    def directory_of(self, volume: Volume | str) -> str:
+        """Where a volume's files are on the engine's host.
+
+        Raises:
+            EngineRefused: there is no such volume.
+        """
+        return str(self.inspect_volume(volume)["Mountpoint"])
+
+    def wait_for(
+        self,
+        what: str,
+        check: Callable[[], T],
+        limit_s: float = waiting.LIMIT_S,
+        *,
+        every_s: float = waiting.EVERY_S,
+        while_running: Container | str | None = None,
+    ) -> T:
+        """Call `check` until it returns something true, and return that.
+
+        Args:
+            what: what is waited for, as the message says it: "the server to answer".
+            limit_s: how long, in seconds.
+            every_s: how long to pause between two calls, in seconds.
+            while_running: a container that must not end meanwhile; its last lines are part of the message.
+
+        Raises:
+            TimedOut: `check` was not true within `limit_s`.
+            NotRunning: the container `while_running` ended first.
+        """
+
+        def checked() -> T | None:
+            result = check()
+            if not result and while_running is not None and not self.is_running(while_running):
+                result = check()  # it may have become true just before the end
+                if not result:
+                    raise self._ended(while_running, what)
+            return result
+
+        details = None if while_running is None else lambda: self._last_lines(while_running)
+        result = waiting.wait_for(what, checked, limit_s, every_s=every_s, details=details)
+        assert result is not None, "wait_for returns what is true"
+        return result
+
+    def _ended(self, container: Container | str, what: str) -> NotRunning:
+        name = name_of(container)
+        code = self.inspect(container)["State"]["ExitCode"]
+        return NotRunning(
+            f"the container {name!r} ended with exit code {code} before this happened: {what}",
+            hint="fix what its last lines name, then run the cell again",
+            engine_words=self._last_lines(container),
+        )
+
+    def _last_lines(self, container: Container | str) -> str:
+        try:
+            return last_lines(self.client.api, name_of(container), LAST_LINES)
+        except EngineRefused:
+            return ""

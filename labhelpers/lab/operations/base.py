@@ -1,0 +1,82 @@
+"""An operation and the `docker …` line that a person would type for it.
+
+Every operation is a frozen dataclass. `.line()` is the line, true to the letter; `.api()` is what the SDK's
+low-level client needs for the same. Both come from one table of options per operation, so that they cannot
+drift apart; a test runs every line and compares what `docker inspect` says of both.
+
+Options are named as on the command line (`memory`, `cpus`, `workdir`), and as in the SDK where the command
+line has a letter or a singular (`ports`, `environment`, `volumes`, `devices`, `tty`, `stdin_open`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import shlex
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from labhelpers.errors import BadInput
+from labhelpers.lab import options as opt
+from labhelpers.lab.options import Option
+
+
+class Operation:
+    """Base of the operations: the line and the SDK's arguments, both from the table `OPTIONS`."""
+
+    __slots__ = ()
+    VERB: ClassVar[tuple[str, ...]] = ()
+    OPTIONS: ClassVar[Mapping[str, Option]] = {}
+
+    def __post_init__(self) -> None:
+        # what cannot be meant is said at once, not when the engine meets it
+        self.line()
+        self.api()
+
+    def line(self) -> str:
+        """The line that a person would type."""
+        words = ["docker", *self.VERB]
+        for option, value in self._given():
+            for word in [None] if option.words is None else option.words(value):
+                words += [option.flag] if word is None else [option.flag, word]
+        return shlex.join([*words, *self._arguments()])
+
+    def api(self) -> dict[str, Any]:
+        """The same for the SDK's low-level client."""
+        body: dict[str, Any] = {}
+        for path, value in self._fixed().items():
+            opt.put(body, path, value)
+        for option, value in self._given():
+            for path, part in option.api(value).items():
+                opt.put(body, path, part)
+        return body
+
+    def _given(self) -> list[tuple[Option, Any]]:
+        given = ((option, getattr(self, name)) for name, option in self.OPTIONS.items())
+        return [(option, value) for option, value in given if not _is_unset(value)]
+
+    def _arguments(self) -> list[str]:
+        raise NotImplementedError
+
+    def _fixed(self) -> dict[str, Any]:
+        return {}
+
+
+def _is_unset(value: Any) -> bool:
+    return value is None or value is False or value == {} or (isinstance(value, (list, tuple)) and not value)
+
+
+Kind = TypeVar("Kind", bound=Operation)
+
+
+def make(kind: type[Kind], *args: Any, **options: Any) -> Kind:
+    """An operation from what a reader gave; an unknown option is `BadInput`, with the nearest one named."""
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
+            raise BadInput(
+                f"`docker {kind.VERB[0]}` of the lab has no option {option!r}",
+                hint=(f"did you mean {near[0]!r}? " if near else "") + "it knows: " + ", ".join(known),
+            )
+    return kind(*args, **options)

@@ -1,0 +1,493 @@
+"""Options of the operations: their flags, and what their values may be.
+
+A parser returns the value as the engine takes it, or raises `BadInput` with what is wrong with it: before the engine is
+asked, and with a next step.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labhelpers.errors import BadInput
+
+# docker/go-units, size.go: what `--memory` takes
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[bkmgtp]?)i?b?", re.IGNORECASE)
+# moby, daemon/names: containers and volumes
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+# distribution/reference, without its length limits
+_IMAGE = re.compile(r"[a-zA-Z0-9][\w.\-/:]*(@[a-z0-9]+:[0-9a-f]+)?")
+# kernel, Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus; device rules as moby checks them
+_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+_DEVICE_RULE = re.compile(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}")
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of an operation.
+
+    Attributes:
+        flag: its flag on the command line.
+        words: the flag's values, one for each time that it is given; None where the flag stands alone.
+        api: where the value goes: dotted path → value.
+    """
+
+    flag: str
+    words: Callable[[Any], list[str]] | None
+    api: Callable[[Any], dict[str, Any]]
+
+
+# --- what a value may be: each returns the value as the engine takes it, or says what is wrong with it
+
+
+def refuse(what: object, why: str, hint: str) -> BadInput:
+    """The error for a value that is not valid, with why and what to write instead."""
+    return BadInput(f"{what!r} {why}", hint=hint)
+
+
+def parse_size(value: int | str) -> int:
+    """Bytes; `64m` and the like in powers of 1,024, as the command line reads them."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise refuse(value, "is not a size", "write bytes as a whole number, or a text such as '64m' or '1g'")
+    if isinstance(value, int):
+        if value <= 0:
+            raise refuse(value, "is not a size: a limit is more than 0 bytes", "write for example '64m'")
+        return value
+    found = _SIZE.fullmatch(value)
+    if not found:
+        raise refuse(value, "is not a size that Docker reads", "a number and a unit out of b, k, m, g: '64m'")
+    return int(float(found["number"]) * 1024 ** "bkmgtp".index((found["unit"] or "b").lower()))
+
+
+def parse_swap(value: int | str) -> int:
+    """Bytes of memory and swap together; -1 for as much swap as there is."""
+    return -1 if value in (-1, "-1") else parse_size(value)
+
+
+def parse_cpus(value: float) -> int:
+    """CPUs in billionths, as the engine counts them."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        raise refuse(value, "is not a number of CPUs", "write a number above 0: cpus=0.5 is half of one CPU")
+    return round(value * 1e9)
+
+
+def parse_count(value: int) -> int:
+    """A whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
+        raise refuse(value, "is not a number of processes", "write a whole number from 1, or -1 for no limit")
+    return value
+
+
+def parse_microseconds(value: int) -> int:
+    """Microseconds of CPU time."""
+    # the kernel takes 1,000 or more (Documentation/scheduler/sched-bwc.rst)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1000:
+        raise refuse(value, "is no quota and no period", "write microseconds, 1000 or more: 50_000 is 50 ms")
+    return value
+
+
+def parse_shares(value: int) -> int:
+    """A CPU weight in shares; 1,024 is the default."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262_144:
+        raise refuse(value, "is no number of shares", "write a whole number from 2 to 262144; 1024 is usual")
+    return value
+
+
+def parse_cpu_list(value: str) -> str:
+    """CPUs by number: `0-3,8` (cpuset(7))."""
+    if not isinstance(value, str) or not _CPU_LIST.fullmatch(value):
+        raise refuse(value, "is no list of CPUs", "write it as '0', '0-2' or '0,2'")
+    return value
+
+
+def parse_text(value: str) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str) or "\0" in value:
+        raise refuse(value, "is not a text", "write it in quotes")
+    return value
+
+
+def parse_name(value: str) -> str:
+    """The name or id of a container, network or volume."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise refuse(
+            value,
+            "cannot be a name",
+            "use two or more letters, digits, and _ . - (the first one a letter or a digit)",
+        )
+    return value
+
+
+def parse_image(value: str) -> str:
+    """A reference to an image."""
+    if not isinstance(value, str) or not _IMAGE.fullmatch(value):
+        raise refuse(
+            value, "cannot be an image", "an image is written name:tag, for example labhelpers/base:latest"
+        )
+    return value
+
+
+def parse_texts(value: Sequence[str]) -> list[str]:
+    """Several texts."""
+    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        raise refuse(value, "is not a list of texts", f"put it in brackets: [{value!r}]")
+    return list(value)
+
+
+def parse_table(value: Mapping[str, str]) -> dict[str, str]:
+    """Texts by name."""
+    if not isinstance(value, Mapping):
+        raise refuse(value, "is not a table", "write it as {'name': 'value'}")
+    for key in value:
+        if not isinstance(key, str) or not key or "=" in key:
+            raise refuse(key, "cannot be a name in this table", "a name is a text without '='")
+    return {key: str(entry) for key, entry in value.items()}
+
+
+def parse_pairs(value: Mapping[str, str]) -> list[str]:
+    """`NAME=VALUE` for each."""
+    return [f"{key}={entry}" for key, entry in parse_table(value).items()]
+
+
+def parse_command(value: str | Sequence[str]) -> list[str]:
+    """A text is split as a shell splits it, without running anything in it."""
+    if not isinstance(value, str):
+        return parse_texts(value)
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise refuse(
+            value, f"cannot be split into words: {error}", "close the quotes, or give a list"
+        ) from None
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """A parser that takes the values `allowed` and no other."""
+
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise refuse(value, "is not one of the choices", "choose " + " or ".join(map(repr, allowed)))
+        return value
+
+    return check
+
+
+def parse_ipc(value: str) -> str:
+    """A mode of IPC: `none`, `private`, `shareable`, `host` or `container:NAME`."""
+    if value not in ("none", "private", "shareable", "host") and not parse_text(value).startswith(
+        "container:"
+    ):
+        raise refuse(
+            value,
+            "is no IPC mode",
+            "choose 'private', 'shareable', 'container:NAME', 'host' or 'none'",
+        )
+    return value
+
+
+# --- values with a form of their own
+
+
+def published_ports(ports: Mapping[str | int, Any]) -> list[tuple[str, str, str, str]]:
+    """(address, port of the engine's machine, port inside, protocol) for each published port."""
+    if not isinstance(ports, Mapping):
+        raise refuse(ports, "is not a table of ports", "write {'80/tcp': 8080}: inside: outside")
+    published = []
+    for inside, outside in ports.items():
+        number, _, protocol = str(inside).partition("/")
+        if protocol not in ("", "tcp", "udp", "sctp"):
+            raise refuse(inside, "is not a port", "write it as '80/tcp' or '53/udp'")
+        address, host_port = outside if isinstance(outside, tuple) else (_LOOPBACK, outside)
+        published.append(
+            (
+                parse_text(address),
+                "" if host_port is None else parse_port(host_port),
+                parse_port(number),
+                protocol or "tcp",
+            )
+        )
+    return published
+
+
+def parse_port(value: int | str) -> str:
+    """A port with its protocol: `80/tcp`."""
+    if isinstance(value, bool) or not str(value).isdigit() or not 1 <= int(value) <= 65535:
+        raise refuse(value, "is not a port", "a port is a whole number from 1 to 65535")
+    return str(int(value))
+
+
+def port_words(ports: Mapping[str | int, Any]) -> list[str]:
+    """The values of `-p`."""
+    return [
+        f"{f'[{address}]' if ':' in address else address}:{outside}:{inside}"
+        + ("" if protocol == "tcp" else f"/{protocol}")
+        for address, outside, inside, protocol in published_ports(ports)
+    ]
+
+
+def port_api(ports: Mapping[str | int, Any]) -> dict[str, Any]:
+    """Ports as the Engine API takes them."""
+    published = published_ports(ports)
+    return {
+        "ExposedPorts": {f"{inside}/{protocol}": {} for _, _, inside, protocol in published},
+        "HostConfig.PortBindings": {
+            f"{inside}/{protocol}": [{"HostIp": address, "HostPort": outside}]
+            for address, outside, inside, protocol in published
+        },
+    }
+
+
+def parse_volumes(value: Sequence[str]) -> list[str]:
+    """Values of `-v`."""
+    for volume in parse_texts(value):
+        source, _, rest = volume.partition(":")
+        inside = rest.partition(":")[0] if rest else source
+        if not inside.startswith("/") or (rest and not (source.startswith("/") or _NAME.fullmatch(source))):
+            raise refuse(
+                volume,
+                "is not a volume",
+                "write 'name:/path/inside' for a volume, '/path/outside:/path/inside' for a bind mount, "
+                "and add ':ro' to make it read-only",
+            )
+    return list(value)
+
+
+def volume_api(value: Sequence[str]) -> dict[str, Any]:
+    """Volumes as the Engine API takes them."""
+    volumes = parse_volumes(value)
+    binds = [volume for volume in volumes if ":" in volume]
+    anonymous = {volume: dict[str, str]() for volume in volumes if ":" not in volume}
+    return ({"HostConfig.Binds": binds} if binds else {}) | ({"Volumes": anonymous} if anonymous else {})
+
+
+def parse_mounts(value: Sequence[str]) -> list[dict[str, Any]]:
+    """`type=bind,source=/outside,target=/inside`, as docker/cli reads `--mount` (opts/mount.go)."""
+    return [parse_mount(one) for one in parse_texts(value)]
+
+
+def parse_mount(text: str) -> dict[str, Any]:
+    """One value of `--mount`, as the Engine API takes it."""
+    mount: dict[str, Any] = {"Type": "volume"}
+    for field in text.split(","):
+        key, is_pair, given = field.partition("=")
+        name = _MOUNT_KEYS.get(key)
+        if name is None or (not is_pair and name not in _MOUNT_SWITCHES):
+            raise refuse(
+                text,
+                f"is not a mount: {field!r} is none of its fields",
+                "fields are separated by commas: 'type=bind,source=/outside,target=/inside,readonly'",
+            )
+        if name in _MOUNT_SWITCHES and given not in ("", "true"):
+            raise refuse(text, f"is not a mount: {field!r}", f"write {key!r} alone, or leave it out")
+        put(mount, name, True if name in _MOUNT_SWITCHES else given)
+    if mount["Type"] not in ("bind", "volume", "tmpfs") or not mount.get("Target", "").startswith("/"):
+        raise refuse(
+            text,
+            "is not a mount",
+            "its type is bind, volume or tmpfs, and its target is a path from the root: 'target=/inside'",
+        )
+    if mount["Type"] == "bind" and not mount.get("Source", "").startswith("/"):
+        raise refuse(text, "is not a bind mount", "its source is a path from the root: 'source=/outside'")
+    if "VolumeOptions" in mount:
+        mount["VolumeOptions"]["DriverConfig"] = {}  # the command line sends it with them
+    return mount
+
+
+_MOUNT_SWITCHES = ("ReadOnly", "VolumeOptions.NoCopy")
+_MOUNT_KEYS = {
+    "type": "Type",
+    "source": "Source",
+    "src": "Source",
+    "target": "Target",
+    "dst": "Target",
+    "destination": "Target",
+    "readonly": "ReadOnly",
+    "ro": "ReadOnly",
+    "volume-nocopy": "VolumeOptions.NoCopy",
+}
+
+
+def parse_tmpfs(value: Mapping[str, str]) -> dict[str, str]:
+    """Options of tmpfs mounts by path."""
+    if not isinstance(value, Mapping) or not all(str(inside).startswith("/") for inside in value):
+        raise refuse(value, "is not a table of tmpfs mounts", "write {'/run': 'size=16m'}, or {'/run': ''}")
+    return dict(value)
+
+
+def tmpfs_words(value: Mapping[str, str]) -> list[str]:
+    """The values of `--tmpfs`."""
+    return [f"{inside}:{options}" if options else inside for inside, options in parse_tmpfs(value).items()]
+
+
+def parse_devices(value: Sequence[str]) -> list[dict[str, str]]:
+    """`outside[:inside][:rwm]`, as docker/cli reads `--device`."""
+    devices = []
+    for device in parse_texts(value):
+        parts = device.split(":")
+        rights = parts.pop() if len(parts) > 1 and set(parts[-1]) <= set("rwm") and parts[-1] else "rwm"
+        if not 1 <= len(parts) <= 2 or not all(part.startswith("/") for part in parts):
+            raise refuse(device, "is not a device", "write '/dev/fuse', or '/dev/outside:/dev/inside:rwm'")
+        devices.append({"PathOnHost": parts[0], "PathInContainer": parts[-1], "CgroupPermissions": rights})
+    return devices
+
+
+def limited(value: Sequence[str], read: Callable[[str], int]) -> list[dict[str, Any]]:
+    """`/dev/disk:rate`, as docker/cli reads `--device-read-bps` and its three sisters."""
+    limits = []
+    for one in parse_texts(value):
+        path, _, rate = one.rpartition(":")
+        if not path.startswith("/dev/"):
+            raise refuse(one, "is not a limit for a disk", "write '/dev/sda:1mb': the disk, then the rate")
+        limits.append({"Path": path, "Rate": read(rate)})
+    return limits
+
+
+def parse_byte_rates(value: Sequence[str]) -> list[dict[str, Any]]:
+    """Bytes per second by device."""
+    return limited(value, parse_size)
+
+
+def parse_rates(value: Sequence[str]) -> list[dict[str, Any]]:
+    """Operations per second by device."""
+
+    def number(rate: str) -> int:
+        if not rate.isdigit() or not int(rate):
+            raise refuse(rate, "is no number of operations", "write '/dev/sda:100': 100 in a second")
+        return int(rate)
+
+    return limited(value, number)
+
+
+def parse_device_rules(value: Sequence[str]) -> list[str]:
+    """Rules of the devices cgroup: `c 1:3 rwm`."""
+    for rule in parse_texts(value):
+        if not _DEVICE_RULE.fullmatch(rule):
+            raise refuse(rule, "is no rule for devices", "write 'c 10:229 rw': kind, major:minor, rights")
+    return list(value)
+
+
+def parse_capabilities(value: Sequence[str]) -> list[str]:
+    """Sorted, upper case, with `CAP_`: the command line sends them so (docker/cli, opts/capabilities.go)."""
+    full = {
+        one.upper() if one.upper() == "ALL" else f"CAP_{one.upper().removeprefix('CAP_')}"
+        for one in parse_texts(value)
+    }
+    return ["ALL"] if "ALL" in full else sorted(full)
+
+
+def security_api(value: Sequence[str]) -> dict[str, Any]:
+    """`systempaths=unconfined` is the command line's own word for two empty lists of paths."""
+    options = parse_texts(value)
+    for option in options:
+        if option.startswith("seccomp=") and option not in ("seccomp=unconfined", "seccomp=builtin"):
+            raise refuse(option, "names a file, which the lab does not read", "use 'seccomp=unconfined'")
+    passed = [option for option in options if option != "systempaths=unconfined"]
+    body: dict[str, Any] = {"HostConfig.SecurityOpt": passed} if passed else {}
+    if len(passed) < len(options):
+        body |= {"HostConfig.MaskedPaths": [], "HostConfig.ReadonlyPaths": []}
+    return body
+
+
+def parse_restart(value: str) -> dict[str, Any]:
+    """A restart policy, as the Engine API takes it."""
+    name, _, times = parse_text(value).partition(":")
+    known = name in ("no", "always", "unless-stopped", "on-failure")
+    if not known or (times and (name != "on-failure" or not times.isdigit())):
+        raise refuse(
+            value, "is not a restart policy", "choose 'no', 'always', 'unless-stopped' or 'on-failure:3'"
+        )
+    return {"Name": name, "MaximumRetryCount": int(times or 0)}
+
+
+def parse_log_config(value: str) -> dict[str, Any]:
+    """A log driver, as the Engine API takes it."""
+    return {"Type": parse_text(value), "Config": {}}
+
+
+def parse_ulimits(value: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]]:
+    """As docker/go-units reads `--ulimit name=soft:hard`; the command line sends them in the order of their names."""
+    if not isinstance(value, Mapping):
+        raise refuse(value, "is not a table of limits", "write {'nofile': 1024}, or {'nofile': (1024, 4096)}")
+    limits = []
+    for name, limit in sorted(value.items()):
+        pair = limit if isinstance(limit, tuple) else (limit, limit)
+        if len(pair) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) for one in pair):
+            raise refuse(limit, "is not a limit", "write a whole number, or two: (soft, hard)")
+        limits.append({"Name": parse_text(name), "Soft": pair[0], "Hard": pair[1]})
+    return limits
+
+
+def ulimit_words(value: Mapping[str, int | tuple[int, int]]) -> list[str]:
+    """The values of `--ulimit`."""
+    return [f"{one['Name']}={one['Soft']}:{one['Hard']}" for one in parse_ulimits(value)]
+
+
+def at(path: str, check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+    """A parser whose value goes to the dotted path `path` of the request."""
+    return lambda value: {path: check(value)}
+
+
+def single(flag: str, path: str, check: Callable[[Any], Any] = parse_text) -> Option:
+    """An option with one value."""
+    return Option(flag, lambda value: [str(value)], at(path, check))
+
+
+def repeated(flag: str, path: str, check: Callable[[Any], Any] = parse_texts) -> Option:
+    """An option that may be given several times."""
+    return Option(flag, parse_texts, at(path, check))
+
+
+def mapping(flag: str, path: str, check: Callable[[Any], Any] = parse_table) -> Option:
+    """An option with `NAME=VALUE`, given once for each."""
+    return Option(flag, parse_pairs, at(path, check))
+
+
+def switch(flag: str, path: str) -> Option:
+    """An option without a value."""
+    return Option(flag, None, at(path, bool))
+
+
+# --- the operations
+
+
+def parse_some_seconds(value: int) -> int:
+    """Whole seconds, 1 or more."""
+    if parse_seconds(value) == 0:
+        raise refuse(value, "is no interval", "write whole seconds, 1 or more")
+    return value
+
+
+def parse_seconds(value: int) -> int:
+    """Whole seconds, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise refuse(value, "is not a time", "write whole seconds, 0 or more")
+    return value
+
+
+def parse_subnet(value: str) -> str:
+    """A subnet in CIDR notation."""
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError as error:
+        raise refuse(value, f"is not a subnet: {error}", "write it as '172.30.0.0/24'") from None
+
+
+def parse_address(value: str) -> str:
+    """An IP address."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError as error:
+        raise refuse(value, f"is not an address: {error}", "write it as '172.30.0.1'") from None
+
+
+def put(body: dict[str, Any], path: str, value: Any) -> None:
+    """Set `body[a][b][c]` for the dotted path `a.b.c`."""
+    *above, last = path.split(".")
+    for key in above:
+        body = body.setdefault(key, {})
+    body[last] = value

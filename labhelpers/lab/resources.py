@@ -1,0 +1,280 @@
+"""Operations on images, networks and volumes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.models.images import Image
+from docker.models.networks import Network
+from docker.models.volumes import Volume
+
+from labhelpers.engine import answers, registries
+from labhelpers.engine.removal import remove_image
+from labhelpers.engine.words import speaking
+from labhelpers.errors import NotOurs
+from labhelpers.lab import refusals, sessions
+from labhelpers.lab.base import Base, See, name_of
+from labhelpers.lab.operations import (
+    Build,
+    Commit,
+    Connect,
+    CreateNetwork,
+    CreateVolume,
+    Pull,
+    RemoveImage,
+    RemoveNetwork,
+    RemoveVolume,
+    Tag,
+    make,
+)
+from labhelpers.lab.sessions import Session
+
+
+class Resources(Base):
+    """The operations of `Lab` on images, networks and volumes."""
+
+    _session: Session
+
+    def pull(self, ref: str, *, see: See | None = None) -> Image:
+        """Fetch an image from its registry.
+
+        Args:
+            see: given each step of the pull as it comes (Engine API, POST /images/create).
+
+        Raises:
+            ImageMissing: the registry does not have it, or does not answer.
+        """
+        call = make(Pull, ref)
+        self._say(call)
+        with speaking(self.engine):
+            try:
+                for step in self.client.api.pull(**call.api(), stream=True, decode=True):
+                    if "error" in step:
+                        raise registries.explain(ref, str(step["error"])).error(ref)
+                    if see:
+                        see(step)
+            except APIError as error:
+                raise registries.failed(error, ref).error(ref) from None
+            pulled = self.client.images.get(ref)
+            self._there_before.add(str(pulled.id))
+            return pulled
+
+    def build(self, path: str, tag: str, *, see: See | None = None, **options: Any) -> Image:
+        """Make an image from a folder with a Dockerfile; `labhelpers.lab.operations.Build` lists the options.
+
+        Args:
+            see: given each step of the build as it comes (Engine API, POST /build).
+
+        Raises:
+            BuildFailed: a step failed; the last lines of its output are kept.
+            NameTaken: the tag belongs to an image that this lab did not make.
+        """
+        call = make(Build, path, tag, **options)
+        self._say(call)
+        with speaking(self.engine):
+            self._tag_must_be_free(tag)
+            return self._build(call, see)
+
+    def commit(self, container: Container | str, ref: str) -> Image:
+        """Make an image of a container's files as they are now.
+
+        Raises:
+            NameTaken: the name belongs to an image that this lab did not make.
+            LabError: the container is gone.
+        """
+        call = make(Commit, name_of(container), ref)
+        self._say(call)
+        # the container's labels would come along and say that this image is a container
+        labels = [f"LABEL {name}={value}" for name, value in self._labels("image").items()]
+        with speaking(self.engine, container=call.container):
+            self._tag_must_be_free(ref)
+            made = self.client.api.commit(**call.api(), changes=labels)
+            return self.client.images.get(made["Id"])
+
+    def tag(self, image: str, ref: str) -> None:
+        """Give an image that this session made one more name; the name moves if it has it already.
+
+        Raises:
+            ImageMissing: there is no such image.
+            NotOurs: this session did not make the image.
+            NameTaken: the name belongs to an image that this session did not make.
+        """
+        call = make(Tag, image, ref)
+        self._say(call)
+        with speaking(self.engine):
+            try:
+                found = self.client.images.get(image)
+            except ImageNotFound as error:
+                raise refusals.image_missing(image, error) from None
+            if answers.labels(found.attrs).get(sessions.SESSION) != self.session:
+                raise NotOurs(
+                    f"the image {image!r} was not made here: a name that the lab gave it could not be taken back",
+                    hint=f"if you mean it, type it in a terminal: docker tag {image} {ref}",
+                )
+            self._tag_must_be_free(ref)
+            self.client.api.tag(**call.api())
+
+    def create_network(self, name: str, **options: Any) -> Network:
+        """Make a network; `labhelpers.lab.operations.CreateNetwork` says the options there are.
+
+        Raises:
+            NameTaken: a network of that name is there, or one that has addresses of the same subnet.
+            EngineRefused: the engine has no addresses left for another network, or refused for another reason.
+        """
+        call = make(CreateNetwork, name, **options)
+        self._say(call)
+        with speaking(self.engine):
+            try:
+                made = self.client.api.create_network(**call.api(), labels=self._labels("network"))
+            except APIError as error:
+                if error.status_code == 409 or "already exists" in str(error.explanation):
+                    raise self._name_taken("network", name, error) from None
+                if refusals.NO_POOL.search(str(error.explanation)):
+                    raise refusals.no_pool(self.client, self.host, error) from None
+                if "overlap" in str(error.explanation) and call.subnet:
+                    raise refusals.subnet_taken(self.client, self.host, call.subnet, error) from None
+                raise
+            return self.client.networks.get(made["Id"])
+
+    def create_volume(self, name: str, *, keep: bool = False, **options: Any) -> Volume:
+        """Make a volume, or give the one of that name that this session made, as `docker volume create` does.
+
+        A volume that the reader created in an earlier session is given too, with what it holds.
+
+        Args:
+            keep: it holds the reader's work: nothing of the lab removes it, and a later session gets it again.
+
+        Raises:
+            NameTaken: a volume of that name is there that neither this session nor the reader made.
+        """
+        call = make(CreateVolume, name, **options)
+        self._say(call)
+        with speaking(self.engine):
+            # the engine answers with an old volume of that name as if it were new: only the labels tell
+            mark = {sessions.KEEP: "yes"} if keep else {}
+            self.client.api.create_volume(**call.api(), labels=self._labels("volume") | mark)
+            # its own answer has no labels where the engine has restarted since the volume was made (20.10)
+            volume = self.client.volumes.get(name)
+            found = answers.labels(volume.attrs)
+            kept = keep and sessions.CHAPTER in found and sessions.KEEP in found
+            if not kept and not sessions.is_usable_volume(found, self.session):
+                raise self._name_taken("volume", name, None)
+            return volume
+
+    def connect(self, network: Network | str, container: Container | str) -> None:
+        """Give a container that the lab made one more interface, in `network`.
+
+        Raises:
+            NotOurs: the lab did not make the container.
+            ContainerMissing: there is no such container.
+            EngineRefused: there is no such network, or the engine refused for another reason.
+        """
+        call = make(Connect, network if isinstance(network, str) else str(network.name), name_of(container))
+        with speaking(self.engine, container=call.container):
+            self._must_be_ours(call.container)
+            self._say(call)
+            self.client.api.connect_container_to_network(**call.api())
+
+    def remove_network(self, network: Network | str) -> None:
+        """Remove a network that this session made; nothing happens where it is gone already.
+
+        Raises:
+            NotOurs: this session did not make it.
+            EngineRefused: a container is still in it.
+        """
+        call = make(RemoveNetwork, network if isinstance(network, str) else str(network.name))
+        with speaking(self.engine):
+            try:
+                self._must_be_this_sessions("network", call.name, self.client.api.inspect_network(call.name))
+            except NotFound:
+                return
+            self._say(call)
+            with suppress(NotFound):
+                self.client.api.remove_network(**call.api())
+
+    def remove_volume(self, volume: Volume | str) -> None:
+        """Remove a volume that this session made; nothing happens where it is gone already.
+
+        Raises:
+            NotOurs: this session did not make it.
+            EngineRefused: a container still uses it.
+        """
+        call = make(RemoveVolume, volume if isinstance(volume, str) else str(volume.name))
+        with speaking(self.engine):
+            try:
+                self._must_be_this_sessions("volume", call.name, self.client.api.inspect_volume(call.name))
+            except NotFound:
+                return
+            self._say(call)
+            with suppress(NotFound):
+                self.client.api.remove_volume(**call.api())
+
+    def remove_image(self, ref: str) -> None:
+        """Remove a name of an image that this session made or pulled; nothing happens where it is gone already.
+
+        Raises:
+            EngineRefused: a container uses the image.
+        """
+        call = make(RemoveImage, ref)
+        with speaking(self.engine):
+            self._say(call)
+            with suppress(ImageNotFound):
+                remove_image(self.client.api, call.ref)
+
+    def _must_be_this_sessions(self, kind: str, name: str, attrs: Mapping[str, Any]) -> None:
+        if (attrs.get("Labels") or {}).get(sessions.SESSION) != self.session:
+            raise NotOurs(
+                f"this notebook did not make the {kind} {name!r}, so it leaves it alone",
+                hint=f"if it is yours and you mean it, type it in a terminal: docker {kind} rm {name}",
+            )
+
+    def _tag_must_be_free(self, tag: str) -> None:
+        try:
+            found = self.client.api.inspect_image(tag)  # type: ignore[no-untyped-call]
+        except ImageNotFound:
+            return
+        # the configuration of an image may be null
+        if answers.labels(found).get(sessions.SESSION) != self.session:
+            raise self._name_taken("image", tag, None)
+
+    def _build(self, call: Build, see: See | None) -> Image:
+        said: list[str] = []
+        nameless = self._nameless()
+        try:
+            return self._build_told(call, see, said)
+        finally:
+            # no label of ours is on a stage that files were copied from, nor on the last step of a build that failed;
+            # what other builds leave meanwhile is not among the steps that this one told of
+            steps = re.findall(r"^ ---> ([0-9a-f]{12})$", "".join(said), re.MULTILINE)
+            with suppress(DockerException, requests.RequestException):
+                left = {id for id in self._nameless() - nameless if id[7:19] in steps}
+                self._there_before |= left
+                self._session.has_stages(left)
+
+    def _nameless(self) -> set[str]:
+        """The images that no tag names and no other image stands on."""
+        return {row["Id"] for row in self.client.api.images(filters={"dangling": True})}
+
+    def _build_told(self, call: Build, see: See | None, said: list[str]) -> Image:
+        image_id = ""
+        try:
+            for step in self.client.api.build(
+                **call.api(), labels=self._labels("image"), rm=True, forcerm=True, decode=True
+            ):
+                said.append(step.get("stream", ""))
+                image_id = (step.get("aux") or {}).get("ID", image_id)
+                if "error" in step:
+                    raise refusals.build_failed(call, said, step["error"])
+                if see:
+                    see(step)
+        except APIError as error:
+            raise refusals.build_failed(call, said, str(error.explanation)) from None
+        except (OSError, TypeError) as error:
+            raise refusals.build_failed(call, said, str(error)) from None
+        return self.client.images.get(image_id or call.tag)
