@@ -196,7 +196,7 @@ def survive(lab: Lab) -> Exercise:
         # the cell that is run again keeps the hog's appetite
         need = _needs[lab.session] = 4 * (9 + secrets.randbelow(10))
         program = keep(lab, FOOD, HUNGRY_PROGRAM.replace("NEED", str(need)).strip())
-        with lab.quiet():
+        with lab.hidden():
             lab.create_volume(FOOD)
             writer = lab.run(
                 lab.image("payload"),
@@ -325,7 +325,7 @@ def throttled(lab: Lab) -> Exercise:
 def _start_workers(lab: Lab) -> None:
     """Start those that are not there: the cell that is run again keeps what the reader has changed."""
     for name, (work, cpus) in zip(_workers[lab.session], WORKERS, strict=True):
-        with lab.quiet():
+        with lab.hidden():
             given(lab, name, partial(_start_worker, lab, name, work, cpus))
         if not kept(lab, f"limits of {name}"):
             keep(lab, f"limits of {name}", _limits(lab, name))
@@ -518,7 +518,7 @@ def more_room(lab: Lab) -> Exercise:
     began with: the same container, never stopped, restarted or paused.
     """
     if container_named(lab, KEEPER) is None:
-        with lab.quiet():
+        with lab.hidden():
             made = lab.run(
                 lab.image("payload"),
                 ["sleep", LIFE_S],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -53,7 +54,8 @@ def commands(lines: Sequence[str], beginnings: Sequence[str] = ()) -> Commands:
 def show_commands(lines: Sequence[str], beginnings: Sequence[str] = ()) -> None:
     """Show a block of commands in the notebook's page; elsewhere, or where there are none, nothing."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if lines and shell is not None:
+    # a thread that watches something has no cell of its own
+    if lines and shell is not None and threading.current_thread() is threading.main_thread():
         from IPython.display import display
 
         display(commands(lines, beginnings))  # type: ignore[no-untyped-call]

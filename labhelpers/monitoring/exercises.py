@@ -123,7 +123,7 @@ def name_not_path(lab: Lab) -> Exercise:
 
     Promise: what the container writes at /data goes into the volume, and what the first one had written is in it.
     """
-    with lab.quiet():
+    with lab.hidden():
         if container_named(lab, TILL) is None:
             lab.create_volume(TILL_DATA)
             path = f"{home(lab)}/volumes/{TILL_DATA}"
@@ -271,7 +271,7 @@ def watch_only(lab: Lab) -> Exercise:
     Promise: nothing within the watchman's reach takes commands for the engine, and no mount, volume, namespace or
     right leads to it or to the host; the list that it holds is one that `guard` gives it, of this exercise.
     """
-    with lab.quiet():
+    with lab.hidden():
         door = docker_sock(lab)
         given(lab, GUARD, lambda: _post_the_guard(lab, door))
     runs = Task(
@@ -353,7 +353,7 @@ def three_deaths(lab: Lab) -> Exercise:
     Promise: the three names are the right ones. Which one died of what is drawn, and kept from what the lab did: a
     name, a log or a state that is changed later changes nothing.
     """
-    with lab.quiet():
+    with lab.hidden():
         given(lab, INSPECTOR, lambda: lab.run(lab.image("payload"), name=INSPECTOR, network="none"))
         if lab.session not in _fates or any(container_named(lab, name) is None for name in SUSPECTS):
             _fates[lab.session] = _let_them_die(lab)

@@ -320,7 +320,7 @@ def who_shares(lab: Lab) -> Exercise:
 def _make_rooms(lab: Lab) -> None:
     kind = secrets.choice(list(OPTIONS))
     first, second = secrets.SystemRandom().sample(ROOMS, 2)
-    with lab.quiet():
+    with lab.hidden():
         # the donor must be there first; its options do not tell that it is one
         for name in sorted(ROOMS, key=lambda room: (room == second, room != first)):
             options = _sharing(kind, first) if name == second else {"ipc": "shareable"}
@@ -593,7 +593,7 @@ def _runs(name: str, hint: str) -> Task:
 
 def _given(lab: Lab, name: str, make: Callable[[Lab], None]) -> None:
     """Make what an exercise begins with, unless it runs already; the lines would tell the answer."""
-    with lab.quiet():
+    with lab.hidden():
         if not_as_given(lab, name):
             _clear(lab, name)
         start_given(lab, name, lambda: make(lab))

@@ -39,7 +39,7 @@ def two_networks(lab: Lab) -> Exercise:
     Promise: echo requests that `both-sides` sends to the *names* of the lab's two containers arrive in those two
     containers, and neither of the two reaches any address of the other.
     """
-    with lab.quiet():
+    with lab.hidden():
         for network, name in ((LEFT, LEFT_ONE), (RIGHT, RIGHT_ONE)):
             if network not in _network_names(lab):
                 lab.create_network(network)
@@ -128,7 +128,7 @@ def other_end(lab: Lab) -> Exercise:
 
     Promise: the reader's file in `traced` names that interface. The engine gives it another name at each start.
     """
-    with lab.quiet():
+    with lab.hidden():
         given(lab, TRACED, partial(lab.run, lab.image("payload"), name=TRACED, dns=QUIET))
     answer = Task(
         "answer",
@@ -187,7 +187,7 @@ def sealed(lab: Lab) -> Exercise:
     Promise: no packet of a container on this network arrives outside, whatever that container's own routes and
     rights are. Packets are counted where they would arrive: an answer that does not come back proves nothing.
     """
-    with lab.quiet():
+    with lab.hidden():
         outside(lab, WORLD)
     there = Task(
         "there",

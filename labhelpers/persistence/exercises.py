@@ -110,7 +110,7 @@ def proof(lab: Lab, source: str) -> Exercise:
     """
     wanted, is_new = _uuid(lab, PROOF)
     if is_new:
-        with lab.quiet():
+        with lab.hidden():
             lab.create_volume(PROOF_DATA)
             copy(lab, source, PROOF_DATA, wanted)
     tasks = (
@@ -250,7 +250,7 @@ def move(lab: Lab, image: str, source: str) -> Exercise:
     """
     wanted, is_new = _uuid(lab, FORGETFUL)
     if is_new:
-        with lab.quiet():
+        with lab.hidden():
             given(
                 lab,
                 FORGETFUL,
@@ -348,7 +348,7 @@ def bank(lab: Lab, image: str, source: str) -> Exercise:
     """
     wanted, is_new = _uuid(lab, BANK)
     if is_new:
-        with lab.quiet():
+        with lab.hidden():
             lab.create_volume(BANK_DATA)
             copy(lab, source, BANK_DATA, wanted)
             start(lab, image, BANK_DATA, FAST.arguments, name=BANK, network="none")

@@ -151,7 +151,7 @@ def taken(lab: Lab) -> Exercise:
     and published on another one, on 127.0.0.1 alone.
     """
     image, number = lab.image("payload"), port_for(lab, DOOR)
-    with lab.quiet():
+    with lab.hidden():
         given(lab, DOOR, partial(lab.run, image, name=DOOR, ports={"80/tcp": number}, cap_drop=["ALL"]))
     stays = Task(
         "stays",
@@ -201,7 +201,7 @@ def password(lab: Lab) -> Exercise:
     Promise: root gets in with the password of the container's own configuration, in whatever form that was given,
     and by no way without one.
     """
-    with lab.quiet():
+    with lab.hidden():
         given(
             lab,
             MUTE,
@@ -279,7 +279,7 @@ def half_made(lab: Lab) -> Exercise:
     Promise: root gets into a server in that container, and the data directory that this server has is the volume.
     """
     password = password_for(lab, MENDED)
-    with lab.quiet():
+    with lab.hidden():
         # a volume that `-v` has made since in its place is the reader's answer
         if not (_has_volume(lab, HALF) and (lab.session, HALF) in _half_made):
             lab.create_volume(HALF)
@@ -356,7 +356,7 @@ def watcher(lab: Lab) -> Exercise:
     Promise: the numbers that it gives of `watched` are of this moment and agree with the kernel's; nothing that it
     has (mounts, volumes, rights, namespaces, sockets) lets it write to the host or command the engine.
     """
-    with lab.quiet():
+    with lab.hidden():
         given(lab, WATCHED, partial(_start_watched, lab))
     runs = Task(
         "runs",

@@ -129,7 +129,7 @@ def desk(lab: Lab) -> str:
     """A directory of the engine's host that a bind mount may have as its source; it goes with the notebook."""
     key = (lab.session, "desk")
     if key not in _made:
-        with lab.quiet():
+        with lab.hidden():
             _made[key] = f"desk-{secrets.token_hex(2)}"
             lab.create_volume(_made[key])
     return stage.directory_of(lab, _made[key])
@@ -382,7 +382,7 @@ def ledger(lab: Lab) -> Exercise:
     key = (lab.session, "ledger")
     if key not in _made:
         _made[key] = (f"ledger-{secrets.token_hex(2)}", 5000 + secrets.randbelow(1000))
-        with lab.quiet():
+        with lab.hidden():
             lab.create_volume(_made[key][0])
     name, user = _made[key]
     directory = stage.directory_of(lab, name)
@@ -504,7 +504,7 @@ def archive(lab: Lab) -> Exercise:
     key = (lab.session, "archive")
     if key not in _made:
         _made[key] = f"archive-{secrets.token_hex(2)}"
-        with lab.quiet():
+        with lab.hidden():
             lab.create_volume(_made[key])
         command = ["sh", "-c", FILL, "sh", *(secrets.token_hex(8) for _ in range(3))]
         with stage.running(lab, command, volumes=[f"{_made[key]}:/data"]) as writer:

@@ -1,0 +1,177 @@
+"""What an experiment reads of the engine, waits for, and does to containers: on a real engine."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from docker.models.containers import Container
+
+from labhelpers.errors import (
+    ContainerMissing,
+    EngineRefused,
+    ImageMissing,
+    NotOurs,
+    NotRunning,
+    TimedOut,
+)
+from labhelpers.lab import Lab
+from labhelpers.lab.commands import CSS_CLASS, commands
+
+SLEEP = "sleep 600"
+
+
+@pytest.fixture
+def container(there: Lab) -> Container:
+    return there.run(there.image("payload"), SLEEP, network="none")
+
+
+def state(lab: Lab, container: Container) -> tuple[str, int]:
+    found = lab.inspect(container)["State"]
+    return found["Status"], found["ExitCode"]
+
+
+def typed(lab: Lab, line: str) -> str:
+    """What a command of the lab prints where a person types it."""
+    environment = {"DOCKER_HOST": lab.engine.address, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    done = subprocess.run(
+        shlex.split(line), env=environment, capture_output=True, encoding="utf-8", check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("operate", "undo"),
+    [
+        (lambda lab, c: lab.kill(c), lambda lab, c: lab.start(c)),
+        (lambda lab, c: lab.kill(c, "KILL"), lambda lab, c: lab.start(c)),
+        (lambda lab, c: lab.pause(c), lambda lab, c: lab.unpause(c)),
+        (lambda lab, c: lab.stop(c, timeout_s=0), lambda lab, c: lab.start(c)),
+        (lambda lab, c: lab.restart(c, timeout_s=0), lambda lab, c: None),
+    ],
+    ids=["kill", "kill with a signal", "pause", "stop", "restart"],
+)
+def test_a_command_does_what_the_operation_does(
+    there: Lab,
+    container: Container,
+    operate: Callable[[Lab, Container], None],
+    undo: Callable[[Lab, Container], None],
+) -> None:
+    before = len(there.commands)
+    operate(there, container)
+    there.wait_for("the state to settle", lambda: state(there, container)[0] != "removing")
+    (line,) = there.commands[before:]
+    by_lab = state(there, container)
+    undo(there, container)
+    assert state(there, container)[0] == "running"
+    typed(there, line)
+    assert state(there, container) == by_lab
+
+
+def test_a_container_lasts_as_long_as_its_block(there: Lab) -> None:
+    with there.running(there.image("payload"), SLEEP, network="none") as made:
+        assert there.is_running(made)
+    with pytest.raises(ContainerMissing, match="no container"):
+        there.inspect(made)
+    assert there.commands[-1] == f"docker rm -f -v {made.name}"
+
+
+def test_a_block_that_fails_or_removes_it_leaves_nothing(there: Lab) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        there.running(there.image("payload"), SLEEP, network="none") as made,
+    ):
+        _ = 1 / 0
+    with pytest.raises(ContainerMissing):
+        there.inspect(made)
+    with there.running(there.image("payload"), SLEEP, network="none") as made:
+        there.remove(made, force=True)
+
+
+def test_waiting_for_the_end_gives_the_exit_code(there: Lab) -> None:
+    ends = there.run(there.image("payload"), ["sh", "-c", "exit 7"], network="none")
+    assert there.wait(ends) == 7
+    assert there.commands[-1] == f"docker wait {ends.name}"
+    assert typed(there, there.commands[-1]) == "7"
+
+
+def test_waiting_too_long_for_the_end(there: Lab, container: Container) -> None:
+    with pytest.raises(TimedOut, match=r"timed out after 0\.5 s waiting for the container .* to end"):
+        there.wait(container, limit_s=0.5)
+
+
+def test_a_condition_that_comes_true_gives_its_value(there: Lab) -> None:
+    values = iter(["", "", "ready"])
+    assert there.wait_for("a value", lambda: next(values)) == "ready"
+
+
+def test_a_condition_that_does_not_come_true_is_named_with_the_time(there: Lab) -> None:
+    with pytest.raises(TimedOut, match=r"timed out after 0\.2 s waiting for the moon"):
+        there.wait_for("the moon", lambda: False, 0.2)
+
+
+def test_a_container_that_ends_first_is_an_error_with_its_last_lines(there: Lab) -> None:
+    ends = there.run(there.image("payload"), ["sh", "-c", "echo no disk left >&2; exit 3"], network="none")
+    with pytest.raises(NotRunning, match="exit code 3 before this happened: the server to answer") as error:
+        there.wait_for("the server to answer", lambda: False, 30, while_running=ends)
+    assert error.value.engine_words == "no disk left"
+
+
+def test_what_is_not_there_is_an_error_of_its_kind(there: Lab) -> None:
+    for ask in (there.inspect, there.logs, there.is_running, there.kill, there.start, there.wait):
+        with pytest.raises(ContainerMissing):
+            ask("no-such-container")
+    with pytest.raises(ImageMissing):
+        there.inspect_image("no-such-image:1")
+    for look in (there.inspect_network, there.inspect_volume):
+        with pytest.raises(EngineRefused):
+            look("no-such-thing")
+
+
+def test_addresses_and_directories(there: Lab, container: Container) -> None:
+    assert there.address_of(container) == ""
+    network, volume = there.create_network(f"t-{there.session}"), there.create_volume(f"t-{there.session}")
+    inside = there.run(there.image("payload"), SLEEP, network=str(network.name))
+    address = there.exec(inside, ["hostname", "-i"]).stdout.strip()
+    assert there.address_of(inside) == there.address_of(inside, str(network.name)) == address
+    assert there.directory_of(volume) == there.inspect_volume(volume)["Mountpoint"]
+    assert str(network.name) in [row["Name"] for row in there.list_networks()]
+    assert str(volume.name) in [row["Name"] for row in there.list_volumes()]
+    there.remove(inside, force=True)
+    there.remove_network(network)
+    there.remove_volume(volume)
+    there.remove_network(network)
+    assert str(network.name) not in [row["Name"] for row in there.list_networks()]
+    assert str(volume.name) not in [row["Name"] for row in there.list_volumes()]
+
+
+def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> None:
+    name = f"foreign-{there.session}"
+    there.client.api.create_volume(name)
+    try:
+        with pytest.raises(NotOurs, match="did not make the volume"):
+            there.remove_volume(name)
+        with pytest.raises(NotOurs, match="did not make the network"):
+            there.remove_network("bridge")
+        assert there.inspect_volume(name)
+    finally:
+        there.client.api.remove_volume(name)
+
+
+LINES = ("docker network create b", "docker run -d a", "docker run -d a", "docker rm a")
+
+
+def test_a_block_counts_its_commands_and_shows_the_essential_ones_once() -> None:
+    block = commands(LINES, ["docker run"])
+    assert block.lines == LINES
+    assert block.essential == ("docker run -d a",)
+    text = repr(block)
+    assert text.startswith("$ docker run -d a\n4 docker commands:")
+    assert text.count("$ docker run -d a") == 3
+    html = block._repr_html_()
+    assert html.startswith(f'<div class="{CSS_CLASS}">')
+    assert "<summary>4 docker commands</summary>" in html
+    assert commands(LINES[:1]).title == "1 docker command"
+    assert "<script>" not in commands(["docker run '<script>'"])._repr_html_()
