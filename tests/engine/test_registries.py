@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import os
 import ssl
 import tarfile
 import threading
@@ -282,6 +283,46 @@ def test_a_missing_credential_helper_is_named_and_not_needed(
     with Lab("test", engine=engine) as lab, lab.quiet():
         assert lab.pull(pushed).tags
         assert lab.build(str(tmp_path), f"t-{lab.session}-built").labels["built"] == "yes"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "#!/bin/sh\necho 'pass not initialized' >&2\nexit 1\n",
+        "#!/bin/sh\necho 'Enter passphrase:'\n",
+        "#!/bin/sh\necho '[1]'\n",
+        "#!/bin/sh\necho null\n",
+        "#!/no/such/interpreter\n",
+        "\0no program at all",
+    ],
+)
+def test_a_credential_helper_that_fails_keeps_nothing_from_being_pulled_or_built(
+    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    pushed = there.registry.push("labhelpers/payload", "try/failing")
+    helper = tmp_path / "docker-credential-failing"
+    helper.write_text(program, encoding="utf-8")
+    helper.chmod(0o755)
+    config = {"credsStore": "failing", "credHelpers": {"127.0.0.1:5000": "failing"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nLABEL built=yes\n", encoding="utf-8")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    engine = engines.connect(there.engine.address)
+    with Lab("test", engine=engine) as lab, lab.quiet():
+        assert lab.pull(pushed).tags
+        assert lab.build(str(tmp_path), f"t-{lab.session}-built").labels["built"] == "yes"
+
+
+def test_what_the_file_itself_holds_counts_where_a_helper_fails(
+    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"credsStore": "none-such", "auths": {"r.example": {"auth": "bWU6c2VjcmV0"}}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    engine = engines.connect(there.engine.address)
+    assert registries.login(engine, "r.example/x")
+    assert registries.login(engine, "other.example/x") == {}
 
 
 def test_only_missing_helpers_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
