@@ -34,7 +34,8 @@ class Logins(auth.AuthConfig):
 
     @property
     def is_empty(self) -> bool:
-        return False  # else the SDK reads the file again, into a class of its own
+        """Never: the SDK would read the file again, into a class of its own."""
+        return False
 
     def _get_store_instance(self, name: str) -> Any:
         with warnings.catch_warnings():

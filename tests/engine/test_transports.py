@@ -381,11 +381,13 @@ def test_what_ssh_says_has_a_next_step(
         ("root@x: Permission denied (publickey,password).", "may not log in"),
         # of the other machine's engine, though the words are those of a missing command or ssh server
         (
-            "failed to open the raw stream connection: dial unix /var/run/docker.sock: connect: no such file or directory",
+            "failed to open the raw stream connection: "
+            "dial unix /var/run/docker.sock: connect: no such file or directory",
             "no engine runs there",
         ),
         (
-            "failed to open the raw stream connection: dial unix /var/run/docker.sock: connect: connection refused",
+            "failed to open the raw stream connection: "
+            "dial unix /var/run/docker.sock: connect: connection refused",
             "no engine runs there",
         ),
         ("ssh: connect to host x port 22: Connection refused", "no ssh server"),
