@@ -184,6 +184,10 @@ def _transport(protocol: int, data: bytes, tunnels: int) -> list[Layer]:
         header = Layer("UDP", 8, (("from", str(source)), ("to", str(target))))
         if target == VXLAN_PORT and len(data) >= 16 and tunnels < MOST_TUNNELS:
             number = int.from_bytes(data[12:15], "big")
-            return [header, Layer("VXLAN", 8, (("network", str(number)),)), *_ethernet(data[16:], tunnels + 1)]
+            return [
+                header,
+                Layer("VXLAN", 8, (("network", str(number)),)),
+                *_ethernet(data[16:], tunnels + 1),
+            ]
         return [header]
     return []

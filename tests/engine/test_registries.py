@@ -266,7 +266,7 @@ def test_a_certificate_that_the_engine_does_not_accept(
     here: Lab, tmp_path: Path, named: bool, days: int, cause: str
 ) -> None:
     # 127.0.0.0/8 needs no valid certificate (dockerd, "insecure registries"): the address of a network of ours does
-    network = here.create_network(f"t-{here.session}-tls")
+    network = here.create_network(f"t-{here.session}-tls{named:d}{days}")
     gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
     said: list[str] = []
     with answering(gateway, 404, self_signed(tmp_path, gateway, named, days)) as address:
