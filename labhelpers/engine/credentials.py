@@ -40,7 +40,7 @@ class Logins(auth.AuthConfig):
     def _get_store_instance(self, name: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a missing helper: `warning` says so in the reader's words
-            return super()._get_store_instance(name)
+            return super()._get_store_instance(name)  # type: ignore[misc]
 
     def resolve_authconfig(self, registry: str | None = None) -> Any:
         """As in the SDK; what the file itself holds where the helper fails."""
@@ -52,13 +52,19 @@ class Logins(auth.AuthConfig):
     def get_all_credentials(self) -> dict[str, Any]:
         """As in the SDK; what the file itself holds where a helper fails."""
         try:
-            return dict(super().get_all_credentials())
+            return dict(super().get_all_credentials())  # type: ignore[no-untyped-call]
         except _FAILS:
             return dict(self.auths)
 
 
 # `StoreError` is a RuntimeError; the others are of an answer that is not of the protocol
 _FAILS = (DockerException, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+def logins(api: Any) -> Mapping[str, Any]:
+    """What the SDK's client `api` read of docker's configuration."""
+    found: Mapping[str, Any] = api._auth_configs
+    return found
 
 
 def tolerate_failing_helpers(api: Any) -> None:

@@ -196,7 +196,7 @@ class SshFailed(ConnectionError):
 async def dial(place: Place) -> Connection:
     """Open a byte stream to the engine at `place`. The caller closes it.
 
-    A failed login over ssh is raised by the first `read`: until then nobody knows.
+    A failed login over ssh is raised by the first `write` or `read`: until then nobody knows.
 
     Raises:
         OSError: nothing listens there, no permission, a certificate that is not trusted (`ssl.SSLError`), …
@@ -463,16 +463,24 @@ class _SshStreams:
         if data or self._started or not size:
             self._started = True
             return data
-        # it ended before the engine sent anything
+        raise await self._failed()
+
+    async def write(self, data: bytes) -> None:
+        self._input.write(data)
+        try:
+            await self._input.drain()
+        except ConnectionError:
+            if self._started:
+                raise
+            raise await self._failed() from None
+
+    async def _failed(self) -> SshFailed:
+        """The error for an `ssh` that ended before the engine sent anything: what it printed says why."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _EXIT_S)
             await asyncio.wait_for(asyncio.shield(self._listener), _EXIT_S)
         said = self._stderr.decode(errors="replace").strip()
-        raise SshFailed(said or f"ssh ended with status {self._process.returncode} and printed nothing")
-
-    async def write(self, data: bytes) -> None:
-        self._input.write(data)
-        await self._input.drain()
+        return SshFailed(said or f"ssh ended with status {self._process.returncode} and printed nothing")
 
     async def write_eof(self) -> None:
         self._input.close()

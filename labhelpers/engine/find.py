@@ -105,7 +105,7 @@ class Engine:
             "(its bridge is podman0), no swarm, and short image names are resolved differently; "
             f"{podman.these()}, and the others stop at their first cell"
         ]
-        logins = credentials.warning(self.client.api._auth_configs)
+        logins = credentials.warning(credentials.logins(self.client.api))
         return podmans * self.is_podman + ([logins] if logins else [])
 
     def facts(self) -> EngineFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 
 from labhelpers import jupyter, state
 from labhelpers.engine import Engine, connect, contexts, find, foreign, images, podman, unreachable
-from labhelpers.engine.dial import Place, ssh_command
+from labhelpers.engine.dial import Place, SshFailed, dial, ssh_command
 from labhelpers.errors import EngineMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.lab import Lab
 
@@ -244,6 +245,27 @@ def test_no_ssh_program(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineUnreachable, match="no `ssh` program") as caught:
         connect("ssh://127.0.0.1")
     assert "openssh-client" in caught.value.hint
+
+
+def test_what_ssh_prints_is_kept_if_it_ends_before_it_is_asked(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = alone / "ssh"
+    program.write_text("#!/bin/sh\necho 'Host key verification failed.' >&2\nexit 255\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(alone), prepend=os.pathsep)
+
+    async def ask() -> None:
+        connection = await dial(Place("ssh://x", "DOCKER_HOST"))
+        try:
+            await asyncio.sleep(0.5)  # it has ended, and the event loop has seen that
+            await connection.write(b"GET /version HTTP/1.1\r\n\r\n")
+            await connection.read(1)
+        finally:
+            await connection.close()
+
+    with pytest.raises(SshFailed, match="Host key verification failed"):
+        asyncio.run(ask())
 
 
 # --- contexts
