@@ -192,7 +192,7 @@ def read_json(name: str, default: Any) -> Any:
     `default` where there is none, it is damaged, or it does not hold a value of `default`'s type (None: any type).
     """
     try:
-        found = json.loads(path(name).read_text(encoding="utf-8"))
+        found = json.loads(path(name).read_text(encoding="utf-8", errors="surrogatepass"))
     except (OSError, ValueError, RecursionError):
         return default
     return found if default is None or isinstance(found, type(default)) else default
@@ -207,7 +207,9 @@ def write_json(name: str, data: Any) -> None:
     target = path(name)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+        # a path may have bytes that are no UTF-8; Python keeps each as half a surrogate pair
+        partial.write_text(text, encoding="utf-8", errors="surrogatepass")
         partial.replace(target)
     except OSError as error:
         with suppress(OSError):

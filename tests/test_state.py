@@ -245,3 +245,12 @@ def test_an_installed_package_works_on_a_copy(
     state.course()
     texts = [(copy / name).read_text(encoding="utf-8") for name in ("00_a.ipynb", "01_b.ipynb")]
     assert texts == ["second edition", "the reader's"]
+
+
+def test_a_directory_whose_name_is_no_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path / "caf\u00e9") + b"\xff\n x")
+    monkeypatch.setenv("LABHELPERS_HOME", folder)
+    state.write_json("progress.json", {"where": str(state.home())})
+    assert state.read_json("progress.json", {}) == {"where": folder}
+    with state.locked("any"):
+        assert state.home().is_dir()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import NotFound
 from docker.models.containers import Container
 
+from labhelpers.engine import answers
 from labhelpers.errors import LabError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ _SYSTEM = (
     "/sbin",
     "/sys",
     "/usr",
+    "/var/lib/containerd",
     "/var/spool/cron",
 )
 _ENGINES = ("dockerd", "containerd", "podman")
@@ -293,7 +295,7 @@ def _has_read_only(mounts: Iterable[tuple[Mount, list[str]]], point: str) -> boo
 def _open_sockets(lab: Lab, found: dict[str, Any], mounts: list[tuple[Mount, list[str]]]) -> Iterator[str]:
     """Sockets in its volumes through which another program passes commands to the engine."""
     root = f"/proc/{found['State']['Pid']}/root"
-    points = {one["Destination"].rstrip("/") for one in found["Mounts"]}
+    points = {one["Destination"].rstrip("/") for one in answers.rows(found, "Mounts")}
     tops = [f"{root}{mount.point}" for mount, _ in mounts if mount.point in points]
     sockets = lab.host.output(["find", *tops, "-xdev", "-type", "s"]).splitlines() if tops else []
     for path in sockets[:_MOST_ASKED]:
@@ -303,7 +305,7 @@ def _open_sockets(lab: Lab, found: dict[str, Any], mounts: list[tuple[Mount, lis
 
 def _open_ports(lab: Lab, host: _EngineHost, found: dict[str, Any]) -> Iterator[str]:
     """The first TCP port within its reach on which the engine takes commands."""
-    if found["HostConfig"]["NetworkMode"] == "none":
+    if answers.part(found, "HostConfig").get("NetworkMode") == "none":
         return
     engine_ports = [port for port, inode in _listening(lab, "/proc/net") if inode in host.inodes]
     wanted = [(address, port) for port in engine_ports for address in _addresses_of_host(lab)]
@@ -342,13 +344,9 @@ def _addresses_of_host(lab: Lab) -> list[str]:
 def _ports_of(lab: Lab, found: dict[str, Any]) -> list[tuple[str, int]]:
     """Where a container's ports may be reached: at its own addresses, and where they are published."""
     inside = [port for port, _ in _listening(lab, f"/proc/{found['State']['Pid']}/net")]
-    settings = found["NetworkSettings"]
-    own = [one["IPAddress"] for one in (settings["Networks"] or {}).values() if one.get("IPAddress")]
-    outside = {
-        int(binding["HostPort"])
-        for bindings in (settings["Ports"] or {}).values()
-        for binding in bindings or []
-    }
+    own = answers.addresses(found)
+    published = answers.part(found, "NetworkSettings", "Ports")
+    outside = {number for port in published for _, number in answers.bindings(found, port)}
     on_host = [(address, port) for port in sorted(outside) for address in _addresses_of_host(lab)]
     return [(address, port) for port in inside for address in (*own, "127.0.0.1")] + on_host
 

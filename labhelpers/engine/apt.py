@@ -22,11 +22,22 @@ LOCK_S = 300
 LAST_LINES = 6
 _ENGINES = re.compile(r"containerd|docker|runc|moby|podman")
 # what apt-get prints (in English, LC_ALL=C), why it fails, and what to do
+_LOCKED = r"Could not get lock|is another process using it|locked by another process"
 _CAUSES = (
     (
-        r"Could not get lock|Unable to acquire the dpkg|Unable to lock directory|is another process using it",
+        _LOCKED,
         f"another program installed packages for more than {LOCK_S} s",
         "wait until it is done (`ps -e | grep -E 'apt|dpkg|unattended'`), then run this again",
+    ),
+    (
+        r"are you root\?|lock file \S+ - open \(13: Permission denied\)",
+        "this user may not install packages",
+        "run this as root, or as a user who may use sudo",
+    ),
+    (
+        r"Read-only file system",
+        "the system's files may not be written here",
+        "install the packages where this machine's image is made, then run this again",
     ),
     (
         r"No space left on device|don't have enough free space",
@@ -49,6 +60,16 @@ _CAUSES = (
         "see `apt-mark showhold`; nothing was changed. Release it yourself (`sudo apt-mark unhold NAME`) if you may",
     ),
     (
+        r"trying to overwrite .* which is also in package",
+        "a package that is installed has the same files",
+        "its name is in apt-get's message: remove that package yourself if this machine can do without it",
+    ),
+    (
+        r"Errors were encountered while processing",
+        "the script of a package failed while it was set up",
+        "`sudo dpkg --configure -a` shows why, and goes on from there; then run this again",
+    ),
+    (
         r"unmet dependencies|held broken packages|Unmet dependencies",
         "the packages cannot be installed together with those that are on this machine",
         "`sudo apt-get -f install` repairs a half-installed package; then run this again",
@@ -64,19 +85,40 @@ _CAUSES = (
         "set the clock (`date`), then run this again",
     ),
     (
-        r"NO_PUBKEY|is not signed|signatures were invalid",
+        r"[Cc]ertificate verification",
+        "the certificate of the package mirror is not trusted here",
+        "a company's proxy often replaces it: put its authority into /usr/local/share/ca-certificates, then "
+        "`sudo update-ca-certificates`",
+    ),
+    (
+        r"(does not have|no longer has) a Release file|changed its '\w+' value",
+        "a package source is gone, or has become that of another release of the distribution",
+        "`sudo apt-get update` names it: repair it in /etc/apt (or accept it: --allow-releaseinfo-change)",
+    ),
+    (
+        r"Malformed (entry|line|stanza)|list of sources could not be read|status file could not be parsed",
+        "the settings or lists of apt on this machine are damaged",
+        "repair the file in apt-get's message, then run this again",
+    ),
+    (
+        r"403 +Forbidden",
+        "the package mirror, or a proxy before it, refuses",
+        "check the proxy (http_proxy, or apt's own) and the mirror in /etc/apt, then run this again",
+    ),
+    (
+        r"NO_PUBKEY|is not signed|signatures were invalid|unauthenticated packages",
         "a package source cannot be verified",
         "repair the source that is named in /etc/apt, then run this again",
     ),
     (
         r"Failed getting release file|[Uu]nable to resolve|Could not resolve|"
         r"Temporary failure resolving|Could not connect|Unable to connect|Cannot initiate|"
-        r"Connection (timed out|refused|failed)|Network is unreachable",
+        r"Connection (timed out|refused|failed|reset)|Network is unreachable",
         "the package mirror cannot be reached",
         "check the network, the proxy (http_proxy, or apt's own) and the mirror in /etc/apt, then run this again",
     ),
     (
-        r"404 +Not Found|Hash Sum mismatch",
+        r"404 +Not Found|Hash Sum mismatch|unexpected size|Mirror sync in progress",
         "the mirror and the package lists of this machine differ",
         "`sudo apt-get update`, then run this again; a mirror that is being updated agrees again within the hour",
     ),
@@ -89,9 +131,13 @@ _CAUSES = (
 
 
 def command(*arguments: str) -> list[str]:
-    """The apt-get command line for `arguments`: no question, English messages, a bounded wait for another apt."""
+    """The apt-get command line for `arguments`: no question, English messages, a bounded wait for another apt.
+
+    needrestart(1), on Ubuntu, neither asks nor restarts any of the machine's services.
+    """
     return [
-        *("env", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y"),
+        *("env", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1", "NEEDRESTART_MODE=l"),
+        *("apt-get", "-y"),
         *("-o", f"DPkg::Lock::Timeout={LOCK_S}", "-o", "APT::Get::AutomaticRemove=false"),
         *arguments,
     ]
@@ -104,7 +150,7 @@ def update(run: Run, say: Say) -> tuple[int, str]:
     while True:
         # apt waits for dpkg's lock, not for that of the lists
         status, output = run(command("update"), "packages: reading the lists")
-        if not status or not re.search(_CAUSES[0][0], output) or time.monotonic() > end:
+        if not status or not re.search(_LOCKED, output) or time.monotonic() > end:
             return status, output
         if not waiting:
             holder = re.search(r"held by (process \d+( \([^)]*\))?)", output)

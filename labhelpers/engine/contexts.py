@@ -33,12 +33,19 @@ def in_use() -> Place | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, AttributeError) as error:
-        raise EngineUnreachable(
-            f"the docker configuration {state.shown(file)} cannot be read, so the context in use is unknown",
-            hint="repair that file: it must hold a JSON object; or move it away",
-            engine_words=str(error),
-        ) from error
+        raise unreadable(error) from error
     return named(str(name), state.shown(file)) if name and name != "default" else None
+
+
+def unreadable(error: Exception) -> EngineUnreachable:
+    """What to tell the reader where docker's configuration cannot be read, or a value in it is of another kind."""
+    file = _config() / "config.json"
+    hint = "repair that file: it must hold a JSON object as `docker` writes it; or move it away"
+    if isinstance(error, PermissionError):
+        hint = f"`sudo docker login` leaves it to root: `sudo chown -R $USER {state.shown(file.parent)}`"
+    return EngineUnreachable(
+        f"the docker configuration {state.shown(file)} cannot be read", hint=hint, engine_words=str(error)
+    )
 
 
 def named(name: str, set_in: str) -> Place:
@@ -116,4 +123,5 @@ def _file(folder: Path, name: str) -> str | None:
 
 
 def _config() -> Path:
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    # as the SDK does; a user without a home directory has no such file
+    return Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))

@@ -8,9 +8,11 @@ run -i` with a closed standard input needs this, and asyncio's own TLS transport
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import os
+import re
 import signal
 import ssl
 import sys
@@ -23,7 +25,7 @@ from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from labhelpers import state
 
@@ -34,6 +36,7 @@ _STDERR_BYTES = 1 << 12
 _ANSWER_BYTES = 1 << 20
 _SHOWN_BYTES = 300
 _EXIT_S = 2
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 # an idle master connection stays this long, so that the next request need not log in again (ssh_config(5))
 _PERSIST_S = 60
 # sun_path holds 108 bytes (unix(7)); ssh binds a temporary name that is 17 bytes longer first
@@ -76,15 +79,37 @@ class Tls:
         """The same as Python's own type.
 
         Raises:
-            OSError: a file cannot be read or is no certificate (`ssl.SSLError`).
+            TlsFile: a file cannot be read, or the key has a passphrase.
+            ssl.SSLError: a file is no certificate or key.
         """
-        context = ssl.create_default_context(cafile=self.ca if self.verify else None)
+        ca = self.ca if self.verify else None
+        for file in filter(None, (ca, self.cert, self.key)):
+            _check_readable(file)  # the errors of `ssl` do not name the file
+        context = ssl.create_default_context(cafile=ca)
+        # Python 3.13 refuses certificates that docker accepts: those that OpenSSL 1.1 made as Docker's page shows
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if self.cert and self.key:
-            context.load_cert_chain(self.cert, self.key)
+            context.load_cert_chain(self.cert, self.key, password=self._passphrase)
         return context
+
+    def _passphrase(self) -> str:
+        # OpenSSL would ask for it on the terminal
+        raise TlsFile(errno.EINVAL, "the key has a passphrase", self.key)
+
+
+class TlsFile(OSError):
+    """A file that `Tls` names cannot be used; `filename` and `strerror` say which one and why."""
+
+
+def _check_readable(file: str) -> None:
+    try:
+        with open(file, "rb"):
+            pass
+    except OSError as error:
+        raise TlsFile(error.errno, error.strerror, file) from None
 
 
 @dataclass(frozen=True)
@@ -144,6 +169,17 @@ class Place:
         """
         return self.url.hostname or "127.0.0.1", self.url.port or (TLS_PORT if self.tls else PORT)
 
+    @property
+    def login(self) -> tuple[str | None, str]:
+        """The user, or None, and the host of an `ssh` address; a `Host` of ssh_config(5) may have upper case.
+
+        Raises:
+            ValueError: see `url`.
+        """
+        user, _, host = self.url.netloc.rpartition("@")
+        host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        return unquote(user) or None, unquote(host)
+
 
 class NoAnswer(TimeoutError):
     """Something accepted the connection and then sent nothing in time."""
@@ -160,7 +196,7 @@ class SshFailed(ConnectionError):
 async def dial(place: Place) -> Connection:
     """Open a byte stream to the engine at `place`. The caller closes it.
 
-    A failed login over ssh is raised by the first `read`: until then nobody knows.
+    A failed login over ssh is raised by the first `write` or `read`: until then nobody knows.
 
     Raises:
         OSError: nothing listens there, no permission, a certificate that is not trusted (`ssl.SSLError`), …
@@ -226,7 +262,7 @@ def _parsed(answer: bytes) -> dict[str, Any]:
     try:
         response.begin()
         found = json.loads(response.read())
-    except (HTTPException, ValueError):
+    except (HTTPException, ValueError, RecursionError):
         raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace") or "an empty answer") from None
     if response.status != HTTPStatus.OK or not isinstance(found, dict) or "ApiVersion" not in found:
         raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace"))
@@ -302,10 +338,24 @@ async def _plain(place: Place) -> Streams:
     if place.scheme == "unix":
         return Streams(*await asyncio.open_unix_connection(place.path, limit=_CHUNK_BYTES))
     if place.scheme == "tcp":
-        return Streams(*await asyncio.open_connection(*place.host_port, limit=_CHUNK_BYTES))
+        try:
+            return Streams(*await asyncio.open_connection(*place.host_port, limit=_CHUNK_BYTES))
+        except OSError as error:
+            raise _of_addresses(error) from error
     if place.scheme == "npipe":
         return await _pipe(place.path)
     raise ValueError(f"no way to connect to {place.address!r}")
+
+
+def _of_addresses(error: OSError) -> OSError:
+    """asyncio's one error for a name with several addresses (`localhost` is ::1 and 127.0.0.1), as that of one of them.
+
+    That is the first address that this machine has a way to.
+    """
+    numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
+    if error.errno is not None or not numbers:
+        return error
+    return OSError(next((number for number in numbers if number not in _NO_WAY), numbers[0]), str(error))
 
 
 async def _pipe(path: str) -> Streams:
@@ -413,16 +463,24 @@ class _SshStreams:
         if data or self._started or not size:
             self._started = True
             return data
-        # it ended before the engine sent anything
+        raise await self._failed()
+
+    async def write(self, data: bytes) -> None:
+        self._input.write(data)
+        try:
+            await self._input.drain()
+        except ConnectionError:
+            if self._started:
+                raise
+            raise await self._failed() from None
+
+    async def _failed(self) -> SshFailed:
+        """The error for an `ssh` that ended before the engine sent anything: what it printed says why."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _EXIT_S)
             await asyncio.wait_for(asyncio.shield(self._listener), _EXIT_S)
         said = self._stderr.decode(errors="replace").strip()
-        raise SshFailed(said or f"ssh ended with status {self._process.returncode} and printed nothing")
-
-    async def write(self, data: bytes) -> None:
-        self._input.write(data)
-        await self._input.drain()
+        return SshFailed(said or f"ssh ended with status {self._process.returncode} and printed nothing")
 
     async def write_eof(self) -> None:
         self._input.close()
@@ -463,15 +521,15 @@ def ssh_command(place: Place) -> list[str]:
     Raises:
         ValueError: the address names no host, or has a password in it.
     """
-    url = place.url
-    if not url.hostname or url.password is not None or url.query or url.fragment:
+    url, (user, host) = place.url, place.login
+    if not host or url.password is not None or url.query or url.fragment:
         raise ValueError(f"{place.address!r} is not of the form ssh://user@host:port")
     options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}", *_multiplexed()]
-    options += ["-l", url.username] if url.username else []
+    options += ["-l", user] if user else []
     options += ["-p", str(url.port)] if url.port else []
     # a path is the engine's socket on that machine
     socket = ["--host", f"unix://{url.path}"] if url.path.strip("/") else []
-    return ["ssh", *options, "--", url.hostname, "docker", *socket, "system", "dial-stdio"]
+    return ["ssh", *options, "--", host, "docker", *socket, "system", "dial-stdio"]
 
 
 def _multiplexed() -> list[str]:

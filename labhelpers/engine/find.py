@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import docker
-from docker import auth
-from docker.errors import APIError, DockerException, InvalidVersion
+from docker.errors import APIError, DockerException, InvalidConfigFile, InvalidVersion
 from docker.tls import TLSConfig
 from docker.transport import UnixHTTPAdapter
 from requests.exceptions import RequestException
@@ -106,7 +105,7 @@ class Engine:
             "(its bridge is podman0), no swarm, and short image names are resolved differently; "
             f"{podman.these()}, and the others stop at their first cell"
         ]
-        logins = credentials.warning(auth.load_config())
+        logins = credentials.warning(credentials.logins(self.client.api))
         return podmans * self.is_podman + ([logins] if logins else [])
 
     def facts(self) -> EngineFacts:
@@ -264,11 +263,12 @@ def _usual() -> list[str]:
     if platform.system() == "Windows":
         return [f"npipe:////./pipe/{name}" for name in PIPES]
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+    home = Path(os.path.expanduser("~"))  # `Path.home` fails for a user without one
     usual = [
         Path("/var/run/docker.sock"),
         runtime / "docker.sock",
-        Path.home() / ".docker/run/docker.sock",
-        Path.home() / ".docker/desktop/docker.sock",
+        home / ".docker/run/docker.sock",
+        home / ".docker/desktop/docker.sock",
         runtime / "podman/podman.sock",
         Path("/run/podman/podman.sock"),
     ]
@@ -306,6 +306,9 @@ def _engine(place: Place) -> Engine:
             hint=f"update the engine: {INSTALL_PAGE}",
             engine_words=str(error),
         ) from error
+    except (InvalidConfigFile, ValueError, TypeError, AttributeError) as error:
+        # the SDK does not look at what kind of value it reads from docker's configuration
+        raise contexts.unreadable(error) from error
     except (DockerException, RequestException, OSError) as error:
         raise unreachable.explain(place, error) from error
     return Engine(place, "private" if place.address == private.address() else "existing", client)
@@ -321,7 +324,7 @@ def _client(place: Place, api: str) -> docker.DockerClient:
         secure: dict[str, Any] = {"tls": _for_sdk(place.tls)} if place.tls else {}
         address = f"tcp://{place.authority}" if place.scheme == "tcp" else place.address
         client = docker.DockerClient(base_url=address, version=api, timeout=CALL_S, **secure)
-    credentials.drop_missing_helpers(client.api)
+    credentials.tolerate_failing_helpers(client.api)
     # no proxy, and no other authority than the one that the engine's own settings name
     client.api.trust_env = False
     return client

@@ -21,7 +21,7 @@ from labhelpers.engine.find import Engine
 from labhelpers.errors import DISK_FULL, ImageMissing
 
 HUB = "docker.io"
-_HOST = re.compile(r"localhost$|.*[.:]|\[")
+_HOST = re.compile(r"localhost$|.*[.:A-Z]|\[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,12 @@ def split(ref: str) -> tuple[str, str]:
 def registry_of(ref: str) -> str:
     """The registry that a reference names, by its host and port; `docker.io` where it names none.
 
-    The first part is a host if it has a dot or a port, or is `localhost` (distribution/reference, normalize.go).
+    The first part is a host if it has a dot, a port or upper case, or is `localhost` (distribution/reference,
+    normalize.go).
     """
     first, slash, _ = ref.partition("/")
-    return first if slash and _HOST.match(first) else HUB
+    host = first if slash and _HOST.match(first) else HUB
+    return HUB if host == auth.INDEX_NAME or host == f"index.{HUB}" else host
 
 
 def ask(engine: Engine, ref: str, seconds: float) -> Refusal | None:
@@ -105,9 +107,9 @@ def explain(ref: str, words: str, status: int = 0) -> Refusal:
     """Why the pull of `ref` failed: from the engine's message, and from the status of its response."""
     host = registry_of(ref)
     name = "Docker Hub" if host == HUB else f"the registry {host}"
-    text = words.lower()
-    for signs, cause, hint in _CAUSES:
-        if any(sign in text for sign in signs):
+    text = _without_names(words, ref)
+    for sign, cause, hint in _CAUSES:
+        if re.search(sign, text):
             return Refusal(cause.format(name=name), hint.format(host=host, ref=ref), words)
     by_status = {
         429: _LIMIT,
@@ -138,6 +140,27 @@ _CERTIFICATE = (
     "/etc/docker/certs.d/{host}/ca.crt or among the system's, then restart the engine "
     "(docs.docker.com/engine/network/ca-certs)",
 )
+_CLIENT_CERTIFICATE = (
+    "{name} asks the engine for a client certificate",
+    "put client.cert and client.key on the engine's machine, in /etc/docker/certs.d/{host} "
+    "(docs.docker.com/engine/security/certificates)",
+)
+_DATE = (
+    "the certificate of {name} has expired, or the clock of the engine's machine is wrong",
+    "compare `docker info --format '{{{{.SystemTime}}}}'` with the time; otherwise that certificate has to be renewed",
+)
+_OTHER_NAME = (
+    "the certificate of {name} is for another name",
+    "use a name that is in it: openssl s_client -connect {host} </dev/null | openssl x509 -noout -ext subjectAltName",
+)
+_BROKEN = (
+    "{name} has a fault of its own",
+    "run this again in some minutes; Docker Hub reports its faults on www.dockerstatus.com",
+)
+_NO_REFERENCE = (
+    "that is no name of an image",
+    "write it in lower case, as [HOST[:PORT]/]NAME[:TAG]: {ref}",
+)
 _PROXY = (
     "the engine's proxy does not let it reach {name}",
     "check the engine's proxy settings, its HTTPS_PROXY and NO_PROXY, not this terminal's "
@@ -156,42 +179,59 @@ _PLATFORM = (
     "choose an image that is built for it; docker manifest inspect {ref} lists them",
 )
 
-# more specific first: a proxy's answer may be a 407, a 403 or a certificate; a limit may be wrapped in a 500
-_CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("no space left on device",), "the engine's disk is full", DISK_FULL),
-    (("toomanyrequests", "too many requests", "rate limit", "status code 429", "429 "), *_LIMIT),
-    (("proxyconnect", "proxy authentication", "407 ", "proxy error", "via proxy"), *_PROXY),
-    (("x509", "certificate", "tls: failed to verify"), *_CERTIFICATE),
-    (("server gave http response to https",), *_PLAIN),
-    (("no matching manifest", "does not match the specified platform", "no match for platform"), *_PLATFORM),
+# More specific first: a proxy's answer may be a 407, a 403 or a certificate; a limit may be wrapped in a 500. Each is a
+# regular expression for text in lower case. Go's clients write `Get "URL": ` and then the cause; where that is the name
+# of a status alone, a proxy refused to connect (net/http, transport.go), and a registry's own answer has more to it.
+_CAUSES: tuple[tuple[str, str, str], ...] = (
+    (r"no space left on device|disk quota exceeded", "the engine's disk is full", DISK_FULL),
+    (r"toomanyrequests|too many requests|rate limit|(status|code|http)\S* 429\b", *_LIMIT),
     (
-        (
-            *("unauthorized", "authentication required", "no basic auth", "denied", "forbidden"),
-            *("incorrect username or password", "status code 401", "status code 403"),
-        ),
+        r"proxyconnect|socks connect|proxy authentication|(status|code|http)\S* 407\b|proxy error|via proxy"
+        r"|\": (forbidden|service unavailable|bad gateway|gateway timeout)\s*$",
+        *_PROXY,
+    ),
+    (
+        r"(gave|sent an?) http response to|does not look like a tls handshake|oversized record received",
+        *_PLAIN,
+    ),
+    (r"remote error: tls: (bad certificate|certificate required|unknown certificate)", *_CLIENT_CERTIFICATE),
+    (r"has expired or is not yet valid|certificate has expired|certificate is not yet valid", *_DATE),
+    (r"certificate is (not )?valid for|ip sans|legacy common name", *_OTHER_NAME),
+    (r"x509|certificate|tls: failed to verify", *_CERTIFICATE),
+    (r"no matching manifest|does not match the specified platform|no match for platform", *_PLATFORM),
+    (r"invalid reference|must be lowercase|invalid (tag|repository|checksum)", *_NO_REFERENCE),
+    (
+        r"unauthorized|authentication required|no basic auth|denied|forbidden|incorrect username or password"
+        r"|insufficient_scope|(status|code|http)\S* 40[13]\b",
         *_LOGIN,
     ),
-    (("manifest unknown", "not found", "name unknown", "repository does not exist"), *_UNKNOWN),
+    (r"manifest unknown|not found|name unknown|repository does not exist", *_UNKNOWN),
     (
-        (
-            *(
-                "no such host",
-                "i/o timeout",
-                "connection refused",
-                "network is unreachable",
-                "no route to host",
-            ),
-            *(
-                "server misbehaving",
-                "temporary failure in name resolution",
-                "connection reset",
-                "deadline exceeded",
-            ),
-            *("client.timeout", "context canceled", "eof", "did not answer within"),
-        ),
+        r"no such host|i/o timeout|connection refused|network is unreachable|no route to host|server misbehaving"
+        r"|name resolution|connection reset|deadline exceeded|client\.timeout|(context|request) canceled|\beof\b"
+        r"|did not answer within|handshake timeout|timed out|host is down|network is down|cannot assign requested"
+        r"|try again|connectex",
         *_NETWORK,
     ),
+    (
+        r"(status|code|http)\S* 5\d\d\b|status from .* 5\d\d |service unavailable|internal server error",
+        *_BROKEN,
+    ),
 )
+
+
+_NAMES = re.compile(
+    r"https?://[^\s\"]+|(?<=manifest for )\S+|(?<=denied for )\S+|(?<=lookup )\S+|(?<=resolve reference )\S+",
+    re.IGNORECASE,
+)
+
+
+def _without_names(words: str, ref: str) -> str:
+    """The message in lower case, without the names in it: an image may be called `denied`, or have the tag `429`."""
+    for name in (ref, split(ref)[0]):
+        # a short one may be part of a word
+        words = words.replace(name, "") if re.search(r"[/:@]", name) else words
+    return _NAMES.sub("", words).lower()
 
 
 # --- the processor

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labhelpers import state
-from labhelpers.engine.dial import NoAnswer, NoEngine, Place, SshFailed
+from labhelpers.engine.dial import NoAnswer, NoEngine, Place, SshFailed, TlsFile
 from labhelpers.errors import EngineUnreachable
 
 ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/"
@@ -64,6 +64,8 @@ def another(place: Place) -> str:
 def _cause(place: Place, error: Exception) -> _Cause:
     if isinstance(error, SshFailed) or (place.scheme == "ssh" and isinstance(error, FileNotFoundError)):
         return _ssh(place, error)
+    if isinstance(error, TlsFile):
+        return _tls_file(error)
     if isinstance(error, ssl.SSLError):
         return _tls(place, error)
     if isinstance(error, NoAnswer):
@@ -230,12 +232,22 @@ def _not_an_engine(place: Place, error: NoEngine) -> _Cause:
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _tls_file(error: TlsFile) -> _Cause:
+    file = state.shown(error.filename)
+    hint = f"put it there, or set DOCKER_CERT_PATH to the folder that has it ({TLS_PAGE})"
+    if error.errno == errno.EINVAL:
+        hint = f"nothing can ask for it here, nor in `docker`: `openssl pkey -in {file} -out FILE` writes a key without"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        hint = f"make it yours: `sudo chown $USER {file}`; or ask its owner for a copy"
+    return _Cause(f"the file {file} for TLS with {{at}} cannot be used: {error.strerror}", hint)
+
+
 def _tls(place: Place, error: ssl.SSLError) -> _Cause:
     host = place.host_port[0]
     files = _files(place)
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate(place, error, host, files)
-    reason = f"{error.reason or ''} {error}".upper().replace(" ", "_")
+    reason = f"{getattr(error, 'reason', '')} {error}".upper().replace(" ", "_")
     if "WRONG_VERSION_NUMBER" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER_FAILURE" in reason:
         return _Cause(
             "{by} points at {at} with TLS, and what listens there does not speak TLS",
@@ -249,7 +261,12 @@ def _tls(place: Place, error: ssl.SSLError) -> _Cause:
             "a certificate or key file is damaged, or is none",
             f"replace ca.pem, cert.pem and key.pem in {files}",
         )
-    if re.search(r"ALERT|HANDSHAKE_FAILURE", reason):
+    if re.search(r"PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS_AVAILABLE", reason):
+        return _Cause(
+            "the engine at {at} and this machine share no version of TLS",
+            "update the engine, or the proxy before it: TLS 1.2 is needed",
+        )
+    if re.search(r"ALERT_\w*(CERT|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR)|HANDSHAKE_FAILURE", reason):
         return _refused_client(place)
     return _Cause("the TLS connection to {at} failed", f"check the certificates in {files} ({TLS_PAGE})")
 
@@ -320,13 +337,19 @@ def _ssh(place: Place, error: Exception) -> _Cause:
 
 
 def _login(place: Place) -> str:
-    url = place.url
-    port = f"-p {url.port} " if url.port else ""
-    return f"{port}{url.username + '@' if url.username else ''}{url.hostname}"
+    user, host = place.login
+    port = f"-p {place.url.port} " if place.url.port else ""
+    return f"{port}{user + '@' if user else ''}{host}"
 
 
 # (what ssh or docker on the other machine printed, what that means, the next step)
 _SSH_CAUSES = (
+    # what `docker system dial-stdio` prints over there contains words that ssh uses for other things
+    (
+        r"(raw stream connection|dial unix)[^\n]*(refused|no such file)|cannot connect to the docker daemon",
+        "the login works, but no engine runs there",
+        "start it on that machine: `sudo systemctl start docker`",
+    ),
     (
         r"identification has changed|host key .* has changed",
         "that machine's host key is not the one that ssh knows",
@@ -354,12 +377,13 @@ _SSH_CAUSES = (
         "check the port (`ssh://user@host:port`) and that sshd runs on that machine",
     ),
     (
-        r"timed out|no route to host|network is unreachable",
+        r"timed out|no route to host|network is unreachable|host is down",
         "that machine does not answer",
         "check the address, your VPN, and the firewalls in between",
     ),
     (
-        r"docker[^\n]*(command )?not found|docker[^\n]*not recognized|docker[^\n]*no such file or directory\s*$",
+        r"docker[^\n]*not found|not found: docker|unknown command:? \W?docker\b|docker[^\n]*not recognized"
+        r"|docker[^\n]*no such file or directory\s*$",
         "there is no `docker` command in the PATH of that login",
         "install Docker there, or put it in the PATH of non-interactive logins; try `ssh {login} docker version`",
     ),
@@ -374,9 +398,19 @@ _SSH_CAUSES = (
         "on that machine: `sudo usermod -aG docker $USER`, then log in again",
     ),
     (
-        r"cannot connect to the docker daemon|no such file or directory|raw stream connection",
-        "the login works, but no engine runs there",
-        "start it on that machine: `sudo systemctl start docker`",
+        r"unable to negotiate|no matching \w+",
+        "its ssh server and the `ssh` of this machine share no algorithm",
+        "update that server; or allow what it offers in ~/.ssh/config (`ssh -Q help` lists the kinds)",
+    ),
+    (
+        r"connection (closed|reset) by",
+        "that machine closed the connection before the login",
+        "see the log of its sshd (`journalctl -u ssh`): it may limit connections, or block this address",
+    ),
+    (
+        r"bad owner or permissions",
+        "ssh refuses its own configuration, because others may write to it",
+        "`chmod go-w ~/.ssh ~/.ssh/config`",
     ),
 )
 
@@ -406,6 +440,8 @@ def normalised(address: str, found_by: str) -> str:
         )
     if not colon:
         scheme, rest = "tcp", address
+    if scheme == "tcp" and rest.startswith(":"):
+        rest = f"localhost{rest}"
     if scheme == "unix" and not rest:
         return "unix:///var/run/docker.sock"
     if scheme in ("http", "https"):

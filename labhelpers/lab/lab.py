@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Lab", "Output"]
 
+_SOCKETS: list[tuple[str, str | None]] = []
+"""(address of a lab socket that is in use, `DOCKER_HOST` before it), the oldest first."""
+
 
 class Lab(Containers, Resources, Lookups):
     """One reader's work on one chapter.
@@ -64,7 +67,6 @@ class Lab(Containers, Resources, Lookups):
         self.commands: list[str] = []
         self._quiet = 0
         self._closed = False
-        self._docker_host: str | None = None
         with speaking(self.engine):
             self._session = sessions.begin(self.client, chapter)
             self._there_before = {thing.id for thing in self._made_by_others()}
@@ -138,7 +140,7 @@ class Lab(Containers, Resources, Lookups):
 
     def use_socket(self) -> None:
         """Set this process's `DOCKER_HOST` to the lab socket, until the lab is closed."""
-        self._docker_host = os.environ.get("DOCKER_HOST")
+        _SOCKETS.append((self.socket.address, os.environ.get("DOCKER_HOST")))
         os.environ["DOCKER_HOST"] = self.socket.address
 
     def recorded(self) -> AbstractContextManager[Conversation]:
@@ -203,10 +205,15 @@ class Lab(Containers, Resources, Lookups):
 
     def _leave_socket(self) -> None:
         self.socket.close()
-        if os.environ.get("DOCKER_HOST") == self.socket.address:
-            del os.environ["DOCKER_HOST"]
-            if self._docker_host:
-                os.environ["DOCKER_HOST"] = self._docker_host
+        address = self.socket.address
+        for entry in [entry for entry in _SOCKETS if entry[0] == address]:
+            _SOCKETS.remove(entry)
+            # a lab that was opened later, in the same kernel, would go back to a socket that is closed by now
+            _SOCKETS[:] = [(one, entry[1] if before == address else before) for one, before in _SOCKETS]
+            if os.environ.get("DOCKER_HOST") == address:
+                del os.environ["DOCKER_HOST"]
+                if entry[1]:
+                    os.environ["DOCKER_HOST"] = entry[1]
 
     def _close_at_exit(self) -> None:
         # nobody reads a message now: what could not be removed is the reaper's

@@ -41,6 +41,15 @@ class Census(Result):
         row = [len(part) for part in (self.interfaces, self.bridges, self.namespaces, self.rules)]
         return table([row], ["interfaces", "bridges", "namespaces", "firewall rules"])
 
+    def staying(self, later: Census, before: Census) -> Census:
+        """What `later` has and was here already, now or at `before`."""
+        return Census(
+            later.interfaces & (self.interfaces | before.interfaces),
+            later.bridges & (self.bridges | before.bridges),
+            later.namespaces & (self.namespaces | before.namespaces),
+            later.rules & (self.rules | before.rules),
+        )
+
     def since(self, before: Census) -> tuple[str, ...]:
         """What is here and was not at `before`."""
         kinds = ("interfaces", "bridges", "namespaces", "rules")
@@ -50,12 +59,16 @@ class Census(Result):
 
 
 def census(lab: Lab, since: Census | None = None) -> Census:
-    """Count now. What a container leaves goes a moment after it: with `since`, that moment is waited for."""
+    """Count now; with `since`, only what stays.
+
+    What a container leaves goes a moment after it, so the count is repeated. On an engine where other people's
+    containers come and go, each count sees something in passing: what is not in every count was not left behind.
+    """
     end = time.monotonic() + SETTLE_S
     found = _count(lab)
     while since is not None and found.since(since) and time.monotonic() < end:
         time.sleep(PAUSE_S)
-        found = _count(lab)
+        found = found.staying(_count(lab), since)
     return found
 
 

@@ -325,7 +325,8 @@ def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> l
             continue
         if one.kind in ("sit", "ip6tnl", "ipip", "gre", "gretap", "erspan", "ip_vti", "ip6_vti", "ip6gre"):
             continue  # the kernel's own fallback tunnels are in every namespace; nothing is joined to them
-        other = on_host.get(one.peer_index) if one.peer_index is not None else None
+        stays = one.peer_namespace is None and one.peer_index in {other.index for other in inside.interfaces}
+        other = None if one.peer_index is None or stays else on_host.get(one.peer_index)
         if one.kind == "veth" and other is not None and other.peer_index != one.index:
             other = None  # a number of another namespace that happens to be one of the host's, too
         addresses = tuple(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ETHERNET, COOKED_1, COOKED = 1, 113, 276
 COOKED_BYTES = {COOKED_1: 16, COOKED: 20}
 VXLAN_PORT = 4789
+# one in another; a packet may hold a thousand, more than Python's stack
+MOST_TUNNELS = 8
 # first bytes → byte order, and parts of a second in which times are written
 MAGIC = {
     b"\xd4\xc3\xb2\xa1": ("<", 1e6),
@@ -125,15 +127,15 @@ def _mac(data: bytes) -> str:
     return data.hex(":")
 
 
-def _ethernet(data: bytes) -> list[Layer]:
+def _ethernet(data: bytes, tunnels: int = 0) -> list[Layer]:
     if len(data) < 14:
         return []
     (protocol,) = struct.unpack_from("!H", data, 12)
     header = Layer("Ethernet", 14, (("from", _mac(data[6:12])), ("to", _mac(data[:6]))))
-    return [header, *_network(protocol, data[14:])]
+    return [header, *_network(protocol, data[14:], tunnels)]
 
 
-def _network(protocol: int, data: bytes) -> list[Layer]:
+def _network(protocol: int, data: bytes, tunnels: int = 0) -> list[Layer]:
     if protocol == 0x0806 and len(data) >= 28:
         (operation,) = struct.unpack_from("!H", data, 6)
         asks = "who has" if operation == 1 else "is at"
@@ -153,10 +155,10 @@ def _network(protocol: int, data: bytes) -> list[Layer]:
     if fragment & 0x2000 or offset:
         fields.append(("fragment", f"at {offset}" + (", more follow" if fragment & 0x2000 else ", the last")))
     header = Layer("IPv4", length, tuple(fields))
-    return [header, *([] if offset else _transport(data[9], data[length:]))]
+    return [header, *([] if offset else _transport(data[9], data[length:], tunnels))]
 
 
-def _transport(protocol: int, data: bytes) -> list[Layer]:
+def _transport(protocol: int, data: bytes, tunnels: int) -> list[Layer]:
     if protocol == 1 and len(data) >= 8:
         number, sequence = struct.unpack_from("!HH", data, 4)
         return [
@@ -180,8 +182,12 @@ def _transport(protocol: int, data: bytes) -> list[Layer]:
     if protocol == 17 and len(data) >= 8:
         source, target = struct.unpack_from("!HH", data)
         header = Layer("UDP", 8, (("from", str(source)), ("to", str(target))))
-        if target == VXLAN_PORT and len(data) >= 16:
+        if target == VXLAN_PORT and len(data) >= 16 and tunnels < MOST_TUNNELS:
             number = int.from_bytes(data[12:15], "big")
-            return [header, Layer("VXLAN", 8, (("network", str(number)),)), *_ethernet(data[16:])]
+            return [
+                header,
+                Layer("VXLAN", 8, (("network", str(number)),)),
+                *_ethernet(data[16:], tunnels + 1),
+            ]
         return [header]
     return []

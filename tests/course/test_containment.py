@@ -70,6 +70,16 @@ def test_every_mount_that_leads_to_the_engine_or_the_host_is_found(there: Lab) -
     assert way.startswith(f"it shares process ids with {donor.name}")
 
 
+def test_the_files_of_images_in_containerds_store_are_the_hosts(there: Lab) -> None:
+    """Engine 29 keeps layers there: whoever writes changes what other containers run."""
+    host, path = (
+        _EngineHost(there),
+        "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs",
+    )
+    assert "may write there" in (host.leads_to(path, False) or "")
+    assert host.leads_to(path, True) is None
+
+
 def test_a_container_is_as_open_as_the_one_that_joins_it(there: Lab) -> None:
     made = started(there)
     assert ways_to_the_host(there, made) == []

@@ -150,12 +150,63 @@ def test_a_downgrade_is_harm_and_an_upgrade_is_not(old: str, new: str, harmful: 
         ),
         ("E: Held packages were changed and -y was used without --allow-change-held-packages.", "on hold"),
         ("Err:2 http://x stable/main amd64 y\n  404  Not Found [IP: 192.0.2.1 80]", "differ"),
+        (
+            "E: Failed to fetch http://x/P.xz  File has unexpected size (1 != 2). Mirror sync in progress?",
+            "differ",
+        ),
+        ("dpkg: error: dpkg frontend lock was locked by another process with pid 5", "another program"),
+        (
+            "E: Could not open lock file /var/lib/dpkg/lock-frontend - open (13: Permission denied)\n"
+            "E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), are you root?",
+            "this user may not",
+        ),
+        (
+            # a harmless warning before the cause
+            "W: Download is performed unsandboxed as root - pkgAcquire::Run (13: Permission denied)\n"
+            "E: Failed to fetch http://x/y.deb  Connection reset by peer",
+            "mirror cannot",
+        ),
+        (
+            "dpkg: error: unable to access the dpkg database directory /var/lib/dpkg: Read-only file system",
+            "may not be written",
+        ),
+        (
+            " trying to overwrite '/usr/bin/runc', which is also in package containerd.io 1.6.33-1\n"
+            "Errors were encountered while processing:\n /var/cache/apt/archives/runc.deb",
+            "the same files",
+        ),
+        ("Errors were encountered while processing:\n docker.io", "the script of a package"),
+        (
+            "Err:5 http://x buster Release\n  404  Not Found [IP: 192.0.2.1 80]\n"
+            "E: The repository 'http://x buster Release' no longer has a Release file.",
+            "a package source is gone",
+        ),
+        (
+            "E: Repository 'http://x stable InRelease' changed its 'Suite' value from 'stable' to 'oldstable'",
+            "a package source is gone, or has become",
+        ),
+        (
+            "Certificate verification failed: The certificate is NOT trusted.\n"
+            "E: The repository 'https://x stable Release' does not have a Release file.",
+            "certificate of the package mirror",
+        ),
+        ("E: Failed to fetch http://x/y.deb  403  Forbidden [IP: 192.0.2.1 80]", "refuses"),
+        ("E: The list of sources could not be read.", "damaged"),
     ],
 )
 def test_the_cause_of_a_failure_is_named(output: str, why: str) -> None:
     error = apt.failed(["docker.io"], output)
     assert why in error.message
     assert output.splitlines()[-1].strip() in (error.engine_words or "")
+
+
+def test_reading_the_lists_does_not_wait_for_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt.time, "sleep", lambda _: pytest.fail("it waits"))
+    denied = (
+        "E: Could not open lock file /var/lib/apt/lists/lock - open (13: Permission denied)\n"
+        "E: Unable to lock directory /var/lib/apt/lists/"
+    )
+    assert apt.update(lambda *_: (100, denied), print) == (100, denied)
 
 
 def test_reading_the_lists_waits_for_another_apt(monkeypatch: pytest.MonkeyPatch) -> None:

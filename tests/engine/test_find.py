@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,12 +15,14 @@ from collections.abc import Iterator
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from labhelpers import state
 from labhelpers.commandline import jupyter
-from labhelpers.engine import Engine, connect, contexts, find, foreign, images, podman
+from labhelpers.engine import Engine, connect, contexts, find, foreign, images, podman, unreachable
+from labhelpers.engine.dial import Place, SshFailed, dial, ssh_command
 from labhelpers.errors import EngineMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.lab import Lab
 
@@ -188,6 +191,39 @@ def test_the_next_step_fits_the_cause(
     assert ("Docker Desktop" in caught.value.hint) is (".docker" in address)
 
 
+@pytest.mark.parametrize(
+    ("address", "login"),
+    [
+        # a `Host` of ssh_config(5) is compared as it is written
+        ("ssh://MyServer", (None, "MyServer")),
+        ("ssh://me@MyServer:2222", ("me", "MyServer")),
+        ("ssh://me%40corp.example@host", ("me@corp.example", "host")),
+        ("ssh://me@[fe80::1%25eth0]:22", ("me", "fe80::1%eth0")),
+        ("ssh://me@[::1]/run/docker.sock", ("me", "::1")),
+    ],
+)
+def test_who_logs_in_where_over_ssh(address: str, login: tuple[str | None, str]) -> None:
+    place = Place(unreachable.normalised(address, "DOCKER_HOST"), "DOCKER_HOST")
+    assert place.login == login
+    command = ssh_command(place)
+    assert command[command.index("--") + 1] == login[1]
+    assert (command[command.index("-l") + 1] if "-l" in command else None) == login[0]
+
+
+def test_a_name_with_several_addresses(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`localhost` is ::1 and 127.0.0.1 on most machines, and both refuse."""
+    real = socket.getaddrinfo
+
+    def both(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+        return [found for one in ("::1", "127.0.0.1") for found in real(one, port, type=socket.SOCK_STREAM)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    for address in ("tcp://localhost:1", "tcp://:1"):
+        monkeypatch.setenv("DOCKER_HOST", address)
+        with pytest.raises(EngineUnreachable, match="nothing listens on port 1 of localhost"):
+            connect()
+
+
 def test_something_else_than_an_engine_is_said(alone: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -210,6 +246,27 @@ def test_no_ssh_program(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineUnreachable, match="no `ssh` program") as caught:
         connect("ssh://127.0.0.1")
     assert "openssh-client" in caught.value.hint
+
+
+def test_what_ssh_prints_is_kept_if_it_ends_before_it_is_asked(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = alone / "ssh"
+    program.write_text("#!/bin/sh\necho 'Host key verification failed.' >&2\nexit 255\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(alone), prepend=os.pathsep)
+
+    async def ask() -> None:
+        connection = await dial(Place("ssh://x", "DOCKER_HOST"))
+        try:
+            await asyncio.sleep(0.5)  # it has ended, and the event loop has seen that
+            await connection.write(b"GET /version HTTP/1.1\r\n\r\n")
+            await connection.read(1)
+        finally:
+            await connection.close()
+
+    with pytest.raises(SshFailed, match="Host key verification failed"):
+        asyncio.run(ask())
 
 
 # --- contexts
@@ -258,6 +315,64 @@ def test_a_damaged_configuration_is_said(alone: Path, text: str) -> None:
     (alone / "docker" / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(EngineUnreachable, match=r"config\.json cannot be read"):
         connect()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "null", '{"proxies": []}', '{"HttpHeaders": {"a": 1}}', '{"auths": {"x": "y"}}'),
+        *('{"auths": {"x": {"auth": "!!!"}}}', '{"auths": {"x": {"auth": "é"}}}'),
+        '{"auths": {"x": {"auth": "aGVsbG8="}}}',
+    ],
+)
+def test_a_value_of_another_kind_in_the_configuration_is_said(
+    engine: Engine, alone: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Also where DOCKER_HOST names the engine: the SDK reads the file for logins and proxies."""
+    (alone / "docker").mkdir()
+    (alone / "docker" / "config.json").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("DOCKER_HOST", engine.address)
+    with pytest.raises(
+        EngineUnreachable, match=r"docker configuration .*config\.json cannot be read"
+    ) as caught:
+        connect()
+    assert "move it away" in caught.value.hint
+
+
+def _as_another_user(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Python as a user id without a passwd entry and a home directory."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "DOCKER_CONFIG")}
+    return subprocess.run(
+        ["setpriv", "--reuid=54321", "--clear-groups", sys.executable, "-c", code],
+        env={**environment, "PYTHONPATH": str(state.ROOT), **variables},
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_configuration_that_sudo_docker_login_left_to_root() -> None:
+    # pytest's own directories are closed to other users
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+        (folder / "config.json").chmod(0o600)
+        code = "from labhelpers.engine import contexts; contexts.in_use()"
+        done = _as_another_user(code, folder, DOCKER_CONFIG=name, LABHELPERS_HOME=name)
+    assert "EngineUnreachable" in done.stderr
+    assert f"sudo chown -R $USER {name}" in done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_user_without_a_home_directory_looks_everywhere_else() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        code = "from labhelpers.engine import find; print(find.places('auto')[0].address)"
+        variables = {"XDG_STATE_HOME": name, "LABHELPERS_HOME": "", "DOCKER_HOST": "", find.ENGINE: ""}
+        done = _as_another_user(code, Path(name), **variables)
+    assert done.stdout.startswith(f"unix://{name}/labhelpers/"), done.stderr
 
 
 def test_files_for_tls_that_are_missing_are_said(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

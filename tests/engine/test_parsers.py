@@ -214,6 +214,34 @@ def test_the_files_of_version_2() -> None:
     assert (cpu.some_us, cpu.full_us, memory.full_us, memory.some_percent) == (17, 0, 7, 1.5)
 
 
+@pytest.mark.parametrize(
+    ("version", "files"),
+    [
+        (1, {"cpuacct.usage": "5000", "cpu.shares": "1024"}),
+        (2, {"cpu.stat": FILES_2["cpu.stat"].partition("nr_periods")[0], "cpu.weight": "100"}),
+    ],
+)
+def test_a_kernel_without_quotas_counts_processor_time(version: int, files: dict[str, str]) -> None:
+    """Built without CONFIG_CFS_BANDWIDTH, as for NAS boxes; `docker run --cpus` fails there."""
+    cpu = _seen(version, files).cpu
+    assert (cpu.usage_us, cpu.quota_us, cpu.periods) == (5, None, 0)
+    bare = _seen(2, {"cpu.stat": FILES_2["cpu.stat"]})
+    with pytest.raises(LabError, match="no cpu controller"):
+        _ = bare.cpu
+
+
+@pytest.mark.parametrize("limit", ["9223372036854771712", "9223372036854710272", "8796093018112", "-1"])
+def test_no_limit_as_kernels_with_other_pages_and_words_write_it(limit: str) -> None:
+    assert _seen(1, {**FILES_1, "memory.limit_in_bytes": limit}).memory.limit_bytes is None
+
+
+def test_blkio_of_older_kernels() -> None:
+    """Linux 3.10 and 4.15 have the counters of the cgroup itself alone."""
+    old = {name.removesuffix("_recursive"): text for name, text in FILES_1.items()}
+    assert _seen(1, old).io == _seen(1, FILES_1).io
+    assert _seen(1, old).io.read_bytes == 4096
+
+
 @QUICK
 @given(st.data(), st.sampled_from([1, 2]))
 def test_cgroup_files_in_any_form(data: st.DataObject, version: int) -> None:
@@ -359,6 +387,23 @@ SAVED = (
     "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n"
     "*filter\n:FORWARD DROP\n-A FORWARD -m addrtype --dst-type LOCAL\nCOMMIT\n"
 )
+
+
+def test_the_other_end_in_the_same_namespace_is_written_by_its_name() -> None:
+    """As iproute2 6.1 prints a veth pair, a macvlan on it, and one whose other end is elsewhere."""
+    rows = [
+        {"ifindex": 18, "link": "va", "ifname": "vb", "linkinfo": {"info_kind": "veth"}},
+        {"ifindex": 19, "link": "vb", "ifname": "va", "linkinfo": {"info_kind": "veth"}},
+        {"ifindex": 20, "link": "va", "ifname": "mv", "linkinfo": {"info_kind": "macvlan"}},
+        {"ifindex": 21, "link_index": 7, "ifname": "v0", "link_netnsid": 3},
+        {"ifindex": 22, "link": None, "ifname": "tunl0"},
+        {"ifindex": 23, "ifname": "docker0"},
+        {"ifindex": 24},
+    ]
+    found = network.interfaces(json.dumps(rows))
+    assert [(one.name, one.peer_index) for one in found] == [
+        ("vb", 19), ("va", 18), ("mv", 19), ("v0", 7), ("tunl0", None), ("docker0", None)
+    ]  # fmt: skip
 
 
 def test_what_iproute2_prints() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import io
+import ipaddress
 import json
+import os
 import ssl
 import tarfile
 import threading
@@ -38,6 +40,8 @@ DIGEST = "sha256:" + "a" * 64
         ("127.0.0.1:5000/a/b:1", "127.0.0.1:5000/a/b", "1", "127.0.0.1:5000"),
         ("localhost/x", "localhost/x", "latest", "localhost"),
         ("[::1]:5000/x:1", "[::1]:5000/x", "1", "[::1]:5000"),
+        ("Host/x", "Host/x", "latest", "Host"),
+        ("index.docker.io/library/ubuntu:1", "index.docker.io/library/ubuntu", "1", "docker.io"),
         ("ghcr.io/google/cadvisor:v1", "ghcr.io/google/cadvisor", "v1", "ghcr.io"),
         (f"ubuntu@{DIGEST}", "ubuntu", DIGEST, "docker.io"),
         (f"h:5000/x:1@{DIGEST}", "h:5000/x", DIGEST, "h:5000"),
@@ -57,6 +61,10 @@ MESSAGES = {
         ),
         (500, "error parsing HTTP 429 response body: invalid character '<'"),
         (429, "Too Many Requests (HAP429)"),
+        (
+            500,
+            "unexpected status from HEAD request to https://r.example/v2/x/manifests/1: 429 Too Many Requests",
+        ),
         (429, ""),
     ],
     "login": [
@@ -67,14 +75,44 @@ MESSAGES = {
         ),
         (500, 'Get "https://r.example/v2/x/manifests/1": no basic auth credentials'),
         (403, "denied: requested access to the resource is denied"),
+        # ghcr.io, Harbor, ECR
+        (500, 'Head "https://r.example/v2/x/manifests/1": unauthorized'),
+        (500, "unauthorized: unauthorized to access repository: library/x, action: pull"),
+        (500, "denied: Your authorization token has expired. Reauthenticate and try again."),
+        (500, "error parsing HTTP 403 response body: invalid character '<' looking for beginning of value"),
         (401, ""),
     ],
     "certificate": [
         (500, 'Get "https://r.example/v2/": x509: certificate signed by unknown authority'),
+        (500, "tls: failed to verify certificate: x509: certificate is not trusted"),
+    ],
+    "date": [
         (
             500,
-            'Get "https://r.example/v2/": tls: failed to verify certificate: x509: certificate has expired',
+            'Get "https://r.example/v2/": tls: failed to verify certificate: x509: certificate has expired or is not '
+            "yet valid: current time 2020-01-01T00:00:00Z is before 2024-01-01T00:00:00Z",
         ),
+    ],
+    "other name": [
+        (500, "x509: certificate is valid for a.example, b.example, not r.example"),
+        (
+            500,
+            "x509: cannot validate certificate for 192.0.2.1 because it doesn't contain any IP SANs",
+        ),
+        (500, "x509: certificate relies on legacy Common Name field, use SANs instead"),
+    ],
+    "client certificate": [
+        (500, 'Get "https://r.example/v2/": remote error: tls: bad certificate'),
+        (500, "remote error: tls: certificate required"),
+    ],
+    "broken": [
+        (500, "received unexpected HTTP status: 503 Service Unavailable"),
+        (500, "unexpected status from HEAD request to https://r.example/v2/x: 500 Internal Server Error"),
+        (500, "unknown: Service unavailable"),
+    ],
+    "no reference": [
+        (400, "invalid reference format: repository name (library/Ubuntu) must be lowercase"),
+        (400, "invalid reference format"),
     ],
     "proxy": [
         (
@@ -82,15 +120,32 @@ MESSAGES = {
             'Get "https://r.example/v2/": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: connection refused',
         ),
         (500, 'Get "https://registry-1.docker.io/v2/": Proxy Authentication Required'),
+        # a proxy that refuses to connect: Go's message is its status alone
+        (500, 'Get "https://registry-1.docker.io/v2/": Forbidden'),
+        (500, 'Get "https://registry-1.docker.io/v2/": Bad Gateway'),
+        (500, "socks connect tcp 10.0.0.1:1080->r.example:443: dial tcp 10.0.0.1:1080: connection refused"),
     ],
     "network": [
         (500, 'Get "https://registry-1.docker.io/v2/": dial tcp: lookup registry-1.docker.io: no such host'),
         (500, 'Get "https://registry-1.docker.io/v2/": net/http: request canceled (Client.Timeout exceeded)'),
         (500, 'Get "https://r.example/v2/": dial tcp 192.0.2.1:443: connect: network is unreachable'),
+        (500, 'Get "https://registry-1.docker.io/v2/": net/http: TLS handshake timeout'),
+        (500, "dial tcp 192.0.2.1:443: connect: connection timed out"),
+        (500, "dial tcp [2001:db8::1]:443: connect: cannot assign requested address"),
+        (500, "dial tcp 192.0.2.1:443: connect: host is down"),
+        (500, "dial tcp: lookup denied.example: Try again"),
         (504, ""),
     ],
-    "plain": [(500, 'Get "https://r.example:5000/v2/": http: server gave HTTP response to HTTPS client')],
+    "plain": [
+        (500, 'Get "https://r.example:5000/v2/": http: server gave HTTP response to HTTPS client'),
+        (500, "tls: first record does not look like a TLS handshake"),
+        (500, "tls: oversized record received with length 20527"),
+    ],
     "unknown": [
+        # a name or a tag is no cause
+        (404, "manifest for r.example/app:1429 not found: manifest unknown: manifest unknown"),
+        (404, "manifest for r.example/certificate-407 not found: manifest unknown: manifest unknown"),
+        (404, 'failed to resolve reference "r.example/access-denied:1": r.example/x: not found'),
         (404, "manifest for debian:no-such not found: manifest unknown: manifest unknown"),
         (404, ""),
     ],
@@ -101,7 +156,10 @@ MESSAGES = {
             "image with reference x was found but does not match the specified platform: wanted linux/arm64",
         ),
     ],
-    "disk": [(500, "failed to register layer: write /x: no space left on device")],
+    "disk": [
+        (500, "failed to register layer: write /x: no space left on device"),
+        (500, "write /var/lib/docker/tmp/GetImageBlob1: disk quota exceeded"),
+    ],
 }
 
 
@@ -196,25 +254,35 @@ def test_a_registry_that_is_not_there_is_no_limit_and_no_login(here: Lab) -> Non
     assert "cannot reach the registry 127.0.0.1:9" in said[0]
 
 
-def test_a_certificate_that_the_engine_does_not_trust(here: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("named", "days", "cause"),
+    [
+        (True, 1, "does not trust the certificate of the registry {}"),
+        (True, -1, "the certificate of the registry {} has expired"),
+        (False, 1, "the certificate of the registry {} is for another name"),
+    ],
+)
+def test_a_certificate_that_the_engine_does_not_accept(
+    here: Lab, tmp_path: Path, named: bool, days: int, cause: str
+) -> None:
     # 127.0.0.0/8 needs no valid certificate (dockerd, "insecure registries"): the address of a network of ours does
-    network = here.create_network(f"t-{here.session}-tls")
+    network = here.create_network(f"t-{here.session}-tls{named:d}{days}")
     gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
     said: list[str] = []
-    with answering(gateway, 404, self_signed(tmp_path, gateway)) as address:
+    with answering(gateway, 404, self_signed(tmp_path, gateway, named, days)) as address:
         assert images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", said.append).stands_in
-    assert f"does not trust the certificate of the registry {address}" in said[0]
+    assert cause.format(address) in said[0]
 
 
-def self_signed(folder: Path, host: str) -> ssl.SSLContext:
+def self_signed(folder: Path, host: str, named: bool, days: int) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-    )
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, end - datetime.timedelta(days=9), end)
+    if named:
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))])
+        builder = builder.add_extension(names, critical=False)
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -282,6 +350,46 @@ def test_a_missing_credential_helper_is_named_and_not_needed(
     with Lab("test", engine=engine) as lab, lab.quiet():
         assert lab.pull(pushed).tags
         assert lab.build(str(tmp_path), f"t-{lab.session}-built").labels["built"] == "yes"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "#!/bin/sh\necho 'pass not initialized' >&2\nexit 1\n",
+        "#!/bin/sh\necho 'Enter passphrase:'\n",
+        "#!/bin/sh\necho '[1]'\n",
+        "#!/bin/sh\necho null\n",
+        "#!/no/such/interpreter\n",
+        "\0no program at all",
+    ],
+)
+def test_a_credential_helper_that_fails_keeps_nothing_from_being_pulled_or_built(
+    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    pushed = there.registry.push("labhelpers/payload", "try/failing")
+    helper = tmp_path / "docker-credential-failing"
+    helper.write_text(program, encoding="utf-8")
+    helper.chmod(0o755)
+    config = {"credsStore": "failing", "credHelpers": {"127.0.0.1:5000": "failing"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nLABEL built=yes\n", encoding="utf-8")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    engine = engines.connect(there.engine.address)
+    with Lab("test", engine=engine) as lab, lab.quiet():
+        assert lab.pull(pushed).tags
+        assert lab.build(str(tmp_path), f"t-{lab.session}-built").labels["built"] == "yes"
+
+
+def test_what_the_file_itself_holds_counts_where_a_helper_fails(
+    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"credsStore": "none-such", "auths": {"r.example": {"auth": "bWU6c2VjcmV0"}}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    engine = engines.connect(there.engine.address)
+    assert registries.login(engine, "r.example/x")
+    assert registries.login(engine, "other.example/x") == {}
 
 
 def test_only_missing_helpers_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from forms import QUICK, changed
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labhelpers.engine.host.traffic import Received, counted
 from labhelpers.lab import Lab
@@ -42,6 +45,12 @@ def test_a_kernel_with_both_protocols() -> None:
 )
 def test_what_is_missing_or_unknown_counts_as_nothing(texts: list[str | None], expected: Received) -> None:
     assert counted(texts) == expected
+
+
+@QUICK
+@given(changed([SNMP, NETSTAT, SNMP6]), st.sampled_from(["", "9" * 5000, "\u00b2", "-"]))
+def test_counters_in_any_form(text: str, number: str) -> None:
+    counted([text, f"Ip: InReceives\nIp: {number}\nIcmp6InEchos {number}", f"{text} {number}"])
 
 
 def test_the_helper_sees_a_containers_own_counters(there: Lab) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from cryptography import x509
 
 from labhelpers.commandline import jupyter
 from labhelpers.engine import Engine, connect, find, unreachable
-from labhelpers.engine.dial import NoEngine, Place, SshFailed, dial
+from labhelpers.engine.dial import NoEngine, Place, SshFailed, Tls, dial
 from labhelpers.engine.gateway import forward
 from labhelpers.engine.words import speaking
 from labhelpers.errors import EngineUnreachable
@@ -250,6 +251,56 @@ def test_a_client_certificate_that_is_missing(at_tls: Callable[..., None]) -> No
     assert "cert.pem and key.pem" in caught.value.hint
 
 
+def test_a_file_for_tls_that_cannot_be_used_is_named(at_tls: Callable[..., None]) -> None:
+    at_tls("good")
+    key = Path(os.environ["DOCKER_CERT_PATH"]) / "key.pem"
+    plain = key.read_bytes()
+    secret = ["openssl", "pkey", "-aes256", "-passout", "pass:secret", "-out", str(key)]
+    subprocess.run(secret, input=plain, check=True, capture_output=True)
+    with pytest.raises(EngineUnreachable, match=r"key\.pem for TLS .* the key has a passphrase") as caught:
+        connect()
+    assert "openssl pkey" in caught.value.hint
+    key.write_bytes(plain)
+    key.chmod(0)
+    code = "from labhelpers.engine import connect; print(connect())"
+    rights = "-dac_override,-dac_read_search"
+    root = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.getuid() == 0 else []
+    done = subprocess.run([*root, sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    assert "key.pem for TLS with" in done.stderr
+    assert "Permission denied" in done.stderr
+    assert "sudo chown $USER" in done.stderr
+    assert "firewall" not in done.stderr
+
+
+def test_certificates_as_older_openssl_makes_them_are_accepted(
+    at_tls: Callable[..., None], engine: Engine
+) -> None:
+    """Python 3.13 asks for an authority key identifier, which `openssl x509 -req` wrote only from version 3 on."""
+    at_tls("good")
+    certificate = x509.load_pem_x509_certificate(
+        (Path(os.environ["DOCKER_CERT_PATH"]) / "cert.pem").read_bytes()
+    )
+    assert not [one for one in certificate.extensions if isinstance(one.value, x509.AuthorityKeyIdentifier)]
+    assert connect().identity == engine.identity
+    assert not Tls().context().verify_flags & ssl.VERIFY_X509_STRICT
+
+
+@pytest.mark.parametrize(
+    ("reason", "what"),
+    [
+        ("TLSV1_ALERT_PROTOCOL_VERSION", "share no version of TLS"),
+        ("UNSUPPORTED_PROTOCOL", "share no version of TLS"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "client certificate"),
+        ("TLSV1_ALERT_UNKNOWN_CA", "client certificate"),
+        ("TLSV1_ALERT_INTERNAL_ERROR", "the TLS connection to"),
+        ("TLSV1_UNRECOGNIZED_NAME", "the TLS connection to"),
+    ],
+)
+def test_words_of_openssl(reason: str, what: str) -> None:
+    error = ssl.SSLError(1, f"[SSL: {reason}] {reason.lower().replace('_', ' ')} (_ssl.c:1006)")
+    assert what in unreachable.explain(Place("tcp://x:2376", "DOCKER_HOST", Tls()), error).message
+
+
 def test_tls_is_spoken_on_both_sides_or_on_none(
     at_tls: Callable[..., None], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +379,31 @@ def test_what_ssh_says_has_a_next_step(
             "no engine runs there",
         ),
         ("root@x: Permission denied (publickey,password).", "may not log in"),
+        # of the other machine's engine, though the words are those of a missing command or ssh server
+        (
+            "failed to open the raw stream connection: "
+            "dial unix /var/run/docker.sock: connect: no such file or directory",
+            "no engine runs there",
+        ),
+        (
+            "failed to open the raw stream connection: "
+            "dial unix /var/run/docker.sock: connect: connection refused",
+            "no engine runs there",
+        ),
+        ("ssh: connect to host x port 22: Connection refused", "no ssh server"),
+        ("zsh:1: command not found: docker", "no `docker` command"),
+        ("fish: Unknown command: docker", "no `docker` command"),
+        ("nohup: failed to run command 'docker': No such file or directory", "no `docker` command"),
+        (
+            "Unable to negotiate with 192.0.2.1 port 22: no matching host key type found. Their offer: ssh-rsa",
+            "share no algorithm",
+        ),
+        (
+            "kex_exchange_identification: read: Connection reset by peer\nConnection reset by 192.0.2.1 port 22",
+            "closed the connection",
+        ),
+        ("Bad owner or permissions on /home/me/.ssh/config", "its own configuration"),
+        ("ssh: connect to host x port 22: Host is down", "does not answer"),
         ("something new", "could not connect"),
     ],
 )

@@ -443,7 +443,7 @@ def test_two_learners_run_the_same_chapters_to_their_end(own: Own, tmp_path: Pat
     before = own.census()
     start, networking = (next((ROOT / "notebooks").glob(f"{number}_*.ipynb")) for number in ("00", "05"))
     copies = [learners.write_copy(path, "b", tmp_path / "copies") for path in (start, networking)]
-    run = "from pathlib import Path\nfrom labhelpers import runner\n"
+    run = "from pathlib import Path\nfrom labhelpers.commandline import runner\n"
     run += "for path in {}: print(runner.execute(Path(path)).error or 'to its end', flush=True)"
     both = [
         run.format([str(start), str(beginning(networking, 6, tmp_path / "one"))]),

@@ -62,7 +62,7 @@ def test_a_real_notebook_that_is_killed_runs_again_from_its_top(own: Own) -> Non
     (notebook,) = ROOT.glob("notebooks/00_*.ipynb")
     code = f"""
 from pathlib import Path
-from labhelpers import runner
+from labhelpers.commandline import runner
 done = runner.execute(Path({str(notebook)!r}))
 print(done.failed_cell, done.error)
 """

@@ -20,6 +20,7 @@ from docker.errors import NotFound
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from labhelpers.engine import Engine
 from labhelpers.lab import Lab, labsocket
 from labhelpers.lab.labsocket import LabSocket, Request, limit_prune, parse_head, with_labels
 
@@ -356,3 +357,18 @@ def test_a_body_without_labels_is_labelled_and_any_other_is_left_to_the_engine(b
     if isinstance(before.get(key) or {}, dict):
         assert after[key].items() >= LABELS.items() - (before.get(key) or {}).items()
     assert {k: v for k, v in after.items() if k != key} == {k: v for k, v in before.items() if k != key}
+
+
+def test_docker_host_comes_back_whichever_of_two_labs_closes_first(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for first_to_close in (0, 1):
+        monkeypatch.setenv("DOCKER_HOST", "unix:///before.sock")
+        with Lab("test", engine=engine) as one, Lab("test", engine=engine) as two:
+            one.use_socket()
+            two.use_socket()
+            labs = (one, two)
+            assert os.environ["DOCKER_HOST"] == two.socket.address
+            labs[first_to_close].close()
+            assert os.environ["DOCKER_HOST"] == (two if first_to_close == 0 else one).socket.address
+        assert os.environ["DOCKER_HOST"] == "unix:///before.sock"

@@ -158,6 +158,15 @@ def test_a_wire_goes_when_the_notebook_is_killed(there: Lab) -> None:
     assert is_gone(there, link)
 
 
+def test_what_comes_and_goes_while_it_is_counted_is_not_left_behind() -> None:
+    before = Census(frozenset({"eth0"}), frozenset(), frozenset(), frozenset({"old"}))
+    first = Census(
+        frozenset({"eth0", "veth1", "stays"}), frozenset({"br-1"}), frozenset(), frozenset({"old"})
+    )
+    second = Census(frozenset({"eth0", "veth2", "stays"}), frozenset(), frozenset({"/n"}), frozenset({"old"}))
+    assert first.staying(second, before).since(before) == ("interfaces: stays",)
+
+
 def test_the_census_sees_what_is_left_and_nothing_else(there: Lab) -> None:
     before = networks.census(there)
 

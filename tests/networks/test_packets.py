@@ -42,6 +42,15 @@ OUTER = ethernet(
 )
 
 
+def test_a_thousand_tunnels_in_one_another_are_not_followed() -> None:
+    frame = INNER
+    while len(frame) < 60_000:
+        udp = struct.pack("!HHHHBBHI", 40000, 4789, 0, 0, 8, 0, 0, 1 << 8) + frame
+        frame = ethernet(ipv4(b"", 17, bytes(4), bytes(4)) + udp)
+    (packet,) = read(file(frame))
+    assert 2 <= sum(layer.name == "VXLAN" for layer in packet.layers) < 20
+
+
 def test_both_headers_of_vxlan() -> None:
     (packet,) = read(file(OUTER))
     assert [layer.name for layer in packet.layers] == [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _COUNTING = ("memory", "cpu", "cpuacct", "pids", "blkio")
 """The controllers of version 1 that count what a container uses."""
 # version 1 writes "no limit" as the largest whole number of pages
-_NO_LIMIT = 1 << 60
+_NO_LIMIT, _NO_LIMIT_32_BITS = 1 << 60, ((1 << 31) - 1) * 4096
 _SWITCHED_OFF = {
     "Memory": "; a Raspberry Pi's kernel counts memory if cgroup_enable=memory is in /boot/firmware/cmdline.txt"
 }
@@ -39,7 +39,13 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "memory.stat",
         "memory.oom_control",
     ),
-    "blkio": ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"),
+    "blkio": (
+        "blkio.throttle.io_service_bytes_recursive",
+        "blkio.throttle.io_serviced_recursive",
+        # before Linux 5.4 these alone: without the cgroups below, of which a container has none
+        "blkio.throttle.io_service_bytes",
+        "blkio.throttle.io_serviced",
+    ),
     "pids": ("pids.current", "pids.max"),
     # nothing of these is a number to follow; `lab.host.cgroup_files` reads them by name
     "cpuset": (),
@@ -418,9 +424,10 @@ Texts = Mapping[str, str]
 
 def _cpu_1(texts: Texts) -> Cpu | None:
     usage = integer(texts.get("cpuacct.usage"))
-    if usage is None or "cpu.stat" not in texts:
+    if usage is None:
         return None
-    stat, quota = _numbers(texts["cpu.stat"]), _number(texts, "cpu.cfs_quota_us", -1)
+    # a kernel without quotas (CONFIG_CFS_BANDWIDTH) has no cpu.stat, as those of some NAS boxes and phones
+    stat, quota = _numbers(texts.get("cpu.stat", "")), _number(texts, "cpu.cfs_quota_us", -1)
     return Cpu(
         usage_us=usage // 1000,
         user_us=_number(texts, "cpuacct.usage_user") // 1000,
@@ -436,10 +443,10 @@ def _cpu_1(texts: Texts) -> Cpu | None:
 
 def _cpu_2(texts: Texts) -> Cpu | None:
     stat = _numbers(texts.get("cpu.stat", ""))
-    # without the controller there is a cpu.stat, of usage alone, but no cpu.max
-    if "usage_usec" not in stat or "cpu.max" not in texts:
+    # without the controller there is a cpu.stat, of usage alone; a kernel without quotas has no cpu.max
+    if "usage_usec" not in stat or not {"cpu.max", "cpu.weight"} & texts.keys():
         return None
-    quota, period = [*texts["cpu.max"].split(), "", ""][:2]
+    quota, period = [*texts.get("cpu.max", "").split(), "", ""][:2]
     return Cpu(
         usage_us=stat["usage_usec"],
         user_us=stat.get("user_usec", 0),
@@ -500,8 +507,10 @@ def _memory_2(texts: Texts) -> Memory | None:
 
 
 def _io_1(texts: Texts) -> Io | None:
-    size = texts.get("blkio.throttle.io_service_bytes_recursive")
-    count = texts.get("blkio.throttle.io_serviced_recursive")
+    size, count = (
+        texts.get(f"blkio.throttle.{name}_recursive", texts.get(f"blkio.throttle.{name}"))
+        for name in ("io_service_bytes", "io_serviced")
+    )
     if size is None or count is None:
         return None
     table: dict[str, dict[str, int]] = {}
@@ -569,7 +578,9 @@ def _pressure(resource: str, text: str | None) -> Pressure | None:
 def _limit(text: str | None) -> int | None:
     """A limit; None for `max`, for version 1's largest number or a negative one, and where there is no such file."""
     number = integer(text)
-    return None if number is None or not 0 <= number < _NO_LIMIT else number
+    if number is None or not 0 <= number < _NO_LIMIT or number == _NO_LIMIT_32_BITS:
+        return None
+    return number
 
 
 def _number(texts: Texts, name: str, otherwise: int = 0) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -219,7 +219,10 @@ class Network(Result):
 
 def interfaces(text: str) -> list[Interface]:
     """From `ip -j -d -s link`."""
-    return _each(_rows(text, "ip"), _interface)
+    rows = _rows(text, "ip")
+    # the other end is written by its index where that is in another namespace, and else by its name
+    indexes = {str(row["ifname"]): row.get("ifindex") for row in rows if "ifname" in row}
+    return _each(rows, lambda row: _interface(row, indexes))
 
 
 def _each(rows: Iterable[Any], read: Callable[[Any], Made]) -> list[Made]:
@@ -231,7 +234,7 @@ def _each(rows: Iterable[Any], read: Callable[[Any], Made]) -> list[Made]:
     return found
 
 
-def _interface(row: dict[str, Any]) -> Interface:
+def _interface(row: dict[str, Any], indexes: Mapping[str, int | None]) -> Interface:
     flags = _list(row, "flags")
     loopback = "LOOPBACK" in flags
     counters = _dict(row, "stats64") or _dict(row, "stats")
@@ -245,7 +248,7 @@ def _interface(row: dict[str, Any]) -> Interface:
         state=row.get("operstate", "UNKNOWN"),
         flags=tuple(flags),
         master=row.get("master"),
-        peer_index=row.get("link_index"),
+        peer_index=row.get("link_index") or indexes.get(str(row.get("link", ""))),
         peer_namespace=row.get("link_netnsid"),
         received_bytes=received.get("bytes", 0),
         sent_bytes=sent.get("bytes", 0),

@@ -6,11 +6,11 @@ Source: proc(5), /proc/PID/net/snmp, netstat and snmp6; the names are those of R
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.host.text import integer, lines
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def _fields(text: str) -> dict[str, int]:
     """name → value: from lines in pairs (`Ip: InReceives …` and `Ip: 7 …`), or of one name and its value each."""
     found: dict[str, int] = {}
     names: list[str] = []
-    for line in text.splitlines():
-        first, *rest = line.split() or [""]
-        numbers = [int(word) for word in rest if re.fullmatch(r"-?\d+", word)]
+    for line in lines(text):
+        first, *rest = line.split()
+        numbers = [number for word in rest if (number := integer(word)) is not None]
         if not first.endswith(":"):
             found |= {first: numbers[0]} if len(numbers) == len(rest) == 1 else {}
         elif len(numbers) == len(rest):
