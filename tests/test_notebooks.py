@@ -52,6 +52,10 @@ class TestNotebook:
     def test_one_step_a_cell(self, path: Path) -> None:
         assert [cell.source for cell in code(path) if cell.source.count("\n") >= 14] == []
 
+    def test_no_line_of_code_is_cut_off(self, path: Path) -> None:
+        lines = [line for cell in code(path) for line in cell.source.split("\n") if "docker" not in line]
+        assert [line for line in lines if len(line) > 110] == []
+
     def test_run_all_leaves_its_exercises_open(self, path: Path) -> None:
         assert [cell.source for cell in code(path) if "lab.close()" in cell.source] == []
 

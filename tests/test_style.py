@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import nbformat
 import pytest
 
-from labhelpers import state
+from labhelpers.commandline import check
 from labhelpers.state import ROOT
 
-# a new checkout is looked at with what an older one has learnt
-CACHE = f"--cache-dir={state.path('cache', 'mypy')}"
 
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["mypy", "--no-error-summary", CACHE],
-        ["ruff", "check", "--quiet", "labhelpers", "tests"],
-        ["ruff", "format", "--check", "--quiet", "labhelpers", "tests"],
-    ],
-    ids=["mypy --strict", "ruff check", "ruff format"],
-)
-def test_style(command: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, encoding="utf-8")
+@pytest.mark.parametrize("name", check.commands())
+def test_style(name: str) -> None:
+    done = check.run(check.commands()[name])
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -41,6 +41,7 @@ HELP = """usage: ./lab VERB [OPTIONS]
   up      set up what is missing, start JupyterLab and open the course
   run     execute notebooks without a browser; --html DIR writes a report
   test    the whole test suite, every notebook included
+  check   format, style and types of a checkout, in less than a minute
   doctor  what is here, what is missing, and what to do about it
   status  what the lab has running and what it has made
   clean   remove what the lab made on the engine

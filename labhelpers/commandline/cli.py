@@ -92,14 +92,28 @@ def copy(chapter: str, suffix: str, to: Path | None) -> None:
 @reports_errors
 def test(args: tuple[str, ...]) -> NoReturn:
     """Run the whole test suite, every notebook under nbval included (`./lab test --help`)."""
+    _must_be_checkout()
+    sys.stdout.flush()
+    os.chdir(state.ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "tests", *args])
+
+
+@main.command()
+@reports_errors
+def check() -> None:
+    """Check the format, style and types of a checkout, in less than a minute; `test` does so too."""
+    _must_be_checkout()
+    from labhelpers.commandline.check import check as passes
+
+    sys.exit(0 if passes() else 1)
+
+
+def _must_be_checkout() -> None:
     if not (state.ROOT / "tests").is_dir():
         raise errors.BadInput(
             "the tests are not part of the installed package",
             hint="run them in a checkout: git clone the course, then ./lab test",
         )
-    sys.stdout.flush()
-    os.chdir(state.ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "tests", *args])
 
 
 @main.command()

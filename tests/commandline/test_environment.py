@@ -79,8 +79,8 @@ def test_the_wheel_holds_what_the_course_works_with(tmp_path: Path) -> None:
     # what is installed finds its notebooks and images, wherever it is called
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "empty").mkdir()
-    code = "from labhelpers.commandline import runner; from labhelpers.engine import images; print(len(runner.notebooks(()))); "
-    code += "print(*images.catalogue())"
+    code = "from labhelpers.commandline import runner; from labhelpers.engine import images; "
+    code += "print(len(runner.notebooks(()))); print(*images.catalogue())"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path / "empty",

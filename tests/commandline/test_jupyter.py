@@ -14,13 +14,13 @@ import psutil
 import pytest
 import requests
 from jupyter_client.blocking.client import BlockingKernelClient
-from labhelpers.lab.inventory import clean
 
 from labhelpers import state
 from labhelpers.commandline import jupyter
 from labhelpers.engine import Engine
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab, sessions
+from labhelpers.lab.inventory import clean
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from docker.errors import APIError, NotFound
-from labhelpers.lab.inventory import ours
 
 from labhelpers.engine import Engine
 from labhelpers.errors import BadInput, BuildFailed, ImageMissing, LabError, NameTaken, NotOurs, PortTaken
 from labhelpers.lab import Lab
+from labhelpers.lab.inventory import ours
 
 IMAGE = "labhelpers/payload:latest"
 

@@ -1,0 +1,42 @@
+"""The quick checks of a checkout: format, lint and types, in less than a minute."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from labhelpers import state
+from labhelpers.terminal import say
+
+_PYTHON = ("labhelpers", "tests", "conftest.py")
+
+
+def commands() -> Mapping[str, Sequence[str]]:
+    """What each check is called, and the module of Python that makes it, with its arguments."""
+    # a new checkout is looked at with what an older one has learnt
+    cache = f"--cache-dir={state.path('cache', 'mypy')}"
+    return {
+        "format": ("ruff", "format", "--check", "--quiet", *_PYTHON),
+        "lint": ("ruff", "check", "--quiet", *_PYTHON, "notebooks"),
+        "types": ("mypy", "--no-error-summary", cache),
+    }
+
+
+def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run one check; its output is kept."""
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=state.ROOT, capture_output=True, encoding="utf-8", check=False
+    )
+
+
+def check() -> bool:
+    """Run all of them and print what each found; whether all passed."""
+    passed = True
+    for name, command in commands().items():
+        done = run(command)
+        say(f"{name}: {'passed' if done.returncode == 0 else 'failed'}")
+        if done.returncode:
+            say((done.stdout + done.stderr).rstrip())
+            passed = False
+    return passed
