@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,3 +111,19 @@ def test_a_notebooks_first_import_loads_neither_matplotlib_nor_pandas() -> None:
 def test_what_the_package_does_not_have_is_an_import_error() -> None:
     with pytest.raises(ImportError):
         from labhelpers import nothing  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_the_architecture_lists_every_module_outside_the_rooms_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tables = text[text.index("## The modules") : text.index("## Reaching an engine")]
+    first_cells = re.findall(r"^\| (`.*?`) \|", tables, re.MULTILINE)
+    listed = {name for cell in first_cells for name in re.findall(r"`([\w.]+)`", cell)}
+    packages = {module for module in MODULES if any(other.startswith(f"{module}.") for other in MODULES)}
+    tops = {"labhelpers.engine.host", "labhelpers.lab.operations"}
+    modules = {
+        module.removeprefix("labhelpers.")
+        for module in (set(MODULES) - packages) | tops
+        if part(module) not in (*ROOMS, "", "__main__")
+        and not module.startswith(tuple(f"{top}." for top in tops))
+    }
+    assert listed == modules
