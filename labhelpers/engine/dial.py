@@ -282,25 +282,32 @@ class _Received:
 async def join(near: Connection, far: Connection) -> None:
     """Copy bytes both ways until the engine (`far`) has sent everything. The caller closes both.
 
-    The end of `near`'s input is passed on as a half-close.
+    The end of `near`'s input is passed on as a half-close, also where `near` was closed with data in flight: an engine
+    that has nothing to send would not notice.
 
     Raises:
         SshFailed: the connection failed before the engine sent anything.
         OSError: it broke later, or `near` is gone.
     """
-    forth = asyncio.create_task(_copy(near, far))
+    forth = asyncio.create_task(_pass_input(near, far))
     try:
         await _copy(far, near)
+        await near.write_eof()
     finally:
         forth.cancel()
         with suppress(asyncio.CancelledError, OSError):
             await forth
 
 
+async def _pass_input(near: Connection, far: Connection) -> None:
+    with suppress(ConnectionError):
+        await _copy(near, far)
+    await far.write_eof()
+
+
 async def _copy(source: Connection, target: Connection) -> None:
     while data := await source.read(_CHUNK_BYTES):
         await target.write(data)
-    await target.write_eof()
 
 
 # ── Unix sockets, TCP, named pipes ───────────────────────────────────────────────────────────────────

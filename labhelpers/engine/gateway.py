@@ -45,13 +45,16 @@ class Gateway:
         self.path = path
         self._handle = handle
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
+        # until it listens it looks stale to `private_socket` of another process
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         try:
-            listener.bind(str(path))
+            listener.bind(str(new))
             # nobody can connect before it listens
-            path.chmod(0o600)
+            new.chmod(0o600)
             listener.listen(128)
+            new.replace(path)
         except OSError:
             listener.close()
             raise
@@ -60,8 +63,13 @@ class Gateway:
         self._serving: set[asyncio.Task[None]] = set()
         # a loop of its own: the kernel's is running, and blocks while a cell does
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=f"gateway {path.name}", daemon=True)
+        started = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=[started], name=f"gateway {path.name}", daemon=True
+        )
         self._thread.start()
+        # `close` can only stop a loop that serves
+        started.wait(_STOP_S)
 
     @property
     def address(self) -> str:
@@ -84,10 +92,11 @@ class Gateway:
             await self._handle(reader, writer)
         self._serving.discard(task)
 
-    def _run(self) -> None:
+    def _run(self, started: threading.Event) -> None:
         server = self._loop.run_until_complete(
             asyncio.start_unix_server(self._serve, sock=self._listener, limit=_HEAD_BYTES)
         )
+        self._loop.call_soon(started.set)
         try:
             self._loop.run_forever()
         finally:

@@ -147,8 +147,8 @@ def named(engine: Engine, wanted: Sequence[str]) -> list[Thing]:
     """
     there = inventory(engine)
     found = [*there.ours, *there.strangers]
-    chosen = [t for t in found if {t.name, str(t), t.id, t.id[:12]} & set(wanted)]
-    missing = set(wanted) - {word for t in chosen for word in (t.name, str(t), t.id, t.id[:12])}
+    chosen = [thing for thing in found if _references(thing) & set(wanted)]
+    missing = set(wanted).difference(*map(_references, chosen))
     if missing:
         raise BadInput(
             f"no lab made anything called {', '.join(sorted(missing))} on this engine; nothing was removed",
@@ -163,3 +163,11 @@ def named(engine: Engine, wanted: Sequence[str]) -> list[Thing]:
             hint="end that session first: shut down its notebook's kernel, or end its `./lab` command",
         )
     return chosen
+
+
+def _references(thing: Thing) -> set[str]:
+    """What a reader may call a thing: its name, its kind and name, or its id, also as `docker ps` shortens it."""
+    digest = thing.id.removeprefix("sha256:")
+    # the id of a volume is its name, whose beginning may be the name of another one
+    ids = set() if thing.kind == "volume" else {thing.id, digest, digest[:12]}
+    return {thing.name, str(thing), *ids}

@@ -4,7 +4,7 @@ Kernels and JupyterLab's terminals have `DOCKER_HOST` set to it, so the CLI, Com
 behave alike. Requests and responses pass unchanged, attached streams included, with three exceptions:
 
 - what creates a container, a network, a volume or an image gets the labels of the session;
-- every `prune` is limited to what the session created;
+- every `prune` is limited to what the session created, and one whose filters cannot be read is refused;
 - each request asks the engine to close the connection after its response, so that the next one is seen as well.
 
 It protects against accidents and is no security boundary: the engine's own socket is still there, and BuildKit's gRPC
@@ -42,9 +42,11 @@ BODY_BYTES = 64 << 20
 Labels = Callable[[str], dict[str, str]]
 """The labels for a kind: container, network, volume or image."""
 
-_VERSION = re.compile(r"^/v\d+\.\d+(?=/)")
+# moby's own pattern: it takes "v1.41.0" as well (api/server/server.go, versionMatcher)
+_VERSION = re.compile(r"^/v[0-9.]+(?=/)")
 _CREATES = {"/containers/create": "container", "/networks/create": "network", "/volumes/create": "volume"}
-_PRUNES = ("/containers/prune", "/networks/prune", "/volumes/prune", "/images/prune")
+_PRUNES = {f"/{kind}s/prune": kind for kind in ("container", "network", "volume", "image")}
+_FORM = "application/x-www-form-urlencoded"
 _ID = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -83,8 +85,8 @@ class Request:
         self.target = urlsplit(self.target)._replace(query=urlencode(pairs)).geturl()
 
     def header(self, name: str) -> str:
-        """The value of the header `name`; empty where there is none."""
-        return next((value for key, value in self.headers if key.lower() == name), "")
+        """The value of the header `name`, with those of its repetitions; empty where there is none."""
+        return ", ".join(value for key, value in self.headers if key.lower() == name)
 
     def replace_header(self, name: str, value: str | None) -> None:
         """Set the header `name`, or remove it where `value` is None."""
@@ -113,10 +115,16 @@ def parse_head(data: bytes) -> Request:
     method, target, protocol, *_ = [*first.split(" "), "", ""]
     headers = [line.partition(":") for line in lines]
     if not protocol.startswith("HTTP/") or not all(colon for _, colon, _ in headers):
-        raise BadRequest(
-            "this is not an HTTP request", hint="the lab socket takes requests of the Engine API"
-        )
+        raise _no_request()
+    try:
+        urlsplit(target)
+    except ValueError:
+        raise _no_request() from None
     return Request(method, target, protocol, [(name, value.strip()) for name, _, value in headers])
+
+
+def _no_request() -> BadRequest:
+    return BadRequest("this is not an HTTP request", hint="the lab socket takes requests of the Engine API")
 
 
 # --- what is changed in a request
@@ -128,34 +136,72 @@ def creates(request: Request) -> str | None:
 
 
 def with_labels(body: bytes, labels: Mapping[str, str]) -> bytes:
-    """The JSON object `body` with `labels`; a label that is there already stays as it is."""
+    """The JSON object `body` with `labels`; a label that is there already stays as it is.
+
+    `body` is read as the engine reads it: `null` is an empty object, invalid UTF-8 is replaced, and what follows the
+    first value is left to the engine, of which some versions ignore it (Go, encoding/json).
+
+    Raises:
+        BadRequest: it is nested too deeply.
+    """
+    text = body.decode(errors="replace").lstrip(" \t\r\n") or "{}"
     try:
-        wanted = json.loads(body or b"{}")
+        wanted, end = json.JSONDecoder().raw_decode(text)
     except ValueError:
         return body  # the engine says what is wrong with it
-    if not isinstance(wanted, dict):
+    except RecursionError:
+        raise BadRequest("the body of the request is nested too deeply", hint="send a simpler one") from None
+    wanted = {} if wanted is None else wanted
+    key = (
+        next((key for key in wanted if key.lower() == "labels"), "Labels") if isinstance(wanted, dict) else ""
+    )
+    asked = (wanted.get(key) or {}) if key else None
+    if not isinstance(asked, dict):
         return body
-    key = next((key for key in wanted if key.lower() == "labels"), "Labels")
-    wanted[key] = {**labels, **(wanted.get(key) or {})}
-    return json.dumps(wanted).encode()
+    wanted[key] = {**labels, **asked}
+    return (json.dumps(wanted) + text[end:]).encode()
 
 
 def limit_prune(request: Request, session: str) -> None:
-    """Limit a prune to what `session` created: its label is one more filter, and filters are combined with AND."""
-    pairs = dict(request.query)
-    try:
-        filters = json.loads(pairs.get("filters") or "{}")
-    except ValueError:
-        return  # the engine refuses it
-    asked = filters.get("label", {})
-    found = list(asked) if isinstance(asked, (dict, list)) else []
-    filters["label"] = dict.fromkeys([*found, f"{sessions.SESSION}={session}"], True)
-    # a list and a dict mean the same to the engine, but one request must not mix them
-    normal = {
-        name: value if isinstance(value, dict) else dict.fromkeys(value, True)
-        for name, value in filters.items()
+    """Limit a prune to what `session` created: labels are one more filter, and filters are combined with AND.
+
+    The kind is asked for as well, because a container has the labels of its image, whoever runs it.
+
+    Raises:
+        BadRequest: the filters cannot be read, so nobody knows what the engine would make of them.
+    """
+    asked = next((value for name, value in request.query if name == "filters"), "")  # Go takes the first one
+    kind = _PRUNES[request.path]
+    filters = _filters(asked)
+    filters["label"] = filters.get("label", {}) | {
+        f"{sessions.SESSION}={session}": True,
+        f"{sessions.KIND}={kind}": True,
     }
-    request.query = [*((k, v) for k, v in request.query if k != "filters"), ("filters", json.dumps(normal))]
+    request.query = [*((k, v) for k, v in request.query if k != "filters"), ("filters", json.dumps(filters))]
+
+
+def _filters(text: str) -> dict[str, dict[str, Any]]:
+    """The filters `{"name": ["value"]}` or `{"name": {"value": true}}` in the second form: a request has only one.
+
+    Raises:
+        BadRequest: they have neither form.
+    """
+    try:
+        found = json.loads(text or "{}")
+        return {
+            name: dict(values) if isinstance(values, dict) else dict.fromkeys(_values(values), True)
+            for name, values in ({} if found is None else found).items()
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        hint = 'send a JSON object of lists, for example {"label": ["name=value"]}'
+        raise BadRequest(f"the filters of the prune cannot be read; {hint}", hint=hint) from None
+
+
+def _values(values: object) -> list[str]:
+    found = [] if values is None else values
+    if not isinstance(found, list) or not all(isinstance(value, str) for value in found):
+        raise TypeError
+    return found
 
 
 def label_image(request: Request, labels: Mapping[str, str]) -> None:
@@ -164,9 +210,11 @@ def label_image(request: Request, labels: Mapping[str, str]) -> None:
         return
     if request.path == "/build":
         try:
-            asked = json.loads(dict(request.query).get("labels") or "{}")
+            asked = json.loads(dict(request.query).get("labels") or "{}") or {}
         except ValueError:
             return
+        if not isinstance(asked, dict):
+            return  # the engine refuses it
         pairs = [pair for pair in request.query if pair[0] != "labels"]
         request.query = [*pairs, ("labels", json.dumps({**labels, **asked}))]
     elif request.path == "/commit" or (request.path == "/images/create" and "fromSrc" in dict(request.query)):
@@ -265,31 +313,34 @@ class LabSocket:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = Streams(reader, writer)
+        call = None
         try:
-            await self._pass_on(reader, client)
+            request = await _read_head(reader)
+            if request is not None:
+                call = self._note(request)
+                await self._pass_on(request, call, reader, client)
         except BadRequest as error:
             await client.write(_response(400, {"message": f"lab socket: {error.message}"}))
         except (OSError, ValueError) as error:
-            # before the engine sent anything; later, nobody reads this
-            where = state.shown(self._place.address)
-            message = f"lab socket: the engine at {where} does not answer: {error}"
-            await client.write(_response(502, {"message": message}))
+            # in a response that has begun, this would be part of a stream
+            if call is not None and call.status is None:
+                where = state.shown(self._place.address)
+                message = f"lab socket: the engine at {where} does not answer: {error}"
+                await client.write(_response(502, {"message": message}))
         finally:
             await client.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, client: Streams) -> None:
-        request = await _read_head(reader)
-        if request is None:
-            return
-        call = self._note(request)
+    async def _pass_on(
+        self, request: Request, call: ApiCall, reader: asyncio.StreamReader, client: Streams
+    ) -> None:
         if request.method == "POST" and request.path == "/build/prune":
             # the build cache has no labels: nobody can know whose it is
             call.status = 200
             await client.write(_response(200, {"CachesDeleted": [], "SpaceReclaimed": 0}))
             return
         body = await self._changed_body(request, reader, client)
-        if not request.is_upgrade:
-            request.replace_header("connection", "close")
+        # the engine may refuse to upgrade, and would then read the client's next request here
+        request.replace_header("connection", "Upgrade, close" if request.is_upgrade else "close")
         engine = _Noted(await dial(self._place), call)
         try:
             await engine.write(request.head() + body)
@@ -306,17 +357,26 @@ class LabSocket:
 
     async def _changed_body(self, request: Request, reader: asyncio.StreamReader, client: Streams) -> bytes:
         """Add what the session asks for to `request`; gives the body where it had to be read for that."""
-        if request.method == "POST" and request.path in _PRUNES:
-            limit_prune(request, self._session)
-        label_image(request, self._labels("image"))
         kind = creates(request)
-        if kind is None:
+        body = b""
+        is_prune = request.method == "POST" and request.path in _PRUNES
+        if kind or is_prune:
+            if request.header("expect").lower() == "100-continue":
+                await client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.replace_header("expect", None)
+            body = await _read_body(request, reader)
+        if is_prune:
+            if request.header("content-type").lower().startswith(_FORM):
+                # the engine prefers the filters of a form to those of the query (Go, Request.ParseForm)
+                form = parse_qsl(body.decode(errors="replace"), keep_blank_values=True)
+                request.query = [*form, *request.query]
+            limit_prune(request, self._session)
+            body = b""
+        elif kind:
+            body = with_labels(body, {**self._labels(kind), sessions.BY: sessions.READER})
+        else:
+            label_image(request, self._labels("image"))
             return b""
-        if request.header("expect").lower() == "100-continue":
-            await client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.replace_header("expect", None)
-        labels = {**self._labels(kind), sessions.BY: sessions.READER}
-        body = with_labels(await _read_body(request, reader), labels)
         request.replace_header("transfer-encoding", None)
         request.replace_header("content-length", str(len(body)))
         return body

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import docker
 
-from labhelpers.errors import NameTaken, SetupFailed
+from labhelpers.errors import BadInput, NameTaken, SetupFailed
 from labhelpers.lab import sessions
 from labhelpers.lab.names import (
     CHAPTERS,
@@ -179,10 +179,15 @@ def write_copy(notebook: Path, letter: str, folder: Path) -> Path:
     """Write a copy of a chapter's notebook into `folder`, whose names end in `letter`; without outputs.
 
     Raises:
-        BadInput: that is no letter for a suffix.
+        BadInput: that is no letter for a suffix, the notebook is a copy itself, or there is a copy that was worked on.
         SetupFailed: it cannot be written there.
     """
     checked_letter(letter)
+    if notebook.name[:2] not in CHAPTERS:
+        raise BadInput(
+            f"{notebook.name} is a copy already",
+            hint=f"copy the chapter itself: ./lab copy {notebook.name[2:4]} --suffix {letter}",
+        )
     data = json.loads(notebook.read_text(encoding="utf-8"))
     change = _changes(CHAPTERS[notebook.name[:2]], letter)
     data["metadata"].pop("widgets", None)
@@ -200,9 +205,15 @@ def write_copy(notebook: Path, letter: str, folder: Path) -> Path:
         "those that its exercises ask for.",
     ]
     target = folder / f"{letter}-{notebook.name}"
+    written = (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if target.exists() and target.read_bytes() != written:
+            raise BadInput(
+                f"{target} exists and holds somebody's work, or is of another version; nothing was written",
+                hint="open it and go on there; or take another letter, or --to FOLDER; or remove it first",
+            )
+        target.write_bytes(written)
     except OSError as error:
         raise SetupFailed(
             f"the copy could not be written to {target}",

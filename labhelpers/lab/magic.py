@@ -8,6 +8,7 @@ notebook's `image`. IPython's own `{name}` is off, because docker's `--format '{
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 import shlex
@@ -16,8 +17,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
+from numbers import Number
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,7 +28,7 @@ from docker.models.images import Image
 from docker.models.resource import Model
 
 from labhelpers.engine.words import RAISED, in_words
-from labhelpers.errors import LabError
+from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ _NOT_INSERTED = re.compile(r"PATH|HOME|IFS|ENV|SHELLOPTS|(BASH|DOCKER|LD|LABHELP
 _NAME = re.compile(r"\$\{?([A-Za-z_]\w*)")
 STOP_S = 5.0
 """How long an interrupted command may take to end before it is killed."""
+SILENT_S = 0.5
+"""How long the output of a shell that has ended is waited for, where something still holds it open."""
 
 
 def register(lab: Lab) -> None:
@@ -89,8 +94,9 @@ def script(line: str, cell: str | None = None) -> str:
 def inserted(text: str, variables: Mapping[str, Any]) -> dict[str, str]:
     """The variables of the notebook that `text` names (`$NAME`, `${NAME}`), as a shell takes them.
 
-    Text, numbers, paths and the lab's results are inserted as `str` gives them; a container, network or volume of the
-    SDK by its name, an image by its tag, and a list as its quoted items. Other values stay in the notebook.
+    Text, numbers (NumPy's too), paths and the lab's results are inserted as `str` gives them; a container, network or
+    volume of the SDK by its name, an image by its tag, and a list as its quoted items. Other values stay in the
+    notebook.
     """
     names = {name for name in _NAME.findall(text) if not _NOT_INSERTED.fullmatch(name)}
     values = {name: _as_text(variables[name]) for name in names if name in variables}
@@ -102,7 +108,7 @@ def _as_text(value: object) -> str | None:
         return str(next(iter(value.tags), value.id))
     if isinstance(value, Model):
         return str(getattr(value, "name", None) or value.id)
-    if isinstance(value, (str, int, float, PurePath, Result)):
+    if isinstance(value, (str, Number, PurePath, Result)):
         return str(value)
     if isinstance(value, (list, tuple)):
         items = [_as_text(item) for item in value]
@@ -113,10 +119,11 @@ def _as_text(value: object) -> str | None:
 def run(lab: Lab, text: str, variables: Mapping[str, Any]) -> int:
     """Run the script `text` in a shell, show what it writes as it comes, and give its exit status.
 
-    `DOCKER_HOST` is the lab socket. There is no terminal, and nothing to read from.
+    `DOCKER_HOST` is the lab socket. There is no terminal, and nothing to read from. It ends with the shell, as a line
+    in a terminal does: what a command in the background (`&`) writes later is shown when it comes.
 
     Raises:
-        LabError: there is no shell or no `docker` command on this machine.
+        LabError: there is no shell or no `docker` command on this machine, or the text or a value is too long.
     """
     shell = shutil.which("bash") or shutil.which("sh")
     if shell is None or shutil.which("docker") is None:
@@ -128,26 +135,34 @@ def run(lab: Lab, text: str, variables: Mapping[str, Any]) -> int:
             else "on Windows, run the course in WSL: https://docs.docker.com/desktop/features/wsl/",
         )
     environment = os.environ | inserted(text, variables) | {"DOCKER_HOST": lab.socket.address}
-    with subprocess.Popen(
-        [shell, "-c", text],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # a process group of its own: an interrupt reaches the whole pipeline, and nothing else
-        start_new_session=True,
-    ) as process:
-        assert process.stdout
-        assert process.stderr
-        errors = threading.Thread(target=_copy, args=(process.stderr, sys.stderr), daemon=True)
-        errors.start()
-        try:
-            _copy(process.stdout, sys.stdout)
-            errors.join()
-            return process.wait()
-        except KeyboardInterrupt:
-            _end(process)
-            return process.wait()
+    try:
+        process = subprocess.Popen(
+            [shell, "-c", text],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # a process group of its own: an interrupt reaches the whole pipeline, and nothing else
+            start_new_session=True,
+        )
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        raise BadInput(
+            "the command, or a value of the notebook that it names, is too long for the operating system (execve(2))",
+            hint="write it to a file from Python, and give the command the file's name",
+            engine_words=str(error),
+        ) from None
+    assert process.stdout
+    assert process.stderr
+    copies = [_Copy(process.stdout, sys.stdout), _Copy(process.stderr, sys.stderr)]
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        _end(process)
+    for copy in copies:
+        copy.wait()
+    return process.wait()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -160,10 +175,27 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _copy(source: IO[bytes], target: Any) -> None:
-    # one character may arrive in two pieces
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    while part := os.read(source.fileno(), 1 << 16):
-        target.write(decoder.decode(part))
-        target.flush()
-    target.write(decoder.decode(b"", final=True))
+class _Copy(threading.Thread):
+    """Shows what comes from `source` as it comes, until its last writer has closed it."""
+
+    def __init__(self, source: IO[bytes], target: Any) -> None:
+        super().__init__(daemon=True)
+        self._source, self._target = source, target
+        self._last = time.monotonic()
+        self.start()
+
+    def wait(self) -> None:
+        """Wait until it has shown everything, or nothing came for `SILENT_S`: a background process has it open."""
+        self._last = time.monotonic()
+        while self.is_alive() and time.monotonic() - self._last < SILENT_S:
+            self.join(0.05)
+
+    def run(self) -> None:
+        # one character may arrive in two pieces
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        with self._source:
+            while part := os.read(self._source.fileno(), 1 << 16):
+                self._target.write(decoder.decode(part))
+                self._target.flush()
+                self._last = time.monotonic()
+        self._target.write(decoder.decode(b"", final=True))

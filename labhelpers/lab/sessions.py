@@ -51,6 +51,8 @@ RUN = "LABHELPERS_RUN"
 """The environment variable with which `./lab run` marks the sessions of its kernels."""
 
 _LOOKS = 5
+# what a session's record has lists of; the rest is text
+_LISTS = ("volumes", "stages")
 # the engine names an anonymous volume so (moby, volume/service: stringid.GenerateRandomID)
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 
@@ -135,12 +137,12 @@ def _known_on(client: docker.DockerClient) -> set[str]:
 
 def engine_of(session: str) -> list[str]:
     """The id of the engine that a session works on; empty for a session that has no record here."""
-    found = state.read_json(_record(session), {}).get("engine")
+    found = _told(session).get("engine")
     return [str(found)] if found else []
 
 
 def _engine_of(session: str, default: str) -> str:
-    return str(state.read_json(_record(session), {}).get("engine", default))
+    return str(_told(session).get("engine", default))
 
 
 def others(client: docker.DockerClient) -> list[Thing]:
@@ -237,7 +239,7 @@ def clear(client: docker.DockerClient, session: str) -> list[str]:
 def _clear(client: docker.DockerClient, session: str) -> tuple[list[Thing], list[str]]:
     made = things(client, session)
     removed, kept = remove(client, [thing for thing in made if not thing.readers])
-    told = state.read_json(_record(session), {})
+    told = _told(session)
     volumes = [thing.name for thing in made if thing.readers]
     if told and told.get("volumes", []) != volumes:
         state.write_json(_record(session), told | {"volumes": volumes})
@@ -306,7 +308,7 @@ def begin(client: docker.DockerClient, chapter: str) -> Session:
     engine_id = identity(client.info())
     with state.locked("sessions"):
         for session in _known():
-            if state.read_json(_record(session), {}).get("chapter") != TERMINAL:
+            if _told(session).get("chapter") != TERMINAL:
                 bury(client, session, engine_id)
         return Session(engine_id, chapter)
 
@@ -350,7 +352,7 @@ def may_touch(session: str, own: str) -> bool:
         return True
     if session not in _known():
         return False
-    return state.read_json(_record(session), {}).get("chapter") == TERMINAL or not is_alive(session)
+    return _told(session).get("chapter") == TERMINAL or not is_alive(session)
 
 
 def is_usable_volume(labels: Mapping[str, str] | None, own: str) -> bool:
@@ -438,12 +440,13 @@ def _bury(client: docker.DockerClient, session: str, engine_id: str) -> tuple[li
 def _known() -> list[str]:
     """The sessions that have a record, or at least a lock: one that died while it began has no record yet."""
     folder = state.path("sessions", "any").parent
-    return sorted({file.stem for pattern in ("*.json", "*.lock") for file in folder.glob(pattern)})
+    files = [file for pattern in ("*.json", "*.lock") for file in folder.glob(pattern)]
+    return sorted({file.stem for file in files if file.is_file()})
 
 
 def _records() -> Iterator[tuple[str, dict[str, Any]]]:
     for session in _known():
-        yield session, state.read_json(_record(session), {})
+        yield session, _told(session)
 
 
 def _has_lock(session: str) -> bool:
@@ -454,8 +457,18 @@ def _record(session: str) -> str:
     return f"sessions/{session}.json"
 
 
+def _told(session: str) -> dict[str, Any]:
+    """The record of a session, without what has another type: a file may be damaged, or of another version."""
+    found: dict[str, Any] = state.read_json(_record(session), {})
+    texts = {key: value for key, value in found.items() if isinstance(value, str)}
+    lists = {key: found[key] for key in _LISTS if isinstance(found.get(key), list)}
+    return {k: v for k, v in texts.items() if k not in _LISTS} | {
+        key: [item for item in items if isinstance(item, str)] for key, items in lists.items()
+    }
+
+
 def _forget(session: str) -> None:
-    if not state.read_json(_record(session), {}).get("volumes"):
+    if not _told(session).get("volumes"):
         state.path(_record(session)).unlink(missing_ok=True)
 
 

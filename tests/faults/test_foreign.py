@@ -253,6 +253,46 @@ def test_what_is_named_goes_but_not_while_its_session_is_alive(own: Own, two: An
     client.close()
 
 
+def test_a_name_means_one_thing_and_not_what_begins_with_it(own: Own) -> None:
+    client = own.client()
+    for name in ("mysql-host-1", "mysql-host-10"):
+        client.volumes.create(name, labels={CHAPTER: "05"})
+    try:
+        done = typed(own, "clean", "mysql-host-1", "--yes")
+        assert "removed volume mysql-host-1\n" in done.stdout, done.stderr
+        assert [volume.name for volume in client.volumes.list()] == ["mysql-host-10"]
+    finally:
+        client.volumes.get("mysql-host-10").remove()
+        client.close()
+
+
+def test_a_damaged_record_of_a_session_stops_nobody(own: Own) -> None:
+    client = own.client()
+    folder = own.reader / "sessions"
+    folder.mkdir(parents=True, exist_ok=True)
+    engine_id = identity(client.info())
+    records = {
+        "cut": '{"engine": "',
+        "list": "[1]",
+        "null": json.dumps({"engine": engine_id, "chapter": None, "stages": None, "volumes": None}),
+        "types": json.dumps(
+            {"engine": engine_id, "stages": 5, "volumes": {"a": 1}, "registry": 5, "run": []}
+        ),
+        "items": json.dumps({"engine": engine_id, "stages": [5, None, "../x"], "volumes": [None]}),
+    }
+    for session, record in records.items():
+        (folder / f"{session}.json").write_text(record, encoding="utf-8")
+        client.volumes.create(f"of-{session}", labels={CHAPTER: "05", SESSION: session})
+    (folder / "folder.json").mkdir()
+    done = typed(own, "clean")
+    assert done.returncode == 0, done.stderr
+    assert client.volumes.list() == [], "a session is known by the name of its record"
+    assert list(folder.glob("*.json")) == [folder / "folder.json"]
+    own.rerun()
+    (folder / "folder.json").rmdir()
+    client.close()
+
+
 def test_a_notebook_changes_no_container_of_another(own: Own, two: Any) -> None:
     with Lab("05", engine=connect(own.address)) as lab:
         for change in (

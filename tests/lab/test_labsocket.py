@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
 import tarfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -129,6 +131,52 @@ def test_a_body_that_is_sent_in_any_way_is_labelled(there: Lab, name: str, path:
     assert labels.items() >= {"mine": "1", "labhelpers.session": there.session}.items()
 
 
+@pytest.mark.parametrize("rest", [b" trailing", b'\n{"Name":"y"}', b""])
+def test_a_body_is_labelled_as_the_engine_reads_it(there: Lab, name: str, rest: bytes) -> None:
+    # Go replaces invalid UTF-8, and engines before 23 ignore what follows the first value
+    body = b'{"Name":"%s","Unknown":"\xff"}%s' % (name.encode(), rest)
+    head = f"POST /v1.41.0/volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n"
+    response = raw(there, f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    if b" 201 Created" in response:
+        assert there.client.api.inspect_volume(name)["Labels"]["labhelpers.session"] == there.session
+    else:
+        assert b" 400 Bad Request" in response
+        assert rest, response
+
+
+@pytest.mark.parametrize("labels", ['["a=b"]', '"a"', "5"])
+@pytest.mark.parametrize("kind", ["containers", "networks", "volumes"])
+def test_labels_of_a_wrong_type_are_the_engines_to_refuse(
+    there: Lab, name: str, kind: str, labels: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = f'{{"Name":"{name}","Image":"{IMAGE}","Labels":{labels}}}'
+    head = f"POST /v1.41/{kind}/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n"
+    response = raw(there, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    assert b"cannot unmarshal" in response
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+        b"POST /v1.41/exec/none/start HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+)
+def test_a_connection_whose_upgrade_was_refused_is_not_used_again(
+    there: Lab, name: str, first: bytes
+) -> None:
+    body = json.dumps({"Name": name}).encode()
+    head = f"POST /v1.41/volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n"
+    second = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
+    response = raw(there, first + second)
+    assert response.count(b"HTTP/1.1 ") == 1, response
+    assert b"Connection: close\r\n" in response
+    with pytest.raises(NotFound):
+        there.client.volumes.get(name)
+
+
 def test_a_label_of_the_readers_own_stays(there: Lab, name: str) -> None:
     assert typed(there, f"docker volume create --label labhelpers.keep=yes {name}").returncode == 0
     try:
@@ -188,6 +236,32 @@ def test_a_client_that_leaves_a_silent_stream_ends_its_connection(there: Lab, na
     # nothing is ever written here: without passing the client's end on, the engine would hold the stream
     assert typed(there, f"timeout 1 docker logs -f {name}; timeout 1 docker events").returncode == 124
     assert typed(there, f"docker rm -f {name}").returncode == 0
+
+
+def test_a_client_that_leaves_with_unread_data_ends_its_connection(there: Lab, name: str) -> None:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(there.socket.address.removeprefix("unix://"))
+    connection.sendall(
+        f"GET /v1.41/events?filters=%7B%22volume%22%3A%5B%22{name}%22%5D%7D HTTP/1.1\r\nHost: d\r\n\r\n".encode()
+    )
+    connection.recv(1)
+    before = engine_connections(there)
+    typed(there, f"docker volume create {name}; docker volume rm {name}")
+    select.select([connection], [], [], 10)
+    # with data unread, the other side sees a reset and not the end of the input (unix(7))
+    connection.close()
+    wait_for(lambda: engine_connections(there) < before)
+
+
+def engine_connections(lab: Lab) -> int:
+    return len(lab.socket._gateway._serving)
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 20) -> None:
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
 
 
 # --- prunes
@@ -254,10 +328,73 @@ def test_each_prune_asks_for_the_session_whatever_the_filters(filters: dict[str,
     )
     limit_prune(request, "s")
     sent = json.loads(dict(request.query)["filters"])
-    assert sent["label"]["labhelpers.session=s"] is True
-    assert {
-        k: set(v) - {"labhelpers.session=s"} for k, v in sent.items() if k != "label" or filters.get(k)
-    } == {k: set(v) - {"labhelpers.session=s"} for k, v in filters.items() if k != "label" or v}
+    ours = {"labhelpers.session=s", "labhelpers.kind=image"}
+    assert sent["label"].keys() >= ours
+    assert {k: set(v) - ours for k, v in sent.items() if k != "label" or filters.get(k)} == {
+        k: set(v) - ours for k, v in filters.items() if k != "label" or v
+    }
+
+
+@pytest.fixture
+def foreign_volume(there: Lab, name: str) -> Iterator[str]:
+    """A volume that no lab created."""
+    yield there.client.volumes.create(f"{name}-foreign").name
+    there.client.api.remove_volume(f"{name}-foreign")
+
+
+FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
+PRUNES = {
+    "null": ("/v1.41/volumes/prune?filters=null", ""),
+    "a null list": ("/v1.41/volumes/prune?filters=%7B%22label%22%3Anull%7D", ""),
+    "filters twice": ("/v1.41/volumes/prune?filters=%7B%7D&filters=%7B%22label%22%3A%5B%22x%22%5D%7D", ""),
+    "a form, which the engine prefers to the query": ("/v1.41/volumes/prune", "filters=%7B%7D"),
+    "a version of three numbers": ("/v1.41.0/volumes/prune", ""),
+    "no version": ("/volumes/prune", ""),
+    "an absolute URL": ("http://docker/v1.41/volumes/prune", ""),
+    "an encoded path": ("/v1.41/volumes/%70rune", ""),
+}
+UNREADABLE = ("[]", "5", '"x"', "{bad", "{} x", '{"label":"x"}', '{"label":[["x"]]}', '{"until":"24h"}')
+
+
+@pytest.mark.parametrize(("target", "form"), PRUNES.values(), ids=PRUNES.keys())
+def test_a_prune_is_limited_however_it_is_written(
+    there: Lab, foreign_volume: str, target: str, form: str
+) -> None:
+    # the anonymous volume goes with a plain prune on every engine
+    mine = typed(there, "docker volume create").stdout.decode().strip()
+    head = f"POST {target} HTTP/1.1\r\nHost: d\r\n{FORM if form else ''}Content-Length: {len(form)}\r\n\r\n"
+    assert b" 200 OK" in raw(there, f"{head}{form}".encode())
+    assert there.client.volumes.get(foreign_volume)
+    with pytest.raises(NotFound):
+        there.client.volumes.get(mine)
+
+
+@pytest.mark.parametrize("filters", UNREADABLE)
+def test_a_prune_whose_filters_nobody_can_read_is_refused(
+    there: Lab, foreign_volume: str, filters: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = "/v1.41/volumes/prune?" + labsocket.urlencode({"filters": filters})
+    response = raw(there, f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode())
+    assert response.startswith(b"HTTP/1.1 400"), response
+    assert there.client.volumes.get(foreign_volume)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_prune_spares_a_container_that_somebody_else_runs_from_the_sessions_image(
+    there: Lab, name: str
+) -> None:
+    run = f"docker run --network none --name {name} {IMAGE} true && docker commit {name} {name}:1"
+    assert typed(there, run).returncode == 0
+    theirs = there.client.containers.create(f"{name}:1", "true", network_mode="none")
+    try:
+        assert theirs.labels["labhelpers.session"] == there.session, "it has the labels of its image"
+        assert typed(there, "docker container prune -f").returncode == 0
+        assert there.client.containers.get(theirs.id)
+        with pytest.raises(NotFound):
+            there.client.containers.get(name)
+    finally:
+        theirs.remove()
+        there.client.images.remove(f"{name}:1")
 
 
 def test_the_build_cache_is_nobodys(there: Lab) -> None:
@@ -289,6 +426,10 @@ def test_what_is_no_request_gets_an_answer(there: Lab) -> None:
     assert raw(there, b"hello\r\n\r\n").startswith(b"HTTP/1.1 400")
     too_long = b"POST /v1.41/volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: 99999999999\r\n\r\n"
     assert raw(there, too_long).startswith(b"HTTP/1.1 400")
+    assert raw(there, b"GET //[ HTTP/1.1\r\nHost: d\r\n\r\n").startswith(b"HTTP/1.1 400")
+    deep = b'{"x":' * 100_000
+    head = b"POST /volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: %d\r\n\r\n" % len(deep)
+    assert raw(there, head + deep).startswith(b"HTTP/1.1 400")
     assert typed(there, "docker ps").returncode == 0, "it goes on"
 
 
@@ -345,14 +486,18 @@ def test_a_head_is_read_or_refused(data: bytes) -> None:
 )
 def test_a_body_without_labels_is_labelled_and_any_other_is_left_to_the_engine(body: bytes) -> None:
     done = with_labels(body, LABELS)
+    text = body.decode(errors="replace").lstrip(" \t\r\n") or "{}"
     try:
-        before = json.loads(body or b"{}")
+        before, end = json.JSONDecoder().raw_decode(text)
     except ValueError:
-        before = None
+        before, end = 0, 0
+    if before is None:
+        before = {}
     if not isinstance(before, dict):
         assert done == body
         return
-    after = json.loads(done)
+    after, rest = json.JSONDecoder().raw_decode(done.decode())
+    assert done.decode()[rest:] == text[end:]
     key = next((key for key in after if key.lower() == "labels"), "Labels")
     if isinstance(before.get(key) or {}, dict):
         assert after[key].items() >= LABELS.items() - (before.get(key) or {}).items()

@@ -11,10 +11,12 @@ import uuid
 from pathlib import Path
 
 import docker
+import numpy as np
 import pytest
 from docker.errors import NotFound
 from IPython.testing.globalipapp import start_ipython
 
+from labhelpers.errors import BadInput
 from labhelpers.lab import Lab, magic
 
 IMAGE = "labhelpers/payload"
@@ -92,16 +94,52 @@ def test_values_of_the_notebook_are_variables_of_the_shell(
         "path": Path("/tmp/x"),
         "items": ["a b", "$HOME"],
         "table": object(),
+        "limit": np.int64(64),
         "PATH": "/nowhere",
         "DOCKER_HOST": "tcp://127.0.0.1:9",
         "_quoted": "'",
     }
     line = "docker inspect $who --format '{{.Config.Image}}'; "
     line += "echo \"$blank|${number}|$path|$items|$table|$_quoted|$image\" '$who'; "
+    line += "echo $limit; "
     assert magic.run(there, line + "echo $PATH $DOCKER_HOST >&2; docker version >&2", values) == 0
-    first, second = capfd.readouterr().out.splitlines()
+    first, second, limit = capfd.readouterr().out.splitlines()
     assert first == IMAGE
+    assert limit == "64", "a number out of a table, which is no Python int"
     assert second == f"two words; echo no|3|/tmp/x|'a b' '$HOME'||'|{IMAGE}:latest $who"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("echo $long", {"long": "x" * 200_000}), ("cat <<'END'\n" + "x" * 200_000 + "\nEND", {})],
+    ids=["a value", "the cell"],
+)
+def test_what_is_too_long_for_a_command_is_said(there: Lab, text: str, values: dict[str, str]) -> None:
+    with pytest.raises(BadInput, match="too long"):
+        magic.run(there, text, values)
+
+
+@pytest.mark.parametrize("redirect", ["", "> /dev/null"])
+def test_a_command_in_the_background_does_not_hold_the_cell(
+    there: Lab, name: str, redirect: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there.run(IMAGE, ["sh", "-c", "echo early; until [ -e /go ]; do sleep 0.1; done; echo late"], name=name)
+    # it ends with the container, which ends after this line
+    assert magic.run(there, f"docker logs -f {name} {redirect} & echo $! ; sleep 1; echo shown", {}) == 0
+    first = capfd.readouterr().out
+    pid = int(first.split()[0])
+    assert first.rstrip().endswith("shown")
+    os.kill(pid, 0)
+    there.exec(name, ["touch", "/go"])
+    end = time.monotonic() + 30
+    printed = first
+    while (Path(f"/proc/{pid}").exists() or ("late" not in printed) != bool(redirect)) and (
+        time.monotonic() < end
+    ):
+        time.sleep(0.1)
+        printed += capfd.readouterr().out
+    assert not Path(f"/proc/{pid}").exists()
+    assert ("early" in printed, "late" in printed) == ((not redirect,) * 2)
 
 
 def test_the_working_directory_is_the_notebooks(

@@ -109,6 +109,18 @@ def test_a_copy_changes_names_and_nothing_else(tmp_path: Path) -> None:
     assert not any(cell.get("outputs") for cell in cells)
 
 
+def test_a_copy_that_was_worked_on_is_not_written_again(tmp_path: Path) -> None:
+    made = names.write_copy(NOTEBOOKS["05"], "b", tmp_path)
+    assert names.write_copy(NOTEBOOKS["05"], "b", tmp_path) == made, "nobody has changed it"
+    made.write_text("my answers", encoding="utf-8")
+    with pytest.raises(BadInput, match="work"):
+        names.write_copy(NOTEBOOKS["05"], "b", tmp_path)
+    assert made.read_text(encoding="utf-8") == "my answers"
+    with pytest.raises(BadInput, match="copy already") as refused:
+        names.write_copy(made, "c", tmp_path)
+    assert "./lab copy 05 --suffix c" in refused.value.hint
+
+
 def test_a_suffix_is_one_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("", "a", "B", "bb", "2", "../b"):
         with pytest.raises(BadInput):
