@@ -14,6 +14,9 @@ The whole tree::
     ├── ContainerError
     │   ├── ContainerMissing     there is no container of that name
     │   └── NotRunning           the container does not run, or ended too early
+    ├── HostUnreadable           this engine does not let the lab read that part of its host
+    ├── LabClosed                the lab was closed
+    ├── ServerRefused            a database server refused a connection or a statement
     ├── TimedOut                 something did not happen in time
     ├── BadInput                 an invalid name, size or option
     ├── NameTaken                the name belongs to something that the lab did not make
@@ -111,6 +114,18 @@ class ContainerMissing(ContainerError):
 
 class NotRunning(ContainerError):
     """The container does not run, or ended too early."""
+
+
+class HostUnreadable(LabError):
+    """This engine does not let the lab read that part of its host."""
+
+
+class LabClosed(LabError):
+    """The lab was closed."""
+
+
+class ServerRefused(LabError):
+    """A database server refused a connection or a statement; `engine_words` holds its message."""
 
 
 class TimedOut(LabError):

@@ -27,7 +27,7 @@ import requests
 from labhelpers import state
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, ContainerMissing, LabClosed, LabError, NotRunning
 from labhelpers.lab import sessions
 from labhelpers.results import Result, table, with_text
 
@@ -409,10 +409,10 @@ def running(lab: Lab, name: str) -> Container:
         LabError: there is none; the message is that of `not_running`.
     """
     if missing := not_running(lab, name):
-        raise LabError(missing, hint="`docker ps -a` lists the containers and how they ended")
+        raise NotRunning(missing, hint="`docker ps -a` lists the containers and how they ended")
     container = container_named(lab, name)
     if container is None:
-        raise LabError(f"{name} was removed during the check", hint="check again")
+        raise ContainerMissing(f"{name} was removed during the check", hint="check again")
     return container
 
 
@@ -492,7 +492,7 @@ def copy_of(lab: Lab, container: Container) -> Iterator[Container]:
 
 def _must_be_open(lab: Lab) -> None:
     if lab.is_closed:
-        raise LabError(
+        raise LabClosed(
             "the lab is closed, so nothing more is checked", hint="run the notebook from its first cell"
         )
 

@@ -16,7 +16,7 @@ from docker.errors import APIError, NotFound
 
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDERR, STDOUT, Done, Stream
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, TimedOut
 
 READABLE = frozenset({"json-file", "local", "journald"})
 """The log drivers whose output `docker logs` reads back on every engine version."""
@@ -86,7 +86,7 @@ def _removed_at_the_end(api: Any, body: Mapping[str, Any]) -> Iterator[str]:
 
 def _silent(body: Mapping[str, Any], waited_s: float, wrote: Mapping[int, list[bytes]]) -> LabError:
     last = b"".join(wrote[STDOUT] + wrote[STDERR]).decode(errors="replace")[-500:]
-    return LabError(
+    return TimedOut(
         f"a container of the image {body.get('Image')} did not end within {waited_s:.0f} s",
         hint="run the cell again; `./lab doctor` checks the engine",
         engine_words=last or None,

@@ -25,7 +25,7 @@ from labhelpers.engine import answers
 from labhelpers.engine.find import Engine
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDOUT, Stream, execute
-from labhelpers.errors import EngineRefused, LabError
+from labhelpers.errors import EngineRefused, LabError, NotRunning
 
 LOOPBACK = "127.0.0.1"
 _TRY_S = 20.0
@@ -109,7 +109,7 @@ class Reach:
             ) from None
         if not found["State"]["Running"]:
             name = found["Name"].lstrip("/")
-            raise LabError(
+            raise NotRunning(
                 f"the container {name!r} does not run, so none of its ports answers",
                 hint=f"see why: docker logs {name}; then start it: docker start {name}",
             )

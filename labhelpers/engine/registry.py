@@ -16,7 +16,7 @@ from docker.models.containers import Container
 from labhelpers.engine.find import Engine
 from labhelpers.engine.once import JSON_FILE
 from labhelpers.engine.removal import remove_container
-from labhelpers.errors import EngineRefused, LabError
+from labhelpers.errors import EngineRefused, TimedOut
 
 STORAGE = "/registry/docker/registry/v2"
 """Where its container keeps manifests and blobs (CNCF Distribution, registry/storage/paths.go)."""
@@ -120,7 +120,7 @@ class Registry:
                 security_opt=["no-new-privileges"],
             )
         except APIError as error:
-            raise LabError(
+            raise EngineRefused(
                 "the lab's registry could not be started",
                 hint="`./lab doctor` looks at the engine; then run the cell again",
                 engine_words=str(error.explanation),
@@ -138,7 +138,7 @@ class Registry:
             if container.status not in ("created", "running") or time.monotonic() > end:
                 words = container.logs().decode(errors="replace").strip()
                 self.close()
-                raise LabError(
+                raise TimedOut(
                     "the lab's registry ended or did not listen in time",
                     hint="run the cell again; `./lab doctor` looks at the engine",
                     engine_words="\n".join(words.splitlines()[-4:]),

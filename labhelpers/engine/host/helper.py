@@ -15,7 +15,7 @@ from docker.errors import APIError, DockerException, NotFound
 
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDERR, Stream
-from labhelpers.errors import EngineUnreachable, LabError
+from labhelpers.errors import EngineUnreachable, HostUnreadable, LabError
 
 _AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text(encoding="utf-8")]
 # the first answer waits for the container's start, which takes seconds on a slow engine
@@ -160,7 +160,7 @@ class Helper:
         try:
             line = self._start_with(image, given)
         except APIError:
-            raise LabError(
+            raise HostUnreadable(
                 "the engine does not let the lab look at its host, so what happens there cannot be shown",
                 hint="go on with the next section; `./lab doctor` says what is different on this engine (in Docker "
                 "Desktop, the setting “Enhanced Container Isolation” does this)",
@@ -257,7 +257,7 @@ def unanswered(error: Exception) -> EngineUnreachable:
 
 
 def _lost(error: Exception) -> LabError:
-    return LabError(
+    return HostUnreadable(
         "the helper that reads the engine's host was lost",
         hint="run the cell again; if it stays so, `./lab doctor` looks at the engine",
         engine_words=str(error),

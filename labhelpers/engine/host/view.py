@@ -23,7 +23,14 @@ from labhelpers.engine.host.network import Address, BridgePort, Firewall, Interf
 from labhelpers.engine.host.processes import Namespace, Process
 from labhelpers.engine.host.storage import DiskUse, Entry, Mount
 from labhelpers.engine.host.text import integer, lines
-from labhelpers.errors import BadInput, EngineUnreachable, LabError
+from labhelpers.errors import (
+    BadInput,
+    ContainerMissing,
+    EngineUnreachable,
+    HostUnreadable,
+    LabError,
+    NotRunning,
+)
 from labhelpers.results import Result
 
 Where = Container | str | int | None
@@ -307,7 +314,7 @@ class HostView:
 
     def _place(self, container: Container | str) -> cgroups.Place:
         if has_no_cgroups(self._engine.info):
-            raise LabError(
+            raise HostUnreadable(
                 f"this engine gives containers no cgroup of their own, so nothing counts what {_name(container)} uses",
                 hint="a rootless engine needs controllers from systemd: `./lab doctor` says how",
             )
@@ -489,7 +496,7 @@ class HostView:
             )
         if isinstance(where, int):
             if where < 0 or not self._is_there(where):
-                raise LabError(
+                raise NotRunning(
                     f"the engine's host has no process {where}",
                     hint="lab.host.processes() lists those that it has",
                 )
@@ -501,7 +508,7 @@ class HostView:
         try:
             state = answers.part(self._api.inspect_container(name), "State")
         except APIError as error:
-            raise LabError(
+            raise ContainerMissing(
                 f"there is no container {_name(container)}",
                 hint="run the cell that makes it again; `docker ps -a` lists what is there",
                 engine_words=str(error.explanation),
@@ -509,7 +516,7 @@ class HostView:
         except (requests.RequestException, DockerException) as error:
             raise unanswered(error) from None
         if not state.get("Pid"):
-            raise LabError(
+            raise NotRunning(
                 f"the container {_name(container)} does not run (it is {state.get('Status', 'stopped')}), so it "
                 "has no process on the host",
                 hint=f"see why: `docker logs {_name(container)}`; then run the cell that starts it again",
@@ -518,7 +525,7 @@ class HostView:
 
     def _hidden(self, what: str, words: str) -> LabError:
         missing = "; ".join(self.cannot_show)
-        return LabError(
+        return HostUnreadable(
             f"{what} cannot be read on the engine's host, so what it would tell cannot be shown",
             hint=f"this engine keeps the lab from seeing: {missing}"
             if missing
@@ -547,7 +554,7 @@ def _name(where: object) -> str:
 
 def _ended(where: object) -> LabError:
     kind = "process" if isinstance(where, int) else "container"
-    return LabError(
+    return NotRunning(
         f"the {kind} {_name(where)} ended while it was read",
         hint="run the cell that starts it again; `docker ps -a` tells how a container ended",
     )
