@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine import answers
+from labhelpers.errors import ContainerMissing, EngineRefused, TimedOut
 from labhelpers.networks.maps import NetworkMap, map
 from labhelpers.networks.rules import is_for_port, mentions
 from labhelpers.results import Result, table
@@ -51,11 +53,17 @@ class Census(Result):
 
 def census(lab: Lab, since: Census | None = None) -> Census:
     """Count now. What a container leaves goes a moment after it: with `since`, that moment is waited for."""
-    end = time.monotonic() + SETTLE_S
     found = _count(lab)
-    while since is not None and found.since(since) and time.monotonic() < end:
-        time.sleep(PAUSE_S)
+    if since is None:
+        return found
+
+    def is_gone() -> bool:
+        nonlocal found
         found = _count(lab)
+        return not found.since(since)
+
+    with suppress(TimedOut):  # what stays is the result
+        lab.wait_for("what containers leave to go", is_gone, SETTLE_S, every_s=PAUSE_S)
     return found
 
 
@@ -79,10 +87,10 @@ def _namespaces(lab: Lab) -> list[str]:
     """
     kept = [mount.point for mount in lab.host.mounts() if mount.kind == "nsfs"]
     own = set()
-    for row in lab.client.api.containers(all=True):
+    for row in lab.list_containers(stopped=True):
         try:
-            settings = lab.client.api.inspect_container(row["Id"])["NetworkSettings"]
-        except Exception:  # it went between the list and the look
+            settings = answers.part(lab.inspect(row["Id"]), "NetworkSettings")
+        except (ContainerMissing, EngineRefused):  # it went between the list and the look
             continue
         own.add(str(settings.get("SandboxKey") or "").removeprefix("/var"))
     # the helper that looks shares the host's network, so the directory is known
