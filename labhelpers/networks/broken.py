@@ -220,7 +220,8 @@ CASES: tuple[Callable[[Lab], Case], ...] = (
 
 def outside(lab: Lab, name: str) -> str:
     """A neighbour of the host called `name`, made if it is not there; gives the host's address on its side."""
-    given(lab, name, lambda: wire(lab, name))
+    with lab.hidden():
+        given(lab, name, lambda: wire(lab, name))
     link = next((one for one in lab.host.interfaces(running(lab, name)) if one.name == "wire"), None)
     here = {one.index: one.name for one in lab.host.interfaces()}
     end = here.get(link.peer_index or 0) if link else None

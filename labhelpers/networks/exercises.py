@@ -187,8 +187,7 @@ def sealed(lab: Lab) -> Exercise:
     Promise: no packet of a container on this network arrives outside, whatever that container's own routes and
     rights are. Packets are counted where they would arrive: an answer that does not come back proves nothing.
     """
-    with lab.hidden():
-        outside(lab, WORLD)
+    outside(lab, WORLD)
     there = Task(
         "there",
         f"There is a network {SEALED}",
