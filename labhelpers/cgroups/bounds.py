@@ -15,14 +15,11 @@ An experiment's own limit lies inside the bound: where it is missing or fails to
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import docker.errors
-import requests
 
 from labhelpers.engine.differences import limit_is_missing
 from labhelpers.engine.host import Memory, Pids
@@ -41,16 +38,14 @@ START_S = 60.0
 END_S = 3.0
 """How much later than `timeout` inside the lab kills the container."""
 _USR1 = 1 << 9  # bit of SIGUSR1 in /proc/PID/status, SigCgt
-# it waits for the lab's word, and is process 1: what it starts can be killed from inside, it cannot
-_GATE = """
-go=; trap go=1 USR1
-until [ "$go" ]; do sleep 0.1; done
-go=; ulimit -v "$1"; seconds=$2; stay=$3; shift 3
-timeout -s KILL "$seconds" "$@"
-code=$?
-[ "$stay" ] && until [ "$go" ]; do sleep 0.1; done
-exit $code
-"""
+
+
+def program(name: str) -> str:
+    """The text of a program of `inside/`, as `sh -c` or `python3 -c` takes it."""
+    return (Path(__file__).with_name("inside") / name).read_text(encoding="utf-8")
+
+
+_GATE = program("gate.sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +97,16 @@ def hog(
     limits = _within(bound, options)
     kib, seconds = str(bound.memory_bytes * 4 // 1024), str(max(1, round(bound.seconds)))
     gate = ["-c", _GATE, "gate", kib, seconds, "yes" if stay else "", *command]
-    with lab.quiet():
-        container = lab.run(
-            lab.image(image),
-            gate,
-            **{"network": "none", "cap_drop": ["ALL"], **options, **limits, "entrypoint": "sh"},
-        )
-        try:
-            checked(lab, container, bound)
-            with ended_after(container, bound.seconds + END_S):
-                if begin:
-                    let_go(lab, container)
-                yield container
-        finally:
-            with suppress(LabError):  # the reader may have removed it
-                lab.remove(container, force=True)
+    options = {"network": "none", "cap_drop": ["ALL"], **options, **limits, "entrypoint": "sh"}
+    with (
+        lab.quiet(essential=["docker run -d"]),
+        lab.running(lab.image(image), gate, **options) as container,
+    ):
+        checked(lab, container, bound)
+        with ended_after(lab, container, bound.seconds + END_S):
+            if begin:
+                let_go(lab, container)
+            yield container
 
 
 def _within(bound: Bound, options: dict[str, Any]) -> dict[str, Any]:
@@ -167,35 +157,31 @@ def missing(lab: Lab, *controllers: str) -> str | None:
 
 
 def let_go(lab: Lab, container: Container) -> None:
-    """Tell the gate of a hog to go on, once it listens.
+    """Send the gate of a hog the signal to go on, once it catches it.
 
     Raises:
-        LabError: it did not come that far.
+        NotRunning: the container has ended.
+        TimedOut: its first process does not catch the signal.
     """
-    pid = int(lab.client.api.inspect_container(str(container.id))["State"]["Pid"])
+    file = f"/proc/{lab.inspect(container)['State']['Pid']}/status"
 
-    def listens() -> bool:
-        status = lab.host.read_many([f"/proc/{pid}/status"])[f"/proc/{pid}/status"] or ""
+    def catches_it() -> bool:
+        status = lab.host.read_many([file])[file] or ""
         caught = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
         return bool(caught and int(caught[0], 16) & _USR1)
 
-    if not pid or not until(listens, START_S):
-        raise LabError(
-            f"the container {container.name} did not start what it should",
-            hint=f"see why: `docker logs {container.name}`; then run the cell again",
-        )
-    container.kill(signal="USR1")
+    what = f"the first process of {container.name} to catch SIGUSR1"
+    lab.wait_for(what, catches_it, START_S, while_running=container)
+    lab.kill(container, "USR1")
 
 
 @contextmanager
-def ended_after(container: Container, seconds: float) -> Iterator[None]:
+def ended_after(lab: Lab, container: Container, seconds: float) -> Iterator[None]:
     """Kill the container when the block lasts longer than `seconds`."""
 
     def end() -> None:
-        with suppress(
-            docker.errors.DockerException, requests.RequestException
-        ):  # it may have ended by itself
-            container.kill()
+        with suppress(LabError):  # it may have ended by itself
+            lab.kill(container)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -204,29 +190,3 @@ def ended_after(container: Container, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def until(what: Callable[[], object], limit_s: float, every_s: float = 0.03) -> bool:
-    """Wait until `what()` is true, at most `limit_s` seconds; whether it became so."""
-    end = time.monotonic() + limit_s
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(every_s)
-    return True
-
-
-def exit_code(container: Container, limit_s: float) -> int:
-    """The exit code of a container that ends within `limit_s` seconds.
-
-    Raises:
-        LabError: it did not.
-    """
-    try:
-        return int(container.wait(timeout=limit_s)["StatusCode"])
-    except requests.RequestException as error:
-        raise LabError(
-            f"the container {container.name} did not end within {limit_s:g} s",
-            hint="run the cell again; if it stays so, `./lab doctor` looks at the engine",
-            engine_words=str(error),
-        ) from None

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labhelpers.cgroups.bounds import START_S, hog, until
+from labhelpers.cgroups.bounds import START_S, hog
 from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
 from labhelpers.cgroups.live import live_curves
 from labhelpers.cgroups.samples import Sampler, Samples, Use
@@ -117,7 +117,11 @@ def quota(lab: Lab, asked: Sequence[float] = ASKED, seconds: float = 1.0) -> Quo
     asked = [one for one in asked if one <= cpus]
     if not asked:
         raise BadInput(f"this engine has {cpus} CPUs: there is nothing to measure", hint="ask for 0.5, say")
-    with hog(lab, burn(2), cpus=asked[0]) as container, Sampler(lab, container) as sampler:
+    with (
+        lab.quiet(essential=[f"docker update --cpus {asked[0]}"]),
+        hog(lab, burn(2), cpus=asked[0]) as container,
+        Sampler(lab, container) as sampler,
+    ):
         spans = []
         for one in asked:
             lab.update(container, cpus=one)
@@ -200,7 +204,10 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
     """
     cpu = quiet_cpu(lab)
     steps = []
-    with hog(lab, burn(1), cpuset_cpus=str(cpu)) as first:
+    with (
+        lab.quiet(essential=[f"docker update --cpu-shares {SHARES * ratios[-1][0]}"]),
+        hog(lab, burn(1), cpuset_cpus=str(cpu)) as first,
+    ):
         with hog(lab, burn(1), cpuset_cpus=str(cpu)) as second, Sampler(lab, [first, second]) as sampler:
             spans = []
             for ratio in ratios:
@@ -217,8 +224,7 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
             used = [samples.use(str(one.name), *span).cpus for one in (first, second)]
             steps.append(SharesStep(ratio[0] / ratio[1], weights, *used))
         few = SHARES // 8
-        with lab.quiet():
-            lab.update(first, cpu_shares=few)
+        lab.update(first, cpu_shares=few)
         with Sampler(lab, first) as sampler:
             sampler.wait(seconds)
         alone = sampler.samples().use(str(first.name)).cpus
@@ -302,7 +308,7 @@ def cpuset(lab: Lab, seconds: float = 1.0) -> CpuSet:
     """
     cpu = quiet_cpu(lab)
     seen: list[tuple[float, int]] = []
-    with hog(lab, burn(2)) as container:
+    with lab.quiet(essential=["docker update --cpuset-cpus"]), hog(lab, burn(2)) as container:
         pids = _busy(lab, container, 2)
 
         def look() -> None:
@@ -326,15 +332,15 @@ def cpuset(lab: Lab, seconds: float = 1.0) -> CpuSet:
 
 
 def _busy(lab: Lab, container: Container, count: int) -> list[int]:
-    """The pids of the busy loops: the processes that nobody waits for."""
+    """The pids of the busy loops, the processes without a child; waits until there are `count` of them."""
 
     def leaves() -> list[int]:
         there = lab.host.processes(container)
         parents = {one.parent_pid for one in there}
-        return [one.pid for one in there if one.pid not in parents and one.command.startswith("sh -c while")]
+        found = [one.pid for one in there if one.pid not in parents and one.command.startswith("sh -c while")]
+        return found if len(found) >= count else []
 
-    until(lambda: len(leaves()) >= count, START_S)
-    return leaves()
+    return lab.wait_for("the busy loops to start", leaves, START_S, while_running=container)
 
 
 # --- a change in flight
@@ -372,8 +378,8 @@ def update(lab: Lab, quotas: Sequence[float] = (0.8, 0.2, 0.5), seconds: float =
         quotas: in CPUs; the container begins with the first.
         seconds: for each.
     """
-    with hog(lab, burn(1), cpus=quotas[0]) as container:
-        pid = _pid(container)
+    with lab.quiet(essential=["docker update --cpus"]), hog(lab, burn(1), cpus=quotas[0]) as container:
+        pid = _pid(lab, container)
         with Sampler(lab, container, see=live_curves()) as sampler:
             changed = []
             sampler.wait(2 * SETTLE_S + seconds)
@@ -381,10 +387,9 @@ def update(lab: Lab, quotas: Sequence[float] = (0.8, 0.2, 0.5), seconds: float =
                 lab.update(container, cpus=one)
                 changed.append(sampler.now())
                 sampler.wait(2 * SETTLE_S + seconds)
-        same = _pid(container) == pid
+        same = _pid(lab, container) == pid
     return Update(str(container.name), tuple(quotas), tuple(changed), same, sampler.samples())
 
 
-def _pid(container: Container) -> int:
-    container.reload()
-    return int(container.attrs["State"]["Pid"])
+def _pid(lab: Lab, container: Container) -> int:
+    return int(lab.inspect(container)["State"]["Pid"])

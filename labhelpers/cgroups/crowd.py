@@ -6,25 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, Bound, hog, let_go
+from labhelpers.cgroups.bounds import MIB, START_S, Bound, hog, let_go, program
 from labhelpers.cgroups.samples import Sampler, Samples
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-# every process makes more, as fast as it can; what it cannot make, it tries again. `refused` is one byte a refusal
-BOMB = """
-import os, time
-report = os.open("/refused", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-while True:
-    try:
-        os.fork()
-    except BlockingIOError:
-        os.write(report, b"x")
-        time.sleep(0.1)
-    time.sleep(0.02)
-"""
+BOMB = program("fork_bomb.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +53,23 @@ def crowd(lab: Lab, limit: int = 40, seconds: float = 1.0) -> Crowd:
     bound = Bound(192 * MIB, 64, 60)
     options: dict[str, Any] = {"pids_limit": limit, "cpus": 0.5}
     command = ["python3", "-c", BOMB]
-    with hog(lab, command, image="tools", bound=bound, begin=False, needs=["pids"], **options) as container:
+    with (
+        lab.quiet(essential=["docker run -d --network none --memory"]),
+        hog(lab, command, image="tools", bound=bound, begin=False, needs=["pids"], **options) as container,
+    ):
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
-            # a process that has just ended counts until it is gone, so what is waited for is a refusal
-            _wait_for_refusals(lab, sampler, container.name)
-            beside = lab.run(lab.image("payload"), ["sleep", "60"], network="none")
-            answer = lab.exec(beside, ["echo", "here"])
-            lab.remove(beside, force=True)
+
+            def is_full() -> bool:
+                readings = sampler.samples().of(str(container.name))
+                last = readings[-1].cgroup.pids
+                return last.limit is not None and last.current >= last.limit
+
+            lab.wait_for(
+                "the fork bomb to reach its limit", is_full, START_S, every_s=0.1, while_running=container
+            )
+            with lab.running(lab.image("payload"), ["sleep", "60"], network="none") as beside:
+                answer = lab.exec(beside, ["echo", "here"])
             sampler.wait(seconds)
         events = lab.host.cgroup_files(container, ["pids.events"]).get("pids.events")
         counted = re.search(r"^max (\d+)", (events and events.text) or "", re.M)
@@ -84,12 +82,3 @@ def crowd(lab: Lab, limit: int = 40, seconds: float = 1.0) -> Crowd:
         others_start=answer.stdout.strip() == "here",
         samples=sampler.samples(),
     )
-
-
-def _wait_for_refusals(lab: Lab, sampler: Sampler, name: str | None) -> None:
-    for _ in range(200):
-        sampler.wait(0.1)
-        readings = sampler.samples().of(str(name))
-        last = readings[-1].cgroup.pids
-        if last.limit is not None and last.current >= last.limit:
-            return

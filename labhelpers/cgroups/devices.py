@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.cgroups.bounds import program
 from labhelpers.engine.differences import security
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
@@ -17,14 +17,7 @@ if TYPE_CHECKING:
 
 # opening one of these changes nothing on the host; their numbers are the same everywhere (kernel, devices.txt)
 HARMLESS = {"/dev/fuse": "10:229", "/dev/loop-control": "10:237"}
-# `:` with a redirection opens the device and closes it again
-TRY = """
-n=/tmp/node; [ -e {path} ] && echo "there yes" || echo "there no"
-m=$(mknod $n c {major} {minor} 2>&1) && echo "mknod yes" || echo "mknod $m"
-for how in "reads <" "writes >"; do
-    m=$( (eval ": ${{how#* }}$n") 2>&1 ) && echo "${{how% *}} yes" || echo "${{how% *}} $m"
-done
-"""
+TRY = program("try_device.sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +100,14 @@ def devices(lab: Lab) -> Devices:
         rights.append((f"--device {path}:{path}:r", {"devices": [f"{path}:{path}:r"]}))
     rights.append((f"--device-cgroup-rule {rule!r}", {"device_cgroup_rules": [rule]}))
     attempts, refused = [], []
-    for given, options in rights:
-        try:
-            attempts.append(_attempt(lab, path or "/dev/fuse", number, given, options))
-        except LabError as error:
-            refused.append(f"{given}: {error.engine_words or error.message}")
-    with lab.quiet():
-        plain = lab.run(lab.image("payload"), ["sleep", "60"], network="none")
-        found = lab.host.cgroup_files(plain, ["devices.list"]).get("devices.list")
-        lab.remove(plain, force=True)
+    with lab.quiet(essential=["docker run --rm --network none --device"]):
+        for given, options in rights:
+            try:
+                attempts.append(_attempt(lab, path or "/dev/fuse", number, given, options))
+            except LabError as error:
+                refused.append(f"{given}: {error.engine_words or error.message}")
+        with lab.running(lab.image("payload"), ["sleep", "60"], network="none") as plain:
+            found = lab.host.cgroup_files(plain, ["devices.list"]).get("devices.list")
     mapped = lab.engine.remaps_users or security(lab.engine.info, "rootless") is not None
     # user_namespaces(7): mknod(2) takes CAP_MKNOD in the host's own user namespace
     why = "this engine maps users, and the kernel makes no device files for a mapped root" if mapped else None
@@ -125,19 +117,16 @@ def devices(lab: Lab) -> Devices:
 
 
 def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, Any]) -> Attempt:
-    major, minor = number.split(":")
-    script = TRY.format(path=shlex.quote(path), major=major, minor=minor)
-    with lab.quiet():
-        # MKNOD is one of the capabilities that Docker gives by default
-        said = lab.once(
-            lab.image("payload"),
-            ["sh", "-c", script],
-            network="none",
-            cap_drop=["ALL"],
-            cap_add=["MKNOD"],
-            **options,
-        )
-    answers = dict(line.split(" ", 1) for line in said.stdout.splitlines() if " " in line)
+    # MKNOD is one of the capabilities that Docker gives by default
+    tried = lab.once(
+        lab.image("payload"),
+        ["sh", "-c", TRY, "try", path, *number.split(":")],
+        network="none",
+        cap_drop=["ALL"],
+        cap_add=["MKNOD"],
+        **options,
+    )
+    answers = dict(line.split(" ", 1) for line in tried.stdout.splitlines() if " " in line)
     # EPERM is the controller's no; another error comes from the device's own driver, which was reached
     exists = "yes" in (answers["there"], answers["mknod"])
     opened = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, OUTER, Bound, exit_code, hog
-from labhelpers.errors import LabError
+from labhelpers.cgroups.bounds import MIB, OUTER, Bound, hog, program
+from labhelpers.errors import LabError, NotRunning
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -20,30 +21,7 @@ if TYPE_CHECKING:
 ASKED = (2 * MIB, 8 * MIB)
 # a disk that others keep busy
 SLOWEST_S = 150.0
-# past the page cache (open(2), O_DIRECT): version 1 limits only what a process itself sends to the disk, and what is
-# read from memory is no reading from the disk. Always the same 16 MiB: the disk does not fill.
-COPY = """
-import json, mmap, os, sys, time
-seconds, piece, whole = float(sys.argv[1]), 1 << 17, 1 << 24
-told, buffer = {}, mmap.mmap(-1, piece)
-buffer.write(os.urandom(piece))
-if not os.path.exists("/data/file"):  # the first run, which has no limit, makes it
-    file = os.open("/data/file", os.O_WRONLY | os.O_CREAT | os.O_DIRECT)  # no fsync(2): it waits for everybody's data
-    for at in range(0, whole, piece):
-        os.pwritev(file, [buffer], at)
-    os.close(file)
-for way, flag, move in (("write", os.O_WRONLY, os.pwritev), ("read", os.O_RDONLY, os.preadv)):
-    file, begin, done, points = os.open("/data/file", flag | os.O_DIRECT), time.monotonic(), 0, [[0, 0]]
-    while points[-1][0] < seconds:
-        move(file, [buffer], done % whole)
-        done += piece
-        now = time.monotonic() - begin
-        if now - points[-1][0] > seconds / 50 or now >= seconds:
-            points.append([round(now, 4), done])
-    told[way] = points
-    os.close(file)
-print(json.dumps(told))
-"""
+COPY = program("copy_file.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +95,9 @@ def disk(lab: Lab, volume: str) -> Disk:
 
     Source: proc(5), mountinfo; kernel, Documentation/ABI/stable/sysfs-block.
     """
-    with lab.quiet():
-        container = lab.run(
-            lab.image("payload"), ["sleep", "60"], network="none", volumes=[f"{volume}:/data"]
-        )
+    options: dict[str, Any] = {"network": "none", "volumes": [f"{volume}:/data"]}
+    with lab.quiet(), lab.running(lab.image("payload"), ["sleep", "60"], **options) as container:
         number = next(mount.device for mount in lab.host.mounts(container) if mount.point == "/data")
-        lab.remove(container, force=True)
     if number.startswith("0:"):
         return Disk(number, None, "the file system of the engine's volumes is on no single disk")
     whole = number
@@ -150,22 +125,19 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
     Source: kernel, cgroup-v1/blkio-controller.rst (throttling); cgroup-v2.rst (io.max).
     """
     name = f"cgroups-disk-{lab.session}"
-    with lab.quiet():
-        volume = lab.create_volume(name)
-    try:
+    limited = (
+        f"docker run -d --network none -v {name}:/data --memory {OUTER.memory_bytes} "
+        f"--memory-swap {OUTER.memory_bytes} --pids-limit {OUTER.pids} --device-read-bps"
+    )
+    with lab.quiet(essential=[limited]), ExitStack() as stack:
+        stack.callback(lab.remove_volume, lab.create_volume(name))
         found = disk(lab, name)
         if found.path is None:
             return DiskLimits(found, ())
         steps: list[DiskStep] = []
         for limit in (None, *asked):
-            limits = (
-                {}
-                if limit is None
-                else {
-                    "device_read_bps": [f"{found.path}:{limit}"],
-                    "device_write_bps": [f"{found.path}:{limit}"],
-                }
-            )
+            rate = [f"{found.path}:{limit}"]
+            limits = {} if limit is None else {"device_read_bps": rate, "device_write_bps": rate}
             try:
                 steps += _copied(lab, name, limit, seconds, limits)
             except LabError as error:
@@ -173,9 +145,7 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
                     raise
                 why = f"the engine refused a limit on {found.path}: {error.engine_words or error.message}"
                 return DiskLimits(Disk(found.number, None, re.sub(r"[0-9a-f]{64}", "…", why)), ())
-        return DiskLimits(found, tuple(steps))
-    finally:
-        volume.remove(force=True)
+    return DiskLimits(found, tuple(steps))
 
 
 def _copied(
@@ -184,13 +154,15 @@ def _copied(
     command = ["python3", "-c", COPY, str(seconds)]
     bound = Bound(OUTER.memory_bytes, OUTER.pids, SLOWEST_S)
     with hog(lab, command, image="tools", bound=bound, volumes=[f"{volume}:/data"], **limits) as container:
-        code = exit_code(container, SLOWEST_S + 10)
-        said = container.logs().decode(errors="replace")
+        code = lab.wait(container, limit_s=SLOWEST_S + 10)
+        log = lab.logs(container)
     if code:
-        raise LabError(
+        raise NotRunning(
             "the container that reads and writes ended before it was done",
             hint="is the engine's disk full? `docker system df` tells; then run the cell again",
-            engine_words=said[-500:],
+            engine_words=log[-500:],
         )
-    told = json.loads(said.splitlines()[-1])
-    return [DiskStep(way, limit, tuple((at, count) for at, count in points)) for way, points in told.items()]
+    result = json.loads(log.splitlines()[-1])
+    return [
+        DiskStep(way, limit, tuple((at, count) for at, count in points)) for way, points in result.items()
+    ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB
+from labhelpers.cgroups.bounds import MIB, program
 from labhelpers.course.exercises import (
     Exercise,
     Task,
@@ -171,18 +171,6 @@ def _held_hint(lab: Lab) -> str:
 
 # --- a memory hog that stays alive
 
-# its own bounds: address space, and two hours
-HUNGRY_PROGRAM = """
-import resource, time
-resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
-held = []
-for number in range(NEED // 4):
-    held.append(bytearray(b"x") * (4 << 20))
-    print("holds", 4 * (number + 1), "MiB", flush=True)
-    time.sleep(0.03)
-print("has enough", flush=True)
-time.sleep(7200)
-"""
 _needs: dict[str, int] = {}
 
 
@@ -195,17 +183,15 @@ def survive(lab: Lab) -> Exercise:
     if lab.session not in _needs:
         # the cell that is run again keeps the hog's appetite
         need = _needs[lab.session] = 4 * (9 + secrets.randbelow(10))
-        program = keep(lab, FOOD, HUNGRY_PROGRAM.replace("NEED", str(need)).strip())
+        text = keep(lab, FOOD, program("hungry.py").replace("NEED_MIB = 0", f"NEED_MIB = {need}").strip())
         with lab.hidden():
             lab.create_volume(FOOD)
-            writer = lab.run(
+            lab.once(
                 lab.image("payload"),
-                ["sh", "-c", 'echo "$1" > /food/hungry.py', "sh", program],
+                ["sh", "-c", 'echo "$1" > /food/hungry.py', "sh", text],
                 network="none",
                 volumes=[f"{FOOD}:/food"],
             )
-            writer.wait()
-            lab.remove(writer)
     runs = _runs(HUNGRY, _hungry_hint)
     alive = Task(
         "alive", "It holds all that it wants, and none of it was killed", _alive, _hungry_hint, ("runs",)
@@ -227,10 +213,10 @@ def _hungry_hint(lab: Lab) -> str:
             f"The volume {FOOD} holds /hungry.py: mount it, and let labhelpers/tools run it with python3. "
             "A limit of memory is asked for."
         )
-    said = container.logs(tail=1).decode(errors="replace").strip()
+    last = lab.logs(container, tail=1).strip()
     if container.attrs["State"]["ExitCode"] == 137:
-        return f"Exit code 137 is 128 + 9: it was killed. The last that it said: “{said}”. It wants more than that."
-    return f"It is not there yet, or holds something else. The last that it said: “{said}”."
+        return f"Exit code 137 is 128 + 9: it was killed. The last line of its log: “{last}”. It wants more than that."
+    return f"It is not there yet, or holds something else. The last line of its log: “{last}”."
 
 
 def _alive(lab: Lab) -> str | None:
@@ -271,17 +257,7 @@ def container_attrs(lab: Lab, name: str) -> dict[str, Any]:
 # --- the one that is throttled
 
 PERIOD_S = 0.1
-# so much processor time in every tenth of a second, whatever the processor
-DUTY = """
-import sys, time
-work, due = float(sys.argv[1]), time.monotonic()
-while True:
-    end = time.thread_time() + work
-    while time.thread_time() < end:
-        pass
-    due = max(due + 0.1, time.monotonic())
-    time.sleep(max(0, due - time.monotonic()))
-"""
+DUTY = program("duty.py")
 # (seconds of work in every 0.1 s, CPUs of quota): the first one wants 0.25 CPUs and may have 0.1
 WORKERS: tuple[tuple[float, float | None], ...] = ((0.025, 0.1), (0.004, 0.5), (0.0, 0.05), (0.006, None))
 _workers: dict[str, tuple[str, ...]] = {}

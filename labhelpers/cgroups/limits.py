@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -362,9 +363,8 @@ def spellings(lab: Lab) -> Spellings:
     The other version's column is computed from what was asked for, as the runtime spells it there.
     """
     volume = f"cgroups-spell-{lab.session}"
-    with lab.quiet():
-        made = lab.create_volume(volume)
-    try:
+    with lab.quiet(essential=["docker run -d --network none --memory"]), ExitStack() as stack:
+        stack.callback(lab.remove_volume, lab.create_volume(volume))
         found = disk(lab, volume)
         cpu = str(cpu_numbers(allowed_cpus(lab))[0])
         options: dict[str, Any] = {
@@ -382,13 +382,10 @@ def spellings(lab: Lab) -> Spellings:
         if found.path:
             options |= {"device_write_bps": [f"{found.path}:1mb"]}
             given |= {"--device-write-bps": f"{found.path}:1mb"}
-        with hog(lab, ["true"], begin=False, **options) as container:
-            container.reload()
-            asked = container.attrs["HostConfig"]
-            seen = limits(lab, container)
-            number = seen.of("--device-write-bps").texts[0].split()[0] if found.path else ""
-    finally:
-        made.remove(force=True)
+        container = stack.enter_context(hog(lab, ["true"], begin=False, **options))
+        asked = lab.inspect(container)["HostConfig"]
+        seen = limits(lab, container)
+        number = seen.of("--device-write-bps").texts[0].split()[0] if found.path else ""
     rows = []
     for kind in KINDS:
         here = next((one for one in seen.limits if one.option == kind.option), None)

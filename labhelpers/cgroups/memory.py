@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, START_S, Bound, exit_code, hog, let_go, until
+from labhelpers.cgroups.bounds import MIB, START_S, Bound, hog, let_go, program
 from labhelpers.cgroups.samples import Sampler, Samples
 from labhelpers.errors import LabError
 from labhelpers.results import Result
@@ -17,19 +17,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 STEP, EVERY_S = 2 * MIB, 0.03
-# it writes to every page: memory that nobody has touched is not there (mmap(2), MAP_POPULATE)
-GROW = """
-import sys, time
-step, every, most = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-held = []
-print("begins", flush=True)
-while len(held) * step < most:
-    held.append(bytearray(b"x") * step)
-    print("holds", len(held) * step, flush=True)
-    time.sleep(every)
-print("has enough", flush=True)
-time.sleep(1000)
-"""
+GROW = program("grow.py")
 KILLED = re.compile(r"^.*Memory cgroup out of memory: Killed process (\d+) .*$", re.M)
 
 
@@ -85,33 +73,31 @@ def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -
     Source: kernel, cgroup-v2.rst (memory.max, memory.events); docs.docker.com, resource_constraints.
     """
     bound = bound or Bound(2 * limit, 32, 60)
-    with hog(
-        lab,
-        grow(4 * limit),
-        image="tools",
-        bound=bound,
-        begin=False,
-        stay=True,
-        needs=["memory"],
-        memory=limit,
-    ) as container:
+    options: dict[str, Any] = {"image": "tools", "bound": bound, "memory": limit, "needs": ["memory"]}
+    with (
+        lab.quiet(essential=["docker run -d --network none --memory"]),
+        hog(lab, grow(4 * limit), begin=False, stay=True, **options) as container,
+    ):
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
-            ended = until(lambda: lab.host.cgroup(container).memory.oom_kills, bound.seconds, every_s=0.1)
+            lab.wait_for(
+                "the kernel to kill a process at the limit of memory",
+                lambda: lab.host.cgroup(container).memory.oom_kills,
+                bound.seconds,
+                every_s=0.1,
+                while_running=container,
+            )
             sampler.wait(0.3)
-        if not ended:
-            raise _not_killed(container)
         memory = lab.host.cgroup(container).memory
         let_go(lab, container)
-        code = exit_code(container, START_S)
-        container.reload()
+        code = lab.wait(container, limit_s=START_S)
         line, why = kernel_line(lab, str(container.id))
         return OutOfMemory(
             name=str(container.name),
             limit_bytes=memory.limit_bytes or 0,
-            held_bytes=_held(container),
+            held_bytes=_held(lab, container),
             exit_code=code,
-            engine_says=bool(container.attrs["State"]["OOMKilled"]),
+            engine_says=bool(lab.inspect(container)["State"]["OOMKilled"]),
             oom_kills=memory.oom_kills,
             kernel_line=line,
             no_line=why,
@@ -119,17 +105,9 @@ def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -
         )
 
 
-def _not_killed(container: Container) -> LabError:
-    return LabError(
-        "the hog was not killed at its limit",
-        hint="run the cell again; does `docker info` warn about memory?",
-        engine_words=container.logs().decode(errors="replace")[-500:],
-    )
-
-
-def _held(container: Container) -> int:
-    said = re.findall(r"^holds (\d+)", container.logs().decode(errors="replace"), re.M)
-    return int(said[-1]) if said else 0
+def _held(lab: Lab, container: Container) -> int:
+    held = re.findall(r"^holds (\d+)", lab.logs(container), re.M)
+    return int(held[-1]) if held else 0
 
 
 def kernel_line(lab: Lab, container_id: str) -> tuple[str | None, str]:
@@ -194,17 +172,20 @@ def reservation(
     """
     options: dict[str, Any] = {"memory": limit, "memory_reservation": reserved}
     bound = Bound(limit, 32, 60)
-    with hog(
-        lab, grow(wanted), image="tools", bound=bound, begin=False, needs=["memory"], **options
-    ) as container:
+    with (
+        lab.quiet(essential=["docker run -d --network none --memory"]),
+        hog(
+            lab, grow(wanted), image="tools", bound=bound, begin=False, needs=["memory"], **options
+        ) as container,
+    ):
         with Sampler(lab, container, hz=20) as sampler:
             let_go(lab, container)
-            if not until(lambda: "has enough" in container.logs().decode(errors="replace"), 60, every_s=0.1):
-                raise LabError(
-                    "the hog did not come to its end",
-                    hint="run the cell again; a busy machine may need longer",
-                    engine_words=container.logs().decode(errors="replace")[-500:],
-                )
+            lab.wait_for(
+                "the program to have all that it wants",
+                lambda: "has enough" in lab.logs(container),
+                every_s=0.1,
+                while_running=container,
+            )
             sampler.wait(0.3)
         files = lab.host.cgroup_files(container, ["memory.low", "memory.soft_limit_in_bytes"])
         found = next(file for file in files.values() if file.text is not None)

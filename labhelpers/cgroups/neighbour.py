@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import exit_code, hog, let_go
+from labhelpers.cgroups.bounds import hog, let_go, program
 from labhelpers.cgroups.cpu import burn, quiet_cpu
 from labhelpers.cgroups.samples import Sampler
-from labhelpers.errors import LabError
+from labhelpers.errors import NotRunning
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -19,21 +19,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 EVERY_MS, WORK_MS, HELD_CPUS, MORE = 10, 6, 0.1, 16
-# a request is due every 10 ms whether the one before is done or not, and takes 6 ms of processor time, whatever
-# the processor: so it is the same load on a slow machine
-SERVE = """
-import json, sys, time
-every, work, count = (float(word) for word in sys.argv[1:])
-answers, due = [], time.monotonic() + every
-for _ in range(int(count)):
-    time.sleep(max(0, due - time.monotonic()))
-    end = time.thread_time() + work
-    while time.thread_time() < end:
-        pass
-    answers.append(round((time.monotonic() - due) * 1000, 2))
-    due += every
-print(json.dumps(answers))
-"""
+SERVE = program("service.py")
 # of processor time: from here on the service is busy all the time
 STARTED_US = 30_000
 CASES = (
@@ -107,13 +93,13 @@ def neighbour(lab: Lab, seconds: float = 1.0) -> Neighbour:
     """
     cpu = quiet_cpu(lab)
     pinned: dict[str, Any] = {"cpuset_cpus": str(cpu)}
-    alone = _answers(lab, CASES[0], seconds, None, pinned)
-    with hog(lab, burn(1), **pinned) as burner:
-        beside = _answers(lab, CASES[1], seconds, burner, pinned)
-        with_more = _answers(lab, CASES[3], seconds, burner, {"cpu_shares": MORE * 1024, **pinned})
-        with lab.quiet():
+    with lab.quiet(essential=["docker update --cpus"]):
+        alone = _answers(lab, CASES[0], seconds, None, pinned)
+        with hog(lab, burn(1), **pinned) as burner:
+            beside = _answers(lab, CASES[1], seconds, burner, pinned)
+            with_more = _answers(lab, CASES[3], seconds, burner, {"cpu_shares": MORE * 1024, **pinned})
             lab.update(burner, cpus=HELD_CPUS)
-        held = _answers(lab, CASES[2], seconds, burner, pinned)
+            held = _answers(lab, CASES[2], seconds, burner, pinned)
     return Neighbour(cpu, EVERY_MS, WORK_MS, (alone, beside, held, with_more))
 
 
@@ -126,17 +112,17 @@ def _answers(
         watched = [service] if burner is None else [service, burner]
         with Sampler(lab, watched, hz=20) as sampler:
             let_go(lab, service)
-            code = exit_code(service, 60)
-        said = service.logs().decode(errors="replace")
+            code = lab.wait(service, limit_s=60)
+        log = lab.logs(service)
     if code:
-        raise LabError(
+        raise NotRunning(
             f"the service that answers ended with exit code {code}",
-            hint="run the cell again; its last words say why",
-            engine_words=said[-500:],
+            hint="fix what its last lines name, then run the cell again",
+            engine_words=log[-500:],
         )
     samples = sampler.samples()
     readings = samples.of(str(service.name))
     begun_us = readings[0].cgroup.cpu.usage_us + STARTED_US
     begun = next((one.time_s for one in readings if one.cgroup.cpu.usage_us > begun_us), 0.0)
     used = [samples.use(str(one.name), begun, readings[-1].time_s).cpus for one in watched]
-    return Answers(case, tuple(json.loads(said)), used[0], used[1] if burner else 0.0)
+    return Answers(case, tuple(json.loads(log)), used[0], used[1] if burner else 0.0)

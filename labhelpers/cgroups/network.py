@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import START_S, until
+from labhelpers.cgroups.bounds import START_S
 from labhelpers.errors import LabError
 from labhelpers.lab import Output
 from labhelpers.results import Result, table
@@ -93,8 +93,8 @@ def bandwidth(lab: Lab, mbit_s: int = RATE_MBIT, seconds: int = 1) -> Bandwidth:
     rows = lab.host.read("/proc/cgroups").splitlines()
     controllers = tuple(row.split()[0] for row in rows if not row.startswith("#"))
     bucket = f"tc qdisc add dev eth0 root tbf rate {mbit_s}mbit burst 32kbit latency 400ms"
-    with _pair(lab) as (sender, receiver, tool):
-        address = _address(sender)
+    with lab.quiet(essential=["docker exec"]), _pair(lab) as (sender, receiver, tool):
+        address = lab.address_of(sender)
         before = _transfer(lab, receiver, address, "as it is", seconds)
         done = lab.exec(tool, bucket)
         if done.exit_code:
@@ -109,45 +109,36 @@ def bandwidth(lab: Lab, mbit_s: int = RATE_MBIT, seconds: int = 1) -> Bandwidth:
 def _pair(lab: Lab) -> Iterator[tuple[Container, Container, Container]]:
     """A sender that waits, a receiver, and a tool in the sender's network namespace, on a network of their own."""
     tools, name = lab.image("tools"), f"cgroups-net-{lab.session}"
-    made: list[Container] = []
     bare: dict[str, Any] = {"cap_drop": ["ALL"], "memory": "128m", "pids_limit": 32}
-    with lab.quiet():
-        network = lab.create_network(name)
-        try:
-            made.append(lab.run(tools, "timeout 300 iperf3 -s --forceflush", network=name, **bare))
-            made.append(lab.run(tools, "sleep 300", network=name, **bare))
-            joined = f"container:{made[0].id}"
-            made.append(lab.run(tools, "sleep 300", network=joined, **bare, cap_add=["NET_ADMIN"]))
-            sender, receiver, tool = made
-            if not until(lambda: b"listening" in sender.logs(), START_S, every_s=0.1):
-                raise LabError(
-                    "the sender did not begin to listen",
-                    hint="run the cell again",
-                    engine_words=sender.logs().decode(errors="replace")[-500:],
-                )
-            yield sender, receiver, tool
-        finally:
-            for container in reversed(made):
-                lab.remove(container, force=True)
-            network.remove()
+    with ExitStack() as stack:
+        stack.callback(lab.remove_network, lab.create_network(name))
 
+        def start(command: str, network: str, **options: Any) -> Container:
+            return stack.enter_context(lab.running(tools, command, network=network, **bare, **options))
 
-def _address(container: Container) -> str:
-    container.reload()
-    (own,) = container.attrs["NetworkSettings"]["Networks"].values()
-    return str(own["IPAddress"])
+        sender = start("timeout 300 iperf3 -s --forceflush", name)
+        receiver = start("sleep 300", name)
+        tool = start("sleep 300", f"container:{sender.id}", cap_add=["NET_ADMIN"])
+        lab.wait_for(
+            "iperf3 to listen",
+            lambda: "listening" in lab.logs(sender),
+            START_S,
+            every_s=0.1,
+            while_running=sender,
+        )
+        yield sender, receiver, tool
 
 
 def _transfer(lab: Lab, receiver: Container, address: str, what: str, seconds: int) -> Transfer:
     # -R: the one who asks receives, so what it reports is what came through
     command = f"timeout -s KILL 60 iperf3 -c {address} -R -t {seconds} -i 0.1 -J"
     answer: Output = lab.exec(receiver, command)
-    told = json.loads(answer.stdout or "{}")
-    if answer.exit_code or not told.get("intervals"):
+    report = json.loads(answer.stdout or "{}")
+    if answer.exit_code or not report.get("intervals"):
         raise LabError(
             "the transfer between the two containers failed",
             hint="run the cell again; a firewall on the engine's machine may stop it",
-            engine_words=str(told.get("error", answer))[-500:],
+            engine_words=str(report.get("error", answer))[-500:],
         )
-    points = [(one["sum"]["end"], one["sum"]["bits_per_second"] / 1e6) for one in told["intervals"]]
-    return Transfer(what, tuple(points), told["end"]["sum_received"]["bits_per_second"] / 1e6)
+    points = [(one["sum"]["end"], one["sum"]["bits_per_second"] / 1e6) for one in report["intervals"]]
+    return Transfer(what, tuple(points), report["end"]["sum_received"]["bits_per_second"] / 1e6)

@@ -315,16 +315,15 @@ class Sampler:
         """Go on for so many seconds of the host's clock, or until all containers have ended.
 
         Raises:
-            LabError: the host does not answer any more.
+            TimedOut: the host does not answer any more.
         """
-        wanted, patience = self.now() + seconds, time.monotonic() + 3 * seconds + ANSWER_S
-        while self.now() < wanted and self._thread.is_alive():
-            if time.monotonic() > patience:
-                raise LabError(
-                    "the engine's host has stopped answering while it was sampled",
-                    hint="run the cell again; if it stays so, `./lab doctor` looks at the engine",
-                )
-            time.sleep(0.01)
+        wanted = self.now() + seconds
+        self._lab.wait_for(
+            f"{seconds:g} s of samples from the engine's host",
+            lambda: self.now() >= wanted or not self._thread.is_alive(),
+            3 * seconds + ANSWER_S,
+            every_s=0.01,
+        )
 
     def samples(self, most_s: float = math.inf) -> Samples:
         """What was read so far, or in the first `most_s` seconds."""

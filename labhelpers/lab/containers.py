@@ -191,12 +191,9 @@ class Containers(Base):
         try:
             yield container
         finally:
-            with suppress(NotFound):  # the block has removed it
-                self._remove(container)
-
-    def _remove(self, container: Container) -> None:
-        self._say(make(Remove, name_of(container), True, True))
-        remove_container(self.client.api, str(container.id), v=True, force=True)
+            self._say(make(Remove, name_of(container), True, True))
+            with speaking(self.engine), suppress(NotFound):  # the block has removed it
+                remove_container(self.client.api, str(container.id), v=True, force=True)
 
     def start(self, container: Container | str) -> None:
         """Start a container that the lab made and that is stopped.

@@ -1,4 +1,4 @@
-"""Draw part3-7 anew from what is really there: `python -m labhelpers.networks`."""
+"""Draw part3-7 from what runs on the engine: `python -m labhelpers.networks`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> None:
         lab.run(image, name="mail", dns=QUIET)
         for name, network in (("cart", "shop"), ("both", "shop"), ("safe", "bank")):
             lab.run(image, name=name, network=network, dns=QUIET)
-        lab.client.networks.get("bank").connect("both")
+        lab.connect("bank", "both")
         lab.run(image, ["sleep", "600"], name="shared", network="host")
         lab.run(image, ["sleep", "600"], name="alone", network="none")
         names = ["web", "mail", "cart", "both", "safe", "shared", "alone"]

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError
-
 from labhelpers.course.exercises import container_named, given, running
 from labhelpers.engine.host.traffic import received
-from labhelpers.engine.streams import execute
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, ContainerError, EngineRefused, LabError
 from labhelpers.networks.limits import limits
 from labhelpers.networks.wire import once, wire
 
@@ -57,7 +54,7 @@ def break_network(lab: Lab, number: int) -> Case:
     """
     if isinstance(number, bool) or number not in range(1, len(CASES) + 1):
         raise BadInput(f"there is no broken network {number!r}", hint=f"they are 1 to {len(CASES)}")
-    with lab.quiet():
+    with lab.hidden():
         return CASES[number - 1](lab)
 
 
@@ -223,7 +220,8 @@ CASES: tuple[Callable[[Lab], Case], ...] = (
 
 def outside(lab: Lab, name: str) -> str:
     """A neighbour of the host called `name`, made if it is not there; gives the host's address on its side."""
-    given(lab, name, lambda: wire(lab, name))
+    with lab.hidden():
+        given(lab, name, lambda: wire(lab, name))
     link = next((one for one in lab.host.interfaces(running(lab, name)) if one.name == "wire"), None)
     here = {one.index: one.name for one in lab.host.interfaces()}
     end = here.get(link.peer_index or 0) if link else None
@@ -280,7 +278,7 @@ def _by_name(client: str, server: str, title: str, network: str | None, hint: Ca
 
 
 def _network(lab: Lab, name: str) -> None:
-    if name not in {row["Name"] for row in lab.client.api.networks()}:
+    if name not in {row["Name"] for row in lab.list_networks()}:
         lab.create_network(name)
 
 
@@ -312,10 +310,9 @@ def _page(lab: Lab, name: str, url: str) -> bool:
 
 def _fetch(lab: Lab, name: str, url: str) -> str:
     """What a request from a container gets, or why it gets nothing."""
-    try:
-        done = execute(
-            lab.client.api, str(running(lab, name).id), ["timeout", "3", "wget", "-q", "-O", "-", url]
-        )
-    except APIError:
-        return ""
-    return (done.stdout + done.stderr).decode(errors="replace")
+    container = running(lab, name)
+    with lab.hidden():
+        try:
+            return str(lab.exec(container, ["timeout", "3", "wget", "-q", "-O", "-", url]))
+        except (ContainerError, EngineRefused):  # it has ended meanwhile, or cannot run this
+            return ""

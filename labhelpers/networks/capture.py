@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, TimedOut
 from labhelpers.networks.packets import Packet, read
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ def capturing(lab: Lab, places: Mapping[str, str], what: str, interface: str = "
     """Watch packets while the block lasts; what it gives, called in the block, says what was seen.
 
     Each place has a container of its own with NET_RAW, and what tcpdump needs to become a user without rights once
-    it listens; it ends by itself after
-    `MOST_PACKETS` packets or `MOST_S` seconds.
+    it listens; it ends by itself after `MOST_PACKETS` packets or `MOST_S` seconds.
 
     Args:
         places: label → network mode whose namespace is looked at: `host`, `container:web`.
         what: a filter, as pcap-filter(7) has it; it names what the lab sent, so that nobody else's is read.
 
     Raises:
-        LabError: tcpdump did not start there; its words are kept.
+        NotRunning: tcpdump did not start there; its last lines are kept.
+        TimedOut: it did not begin to listen.
     """
     command = ["timeout", str(MOST_S), "tcpdump", "-i", interface, "-p", "-n", "-U", "--immediate-mode"]
     command += ["-c", str(MOST_PACKETS), "-s", str(SNAP_BYTES), "-w", FILE, what]
@@ -50,21 +50,30 @@ def capturing(lab: Lab, places: Mapping[str, str], what: str, interface: str = "
         label, network = place
         rights = {"cap_drop": ["ALL"], "cap_add": ["NET_RAW", *BECOME_NOBODY]}
         started[label] = lab.run(lab.image("tools"), command, network=network, **rights)
-        _wait_until_it_listens(started[label])
+        lab.wait_for(
+            "tcpdump to listen, which needs the capability NET_RAW",
+            lambda: "listening on" in lab.logs(started[label]),
+            READY_S,
+            while_running=started[label],
+        )
 
     def end(container: Container) -> None:
         with suppress(LabError):
             lab.remove(container, force=True)
 
     def seen(enough: Callable[[Mapping[str, Sequence[Packet]]], bool]) -> dict[str, list[Packet]]:
-        last = time.monotonic() + PATIENCE_S
-        while True:
-            time.sleep(SETTLE_S)  # what has passed is written a moment later
-            found = dict(
+        found: dict[str, list[Packet]] = {}
+
+        def is_enough() -> bool:
+            found.update(
                 zip(started, pool.map(lambda one: _packets(lab, one), started.values()), strict=True)
             )
-            if enough(found) or time.monotonic() > last:
-                return found
+            return enough(found)
+
+        time.sleep(SETTLE_S)  # what has passed is written a moment later
+        with suppress(TimedOut):  # the caller judges what was captured
+            lab.wait_for("the packets", is_enough, PATIENCE_S, every_s=SETTLE_S)
+        return found
 
     with lab.quiet(), ThreadPoolExecutor(4) as pool:
         try:
@@ -74,29 +83,10 @@ def capturing(lab: Lab, places: Mapping[str, str], what: str, interface: str = "
             list(pool.map(end, list(started.values())))
 
 
-def _wait_until_it_listens(container: Container) -> None:
-    end = time.monotonic() + READY_S
-    said = ""
-    while time.monotonic() < end:
-        said = container.logs().decode(errors="replace")
-        if "listening on" in said:
-            return
-        container.reload()
-        if container.status == "exited":
-            break
-        time.sleep(0.05)
-    raise LabError(
-        "packets could not be looked at there",
-        hint="its words say why; some engines refuse NET_RAW",
-        engine_words=said,
-    )
-
-
 def _packets(lab: Lab, container: Container) -> list[Packet]:
-    with lab.quiet():
-        said = lab.exec(container, ["base64", "-w0", FILE])
+    output = lab.exec(container, ["base64", "-w0", FILE]).stdout
     try:
-        written = base64.b64decode(said.stdout)
+        written = base64.b64decode(output)
     except ValueError:
         return []  # base64 was stopped in the middle
     return read(written) if len(written) >= HEADER_BYTES else []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labhelpers.engine import answers
+from labhelpers.errors import ContainerMissing, EngineRefused, TimedOut
 from labhelpers.networks.maps import NetworkMap, map
 from labhelpers.networks.rules import is_for_port, mentions
 from labhelpers.results import Result, table
@@ -64,11 +66,17 @@ def census(lab: Lab, since: Census | None = None) -> Census:
     What a container leaves goes a moment after it, so the count is repeated. On an engine where other people's
     containers come and go, each count sees something in passing: what is not in every count was not left behind.
     """
-    end = time.monotonic() + SETTLE_S
     found = _count(lab)
-    while since is not None and found.since(since) and time.monotonic() < end:
-        time.sleep(PAUSE_S)
+    if since is None:
+        return found
+
+    def is_gone() -> bool:
+        nonlocal found
         found = found.staying(_count(lab), since)
+        return not found.since(since)
+
+    with suppress(TimedOut):  # what stays is the result
+        lab.wait_for("what containers leave to go", is_gone, SETTLE_S, every_s=PAUSE_S)
     return found
 
 
@@ -92,10 +100,10 @@ def _namespaces(lab: Lab) -> list[str]:
     """
     kept = [mount.point for mount in lab.host.mounts() if mount.kind == "nsfs"]
     own = set()
-    for row in lab.client.api.containers(all=True):
+    for row in lab.list_containers(stopped=True):
         try:
-            settings = lab.client.api.inspect_container(row["Id"])["NetworkSettings"]
-        except Exception:  # it went between the list and the look
+            settings = answers.part(lab.inspect(row["Id"]), "NetworkSettings")
+        except (ContainerMissing, EngineRefused):  # it went between the list and the look
             continue
         own.add(str(settings.get("SandboxKey") or "").removeprefix("/var"))
     # the helper that looks shares the host's network, so the directory is known

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import NotFound
-
 from labhelpers.engine import answers
-from labhelpers.errors import BadInput, EngineRefused, LabError
+from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, PortTaken, TimedOut
 from labhelpers.networks.maps import NetworkMap, map
 from labhelpers.networks.wire import free_subnet, once, wire
 from labhelpers.results import Result, table
@@ -180,7 +178,8 @@ def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
     """
     names = [container if isinstance(container, str) else str(container.name) for container in containers]
     found = {name: _addresses(lab, name) for name in names}
-    with lab.quiet(), ThreadPoolExecutor(len(names) or 1) as pool:
+    first = f"docker exec {names[0]}" if names else "docker exec"
+    with lab.quiet(essential=[first]), ThreadPoolExecutor(len(names) or 1) as pool:
         answered = dict(zip(names, pool.map(lambda source: _answers(lab, source, found), names), strict=True))
     pairs = [
         Reach(
@@ -209,19 +208,18 @@ def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[t
 
 def _addresses(lab: Lab, name: str) -> list[str]:
     try:
-        networks = answers.networks(lab.client.api.inspect_container(name))
-    except NotFound:
+        return answers.addresses(lab.inspect(name))
+    except ContainerMissing:
         raise BadInput(
             f"there is no container {name!r}",
             hint="`docker ps -a` lists what is there; run the cell that makes it again",
         ) from None
-    return [one["IPAddress"] for one in networks.values() if one.get("IPAddress")]
 
 
 def resolver(lab: Lab, container: Container | str) -> Resolver:
     """Whom the container asks for names, and whom its own list of hosts knows."""
     name = container if isinstance(container, str) else str(container.name)
-    with lab.quiet():
+    with lab.quiet(essential=["docker exec"]):
         said = lab.exec(name, ["sh", "-c", "cat /etc/resolv.conf; echo ---; cat /etc/hosts"]).stdout
     servers, _, hosts = said.partition("---")
     first = re.search(r"^nameserver\s+(\S+)", servers, re.M)
@@ -240,7 +238,7 @@ def resolver(lab: Lab, container: Container | str) -> Resolver:
 
 def host_driver(lab: Lab) -> HostDriver:
     """Run a web server with `--network host`, ask it, and start a second one on the same port."""
-    with lab.quiet():
+    with lab.quiet(essential=["docker run -d --network host"]):
         first, port = _server_on_host(lab)
         try:
             second = lab.once(lab.image("payload"), _serve(port), network="host")
@@ -252,11 +250,9 @@ def host_driver(lab: Lab) -> HostDriver:
             )
             own, here = _interfaces(lab, first)
             spaces = {one.pid: one.namespaces.get("net", 0) for one in lab.host.processes()}
-            helper = lab.client.api.inspect_container(str(lab.host.helper))["State"]["Pid"]
-            first.reload()
             return HostDriver(
-                spaces[first.attrs["State"]["Pid"]],
-                spaces[helper],
+                spaces[lab.inspect(first)["State"]["Pid"]],
+                spaces[lab.inspect(str(lab.host.helper))["State"]["Pid"]],
                 own,
                 here,
                 "200" in answer,
@@ -293,11 +289,11 @@ def _server_on_host(lab: Lab) -> tuple[Container, int]:
         port = 20000 + (int(lab.session, 16) + 997 * attempt) % 10000
         container = lab.run(lab.image("payload"), _serve(port), network="host")
         try:
-            container.wait(timeout=1)
-        except Exception:  # the SDK has no one error for a wait that took too long
+            lab.wait(container, limit_s=1)
+        except TimedOut:  # it serves
             return container, port
         lab.remove(container, force=True)
-    raise LabError(
+    raise PortTaken(
         "twenty ports of the engine's host were taken",
         hint="see who has them: `ss -ltn` on the engine's host",
     )
@@ -305,17 +301,16 @@ def _server_on_host(lab: Lab) -> tuple[Container, int]:
 
 def no_network(lab: Lab) -> NoNetwork:
     """Run a container with `--network none` and let it try to reach somebody."""
-    with lab.quiet():
-        container = lab.run(lab.image("payload"), network="none")
-        try:
-            inside = lab.host.network(container)
-            own = lab.exec(container, f"{PING} 127.0.0.1")
-            other = lab.exec(container, f"{PING} {free_subnet(lab)[1]}")
-            up = tuple(one.name for one in inside.interfaces if "UP" in one.flags)
-            routes = len([one for one in inside.routes if one.family == "inet"])
-            return NoNetwork(up, routes, own.exit_code == 0, str(other).strip().splitlines()[-1])
-        finally:
-            lab.remove(container, force=True)
+    with (
+        lab.quiet(essential=["docker run -d --network none"]),
+        lab.running(lab.image("payload"), network="none") as container,
+    ):
+        inside = lab.host.network(container)
+        own = lab.exec(container, f"{PING} 127.0.0.1")
+        other = lab.exec(container, f"{PING} {free_subnet(lab)[1]}")
+    up = tuple(one.name for one in inside.interfaces if "UP" in one.flags)
+    routes = len([one for one in inside.routes if one.family == "inet"])
+    return NoNetwork(up, routes, own.exit_code == 0, str(other).strip().splitlines()[-1])
 
 
 # --- macvlan and ipvlan
@@ -326,17 +321,14 @@ def _on_parent(lab: Lab, driver: str) -> Iterator[tuple[Any, str, str]]:
     """A wire and a network of `driver` on its host end: (wire, network, how names of this try end)."""
     mark = lab.session[:4]
     far, name = f"neighbour-{mark}", f"{driver}-{mark}"
-    laid = wire(lab, far)
-    try:
-        network = lab.create_network(
+    with ExitStack() as stack:
+        laid = wire(lab, far)
+        stack.callback(lab.remove, far, force=True)
+        lab.create_network(
             name, driver=driver, subnet=laid.subnet, gateway=laid.host_address, options={"parent": laid.link}
         )
-        try:
-            yield laid, name, mark
-        finally:
-            network.remove()
-    finally:
-        lab.remove(far, force=True)
+        stack.callback(lab.remove_network, name)
+        yield laid, name, mark
 
 
 def macvlan(lab: Lab) -> Macvlan:
@@ -347,31 +339,28 @@ def macvlan(lab: Lab) -> Macvlan:
     Raises:
         LabError: the engine's kernel has no macvlan.
     """
-    with lab.quiet(), _on_parent(lab, "macvlan") as (laid, network, mark):
+    with ExitStack() as stack:
+        stack.enter_context(lab.quiet(essential=["docker network create --driver macvlan"]))
+        laid, network, mark = stack.enter_context(_on_parent(lab, "macvlan"))
         names = (f"one-{mark}", f"two-{mark}")
-        made: list[Container] = []
-        try:
-            for name in names:
-                made.append(lab.run(lab.image("payload"), name=name, network=network))
-            addresses = {name: _addresses(lab, name)[0] for name in names}
-            between = lab.exec(names[0], f"{PING} {addresses[names[1]]}").exit_code == 0
-            neighbour = [lab.exec(laid.far, f"{PING} {addresses[name]}").exit_code == 0 for name in names]
-            saw = {one.address: one.mac for one in lab.host.neighbours(laid.far)}
-            # out of the parent and nowhere else: without a route it would go to the world
-            words = once(
-                lab,
-                f"ping -c 1 -W 1 -I {laid.link} {addresses[names[0]]}",
-                network="host",
-                cap_add=["NET_RAW"],
-                check=False,
-            )
-            met = {one.address: one.state for one in lab.host.neighbours() if one.interface == laid.link}
-            seen = map(lab, [*names, laid.far])
-            macs = {end.container: end.mac for end in seen.ends}
-            parent = next(one for one in seen.host_interfaces if one.name == laid.link)
-        finally:
-            for container in made:
-                lab.remove(container, force=True)
+        for name in names:
+            stack.enter_context(lab.running(lab.image("payload"), name=name, network=network))
+        addresses = {name: _addresses(lab, name)[0] for name in names}
+        between = lab.exec(names[0], f"{PING} {addresses[names[1]]}").exit_code == 0
+        neighbour = [lab.exec(laid.far, f"{PING} {addresses[name]}").exit_code == 0 for name in names]
+        saw = {one.address: one.mac for one in lab.host.neighbours(laid.far)}
+        # out of the parent and nowhere else: without a route it would go to the world
+        words = once(
+            lab,
+            f"ping -c 1 -W 1 -I {laid.link} {addresses[names[0]]}",
+            network="host",
+            cap_add=["NET_RAW"],
+            check=False,
+        )
+        met = {one.address: one.state for one in lab.host.neighbours() if one.interface == laid.link}
+        seen = map(lab, [*names, laid.far])
+        macs = {end.container: end.mac for end in seen.ends}
+        parent = next(one for one in seen.host_interfaces if one.name == laid.link)
     return Macvlan(
         laid.link,
         parent.mac,
@@ -387,15 +376,14 @@ def macvlan(lab: Lab) -> Macvlan:
 
 def ipvlan(lab: Lab) -> Ipvlan:
     """Try an ipvlan network on a wire of the lab's own; what the engine says where its kernel has none."""
-    with lab.quiet():
+    with lab.quiet(essential=["docker network create --driver ipvlan"]):
         try:
-            with _on_parent(lab, "ipvlan") as (laid, network, mark):
-                container = lab.run(lab.image("payload"), name=f"ip-{mark}", network=network)
-                try:
-                    seen = map(lab, [str(container.name)])
-                    parent = next(one for one in seen.host_interfaces if one.name == laid.link)
-                    return Ipvlan(True, seen.ends[0].mac == parent.mac, "")
-                finally:
-                    lab.remove(container, force=True)
+            with (
+                _on_parent(lab, "ipvlan") as (laid, network, mark),
+                lab.running(lab.image("payload"), name=f"ip-{mark}", network=network) as container,
+            ):
+                seen = map(lab, [str(container.name)])
+                parent = next(one for one in seen.host_interfaces if one.name == laid.link)
+                return Ipvlan(True, seen.ends[0].mac == parent.mac, "")
         except EngineRefused as error:
             return Ipvlan(False, None, error.engine_words or error.message)

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from labhelpers.course.exercises import Exercise, Task, given, not_as_given, not_running, output_of, running
+from labhelpers.engine import answers
 from labhelpers.engine.host.traffic import received
-from labhelpers.engine.streams import execute
 from labhelpers.lab.names import all_named, named
 from labhelpers.networks.broken import break_network, outside
 from labhelpers.networks.limits import limits
@@ -187,8 +187,7 @@ def sealed(lab: Lab) -> Exercise:
     Promise: no packet of a container on this network arrives outside, whatever that container's own routes and
     rights are. Packets are counted where they would arrive: an answer that does not come back proves nothing.
     """
-    with lab.hidden():
-        outside(lab, WORLD)
+    outside(lab, WORLD)
     there = Task(
         "there",
         f"There is a network {SEALED}",
@@ -256,7 +255,8 @@ def _sealed_shut(lab: Lab) -> str | None:
     # what the two containers lack themselves, a route or a right, is no property of the network
     before = received(lab.host, running(lab, WORLD)).packets
     sends = f"ping -c 2 -W 1 {address}; echo | nc -u -w 1 {address} 9; echo | nc -w 1 {address} 80"
-    once(lab, sends, network=_network_id(lab, SEALED), cap_add=["NET_RAW"], check=False)
+    with lab.hidden():
+        once(lab, sends, network=_network_id(lab, SEALED), cap_add=["NET_RAW"], check=False)
     if received(lab.host, running(lab, WORLD)).packets > before:
         return (
             f"a packet from another container on {SEALED} arrives at {address}, which is outside of the host"
@@ -266,7 +266,7 @@ def _sealed_shut(lab: Lab) -> str | None:
 
 def _parent(lab: Lab) -> str | None:
     """The host's interface that a macvlan or ipvlan network uses; None where it uses none that leads anywhere."""
-    network = lab.client.api.inspect_network(_network_id(lab, SEALED))
+    network = lab.inspect_network(_network_id(lab, SEALED))
     parent = str((network.get("Options") or {}).get("parent") or "")
     kinds = {one.name: one.kind for one in lab.host.interfaces()}
     return (
@@ -323,15 +323,15 @@ def repair(lab: Lab, number: int) -> Exercise:
 
 
 def _network_names(lab: Lab) -> set[str]:
-    return {row["Name"] for row in lab.client.api.networks()}
+    return {row["Name"] for row in lab.list_networks()}
 
 
 def _network_id(lab: Lab, name: str) -> str:
-    return next(str(row["Id"]) for row in lab.client.api.networks() if row["Name"] == name)
+    return next(str(row["Id"]) for row in lab.list_networks() if row["Name"] == name)
 
 
 def _networks_of(lab: Lab, name: str) -> set[str]:
-    return set(running(lab, name).attrs["NetworkSettings"]["Networks"] or {})
+    return set(answers.networks(running(lab, name).attrs))
 
 
 def _addresses(lab: Lab, name: str) -> list[str]:
@@ -348,15 +348,15 @@ def _output(lab: Lab, name: str, command: list[str]) -> str:
 def _ping(lab: Lab, source: str, target: str) -> bool:
     """Send one echo request from a container; whether it was answered."""
     container: Container = running(lab, source)
-    done = execute(lab.client.api, str(container.id), ["sh", "-c", f"timeout 2 ping -c 1 -W 1 {target}"])
-    said = (done.stdout + done.stderr).decode(errors="replace")
-    if done.exit_code in (126, 127):
-        # its image has no ping: one from beside it, with its routes, its name servers and its /etc/hosts
-        beside = f"container:{container.id}"
-        said = once(
-            lab, f"timeout 2 ping -c 1 -W 1 {target}", network=beside, cap_add=["NET_RAW"], check=False
-        )
-    return " 0% packet loss" in said
+    ping = f"timeout 2 ping -c 1 -W 1 {target}"
+    with lab.hidden():
+        done = lab.exec(container, ["sh", "-c", ping])
+        output = str(done)
+        if done.exit_code in (126, 127):
+            # its image has no ping: one from beside it, with its routes, its name servers and its /etc/hosts
+            beside = f"container:{container.id}"
+            output = once(lab, ping, network=beside, cap_add=["NET_RAW"], check=False)
+    return " 0% packet loss" in output
 
 
 def _ping_arrives(lab: Lab, source: str, target: str | None, address: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def rules_of(lab: Lab, network: str) -> NetworkRules:
     Raises:
         BadInput: the engine has no bridge network of that name.
     """
-    row = next((one for one in lab.client.api.networks() if one["Name"] == network), None)
+    row = next((one for one in lab.list_networks() if one["Name"] == network), None)
     if row is None or row["Driver"] != "bridge":
         raise BadInput(
             f"the engine has no bridge network called {network!r}",
@@ -117,20 +118,18 @@ def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
     """
     address = "0.0.0.0" if everywhere else "127.0.0.1"
     ports: Mapping[str | int, Any] = {"80/tcp": (address, None)}
-    with lab.quiet():
-        container = lab.run(lab.image("payload"), ["sleep", "600"], ports=ports)
-        try:
-            container.reload()
-            own = answers.addresses(container.attrs)[0]
-            port = answers.bindings(container.attrs, "80/tcp")[0][1]
-            rules = [rule for rule in lab.host.firewall().rules if mentions(rule, [own])]
-            proxies = [
-                one
-                for one in lab.host.processes()
-                if "docker-proxy" in one.command and f"-host-port {port} " in f"{one.command} "
-            ]
-        finally:
-            lab.remove(container, force=True)
+    with (
+        lab.quiet(essential=["docker run -d -p"]),
+        lab.running(lab.image("payload"), ["sleep", "600"], ports=ports) as container,
+    ):
+        own = lab.address_of(container)
+        port = answers.bindings(lab.inspect(container), "80/tcp")[0][1]
+        rules = [rule for rule in lab.host.firewall().rules if mentions(rule, [own])]
+        proxies = [
+            one
+            for one in lab.host.processes()
+            if "docker-proxy" in one.command and f"-host-port {port} " in f"{one.command} "
+        ]
     shown = f"{port}:80" if everywhere else f"127.0.0.1:{port}:80"
     return PortRules(shown, own, tuple((r.table, r.chain, r.text) for r in rules), len(proxies))
 
@@ -141,30 +140,20 @@ def port_reach(lab: Lab) -> PortReach:
     The neighbour is at the other end of a wire of the lab's own: nobody else can reach that address.
     """
     mark = lab.session[:4]
-    with lab.quiet():
+    serve = ["httpd", "-f", "-p", "80", "-h", "/www"]
+    rows = []
+    with lab.quiet(essential=["docker run -d -p"]), ExitStack() as stack:
         laid = wire(lab, f"outside-{mark}")
-        made = []
-        try:
-            rows = []
-            for address in ("127.0.0.1", laid.host_address):
-                server = lab.run(
-                    lab.image("payload"),
-                    ["httpd", "-f", "-p", "80", "-h", "/www"],
-                    ports={"80/tcp": (address, None)},
-                )
-                made.append(server)
-                server.reload()
-                port = answers.bindings(server.attrs, "80/tcp")[0][1]
-                told = "127.0.0.1" if address == "127.0.0.1" else "the neighbour's side"
-                from_host = once(lab, _ask(address, port), network="host", check=False)
-                rows.append((told, "the host", "the address that it is published on", "page" in from_host))
-                asked = ["sh", "-c", f"timeout 5 wget -q -O - http://{laid.host_address}:{port}/"]
-                said = lab.exec(laid.far, asked).stdout
-                rows.append((told, "the neighbour", "the host's address on the wire", "page" in said))
-        finally:
-            for server in made:
-                lab.remove(server, force=True)
-            lab.remove(laid.far, force=True)
+        stack.callback(lab.remove, laid.far, force=True)
+        for address, place in (("127.0.0.1", "127.0.0.1"), (laid.host_address, "the neighbour's side")):
+            ports: Mapping[str | int, Any] = {"80/tcp": (address, None)}
+            server = stack.enter_context(lab.running(lab.image("payload"), serve, ports=ports))
+            port = answers.bindings(lab.inspect(server), "80/tcp")[0][1]
+            from_host = once(lab, _ask(address, port), network="host", check=False)
+            rows.append((place, "the host", "the address that it is published on", "page" in from_host))
+            request = ["sh", "-c", f"timeout 5 wget -q -O - http://{laid.host_address}:{port}/"]
+            page = lab.exec(laid.far, request).stdout
+            rows.append((place, "the neighbour", "the host's address on the wire", "page" in page))
     return PortReach(tuple(rows))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labhelpers.errors import LabError
+from labhelpers.engine import answers
+from labhelpers.errors import TimedOut
 from labhelpers.networks.capture import Seen, capturing
 from labhelpers.networks.maps import bridge_interface
 from labhelpers.networks.packets import Packet
@@ -142,41 +144,36 @@ def follow(lab: Lab) -> Journeys:
     """
     mark = lab.session[:4]
     names = {place: f"{place}-{mark}" for place in (CLIENT, SERVER, OUTSIDE)}
-    with lab.quiet():
+    # the three requests, and the tcpdump on the host
+    essential = [f"docker exec {names[CLIENT]}", "docker run -d --network host --cap-add NET_RAW"]
+    with lab.quiet(essential=essential), ExitStack() as stack:
         laid = wire(lab, names[OUTSIDE])
-        made = []
+        stack.callback(lab.remove, laid.far, force=True)
         network = lab.create_network(f"street-{mark}")
-        try:
-            serve = ["httpd", "-f", "-h", "/www", "-p"]
-            to_container, to_host, to_outside = PORTS.values()
-            for place in (CLIENT, SERVER):
-                options = {"name": names[place], "network": str(network.name)}
-                made.append(lab.run(lab.image("payload"), [*serve, str(to_container)], **options))
-            bridge = bridge_interface(network.attrs)
-            gateway = next(
-                one.address
-                for one in lab.host.addresses()
-                if one.interface == bridge and one.family == "inet"
-            )
-            own = {place: _address(lab, names[place]) for place in (CLIENT, SERVER)}
-            made.append(lab.run(lab.image("payload"), [*serve, f"{gateway}:{to_host}"], network="host"))
-            lab.exec(names[OUTSIDE], ["httpd", "-p", str(to_outside), "-h", "/www"])
-            # by address: a name may lead to an IPv6 address, and what follows is about IPv4
-            targets = zip(PORTS.items(), (own[SERVER], gateway, laid.far_address), strict=True)
-            places = {place: f"container:{name}" for place, name in names.items()} | {HOST: "host"}
-            whose = " or ".join(f"host {address}" for address in {*own.values(), laid.far_address})
-            what = f"tcp portrange {to_container}-{to_outside} and ({whose})"
-            scope = (bridge, own[SERVER], *_subnets(lab, str(network.name)), laid.link)
-            with capturing(lab, places, what) as seen:
-                journeys = [
-                    _journey(lab, name, names, f"http://{target}:{port}/", port, scope, seen)
-                    for (name, port), target in targets
-                ]
-        finally:
-            for container in made:
-                lab.remove(container, force=True)
-            network.remove()
-            lab.remove(laid.far, force=True)
+        stack.callback(lab.remove_network, network)
+        image, serve = lab.image("payload"), ["httpd", "-f", "-h", "/www", "-p"]
+        to_container, to_host, to_outside = PORTS.values()
+        for place in (CLIENT, SERVER):
+            options = {"name": names[place], "network": str(network.name)}
+            stack.enter_context(lab.running(image, [*serve, str(to_container)], **options))
+        bridge = bridge_interface(network.attrs)
+        gateway = next(
+            one.address for one in lab.host.addresses() if one.interface == bridge and one.family == "inet"
+        )
+        own = {place: lab.address_of(names[place]) for place in (CLIENT, SERVER)}
+        stack.enter_context(lab.running(image, [*serve, f"{gateway}:{to_host}"], network="host"))
+        lab.exec(names[OUTSIDE], ["httpd", "-p", str(to_outside), "-h", "/www"])
+        # by address: a name may lead to an IPv6 address, and what follows is about IPv4
+        targets = zip(PORTS.items(), (own[SERVER], gateway, laid.far_address), strict=True)
+        places = {place: f"container:{name}" for place, name in names.items()} | {HOST: "host"}
+        whose = " or ".join(f"host {address}" for address in {*own.values(), laid.far_address})
+        what = f"tcp portrange {to_container}-{to_outside} and ({whose})"
+        scope = (bridge, own[SERVER], *answers.subnets(lab.inspect_network(network)), laid.link)
+        seen = stack.enter_context(capturing(lab, places, what))
+        journeys = [
+            _journey(lab, name, names, f"http://{target}:{port}/", port, scope, seen)
+            for (name, port), target in targets
+        ]
     return Journeys(*journeys)
 
 
@@ -203,7 +200,7 @@ def _journey(
     links = {place: {one.index: one.name for one in found} for place, found in after.items()}
     hops = _hops(packets, links, port)
     if not hops:
-        raise LabError(
+        raise TimedOut(
             f"the request {name} was not seen on its way",
             hint="run the cell again; a firewall of the engine's host may drop it",
             engine_words=str(said),
@@ -272,13 +269,3 @@ def _rules(lab: Lab, scope: Sequence[str]) -> dict[str, int]:
             where = f"{rule.table}/{rule.chain}: {rule.text}"
             found[where] = found.get(where, 0) + rule.packets
     return found
-
-
-def _address(lab: Lab, name: str) -> str:
-    networks = lab.client.api.inspect_container(name)["NetworkSettings"]["Networks"]
-    return str(next(iter(networks.values())).get("IPAddress") or "")
-
-
-def _subnets(lab: Lab, network: str) -> list[str]:
-    pools = (lab.client.api.inspect_network(network).get("IPAM") or {}).get("Config") or []
-    return [str(pool["Subnet"]) for pool in pools if pool and pool.get("Subnet")]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.host import Firewall
-from labhelpers.errors import EngineRefused, LabError
+from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.networks.maps import bridge_interface
 from labhelpers.networks.rules import mentions
 
@@ -116,9 +116,9 @@ class Limits:
         return dict(self._network(name).get("Options") or {})
 
     def _network(self, name: str) -> dict[str, Any]:
-        row = next((one for one in self._lab.client.api.networks() if one.get("Name") == name), None)
+        row = next((one for one in self._lab.list_networks() if one.get("Name") == name), None)
         if row is None:
-            raise LabError(
+            raise BadInput(
                 f"the engine has no network called {name!r}",
                 hint="run the cell that creates it again; `docker network ls` lists those there are",
             )
@@ -131,7 +131,7 @@ def limits(lab: Lab) -> Limits:
     Raises:
         EngineRefused: the engine has no default bridge network.
     """
-    if DEFAULT not in {row.get("Name") for row in lab.client.api.networks()}:
+    if DEFAULT not in {row.get("Name") for row in lab.list_networks()}:
         raise EngineRefused(
             "this engine has no network called bridge, and this chapter needs it: dockerd creates it unless it was "
             "started with bridge=none",

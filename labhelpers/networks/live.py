@@ -28,10 +28,9 @@ def live(lab: Lab, prefix: str = "") -> LiveMap:
 def _names(lab: Lab, prefix: str) -> Sequence[str] | None:
     if not prefix:
         return None
-    rows = lab.client.api.containers()
     return [
         name.lstrip("/")
-        for row in rows
+        for row in lab.list_containers()
         for name in row.get("Names") or []
         if name.lstrip("/").startswith(prefix)
     ]

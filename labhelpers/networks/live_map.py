@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, TimedOut
 from labhelpers.lab import sessions
 
 if TYPE_CHECKING:
@@ -45,12 +44,14 @@ class LiveMap:
 
     def shows(self, container: str, within_s: float = 90.0) -> bool:
         """Whether a container is on the map, once it is; False if it is not within that time."""
-        end = time.monotonic() + within_s
-        while time.monotonic() < end:
-            if self.last is not None and container in {node.name for node in self.last.nodes}:
-                return True
-            time.sleep(0.1)
-        return False
+
+        def is_shown() -> bool:
+            return self.last is not None and container in {node.name for node in self.last.nodes}
+
+        try:
+            return self._lab.wait_for(f"{container} on the map", is_shown, within_s, every_s=0.1)
+        except TimedOut:
+            return False
 
     def _heard(self, event: dict[str, Any]) -> None:
         # an exec, of this lab's own looks among them, changes nothing on the map

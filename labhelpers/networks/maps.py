@@ -9,10 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, NotFound
-
 from labhelpers.engine import answers, host
-from labhelpers.errors import BadInput, EngineUnreachable, LabError
+from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.networks.rules import is_for_port, translation
 from labhelpers.results import Result, table
 
@@ -244,7 +242,7 @@ def _map(
 ) -> NetworkMap:
     spaces = {one.pid: one.namespaces.get("net") for one in processes}
     helper = lab.host.helper
-    here_pid = int(lab.client.api.inspect_container(helper)["State"]["Pid"]) if helper else 0
+    here_pid = int(lab.inspect(helper)["State"]["Pid"]) if helper else 0
     nodes, ends = [], []
     for row, found in joined:
         mode = row["HostConfig"]["NetworkMode"]
@@ -296,7 +294,7 @@ def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
 
 def _running(lab: Lab, wanted: set[str] | None) -> list[str]:
     """The ids of the containers that run, without the one that looks."""
-    rows = lab.client.api.containers()
+    rows = lab.list_containers()
     names = {name.lstrip("/"): row["Id"] for row in rows for name in answers.rows(row, "Names")}
     if wanted is not None:
         if unknown := sorted(wanted - names.keys()):
@@ -310,8 +308,8 @@ def _running(lab: Lab, wanted: set[str] | None) -> list[str]:
 
 def _inspected(lab: Lab, id: str) -> dict[str, Any] | None:
     try:
-        row: dict[str, Any] = lab.client.api.inspect_container(id)
-    except (NotFound, APIError):
+        row = lab.inspect(id)
+    except (ContainerMissing, EngineRefused):
         return None
     state = answers.part(row, "State")
     return row if state.get("Running") and state.get("Pid") else None
@@ -372,8 +370,8 @@ def _network_of(row: Mapping[str, Any], addresses: Sequence[str], mac: str) -> s
 
 def _networks(lab: Lab) -> list[Network]:
     found = []
-    for row in lab.client.api.networks():
-        pools = (row.get("IPAM") or {}).get("Config") or []
+    for row in lab.list_networks():
+        pools = answers.rows(row, "IPAM", "Config")
         options = row.get("Options") or {}
         interface = None
         if row["Driver"] == "bridge":
@@ -385,7 +383,7 @@ def _networks(lab: Lab) -> list[Network]:
                 row["Name"],
                 row["Id"],
                 row["Driver"],
-                tuple(str(pool["Subnet"]) for pool in pools if pool and pool.get("Subnet")),
+                tuple(answers.subnets(row)),
                 next((str(pool["Gateway"]) for pool in pools if pool and pool.get("Gateway")), None),
                 interface,
                 bool(row.get("Internal")),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from labhelpers.course import nested
 from labhelpers.course.nested import WRITABLE_CGROUPS
-from labhelpers.errors import BadInput, EngineRefused, LabError
+from labhelpers.errors import BadInput, EngineRefused, LabError, NotRunning
 from labhelpers.lab.names import all_named, named
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ NAMES = all_named("engine-1", "engine-2")
 WIRE = named("between-engines")
 OVERLAY = "across"
 IMAGE = "labhelpers/payload:latest"
+# the swarm, and the network that spans it
+ESSENTIAL = tuple(
+    f"docker exec {NAMES[0]} docker {verb}" for verb in ("swarm init", "network create --driver overlay")
+)
 
 
 class Engines:
@@ -30,6 +34,7 @@ class Engines:
     `close`, or the end of a `with` block, removes both, and so does the end of the lab.
 
     Attributes:
+        lab: whose engine runs them.
         why_not: None, or why this engine cannot run two others; then there are none.
         started_s: from the first container to a swarm with a network, images at hand.
         containers: their containers on the lab's engine, called `engine-1` and `engine-2`.
@@ -37,7 +42,7 @@ class Engines:
     """
 
     def __init__(self, lab: Lab) -> None:
-        self._lab = lab
+        self.lab = lab
         self.why_not: str | None = None
         self.started_s = 0.0
         self.containers: list[Container] = []
@@ -61,27 +66,29 @@ class Engines:
         """What `docker WORDS` says on engine 1 or 2.
 
         Raises:
-            LabError: there is no such engine, or it said no; its words are kept.
+            BadInput: there is no such engine.
+            NotRunning: the engines are closed.
+            EngineRefused: it said no; its words are kept.
         """
         return self.run_in(number, ["docker", *words], check=check)
 
     def run_in(self, number: int, command: Sequence[str], *, check: bool = True) -> str:
-        """What a command says that runs on the machine of engine 1 or 2, outside of its containers."""
+        """The output of a command on the machine of engine 1 or 2, outside of its containers; raises as `docker`."""
         if self.why_not or not self.containers:
-            raise LabError(
+            raise NotRunning(
                 self.why_not or "the two engines are closed", hint="run the cell that starts them again"
             )
         if number not in (1, 2):
             raise BadInput(f"there is no engine {number}", hint="they are 1 and 2")
-        with self._lab.quiet():
-            said = self._lab.exec(self.containers[number - 1], list(command))
-        if check and said.exit_code:
-            raise LabError(
+        with self.lab.quiet():
+            done = self.lab.exec(self.containers[number - 1], list(command))
+        if check and done.exit_code:
+            raise EngineRefused(
                 f"engine {number} said no to `{' '.join(command)}`",
-                hint="its words say why",
-                engine_words=str(said),
+                hint="fix what its message names, then run the cell again",
+                engine_words=str(done),
             )
-        return said.stdout.strip()
+        return done.stdout.strip()
 
     def start(self, number: int, name: str, network: str = OVERLAY) -> str:
         """Run a container of the payload on one of the engines; gives its address on that network."""
@@ -90,7 +97,7 @@ class Engines:
             try:
                 self.docker(number, *run)
                 break
-            except LabError as error:
+            except EngineRefused as error:
                 # the manager answers within a time limit, which a busy machine can exceed
                 if last or "context deadline exceeded" not in (error.engine_words or ""):
                     raise
@@ -106,18 +113,16 @@ class Engines:
 
     def close(self) -> None:
         """Remove both engines, with all that is in them, and the network between them."""
-        with self._lab.quiet(), suppress(LabError):
+        with self.lab.quiet(), suppress(LabError):
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(self._remove, self.containers))
             self.containers = []
-            for network in self._lab.client.networks.list(names=[WIRE]):
-                if network.name == WIRE and self._lab.session in (network.attrs.get("Labels") or {}).values():
-                    network.remove()
+            self.lab.remove_network(WIRE)
 
     def _remove(self, container: Container) -> None:
         with suppress(LabError):
             # killed, not stopped: nothing of it is kept
-            self._lab.remove(container, force=True, volumes=True)
+            self.lab.remove(container, force=True, volumes=True)
 
 
 def two_engines(lab: Lab) -> Engines:
@@ -134,40 +139,43 @@ def two_engines(lab: Lab) -> Engines:
     payload = lab.image("payload")
     image = lab.image("engine")
     began = time.monotonic()
-    try:
-        with lab.quiet():
-            # of 1,500 also where the engine gives its networks another MTU (default-network-opts)
-            lab.create_network(WIRE, options={"com.docker.network.driver.mtu": "1500"})
-            script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///var/run/docker.sock"
-            for name in NAMES:
-                engines.containers.append(
-                    nested.started(lab, image, script, name=name, hostname=name, network=WIRE)
-                )
-        archive = nested.archive(lab, payload)
-        with ThreadPoolExecutor(2) as pool:
-            words = list(pool.map(lambda one: nested.ready(one, archive), engines.containers))
-        failed = next((one for one in words if one), None)
-        if failed:
+    with lab.quiet(essential=ESSENTIAL):
+        try:
+            failed = _start(lab, engines, image, payload)
+            if failed is None:
+                _join(lab, engines)
+        except BaseException:
             engines.close()
-            engines.why_not = f"this engine cannot run engines in its containers: {failed}"
+            raise
+        if failed is not None:
+            engines.close()
+            engines.why_not = failed
             return engines
-        _join(lab, engines)
-    except EngineRefused as error:
-        engines.close()
-        engines.why_not = f"this engine refuses engines in its containers: {error.engine_words}"
-        return engines
-    except BaseException:
-        engines.close()
-        raise
     engines.started_s = time.monotonic() - began
     return engines
 
 
+def _start(lab: Lab, engines: Engines, image: str, payload: str) -> str | None:
+    """Start both engines and give them the payload; why this engine cannot run them, or None."""
+    script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///var/run/docker.sock"
+    try:
+        # of 1,500 also where the engine gives its networks another MTU (default-network-opts)
+        lab.create_network(WIRE, options={"com.docker.network.driver.mtu": "1500"})
+        for name in NAMES:
+            engines.containers.append(
+                nested.started(lab, image, script, name=name, hostname=name, network=WIRE)
+            )
+    except EngineRefused as error:
+        return f"this engine refuses engines in its containers: {error.engine_words}"
+    archive = nested.archive(lab, payload)
+    with ThreadPoolExecutor(2) as pool:
+        failures = list(pool.map(lambda one: nested.ready(one, archive), engines.containers))
+    failed = next((one for one in failures if one), None)
+    return failed and f"this engine cannot run engines in its containers: {failed}"
+
+
 def _join(lab: Lab, engines: Engines) -> None:
-    for container in engines.containers:
-        container.reload()
-        (own,) = container.attrs["NetworkSettings"]["Networks"].values()
-        engines.addresses.append(own["IPAddress"])
+    engines.addresses += [lab.address_of(container, WIRE) for container in engines.containers]
     # a short heartbeat: a lost engine is noticed in seconds, not in a quarter of a minute
     first = engines.addresses[0]
     engines.docker(1, "swarm", "init", "--advertise-addr", first, "--dispatcher-heartbeat", "1s")

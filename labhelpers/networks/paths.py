@@ -28,6 +28,7 @@ from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
     import pandas as pd
+    from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
@@ -43,7 +44,7 @@ PATHS = (
 CEILING = "host"
 """A program in a container with `--network host` talks over the host's own loopback: nothing can be faster."""
 IPERF, ECHO = 5201, 5202
-SCRIPT = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
+SCRIPT = (Path(__file__).parent / "inside" / "probe.py").read_text(encoding="utf-8")
 ROUND_TRIPS = 400
 MOST_ROUNDS = 50
 WARM_BYTES = 16 << 20
@@ -156,7 +157,7 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
     order = random.Random(seed)
     left_out: list[tuple[str, str]] = []
     samples = []
-    with lab.quiet(), ExitStack() as stack:
+    with lab.quiet(essential=["docker network create"]), ExitStack() as stack:
         ways = stack.enter_context(_ways(lab, left_out))
         if engines:
             ways["overlay"] = stack.enter_context(_overlay(engines))
@@ -192,32 +193,39 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
 def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]:
     """A client and a server for every way on one engine; what it cannot have is added to `left_out`."""
     mark = lab.session[:4]
-    made: list[Any] = []
-    networks: list[Any] = []
+    made: list[Container] = []
     far = f"neighbour-{mark}"
     image = lab.image("tools")
 
-    def start(one: tuple[str, str, dict[str, Any]]) -> Any:
+    def start(one: tuple[str, str, dict[str, Any]]) -> Container:
         kind, name, options = one
         words = {"command": ["sh", "-c", SERVE], "environment": {"PROBE": SCRIPT}} if kind == "server" else {}
         options = {"command": ["sleep", "600"], "init": True, **words, **options}
         container = lab.run(image, name=f"{name}-{mark}", **options)
         made.append(container)
-        container.reload()
         return container
 
-    def end(container: Any) -> None:
-        lab.remove(container, force=True)
+    def end() -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda one: lab.remove(one, force=True), made))
 
-    try:
+    with ExitStack() as stack:
         laid = wire(lab, far)
-        networks.append(lab.create_network(f"paths-{mark}"))
-        parent = {"parent": laid.link}
-        networks.append(
-            lab.create_network(
-                f"mac-{mark}", driver="macvlan", subnet=laid.subnet, gateway=laid.host_address, options=parent
-            )
-        )
+        stack.callback(lab.remove, far, force=True)
+        for name, options in (
+            (f"paths-{mark}", {}),
+            (
+                f"mac-{mark}",
+                {
+                    "driver": "macvlan",
+                    "subnet": laid.subnet,
+                    "gateway": laid.host_address,
+                    "options": {"parent": laid.link},
+                },
+            ),
+        ):
+            stack.callback(lab.remove_network, lab.create_network(name, **options))
+        stack.callback(end)
         host_ports = _server_on_host(lab, made, mark)
         on_paths, on_mac = {"network": f"paths-{mark}"}, {"network": f"mac-{mark}"}
         wanted: list[tuple[str, str, dict[str, Any]]] = [
@@ -231,15 +239,15 @@ def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]
         ]
         with ThreadPoolExecutor(4) as pool:
             plain, own, mac, from_plain, from_own, from_mac, from_host = pool.map(start, wanted)
-        published = plain.attrs["NetworkSettings"]["Ports"]
-        iperf, echo = (int(published[f"{port}/tcp"][0]["HostPort"]) for port in (IPERF, ECHO))
+        attrs = lab.inspect(plain)
+        iperf, echo = (answers.bindings(attrs, f"{port}/tcp")[0][1] for port in (IPERF, ECHO))
         inside = (IPERF, ECHO)
         ways = {
             "same container": _asker(lab, plain, "127.0.0.1", inside),
             "host": _asker(lab, from_host, "127.0.0.1", host_ports),
-            "default bridge": _asker(lab, from_plain, _address(plain), inside),
-            "user-defined bridge": _asker(lab, from_own, _address(own), inside),
-            "macvlan": _asker(lab, from_mac, _address(mac), inside),
+            "default bridge": _asker(lab, from_plain, lab.address_of(plain), inside),
+            "user-defined bridge": _asker(lab, from_own, lab.address_of(own), inside),
+            "macvlan": _asker(lab, from_mac, lab.address_of(mac), inside),
             "published port": _asker(lab, from_host, "127.0.0.1", (iperf, echo)),
         }
         here, published = limits(lab), map(lab, [str(plain.name)]).published
@@ -253,19 +261,11 @@ def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]
                 left_out.append((name, reason))
                 del ways[name]
         yield ways
-    finally:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(end, made))
-        for network in networks:
-            network.remove()
-        if lab.client.containers.list(all=True, filters={"name": f"^{far}$"}, ignore_removed=True):
-            lab.remove(far, force=True)
 
 
-def _server_on_host(lab: Lab, made: list[Any], mark: str) -> tuple[int, int]:
+def _server_on_host(lab: Lab, made: list[Container], mark: str) -> tuple[int, int]:
     """A server in the host's network namespace, on two ports of 127.0.0.1 that the kernel chose."""
-    script = f"{SCRIPT}\nfree()"
-    found = lab.once(lab.image("tools"), ["python3", "-c", script], network="host")
+    found = lab.once(lab.image("tools"), ["python3", "-c", SCRIPT, "free"], network="host")
     try:
         iperf, echo = (int(word) for word in found.stdout.split())
     except ValueError:
@@ -312,7 +312,7 @@ def _overlay(engines: Engines) -> Iterator[Ask]:
         engines.docker(2, "rm", "-f", target, check=False)
 
 
-def _asker(lab: Lab, container: Any, address: str, ports: tuple[int, int]) -> Ask:
+def _asker(lab: Lab, container: Container, address: str, ports: tuple[int, int]) -> Ask:
     def ask(**options: Any) -> dict[str, Any]:
         told = json.dumps({"address": address, "iperf": ports[0], "echo": ports[1], **options})
         return _read(str(lab.exec(container, ["python3", "-c", SCRIPT, "ask", told])))
@@ -330,7 +330,3 @@ def _read(said: str) -> dict[str, Any]:
             engine_words=said[-600:],
         ) from None
     return found
-
-
-def _address(container: Any) -> str:
-    return answers.addresses(container.attrs)[0]

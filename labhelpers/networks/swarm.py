@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labhelpers.engine.removal import kill_container
-from labhelpers.errors import BadInput, LabError
+from labhelpers.engine.waiting import wait_for
+from labhelpers.errors import BadInput, TimedOut
 from labhelpers.networks.capture import capturing
 from labhelpers.networks.overlay import IMAGE, NAMES, OVERLAY, Engines
 from labhelpers.networks.packets import Packet
@@ -130,30 +130,33 @@ def _is_request(packet: Packet) -> bool:
 
 
 def across(lab: Lab, engines: Engines) -> Across:
-    """Run `red` on engine 1 and `blue` on engine 2, let red ping blue by name, and look at the wire meanwhile.
+    """Run `red` on engine 1 and `blue` on engine 2, let red ping blue by name, and capture packets between the engines.
 
     Raises:
-        LabError: there are no engines here.
+        NotRunning: there are no engines here.
+        TimedOut: no packet was captured.
     """
-    addresses = (
-        (RED, _started(engines, 1, RED, OVERLAY)),
-        (BLUE, _started(engines, 2, BLUE, OVERLAY)),
-    )
-    with capturing(lab, {"wire": f"container:{NAMES[0]}"}, "udp port 4789", interface="eth0") as seen:
-        said = engines.docker(1, "exec", RED, "ping", "-c", "2", "-W", "5", BLUE, check=False)
-        packets = seen(lambda found: any(_is_request(one) for one in found["wire"]))["wire"]
-    if not any(_is_request(one) for one in packets):
-        raise LabError(
-            "no VXLAN packet was seen between the engines", hint="run the cell again", engine_words=said
+    tcpdump = f"docker run -d --network container:{NAMES[0]}"
+    with lab.quiet(essential=[f"docker exec {NAMES[0]} docker exec {RED} ping", tcpdump]):
+        addresses = (
+            (RED, _started(engines, 1, RED, OVERLAY)),
+            (BLUE, _started(engines, 2, BLUE, OVERLAY)),
         )
-    return Across(
-        addresses,
-        tuple(zip(NAMES, engines.addresses, strict=True)),
-        " 0% packet loss" in said,
-        _mtu(engines.docker(1, "exec", RED, "ip", "link", "show", "eth0")),
-        _mtu(engines.run_in(1, ["ip", "link", "show", "eth0"])),
-        tuple(packets),
-    )
+        with capturing(lab, {"wire": f"container:{NAMES[0]}"}, "udp port 4789", interface="eth0") as seen:
+            output = engines.docker(1, "exec", RED, "ping", "-c", "2", "-W", "5", BLUE, check=False)
+            packets = seen(lambda found: any(_is_request(one) for one in found["wire"]))["wire"]
+        if not any(_is_request(one) for one in packets):
+            raise TimedOut(
+                "no VXLAN packet was seen between the engines", hint="run the cell again", engine_words=output
+            )
+        return Across(
+            addresses,
+            tuple(zip(NAMES, engines.addresses, strict=True)),
+            " 0% packet loss" in output,
+            _mtu(engines.docker(1, "exec", RED, "ip", "link", "show", "eth0")),
+            _mtu(engines.run_in(1, ["ip", "link", "show", "eth0"])),
+            tuple(packets),
+        )
 
 
 def _started(engines: Engines, number: int, name: str, network: str) -> str:
@@ -179,10 +182,16 @@ def crossing(engines: Engines, payload_bytes: int, *, wide: bool = False) -> Cro
 
     Raises:
         BadInput: a size that no ping has.
-        LabError: there are no engines here.
+        NotRunning: there are no engines here.
     """
     if not 0 <= payload_bytes <= 65_507:
         raise BadInput(f"a ping of {payload_bytes} bytes is not possible", hint="give 0 to 65507")
+    on_1 = f"docker exec {NAMES[0]}"
+    with engines.lab.quiet(essential=[f"{on_1} docker network create", f"{on_1} sh -c 'nsenter"]):
+        return _crossing(engines, payload_bytes, wide)
+
+
+def _crossing(engines: Engines, payload_bytes: int, wide: bool) -> Crossing:
     if wide:
         if WIDE not in engines.docker(1, "network", "ls", "--format", "{{.Name}}").split():
             mtu = f"com.docker.network.driver.mtu={1500 + VXLAN_HEADERS}"
@@ -194,25 +203,32 @@ def crossing(engines: Engines, payload_bytes: int, *, wide: bool = False) -> Cro
         _started(engines, 1, RED, OVERLAY)
         target, source = _started(engines, 2, BLUE, OVERLAY), RED
     ping = ["ping", "-c", "1", "-W", "2", "-M", "do", "-s", str(payload_bytes), target]
-    # the first packet to a new neighbour also waits for its address to be told between the engines
+    # the first packet to a new neighbour also waits until the engines have exchanged its address
     engines.run_in(1, [*engines.enter(1, source), "ping", "-c", "1", "-W", "5", target], check=False)
-    said = engines.run_in(
+    output = engines.run_in(
         1, ["sh", "-c", " ".join([*engines.enter(1, source), *ping]) + " 2>&1"], check=False
     )
-    crossed = " 0% packet loss" in said
-    words = [line.strip() for line in said.splitlines() if "needed" in line or "too long" in line]
-    return Crossing(payload_bytes, crossed, "" if crossed else next(iter(words), "no answer"))
+    crossed = " 0% packet loss" in output
+    errors = [line.strip() for line in output.splitlines() if "needed" in line or "too long" in line]
+    return Crossing(payload_bytes, crossed, "" if crossed else next(iter(errors), "no answer"))
 
 
 def lose_an_engine(engines: Engines) -> EngineLost:
     """Run a service with a replica on each engine, kill engine 2, and wait until two replicas run again.
 
-    The service has no virtual address (`--endpoint-mode dnsrr`): its name means the addresses of its replicas.
+    The service has no virtual address (`--endpoint-mode dnsrr`): its name resolves to the addresses of its replicas.
     So it works where the kernel has no IPVS.
 
     Raises:
-        LabError: there are no engines here, or the service did not come up.
+        NotRunning: there are no engines here.
+        TimedOut: the service did not come up, or its lost replica was not replaced.
     """
+    create = f"docker exec {NAMES[0]} docker service create"
+    with engines.lab.quiet(essential=[create, f"docker kill {NAMES[1]}"]):
+        return _lose_an_engine(engines)
+
+
+def _lose_an_engine(engines: Engines) -> EngineLost:
     _started(engines, 1, RED, OVERLAY)
     engines.docker(
         1,
@@ -228,11 +244,10 @@ def lose_an_engine(engines: Engines) -> EngineLost:
         ),
         *("--stop-grace-period", "1s", IMAGE, "httpd", "-f", "-p", "80", "-h", "/www"),
     )
-    before = _until(engines, lambda counts: counts == dict.fromkeys(NAMES, 1))
-    addresses = _until_named(engines, 2)
-    container = engines.containers[1]
+    before = _spread(engines)
+    addresses = _resolved(engines)
     began = time.monotonic()
-    kill_container(container)
+    engines.lab.kill(engines.containers[1])
     noticed = replaced = 0.0
     served = asked = 0
     while time.monotonic() - began < LOST_S:
@@ -249,7 +264,7 @@ def lose_an_engine(engines: Engines) -> EngineLost:
             break
         time.sleep(LOOK_S)
     if not replaced:
-        raise LabError("the swarm did not replace what it lost", hint="run the notebook again from the top")
+        raise TimedOut("the swarm did not replace what it lost", hint="run the notebook again from the top")
     after = _replicas(engines)
     return EngineLost(
         tuple(sorted(before.items())),
@@ -257,7 +272,7 @@ def lose_an_engine(engines: Engines) -> EngineLost:
         noticed,
         replaced,
         addresses,
-        _until_named(engines, 2, away=addresses),
+        _resolved(engines, other_than=addresses),
         served,
         asked,
     )
@@ -265,7 +280,7 @@ def lose_an_engine(engines: Engines) -> EngineLost:
 
 def _replicas(engines: Engines) -> dict[str, int]:
     """Engine → how many replicas run there and should."""
-    said = engines.docker(
+    tasks = engines.docker(
         1,
         "service",
         "ps",
@@ -276,37 +291,36 @@ def _replicas(engines: Engines) -> dict[str, int]:
         "{{.Node}} {{.CurrentState}}",
     )
     found: dict[str, int] = {}
-    for line in said.splitlines():
+    for line in tasks.splitlines():
         node, state, *_ = line.split()
         if state == "Running":
             found[node] = found.get(node, 0) + 1
     return found
 
 
-def _until(engines: Engines, right: object) -> dict[str, int]:
-    assert callable(right)
-    end = time.monotonic() + LOST_S
-    counts: dict[str, int] = {}
-    while time.monotonic() < end:
+def _spread(engines: Engines) -> dict[str, int]:
+    """The replicas, once there is one on each engine."""
+
+    def replicas() -> dict[str, int]:
         counts = _replicas(engines)
-        if right(counts):
-            return counts
-        time.sleep(LOOK_S)
-    raise LabError(
-        "the service did not come up with one replica on each engine",
-        hint="run the notebook again from the top",
-        engine_words=engines.docker(1, "service", "ps", SERVICE, check=False),
+        return counts if counts == dict.fromkeys(NAMES, 1) else {}
+
+    return wait_for(
+        "one replica of the service on each engine",
+        replicas,
+        LOST_S,
+        every_s=LOOK_S,
+        details=lambda: engines.docker(1, "service", "ps", SERVICE, check=False),
     )
 
 
-def _until_named(engines: Engines, count: int, away: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The addresses that the service's name means, once there are `count` of them and they are not those `away`."""
-    end = time.monotonic() + LOST_S
-    found: tuple[str, ...] = ()
-    while time.monotonic() < end:
-        said = engines.docker(1, "exec", RED, "nslookup", SERVICE, check=False).partition("Name:")[2]
-        found = tuple(sorted(set(re.findall(r"Address:\s+(\d+\.\d+\.\d+\.\d+)", said))))
-        if len(found) == count and set(found) != set(away):
-            break
-        time.sleep(LOOK_S)
-    return found
+def _resolved(engines: Engines, other_than: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The addresses of the service's name, once there are two of them and they are not those `other_than`."""
+
+    def addresses() -> tuple[str, ...]:
+        answer = engines.docker(1, "exec", RED, "nslookup", SERVICE, check=False).partition("Name:")[2]
+        found = tuple(sorted(set(re.findall(r"Address:\s+(\d+\.\d+\.\d+\.\d+)", answer))))
+        return found if len(found) == 2 and set(found) != set(other_than) else ()
+
+    what = f"the name {SERVICE} to resolve to the addresses of two replicas"
+    return engines.lab.wait_for(what, addresses, LOST_S, every_s=LOOK_S)

@@ -57,7 +57,7 @@ def wire(lab: Lab, far: str) -> Wire:
     subnet = free_subnet(lab)
     # the engine gives addresses out from the start: the far end has the last one
     host_address, far_address = str(subnet[1]), str(subnet[254])
-    with lab.quiet():
+    with lab.quiet(essential=["docker run --rm --network host", "docker exec"]):
         end = lab.run(
             lab.image("payload"),
             ["sh", "-c", "httpd -h /www; exec sleep 86400"],
@@ -103,7 +103,7 @@ def free_subnet(lab: Lab) -> ipaddress.IPv4Network:
         if one.version == 4 and one.prefixlen >= NOBODYS.prefixlen
     ]
     # networks of the engine whose parent is no interface of the host have no route there
-    taken += [one for one, _ in subnets.of_networks(lab.client.api.networks()) if one.version == 4]
+    taken += [one for one, _ in subnets.of_networks(lab.list_networks()) if one.version == 4]
     start = int(lab.session, 16) % 512  # two notebooks at once do not choose the same
     all_of_them = [one for one in NOBODYS.subnets(new_prefix=24) if isinstance(one, ipaddress.IPv4Network)]
     for subnet in [*all_of_them[start:], *all_of_them[:start], *DOCUMENTATION]:

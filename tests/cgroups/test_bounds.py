@@ -7,7 +7,7 @@ import time
 import pytest
 
 from labhelpers import cgroups
-from labhelpers.cgroups.bounds import MIB, Bound, checked, ended_after, exit_code, until
+from labhelpers.cgroups.bounds import MIB, Bound, checked, ended_after
 from labhelpers.cgroups.crowd import BOMB
 from labhelpers.cgroups.memory import grow
 from labhelpers.errors import BadInput, LabError
@@ -20,13 +20,13 @@ def test_memory_is_held_where_the_inner_limit_is_missing(shared: Lab) -> None:
     # the hog wants 160 MiB and has no limit of its own
     with cgroups.hog(shared, grow(4 * SMALL.memory_bytes), image="tools", bound=SMALL) as container:
         assert shared.host.cgroup(container).memory.limit_bytes == SMALL.memory_bytes
-        assert exit_code(container, 60) == 137
+        assert shared.wait(container, limit_s=60) == 137
 
 
 def test_processes_are_held_where_the_inner_limit_is_missing(shared: Lab) -> None:
     bound = Bound(96 * MIB, 24, 30.0)
     with cgroups.hog(shared, ["python3", "-c", BOMB], image="tools", bound=bound, cpus=0.5) as container:
-        assert until(lambda: shared.host.cgroup(container).pids.current == 24, 60)
+        shared.wait_for("24 processes", lambda: shared.host.cgroup(container).pids.current == 24, 60)
         for _ in range(5):
             time.sleep(0.1)
             assert shared.host.cgroup(container).pids.current <= 24
@@ -37,15 +37,15 @@ def test_time_is_held_inside(shared: Lab) -> None:
     with cgroups.hog(
         shared, ["sh", "-c", "trap '' TERM; while :; do :; done"], bound=bound, cpus=0.2
     ) as container:
-        assert exit_code(container, 30) in (137, 143)
+        assert shared.wait(container, limit_s=30) in (137, 143)
 
 
 def test_time_is_held_outside(shared: Lab) -> None:
     # nothing inside ends it
     container = shared.run(shared.image("payload"), ["sleep", "300"], network="none")
     try:
-        with ended_after(container, 0.5):
-            assert exit_code(container, 30) == 137
+        with ended_after(shared, container, 0.5):
+            assert shared.wait(container, limit_s=30) == 137
     finally:
         shared.remove(container, force=True)
 
@@ -57,7 +57,7 @@ def test_each_process_is_held_where_the_cgroup_has_no_limit(shared: Lab) -> None
         shared.image("tools"), ["-c", script, "sh", *grow(512 * MIB)], entrypoint="sh", network="none"
     )
     try:
-        assert exit_code(container, 60) == 1
+        assert shared.wait(container, limit_s=60) == 1
         assert "MemoryError" in container.logs().decode()
     finally:
         shared.remove(container, force=True)
@@ -100,7 +100,7 @@ def test_a_limit_above_the_bound_is_refused(shared: Lab, limits: dict[str, objec
 
 def test_a_hog_has_no_capability(shared: Lab) -> None:
     with cgroups.hog(shared, ["grep", "CapEff", "/proc/self/status"]) as container:
-        assert exit_code(container, 30) == 0
+        assert shared.wait(container, limit_s=30) == 0
         assert int(container.logs().decode().split()[1], 16) == 0
 
 

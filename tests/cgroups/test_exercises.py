@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from labhelpers.cgroups import exercises
-from labhelpers.cgroups.bounds import MIB, until
+from labhelpers.cgroups.bounds import MIB
+from labhelpers.engine.waiting import wait_for
 from labhelpers.lab import Lab
 
 BURST = "timeout 0.2 sh -c 'while :; do :; done'"
@@ -69,7 +70,7 @@ def test_survive(quiet: Lab) -> None:
             hungry.reload()
             return hungry.status != "running" or b"has enough" in hungry.logs()
 
-        assert until(done, 60)
+        wait_for("its end, or all that it wants", done, 60)
         return str(exercise.check())
 
     assert "exit code 137" in after(memory=need - 4 * MIB, memory_swap=need - 4 * MIB)
@@ -103,7 +104,9 @@ def test_a_hog_without_a_limit_lives_and_does_not_pass(quiet: Lab) -> None:
     quiet.run(
         quiet.image("tools"), ["python3", "/food/hungry.py"], name="hungry", volumes=["hungry-food:/food:ro"]
     )
-    assert until(lambda: "no limit" in str(exercise.check()), 60)
+    wait_for(
+        "the verdict", lambda: "no limit" in str(exercise.check()), 60, details=lambda: str(exercise.check())
+    )
 
 
 def test_throttled(quiet: Lab) -> None:
@@ -112,7 +115,7 @@ def test_throttled(quiet: Lab) -> None:
     # before its work begins it is not throttled either
     assert not exercise.check().passed
     victim, busy, idle, free = exercises._workers[lab.session]
-    assert until(lambda: lab.host.cgroup(victim).cpu.throttled_periods > 3, 60)
+    wait_for("it to be throttled", lambda: lab.host.cgroup(victim).cpu.throttled_periods > 3, 60)
     assert "one of them is throttled" in str(exercise.check())
     assert "nr_throttled" in exercise.hint()
     lab.update(idle, cpus=1)
@@ -132,7 +135,7 @@ def test_throttled(quiet: Lab) -> None:
     assert f"{victim} does not run" in str(exercise.check())
     lab.client.containers.get(victim).start()
     lab.update(victim, cpus=0.9)
-    assert until(lambda: exercise.check().passed, 30), exercise.check()
+    wait_for("it to pass", lambda: exercise.check().passed, 30, details=lambda: str(exercise.check()))
     assert exercise.check().passed
     exercises.throttled(lab)
     lab.client.containers.get(victim).rename("former")
@@ -174,15 +177,22 @@ def test_full_house(quiet: Lab) -> None:
     assert "missing: it may have" in said
     started(lab, "full-house", five, pids_limit=8)
     # while a container starts, the runtime's own threads are in its cgroup
-    assert until(lambda: "it has 5, and may have 8" in str(exercise.check()), 30), exercise.check()
+    wait_for(
+        "the verdict",
+        lambda: "it has 5, and may have 8" in str(exercise.check()),
+        30,
+        details=lambda: str(exercise.check()),
+    )
     three = ["sh", "-c", "sleep 300 & sleep 300 & wait"]
     started(lab, "full-house", three, pids_limit=3)
-    assert until(lambda: "it has 3" in str(exercise.check()), 30), exercise.check()
+    wait_for(
+        "the verdict", lambda: "it has 3" in str(exercise.check()), 30, details=lambda: str(exercise.check())
+    )
     short = ["sh", "-c", "for n in 1 2 3 4; do sleep 1 & done; wait"]
     started(lab, "full-house", short, pids_limit=5, restart="always")
     assert not exercise.check().passed
     started(lab, "full-house", five, pids_limit=5)
-    assert until(lambda: exercise.check().passed, 30), exercise.check()
+    wait_for("it to pass", lambda: exercise.check().passed, 30, details=lambda: str(exercise.check()))
     assert exercise.check().passed
 
 
@@ -218,7 +228,7 @@ def test_a_full_house_of_threads_and_by_update_counts_too(quiet: Lab) -> None:
         "import threading, time; [threading.Thread(target=time.sleep, args=(300,)).start() for _ in range(5)]"
     )
     started(lab, "full-house", ["python3", "-c", threads], image="tools", pids_limit=20)
-    assert until(lambda: lab.host.cgroup("full-house").pids.current == 6, 30)
+    wait_for("its threads", lambda: lab.host.cgroup("full-house").pids.current == 6, 30)
     assert "it has 6, and may have 20" in str(exercise.check())
     lab.update("full-house", pids_limit=6)
     assert exercise.check().passed, exercise.check()
@@ -231,4 +241,4 @@ def test_throttled_without_any_quota_counts_too(quiet: Lab) -> None:
         quiet.client.api._url("/containers/{0}/update", victim), data={"CpuQuota": -1, "NanoCpus": 0}
     )
     if quiet.host.cgroup(victim).cpu.limit_cpus is None:
-        assert until(lambda: exercise.check().passed, 30), exercise.check()
+        wait_for("it to pass", lambda: exercise.check().passed, 30, details=lambda: str(exercise.check()))

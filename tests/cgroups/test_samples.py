@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from labhelpers import cgroups
-from labhelpers.cgroups.bounds import until
 from labhelpers.cgroups.live import Curves, curves_html, live_curves
 from labhelpers.cgroups.samples import COLUMNS, PARTS, Samples
 from labhelpers.errors import BadInput, LabError
@@ -33,7 +32,9 @@ def samples(shared: Lab) -> tuple[Samples, Told, Samples]:
         cgroups.Sampler(shared, [steady, idle], hz=20) as sampler,
     ):
         # `docker stats` looks at another moment than we do, so nothing may change any more
-        assert until(lambda: shared.host.cgroup(steady).memory.cache_bytes >= 24 * MIB, 60)
+        shared.wait_for(
+            "24 MiB of cache", lambda: shared.host.cgroup(steady).memory.cache_bytes >= 24 * MIB, 60
+        )
         sampler.wait(0.5)
         form = ["stats", "--no-stream", "--format", "{{json .}}", str(steady.name)]
         typed = ["docker", "--host", shared.engine.address, *form]
@@ -135,7 +136,7 @@ def test_one_that_ends_is_told_and_the_other_goes_on(shared: Lab) -> None:
     ):
         sampler.wait(0.5)
         short.kill()
-        assert until(lambda: sampler.samples().ended, 60)
+        shared.wait_for("the end of one", lambda: sampler.samples().ended, 60)
         sampler.wait(0.5)
     seen = sampler.samples()
     assert set(seen.ended) == {short.name}

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import pytest
 
 from labhelpers import cgroups
-from labhelpers.cgroups.bounds import until
 from labhelpers.cgroups.cpu import quiet_cpu
 from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
 from labhelpers.engine.host.cgroups import Cgroup, Cpu, Memory, Pids, cgroup, is_below, place
@@ -138,7 +137,7 @@ def test_a_list_of_cpus(text: str, numbers: list[int]) -> None:
 def test_containers_without_a_cgroup_of_their_own(there: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rootless engine on version 1: its processes are told apart by their pid namespace."""
     one = there.run("labhelpers/payload", ["sh", "-c", "sleep 501 & exec sleep 502"], network="none")
-    until(lambda: len(there.host.processes(one)) == 2, 30)
+    there.wait_for("both processes", lambda: len(there.host.processes(one)) == 2, 30)
     by_cgroup = there.host.processes(one)
     monkeypatch.setitem(there.engine.info, "CgroupDriver", "none")
     assert there.host.processes(one) == by_cgroup

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from docker.errors import APIError
 
-from labhelpers.cgroups.bounds import until
 from labhelpers.engine import Engine
 from labhelpers.engine.once import keeps_logs, last_lines, run_once
 from labhelpers.errors import EngineRefused, ImageMissing, LabError
@@ -103,5 +102,7 @@ def test_a_log_that_cannot_be_read_is_said(there: Lab) -> None:
 
 def test_the_end_of_a_log(there: Lab) -> None:
     said = there.run(IMAGE, ["sh", "-c", "echo one; echo two; echo three; exec sleep 300"], network="none")
-    assert until(lambda: last_lines(there.client.api, str(said.id), 2) == "two\nthree", 30)
+    there.wait_for(
+        "the last lines", lambda: last_lines(there.client.api, str(said.id), 2) == "two\nthree", 30
+    )
     there.remove(said, force=True)

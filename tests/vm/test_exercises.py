@@ -8,8 +8,8 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers import vm
-from labhelpers.cgroups.bounds import until
 from labhelpers.course.exercises import container_named
+from labhelpers.engine.waiting import wait_for
 from labhelpers.lab import Lab
 from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
 from labhelpers.vm.experiments import facts
@@ -121,7 +121,7 @@ def test_small_guest(lab: Lab, guest: Container) -> None:
     guest.rename(f"large-{lab.session}")
     payload = vm.start_payload(lab, name="small-guest")
     lab.update(payload, memory="64m", memory_swap="64m")
-    assert "made from labhelpers/payload: it is no guest" in str(exercise.check())
+    assert "small-guest is made from labhelpers/payload" in str(exercise.check())
     lab.remove(payload, force=True)
     dead = lab.run(lab.image("vm"), name="small-guest", environment={"GUEST_MEMORY_MB": "32"})
     dead.wait(timeout=60)
@@ -136,7 +136,7 @@ def test_small_guest(lab: Lab, guest: Container) -> None:
     assert "no container called small-guest" in str(exercise.check())
     small.rename("small-guest")
     small.restart(timeout=0)
-    assert until(lambda: exercise.check().passed, 120), exercise.check()
+    wait_for("it to pass", lambda: exercise.check().passed, 120, details=lambda: str(exercise.check()))
 
 
 def test_a_line_that_was_added_to_the_log_does_not_count(lab: Lab, guest: Container) -> None:

@@ -1,0 +1,19 @@
+"""Use WORK seconds of processor time in every tenth of a second, whatever the processor."""
+
+import sys
+import time
+
+
+def work(work_s: float) -> None:
+    """Work for ever; what is late is not made up for."""
+    due = time.monotonic()
+    while True:
+        end = time.thread_time() + work_s
+        while time.thread_time() < end:
+            pass
+        due = max(due + 0.1, time.monotonic())
+        time.sleep(max(0, due - time.monotonic()))
+
+
+if __name__ == "__main__":
+    work(float(sys.argv[1]))
