@@ -147,6 +147,28 @@ def test_addresses_and_directories(there: Lab, container: Container) -> None:
     assert str(volume.name) not in [row["Name"] for row in there.list_volumes()]
 
 
+def test_a_detached_process_runs_on(there: Lab, container: Container) -> None:
+    assert str(there.exec(container, "sleep 601", detach=True)) == ""
+    assert there.commands[-1] == f"docker exec -d {container.name} sleep 601"
+    typed(there, there.commands[-1])
+    processes = there.host.processes
+    there.wait_for("both", lambda: [p.command for p in processes(container)].count("sleep 601") == 2)
+
+
+def test_the_steps_of_an_image_and_the_changes_of_a_container(there: Lab, container: Container) -> None:
+    image = there.image("payload")
+    steps = typed(there, f"docker history -q {image}").splitlines()
+    assert len(there.history_of(image)) == len(steps)
+    with pytest.raises(ImageMissing):
+        there.history_of("no-such-image:1")
+    assert there.changes_of(container) == []
+    there.exec(container, ["sh", "-c", "echo 12345 > /new"])
+    assert there.changes_of(container) == [{"Path": "/new", "Kind": 1}]
+    assert typed(there, f"docker diff {container.name}") == "A /new"
+    (row,) = there.list_containers(sizes=True, filters={"id": str(container.id)})
+    assert row["SizeRw"] > 0
+
+
 def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> None:
     name = f"foreign-{there.session}"
     there.client.api.create_volume(name)
