@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from docker.models.containers import Container
@@ -180,6 +181,19 @@ def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> Non
         assert there.inspect_volume(name)
     finally:
         there.client.api.remove_volume(name)
+
+
+def test_what_one_thread_hides_does_not_hide_the_commands_of_another(
+    there: Lab, container: Container
+) -> None:
+    before = len(there.commands)
+    with ThreadPoolExecutor() as pool, there.hidden():
+        there.exec(container, "true")
+        with there.hidden(), there.quiet():
+            there.exec(container, "true")
+        there.exec(container, "true")
+        pool.submit(there.exec, container, "sleep 0").result()
+    assert there.commands[before:] == [f"docker exec {container.name} sleep 0"]
 
 
 LINES = ("docker network create b", "docker run -d a", "docker run -d a", "docker rm a")
