@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,7 @@ class Base:
     host: HostView
     commands: list[str]
     _quiet: int
+    _here: threading.local
     _there_before: set[str]
 
     @property
@@ -58,22 +60,31 @@ class Base:
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """Show no commands at all: what an exercise sets up, where they would give the answer away."""
-        self._quiet += 1
+        """Neither show nor keep the commands of this thread: an exercise's own, which would give the answer away.
+
+        A check runs in the background as well, while the cell in the foreground shows its own commands.
+        """
+        before, self._here.is_hidden = self._is_hidden, True
         try:
             yield
         finally:
-            self._quiet -= 1
+            self._here.is_hidden = before
+
+    @property
+    def _is_hidden(self) -> bool:
+        return getattr(self._here, "is_hidden", False)
 
     def _say(self, operation: Operation) -> None:
         line = operation.line()
+        if self._is_hidden:
+            return
         self.commands.append(line)
         if not self._quiet:
             print(f"$ {line}")
 
     def _warn(self, warnings: Sequence[str]) -> None:
         """Print that the engine has dropped a limit, as the command line does; the container starts without it."""
-        if not self._quiet:
+        if not self._quiet and not self._is_hidden:
             for warning in warnings:
                 if "discarded" in warning.lower():
                     print(f"WARNING: {warning}")

@@ -126,14 +126,19 @@ class Containers(Base):
     def exec(self, container: Container | str, command: str | Sequence[str], **options: Any) -> Output:
         """Run one more process in a running container, wait for it, and give its output.
 
+        With `detach` it is only started, and the output is empty.
+
         Raises:
-            LabError: the container is gone or does not run.
+            ContainerMissing, NotRunning: the container is gone or does not run.
         """
         call = make(Exec, name_of(container), command, **options)
         self._say(call)
+        request = call.api()
         with speaking(self.engine, container=call.container):
-            done = execute(self.client.api, **call.api())
-        return _output(done)
+            if request.pop("detach", False):
+                self.client.api.exec_start(self.client.api.exec_create(**request)["Id"], detach=True)
+                return Output(0, "", "")
+            return _output(execute(self.client.api, **request))
 
     def update(self, container: Container | str, **options: Any) -> None:
         """Change the limits of a container that the lab made, while it runs; see `labhelpers.lab.operations.Update`.

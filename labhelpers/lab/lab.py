@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -66,6 +67,7 @@ class Lab(Containers, Resources, Lookups):
             podman.check(self.engine, chapter)
         self.commands: list[str] = []
         self._quiet = 0
+        self._here = threading.local()
         self._closed = False
         with speaking(self.engine):
             self._session = sessions.begin(self.client, chapter)

@@ -51,6 +51,19 @@ class Lookups(Base):
                 raise refusals.image_missing(ref, error) from None
             return found
 
+    def history_of(self, ref: str) -> list[Attributes]:
+        """The steps that made an image, the last one first; a row of `GET /images/NAME/history` for each.
+
+        Raises:
+            ImageMissing: the engine does not have it.
+        """
+        with speaking(self.engine):
+            try:
+                found: list[Attributes] = self.client.api.history(ref)  # type: ignore[no-untyped-call]
+            except ImageNotFound as error:
+                raise refusals.image_missing(ref, error) from None
+            return found
+
     def inspect_network(self, network: Network | str) -> Attributes:
         """A network, as `docker network inspect` prints it.
 
@@ -74,11 +87,31 @@ class Lookups(Base):
             return found
 
     def list_containers(
-        self, *, stopped: bool = False, filters: Mapping[str, Any] | None = None
+        self, *, stopped: bool = False, sizes: bool = False, filters: Mapping[str, Any] | None = None
     ) -> list[Attributes]:
-        """The containers that run, and with `stopped` the others too; a row of `GET /containers/json` for each."""
+        """The containers that run, and with `stopped` the others too; a row of `GET /containers/json` for each.
+
+        Args:
+            sizes: also what each one's own layer holds (`SizeRw`, bytes).
+        """
         with speaking(self.engine):
-            found: list[Attributes] = self.client.api.containers(all=stopped, filters=dict(filters or {}))
+            found: list[Attributes] = self.client.api.containers(
+                all=stopped, size=sizes, filters=dict(filters or {})
+            )
+            return found
+
+    def changes_of(self, container: Container | str) -> list[Attributes]:
+        """What a container has changed in its files, as `docker diff` lists it.
+
+        A row has a `Path` and a `Kind`: 0 changed, 1 added, 2 deleted (Engine API, GET /containers/NAME/changes).
+
+        Raises:
+            ContainerMissing: there is no such container.
+        """
+        name = name_of(container)
+        with speaking(self.engine, container=name):
+            # the engine answers null where nothing has changed
+            found: list[Attributes] = self.client.api.diff(name) or []
             return found
 
     def list_networks(self) -> list[Attributes]:

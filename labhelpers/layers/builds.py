@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -138,16 +139,17 @@ def build_orders(lab: Lab) -> BuildCache:
         BuildFailed: a step failed.
     """
     base, salt = lab.image("tools"), str(time.time_ns())
+    orders = {GOOD: recipes.DEPENDENCIES_FIRST, BAD: recipes.SOURCE_FIRST}
     built = []
-    for order, recipe in ((GOOD, recipes.DEPENDENCIES_FIRST), (BAD, recipes.SOURCE_FIRST)):
-        for version, when in enumerate((BEGUN, CHANGED), 1):
+    with lab.quiet(["docker build"]):
+        for order, (version, when) in product(orders, enumerate((BEGUN, CHANGED), 1)):
             watch = _BuildWatch()
             files = {
                 "deps_txt": recipes.DEPS.format(salt=salt),
                 "main_py": recipes.SOURCE.format(version=version),
             }
             tag = own_name(lab, f"{order.split()[0]}:{version}")
-            build(lab, recipe.with_files(**files), tag, watch.see, BASE=base)
+            build(lab, orders[order].with_files(**files), tag, watch.see, BASE=base)
             built.append(OneBuild(order, when, watch.steps()))
     return BuildCache(tuple(built))
 
@@ -227,16 +229,17 @@ def stages(lab: Lab) -> Stages:
         BuildFailed: a step failed.
     """
     tools, small = lab.image("tools"), lab.image("payload")
-    one = build(lab, recipes.ONE_STAGE, own_name(lab, "page:one"), BASE=tools)
-    two = build(lab, recipes.MULTI_STAGE, own_name(lab, "page:two"), BASE=tools, SMALL=small)
-    return Stages(_built(lab, "one stage", one), _built(lab, "two stages", two))
+    with lab.quiet(["docker build"]):
+        one = build(lab, recipes.ONE_STAGE, own_name(lab, "page:one"), BASE=tools)
+        two = build(lab, recipes.MULTI_STAGE, own_name(lab, "page:two"), BASE=tools, SMALL=small)
+        return Stages(_built(lab, "one stage", one), _built(lab, "two stages", two))
 
 
 def _built(lab: Lab, name: str, ref: str) -> Built:
-    told = lab.client.images.get(ref).attrs
+    image = lab.inspect_image(ref)
     page, python = files_of(lab, ref, ("/www/index.html", "/usr/bin/python3"))
     assert page is not None  # the recipe makes it
-    return Built(name, int(told["Size"]), len(told["RootFS"]["Layers"]), page, python is not None)
+    return Built(name, int(image["Size"]), len(image["RootFS"]["Layers"]), page, python is not None)
 
 
 def files_of(lab: Lab, ref: str, paths: tuple[str, ...]) -> list[str | None]:
@@ -244,12 +247,8 @@ def files_of(lab: Lab, ref: str, paths: tuple[str, ...]) -> list[str | None]:
 
     The image must have a `true`.
     """
-    with lab.quiet():
-        container = lab.run(ref, network="none", entrypoint="true")
-        try:
-            return [_text_of(lab, str(container.id), path) for path in paths]
-        finally:
-            lab.remove(container, force=True)
+    with lab.running(ref, network="none", entrypoint="true") as container:
+        return [_text_of(lab, str(container.id), path) for path in paths]
 
 
 def _text_of(lab: Lab, container: str, path: str) -> str | None:
@@ -377,15 +376,13 @@ def secrets(lab: Lab) -> Secrets:
     """
     secret, base = f"secret-{token_hex(8)}", lab.image("payload")
     refs, leaks = {}, []
-    for way, recipe in WAYS.items():
-        if "token.txt" in recipe.files:
-            recipe = recipe.with_files(token_txt=secret)
-        tag = own_name(lab, f"{way.replace(' ', '-')}:1")
-        if way == "argument":
-            refs[way] = build(lab, recipe, tag, BASE=base, TOKEN=secret)
-        else:
-            refs[way] = build(lab, recipe, tag, BASE=base)
-        leaks += [Leak(way, place) for place in leaks_of(lab, refs[way], secret)]
+    with lab.quiet(["docker build"]):
+        for way, recipe in WAYS.items():
+            if "token.txt" in recipe.files:
+                recipe = recipe.with_files(token_txt=secret)
+            arguments = {"BASE": base} | ({"TOKEN": secret} if way == "argument" else {})
+            refs[way] = build(lab, recipe, own_name(lab, f"{way.replace(' ', '-')}:1"), None, **arguments)
+            leaks += [Leak(way, place) for place in leaks_of(lab, refs[way], secret)]
     return Secrets(secret, refs, tuple(leaks))
 
 
@@ -397,9 +394,9 @@ def leaks_of(lab: Lab, ref: str, secret: str) -> list[str]:
     """
     stack = save(lab, ref, _finds(secret.encode()))
     found = [f"layer {layer.number}: /{path}" for layer in stack.layers for path in layer.seen]
-    steps = [str(step["CreatedBy"]) for step in lab.client.images.get(ref).history()]
+    steps = [str(step["CreatedBy"]) for step in lab.history_of(ref)]
     found += [f"history: {step.replace(secret, '…')[:60]}" for step in steps if secret in step]
-    if secret in str(lab.client.images.get(ref).attrs.get("Config")):
+    if secret in str(lab.inspect_image(ref).get("Config")):
         found.append("settings")
     return found
 

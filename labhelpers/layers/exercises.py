@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import ImageNotFound
-
 from labhelpers import state
 from labhelpers.course.exercises import (
     Exercise,
@@ -24,6 +22,7 @@ from labhelpers.course.exercises import (
     running,
 )
 from labhelpers.drawing import human_bytes
+from labhelpers.errors import ImageMissing
 from labhelpers.lab.names import all_named, named
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack, Look
@@ -73,8 +72,8 @@ def diet(lab: Lab) -> Exercise:
     """
     if not _is_kept(lab, FAT):
         if _no_image(lab, FAT):
-            build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
-        keep(lab, FAT, str(lab.client.images.get(FAT).id))
+            _build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
+        keep(lab, FAT, _id(lab, FAT))
     there = Task("there", f"There is an image {DIET}", lambda lab: _no_image(lab, DIET), _diet_there_hint)
     same = Task(
         "same", f"A container of it sees the same files as one of {FAT}", _same, _same_hint, ("there",)
@@ -144,8 +143,9 @@ def secret_layer(lab: Lab) -> Exercise:
     """
     if not _is_kept(lab, LEAKY):
         if _no_image(lab, LEAKY):
-            _made(lab, LEAKY, recipes.LEAKY.with_files(token_txt=token_hex(8)))
-        keep(lab, LEAKY, str(lab.client.images.get(LEAKY).id))
+            recipe = recipes.LEAKY.with_files(token_txt=token_hex(8))
+            _build(lab, recipe, LEAKY, BASE=lab.image("payload"))
+        keep(lab, LEAKY, _id(lab, LEAKY))
     runs = Task(
         "runs",
         f"A container {FINDER} runs",
@@ -260,7 +260,7 @@ def _source_changed(lab: Lab) -> str | None:
 
 def _only_in(lab: Lab, ref: str, other: str) -> list[str]:
     """The layers of an image that another does not have."""
-    mine, theirs = (list(lab.client.images.get(name).attrs["RootFS"]["Layers"]) for name in (ref, other))
+    mine, theirs = (list(lab.inspect_image(name)["RootFS"]["Layers"]) for name in (ref, other))
     return [layer for layer in mine if layer not in theirs]
 
 
@@ -315,7 +315,7 @@ def one_whiteout(lab: Lab) -> Exercise:
 
 def _whiteouts(lab: Lab) -> str | None:
     # the engine's own list costs little; only when something is deleted does a helper look at upper
-    if not any(row["Kind"] == 2 for row in running(lab, WHITEOUT).diff() or []):
+    if not any(row["Kind"] == 2 for row in lab.changes_of(running(lab, WHITEOUT))):
         return "its upper layer has no whiteout"
     count = len(changes(lab, running(lab, WHITEOUT)).whiteouts)
     return None if count == 1 else f"its upper layer has {count or 'no'} whiteout{'s' if count > 1 else ''}"
@@ -323,7 +323,7 @@ def _whiteouts(lab: Lab) -> str | None:
 
 def _whiteouts_hint(lab: Lab) -> str:
     said = _whiteouts(lab) or ""
-    if "no whiteout" in said and (found := running(lab, WHITEOUT).diff()):
+    if "no whiteout" in said and (found := lab.changes_of(running(lab, WHITEOUT))):
         added = next((row["Path"] for row in found if row["Kind"] == 1), None)
         if any(row["Kind"] == 2 for row in found):
             return "A directory that is deleted and made again is marked opaque: that is no whiteout."
@@ -348,9 +348,9 @@ def go_back(lab: Lab) -> Exercise:
     """
     if not _is_kept(lab, OLD):
         if _no_image(lab, OLD):
-            _made(lab, OLD, recipes.NOTICE)
-            build(lab, recipes.NOTICE_CHANGED, CURRENT, BASE=OLD)
-        keep(lab, OLD, str(lab.client.images.get(OLD).id))
+            _build(lab, recipes.NOTICE, OLD, BASE=lab.image("payload"))
+            _build(lab, recipes.NOTICE_CHANGED, CURRENT, BASE=OLD)
+        keep(lab, OLD, _id(lab, OLD))
     name = Task("name", f"{CURRENT} is the image that {OLD} is", _is_old, _is_old_hint)
     runs = Task(
         "runs",
@@ -366,12 +366,12 @@ def _is_old(lab: Lab) -> str | None:
     for ref in (OLD, CURRENT):
         if missing := _no_image(lab, ref):
             return missing
-    old, current = (lab.client.images.get(ref) for ref in (OLD, CURRENT))
+    old, current = (_id(lab, ref) for ref in (OLD, CURRENT))
     if "closed" in (_files(lab, OLD, "/notice")[0] or ""):
         return f"{OLD} is the changed image now"
-    if old.id != kept(lab, OLD):
+    if old != kept(lab, OLD):
         return f"{OLD} is not the image any more that this exercise began with"
-    return None if old.id == current.id else f"{CURRENT} is another image than {OLD}"
+    return None if old == current else f"{CURRENT} is another image than {OLD}"
 
 
 def _is_old_hint(lab: Lab) -> str:
@@ -386,8 +386,7 @@ def _is_old_hint(lab: Lab) -> str:
 def _board(lab: Lab) -> str | None:
     if missing := not_running(lab, BOARD):
         return missing
-    image = running(lab, BOARD).attrs["Image"]
-    if image == lab.client.images.get(CURRENT).id:
+    if running(lab, BOARD).attrs["Image"] == _id(lab, CURRENT):
         return None
     return f"{BOARD} is made from another image than {CURRENT} is now"
 
@@ -457,14 +456,20 @@ def _small_hint(lab: Lab) -> str:
 # --- looking
 
 
-def _made(lab: Lab, ref: str, recipe: recipes.Recipe) -> None:
-    build(lab, recipe, ref, BASE=lab.image("payload"))
+def _build(lab: Lab, recipe: recipes.Recipe, ref: str, **arguments: str) -> None:
+    """Build what an exercise begins with; the command would give a part of the answer."""
+    with lab.hidden():
+        build(lab, recipe, ref, None, **arguments)
+
+
+def _id(lab: Lab, ref: str) -> str:
+    return str(lab.inspect_image(ref)["Id"])
 
 
 def _no_image(lab: Lab, ref: str) -> str | None:
     try:
-        lab.client.images.get(ref)
-    except ImageNotFound:
+        lab.inspect_image(ref)
+    except ImageMissing:
         return f"the engine has no image {ref}"
     return None
 
@@ -477,7 +482,7 @@ _FILES: dict[tuple[str, tuple[str, ...]], list[str | None]] = {}
 
 def _stack(lab: Lab, ref: str) -> ImageStack:
     """The layers of an image, with the digest of every file."""
-    id = str(lab.client.images.get(ref).id)
+    id = _id(lab, ref)
     if id not in _STACKS:
         _STACKS[id] = save(lab, id, _hashed())
     return _STACKS[id]
@@ -490,7 +495,7 @@ def _is_kept(lab: Lab, name: str) -> bool:
 
 def _headers(lab: Lab, ref: str) -> ImageStack:
     """The layers of an image without what is in its files: a large one takes a second."""
-    id = str(lab.client.images.get(ref).id)
+    id = _id(lab, ref)
     if id not in _HEADERS:
         _HEADERS[id] = save(lab, id)
     return _HEADERS[id]
@@ -519,7 +524,8 @@ def _contents(lab: Lab, ref: str) -> Mapping[str, tuple[str, Any]]:
 
 
 def _files(lab: Lab, ref: str, *paths: str) -> list[str | None]:
-    key = (str(lab.client.images.get(ref).id), paths)
+    key = (_id(lab, ref), paths)
     if key not in _FILES:
-        _FILES[key] = files_of(lab, key[0], paths)
+        with lab.hidden():
+            _FILES[key] = files_of(lab, key[0], paths)
     return _FILES[key]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +14,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
-from docker.errors import ImageNotFound
 
 from labhelpers.engine.registry import STORAGE
-from labhelpers.errors import BadInput, ImageMissing, LabError
+from labhelpers.errors import BadInput, ImageMissing
 from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.builds import build, own_name
 from labhelpers.layers.overlay import mounts
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 MIB = 1024 * 1024
-_FETCH = Path(__file__).with_name("fetch.py")
+WRITES_LIMIT_S = 120.0
+_INSIDE = Path(__file__).with_name("inside")
 
 
 # --- two images to look at
@@ -59,12 +59,12 @@ def example(lab: Lab) -> Example:
         BuildFailed, EngineRefused: the engine could not make or push them.
     """
     base = lab.image("payload")
-    with lab.quiet():
+    with lab.quiet(["docker build"]):
         first = build(lab, FIRST, own_name(lab, "first:1"), BASE=base, SALT=str(time.time_ns()))
         second = build(lab, SECOND, own_name(lab, "second:1"), BASE=first)
         pushed = [lab.registry.push(ref, ref.partition("/")[2]) for ref in (first, second)]
         for ref in (second, first):
-            lab.client.images.remove(ref)
+            lab.remove_image(ref)
     return Example(*pushed)
 
 
@@ -182,9 +182,10 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
 
         see = live_pull()
     watch = _PullWatch(ref, see)
-    pulled = lab.pull(ref, see=watch.step)
-    watch.stop()
-    return watch.end(_layer_ids(lab, ref, pulled.attrs["RootFS"]["Layers"]))
+    with lab.quiet(["docker pull"]):
+        pulled = lab.pull(ref, see=watch.step)
+        watch.stop()
+        return watch.end(_layer_ids(lab, ref, pulled.attrs["RootFS"]["Layers"]))
 
 
 def _layer_ids(lab: Lab, ref: str, diff_ids: Sequence[str]) -> list[str]:
@@ -346,22 +347,6 @@ class CopyUpCost(Result):
         return pd.DataFrame(rows, columns=["file_bytes", "grown_bytes", "first_write_ms", "second_write_ms"])
 
 
-_APPEND = """
-import json, os, sys, time
-told = []
-for size in sys.argv[1:]:
-    path, times = f"/sized/{size}", []
-    for _ in range(2):
-        begun = time.perf_counter()
-        with open(path, "ab", buffering=0) as file:
-            file.write(b"x")
-        times.append((time.perf_counter() - begun) * 1000)
-    told.append(times)
-print(json.dumps(told), flush=True)
-time.sleep(3600)
-"""
-
-
 def copy_up(lab: Lab, sizes: Sequence[int], repeats: int = 3) -> CopyUpCost:
     """Append one byte, twice, to files of an image, and measure time and growth of the container's layer.
 
@@ -380,46 +365,34 @@ def copy_up(lab: Lab, sizes: Sequence[int], repeats: int = 3) -> CopyUpCost:
             hint="give sizes in bytes from 1 on: [1_000_000, 100_000_000]",
         )
     names = [str(size) for size in sorted(set(sizes))]
-    with lab.quiet():
+    with lab.quiet(["docker run -d"]):
         ref = build(lab, SIZED, own_name(lab, "sized:1"), BASE=lab.image("tools"), SIZES=" ".join(names))
         writes = [write for _ in range(repeats) for write in _appended(lab, ref, names)]
     return CopyUpCost(tuple(sorted(writes, key=lambda write: write.file_bytes)))
 
 
 def _appended(lab: Lab, ref: str, names: Sequence[str]) -> list[CopyUp]:
-    with running(lab, ref, ["-c", _APPEND, *names], entrypoint="python3") as container:
-        times = json.loads(_first_line(container))
+    command = ["-c", _program("append"), *names]
+    with lab.running(ref, command, entrypoint="python3", network="none") as container:
+        times = json.loads(_first_line(lab, container))
         upper = mounts(lab, container).upper
         grown = [lab.host.disk_use(f"{upper}/sized/{name}").allocated_bytes for name in names]
     return [CopyUp(int(name), size, *pair) for name, size, pair in zip(names, grown, times, strict=True)]
 
 
-def _first_line(container: Container, limit_s: float = 120.0) -> str:
+def _first_line(lab: Lab, container: Container) -> str:
     """The first line that a container writes."""
-    end = time.monotonic() + limit_s
-    while True:
-        line, ended, _ = container.logs(stderr=False).decode().partition("\n")
-        if ended:
-            return line
-        container.reload()
-        if container.status != "running" or time.monotonic() > end:
-            raise LabError(
-                "the container that writes ended, or did not finish in time",
-                hint="is the engine's disk full? `docker system df` tells; then run the cell again",
-                engine_words=container.logs().decode(errors="replace")[-500:],
-            )
-        time.sleep(0.05)
+
+    def line() -> str:
+        first, newline, _ = lab.logs(container, stderr=False).partition("\n")
+        return first if newline else ""
+
+    return lab.wait_for("the writes to finish", line, WRITES_LIMIT_S, while_running=container)
 
 
-@contextmanager
-def running(lab: Lab, ref: str, command: Sequence[str], **options: Any) -> Iterator[Container]:
-    """A container for the block; it is removed at its end, and nothing is printed."""
-    with lab.quiet():
-        container = lab.run(ref, command, network="none", **options)
-        try:
-            yield container
-        finally:
-            lab.remove(container, force=True)
+def _program(name: str) -> str:
+    """The text of a program that runs in a container."""
+    return (_INSIDE / f"{name}.py").read_text(encoding="utf-8")
 
 
 # --- who shares what
@@ -508,17 +481,15 @@ def sharing(lab: Lab, refs: Sequence[str], containers: int) -> Sharing:
     """
     if isinstance(refs, str) or not refs or containers < 1:
         raise BadInput("there is nothing to share", hint="give a list of images and 1 or more containers")
-    made: list[tuple[str, Container]] = []
-    with lab.quiet():
-        try:
-            for ref in [refs[0]] * containers + list(refs[1:]):
-                made.append((ref, lab.run(ref, ["3600"], entrypoint="sleep", network="none")))
-            found = [(ref, mounts(lab, container)) for ref, container in made]
-            paths = sorted({path for _, one in found for path in (*one.lower, one.upper)})
-            sizes = {path: lab.host.disk_use(path).allocated_bytes for path in paths}
-        finally:
-            for _, container in made:
-                lab.remove(container, force=True)
+    each = [refs[0]] * containers + list(refs[1:])
+    with lab.quiet(["docker run -d"]), ExitStack() as block:
+        made = [
+            block.enter_context(lab.running(ref, ["3600"], entrypoint="sleep", network="none"))
+            for ref in each
+        ]
+        found = [(ref, mounts(lab, container)) for ref, container in zip(each, made, strict=True)]
+        paths = sorted({path for _, one in found for path in (*one.lower, one.upper)})
+        sizes = {path: lab.host.disk_use(path).allocated_bytes for path in paths}
     return Sharing(
         tuple(_user(ref, one.image_layers, (one.lower[-1], one.upper), sizes) for ref, one in found)
     )
@@ -600,7 +571,7 @@ def verify(lab: Lab, ref: str) -> Verification:
             hint="push it there first: ref = lab.registry.push(IMAGE); then verify(lab, ref)",
         )
     name, _, tag = ref.partition("/")[2].rpartition(":")
-    command = ["-I", "-c", _FETCH.read_text(encoding="utf-8"), f"http://127.0.0.1:5000/v2/{name}", tag]
+    command = ["-I", "-c", _program("fetch"), f"http://127.0.0.1:5000/v2/{name}", tag]
     with lab.quiet():
         network = f"container:{lab.registry.container.id}"
         done = lab.once(lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"])
@@ -608,7 +579,8 @@ def verify(lab: Lab, ref: str) -> Verification:
         raise BadInput(
             f"the lab's registry does not have {ref!r}",
             hint="push it there first: ref = lab.registry.push(IMAGE); then verify(lab, ref)",
-        ) from LabError("the registry said no", hint="", engine_words=done.stderr)
+            engine_words=done.stderr,
+        )
     return Verification(ref, tuple(Blob(**row) for row in json.loads(done.stdout)))
 
 
@@ -652,13 +624,13 @@ def refused_pull(lab: Lab, ref: str) -> RefusedPull:
     Raises:
         BadInput: the image is not in the lab's registry.
     """
-    layer = [blob for blob in verify(lab, ref).blobs if blob.kind == "layer"][-1]
-    offset = layer.bytes // 2
-    path = f"{STORAGE}/blobs/sha256/{layer.digest[7:9]}/{layer.digest[7:]}/data"
-    with lab.quiet():
+    with lab.quiet(["docker exec", "docker pull"]):
+        layer = [blob for blob in verify(lab, ref).blobs if blob.kind == "layer"][-1]
+        offset = layer.bytes // 2
+        path = f"{STORAGE}/blobs/sha256/{layer.digest[7:9]}/{layer.digest[7:]}/data"
         before = _byte(lab, path, offset)
         after = before ^ 1
-        _remove_image(lab, ref)
+        lab.remove_image(ref)
         words: str | None = None
         try:
             _set_byte(lab, path, offset, after)
@@ -668,13 +640,8 @@ def refused_pull(lab: Lab, ref: str) -> RefusedPull:
         finally:
             _set_byte(lab, path, offset, before)
         if words is None:
-            _remove_image(lab, ref)
-    return RefusedPull(ref, layer.digest, offset, before, after, words, verify(lab, ref).all_match)
-
-
-def _remove_image(lab: Lab, ref: str) -> None:
-    with suppress(ImageNotFound):
-        lab.client.images.remove(ref)
+            lab.remove_image(ref)
+        return RefusedPull(ref, layer.digest, offset, before, after, words, verify(lab, ref).all_match)
 
 
 def _byte(lab: Lab, path: str, offset: int) -> int:

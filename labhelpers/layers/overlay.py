@@ -114,7 +114,7 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
     base = ""
     if not root.upper.startswith("/"):
         # overlay2 shortens the paths when there are many: they are then relative to its directory
-        base = posixpath.join(str(lab.client.info()["DockerRootDir"]), "overlay2")
+        base = posixpath.join(str(lab.engine.info["DockerRootDir"]), "overlay2")
     lower = [posixpath.join(base, one) for one in reversed(root.lower)]
     upper, work = (posixpath.join(base, root.settings[key]) for key in ("upperdir", "workdir"))
     # where the engine itself sees the same mount
@@ -333,7 +333,7 @@ def changes(lab: Lab, container: Container | str) -> Changes:
         for path, one in upper.items()
     ]
     letters = {0: "C", 1: "A", 2: "D"}  # Engine API, GET /containers/{id}/changes
-    diff = [(letters[row["Kind"]], str(row["Path"])) for row in lab.client.api.diff(found.container) or []]
+    diff = [(letters[row["Kind"]], str(row["Path"])) for row in lab.changes_of(found.container)]
     return Changes(
         found.container,
         tuple(sorted(rows, key=lambda change: change.path)),
@@ -474,7 +474,7 @@ def before_and_after(
     did = {keep: "left alone", change: "changed", delete: "deleted", add: "added"}
     before = _through(lab, container, list(did))
     script = 'echo changed >> "$1" && rm "$2" && echo added > "$3"'
-    with lab.quiet():
+    with lab.quiet(["docker exec"]):
         said = lab.exec(container, ["sh", "-c", script, "sh", change, delete, add])
     if said.exit_code:
         raise LabError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,7 @@ RUN mkdir /sized && for size in ${SIZES}; do head -c "$size" /dev/urandom > "/si
 )
 """Files of given sizes in one layer."""
 
-INSTALL = """\
-# byte-compile what deps.txt names: real work, with no way to a package index needed
-import compileall, importlib.util, os
-for name in open("deps.txt").read().split():
-    if not name.startswith("#"):
-        folder = os.path.dirname(importlib.util.find_spec(name).origin)
-        compileall.compile_dir(folder, quiet=1, force=True, optimize=2)
-"""
+INSTALL = (Path(__file__).with_name("inside") / "install.py").read_text(encoding="utf-8")
 DEPS = "#{salt} asyncio concurrent email encodings http importlib json logging multiprocessing unittest xml\n"
 SOURCE = 'print("version {version}")\n'
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 
-from labhelpers.errors import ImageMissing, LabError
+from labhelpers.errors import EngineRefused
 from labhelpers.layers import archives
 
 if TYPE_CHECKING:
@@ -25,28 +25,23 @@ def save(
 
     Raises:
         ImageMissing: the engine does not have it.
+        EngineRefused: the engine could not save it.
         BadInput: it has the image for several platforms, and none of them is the one that is wanted.
         BadArchive: what the engine sent is damaged, or lacks layers (an engine with the containerd image store saves
             only the blobs that it has).
     """
+    # what `docker save` says of a missing image differs from engine to engine
+    lab.inspect_image(ref)
     try:
-        # what `docker save` says of a missing image differs from engine to engine
-        lab.client.images.get(ref)
         chunks = lab.client.api.get_image(ref)
         what = f"what `docker save {ref}` sends"
         own = _platform(lab.engine.version)
         found = archives.stream(chunks, what, look, platform=platform, default_platform=own)
         return replace(found, name=ref)
-    except ImageNotFound as error:
-        raise ImageMissing(
-            f"the engine does not have the image {ref!r}",
-            hint="`docker images` lists what it has; lab.pull or lab.image fetch one",
-            engine_words=str(error.explanation),
-        ) from None
     except APIError as error:
-        raise LabError(
+        raise EngineRefused(
             f"the engine could not save the image {ref!r}",
-            hint="its words say why; is that the name of an image?",
+            hint="fix the problem in Docker's message below, then run the cell again",
             engine_words=str(error.explanation),
         ) from None
 

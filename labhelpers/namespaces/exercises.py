@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,9 +22,7 @@ from labhelpers.course.exercises import (
     running,
 )
 from labhelpers.course.exercises import given as start_given
-from labhelpers.engine.removal import remove_container
-from labhelpers.engine.streams import execute
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, TimedOut
 from labhelpers.lab.names import all_named, named
 from labhelpers.namespaces.first_process import masks
 from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
@@ -281,8 +278,9 @@ def _key_hint(lab: Lab) -> str:
 
 
 def _keys(lab: Lab, flag: str) -> list[str]:
-    done = execute(lab.client.api, str(running(lab, POSTBOX).id), ["ipcs", flag])
-    return [line.split()[0] for line in done.stdout.decode().splitlines() if line.startswith("0x")]
+    with lab.hidden():
+        listed = lab.exec(running(lab, POSTBOX), ["ipcs", flag]).stdout
+    return [line.split()[0] for line in listed.splitlines() if line.startswith("0x")]
 
 
 # --- who shares with whom
@@ -295,8 +293,6 @@ def who_shares(lab: Lab) -> Exercise:
     replaced do not count.
     """
     if any(not_as_given(lab, name) for name in ROOMS):
-        for name in ROOMS:
-            _clear(lab, name)
         _make_rooms(lab)
     runs = _runs(NOTES, "Any image with a shell will do; labhelpers/payload has a command that stays.")
     pair = Task(
@@ -321,6 +317,8 @@ def _make_rooms(lab: Lab) -> None:
     kind = secrets.choice(list(OPTIONS))
     first, second = secrets.SystemRandom().sample(ROOMS, 2)
     with lab.hidden():
+        for name in ROOMS:
+            _clear(lab, name)
         # the donor must be there first; its options do not tell that it is one
         for name in sorted(ROOMS, key=lambda room: (room == second, room != first)):
             options = _sharing(kind, first) if name == second else {"ipc": "shareable"}
@@ -412,27 +410,28 @@ def _stop_is_waited_for(lab: Lab, container: Container) -> str | None:
     """Stop a copy, and see whether TERM ended it or the kill that comes `STOP_S` later."""
     with copy_of(lab, container) as copy:
         _start_like(lab, container, copy)
-        begin = time.monotonic()
         # not `docker stop`: the container may name another signal and another time
         copy.kill("SIGTERM")
-        while time.monotonic() - begin < STOP_S:
-            copy.reload()
-            if copy.status != "running":
-                return None
-            time.sleep(0.05)
-    return f"its process 1 gets TERM and does not end: a stop waits until the engine kills it (tried: {STOP_S} s)"
+        try:
+            lab.wait_for("the copy to end", lambda: not lab.is_running(copy), STOP_S)
+        except TimedOut:
+            return (
+                "its process 1 gets TERM and does not end: a stop waits until the engine kills it "
+                f"(tried: {STOP_S} s)"
+            )
+    return None
 
 
 def _start_like(lab: Lab, container: Container, copy: Container) -> None:
     """Start a copy, and wait until it has come as far as the other: the same handler, and as many processes."""
     copy.start()
     handler, wanted = masks(lab, container).say("SIGTERM"), _size(lab, container)
-    end = time.monotonic() + STOP_S
+
+    def is_like_it() -> bool:
+        return masks(lab, copy).say("SIGTERM") == handler and _size(lab, copy) >= wanted
+
     with suppress(LabError):  # it may end at once
-        while time.monotonic() < end:
-            if masks(lab, copy).say("SIGTERM") == handler and _size(lab, copy) >= wanted:
-                return
-            time.sleep(0.05)
+        lab.wait_for("the copy to be like the container", is_like_it, STOP_S)
 
 
 def _size(lab: Lab, container: Container) -> int:
@@ -465,16 +464,19 @@ def _orphan_stays(lab: Lab, container: Container) -> str | None:
     """Let a process of a copy lose its parent and end, and see whether it stays as a zombie."""
     with copy_of(lab, container) as copy:
         _start_like(lab, container, copy)
-        if execute(lab.client.api, str(copy.id), ["sh", "-c", "sleep 0.1 & exit 0"]).exit_code:
-            return "no shell could be started in it to try"
-        begin = time.monotonic()
-        while left := [one for one in _children(lab, copy) if one.state == "Z" or one.command == "sleep 0.1"]:
-            passed_s = time.monotonic() - begin
+        with lab.hidden():
+            if lab.exec(copy, ["sh", "-c", "sleep 0.1 & exit 0"]).exit_code:
+                return "no shell could be started in it to try"
+
+        def left() -> list[Process]:
+            return [one for one in _children(lab, copy) if one.state == "Z" or one.command == "sleep 0.1"]
+
+        with suppress(TimedOut):
+            lab.wait_for("the orphan to end", lambda: all(one.state == "Z" for one in left()), 10)
             # an init waits at once; one that looks from time to time has a moment
-            if (passed_s > 1 and all(one.state == "Z" for one in left)) or passed_s > 10:
-                return f"{len(left)} of its processes ended and stay as zombies"
-            time.sleep(0.05)
-    return None
+            lab.wait_for("the orphan to be reaped", lambda: not left(), 1)
+        stay = left()
+    return f"{len(stay)} of its processes ended and stay as zombies" if stay else None
 
 
 def _children(lab: Lab, container: Container) -> list[Process]:
@@ -600,7 +602,7 @@ def _given(lab: Lab, name: str, make: Callable[[Lab], None]) -> None:
 
 
 def _clear(lab: Lab, name: str) -> None:
-    """Remove what this session made under that name; what is somebody else's stays, and is said."""
+    """Remove the container of that name if this session made it; `lab.run` reports any other."""
     container = container_named(lab, name)
     if container is not None and container.labels.get("labhelpers.session") == lab.session:
-        remove_container(lab.client.api, str(container.id), v=True)
+        lab.remove(container, force=True, volumes=True)

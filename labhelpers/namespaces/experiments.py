@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labhelpers.errors import LabError
-from labhelpers.namespaces.stage import NOWHERE, stage, wait_for
+from labhelpers.errors import EngineRefused
+from labhelpers.namespaces.stage import NOWHERE, stage
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def pid(lab: Lab) -> Sight:
         LabError: the engine hides its host's processes.
     """
     commands = {ONE: "sleep 9101", TWO: "sleep 9102"}
-    with stage(lab) as run:
+    with stage(lab, ["docker run -d"]) as run:
         made = {name: run(lab.image("payload"), command) for name, command in commands.items()}
         things = {f"{command!r} of {name}": command for name, command in commands.items()}
         seen = {}
@@ -110,7 +110,7 @@ def pid(lab: Lab) -> Sight:
 
 def net(lab: Lab) -> Sight:
     """Look for two containers' interfaces, by their hardware addresses, and for a server on a loopback address."""
-    with stage(lab) as run:
+    with stage(lab, ["docker run -d"]) as run:
         made = {
             ONE: run(lab.image("payload"), ["httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/www"]),
             TWO: run(lab.image("payload"), "sleep 9103"),
@@ -130,7 +130,7 @@ def net(lab: Lab) -> Sight:
             if mac in macs
         }
         ask = "wget -q -O - http://127.0.0.1:8080/"
-        wait_for("one's server answers", lambda: lab.exec(made[ONE], ask).exit_code == 0)
+        lab.wait_for("one's server to answer", lambda: lab.exec(made[ONE], ask).exit_code == 0)
         tries = tuple(_try(lab, place, container, ask) for place, container in made.items())
     return Sight("net", (ONE, TWO, HOST), tuple(wanted), seen, tries)
 
@@ -142,7 +142,7 @@ def ipc(lab: Lab) -> Sight:
     from a container with `--ipc host` that has no rights beside.
     """
     three = "three (--ipc container:one)"
-    with stage(lab) as run:
+    with stage(lab, ["docker run -d --cap-drop ALL --ipc"]) as run:
         image = lab.image("tools")
         one = run(image, "sleep 9104", ipc="shareable", cap_drop=["ALL"])
         made = {
@@ -172,11 +172,11 @@ def mnt(lab: Lab) -> Sight:
     To mount takes CAP_SYS_ADMIN: one has it, and nothing else; another container is refused.
 
     Raises:
-        LabError: the engine does not let a container with that right mount.
+        EngineRefused: the engine does not let a container with that right mount.
     """
     source = f"lab-{lab.session}"
     mount = f"mount -t tmpfs -o size=64k {source} /mnt"
-    with stage(lab) as run:
+    with stage(lab, [_RUN_ADMIN]) as run:
         image = lab.image("payload")
         one = run(image, "sleep 9108", **_ADMIN)
         two = run(image, "sleep 9109")
@@ -207,11 +207,11 @@ def uts(lab: Lab) -> Sight:
     and no rights, so that it cannot be changed by mistake.
 
     Raises:
-        LabError: the engine does not let a container with that right change its name.
+        EngineRefused: the engine does not let a container with that right change its name.
     """
     new = f"renamed-{lab.session}"
     thing = f"the name {new}"
-    with stage(lab) as run:
+    with stage(lab, [_RUN_ADMIN, "docker run -d --cap-drop ALL --uts host"]) as run:
         image = lab.image("payload")
         made = {
             ONE: run(image, "sleep 9110", **_ADMIN),
@@ -225,24 +225,25 @@ def uts(lab: Lab) -> Sight:
             for place, container in made.items()
             if _said(lab, container, "hostname").strip() == new
         }
-        told = lab.client.api.inspect_container(str(made[ONE].id))["Config"]["Hostname"]
+        configured = lab.inspect(made[ONE])["Config"]["Hostname"]
     inspect = "docker inspect one"
-    if told == new:
+    if configured == new:
         seen[thing, inspect] = "its name"
     return Sight("uts", (ONE, TWO, HOST, inspect), (thing,), seen, tries)
 
 
 # AppArmor's default profile refuses every mount
 _ADMIN = {"cap_drop": ["ALL"], "cap_add": ["SYS_ADMIN"], "security_opt": ["apparmor=unconfined"]}
+_RUN_ADMIN = "docker run -d --cap-add SYS_ADMIN"
 
 
 def _said(lab: Lab, container: Container, script: str) -> str:
-    """What a shell in the container writes; a script that fails is an error in its own words."""
+    """What a shell in the container writes; a script that fails is an error with its own message."""
     done = lab.exec(container, ["sh", "-c", script])
     if done.exit_code:
-        raise LabError(
-            f"a container of this experiment could not do its part: {script}",
-            hint="its words say what it misses; `./lab doctor` says which engine this is",
+        raise EngineRefused(
+            f"this command failed in a container of the experiment: {script}",
+            hint="the message names what is missing; `./lab doctor` shows which engine this is",
             engine_words=str(done),
         )
     return done.stdout

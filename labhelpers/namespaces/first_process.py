@@ -1,4 +1,4 @@
-"""The duties of process 1: signals that it must handle, and children of others that it must bury."""
+"""The duties of process 1: signals that it must handle, and orphans that it must reap."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from labhelpers.errors import BadInput
-from labhelpers.namespaces.stage import LIMIT_S, stage, wait_for
+from labhelpers.engine.waiting import LIMIT_S
+from labhelpers.errors import BadInput, TimedOut
+from labhelpers.namespaces.stage import stage
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -139,17 +141,15 @@ class Signals(Result):
 def signals(lab: Lab) -> Signals:
     """Send TERM and KILL to process 1 of containers, from inside and from the host.
 
-    The kernel drops a signal to process 1 of a pid namespace for which that has no handler and which it does not
-    wait for. Only KILL and STOP
-    from a namespace around it reach it anyway (pid_namespaces(7), "The namespace init process").
+    The kernel drops a signal to process 1 of a pid namespace that has no handler for it and does not wait for it.
+    Only KILL and STOP from a namespace around it reach it anyway (pid_namespaces(7), "The namespace init process").
     """
     sent: list[Sent] = []
-    with stage(lab) as run:
+    with stage(lab, ["docker kill"]) as run:
         plain = run(lab.image("payload"), **_PROGRAMS[PLAIN])
-        plain.exec_run("sleep 9171", detach=True)
-        wait_for("a second sleep", lambda: _find(lab, plain, "sleep 9171") is not None)
-        second = _find(lab, plain, "sleep 9171")
-        assert second is not None
+        lab.exec(plain, "sleep 9171", detach=True)
+        second = lab.wait_for("a second sleep", lambda: _find(lab, plain, "sleep 9171"))
+        assert second is not None  # wait_for returns what is true
         for name, sender in (("TERM", "inside"), ("TERM", "the host"), ("KILL", "inside")):
             sent.append(_send(lab, PLAIN, plain, lab.host.process(plain), name, sender))
         sent.append(_send(lab, PLAIN, plain, second, "TERM", "inside"))
@@ -166,18 +166,17 @@ def _send(lab: Lab, program: str, container: Container, to: Process, name: str, 
     if sender == "inside":
         lab.exec(container, f"kill -{name} {to.inside_pid}")
     else:
-        container.kill(signal=name)
+        lab.kill(container, name)
     # a signal that does nothing is dropped when it is sent: a moment is enough to see that
     expected = seen.takes(f"SIG{name}") or to.inside_pid != 1 or (name == "KILL" and sender != "inside")
-    end = time.monotonic() + (LIMIT_S if expected else _LOOK_S)
-    while (lives := _lives(lab, to)) and time.monotonic() < end:
-        time.sleep(0.03)
-    return Sent(program, to.inside_pid, seen.say(f"SIG{name}"), name, sender, not lives)
+    with suppress(TimedOut):
+        lab.wait_for(f"the end of {program}", lambda: not _lives(lab, to), LIMIT_S if expected else _LOOK_S)
+    return Sent(program, to.inside_pid, seen.say(f"SIG{name}"), name, sender, not _lives(lab, to))
 
 
 def _wait_until_ready(lab: Lab, program: str, container: Container) -> None:
     """A shell needs a moment until its trap is set, an init until it has blocked what it waits for."""
-    wait_for(f"{program} takes SIGTERM", lambda: masks(lab, container).takes("SIGTERM"))
+    lab.wait_for(f"{program} to take SIGTERM", lambda: masks(lab, container).takes("SIGTERM"))
 
 
 def _lives(lab: Lab, process: Process) -> bool:
@@ -247,7 +246,7 @@ def stops(lab: Lab, timeout_s: int = 10) -> Stops:
             f"a stop of {timeout_s!r} s is not measured here", hint="give whole seconds from 1 to 60"
         )
     done = []
-    with stage(lab) as run:
+    with stage(lab, ["docker stop"]) as run:
         for program, words in _PROGRAMS.items():
             container = run(lab.image("payload"), **words)
             if program != PLAIN:
@@ -256,8 +255,7 @@ def stops(lab: Lab, timeout_s: int = 10) -> Stops:
             begin = time.monotonic()
             lab.stop(container, timeout_s=timeout_s)
             took = time.monotonic() - begin
-            container.reload()
-            done.append(Stop(program, mask, took, container.attrs["State"]["ExitCode"]))
+            done.append(Stop(program, mask, took, lab.inspect(container)["State"]["ExitCode"]))
     return Stops(timeout_s, tuple(done))
 
 
@@ -315,7 +313,7 @@ def zombies(lab: Lab, orphans: int = 5) -> Zombies:
     """
     if isinstance(orphans, bool) or not isinstance(orphans, int) or not 1 <= orphans <= 20:
         raise BadInput(f"{orphans!r} orphans are not made here", hint="give a whole number from 1 to 20")
-    with stage(lab) as run:
+    with stage(lab, ["docker run -d --pids-limit"]) as run:
         image = lab.image("payload")
         plain, kept = _orphaned(lab, run(image, "sleep 9180", pids_limit=60), orphans, stay=True)
         cared, _ = _orphaned(lab, run(image, "sleep 9180", init=True, pids_limit=60), orphans, stay=False)
@@ -326,7 +324,7 @@ def zombies(lab: Lab, orphans: int = 5) -> Zombies:
 def _orphaned(
     lab: Lab, container: Container, count: int, *, stay: bool
 ) -> tuple[OrphansOf, Sequence[Process]]:
-    """Make orphans that end after a moment; wait until they have, and until they are buried if not `stay`."""
+    """Make orphans that end after a moment; wait until they have, and until they are reaped if not `stay`."""
     first = lab.host.process(container)
     # the shell ends at once, and the sleeps with it lose their parent
     lab.exec(container, ["sh", "-c", f"for i in $(seq {count}); do sleep 0.2 & done"])
@@ -340,6 +338,6 @@ def _orphaned(
         now = left()
         return all(one.state == "Z" for one in now) and (not now or stay)
 
-    wait_for("the orphans ended", is_over)
+    lab.wait_for("the orphans to end", is_over)
     found = [one for one in left() if one.state == "Z"]
     return OrphansOf(PurePosixPath(first.command.split()[0]).name, count, len(found)), found

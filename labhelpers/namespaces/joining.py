@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labhelpers.errors import EngineRefused
 from labhelpers.namespaces.identity import FIVE, HOST, Matrix, matrix, of
-from labhelpers.namespaces.stage import stage, wait_for
+from labhelpers.namespaces.stage import stage
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def sharing(lab: Lab) -> Sharing:
 
     The fifth asks for the IPC namespace of a container that was not made shareable, and is refused.
     """
-    with stage(lab) as run:
+    joins = [f"docker run -d --{kind} container:" for kind in ("pid", "network", "ipc")]
+    with stage(lab, joins) as run:
         image = lab.image("payload")
         first = run(image, "sleep 9120", ipc="shareable")
         options = {
@@ -124,10 +125,10 @@ def entered(lab: Lab) -> Entered:
         LabError: the engine does not let a container enter another one.
     """
     exec_, nsenter = "sleep 9131", "sleep 9132"
-    with stage(lab) as run:
+    with stage(lab, ["docker exec -d"]) as run:
         container = run(lab.image("payload"), "sleep 9130")
         first = lab.host.process(container)
-        container.exec_run(exec_, detach=True)
+        lab.exec(container, exec_, detach=True)
         # it stays in the container's pid namespace, so it ends with the container
         helper = run(
             lab.image("tools"),
@@ -137,8 +138,8 @@ def entered(lab: Lab) -> Entered:
             cap_add=["SYS_ADMIN", "SYS_PTRACE", "SYS_CHROOT"],
             security_opt=["apparmor=unconfined"],
         )
-        helper.exec_run(["nsenter", "--all", "--target", str(first.pid), *nsenter.split()], detach=True)
-        wait_for("both processes are in the container", lambda: len(_of(lab, first, exec_, nsenter)) == 2)
+        lab.exec(helper, f"nsenter --all --target {first.pid} {nsenter}", detach=True)
+        lab.wait_for("both processes in the container", lambda: len(_of(lab, first, exec_, nsenter)) == 2)
         by_exec, by_nsenter = _of(lab, first, exec_, nsenter)
         found = {"first process": first, "docker exec": by_exec, "nsenter": by_nsenter}
         rows = tuple(replace(of(lab, one.pid), who=name) for name, one in found.items())

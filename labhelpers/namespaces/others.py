@@ -130,7 +130,9 @@ def user(lab: Lab) -> UserNamespaces:
         NO_FILTER: {"security_opt": ["seccomp=unconfined"]},
         FEWEST: _FEWEST,
     }
-    with stage(lab) as run:
+    with stage(
+        lab, [f"docker run -d {ADMIN}", f"docker run -d {NO_FILTER}", "docker run -d --cap-drop ALL"]
+    ) as run:
         tries = tuple(_unshare(lab, run, name, words) for name, words in options.items())
         found = lab.host.read_many(_FORBID)
     forbids = [
@@ -201,10 +203,10 @@ def cgroup(lab: Lab) -> CgroupView:
     paths: dict[str, str] = {}
     same: dict[str, bool] = {}
     named: dict[str, bool] = {}
-    with stage(lab) as run:
+    with stage(lab, ["docker run -d --cgroupns"]) as run:
         host = lab.host.process().namespaces.get("cgroup")
         plain = run(lab.image("payload"), "sleep 9150")
-        default = plain.attrs["HostConfig"].get("CgroupnsMode") or "host"
+        default = lab.inspect(plain)["HostConfig"].get("CgroupnsMode") or "host"
         other = "private" if default == "host" else "host"
         asked = run(lab.image("payload"), "sleep 9151", cgroupns=other)
         for mode, container in sorted({default: plain, other: asked}.items()):
@@ -259,7 +261,7 @@ def time(lab: Lab, asked_s: int = 86_400) -> TimeShift:
     """
     if "time" not in lab.host.process().namespaces:
         return TimeShift(False, asked_s, 0.0, None, "")
-    with stage(lab) as run:
+    with stage(lab, ["docker run -d", "docker exec"]) as run:
         container = run(lab.image("tools"), "sleep 9160", **_FEWEST)
         outside = _uptime(lab.exec(container, "cat /proc/uptime").stdout)
         shifted = f"unshare --user --map-root-user --time --boottime {asked_s} --fork cat /proc/uptime"

@@ -11,9 +11,9 @@ from docker.models.containers import Container
 
 from labhelpers.engine.host import Process
 from labhelpers.engine.host.text import integer
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.namespaces.identity import HOST
-from labhelpers.namespaces.stage import NOWHERE, wait_for
+from labhelpers.namespaces.stage import NOWHERE
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
 
     Raises:
         NameTaken: the name belongs to something else.
-        LabError: the engine or its kernel did not let it; the container's own words are kept.
+        EngineRefused: the engine or its kernel does not permit it; the container's own message is kept.
+        NotRunning: the container ended.
     """
     container = lab.run(
         lab.image("tools"),
@@ -213,16 +214,16 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
     )
 
     def is_there() -> bool:
-        said = container.logs().decode(errors="replace")
-        if "refused" in said:
-            raise LabError(
+        output = lab.logs(container)
+        if "refused" in output:
+            raise EngineRefused(
                 f"the engine or its kernel did not let {name} make a pid namespace, so there is no third level",
-                hint="what there is without it: namespaces.tree(lab, CONTAINER) shows two levels",
-                engine_words=said,
+                hint="namespaces.tree(lab, CONTAINER) shows the two levels that every container has",
+                engine_words=output,
             )
         return INNERMOST in [one.command for one in lab.host.processes(container)]
 
-    wait_for(f"{INNERMOST!r} in the third level of {name}", is_there)
+    lab.wait_for(f"{INNERMOST!r} in the third level of {name}", is_there, while_running=container)
     return container
 
 
@@ -232,7 +233,7 @@ def inside(lab: Lab, container: Container | str) -> list[int]:
     Raises:
         LabError: the container does not run.
     """
-    with lab.quiet():
+    with lab.quiet(["docker exec"]):
         # $$ is the shell; the names are expanded by it, so that no other process looks
         said = lab.exec(container, ["sh", "-c", "echo $$; cd /proc && echo [0-9]*"])
     own, _, found = said.stdout.partition("\n")

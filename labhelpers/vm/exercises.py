@@ -65,11 +65,11 @@ def _twins_run_hint(lab: Lab) -> str:
 
 
 def _twins_images(lab: Lab) -> str | None:
-    a, b = (lab.client.images.get(_get(lab, name).attrs["Image"]) for name in TWINS)
-    if a.id == b.id:
+    a, b = (lab.inspect_image(_get(lab, name).attrs["Image"]) for name in TWINS)
+    if a["Id"] == b["Id"]:
         return "both are made from one and the same image"
-    mine, other = (set(one.attrs["RootFS"]["Layers"]) for one in (a, b))
-    if (mine <= other or other <= mine) and abs(a.attrs["Size"] - b.attrs["Size"]) < NEXT_TO_NOTHING:
+    mine, other = (set(one["RootFS"]["Layers"]) for one in (a, b))
+    if (mine <= other or other <= mine) and abs(a["Size"] - b["Size"]) < NEXT_TO_NOTHING:
         return "the image of one is that of the other with next to nothing added: both have the same files"
     return None
 
@@ -204,7 +204,7 @@ def _get(lab: Lab, name: str) -> Container:
 
 
 def _is_guest_image(lab: Lab, container: Container) -> bool:
-    return bool(container.attrs["Image"] == lab.client.images.get("labhelpers/vm").id)
+    return bool(container.attrs["Image"] == lab.inspect_image("labhelpers/vm")["Id"])
 
 
 def _not_ready(lab: Lab, name: str) -> str | None:
@@ -213,7 +213,8 @@ def _not_ready(lab: Lab, name: str) -> str | None:
         return missing
     container = _get(lab, name)
     if not _is_guest_image(lab, container):
-        return f"{name} is made from {container.attrs['Config']['Image']}: it is no guest"
+        image = str(container.attrs["Config"]["Image"]).removesuffix(":latest")
+        return f"{name} is made from {image}: it is no guest"
     if not _has_qemu(lab, container):
         return f"no QEMU runs in {name}: it is no guest"
     if READY not in _log(lab, name) or "boot_id" not in _told(lab, name):
@@ -262,9 +263,7 @@ def _log(lab: Lab, name: str) -> str:
     """What the guest has said since its container was started last; the log has its earlier lives too."""
     container = _get(lab, name)
     started = datetime.fromisoformat(container.attrs["State"]["StartedAt"])
-    lines = [
-        line.partition(" ") for line in container.logs(timestamps=True).decode(errors="replace").splitlines()
-    ]
+    lines = [line.partition(" ") for line in lab.logs(container, timestamps=True).splitlines()]
     begins = [number for number, (_, _, text) in enumerate(lines) if POWER_ON in text]
     # the first of this life: whatever else is written into the log comes later
     first = next((n for n in begins if datetime.fromisoformat(lines[n][0]) > started - NOTED), None)

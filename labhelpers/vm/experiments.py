@@ -1,4 +1,4 @@
-"""A virtual machine and a container with the same payload: started, measured, and taken away again.
+"""A virtual machine and a container with the same payload: started, measured, and removed again.
 
 Every time is the engine's: `docker logs --timestamps` and `docker inspect` use one clock for both.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -20,7 +19,7 @@ import pandas as pd
 from docker.errors import NotFound
 
 from labhelpers import state
-from labhelpers.errors import BadInput, GuestFailed, LabError
+from labhelpers.errors import BadInput, EngineRefused, GuestFailed, LabError, NotRunning, TimedOut
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 Kind = Literal["vm", "container"]
+KINDS: tuple[Kind, ...] = ("vm", "container")
 READY, IDLE = "PAYLOAD READY", "PAYLOAD IDLE"
 GUEST_MEMORY_MB = 128
 READY_LIMIT_S = 60.0
 PROBE_LIMIT_S = 8.0
-LAST_LINES = 8
 TAIL_LINES = 40
 LOOK_S = 0.2
 # QEMU itself holds this much beside the guest's memory, with room to spare
@@ -81,7 +80,8 @@ def payload_image(lab: Lab) -> tuple[str, ...]:
 
     Source: a container's own listing; what the engine mounts into it (/dev, /proc, /sys, /etc) is left out.
     """
-    listing = _look(lab, "find / -xdev ! -type l ! -path '/etc*' ! -path '/dev*' | sort")
+    with lab.quiet(["docker run --rm"]):
+        listing = _look(lab, "find / -xdev ! -type l ! -path '/etc*' ! -path '/dev*' | sort")
     return tuple(listing.split())
 
 
@@ -110,14 +110,15 @@ def start_pair(lab: Lab) -> Pair:
     Raises:
         GuestFailed: one did not reach its payload.
     """
-    return Pair(_start(lab, "vm"), _start(lab, "container"))
+    with lab.quiet(["docker run -d"]):
+        return Pair(_start(lab, "vm"), _start(lab, "container"))
 
 
 def _both(pair: Pair) -> tuple[Container, Container]:
     """The guest and the container.
 
     Raises:
-        LabError: one is gone, or does not run.
+        NotRunning: one is gone, or does not run.
     """
     both = (pair.guest, pair.container)
     for one in both:
@@ -125,7 +126,7 @@ def _both(pair: Pair) -> tuple[Container, Container]:
             one.reload()
             if one.status == "running":
                 continue
-        raise LabError(
+        raise NotRunning(
             f"{one.name} is gone, or does not run any more",
             hint="run the cell that starts the two again, then this one",
         )
@@ -133,18 +134,15 @@ def _both(pair: Pair) -> tuple[Container, Container]:
 
 
 def _wait_until_idle(lab: Lab, container: Container, limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
+    def is_idle() -> bool:
+        # a guest writes some 350 lines, and this is its last one
+        return IDLE in lab.logs(container, tail=TAIL_LINES)
+
     try:
-        while True:
-            container.reload()
-            ended = container.status in ("exited", "dead")
-            # its last word is all that is waited for: a guest writes some 350 lines
-            said = container.logs(tail=TAIL_LINES).decode(errors="replace")
-            if IDLE in said and not ended:
-                return
-            if ended or time.monotonic() > deadline:
-                raise _failed(container, said, ended, limit_s)
-            time.sleep(LOOK_S)
+        try:
+            lab.wait_for("the payload to be idle", is_idle, limit_s, every_s=LOOK_S, while_running=container)
+        except (NotRunning, TimedOut) as error:
+            raise _failed(lab, container, error, limit_s) from error
     except BaseException:
         # a guest that failed must not stay and hold memory
         with lab.quiet():
@@ -152,25 +150,26 @@ def _wait_until_idle(lab: Lab, container: Container, limit_s: float) -> None:
         raise
 
 
-def _failed(container: Container, said: str, ended: bool, limit_s: float) -> GuestFailed:
-    code = container.attrs["State"]["ExitCode"]
-    how = f"ended (exit code {code})" if ended else f"did not get there within {limit_s:g} s"
+def _failed(lab: Lab, container: Container, error: NotRunning | TimedOut, limit_s: float) -> GuestFailed:
+    found = lab.inspect(container)
+    image = found["Config"]["Image"]
+    ended = f"{image} ended with exit code {found['State']['ExitCode']} before its payload was ready"
+    late = f"the payload of {image} was not ready within {limit_s:g} s"
     return GuestFailed(
-        f"{container.attrs['Config']['Image']} {how} before its payload was ready",
+        late if isinstance(error, TimedOut) else ended,
         hint="read its last lines; too little memory is the usual cause: give the guest 128 MiB or more",
-        engine_words="\n".join(said.strip().splitlines()[-LAST_LINES:]) or "(nothing)",
+        engine_words=error.engine_words or "(nothing)",
     )
 
 
 @contextmanager
-def _removed(lab: Lab, made: list[Container]) -> Iterator[list[Container]]:
-    """Whatever happens in the block, the containers put into `made` are removed at its end."""
-    with lab.quiet():
-        try:
-            yield made
-        finally:
-            for container in made:
-                lab.remove(container, force=True)
+def _started(lab: Lab, kind: Kind) -> Iterator[Container]:
+    """A guest or a container for the duration of a block, its payload idle."""
+    container = _start(lab, kind)
+    try:
+        yield container
+    finally:
+        lab.remove(container, force=True)
 
 
 def _start(lab: Lab, kind: Kind) -> Container:
@@ -190,14 +189,9 @@ def pci(log: str) -> tuple[str, ...]:
     return tuple(re.findall(r"^pci (\S+ \S+ \S+)\r?$", log, re.MULTILINE))
 
 
-def _log(container: Container) -> str:
-    return container.logs().decode(errors="replace")
-
-
-def _stamped(container: Container) -> list[tuple[float, str]]:
-    """The container's lines, each with its time: seconds since the epoch, by the engine's clock."""
-    lines = container.logs(timestamps=True).decode(errors="replace").splitlines()
-    pairs = (line.partition(" ") for line in lines)
+def _stamped(log: str) -> list[tuple[float, str]]:
+    """The lines of a log with timestamps, each with its time: seconds since the epoch, by the engine's clock."""
+    pairs = (line.partition(" ") for line in log.splitlines())
     return [(_seconds(stamp), text.rstrip("\r")) for stamp, _, text in pairs if stamp[:2] == "20"]
 
 
@@ -206,17 +200,16 @@ def _seconds(stamp: str) -> float:
 
 
 def _look(lab: Lab, script: str, *, image: str = "payload") -> str:
-    """What a shell script says in a container that is then removed.
+    """What a shell script prints in a container of its own.
 
     Raises:
-        LabError: the script failed.
+        EngineRefused: the script failed.
     """
-    with lab.quiet():
-        done = lab.once(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
+    done = lab.once(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
     if done.exit_code:
-        raise LabError(
-            f"a look into a container of labhelpers/{image} failed",
-            hint="run the cell again; if it stays so, `./lab doctor` tells what the engine allows",
+        raise EngineRefused(
+            f"this command failed in a container of labhelpers/{image}: {script}",
+            hint="run the cell again; if it fails again, `./lab doctor` shows what the engine permits",
             engine_words=str(done),
         )
     return done.stdout
@@ -258,12 +251,12 @@ def probe_accel(lab: Lab) -> Acceleration:
 
 
 def _probe(lab: Lab) -> Acceleration:
-    with lab.quiet():
+    with lab.quiet(["docker run -d"]):
         try:
             guest = start_guest(lab, accel="kvm", limit_s=PROBE_LIMIT_S)
         except GuestFailed as error:
             last = (error.engine_words or "").splitlines()[-1:]
-            if "did not get there" in error.message:
+            if isinstance(error.__cause__, TimedOut):
                 return Acceleration(
                     "tcg", f"/dev/kvm is there, but a guest hangs with it ({PROBE_LIMIT_S:g} s)"
                 )
@@ -278,7 +271,7 @@ def _probe(lab: Lab) -> Acceleration:
 
 
 def _image_id(lab: Lab, name: str) -> str:
-    return str(lab.client.images.get(lab.image(name)).id)
+    return str(lab.inspect_image(lab.image(name))["Id"])
 
 
 # --- start
@@ -384,24 +377,24 @@ def start_times(lab: Lab, repeats: int = 5) -> StartTimes:
     """
     if repeats < 1:
         raise BadInput(f"{repeats} repeats measure nothing", hint="give 1 or more")
-    accel = probe_accel(lab)
-    kinds: list[Kind] = ["vm", "container"] * repeats
+    kinds = [*KINDS] * repeats
     random.shuffle(kinds)
-    return StartTimes(tuple(_timed(lab, kind, order) for order, kind in enumerate(kinds)), accel.kind)
+    with lab.quiet(["docker run -d"]):
+        accel = probe_accel(lab)
+        return StartTimes(tuple(_timed(lab, kind, order) for order, kind in enumerate(kinds)), accel.kind)
 
 
 def _timed(lab: Lab, kind: Kind, order: int) -> Start:
-    with _removed(lab, []) as made:
-        container = _start(lab, kind)
-        made.append(container)
-        lines = _stamped(container)
-    created = _seconds(container.attrs["Created"])
+    with _started(lab, kind) as container:
+        lines = _stamped(lab.logs(container, timestamps=True))
+        found = lab.inspect(container)
+    created = _seconds(found["Created"])
     # the engine notes the start a little after the process has begun: the first line may be earlier
-    begun = min(_seconds(container.attrs["State"]["StartedAt"]), lines[0][0])
-    found = [(name, _first(lines, is_mark)) for name, is_mark in MARKS[kind]]
+    begun = min(_seconds(found["State"]["StartedAt"]), lines[0][0])
+    seen = [(name, _first(lines, is_mark)) for name, is_mark in MARKS[kind]]
     if kind == "container":
-        found.insert(0, ("user space", begun))
-    marks = [("container", created), *((name, at) for name, at in found if at is not None)]
+        seen.insert(0, ("user space", begun))
+    marks = [("container", created), *((name, at) for name, at in seen if at is not None)]
     phases = [
         Phase(name, (at - created) * 1000, (after - created) * 1000)
         for (name, at), (_, after) in pairwise(marks)
@@ -440,7 +433,7 @@ def memory_held(lab: Lab, pair: Pair) -> MemoryHeld:
     """Measure both at the same moment, idle.
 
     Raises:
-        LabError: one does not run any more.
+        NotRunning: one does not run any more.
     """
     guest, container = _held_bytes(lab, _both(pair))
     return MemoryHeld(guest, container, GUEST_MEMORY_MB * 1024 * 1024)
@@ -475,25 +468,26 @@ def disk_used(lab: Lab, pair: Pair) -> DiskUsed:
     """Measure what is in the two images, and what the started ones have added.
 
     Raises:
-        LabError: one does not run any more.
+        NotRunning: one does not run any more.
     """
-    listing = _look(lab, "cd /guest && stat -c '%n %s' kernel initramfs root.img", image="vm")
+    with lab.quiet(["docker run --rm"]):
+        listing = _look(lab, "cd /guest && stat -c '%n %s' kernel initramfs root.img", image="vm")
     parts = {name: int(size) for name, size in (line.split() for line in listing.splitlines())}
-    whole = lab.client.images.get(lab.image("vm")).attrs["Size"]
+    whole = lab.inspect_image(lab.image("vm"))["Size"]
     vm_copy, container_copy = (_added_bytes(lab, one) for one in _both(pair))
     return DiskUsed(
         kernel_bytes=parts["kernel"],
         initramfs_bytes=parts["initramfs"],
         root_disk_bytes=parts["root.img"],
         qemu_bytes=whole - sum(parts.values()),
-        payload_image_bytes=lab.client.images.get(lab.image("payload")).attrs["Size"],
+        payload_image_bytes=lab.inspect_image(lab.image("payload"))["Size"],
         vm_copy_bytes=vm_copy,
         container_copy_bytes=container_copy,
     )
 
 
 def _added_bytes(lab: Lab, container: Container) -> int:
-    (row,) = lab.client.api.containers(size=True, filters={"id": container.id})
+    (row,) = lab.list_containers(sizes=True, filters={"id": str(container.id)})
     return int(row.get("SizeRw") or 0)
 
 
@@ -555,25 +549,25 @@ SHOW_KERNEL = "uname -r; cat /proc/version /proc/sys/kernel/random/boot_id"
 def kernels(lab: Lab, pair: Pair) -> Kernels:
     """Ask the engine's host, two containers of different images, and two guests for their kernel.
 
-    The first guest is that of `pair`; the second is booted and taken away again.
+    The first guest is that of `pair`; the second is booted for this and removed.
 
     Raises:
         GuestFailed: the second guest did not reach its payload.
-        LabError: the first does not run any more.
+        NotRunning: the first does not run any more.
     """
     there = lab.host.kernel()
     host = Kernel("engine's host", there.release, there.version, there.boot_id)
-    inside = [
-        Kernel(f"container of labhelpers/{image}", *_look(lab, SHOW_KERNEL, image=image).splitlines())
-        for image in ("payload", "vm")
-    ]
-    first, _ = _both(pair)
-    with _removed(lab, []) as made:
-        made.append(_start(lab, "vm"))
-        told = [facts(_log(guest)) for guest in (first, made[0])]
+    with lab.quiet(["docker run --rm"]):
+        inside = [
+            Kernel(f"container of labhelpers/{image}", *_look(lab, SHOW_KERNEL, image=image).splitlines())
+            for image in ("payload", "vm")
+        ]
+        first, _ = _both(pair)
+        with _started(lab, "vm") as second:
+            reports = [facts(lab.logs(guest)) for guest in (first, second)]
     guests = [
         Kernel(f"guest {n}", fact["release"], fact["version"], fact["boot_id"])
-        for n, fact in enumerate(told, 1)
+        for n, fact in enumerate(reports, 1)
     ]
     return Kernels(host, tuple(inside), tuple(guests), str(lab.engine.info["KernelVersion"]))
 
@@ -652,10 +646,10 @@ def boot_log(pair: Pair) -> BootLog:
     """All that the guest has said since it was switched on.
 
     Raises:
-        LabError: it does not run any more.
+        NotRunning: it does not run any more.
     """
     guest, _ = _both(pair)
-    lines = _stamped(guest)
+    lines = _stamped(guest.logs(timestamps=True).decode(errors="replace"))
     return BootLog(tuple((at - lines[0][0]) * 1000 for at, _ in lines), tuple(text for _, text in lines))
 
 
@@ -717,10 +711,10 @@ def devices(lab: Lab, pair: Pair) -> Devices:
     """Compare what the two payloads see, and what the host sees of them.
 
     Raises:
-        LabError: one does not run any more.
+        NotRunning: one does not run any more.
     """
     both = _both(pair)
-    guest, container = (_log(one) for one in both)
+    guest, container = (lab.logs(one) for one in both)
     commands = [" ".join(process.command for process in lab.host.processes(one)) for one in both]
     return Devices(
         _view("container", container),
@@ -805,7 +799,9 @@ def how_many_fit(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3,
             hint="for example how_many_fit(lab, 8 * 1024**3, started=(1, 2, 3))",
         )
     _must_have_room(lab, counts[-1])
-    return HowManyFit(memory_bytes, counts, _held_by(lab, "vm", counts), _held_by(lab, "container", counts))
+    with lab.quiet(["docker run -d"]):
+        guests, containers = (_held_by(lab, kind, counts) for kind in KINDS)
+    return HowManyFit(memory_bytes, counts, guests, containers)
 
 
 def _must_have_room(lab: Lab, guests: int) -> None:
@@ -819,11 +815,12 @@ def _must_have_room(lab: Lab, guests: int) -> None:
 
 
 def _held_by(lab: Lab, kind: Kind, counts: Sequence[int]) -> tuple[int, ...]:
+    made: list[Container] = []
     held = []
-    with _removed(lab, []) as made:
+    with ExitStack() as block:
         for count in counts:
             while len(made) < count:
-                made.append(_start(lab, kind))
+                made.append(block.enter_context(_started(lab, kind)))
             held.append(sum(_held_bytes(lab, made)))
     return tuple(held)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from docker.models.containers import Container
@@ -147,6 +148,28 @@ def test_addresses_and_directories(there: Lab, container: Container) -> None:
     assert str(volume.name) not in [row["Name"] for row in there.list_volumes()]
 
 
+def test_a_detached_process_runs_on(there: Lab, container: Container) -> None:
+    assert str(there.exec(container, "sleep 601", detach=True)) == ""
+    assert there.commands[-1] == f"docker exec -d {container.name} sleep 601"
+    typed(there, there.commands[-1])
+    processes = there.host.processes
+    there.wait_for("both", lambda: [p.command for p in processes(container)].count("sleep 601") == 2)
+
+
+def test_the_steps_of_an_image_and_the_changes_of_a_container(there: Lab, container: Container) -> None:
+    image = there.image("payload")
+    steps = typed(there, f"docker history -q {image}").splitlines()
+    assert len(there.history_of(image)) == len(steps)
+    with pytest.raises(ImageMissing):
+        there.history_of("no-such-image:1")
+    assert there.changes_of(container) == []
+    there.exec(container, ["sh", "-c", "echo 12345 > /new"])
+    assert there.changes_of(container) == [{"Path": "/new", "Kind": 1}]
+    assert typed(there, f"docker diff {container.name}") == "A /new"
+    (row,) = there.list_containers(sizes=True, filters={"id": str(container.id)})
+    assert row["SizeRw"] > 0
+
+
 def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> None:
     name = f"foreign-{there.session}"
     there.client.api.create_volume(name)
@@ -158,6 +181,19 @@ def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> Non
         assert there.inspect_volume(name)
     finally:
         there.client.api.remove_volume(name)
+
+
+def test_what_one_thread_hides_does_not_hide_the_commands_of_another(
+    there: Lab, container: Container
+) -> None:
+    before = len(there.commands)
+    with ThreadPoolExecutor() as pool, there.hidden():
+        there.exec(container, "true")
+        with there.hidden(), there.quiet():
+            there.exec(container, "true")
+        there.exec(container, "true")
+        pool.submit(there.exec, container, "sleep 0").result()
+    assert there.commands[before:] == [f"docker exec {container.name} sleep 0"]
 
 
 LINES = ("docker network create b", "docker run -d a", "docker run -d a", "docker rm a")

@@ -315,7 +315,12 @@ def sleeper(there: Lab) -> Container:
     return there.run(IMAGE, "sleep 300", network="none")
 
 
-EXEC_OPTIONS: list[dict[str, Any]] = [{"user": 65534}, {"workdir": "/www"}, {"environment": {"A": "b c"}}]
+EXEC_OPTIONS: list[dict[str, Any]] = [
+    {"user": 65534},
+    {"workdir": "/www"},
+    {"environment": {"A": "b c"}},
+    {"detach": True},
+]
 SAY = ["sh", "-c", 'id -u; pwd; echo "$A"']
 
 

@@ -26,7 +26,7 @@ from labhelpers.namespaces.exercises import (
     who_shares,
 )
 from labhelpers.namespaces.others import UserNamespaces
-from labhelpers.namespaces.stage import wait_for, wait_until_begun
+from labhelpers.namespaces.stage import wait_until_begun
 
 Start = Callable[..., Container]
 
@@ -103,7 +103,7 @@ def test_alone(lab: Lab, start: Start) -> None:
     start("hermit", pid="host")
     assert "sees every process of the host" in said(exercise)
     two = start("hermit", ["sh", "-c", "sleep 600 & wait"])
-    wait_for("two processes", lambda: len(lab.host.processes(two)) == 2)
+    lab.wait_for("two processes", lambda: len(lab.host.processes(two)) == 2)
     assert "the host sees 2 processes in it" in said(exercise)
     hermit = start("hermit")
     assert "no file /outside" in said(exercise)
@@ -193,19 +193,19 @@ def test_polite(lab: Lab, start: Start) -> None:
     assert "stay as zombies" in said(exercise)
     assert "Process 1 is `sleep 600`" in exercise.hint()
     python = start("polite", ["python3", "-c", NO_WAIT], image="tools")
-    wait_for("its sleep", lambda: len(lab.host.processes(python)) == 2)
+    lab.wait_for("its sleep", lambda: len(lab.host.processes(python)) == 2)
     verdict = exercise.check()
     assert [task.stands for task in verdict.tasks] == ["done", "done", "done", "missing"], verdict
     assert "child of process 1" in exercise.hint()
     init = start("polite", init=True)
-    wait_for("its init", lambda: namespaces.masks(lab, init).takes("SIGTERM"))
+    lab.wait_for("its init", lambda: namespaces.masks(lab, init).takes("SIGTERM"))
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
 
 
 def test_polite_by_a_shell_counts_too(lab: Lab, start: Start) -> None:
     shell = start("polite", ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 600 & wait $!; done"])
-    wait_for("its trap", lambda: namespaces.masks(lab, shell).takes("SIGTERM"))
+    lab.wait_for("its trap", lambda: namespaces.masks(lab, shell).takes("SIGTERM"))
     exercise = polite(lab)
     assert exercise.check().passed, exercise.check()
 
@@ -221,7 +221,7 @@ def test_polite_by_a_shell_counts_too(lab: Lab, start: Start) -> None:
 def test_a_handler_that_does_not_end_the_process_is_not_polite(lab: Lab, start: Start, command: str) -> None:
     exercise = polite(lab)
     shell = start("polite", ["sh", "-c", command], network="none")
-    wait_for("its trap", lambda: namespaces.masks(lab, shell).say("SIGTERM") != "default")
+    lab.wait_for("its trap", lambda: namespaces.masks(lab, shell).say("SIGTERM") != "default")
     assert "ignores TERM" in said(exercise) or "a stop waits until the engine kills it" in said(exercise)
     shell.reload()
     assert shell.status == "running"
@@ -285,7 +285,7 @@ def test_third_level(lab: Lab, start: Start) -> None:
     start("matryoshka", INNER, image="tools", cap_add=["SYS_ADMIN"], volumes=["/:/host:ro"])
     assert "its /host is the whole disk of the host" in said(exercise)
     right = start("matryoshka", INNER, image="tools", cap_add=["SYS_ADMIN"])
-    wait_for("the third level", lambda: len(lab.host.processes(right)) == 2)
+    lab.wait_for("the third level", lambda: len(lab.host.processes(right)) == 2)
     assert "no file /pids" in said(exercise)
     nspid = lab.host.processes(right)[-1].nspid
     write(lab, "matryoshka", "/pids", " ".join(map(str, nspid[::-1])))
@@ -306,7 +306,7 @@ def test_without_any_right_but_without_the_filter_counts_too(
     made = start(
         "matryoshka", f"unshare --user --map-root-user {INNER.partition(' ')[2]}", image="tools", **free
     )
-    wait_for("the third level", lambda: len(lab.host.processes(made)) == 2)
+    lab.wait_for("the third level", lambda: len(lab.host.processes(made)) == 2)
     nspid = lab.host.processes(made)[-1].nspid
     assert lab.exec(made, ["sh", "-c", f"echo {' '.join(map(str, nspid))} > /pids"], user=0).exit_code == 0
     exercise = third_level(lab)

@@ -11,7 +11,6 @@ from docker.models.containers import Container
 from labhelpers import namespaces
 from labhelpers.errors import BadInput, NameTaken
 from labhelpers.lab import Lab
-from labhelpers.namespaces.stage import wait_for
 from labhelpers.namespaces.trees import ProcessTree, short
 
 
@@ -64,7 +63,7 @@ def test_the_namespace_around_each_is_the_one_that_lsns_names(
 
 def test_a_process_of_docker_exec_has_no_parent_inside(there: Lab, nested: Container) -> None:
     nested.exec_run(["sleep", "9201"], detach=True)
-    wait_for("the process", lambda: "sleep 9201" in [p.command for p in there.host.processes(nested)])
+    there.wait_for("the process", lambda: "sleep 9201" in [p.command for p in there.host.processes(nested)])
     tree = namespaces.tree(there, nested)
     (new,) = [one for one in tree.seen_from(str(nested.name)) if one.process.command == "sleep 9201"]
     assert new.parent_pid == 0
@@ -91,7 +90,7 @@ def test_two_namespaces_in_one_have_two_names(there: Lab) -> None:
         there.image("tools"), ["sh", "-c", script], name=name, cap_drop=["ALL"], cap_add=["SYS_ADMIN"]
     )
     # as many processes as there will be: the shell, two unshare and two sleep
-    wait_for("both", lambda: len(there.host.processes(two)) == 5)
+    there.wait_for("both", lambda: len(there.host.processes(two)) == 5)
     names = [space.name for space in namespaces.tree(there, two).spaces]
     there.remove(two, force=True)
     assert names == ["host", name, f"inside {name}", f"inside {name} (2)"]

@@ -240,16 +240,18 @@ class Update(Operation):
 
 @dataclass(frozen=True)
 class Exec(Operation):
-    """`docker exec`: run one more process in a running container."""
+    """`docker exec`: run one more process in a running container; with `detach` do not wait for its end."""
 
     container: str
     command: str | Sequence[str]
+    detach: bool = False
     user: str | int | None = None
     workdir: str | None = None
     environment: Mapping[str, str] | None = None
 
     VERB = ("exec",)
     OPTIONS = {  # noqa: RUF012
+        "detach": opt.switch("-d", "detach"),
         "user": opt.single("--user", "user", str),
         "workdir": opt.single("--workdir", "workdir"),
         "environment": opt.mapping("-e", "environment", opt.parse_pairs),
