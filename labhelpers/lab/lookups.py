@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from docker.errors import ImageNotFound
+from docker.errors import ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.models.networks import Network
 from docker.models.volumes import Volume
@@ -68,9 +68,16 @@ class Lookups(Base):
         Raises:
             EngineRefused: there is no such volume.
         """
+        name = volume if isinstance(volume, str) else str(volume.name)
         with speaking(self.engine):
-            name = volume if isinstance(volume, str) else str(volume.name)
-            found: Attributes = self.client.api.inspect_volume(name)
+            try:
+                found: Attributes = self.client.api.inspect_volume(name)
+            except NotFound as error:
+                raise EngineRefused(
+                    f"there is no volume {name!r}",
+                    hint="run the cell that makes it again; `docker volume ls` lists what is there",
+                    engine_words=str(error.explanation),
+                ) from None
             return found
 
     def list_containers(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import subprocess
+import threading
 from collections.abc import Callable
 
 import pytest
 from docker.models.containers import Container
 
+from labhelpers.engine import Engine
 from labhelpers.errors import (
     ContainerMissing,
     EngineRefused,
@@ -158,6 +161,54 @@ def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> Non
         assert there.inspect_volume(name)
     finally:
         there.client.api.remove_volume(name)
+
+
+def test_a_volume_that_a_run_made_is_removed_where_that_is_asked_for(there: Lab) -> None:
+    with there.running(
+        there.image("payload"), SLEEP, network="none", volumes=[f"t-by-run-{there.session}:/data"]
+    ):
+        pass
+    name = f"t-by-run-{there.session}"
+    with pytest.raises(NotOurs):
+        there.remove_volume(name)
+    there.remove_volume(name, made_by_run=True)
+    assert there.commands[-1] == f"docker volume rm {name}"
+    with pytest.raises(EngineRefused, match="there is no volume"):
+        there.inspect_volume(name)
+
+
+def test_an_older_volume_is_not_taken_for_one_that_a_run_made(engine: Engine) -> None:
+    name = f"t-older-{secrets.token_hex(4)}"
+    engine.client.api.create_volume(name)
+    try:
+        with Lab("test", engine=engine) as lab, pytest.raises(NotOurs):
+            lab.remove_volume(name, made_by_run=True)
+    finally:
+        engine.client.api.remove_volume(name)
+
+
+def test_a_background_thread_changes_nothing_of_what_a_cell_shows(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container = lab.run(lab.image("payload"), SLEEP, network="none")
+    begun, over = threading.Event(), threading.Event()
+
+    def check() -> None:
+        with lab.hidden(), lab.quiet():
+            lab.exec(container, ["true"])
+            begun.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    begun.wait(60)
+    try:
+        assert capsys.readouterr().out.count("docker exec") == 0
+        lab.exec(container, ["echo", "shown"])
+        assert capsys.readouterr().out == f"$ docker exec {container.name} echo shown\n"
+    finally:
+        over.set()
+        thread.join()
 
 
 LINES = ("docker network create b", "docker run -d a", "docker run -d a", "docker rm a")
