@@ -166,7 +166,7 @@ class Lookups(Base):
                     raise self._ended(while_running, what)
             return result
 
-        details = None if while_running is None else lambda: self._last_lines(while_running)
+        details = None if while_running is None else lambda: self.last_lines(while_running)
         result = waiting.wait_for(what, checked, limit_s, every_s=every_s, details=details)
         assert result is not None, "wait_for returns what is true"
         return result
@@ -177,11 +177,14 @@ class Lookups(Base):
         return NotRunning(
             f"the container {name!r} ended with exit code {code} before this happened: {what}",
             hint="fix what its last lines name, then run the cell again",
-            engine_words=self._last_lines(container),
+            engine_words=self.last_lines(container),
         )
 
-    def _last_lines(self, container: Container | str) -> str:
-        try:
-            return last_lines(self.client.api, name_of(container), LAST_LINES)
-        except EngineRefused:
-            return ""
+    def last_lines(self, container: Container | str, count: int = LAST_LINES) -> str:
+        """The end of a container's log, for a message; a line that says so where its log cannot be read."""
+        return last_lines(self.client.api, name_of(container), count)
+
+    def engine_time(self) -> str:
+        """The time now on the engine's clock (RFC 3339, with nanoseconds)."""
+        with speaking(self.engine):
+            return str(self.client.api.info()["SystemTime"])
