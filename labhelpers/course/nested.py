@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import io
 import tarfile
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.engine.streams import Done, execute
-from labhelpers.errors import EngineRefused
+from labhelpers.errors import EngineRefused, NotRunning, TimedOut
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -44,6 +43,8 @@ fi
 Source: kernel docs, cgroup-v2.rst, "No Internal Process Constraint"; moby's `hack/dind` does the same.
 """
 
+_LISTENS = "API listen on"
+"""In the log of dockerd once it answers (moby, cmd/dockerd/daemon.go)."""
 START_S = 300.0
 """For an engine on a translated machine; elsewhere it takes a few seconds."""
 
@@ -72,7 +73,7 @@ def started(lab: Lab, image: str, script: str, **options: Any) -> Container:
 
 
 def archive(lab: Lab, image: str) -> bytes:
-    """A tar with what `docker save` says of `image` in it, as `/payload.tar`."""
+    """A tar with the output of `docker save` of `image` in it, as `/payload.tar`."""
     saved = b"".join(lab.client.images.get(image).save(named=image))
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
@@ -82,21 +83,21 @@ def archive(lab: Lab, image: str) -> bytes:
     return made.getvalue()
 
 
-def ready(container: Any, archive: bytes) -> str | None:
-    """Wait for an engine and give it the image; None, or what went wrong."""
+def ready(lab: Lab, container: Container, archive: bytes) -> str | None:
+    """Wait for an engine and load the image into it; None, or what went wrong."""
     container.put_archive("/", archive)
-    end = time.monotonic() + START_S
-    done = Done(1, b"", b"")
-    while time.monotonic() < end:
-        done = execute(container.client.api, container.id, ["docker", "load", "-q", "-i", "/payload.tar"])
+    loaded = ""
+    with suppress(NotRunning, TimedOut):
+        lab.wait_for(
+            "the engine in the container",
+            lambda: _LISTENS in lab.logs(container),
+            START_S,
+            every_s=0.5,
+            while_running=container,
+        )
+        done = lab.exec(container, ["docker", "load", "-q", "-i", "/payload.tar"])
         if done.exit_code == 0:
             return None
-        container.reload()
-        if container.status != "running":
-            break
-        time.sleep(0.5)
-    last = [
-        *container.logs().decode(errors="replace").strip().splitlines(),
-        (done.stdout + done.stderr).decode(errors="replace").strip(),
-    ]
+        loaded = str(done).strip()
+    last = [*lab.logs(container).strip().splitlines(), loaded]
     return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")
