@@ -211,7 +211,7 @@ def engine_restarts(lab: Lab) -> Fates:
         except EngineRefused as error:
             return _not_tried(f"this engine refuses an engine in a container: {error.engine_words}")
         try:
-            failed = nested.ready(container, nested.archive(lab, payload))
+            failed = nested.ready(lab, container, nested.archive(lab, payload))
             if failed:
                 return _not_tried(f"this engine cannot run one in a container: {failed}")
             return Fates(POLICIES, ENGINE_DEATHS, tuple(_let_it_die(_Inner(lab, container), payload)))

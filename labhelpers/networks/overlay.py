@@ -145,7 +145,7 @@ def two_engines(lab: Lab) -> Engines:
                 )
         archive = nested.archive(lab, payload)
         with ThreadPoolExecutor(2) as pool:
-            words = list(pool.map(lambda one: nested.ready(one, archive), engines.containers))
+            words = list(pool.map(lambda one: nested.ready(lab, one, archive), engines.containers))
         failed = next((one for one in words if one), None)
         if failed:
             engines.close()
