@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import tarfile
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.errors import EngineRefused, NotRunning, TimedOut
@@ -24,20 +25,9 @@ RIGHTS: dict[str, Any] = {
 }
 """Options of `Lab.run` for the container of an engine."""
 
-WRITABLE_CGROUPS = """\
-# this container's part of each hierarchy is mounted read-only, because it is not privileged
-if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-    mount -o remount,bind,rw /sys/fs/cgroup
-    # version 2: a cgroup that hands controllers on to others has no processes of its own
-    mkdir -p /sys/fs/cgroup/init
-    for one in $(cat /sys/fs/cgroup/cgroup.procs); do
-        echo "$one" >/sys/fs/cgroup/init/cgroup.procs 2>/dev/null || :
-    done
-    sed -e 's/ / +/g' -e 's/^/+/' /sys/fs/cgroup/cgroup.controllers >/sys/fs/cgroup/cgroup.subtree_control
-else
-    for one in /sys/fs/cgroup/*; do mount -o remount,bind,rw "$one"; done
-fi
-"""
+WRITABLE_CGROUPS = (
+    Path(__file__).with_name("inside").joinpath("writable-cgroups.sh").read_text(encoding="utf-8")
+)
 """Lines of a shell script to run in it before its engine starts.
 
 Source: kernel docs, cgroup-v2.rst, "No Internal Process Constraint"; moby's `hack/dind` does the same.

@@ -74,7 +74,7 @@ class Lookups(Base):
                 found: Attributes = self.client.api.inspect_volume(name)
             except NotFound as error:
                 raise EngineRefused(
-                    f"there is no volume {name!r}",
+                    f"the engine has no volume called {name}",
                     hint="run the cell that makes it again; `docker volume ls` lists what is there",
                     engine_words=str(error.explanation),
                 ) from None
@@ -92,6 +92,12 @@ class Lookups(Base):
         """The networks; a row of `GET /networks` for each."""
         with speaking(self.engine):
             found: list[Attributes] = self.client.api.networks()
+            return found
+
+    def list_images(self) -> list[Attributes]:
+        """The images; a row of `GET /images/json` for each."""
+        with speaking(self.engine):
+            found: list[Attributes] = self.client.api.images()
             return found
 
     def list_volumes(self) -> list[Attributes]:

@@ -140,6 +140,7 @@ def test_addresses_and_directories(there: Lab, container: Container) -> None:
     address = there.exec(inside, ["hostname", "-i"]).stdout.strip()
     assert there.address_of(inside) == there.address_of(inside, str(network.name)) == address
     assert there.directory_of(volume) == there.inspect_volume(volume)["Mountpoint"]
+    assert there.image("payload") in [tag for row in there.list_images() for tag in row["RepoTags"] or []]
     assert str(network.name) in [row["Name"] for row in there.list_networks()]
     assert str(volume.name) in [row["Name"] for row in there.list_volumes()]
     there.remove(inside, force=True)
@@ -173,7 +174,7 @@ def test_a_volume_that_a_run_made_is_removed_where_that_is_asked_for(there: Lab)
         there.remove_volume(name)
     there.remove_volume(name, made_by_run=True)
     assert there.commands[-1] == f"docker volume rm {name}"
-    with pytest.raises(EngineRefused, match="there is no volume"):
+    with pytest.raises(EngineRefused, match="no volume called"):
         there.inspect_volume(name)
 
 
