@@ -6,13 +6,11 @@ The password of a lab's database never leaves loopback: the client goes where `L
 from __future__ import annotations
 
 import re
-import time
 from typing import Any, TypeAlias
 
 import pymysql
 from docker.models.containers import Container
 
-from labhelpers.engine.once import last_lines
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 
@@ -22,7 +20,6 @@ READY_S = 300.0
 
 _LOOK_S = 0.1
 _CALL_S = 30
-_LAST_LINES = 6
 _MOST_FILES = 1 << 20
 """The usual limit of a daemon; it costs a server some 100 MB at most."""
 _ENOUGH_FILES = 65_536
@@ -34,7 +31,7 @@ Connection: TypeAlias = "pymysql.connections.Connection[pymysql.cursors.Cursor]"
 
 
 class ServerRefused(LabError):
-    """The server answers, and says no: a wrong password, an unknown database."""
+    """The server refuses: a wrong password, an unknown database."""
 
 
 def open_files(lab: Lab) -> dict[str, int]:
@@ -55,8 +52,9 @@ def connect(lab: Lab, container: Container | str, *, password: str, database: st
     """A connection as `root` to the server in `container`, in autocommit mode.
 
     Raises:
-        LabError: the container does not run, the server does not accept connections (yet), the password is
-            wrong, or there is no such database; the server's words are kept.
+        ServerRefused: the password is wrong, or there is no such database.
+        ContainerError: there is no such container, or it does not run.
+        LabError: the server does not accept connections (yet).
     """
     host, port = lab.reach(container, PORT)
     try:
@@ -81,26 +79,22 @@ def until_ready(
     """Try until the server accepts a connection, and give that one.
 
     Raises:
-        LabError: the container ended, `limit_s` passed, or the password is wrong.
+        ServerRefused: the password is wrong.
+        NotRunning, TimedOut: the container ended, or `limit_s` passed.
     """
-    end = time.monotonic() + limit_s
-    while True:
+
+    def connection() -> Connection | None:
         try:
             return connect(lab, container, password=password)
         except ServerRefused:
             raise
-        except LabError as error:
-            name = container if isinstance(container, str) else str(container.id)
-            found = lab.client.api.inspect_container(name)
-            if not found["State"]["Running"] or time.monotonic() > end:
-                words = last_lines(lab.client.api, found["Id"], _LAST_LINES)
-                raise LabError(
-                    f"the MySQL server in {found['Name'].lstrip('/')!r} "
-                    + (f"is not ready after {limit_s:.0f} s" if found["State"]["Running"] else "ended"),
-                    hint="its last lines, above, say why; look at all of them with `docker logs`",
-                    engine_words=words or error.message,
-                ) from None
-        time.sleep(_LOOK_S)
+        except LabError:
+            return None
+
+    what = "the MySQL server to accept a connection"
+    found = lab.wait_for(what, connection, limit_s, every_s=_LOOK_S, while_running=container)
+    assert found is not None, "wait_for returns what is true"
+    return found
 
 
 def rows(connection: Connection, query: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 import tarfile
-import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.engine.streams import Done, execute
-from labhelpers.errors import EngineRefused
+from labhelpers.errors import EngineRefused, NotRunning, TimedOut
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -25,25 +25,16 @@ RIGHTS: dict[str, Any] = {
 }
 """Options of `Lab.run` for the container of an engine."""
 
-WRITABLE_CGROUPS = """\
-# this container's part of each hierarchy is mounted read-only, because it is not privileged
-if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-    mount -o remount,bind,rw /sys/fs/cgroup
-    # version 2: a cgroup that hands controllers on to others has no processes of its own
-    mkdir -p /sys/fs/cgroup/init
-    for one in $(cat /sys/fs/cgroup/cgroup.procs); do
-        echo "$one" >/sys/fs/cgroup/init/cgroup.procs 2>/dev/null || :
-    done
-    sed -e 's/ / +/g' -e 's/^/+/' /sys/fs/cgroup/cgroup.controllers >/sys/fs/cgroup/cgroup.subtree_control
-else
-    for one in /sys/fs/cgroup/*; do mount -o remount,bind,rw "$one"; done
-fi
-"""
+WRITABLE_CGROUPS = (
+    Path(__file__).with_name("inside").joinpath("writable-cgroups.sh").read_text(encoding="utf-8")
+)
 """Lines of a shell script to run in it before its engine starts.
 
 Source: kernel docs, cgroup-v2.rst, "No Internal Process Constraint"; moby's `hack/dind` does the same.
 """
 
+_LISTENS = "API listen on"
+"""In the log of dockerd once it answers (moby, cmd/dockerd/daemon.go)."""
 START_S = 300.0
 """For an engine on a translated machine; elsewhere it takes a few seconds."""
 
@@ -72,7 +63,7 @@ def started(lab: Lab, image: str, script: str, **options: Any) -> Container:
 
 
 def archive(lab: Lab, image: str) -> bytes:
-    """A tar with what `docker save` says of `image` in it, as `/payload.tar`."""
+    """A tar with the output of `docker save` of `image` in it, as `/payload.tar`."""
     saved = b"".join(lab.client.images.get(image).save(named=image))
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
@@ -82,21 +73,21 @@ def archive(lab: Lab, image: str) -> bytes:
     return made.getvalue()
 
 
-def ready(container: Any, archive: bytes) -> str | None:
-    """Wait for an engine and give it the image; None, or what went wrong."""
+def ready(lab: Lab, container: Container, archive: bytes) -> str | None:
+    """Wait for an engine and load the image into it; None, or what went wrong."""
     container.put_archive("/", archive)
-    end = time.monotonic() + START_S
-    done = Done(1, b"", b"")
-    while time.monotonic() < end:
-        done = execute(container.client.api, container.id, ["docker", "load", "-q", "-i", "/payload.tar"])
+    loaded = ""
+    with suppress(NotRunning, TimedOut):
+        lab.wait_for(
+            "the engine in the container",
+            lambda: _LISTENS in lab.logs(container),
+            START_S,
+            every_s=0.5,
+            while_running=container,
+        )
+        done = lab.exec(container, ["docker", "load", "-q", "-i", "/payload.tar"])
         if done.exit_code == 0:
             return None
-        container.reload()
-        if container.status != "running":
-            break
-        time.sleep(0.5)
-    last = [
-        *container.logs().decode(errors="replace").strip().splitlines(),
-        (done.stdout + done.stderr).decode(errors="replace").strip(),
-    ]
+        loaded = str(done).strip()
+    last = [*lab.logs(container).strip().splitlines(), loaded]
     return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")

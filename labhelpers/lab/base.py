@@ -44,11 +44,15 @@ class Base:
         """Do not print each command: for experiments with many operations.
 
         In a notebook, the outermost block shows its commands when it ends: those that begin with one of `essential`
-        openly, once each, and all of them in one collapsed block.
+        openly, once each, and all of them in one collapsed block. A background thread never prints a command, so
+        there the block does nothing.
 
         Args:
             essential: beginnings of the commands that carry the lesson, such as "docker network create".
         """
+        if not _is_main_thread():
+            yield
+            return
         first = len(self.commands)
         self._quiet += 1
         try:
@@ -79,12 +83,12 @@ class Base:
         if self._is_hidden:
             return
         self.commands.append(line)
-        if not self._quiet:
+        if not self._quiet and _is_main_thread():
             print(f"$ {line}")
 
     def _warn(self, warnings: Sequence[str]) -> None:
         """Print that the engine has dropped a limit, as the command line does; the container starts without it."""
-        if not self._quiet and not self._is_hidden:
+        if not self._quiet and not self._is_hidden and _is_main_thread():
             for warning in warnings:
                 if "discarded" in warning.lower():
                     print(f"WARNING: {warning}")
@@ -107,6 +111,11 @@ class Base:
 
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
         return refusals.name_taken(self.client, self.chapter, self.session, kind, name, error)
+
+
+def _is_main_thread() -> bool:
+    """Whether this runs for a cell: what a background thread does must not change what the cell shows."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def name_of(container: Container | str) -> str:

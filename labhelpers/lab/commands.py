@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -54,8 +53,7 @@ def commands(lines: Sequence[str], beginnings: Sequence[str] = ()) -> Commands:
 def show_commands(lines: Sequence[str], beginnings: Sequence[str] = ()) -> None:
     """Show a block of commands in the notebook's page; elsewhere, or where there are none, nothing."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    # a thread that watches something has no cell of its own
-    if lines and shell is not None and threading.current_thread() is threading.main_thread():
+    if lines and shell is not None:
         from IPython.display import display
 
         display(commands(lines, beginnings))  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from docker.errors import ImageNotFound
+from docker.errors import ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.models.networks import Network
 from docker.models.volumes import Volume
@@ -81,9 +81,16 @@ class Lookups(Base):
         Raises:
             EngineRefused: there is no such volume.
         """
+        name = volume if isinstance(volume, str) else str(volume.name)
         with speaking(self.engine):
-            name = volume if isinstance(volume, str) else str(volume.name)
-            found: Attributes = self.client.api.inspect_volume(name)
+            try:
+                found: Attributes = self.client.api.inspect_volume(name)
+            except NotFound as error:
+                raise EngineRefused(
+                    f"the engine has no volume called {name}",
+                    hint="run the cell that makes it again; `docker volume ls` lists what is there",
+                    engine_words=str(error.explanation),
+                ) from None
             return found
 
     def list_containers(
@@ -118,6 +125,12 @@ class Lookups(Base):
         """The networks; a row of `GET /networks` for each."""
         with speaking(self.engine):
             found: list[Attributes] = self.client.api.networks()
+            return found
+
+    def list_images(self) -> list[Attributes]:
+        """The images; a row of `GET /images/json` for each."""
+        with speaking(self.engine):
+            found: list[Attributes] = self.client.api.images()
             return found
 
     def list_volumes(self) -> list[Attributes]:
@@ -192,7 +205,7 @@ class Lookups(Base):
                     raise self._ended(while_running, what)
             return result
 
-        details = None if while_running is None else lambda: self._last_lines(while_running)
+        details = None if while_running is None else lambda: self.last_lines(while_running)
         result = waiting.wait_for(what, checked, limit_s, every_s=every_s, details=details)
         assert result is not None, "wait_for returns what is true"
         return result
@@ -203,11 +216,14 @@ class Lookups(Base):
         return NotRunning(
             f"the container {name!r} ended with exit code {code} before this happened: {what}",
             hint="fix what its last lines name, then run the cell again",
-            engine_words=self._last_lines(container),
+            engine_words=self.last_lines(container),
         )
 
-    def _last_lines(self, container: Container | str) -> str:
-        try:
-            return last_lines(self.client.api, name_of(container), LAST_LINES)
-        except EngineRefused:
-            return ""
+    def last_lines(self, container: Container | str, count: int = LAST_LINES) -> str:
+        """The end of a container's log, for a message; a line that says so where its log cannot be read."""
+        return last_lines(self.client.api, name_of(container), count)
+
+    def engine_time(self) -> str:
+        """The time now on the engine's clock (RFC 3339, with nanoseconds)."""
+        with speaking(self.engine):
+            return str(self.client.api.info()["SystemTime"])

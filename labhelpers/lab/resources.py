@@ -198,8 +198,12 @@ class Resources(Base):
             with suppress(NotFound):
                 self.client.api.remove_network(**call.api())
 
-    def remove_volume(self, volume: Volume | str) -> None:
+    def remove_volume(self, volume: Volume | str, *, made_by_run: bool = False) -> None:
         """Remove a volume that this session made; nothing happens where it is gone already.
+
+        Args:
+            made_by_run: it may be one without labels, made since this session began: `docker run -v` makes such
+                volumes, and so does the VOLUME of an image.
 
         Raises:
             NotOurs: this session did not make it.
@@ -208,9 +212,14 @@ class Resources(Base):
         call = make(RemoveVolume, volume if isinstance(volume, str) else str(volume.name))
         with speaking(self.engine):
             try:
-                self._must_be_this_sessions("volume", call.name, self.client.api.inspect_volume(call.name))
+                attrs = self.client.api.inspect_volume(call.name)
             except NotFound:
                 return
+            is_new = call.name not in self._there_before and sessions.CHAPTER not in (
+                attrs.get("Labels") or {}
+            )
+            if not (made_by_run and is_new):
+                self._must_be_this_sessions("volume", call.name, attrs)
             self._say(call)
             with suppress(NotFound):
                 self.client.api.remove_volume(**call.api())

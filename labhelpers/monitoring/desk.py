@@ -149,9 +149,7 @@ class Desk:
         Raises:
             EngineUnreachable: the engine does not answer.
         """
-        api: Any = self.lab.client.api
-        with speaking(self.lab.engine):
-            items = [*self._containers(api), *self._images(api), *self._networks(api), *self._volumes(api)]
+        items = [*self._containers(), *self._images(), *self._networks(), *self._volumes()]
         return Snapshot(
             tuple(sorted(items, key=lambda one: (KINDS.index(one.kind), not one.mine, one.name))), {}
         )
@@ -208,6 +206,7 @@ class Desk:
         return line
 
     def _do(self, verb: str, item: Item) -> str:
+        # not by the lab's own operations: they refuse what another made
         api: Any = self.lab.client.api
         if item.kind == "container" and verb == "remove":
             remove_container(api, item.id, v=True)
@@ -231,7 +230,7 @@ class Desk:
         found = dict(labels or {})
         return sessions.is_ours(kind, found) and found.get(sessions.SESSION) == self.lab.session
 
-    def _containers(self, api: Any) -> list[Item]:
+    def _containers(self) -> list[Item]:
         helper = self.lab.host.helper  # it reads for this panel: a panel that removes its own eyes is no use
         return [
             Item(
@@ -244,27 +243,27 @@ class Desk:
                 row.get("Status") or "",
                 tuple(sorted({_port(port) for port in answers.rows(row, "Ports") if port.get("PublicPort")})),
             )
-            for row in api.containers(all=True)
+            for row in self.lab.list_containers(stopped=True)
             if row["Id"] != helper
         ]
 
-    def _images(self, api: Any) -> list[Item]:
+    def _images(self) -> list[Item]:
         found = []
-        for row in api.images():
+        for row in self.lab.list_images():
             mine = self._mine("image", answers.labels(row))
             for name in answers.tags(row) or [row["Id"].removeprefix("sha256:")[:12]]:
                 found.append(Item("image", row["Id"], name, mine, human_bytes(row.get("Size") or 0)))
         return found
 
-    def _networks(self, api: Any) -> list[Item]:
-        rows = api.networks()
+    def _networks(self) -> list[Item]:
+        rows = self.lab.list_networks()
         return [
             Item("network", row["Id"], row["Name"], self._mine("network", answers.labels(row)), row["Driver"])
             for row in rows
         ]
 
-    def _volumes(self, api: Any) -> list[Item]:
-        rows = answers.rows(api.volumes(), "Volumes")
+    def _volumes(self) -> list[Item]:
+        rows = self.lab.list_volumes()
         return [
             Item("volume", row["Name"], row["Name"], self._mine("volume", answers.labels(row)), row["Driver"])
             for row in rows

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.engine.find import identity
 from labhelpers.engine.host.text import lines
 from labhelpers.engine.once import JSON_FILE
-from labhelpers.errors import LabError
+from labhelpers.errors import ContainerError, LabError
 from labhelpers.lab import sessions
 from labhelpers.results import Result, table
 
@@ -33,6 +32,8 @@ INSIDE = "/var/run/docker.sock"
 PLACE = "/proxied"
 FILE = "/tmp/inside"
 READY_S = 120.0
+TRIES_S = 600.0
+"""How long a holder may be silent: it prints at its end, and each of its requests may take a minute."""
 LISTENS = 0x10000  # include/uapi/linux/net.h, __SO_ACCEPTCON: it accepts connections
 TCP_LISTENS = "0A"  # proc(5), /proc/net/tcp; include/net/tcp_states.h
 # the kernel writes the bytes of an address in the order of its processor
@@ -91,6 +92,11 @@ def docker_sock(lab: Lab) -> Door:
     Raises:
         LabError: there is none, or the engine keeps the lab from seeing it.
     """
+    with lab.quiet():
+        return _docker_sock(lab)
+
+
+def _docker_sock(lab: Lab) -> Door:
     rootless = any("rootless" in one for one in lab.engine.info.get("SecurityOptions") or [])
     held = _held(lab)
     for path in _sockets(lab, held):
@@ -98,7 +104,7 @@ def docker_sock(lab: Lab) -> Door:
             return Door(path, False, rootless)
     for port in _ports(lab, held):
         volume = _forwarded(lab, port)
-        path = f"{lab.client.volumes.get(volume).attrs['Mountpoint']}/docker.sock"
+        path = f"{lab.directory_of(volume)}/docker.sock"
         if _is_this_engine(lab, [f"{path}:{INSIDE}"]):
             return Door(path, True, rootless)
     raise LabError(
@@ -157,56 +163,31 @@ def _hexadecimal(text: str) -> int | None:
 
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
     words = ["curl", "-s", "--max-time", "30", "--unix-socket", INSIDE, "http://engine/info"]
-    with lab.quiet():
-        said = lab.once(lab.image("tools"), words, volumes=volumes, **_nothing(lab)).stdout
+    answer = lab.once(lab.image("tools"), words, volumes=volumes, **_nothing(lab)).stdout
     try:
-        return bool(identity(json.loads(said)) == lab.engine.identity)
+        return bool(identity(json.loads(answer)) == lab.engine.identity)
     except (ValueError, AttributeError):
         return False
 
 
-def _said(lab: Lab, container: Container) -> str:
-    """What a container says until it ends; it is removed."""
-    try:
-        container.wait()
-        return container.logs(stdout=True, stderr=False).decode()
-    finally:
-        with lab.quiet():
-            lab.remove(container, force=True)
-
-
 def _program(name: str, *words: str) -> list[str]:
-    return ["python3", "-I", "-c", Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"), *words]
+    text = Path(__file__).with_name("inside").joinpath(name).read_text(encoding="utf-8")
+    return ["python3", "-I", "-c", text, *words]
 
 
 def _forwarded(lab: Lab, port: int) -> str:
     """A volume with a socket in it that leads to a port of the engine's host; it goes with the lab."""
-    with lab.quiet():
-        volume = str(lab.create_volume(f"door-{lab.session}").name)
-        options = {**_proxy_rights(lab), "network": "host"}
-        _until_ready(
-            lab.run(
-                lab.image("tools"),
-                _program("proxy", PLACE, str(port)),
-                volumes=[f"{volume}:{PLACE}"],
-                **options,
-            )
-        )
+    volume = str(lab.create_volume(f"door-{lab.session}").name)
+    options = {**_proxy_rights(lab), "network": "host", "volumes": [f"{volume}:{PLACE}"]}
+    proxy = lab.run(lab.image("tools"), _program("proxy.py", PLACE, str(port)), **options)
+    _wait_until_ready(lab, proxy)
     return volume
 
 
-def _until_ready(container: Container) -> None:
-    end = time.monotonic() + READY_S
-    while time.monotonic() < end:
-        if b"ready" in container.logs():
-            return
-        container.reload()
-        if container.status != "running":
-            break
-        time.sleep(0.05)
-    raise LabError(
-        "the proxy did not start", hint="run the cell again", engine_words=container.logs().decode()
-    )
+def _wait_until_ready(lab: Lab, container: Container) -> None:
+    """Wait until the program in a container prints that it is ready."""
+    what = f"{container.name} to be ready"
+    lab.wait_for(what, lambda: "ready" in lab.logs(container), READY_S, while_running=container)
 
 
 # --- what can be had through it
@@ -284,7 +265,7 @@ def holders(lab: Lab, door: Door) -> Holders:
     container, and in its environment. The container that reads the host's file for them has it read-only.
 
     Raises:
-        LabError: a holder did not run to its end.
+        ContainerError: the program in a holder failed.
     """
     words = {thing: secrets.token_hex(8) for thing in THINGS[1:]}
     with lab.quiet(), _treasures(lab, words) as ask, proxied(lab, door) as proxy:
@@ -296,7 +277,7 @@ def holders(lab: Lab, door: Door) -> Holders:
         }
         with ThreadPoolExecutor(2) as pool:
             found = tuple(pool.map(lambda way: _held_by(lab, way, *mounts[way], ask, words), WAYS))
-        own = _said(lab, lab.run(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **_nothing(lab)))
+        own = lab.once(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **_nothing(lab)).stdout
     first = found[0].said["file_of_host"]
     pretty, _, forbidden = own.partition("\n")
     return Holders(found, _pretty(first), pretty.partition("=")[2].strip('"'), forbidden.strip())
@@ -314,7 +295,9 @@ def _pretty(text: str) -> str:
 def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """What the holders look for; removed at the end."""
     volume = lab.create_volume(f"treasure-{lab.session}")
-    script = 'echo "$1" >/keep/note; chmod 600 /keep/note; echo "$2" >/tmp/inside; exec sleep 3600'
+    script = (
+        'echo "$1" >/keep/note; chmod 600 /keep/note; echo "$2" >/tmp/inside; echo ready; exec sleep 3600'
+    )
     # the container's own layer takes the file: it is not read-only
     other = lab.run(
         lab.image("tools"),
@@ -325,8 +308,8 @@ def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         cap_drop=["ALL"],
     )
     try:
-        _until_there(lab, other)
-        path = f"{volume.attrs['Mountpoint']}/note"
+        _wait_until_ready(lab, other)
+        path = f"{lab.directory_of(volume)}/note"
         mounts = [{"Type": "bind", "Source": path, "Target": "/of-the-host/note", "ReadOnly": True}]
         show = ["cat", "/of-the-host/note"]
         release = lab.host.real_path("/etc/os-release")
@@ -352,36 +335,28 @@ def _treasures(lab: Lab, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         yield {"other": str(other.name), "file": FILE, "label": label, "reader": reader, "path": path}
     finally:
         lab.remove(other, force=True)
-        volume.remove()
-
-
-def _until_there(lab: Lab, container: Container) -> None:
-    end = time.monotonic() + READY_S
-    while lab.exec(container, ["test", "-s", FILE]).exit_code:
-        if time.monotonic() > end:
-            raise LabError("the container that is to be read did not begin", hint="run the cell again")
-        time.sleep(0.05)
+        lab.remove_volume(volume)
 
 
 def _held_by(
     lab: Lab, way: str, volumes: Sequence[str], path: str, ask: Mapping[str, Any], words: Mapping[str, str]
 ) -> Held:
     asked = json.dumps({name: ask[name] for name in ("other", "file", "label", "reader")})
-    container = lab.run(
+    done = lab.once(
         lab.image("tools"),
-        _program("tries", path),
+        _program("tries.py", path),
+        limit_s=TRIES_S,
         volumes=volumes,
         environment={"ASK": asked},
         **_nothing(lab),
     )
-    said = _said(lab, container)
     try:
-        answer = json.loads(said)
+        answer = json.loads(done.stdout)
     except ValueError:
-        raise LabError(
-            f"the container that holds {way} did not run to its end",
+        raise ContainerError(
+            f"the program in the container that holds {way} failed",
             hint="run the cell again",
-            engine_words=said,
+            engine_words=str(done),
         ) from None
     got = {thing: words[thing] in answer["got"][thing] for thing in THINGS[1:]}
     got = {"names": ask["other"] in answer["got"]["names"], **got}
@@ -402,21 +377,20 @@ def proxied(lab: Lab, door: Door) -> Iterator[str]:
 
     The container that holds the engine's socket for them runs while the block lasts.
     """
-    with lab.quiet():
-        volume = lab.create_volume(f"proxy-{lab.session}")
-        holder = start_proxy(lab, door, str(volume.name))
-        try:
-            yield str(volume.name)
-        finally:
-            lab.remove(holder, force=True)
-            volume.remove()
+    volume = str(lab.create_volume(f"proxy-{lab.session}").name)
+    holder = start_proxy(lab, door, volume)
+    try:
+        yield volume
+    finally:
+        lab.remove(holder, force=True)
+        lab.remove_volume(volume)
 
 
 def start_proxy(lab: Lab, door: Door, volume: str, name: str | None = None) -> Container:
     """A container that holds the engine's socket and makes the two others, in a volume."""
     volumes = [f"{door}:{INSIDE}", f"{volume}:{PLACE}"]
     holder = lab.run(
-        lab.image("tools"), _program("proxy", PLACE), name=name, volumes=volumes, **_proxy_rights(lab)
+        lab.image("tools"), _program("proxy.py", PLACE), name=name, volumes=volumes, **_proxy_rights(lab)
     )
-    _until_ready(holder)
+    _wait_until_ready(lab, holder)
     return holder

@@ -6,12 +6,9 @@ import hashlib
 import json
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-
-from docker.errors import NotFound
 
 from labhelpers.course.containment import ways_to_the_host
 from labhelpers.course.exercises import (
@@ -24,8 +21,6 @@ from labhelpers.course.exercises import (
     not_running,
     running,
 )
-from labhelpers.engine.removal import kill_container
-from labhelpers.errors import LabError
 from labhelpers.lab.names import all_named, named
 from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
 from labhelpers.monitoring.places import home
@@ -79,17 +74,12 @@ def make_the_volume(lab: Lab) -> Exercise:
 
 
 def _shelf(lab: Lab) -> str | None:
-    names = [str(row["Name"]) for row in lab.client.api.volumes()["Volumes"] or []]
+    names = [str(row["Name"]) for row in lab.list_volumes()]
     return None if SHELF in names else f"the engine has no volume called {SHELF}"
 
 
-def _place(lab: Lab, volume: str) -> str:
-    """The directory of a volume on the engine's host."""
-    return str(lab.client.api.inspect_volume(volume)["Mountpoint"])
-
-
 def _filled(lab: Lab) -> str | None:
-    entries = lab.host.directory(_place(lab, SHELF), deep=True)
+    entries = lab.host.directory(lab.directory_of(SHELF), deep=True)
     if any(entry.kind == "file" and entry.size_bytes for entry in entries):
         return None
     names = ", ".join(entry.path for entry in entries)
@@ -106,8 +96,8 @@ def _shelf_hint(lab: Lab) -> str:
 
 
 def _outlived(lab: Lab) -> str | None:
-    place = _place(lab, SHELF)
-    for row in lab.client.api.containers(all=True):
+    place = lab.directory_of(SHELF)
+    for row in lab.list_containers(stopped=True):
         for mount in row.get("Mounts") or []:
             # by the volume's name, or by its path on the host
             if mount.get("Name") == SHELF or f"{mount.get('Source')}/".startswith(f"{place}/"):
@@ -177,7 +167,7 @@ def _takings(lab: Lab) -> str:
 
 
 def _kept(lab: Lab) -> str | None:
-    place = _place(lab, TILL_DATA)
+    place = lab.directory_of(TILL_DATA)
     # in the volume itself: another mount on top of it may show the old file at the same path
     entry = lab.host.entries(place, ["takings"])["takings"]
     if entry is None:
@@ -237,7 +227,7 @@ def _back(lab: Lab) -> str | None:
     api: Any = lab.client.api  # its types know no fractions of a second
     events = api.events(
         since=_exact(container.attrs["State"]["StartedAt"]),
-        until=_exact(lab.client.api.info()["SystemTime"]),
+        until=_exact(lab.engine_time()),
         filters={"container": container.id, "event": "update"},
         decode=True,
     )
@@ -411,26 +401,13 @@ def _let_them_die(lab: Lab) -> dict[str, str]:
         made.append((container, end))
     for container, end in made:
         if end.startswith("sleep"):
-            kill_container(container)
+            lab.kill(container)
     for container, end in made:
-        _until_it_ended(container)
+        lab.wait(container, limit_s=WAIT_S)
         for _ in range(OOM_TRIES):
-            if end != EATS or container.attrs["State"]["OOMKilled"]:
+            if end != EATS or lab.inspect(container)["State"]["OOMKilled"]:
                 break
-            # the engine missed the kill, and its word is what the exercise asks for: once more, with the same fate
-            container.start()
-            _until_it_ended(container)
+            # the engine missed the kill, which the exercise asks for: once more, with the same fate
+            lab.start(container)
+            lab.wait(container, limit_s=WAIT_S)
     return {str(container.name): files[end] for container, end in made}
-
-
-def _until_it_ended(container: Container) -> None:
-    last = time.monotonic() + WAIT_S
-    while time.monotonic() < last:
-        try:
-            container.reload()
-        except NotFound:
-            break
-        if container.status == "exited":
-            return
-        time.sleep(0.05)
-    raise LabError(f"{container.name} did not end", hint="run the exercise's cell again")

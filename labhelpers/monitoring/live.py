@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets  # type: ignore[import-untyped]  # it ships no types
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, KERNEL, PAPER, VM, human_bytes
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, TimedOut
 
 if TYPE_CHECKING:
     from labhelpers.monitoring.desk import Desk, Item, Snapshot, Use
@@ -87,13 +86,17 @@ class ControlPanel:
 
     def shows(self, container: str, within_s: float = 120.0) -> bool:
         """Whether the panel shows what a container uses, once it does; False if it does not within that time."""
-        end = time.monotonic() + within_s
-        while time.monotonic() < end:
+
+        def is_shown() -> bool:
             seen = self.last
-            if seen and any(one.name == container and one.id in seen.use for one in seen.of("container")):
-                return True
-            time.sleep(0.1)
-        return False
+            if seen is None:
+                return False
+            return any(one.name == container and one.id in seen.use for one in seen.of("container"))
+
+        try:
+            return self._desk.lab.wait_for(f"the panel to show {container}", is_shown, within_s, every_s=0.1)
+        except TimedOut:
+            return False
 
     # --- showing
 

@@ -6,17 +6,16 @@ Source of the policies: docs.docker.com, "Start containers automatically".
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import nested
 from labhelpers.course.nested import WRITABLE_CGROUPS
-from labhelpers.engine.removal import kill_container
-from labhelpers.errors import EngineRefused, LabError
+from labhelpers.errors import ContainerError, EngineRefused, LabError
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -142,15 +141,16 @@ def restarts(lab: Lab, policies: Sequence[str] = POLICIES, deaths: Sequence[str]
 
     def end(pair: tuple[str, str]) -> None:
         if pair[1] == "docker kill":
-            kill_container(made[pair])
+            lab.kill(made[pair])
         if pair[1] == "docker stop":
             lab.stop(made[pair], timeout_s=10)
 
-    with lab.quiet(), ThreadPoolExecutor(AT_ONCE) as pool:
+    essential = ["docker run -d --network none --pids-limit 20 --cap-drop ALL --restart always"]
+    with lab.quiet(essential=essential), ThreadPoolExecutor(AT_ONCE) as pool:
         try:
             list(pool.map(begin, pairs))
             list(pool.map(end, pairs))
-            fates = tuple(pool.map(lambda pair: _fate(lab, pair[0], pair[1], str(made[pair].id)), pairs))
+            fates = tuple(pool.map(lambda pair: _fate(lab, pair[0], pair[1], made[pair]), pairs))
         finally:
             list(pool.map(lambda one: lab.remove(one, force=True), made.values()))
     return Fates(tuple(policies), tuple(deaths), fates)
@@ -169,22 +169,23 @@ def _begin(lab: Lab, image: str, policy: str, death: str) -> Container:
     )
 
 
-def _fate(lab: Lab, policy: str, death: str, id: str) -> Fate:
-    """What the engine says of a container once nothing will happen to it any more."""
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        said: Any = lab.client.api.inspect_container(id)
-        state = said["State"]
+def _fate(lab: Lab, policy: str, death: str, container: Container) -> Fate:
+    """The state of a container once nothing will happen to it any more."""
+
+    def settled() -> Fate | None:
+        inspected = lab.inspect(container)
+        state, count = inspected["State"], int(inspected["RestartCount"])
         # killed or stopped from outside it stays; from inside it stays once it has died often enough
         lives = DYING_LIVES if death in INSIDE else 1
-        if state["Status"] == "exited" or (state["Running"] and said["RestartCount"] >= lives):
-            code = None if state["Running"] else int(state["ExitCode"])
-            return Fate(policy, death, state["Running"], said["RestartCount"], code, bool(state["OOMKilled"]))
-        time.sleep(0.1)
-    raise LabError(
-        f"a container with --restart {policy} that died by {death} is still {state['Status']} after {WAIT_S:.0f} s",
-        hint="the machine may be very busy: run the cell again",
-    )
+        if state["Status"] != "exited" and not (state["Running"] and count >= lives):
+            return None
+        code = None if state["Running"] else int(state["ExitCode"])
+        return Fate(policy, death, state["Running"], count, code, bool(state["OOMKilled"]))
+
+    what = f"a container with --restart {policy} that died by {death} to settle"
+    fate = lab.wait_for(what, settled, WAIT_S, every_s=0.1)
+    assert fate is not None, "wait_for returns what is true"
+    return fate
 
 
 def _times(count: int) -> str:
@@ -205,13 +206,14 @@ def engine_restarts(lab: Lab) -> Fates:
     """
     payload = lab.image("payload")
     image = lab.image("engine")
-    with lab.quiet():
+    with lab.quiet(essential=["docker kill", "docker start"]):
         try:
-            container = nested.started(lab, image, f"{WRITABLE_CGROUPS}{_LOOP}", network="none")
+            script = f"{WRITABLE_CGROUPS}{_program('engine.sh')}"
+            container = nested.started(lab, image, script, network="none")
         except EngineRefused as error:
             return _not_tried(f"this engine refuses an engine in a container: {error.engine_words}")
         try:
-            failed = nested.ready(container, nested.archive(lab, payload))
+            failed = nested.ready(lab, container, nested.archive(lab, payload))
             if failed:
                 return _not_tried(f"this engine cannot run one in a container: {failed}")
             return Fates(POLICIES, ENGINE_DEATHS, tuple(_let_it_die(_Inner(lab, container), payload)))
@@ -224,25 +226,14 @@ def _not_tried(why_not: str) -> Fates:
     return Fates(POLICIES, ENGINE_DEATHS, (), why_not)
 
 
-# an engine that is started again whenever it ends; a pid file that a power cut left would name a wrong process
-_LOOP = """
-while :; do
-    rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
-    dockerd --host=unix:///var/run/docker.sock --bridge=none --iptables=false
-done
-"""
-# an engine that shuts down may answer still: the new one is told by its pid file
-_ANEW = """
-tries=0
-until [ /var/run/docker.pid -nt /before ] && docker version >/dev/null 2>&1; do
-    tries=$((tries + 1)); [ $tries -lt 600 ] || exit 1
-    sleep 0.1
-done
-"""
 _INSPECT = (
     "docker inspect --format "
     "'{{.Name}} {{.State.Running}} {{.RestartCount}} {{.State.ExitCode}} {{.State.OOMKilled}}' $(docker ps -aq)"
 )
+
+
+def _program(name: str) -> str:
+    return Path(__file__).with_name("inside").joinpath(name).read_text(encoding="utf-8")
 
 
 class _Inner:
@@ -252,31 +243,30 @@ class _Inner:
         self._lab, self._container = lab, container
 
     def sh(self, script: str) -> str:
-        """What a shell beside that engine says.
+        """The output of a script that runs beside that engine.
 
         Raises:
-            LabError: the script failed.
+            ContainerError: the script failed.
         """
-        said = self._lab.exec(self._container, ["sh", "-c", script])
-        if said.exit_code:
-            raise LabError(
-                "the engine in the container did not do what it was asked",
-                hint="run the cell again; its words say why",
-                engine_words=str(said),
+        done = self._lab.exec(self._container, ["sh", "-c", script])
+        if done.exit_code:
+            raise ContainerError(
+                "a command for the engine in the container failed",
+                hint="run the cell again; if it fails again, the message below shows why",
+                engine_words=str(done),
             )
-        return said.stdout
+        return done.stdout
 
     def restart(self) -> None:
         """As an administrator does it; the engine ends, and its loop starts it anew."""
-        self.sh(f"touch /before; kill -TERM $(cat /var/run/docker.pid); {_ANEW}")
+        self.sh(f"touch /before; kill -TERM $(cat /var/run/docker.pid); {_program('wait-for-engine.sh')}")
 
     def cut_power(self) -> None:
         """All of its processes end in one moment: the kernel kills a pid namespace with its first process."""
         self.sh("touch /before")
-        kill_container(self._container)
-        self._container.wait()
-        self._container.start()
-        self.sh(_ANEW)
+        self._lab.kill(self._container)
+        self._lab.start(self._container)
+        self.sh(_program("wait-for-engine.sh"))
 
     def fates(self, death: str, prefix: str) -> list[Fate]:
         """What became of the containers whose names begin so."""

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
 from docker.errors import APIError, NotFound
 
-from labhelpers.engine.removal import kill_container
-from labhelpers.errors import LabError
+from labhelpers.errors import ContainerMissing, TimedOut
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -37,16 +37,6 @@ BECOMES = {
 }
 LEFT_OUT = ("attach", "exec_create", "exec_start", "exec_die", "resize")
 WAIT_S = 120.0
-# three lives: the first ends by itself, the second is stopped, the third is killed
-STORY = """
-echo >>/lives; life=$(wc -l </lives)
-trap 'echo "life $life: asked to end, and does"; exit 0' TERM
-for line in 1 2 3 4; do
-    echo "life $life, line $line"; sleep 0.2
-done
-if [ "$life" = 1 ]; then echo "life 1: fails"; exit 1; fi
-while :; do echo "life $life works"; sleep 0.2; done
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,36 +100,41 @@ def timeline(lab: Lab) -> Timeline:
     It fails and is started again by its policy; it is paused, goes on, is stopped, started, killed, and removed.
 
     Raises:
-        LabError: it did not live as it was to.
+        TimedOut: an event or a line of it did not come.
     """
     name = f"story-{lab.session}"
     image = lab.image("payload")
     ears = _Ears(lab, name)
-    try:
-        with lab.quiet():
-            words = ["sh", "-c", STORY]
-            container: Any = lab.run(
-                image, words, name=name, restart="on-failure", network="none", cap_drop=["ALL"]
-            )
-            ears.wait(lambda: ears.count("log", "life 2 works") > 0)
-            container.pause()
-            time.sleep(0.6)
-            container.unpause()
-            time.sleep(0.3)
-            ears.wait(lambda: ears.last() == "log")
-            lab.stop(container, timeout_s=10)
-            container.start()
-            ears.wait(lambda: ears.count("log", "life 3, line 2") > 0)
-            kill_container(container)
-            ears.wait(lambda: ears.count("event", "die") == 3)
-            said = container.logs(timestamps=True).decode().splitlines()
-            lab.remove(container)
-            ears.wait(lambda: ears.count("event", "destroy") > 0)
-    finally:
-        ears.close()
-        with lab.quiet(), suppress(LabError):
-            lab.remove(name, force=True)
-    return _joined(ears, said)
+    with lab.quiet(essential=["docker pause", "docker stop", "docker kill"]):
+        try:
+            logged = _live(lab, name, image, ears)
+        finally:
+            ears.close()
+            with suppress(ContainerMissing):  # it has lived to its end
+                lab.remove(name, force=True)
+    return _joined(ears, logged)
+
+
+def _live(lab: Lab, name: str, image: str, ears: _Ears) -> list[str]:
+    """Let the container live its lives; give the lines of its whole log."""
+    story = Path(__file__).with_name("inside").joinpath("story.sh").read_text(encoding="utf-8")
+    options: dict[str, Any] = {"network": "none", "cap_drop": ["ALL"], "restart": "on-failure"}
+    container = lab.run(image, ["sh", "-c", story], name=name, **options)
+    ears.wait(lambda: ears.count("log", "life 2 works") > 0)
+    lab.pause(container)
+    time.sleep(0.6)
+    lab.unpause(container)
+    time.sleep(0.3)
+    ears.wait(lambda: ears.last() == "log")
+    lab.stop(container, timeout_s=10)
+    lab.start(container)
+    ears.wait(lambda: ears.count("log", "life 3, line 2") > 0)
+    lab.kill(container)
+    ears.wait(lambda: ears.count("event", "die") == 3)
+    logged = lab.logs(container, timestamps=True).splitlines()
+    lab.remove(container)
+    ears.wait(lambda: ears.count("event", "destroy") > 0)
+    return logged
 
 
 class _Ears:
@@ -153,7 +148,7 @@ class _Ears:
         self._news = threading.Condition()
         self.heard: list[tuple[int, str, str]] = []  # (time in ns, kind, words)
         self.follows = 0
-        since = datetime.fromisoformat(lab.client.info()["SystemTime"]).timestamp()
+        since = datetime.fromisoformat(lab.engine_time()).timestamp()
         self._stream: Any = api.events(since=f"{since:.6f}", filters={"container": [name]}, decode=True)
         self._threads = [threading.Thread(target=one, daemon=True) for one in (self._events, self._logs)]
         for thread in self._threads:
@@ -175,8 +170,8 @@ class _Ears:
     def wait(self, happened: Callable[[], bool]) -> None:
         with self._news:
             if not self._news.wait_for(happened, timeout=WAIT_S):
-                raise LabError(
-                    "the container of the time line did not live as it was to",
+                raise TimedOut(
+                    f"timed out after {WAIT_S:g} s waiting for the next event or line of the container",
                     hint="the machine may be very busy: run the cell again",
                 )
 
@@ -234,7 +229,7 @@ def _words(event: Mapping[str, Any]) -> str:
     return f"kill, signal {about['signal']}" if event["Action"] == "kill" else str(event["Action"])
 
 
-def _joined(ears: _Ears, said: list[str]) -> Timeline:
+def _joined(ears: _Ears, logged: list[str]) -> Timeline:
     heard = sorted(ears.heard)
     begin = heard[0][0]
     moments = tuple(Moment((at - begin) / 1e9, kind, words) for at, kind, words in heard)
@@ -244,4 +239,4 @@ def _joined(ears: _Ears, said: list[str]) -> Timeline:
         if one.kind == "event" and one.words.partition(",")[0] in BECOMES
     ]
     states = [(state, at, changes[n + 1][1]) for n, (state, at) in enumerate(changes[:-1])]
-    return Timeline(moments, tuple(states), ears.follows, tuple(_stamped(line)[1] for line in said))
+    return Timeline(moments, tuple(states), ears.follows, tuple(_stamped(line)[1] for line in logged))

@@ -169,7 +169,7 @@ def _start(lab: Lab, engines: Engines, image: str, payload: str) -> str | None:
         return f"this engine refuses engines in its containers: {error.engine_words}"
     archive = nested.archive(lab, payload)
     with ThreadPoolExecutor(2) as pool:
-        failures = list(pool.map(lambda one: nested.ready(one, archive), engines.containers))
+        failures = list(pool.map(lambda one: nested.ready(lab, one, archive), engines.containers))
     failed = next((one for one in failures if one), None)
     return failed and f"this engine cannot run engines in its containers: {failed}"
 

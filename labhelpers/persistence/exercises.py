@@ -10,17 +10,16 @@ import hashlib
 import re
 import secrets
 import uuid
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-
-from docker.errors import APIError
 
 from labhelpers.course.exercises import Exercise, Task, container_named, given, not_running, running
 from labhelpers.errors import LabError
+from labhelpers.lab import sessions
 from labhelpers.lab.names import all_named, named
+from labhelpers.persistence import places, servers
 from labhelpers.persistence.kills import FAST, SAFE
-from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, place
-from labhelpers.persistence.servers import DATA, DATABASE, ROW, ask, copy, start, start_without_volume
+from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, Place
+from labhelpers.persistence.servers import DATA, DATABASE, ROW, copy, start, start_without_volume
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
@@ -40,6 +39,18 @@ _uuids: dict[tuple[str, str], str] = {}
 
 
 # --- looking
+
+
+def ask(lab: Lab, name: str, sql: str) -> list[tuple[str, ...]]:
+    """The rows that the server of a container gives; a check shows no command."""
+    with lab.hidden():
+        return servers.ask(lab, name, sql)
+
+
+def place(lab: Lab, name: str) -> Place:
+    """Where a container keeps its data directory; a check shows no command."""
+    with lab.hidden():
+        return places.place(lab, name)
 
 
 def _server_in(lab: Lab, name: str) -> str | None:
@@ -201,7 +212,7 @@ def session(lab: Lab) -> Exercise:
 
 def _kept_uuids(lab: Lab) -> frozenset[str]:
     """The server_uuid of every data directory that the notebook has so far."""
-    rows = lab.client.api.volumes(filters={"label": f"labhelpers.session={lab.session}"})["Volumes"] or []
+    rows = [row for row in lab.list_volumes() if (row["Labels"] or {}).get(sessions.SESSION) == lab.session]
     paths = [f"{row['Mountpoint']}/auto.cnf" for row in rows if row.get("Mountpoint")]
     texts = lab.host.read_many(paths).values()
     found = (re.search(r"^server[-_]uuid\s*=\s*(\S+)", text or "", re.M) for text in texts)
@@ -311,7 +322,7 @@ def _named(lab: Lab) -> str | None:
 
 
 def _is_memory(lab: Lab, volume: str) -> bool:
-    return (lab.client.api.inspect_volume(volume).get("Options") or {}).get("type") == "tmpfs"
+    return (lab.inspect_volume(volume).get("Options") or {}).get("type") == "tmpfs"
 
 
 def _move_hint(lab: Lab) -> str:
@@ -321,10 +332,8 @@ def _move_hint(lab: Lab) -> str:
             f"{FORGETFUL} is gone. With `docker rm`, its volume still is there: `docker volume ls` has a filter for "
             "those that no container uses. With `docker rm -v` it is lost: restart the notebook."
         )
-    words = b""
-    with suppress(APIError):  # a log that this engine cannot read back
-        words = new.logs(tail=50) if new is not None else b""
-    if b"Unable to lock" in words:
+    words = lab.last_lines(new, 50) if new is not None else ""
+    if "Unable to lock" in words:
         return "Two servers want one data directory. Stop the first one."
     if old is not None and old.status == "running" and new is None:
         return f"Stop {FORGETFUL} before you copy: the files of a running server are of different moments."

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 import pymysql
 
 from labhelpers.course import mysql
-from labhelpers.engine.removal import kill_container
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, TimedOut
 from labhelpers.persistence.servers import (
     DATABASE,
     PASSWORD,
@@ -47,6 +46,7 @@ _FIRST_ROW_S = 300.0
 _LANES = 3
 RATE_S = 0.3
 _RATES = 3
+_ESSENTIAL = ("docker kill",)
 _INSERT = f"insert into {DATABASE}.numbered values (%s)"
 
 
@@ -214,7 +214,7 @@ def kills(lab: Lab, image: str, source: str, times: int = 10) -> Kills:
     """
     _must_be_a_number_of_kills(times)
     lanes = [times // _LANES + (lane < times % _LANES) for lane in range(min(times, _LANES))]
-    with lab.quiet(), _servers(lab, image, source, [SAFE] * len(lanes)) as servers:
+    with lab.quiet(essential=_ESSENTIAL), _servers(lab, image, source, [SAFE] * len(lanes)) as servers:
         found = _side_by_side(lab, servers, lanes)
         setting = servers[0].setting()
     return Kills(setting, tuple(kill for one in found for kill in one))
@@ -232,7 +232,7 @@ def trade(lab: Lab, image: str, source: str, safe: Kills, times: int = 3) -> Tra
         BadInput: `times` is not 1 to `MOST_KILLS`.
     """
     _must_be_a_number_of_kills(times)
-    with lab.quiet(), _servers(lab, image, source, [SAFE, WRITTEN, FAST]) as servers:
+    with lab.quiet(essential=_ESSENTIAL), _servers(lab, image, source, [SAFE, WRITTEN, FAST]) as servers:
         # in turns, so that a machine which is busy for a moment does not harm one setting alone
         rates = [[one.rate() for one in servers] for _ in range(_RATES)]
         killed = servers[1:]
@@ -310,10 +310,9 @@ class _Server:
             writer.wait_for_the_first_row()
             time.sleep(random.uniform(LEAST_S, MOST_S))
             killed = time.monotonic()
-            kill_container(self._container)
+            self._lab.kill(self._container)
             writer.join()
-        self._container.wait()
-        self._container.start()
+        self._lab.start(self._container)
         self._connection = self._connect()
         down_s = time.monotonic() - killed
         query = f"select n from {DATABASE}.numbered where n > %s"
@@ -364,8 +363,13 @@ class _Writer(threading.Thread):
     def wait_for_the_first_row(self) -> None:
         self._begun.wait(_FIRST_ROW_S)
         if not self.acknowledged:
-            raise LabError(
-                "the database acknowledged no row",
-                hint="run the cell again; where it stays so, the words say why",
-                engine_words=self._words or f"nothing came in {_FIRST_ROW_S:.0f} s",
+            if self._words:
+                raise mysql.ServerRefused(
+                    "the database acknowledged no row",
+                    hint="run the cell again; if it fails again, the server's message below shows why",
+                    engine_words=self._words,
+                )
+            raise TimedOut(
+                f"timed out after {_FIRST_ROW_S:g} s waiting for the first acknowledged row",
+                hint="run the cell again; `./lab doctor` checks the engine",
             )

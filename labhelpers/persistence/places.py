@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import NotFound
-
-from labhelpers.errors import LabError
 from labhelpers.persistence.servers import DATA, volume_name
 from labhelpers.results import Result, table
 
@@ -67,22 +64,15 @@ def place(lab: Lab, container: str, inside: str = DATA) -> Place:
     """Where the directory `inside` of a container is, as the engine says it (`docker inspect`, `.Mounts`).
 
     Raises:
-        LabError: there is no such container.
+        ContainerMissing: there is no such container.
     """
-    try:
-        found: dict[str, Any] = lab.client.api.inspect_container(container)
-    except NotFound as error:
-        raise LabError(
-            f"there is no container {container!r}",
-            hint="run the cell that makes it again",
-            engine_words=str(error.explanation),
-        ) from None
+    found = lab.inspect(container)
     name, size = found["Name"].lstrip("/"), None
     if found["State"]["Running"]:
-        with lab.quiet():
-            said = lab.exec(name, ["du", "-sk", inside])
+        with lab.quiet(essential=["docker exec"]):
+            counted = lab.exec(name, ["du", "-sk", inside]).stdout.split()
         # a file may vanish while du(1) counts: it complains and counts on
-        size = int(said.stdout.split()[0]) * 1024 if said.stdout.split() else None
+        size = int(counted[0]) * 1024 if counted else None
     mount = next((one for one in found["Mounts"] if one["Destination"] == inside), None)
     if mount is None:
         return Place(name, LAYER, "", False, size)

@@ -16,12 +16,9 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, NotFound
-
-from labhelpers.course.mysql import READY_S, open_files
+from labhelpers.course.mysql import READY_S, ServerRefused, open_files
 from labhelpers.engine import answers
-from labhelpers.engine.once import last_lines
-from labhelpers.errors import LabError
+from labhelpers.errors import ContainerError, EngineRefused, LabError
 from labhelpers.lab import Output
 from labhelpers.results import Result
 
@@ -45,7 +42,6 @@ STOP_S = 300
 _LOOK_S = 0.1
 _COPY_S = 600.0
 """How long a copy of a data directory may take, in seconds; it prints nothing meanwhile."""
-_LAST_LINES = 6
 # the server that initialises a directory says port 0; MySQL 5.7 writes two lines
 _READY = re.compile(r"ready for connections.*\n?.*port: 3306\b")
 # the second line gives the copy a server_uuid of its own (MySQL 8.4 Reference Manual, 19.1.6)
@@ -80,70 +76,75 @@ def wait(lab: Lab, container: Container | str, limit_s: float = READY_S) -> Read
     """Wait until the server in `container` answers over TCP. (The one that initialises a directory has no TCP.)
 
     Raises:
-        LabError: the container ended, `limit_s` passed, or it does not take the password of this chapter.
+        ContainerMissing: there is no such container.
+        NotRunning, TimedOut: the container ended, or `limit_s` passed.
+        ServerRefused: it does not take the password of this chapter.
     """
     name = container if isinstance(container, str) else str(container.name)
     begin = time.monotonic()
+
+    def answers() -> bool:
+        if not says_ready(lab, name):
+            return False
+        answer = _client(lab, name, "select 1")
+        if "ERROR 1045" in answer.stderr:
+            raise ServerRefused(
+                f"the MySQL server in {name!r} does not take the password {PASSWORD!r} for root",
+                hint="its data directory was made with another one: start a server on an empty directory",
+                engine_words=answer.stderr,
+            )
+        return answer.exit_code == 0
+
     with lab.quiet():
-        while _runs(lab, name) and time.monotonic() - begin < limit_s:
-            if _says_ready(lab, name):
-                said = _client(lab, name, "select 1")
-                if said.exit_code == 0:
-                    return Ready(name, time.monotonic() - begin)
-                if "ERROR 1045" in said.stderr:
-                    break
-            time.sleep(_LOOK_S)
-    words = last_lines(lab.client.api, name, _LAST_LINES)
-    raise LabError(
-        f"the MySQL server in {name!r} does not answer",
-        hint=f"docker logs {name} says how far it came; its last lines are above",
-        engine_words=words,
-    )
+        what = "the MySQL server to answer"
+        lab.wait_for(what, answers, limit_s, every_s=_LOOK_S, while_running=name)
+    return Ready(name, time.monotonic() - begin)
 
 
 def until_it_says_ready(lab: Lab, name: str, limit_s: float = READY_S) -> None:
-    """Wait for the server's own word in its log, or for its end: before that a client need not try.
+    """Wait until the server's log says that it is ready: before that a client need not try.
 
     On a remote engine each try is a process in a container.
+
+    Raises:
+        ContainerMissing: there is no such container.
+        NotRunning, TimedOut: the container ended, or `limit_s` passed.
     """
-    begin = time.monotonic()
-    while _runs(lab, name) and not _says_ready(lab, name) and time.monotonic() - begin < limit_s:
-        time.sleep(_LOOK_S)
+    what = "the MySQL server to be ready"
+    lab.wait_for(what, lambda: says_ready(lab, name), limit_s, every_s=_LOOK_S, while_running=name)
 
 
-def _says_ready(lab: Lab, name: str) -> bool:
-    """Whether its log says so, since its last start: a look that costs next to nothing, which an `exec` does not.
+def says_ready(lab: Lab, name: str) -> bool:
+    """Whether its log since its last start says so, which is much cheaper than an `exec`.
 
-    Also where no log can be read: then only a client can find out.
+    Also true where no log can be read: then only a client can find out.
     """
-    state = lab.client.api.inspect_container(name)["State"]
+    state = lab.inspect(name)["State"]
     begun = datetime.fromisoformat(state["StartedAt"][:19] + "+00:00").timestamp()
     try:
-        log = lab.client.api.logs(name, since=int(begun))
-    except APIError as error:
-        if isinstance(error, NotFound):
-            raise
+        log = lab.logs(name, since=int(begun))
+    except EngineRefused:
         return True
-    return bool(_READY.search(log.decode(errors="replace")))
+    return bool(_READY.search(log))
 
 
 def ask(lab: Lab, container: Container | str, sql: str) -> list[tuple[str, ...]]:
     """Run SQL as root in the server of `container`; the rows of its answers, every value as text.
 
     Raises:
-        LabError: the server refuses, or does not answer; its words are kept.
+        ServerRefused: the server refuses, or does not answer; its message is kept.
     """
-    with lab.quiet():
-        said = _client(lab, container, sql)
-    if said.exit_code:
+    with lab.quiet(essential=["docker exec"]):
+        answer = _client(lab, container, sql)
+    if answer.exit_code:
         # the first line warns of a password on a command line
-        words = [line for line in str(said).splitlines() if "[Warning]" not in line]
-        raise LabError(
-            "the MySQL server did not do it",
-            hint="its words say why",
+        words = [line for line in str(answer).splitlines() if "[Warning]" not in line]
+        raise ServerRefused(
+            "the MySQL server refused this statement",
+            hint="fix what its message names, then run the cell again",
             engine_words="\n".join(words),
         )
-    return [tuple(line.split("\t")) for line in said.stdout.splitlines()]
+    return [tuple(line.split("\t")) for line in answer.stdout.splitlines()]
 
 
 def _client(lab: Lab, container: Container | str, sql: str) -> Output:
@@ -152,17 +153,6 @@ def _client(lab: Lab, container: Container | str, sql: str) -> Output:
         return lab.exec(container, ["mysql", *login, "--batch", "--skip-column-names", "-e", sql])
     except LabError as error:
         return Output(1, "", str(error))
-
-
-def _runs(lab: Lab, name: str) -> bool:
-    try:
-        return bool(lab.client.api.inspect_container(name)["State"]["Running"])
-    except NotFound as error:
-        raise LabError(
-            f"there is no container {name!r}",
-            hint="run the cell that makes it again",
-            engine_words=str(error.explanation),
-        ) from None
 
 
 # --- starting and ending
@@ -204,7 +194,7 @@ def start_without_volume(
         # mysqld reads one statement a line
         lines = first_sql.replace("; ", ";\n")
         lab.exec(server, ["sh", "-c", f'echo "$1" >{_FIRST_SQL} && chmod 644 {_FIRST_SQL}', "sh", lines])
-    mounts = lab.client.api.inspect_container(str(server.id))["Mounts"]
+    mounts = lab.inspect(server)["Mounts"]
     copy(lab, source, next(volume_name(one) for one in mounts if one["Destination"] == DATA), uuid)
     lab.exec(server, ["touch", "/go"])
     return server
@@ -221,7 +211,7 @@ def volume_name(mount: Mapping[str, Any]) -> str:
 
 
 def remove(lab: Lab, container: Container) -> None:
-    """Remove it with its volumes that have no name, in whatever state; nothing is said where it is gone."""
+    """Remove it with its anonymous volumes, in whatever state; nothing happens where it is gone already."""
     with suppress(LabError):
         lab.remove(container, force=True, volumes=True)
 
@@ -236,18 +226,19 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
         uuid: the server_uuid that the copy gets; "" for the one of its source.
 
     Raises:
-        LabError: a running container may write to `source`, so what is copied would belong to different moments.
+        ContainerError: a running container may write to `source`, so the copy would be of different moments; or the
+            copy failed.
     """
-    users: Any = lab.client.api.containers(filters={"volume": source})
+    users = lab.list_containers(filters={"volume": source})
     # one that reads is another copy's, most likely: several are made at once
     busy = next((one for one in users if _may_write(answers.rows(one, "Mounts"), source)), None)
     if busy:
         name = answers.name(busy)
-        raise LabError(
+        raise ContainerError(
             f"the container {name!r} runs on the volume {source!r}: a copy would be of different moments",
             hint=f"stop it first: docker stop {name}",
         )
-    with lab.quiet():
+    with lab.quiet(essential=["docker run --rm"]):
         done = lab.once(
             lab.image("payload"),
             ["sh", "-c", _COPY, uuid],
@@ -256,9 +247,9 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
             **_COPIES,
         )
     if done.exit_code:
-        raise LabError(
+        raise ContainerError(
             f"the volume {source!r} could not be copied",
-            hint="its words say what it misses: room on the disk, most often",
+            hint="fix what the message of cp names, most often a full disk, then run the cell again",
             engine_words=str(done),
         )
 
@@ -269,16 +260,16 @@ def _may_write(mounts: Sequence[Mapping[str, Any]], volume: str) -> bool:
 
 @contextmanager
 def a_volume(lab: Lab, purpose: str, source: str | None = None) -> Iterator[str]:
-    """A volume that is there for a while, empty or a copy of another one; gives its name."""
-    with lab.quiet():
-        volume = lab.create_volume(f"{purpose}-{lab.session}-{secrets.token_hex(2)}")
+    """The name of a volume for the block, empty or a copy of another one."""
+    name = f"{purpose}-{lab.session}-{secrets.token_hex(2)}"
+    lab.create_volume(name)
     try:
         if source is not None:
-            copy(lab, source, str(volume.name))
-        yield str(volume.name)
+            copy(lab, source, name)
+        yield name
     finally:
-        with suppress(APIError):
-            volume.remove()
+        with suppress(EngineRefused):
+            lab.remove_volume(name)
 
 
 def host_directory(lab: Lab, name: str) -> str:
@@ -286,21 +277,16 @@ def host_directory(lab: Lab, name: str) -> str:
 
     On a remote engine a path of the notebook's machine would name nothing, or something else.
     """
-    with lab.quiet():
-        volume = lab.create_volume(name)
-        maker = lab.run(
-            lab.image("payload"), ["mkdir", "-p", "/to/mysql"], volumes=[f"{name}:/to"], network="none"
-        )
-        try:
-            maker.wait()
-        finally:
-            remove(lab, maker)
-    return f"{volume.attrs['Mountpoint']}/mysql"
+    with lab.quiet(essential=["docker volume create"]):
+        lab.create_volume(name)
+        make = ["mkdir", "-p", "/to/mysql"]
+        lab.once(lab.image("payload"), make, volumes=[f"{name}:/to"], network="none")
+    return f"{lab.directory_of(name)}/mysql"
 
 
 def data_directory(lab: Lab, image: str, name: str) -> None:
     """Make the volume `name` with a data directory in it that has the book's table and row, stopped cleanly."""
-    with lab.quiet():
+    with lab.quiet(essential=["docker volume create", "docker run -d"]):
         lab.create_volume(name)
         server = start(lab, image, name, network="none")
         try:

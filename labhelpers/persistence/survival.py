@@ -13,14 +13,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError
-
 from labhelpers.course.exercises import Prediction, predict
-from labhelpers.engine.removal import kill_container
-from labhelpers.errors import LabError
+from labhelpers.errors import EngineRefused, LabError
 from labhelpers.persistence.places import ANONYMOUS, place
 from labhelpers.persistence.servers import (
     DATABASE,
+    PASSWORD,
     ROW,
     STOP_S,
     a_volume,
@@ -178,8 +176,7 @@ def newer(lab: Lab, image: str) -> str:
         )
         lines = (f"FROM {image}", "LABEL release=next", "COPY next.cnf /etc/mysql/conf.d/next.cnf")
         Path(folder, "Dockerfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        with lab.quiet():
-            lab.build(folder, tag)
+        lab.build(folder, tag)
     return tag
 
 
@@ -189,13 +186,14 @@ def survival(lab: Lab, image: str, source: str) -> Survival:
     Args:
         image: of MySQL.
         source: a volume with a data directory that has the book's row and is not in use. Each server begins with a
-            copy of it; whoever finds an empty directory later makes its own.
+            copy of it; a server that finds an empty directory later initialises it.
 
     Raises:
-        LabError: `source` does not hold that row, or is in use; or a server did not come.
+        LabError: `source` does not hold that row, or is in use; or a server did not start.
     """
-    upgraded = newer(lab, image)
-    with ExitStack() as stack, lab.quiet():
+    essential = f"docker run -d --network none -e MYSQL_ROOT_PASSWORD={PASSWORD} -v survival-{lab.session}"
+    with ExitStack() as stack, lab.quiet(essential=[essential]):
+        upgraded = newer(lab, image)
         stack.callback(_forget_image, lab, upgraded)
         named = stack.enter_context(a_volume(lab, "survival", source))
         holder = stack.enter_context(a_volume(lab, "survival-host"))
@@ -249,7 +247,7 @@ class _Way:
         return server
 
     def _ended(self, server: Container, operation: str) -> Outcome:
-        end = partial(kill_container if operation == OPERATIONS[1] else self._stop, server)
+        end = partial(self.lab.kill if operation == OPERATIONS[1] else self._stop, server)
         return self._outcome(operation, lambda: self._again(server, end))
 
     def _replaced(self, server: Container, operations: Sequence[str]) -> list[Outcome]:
@@ -282,8 +280,7 @@ class _Way:
 
     def _again(self, server: Container, end: Callable[[], object]) -> Container:
         end()
-        server.wait()
-        server.start()
+        self.lab.start(server)
         wait(self.lab, server)
         return server
 
@@ -293,21 +290,21 @@ class _Way:
         kept = place(self.lab, str(server.name))
         self.lab.remove(server)
         if kept.kind == ANONYMOUS:
-            volume = self.lab.client.volumes.get(kept.name)
+            self.lab.inspect_volume(kept.name)  # it is still there
             self.orphans += 1
-            volume.remove()
+            self.lab.remove_volume(kept.name, made_by_run=True)
 
     def _outcome(self, operation: str, do: Callable[[], Container]) -> Outcome:
         begin = time.monotonic()
         server = do()
         try:
             rows = ask(self.lab, server, SELECT)
-            said = " ".join(rows[0]) if rows else "no row"
+            answer = " ".join(rows[0]) if rows else "no row"
         except LabError as error:
-            rows, said = [], str(error.engine_words)
-        return Outcome(self.way, operation, rows == [ROW], said, time.monotonic() - begin)
+            rows, answer = [], str(error.engine_words)
+        return Outcome(self.way, operation, rows == [ROW], answer, time.monotonic() - begin)
 
 
 def _forget_image(lab: Lab, tag: str) -> None:
-    with suppress(APIError):
-        lab.client.api.remove_image(tag)
+    with suppress(EngineRefused):
+        lab.remove_image(tag)

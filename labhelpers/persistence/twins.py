@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import LabError
-from labhelpers.persistence.servers import DATABASE, a_volume, ask, remove, start, wait
+from labhelpers.persistence.servers import DATABASE, a_volume, ask, remove, says_ready, start, wait
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def two_on_one(lab: Lab, image: str, source: str) -> Twins:
         source: a volume with a data directory that has the book's table and is not in use; a copy of it is used.
 
     Raises:
-        LabError: the second server neither ended nor said anything of a lock in five minutes.
+        TimedOut: the second server neither ended nor complained about a lock in five minutes.
     """
-    with lab.quiet(), a_volume(lab, "twins", source) as volume:
+    with lab.quiet(essential=["docker run -d"]), a_volume(lab, "twins", source) as volume:
         first = start(lab, image, volume, network="none")
         try:
             wait(lab, first)
@@ -80,21 +80,21 @@ def _rows(lab: Lab, server: Container) -> int:
 
 
 def _listen(lab: Lab, server: Container) -> tuple[str, float, bool]:
-    """What the second one says of a lock, after how long, and whether it answered a client."""
+    """The second server's message about a lock, after how many seconds, and whether it answered a client."""
     begin = time.monotonic()
-    while time.monotonic() - begin < _LIMIT_S:
-        found = LOCKED.search(server.logs().decode(errors="replace"))
-        if found:
-            return found[0].strip(), time.monotonic() - begin, _answers(lab, server)
-        server.reload()
-        if server.status == "exited" or _answers(lab, server):
-            return "", time.monotonic() - begin, server.status != "exited"
-        time.sleep(_LOOK_S)
-    raise LabError(
-        "the second server says nothing of a lock",
-        hint="the engine's machine may be very busy: run the cell again",
-        engine_words=server.logs(tail=5).decode(errors="replace"),
-    )
+
+    def outcome() -> tuple[str, bool] | None:
+        if found := LOCKED.search(lab.logs(server)):
+            return found[0].strip(), _answers(lab, server)
+        if says_ready(lab, str(server.name)):
+            return "", _answers(lab, server)
+        return None if lab.is_running(server) else ("", False)
+
+    what = "the second server to report the lock"
+    result = lab.wait_for(what, outcome, _LIMIT_S, every_s=_LOOK_S, while_running=server)
+    assert result is not None, "wait_for returns what is true"
+    words, answered = result
+    return words, time.monotonic() - begin, answered
 
 
 def _answers(lab: Lab, server: Container) -> bool:

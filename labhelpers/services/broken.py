@@ -1,10 +1,10 @@
-"""A database that is killed while it starts for the first time: what is left, and what the next start makes of it."""
+"""A database that is killed during its first start: what is left, and what the next start makes of it."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +12,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import mysql
-from labhelpers.engine.removal import kill_container
-from labhelpers.errors import LabError
+from labhelpers.errors import ContainerMissing
 from labhelpers.results import Result, table
 from labhelpers.services.starting import MILESTONES, READY, TEMPORARY
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 WHILE_FILES, WHILE_TEMPORARY = "while it made its files", "when its temporary server had started"
 DATA = "/var/lib/mysql"
 _PATTERN = dict(MILESTONES)
-_LOOK_S = 0.03
 _LIMIT_S = 300.0
 # what MySQL's log marks as an error, or the entrypoint
 _ERROR = re.compile(r"\[ERROR\]|ERROR:")
@@ -93,17 +91,16 @@ def killed_starts(lab: Lab, image: str) -> KilledStarts:
     """Kill two first starts of a MySQL server, at two moments, and start each again. Both at once, side by side.
 
     Raises:
-        LabError: a server did not come as far as that.
+        NotRunning, TimedOut: a server did not get that far.
     """
-    with lab.quiet(), ThreadPoolExecutor(2) as pool:
+    with lab.quiet(essential=["docker kill", "docker start"]), ThreadPoolExecutor(2) as pool:
         cases = list(pool.map(lambda when: _killed(lab, image, when), (WHILE_FILES, WHILE_TEMPORARY)))
     return KilledStarts(tuple(cases))
 
 
 def _killed(lab: Lab, image: str, when: str) -> KilledStart:
     name = f"killed-{token_hex(4)}"
-    volume = lab.create_volume(name)
-    place = str(volume.attrs["Mountpoint"])
+    place = lab.directory_of(lab.create_volume(name))
     try:
         variables = {"MYSQL_ROOT_PASSWORD": "book"}
         options: dict[str, Any] = {
@@ -117,41 +114,36 @@ def _killed(lab: Lab, image: str, when: str) -> KilledStart:
         first_file = [f"{place}/ibdata1".strip("/")]
         moments: dict[str, Callable[[], bool]] = {
             WHILE_FILES: lambda: lab.host.entries("/", first_file)[first_file[0]] is not None,
-            WHILE_TEMPORARY: lambda: bool(_PATTERN[TEMPORARY].search(_log(container))),
+            WHILE_TEMPORARY: lambda: bool(_PATTERN[TEMPORARY].search(lab.logs(container))),
         }
-        _until(container, moments[when], when)
-        kill_container(container)
+        lab.wait_for(f"the kill {when}", moments[when], _LIMIT_S, while_running=container)
+        lab.kill(container)
         killed_s = time.monotonic() - began
-        container.wait()
         left = tuple(one.path for one in lab.host.directory(place))
         return _again(lab, container, KilledStart(when, killed_s, left, "mysql" in left, None, (), ""))
     finally:
-        with suppress(LabError):
+        with suppress(ContainerMissing):
             lab.remove(name, force=True)
-        volume.remove(force=True)
+        lab.remove_volume(name)
 
 
 def _again(lab: Lab, container: Container, first: KilledStart) -> KilledStart:
-    before = len(_log(container))
-    container.start()
+    before = len(lab.logs(container))
+    lab.start(container)
 
-    def over() -> bool:
-        container.reload()
-        return container.status != "running" or bool(_PATTERN[READY].search(_log(container)[before:]))
+    def is_over() -> bool:
+        return not lab.is_running(container) or bool(_PATTERN[READY].search(lab.logs(container)[before:]))
 
-    _until(container, over, "at its next start", alive=False)
-    text, client = _log(container)[before:], ""
-    ended = None if container.status == "running" else int(container.attrs["State"]["ExitCode"])
+    lab.wait_for("the next start to succeed or to fail", is_over, _LIMIT_S)
+    text, client = lab.logs(container)[before:], ""
+    state = lab.inspect(container)["State"]
+    ended = None if state["Running"] else int(state["ExitCode"])
     if ended is None:
         answer = lab.exec(container, [*_CLIENT, "select 1"])
         client = "root gets in" if answer.exit_code == 0 else _error(answer.stderr)
     errors = [_words(line) for line in text.splitlines() if _ERROR.search(line)]
     said = tuple(dict.fromkeys(errors))[:3]
     return KilledStart(first.when, first.killed_s, first.left, first.has_system, ended, said, client)
-
-
-def _log(container: Container) -> str:
-    return container.logs().decode(errors="replace")
 
 
 def _words(line: str) -> str:
@@ -162,21 +154,3 @@ def _words(line: str) -> str:
 def _error(text: str) -> str:
     lines = [line for line in text.splitlines() if line.startswith("ERROR")]
     return lines[-1] if lines else text.strip()
-
-
-def _until(container: Container, what: Callable[[], bool], when: str, alive: bool = True) -> None:
-    end = time.monotonic() + _LIMIT_S
-    while not what():
-        if alive:
-            container.reload()
-        if time.monotonic() > end or (alive and container.status not in ("created", "running")):
-            raise LabError(
-                f"the MySQL server in {container.name} did not come as far as {when}",
-                hint="its last lines, above, say why; run the cell again",
-                engine_words=_last(_log(container).splitlines()),
-            )
-        time.sleep(_LOOK_S)
-
-
-def _last(lines: Sequence[str]) -> str:
-    return "\n".join(lines[-6:])

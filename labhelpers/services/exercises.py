@@ -12,8 +12,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import NotFound
-
 from labhelpers.course import mysql
 from labhelpers.course.containment import ways_to_the_host
 from labhelpers.course.exercises import (
@@ -26,8 +24,7 @@ from labhelpers.course.exercises import (
     not_running,
     running,
 )
-from labhelpers.engine.streams import execute
-from labhelpers.errors import LabError
+from labhelpers.errors import EngineRefused, LabError
 from labhelpers.lab.names import all_named
 from labhelpers.services import monitor
 
@@ -55,7 +52,7 @@ def port_for(lab: Lab, name: str) -> int:
     """The port that an exercise asks for: one that was free when it was drawn."""
     key = (lab.session, name)
     if key not in _ports:
-        rows = lab.client.api.containers(all=True)
+        rows = lab.list_containers(stopped=True)
         taken = {port.get("PublicPort") for row in rows for port in row["Ports"] or []} | {*_ports.values()}
         free = [port for port in random.sample(PORTS, len(PORTS)) if port not in taken]
         _ports[key] = next(filter(_is_free, free), free[0])
@@ -178,7 +175,7 @@ def taken(lab: Lab) -> Exercise:
 def _other_image(lab: Lab, name: str, image: str) -> str | None:
     wanted = container_named(lab, DOOR)
     # by the container that the lab made: the name of an image can be given to another one
-    ids = {wanted.attrs["Image"]} if wanted else {lab.client.images.get(image).id}
+    ids = {wanted.attrs["Image"]} if wanted else {lab.inspect_image(image)["Id"]}
     return None if running(lab, name).attrs["Image"] in ids else f"{name} runs another image than {image}"
 
 
@@ -244,9 +241,9 @@ def _own_password(lab: Lab) -> str | None:
         if not word:
             return f"there is no password in the file {file} of {MUTE}"
     elif pairs.get("MYSQL_RANDOM_ROOT_PASSWORD"):
-        with suppress(Exception):  # an engine that keeps no logs
-            said = re.search(rb"GENERATED ROOT PASSWORD: (\S+)", container.logs())
-            word = said[1].decode() if said else word
+        with suppress(EngineRefused):  # its log cannot be read
+            logged = re.search(r"GENERATED ROOT PASSWORD: (\S+)", lab.logs(container))
+            word = logged[1] if logged else word
         if not word:
             return f"the log of {MUTE} does not say which password it has drawn"
     return _server(lab, MUTE, word)[0] if word else "it was started without a password for root"
@@ -262,7 +259,8 @@ def _no_empty_password(lab: Lab) -> str | None:
     except LabError as error:
         return error.message
     words = ["mysql", "--no-defaults", "--user=root", "--password=", "--protocol=socket", "-e", "select 1"]
-    inside = execute(lab.client.api, str(container.id), words)
+    with lab.hidden():
+        inside = lab.exec(container, words)
     return (
         "root gets in without a password from inside, through the server's socket"
         if not inside.exit_code
@@ -287,9 +285,7 @@ def half_made(lab: Lab) -> Exercise:
         if container_named(lab, MENDED) is None:
             # the first file that MySQL makes, as the kill left it; an empty directory stays as it is
             touch = ["sh", "-c", "[ -d /data/mysql ] || : > /data/ibdata1"]
-            made = lab.run(lab.image("payload"), touch, volumes=[f"{HALF}:/data"], network="none")
-            made.wait()
-            lab.remove(made)
+            lab.once(lab.image("payload"), touch, volumes=[f"{HALF}:/data"], network="none")
     runs = Task("runs", f"A container {MENDED} runs", lambda lab: not_running(lab, MENDED), _half_hint)
     volume = Task(
         "volume",
@@ -313,10 +309,7 @@ _half_made: set[tuple[str, str]] = set()
 
 
 def _has_volume(lab: Lab, name: str) -> bool:
-    try:
-        return bool(lab.client.api.inspect_volume(name))
-    except NotFound:
-        return False
+    return name in [row["Name"] for row in lab.list_volumes()]
 
 
 def _half_answers(lab: Lab, password: str) -> str | None:
@@ -325,7 +318,7 @@ def _half_answers(lab: Lab, password: str) -> str | None:
         return missing
     if server["directory"].rstrip("/") != DATA:
         return f"the server keeps its data in {server['directory']}, and not in {DATA}"
-    directory = lab.client.api.inspect_volume(HALF)["Mountpoint"]
+    directory = lab.directory_of(HALF)
     kept = re.search(r"^server[-_]uuid\s*=\s*(\S+)", lab.host.read(f"{directory}/auto.cnf"), re.M)
     return (
         None if kept and kept[1] == server["uuid"] else f"the server that answers has other data than {HALF}"

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, TimedOut
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -94,17 +94,18 @@ def sources(lab: Lab, mounts: Sequence[tuple[str, str, str]] = BOOK) -> Sources:
 
 
 def tidy(lab: Lab, before: Sources) -> tuple[str, ...]:
-    """Remove the empty directories that `-v` made on the engine's host where a source was missing; what could not be.
+    """Remove the empty directories that `-v` made on the engine's host where a source was missing.
 
-    A container of the lab does it with rmdir(2), which takes no directory that holds something.
+    A container of the lab does it with rmdir(2), which removes no directory that holds something.
+
+    Returns:
+        The directories that are still there.
     """
-    left = []
-    for one in before.mounts:
-        if one.there or not _is_there(lab, one.host):
-            continue
-        above, _, name = lab.host.real_path(one.host).rpartition("/")
-        with lab.quiet():
-            remover = lab.run(
+    made = [one.host for one in before.mounts if not one.there and _is_there(lab, one.host)]
+    with lab.quiet(essential=["docker run --rm"]):
+        for path in made:
+            above, _, name = lab.host.real_path(path).rpartition("/")
+            lab.once(
                 lab.image("payload"),
                 ["rmdir", f"/above/{name}"],
                 volumes=[f"{above or '/'}:/above"],
@@ -113,11 +114,7 @@ def tidy(lab: Lab, before: Sources) -> tuple[str, ...]:
                 cap_add=["DAC_OVERRIDE"],
                 read_only=True,
             )
-            remover.wait()
-            lab.remove(remover)
-        if _is_there(lab, one.host):
-            left.append(one.host)
-    return tuple(left)
+    return tuple(path for path in made if _is_there(lab, path))
 
 
 def _is_there(lab: Lab, path: str) -> bool:
@@ -189,7 +186,7 @@ def page(lab: Lab, container: Container | str, path: str = "") -> Page:
     """The page of a monitor.
 
     Raises:
-        LabError: it does not run, or did not answer in time.
+        NotRunning, TimedOut: it ended, or did not answer in time.
     """
     answer = _get(lab, container, path.partition("#")[0])
     host, port = lab.reach(container, PORT)
@@ -214,22 +211,30 @@ def _shown(lab: Lab, container: Container | str, answer: Any) -> str:
 
 
 def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _FOUND_S) -> Any:
-    """What the monitor answers: JSON as it means, else text. A monitor that has just been started is waited for."""
+    """What the monitor answers: parsed where it is JSON, else text. It waits for a monitor that has just started."""
     host, port = lab.reach(container, PORT)
-    end = time.monotonic() + limit_s
-    while True:
+    last = ""
+
+    def answered() -> tuple[Any, ...]:
+        nonlocal last
         try:
             with urllib.request.urlopen(f"http://{host}:{port}/{path}", timeout=_CALL_S) as answer:
                 text = answer.read().decode(errors="replace")
-            return json.loads(text) if text.lstrip()[:1] in ("{", "[") else text
+            return (json.loads(text) if text.lstrip()[:1] in ("{", "[") else text,)
         except (OSError, ValueError) as error:
-            if time.monotonic() > end:
-                raise LabError(
-                    f"the monitor did not answer on its port {PORT}",
-                    hint=f"see why: docker logs {container if isinstance(container, str) else container.name}",
-                    engine_words=str(error),
-                ) from None
-            time.sleep(0.2)
+            last = str(error)
+            return ()
+
+    try:
+        return lab.wait_for("the monitor to answer", answered, limit_s, every_s=0.2, while_running=container)[
+            0
+        ]
+    except TimedOut as error:
+        raise TimedOut(
+            f"{error.message} on its port {PORT}: {last}",
+            hint=f"see why: docker logs {container if isinstance(container, str) else container.name}",
+            engine_words=error.engine_words,
+        ) from None
 
 
 # --- its numbers

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import LabError
@@ -33,38 +34,7 @@ BOUND = {"memory": "96m", "memory_swap": "96m", "pids_limit": 8, "cpus": 1.0, "n
 _USAGE = {1: ("cpuacct.usage", 1e9), 2: ("cpu.stat", 1e6)}
 _ANON = {1: r"^total_rss (\d+)", 2: r"^anon (\d+)"}
 _START_S = 120.0
-# whoever runs it holds it: it ends by itself, and its container has a quota and a limit of memory
-_LOAD = """
-import mmap, signal, sys, time
-seconds, longest, *steps = sys.argv[1:]
-go = []
-signal.signal(signal.SIGUSR1, lambda *_: go.append(1))
-end = time.monotonic() + float(longest)
-print("waits", flush=True)
-while not go and time.monotonic() < end:
-    time.sleep(0.02)
-for step in steps:
-    busy_ms, mib = map(int, step.split(":"))
-    held = mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    for at in range(0, len(held), 4096):
-        held[at] = 1
-    used = time.process_time()
-    print("step", time.monotonic(), time.time(), flush=True)
-    due = time.monotonic()
-    over = min(due + float(seconds), end)
-    while time.monotonic() < over:
-        most = time.process_time() + busy_ms / 1000
-        while time.process_time() < most and time.monotonic() < over:
-            pass
-        due = max(due + 0.1, time.monotonic())
-        time.sleep(max(0, min(due, over) - time.monotonic()))
-    print("did", time.monotonic(), time.process_time() - used, flush=True)
-    held.close()
-go.clear()
-print("done", flush=True)
-while not go and time.monotonic() < end:
-    time.sleep(0.05)
-"""
+_LOAD = Path(__file__).with_name("inside") / "load.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +117,31 @@ def numbers(lab: Lab, monitor: Container | str, which: str, *, seconds: float = 
         seconds: how long each part of the load takes.
 
     Raises:
-        LabError: the monitor does not find the container, or does not answer.
+        TimedOut: the monitor does not find the container, or does not answer.
     """
-    with _load(lab, seconds) as load, lab.quiet():
-        _until(lambda: b"waits" in load.logs(), load, "began")
+    parts = [f"{busy}:{mib}" for busy, mib in STEPS]
+    command = ["python3", "-c", _LOAD.read_text(encoding="utf-8"), str(seconds), str(LONGEST_S + 3 * seconds)]
+    with (
+        lab.quiet(essential=["docker kill"]),
+        lab.running(
+            lab.image("tools"), [*command, *parts], cap_drop=["ALL"], read_only=True, **BOUND
+        ) as load,
+    ):
+
+        def until(what: str, check: Callable[[], object]) -> None:
+            lab.wait_for(what, check, _START_S, every_s=0.1, while_running=load)
+
+        until("the load to begin", lambda: "waits" in lab.logs(load))
         container_id = str(load.id)
-        _until(lambda: monitors.knows(lab, monitor, which, container_id), load, "was found by the monitor")
+        until("the monitor to find the load", lambda: monitors.knows(lab, monitor, which, container_id))
         kernel, sampler = _Kernel(lab, load), _Sampler(lab, load)
         with kernel, sampler:
-            _until(lambda: kernel.rows and sampler.rows, load, "was read")
-            load.kill(signal="USR1")
-            _until(lambda: b"done" in load.logs(), load, "did its work")
+            until("the first readings", lambda: kernel.rows and sampler.rows)
+            lab.kill(load, "USR1")
+            until("the load to end its work", lambda: "done" in lab.logs(load))
             # the monitor looks once a second, and so does the kernel's last reading come after the last step
             time.sleep(2.2)
-        steps, zero, wall = _steps(load.logs().decode())
+        steps, zero, wall = _steps(lab.logs(load))
         begin, end = wall - 2, wall + steps[-1].end_s + 2
         told = monitors.told(lab, monitor, which, container_id, begin, end)
     rates = ((b[0] - zero, 100 * (b[1] - a[1]) / (b[0] - a[0]), b[2]) for a, b in pairwise(sampler.rows))
@@ -173,19 +154,6 @@ def numbers(lab: Lab, monitor: Container | str, which: str, *, seconds: float = 
         tuple((at - wall, value) for at, value in told.cpu),
         tuple((at - wall, value) for at, value in told.memory),
     )
-
-
-@contextmanager
-def _load(lab: Lab, seconds: float) -> Iterator[Container]:
-    steps = [f"{busy}:{mib}" for busy, mib in STEPS]
-    command = ["python3", "-c", _LOAD, str(seconds), str(LONGEST_S + 3 * seconds), *steps]
-    with lab.quiet():
-        load = lab.run(lab.image("tools"), command, cap_drop=["ALL"], read_only=True, **BOUND)
-    try:
-        yield load
-    finally:
-        with lab.quiet(), suppress(LabError):
-            lab.remove(load, force=True)
 
 
 def _steps(text: str) -> tuple[tuple[Step, ...], float, float]:
@@ -260,16 +228,3 @@ class _Kernel(_Reader):
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text, re.M)
     return int(found[1]) if found else 0
-
-
-def _until(what: Callable[[], object], container: Container, when: str) -> None:
-    end = time.monotonic() + _START_S
-    while not what():
-        container.reload()
-        if container.status not in ("created", "running") or time.monotonic() > end:
-            raise LabError(
-                f"the container of the load ended, or {_START_S:.0f} s went by, before it {when}",
-                hint="run the cell again; a busy machine needs more time",
-                engine_words=container.logs().decode(errors="replace")[-300:],
-            )
-        time.sleep(0.1)

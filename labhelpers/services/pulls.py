@@ -117,11 +117,10 @@ class Offer:
                 files |= {name: text.format(salt=token_hex(8)) for name, text in _SETTINGS.items()}
                 for name, text in files.items():
                     (Path(folder) / name).write_text(text, encoding="utf-8")
-                with self._lab.quiet():
-                    self._lab.build(folder, tag)
+                self._lab.build(folder, tag)
             ref = self._lab.registry.push(tag, "mysql:8.4")
             # pulled, it is to come from there and not be found here
-            self._lab.client.api.remove_image(tag)
+            self._lab.remove_image(tag)
             self._ref = ref
         except Exception as error:  # it is told to whoever asks for the reference, in his thread
             self._error = str(error)
@@ -144,7 +143,8 @@ def pull(lab: Lab, ref: str) -> Pulled:
         ImageMissing: the registry does not have it, or does not answer.
     """
     watch = _Watch()
-    image = lab.pull(ref, see=watch.step)
+    with lab.quiet(essential=["docker pull"]):
+        image = lab.pull(ref, see=watch.step)
     total_s = time.monotonic() - watch.began
     return Pulled(ref, watch.layers(), total_s, int(image.attrs["Size"]))
 

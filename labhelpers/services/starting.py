@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, NotFound
-
 from labhelpers.course import mysql
-from labhelpers.engine.once import JSON_FILE, last_lines
-from labhelpers.errors import LabError
+from labhelpers.engine.once import JSON_FILE
+from labhelpers.errors import EngineRefused, LabError, NotRunning, TimedOut
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -149,15 +147,15 @@ def watch(
     """Look on while a MySQL server that was just started becomes ready for its root.
 
     Raises:
-        LabError: the container ended, or was not ready within `limit_s`; or the password is wrong.
+        NotRunning, TimedOut: the container ended, or was not ready within `limit_s`.
+        ServerRefused: the password is wrong.
     """
-    api = lab.client.api
     name = container if isinstance(container, str) else str(container.name)
     probes: dict[str, Mapping[str, Any]] = {}
     tries: list[tuple[float, str]] = []
     end = time.monotonic() + limit_s
     while True:
-        found = api.inspect_container(name)
+        found = lab.inspect(name)
         health = found["State"].get("Health")
         for one in (health or {}).get("Log") or []:
             probes[one["Start"]] = one
@@ -187,15 +185,13 @@ def watch(
 def log(lab: Lab, name: str) -> list[tuple[float, str]]:
     """The lines of a container's log: (seconds since 1970 on the engine's clock, line)."""
     try:
-        text = lab.client.api.logs(name, timestamps=True).decode(errors="replace")
-    except APIError as error:
-        if isinstance(error, NotFound):
-            raise
-        driver = lab.client.api.inspect_container(name)["HostConfig"]["LogConfig"]["Type"]
-        raise LabError(
+        text = lab.logs(name, timestamps=True)
+    except EngineRefused as error:
+        driver = lab.inspect(name)["HostConfig"]["LogConfig"]["Type"]
+        raise EngineRefused(
             f"the engine keeps no log of {name!r}: its log driver is {driver!r}",
             hint=f"remove it, and start it again with a log that can be read: docker run --log-driver {JSON_FILE} …",
-            engine_words=str(error.explanation),
+            engine_words=error.engine_words,
         ) from None
     pairs = (line.partition(" ") for line in text.splitlines())
     return [(seconds(at), line) for at, _, line in pairs if at[:1].isdigit() and "T" in at]
@@ -234,18 +230,17 @@ def _clock(lab: Lab) -> tuple[float, float]:
     best = (0.0, float("inf"))
     for _ in range(3):
         before = time.time()
-        said = seconds(lab.client.api.info()["SystemTime"])
+        there = seconds(lab.engine_time())
         after = time.time()
         if (after - before) / 2 < best[1]:
-            best = (said - (before + after) / 2, (after - before) / 2)
+            best = (there - (before + after) / 2, (after - before) / 2)
     return best
 
 
 def _not_ready(lab: Lab, name: str, found: Mapping[str, Any], limit_s: float) -> LabError:
-    words = last_lines(lab.client.api, name, 6)
     running = found["State"]["Running"]
-    return LabError(
+    return (TimedOut if running else NotRunning)(
         f"the MySQL server in {name!r} " + (f"is not ready after {limit_s:.0f} s" if running else "ended"),
-        hint=f"its last lines, above, say why; look at all of them with `docker logs {name}`",
-        engine_words=words,
+        hint=f"its last lines, above, show why; for the whole log: docker logs {name}",
+        engine_words=lab.last_lines(name),
     )

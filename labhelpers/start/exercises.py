@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import tarfile
-import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docker.errors import NotFound
 
 from labhelpers.course.exercises import Exercise, Task, container_named, copy_of, keep, kept, once
-from labhelpers.errors import LabError
+from labhelpers.engine import answers
+from labhelpers.errors import ContainerMissing, TimedOut
 from labhelpers.lab import sessions
 from labhelpers.lab.names import named
 
@@ -33,7 +34,7 @@ def first_exercise(lab: Lab) -> Exercise:
     and a restart policy do not. A copy whose `sleep` and `timeout` are sped up proves it in seconds, for a loop and
     a script too.
     """
-    keep(lab, IMAGE, str(lab.client.images.get(lab.image("base")).id))
+    keep(lab, IMAGE, str(lab.inspect_image(lab.image("base"))["Id"]))
     made = Task("made", f"A container called {NAME} is there", _made, _made_hint)
     image = Task("image", f"It is made from the image {IMAGE}", _image, _image_hint, needs=("made",))
     stays = Task("stays", "It runs, and will still run in five minutes", _stays, _stays_hint, needs=("made",))
@@ -46,10 +47,12 @@ def _made(lab: Lab) -> str | None:
 
 
 def _made_hint(lab: Lab) -> str:
-    others = lab.client.containers.list(filters={"ancestor": IMAGE}, ignore_removed=True)
+    others = lab.list_containers(filters={"ancestor": IMAGE})
     # made here, or in a terminal; not in another notebook
     names = sorted(
-        str(one.name) for one in others if one.labels.get(sessions.SESSION, lab.session) == lab.session
+        answers.name(one)
+        for one in others
+        if answers.labels(one).get(sessions.SESSION, lab.session) == lab.session
     )
     if names:
         return (
@@ -62,7 +65,9 @@ def _made_hint(lab: Lab) -> str:
 def _there(lab: Lab) -> Container:
     container = container_named(lab, NAME)
     if container is None:
-        raise LabError(f"the engine has no container called {NAME}", hint="it was removed; make another")
+        raise ContainerMissing(
+            f"the engine has no container called {NAME}", hint="it was removed; make another"
+        )
     return container
 
 
@@ -100,13 +105,11 @@ def _ends_soon(lab: Lab, container: Container) -> str | None:
         if not _sped_up(copy):
             return None
         copy.start()
-        end = time.monotonic() + STAYS_S / SPEED
-        while time.monotonic() < end:
-            copy.reload()
-            if copy.status != "running":
-                return f"it runs now, but its command, `{_command(container)}`, ends within five minutes"
-            time.sleep(0.1)
-    return None
+        try:
+            lab.wait_for("the copy to end", lambda: not lab.is_running(copy), STAYS_S / SPEED, every_s=0.1)
+        except TimedOut:
+            return None
+    return f"it runs now, but its command, `{_command(container)}`, ends within five minutes"
 
 
 def _sped_up(copy: Container) -> bool:
@@ -117,39 +120,14 @@ def _sped_up(copy: Container) -> bool:
         return False
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, program in (("sleep", _SLEEP), ("timeout", _TIMEOUT)):
-            text = (_SECONDS.replace("SPEED", str(SPEED)) + program).encode()
+        inside = Path(__file__).with_name("inside")
+        seconds = (inside / "seconds.pl").read_text(encoding="utf-8").replace("SPEED", str(SPEED))
+        for name in ("sleep", "timeout"):
+            text = (seconds + (inside / f"{name}.pl").read_text(encoding="utf-8")).encode()
             member = tarfile.TarInfo(f"usr/bin/{name}")
             member.size, member.mode = len(text), 0o755
             tar.addfile(member, io.BytesIO(text))
     return bool(copy.put_archive("/", archive.getvalue()))
-
-
-_SECONDS = """\
-#!/usr/bin/perl
-# sleep(1) and timeout(1) of GNU coreutils, with shorter seconds
-sub seconds {
-    return -1 if $_[0] =~ /^inf/i;
-    $_[0] =~ /^([0-9.]+)([smhd]?)$/ or exit 125;
-    return $1 * { "" => 1, s => 1, m => 60, h => 3600, d => 86400 }->{$2} / SPEED;
-}
-"""
-_SLEEP = """\
-my $all = 0;
-exit 1 unless @ARGV;
-for (@ARGV) { my $one = seconds($_); sleep if $one < 0; $all += $one; }
-select undef, undef, undef, $all;
-"""
-_TIMEOUT = """\
-while (@ARGV and $ARGV[0] =~ /^-/) { shift =~ /^-[ks]$/ and shift; }
-my $limit = seconds(shift);
-exec @ARGV if $limit <= 0;
-my $child = fork;
-if (!$child) { exec @ARGV or exit 127; }
-if (!fork) { select undef, undef, undef, $limit; kill "KILL", $child; exit; }
-waitpid $child, 0;
-exit($? >> 8 || 124);
-"""
 
 
 def _stays_hint(lab: Lab) -> str:

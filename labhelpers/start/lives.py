@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from labhelpers.lab.names import named
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 IMAGE = "labhelpers/base"
-NAME = named("my-first")
-STAYS_S = 300.0
-SPEED = 150  # two seconds show the five minutes
+WAIT_S = 120.0
+"""How much longer than its command a container may take, from its start to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +72,24 @@ class Lives(Result):
 
 
 def lives(lab: Lab, seconds: Sequence[int]) -> Lives:
-    """Start one container for each of `seconds`, whose command takes so long; wait for all; tell their lives.
+    """Start one container for each of `seconds`, whose command takes so long, and wait until all have ended.
 
     The times are the engine's own (Engine API, GET /containers/{id}/json, `State`).
     """
-    started = [lab.run(IMAGE, f"sleep {asked}") for asked in seconds]
-    told = tuple(_life(container, asked) for container, asked in zip(started, seconds, strict=True))
-    with lab.quiet():
+    with lab.quiet(essential=["docker run -d"]):
+        started = [lab.run(IMAGE, f"sleep {asked}") for asked in seconds]
+        ended = tuple(_life(lab, container, asked) for container, asked in zip(started, seconds, strict=True))
         for container in started:
             lab.remove(container)
-    return Lives(told)
+    return Lives(ended)
 
 
-def _life(container: Container, asked_s: float) -> Life:
-    container.wait()
-    container.reload()
-    state = container.attrs["State"]
+def _life(lab: Lab, container: Container, asked_s: float) -> Life:
+    lab.wait(container, limit_s=asked_s + WAIT_S)
+    inspected = lab.inspect(container)
+    state = inspected["State"]
     made, started, finished = map(
-        datetime.fromisoformat, (container.attrs["Created"], state["StartedAt"], state["FinishedAt"])
+        datetime.fromisoformat, (inspected["Created"], state["StartedAt"], state["FinishedAt"])
     )
     lived_s, noted_s = (finished - started).total_seconds(), (started - made).total_seconds()
-    return Life(asked_s, lived_s, noted_s, container.status, state["ExitCode"])
+    return Life(asked_s, lived_s, noted_s, state["Status"], state["ExitCode"])

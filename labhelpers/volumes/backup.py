@@ -6,6 +6,7 @@ import hashlib
 import json
 import tarfile
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,42 +20,6 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-# what a directory holds, in the same words as `_of_archive` below says it of an archive
-LOOK = """
-import hashlib, json, os, stat, sys
-top, rows = sys.argv[1], []
-kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
-for here, folders, files in os.walk(top):
-    for name in [""] * (here == top) + folders + files:
-        path = os.path.join(here, name).rstrip("/")
-        it = os.lstat(path)
-        kind = kinds.get(stat.S_IFMT(it.st_mode), "other")
-        told, size = "", 0
-        if kind == "file":
-            with open(path, "rb") as file:
-                told, size = hashlib.file_digest(file, "sha256").hexdigest(), it.st_size
-        elif kind == "link":
-            told = os.readlink(path)
-        mode = 0 if kind == "link" else stat.S_IMODE(it.st_mode)
-        rows.append([os.path.relpath(path, top), kind, mode, it.st_uid, it.st_gid, size, told])
-print(json.dumps(sorted(rows)))
-"""
-# a text, a secret of another owner, a link, a file of random bytes, and a directory in a directory
-PUT = """
-import os, sys
-top = sys.argv[1]
-os.makedirs(f"{top}/reports/2026", exist_ok=True)
-with open(f"{top}/hello", "w") as file:
-    file.write("hello from the container\\n")
-with open(f"{top}/reports/2026/numbers", "wb") as file:
-    file.write(os.urandom(int(sys.argv[2])))
-with open(f"{top}/secret", "w") as file:
-    file.write(os.urandom(8).hex())
-os.chmod(f"{top}/secret", 0o600)
-os.chown(f"{top}/secret", 4321, 4321)
-if not os.path.islink(f"{top}/latest"):
-    os.symlink("reports/2026/numbers", f"{top}/latest")
-"""
 # no more than these rights: to read what belongs to others, and nothing else
 READER: dict[str, Any] = {"cap_drop": ["ALL"], "cap_add": ["DAC_READ_SEARCH"]}
 
@@ -131,33 +96,40 @@ def put_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Contents:
         NameTaken: this session did not make it.
     """
     stage.ours(lab, volume)
-    command = ["python3", "-c", PUT, "/data", str(random_bytes)]
-    stage.output(lab, command, image="tools", volumes=[f"{volume}:/data"])
-    return contents(lab, volume)
+    command = ["python3", "-c", stage.program("put.py"), "/data", str(random_bytes)]
+    with lab.quiet():
+        stage.output(lab, command, image="tools", volumes=[f"{volume}:/data"])
+        return contents(lab, volume)
 
 
 def contents(lab: Lab, volume: str) -> Contents:
     """What a volume holds, read by a container that has it read-only.
 
     Raises:
-        LabError: there is no such volume.
+        EngineRefused: there is no such volume.
     """
-    stage.directory_of(lab, volume)  # with -v the engine would make one
-    command = ["python3", "-c", LOOK, "/data"]
-    said = stage.output(lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READER)
-    return _summed(f"volume {volume}", json.loads(said))
+    lab.inspect_volume(volume)  # with -v the engine would make one
+    command = ["python3", "-c", stage.program("look.py"), "/data"]
+    with lab.quiet():
+        rows = stage.output(lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READER)
+    return _summed(f"volume {volume}", json.loads(rows))
 
 
 def back_up(lab: Lab, volume: str, file: Path) -> BackUp:
     """Write a volume to a file of this machine, as a tar archive, piece by piece; then compare what both hold.
 
     The engine makes the archive (Engine API, GET /containers/{id}/archive), so it works on an engine elsewhere. What is
-    written into the volume meanwhile may be torn: stop who writes first.
+    written into the volume meanwhile may be torn: stop its writers first.
 
     Raises:
         BadInput: the file is there already.
-        LabError: there is no such volume.
+        EngineRefused: there is no such volume.
     """
+    with lab.quiet(essential=["docker run -d --network none -v"]):
+        return _back_up(lab, volume, file)
+
+
+def _back_up(lab: Lab, volume: str, file: Path) -> BackUp:
     before = contents(lab, volume)
     try:
         target = file.open("xb")
@@ -165,7 +137,7 @@ def back_up(lab: Lab, volume: str, file: Path) -> BackUp:
         raise BadInput(
             f"the file {file.name} is there already", hint="remove it, or give another name"
         ) from None
-    with target, stage.running(lab, volumes=[f"{volume}:/data:ro"], cap_drop=["ALL"]) as holder:
+    with target, _holder(lab, f"{volume}:/data:ro") as holder:
         begin = time.perf_counter()
         pieces, _ = holder.get_archive("/data/.")
         for piece in pieces:
@@ -175,6 +147,12 @@ def back_up(lab: Lab, volume: str, file: Path) -> BackUp:
     if maps is not None:
         renumber(file, *maps)
     return BackUp(volume, file.name, file.stat().st_size, before, _of_archive(file), 1000 * took)
+
+
+def _holder(lab: Lab, volume: str) -> AbstractContextManager[Container]:
+    """A container that has the volume at /data: archives are of a container's files."""
+    image = lab.image("payload")
+    return lab.running(image, stage.STAY, network="none", volumes=[volume], cap_drop=["ALL"])
 
 
 def _id_maps(lab: Lab, container: Container) -> tuple[str, str]:
@@ -224,16 +202,14 @@ def restore(lab: Lab, file: Path, volume: str) -> Restored:
         BadInput: the volume holds files: they would be mixed.
         NameTaken: this session did not make the volume.
     """
-    if contents(lab, stage.ours(lab, volume)).files:
-        raise BadInput(f"the volume {volume!r} holds files already", hint="restore into a new volume")
-    with (
-        file.open("rb") as archive,
-        stage.running(lab, volumes=[f"{volume}:/data"], cap_drop=["ALL"]) as holder,
-    ):
-        begin = time.perf_counter()
-        holder.put_archive("/data", archive)
-        took = time.perf_counter() - begin
-    return Restored(volume, _of_archive(file), contents(lab, volume), 1000 * took)
+    with lab.quiet(essential=["docker run -d --network none -v"]):
+        if contents(lab, stage.ours(lab, volume)).files:
+            raise BadInput(f"the volume {volume!r} holds files already", hint="restore into a new volume")
+        with file.open("rb") as archive, _holder(lab, f"{volume}:/data") as holder:
+            begin = time.perf_counter()
+            holder.put_archive("/data", archive)
+            took = time.perf_counter() - begin
+        return Restored(volume, _of_archive(file), contents(lab, volume), 1000 * took)
 
 
 def _of_archive(file: Path) -> Contents:
@@ -242,12 +218,12 @@ def _of_archive(file: Path) -> Contents:
     with tarfile.open(file) as archive:
         for one in archive:
             kind = kinds.get(one.type, "other")
-            told = one.linkname if kind == "link" else ""
+            held = one.linkname if kind == "link" else ""
             if kind == "file" and (data := archive.extractfile(one)):
-                told = hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
+                held = hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
             mode = 0 if kind == "link" else one.mode & 0o7777
             path = one.name.removeprefix("./") or "."
-            rows.append([path, kind, mode, one.uid, one.gid, one.size if kind == "file" else 0, told])
+            rows.append([path, kind, mode, one.uid, one.gid, one.size if kind == "file" else 0, held])
     return _summed(f"file {file.name}", sorted(rows))
 
 

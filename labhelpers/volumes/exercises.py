@@ -8,10 +8,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import NotFound
-
 from labhelpers.course.exercises import Exercise, Task, container_named, not_running, output_of, running
-from labhelpers.engine.streams import execute
 from labhelpers.lab.names import all_named
 from labhelpers.volumes import stage
 from labhelpers.volumes.owners import outside
@@ -38,12 +35,8 @@ _made: dict[tuple[str, str], Any] = {}
 
 
 def _volume(lab: Lab, name: str) -> dict[str, Any] | None:
-    """What the engine says of a volume, made by whatever means; None where there is none."""
-    try:
-        found: dict[str, Any] = lab.client.api.inspect_volume(name)
-    except NotFound:
-        return None
-    return found
+    """A volume as the engine lists it, however it was made; None where there is none."""
+    return next((row for row in lab.list_volumes() if row["Name"] == name), None)
 
 
 def _mount(lab: Lab, container: str, inside: str) -> dict[str, Any] | None:
@@ -274,7 +267,7 @@ def shop(lab: Lab) -> Exercise:
     image = lab.image("payload")
     key = (lab.session, "shop")
     if key not in _made:
-        with stage.running(lab, stage.STAY) as original:
+        with lab.hidden(), lab.running(image, stage.STAY, network="none") as original:
             _made[key] = (original.attrs["Image"], _files(lab, "/www", original))
     image_id, files = _made[key]
 
@@ -469,10 +462,11 @@ def _cannot_write(lab: Lab, user: str) -> str | None:
     """
     probe = f"/ledger/.check-{secrets.token_hex(4)}"
     script = f"[ ! -e /ledger/entries ] || : >>/ledger/entries && : >{probe} && rm {probe}"
-    done = execute(lab.client.api, str(running(lab, CLERK).id), ["sh", "-c", script], user=user)
+    with lab.hidden():
+        done = lab.exec(running(lab, CLERK), ["sh", "-c", script], user=user)
     if done.exit_code == 0:
         return None
-    words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines() or ["no reason given"]
+    words = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
     return words[-1].rpartition(": ")[2]
 
 
@@ -488,13 +482,6 @@ def _ledger_hint(lab: Lab) -> str:
 
 # --- 6: a copy of an archive
 
-FILL = """
-mkdir -p /data/2024 /data/2025
-echo "$1" > /data/2024/January; echo "$2" > /data/2025/May
-echo "$3" > /data/key; chmod 600 /data/key; chown 4321:4321 /data/key
-ln -s 2025/May /data/latest
-"""
-
 
 def archive(lab: Lab) -> Exercise:
     """Copy a volume with owners, modes and links.
@@ -504,11 +491,10 @@ def archive(lab: Lab) -> Exercise:
     key = (lab.session, "archive")
     if key not in _made:
         _made[key] = f"archive-{secrets.token_hex(2)}"
+        command = ["sh", "-c", stage.program("fill.sh"), "sh", *(secrets.token_hex(8) for _ in range(3))]
         with lab.hidden():
             lab.create_volume(_made[key])
-        command = ["sh", "-c", FILL, "sh", *(secrets.token_hex(8) for _ in range(3))]
-        with stage.running(lab, command, volumes=[f"{_made[key]}:/data"]) as writer:
-            stage.said(writer)
+            stage.output(lab, command, volumes=[f"{_made[key]}:/data"])
         _made[lab.session, "original"] = _tree(lab, _made[key])
     name, original = _made[key], _made[lab.session, "original"]
 

@@ -78,10 +78,12 @@ def filling(lab: Lab, inside: str = INSIDE) -> Filling:
     """
 
     def seen(**options: Any) -> tuple[str, ...]:
-        with stage.running(lab, image="base", **options) as container:
+        with lab.running(lab.image("base"), stage.STAY, network="none", **options) as container:
             return tuple(entry.path for entry in lab.host.directory(inside, container))
 
+    essential = ["docker run -d --network none -v", "docker run -d --network none --mount source="]
     with (
+        lab.quiet(essential=essential),
         stage.volume(lab, "fresh") as fresh,
         stage.volume(lab, "used") as used,
         stage.volume(lab, "uncopied") as uncopied,

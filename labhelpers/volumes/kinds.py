@@ -60,12 +60,13 @@ def read_only(lab: Lab) -> ReadOnly:
 
     Source: mount(2), MS_RDONLY with MS_BIND: read-only is a property of a mount, not of what is mounted.
     """
-    with stage.volume(lab, "ro") as name:
+    image = lab.image("payload")
+    with lab.quiet(essential=["docker run -d --network none -v"]), stage.volume(lab, "ro") as name:
         source = stage.directory_of(lab, name)
         mounted = stage.bound(lab, source, "/bind", readonly=True, volumes=[f"{name}:/volume:ro"])
         with (
-            stage.running(lab, volumes=[f"{name}:/volume"]) as writer,
-            stage.running(lab, **mounted, read_only=True) as reader,
+            lab.running(image, stage.STAY, network="none", volumes=[f"{name}:/volume"]) as writer,
+            lab.running(image, stage.STAY, network="none", **mounted, read_only=True) as reader,
         ):
             tried = (
                 ("a volume", writer, "/volume"),
@@ -113,7 +114,11 @@ def tmpfs(lab: Lab, size_bytes: int = 16 * MIB) -> Tmpfs:
     Source: kernel, Documentation/filesystems/tmpfs.rst; docs.docker.com, storage/tmpfs.
     """
     half = size_bytes // 2
-    with stage.running(lab, tmpfs={"/memory": f"size={size_bytes}"}) as container:
+    image, mounted = lab.image("payload"), {"/memory": f"size={size_bytes}"}
+    with (
+        lab.quiet(essential=["docker run -d --network none --tmpfs"]),
+        lab.running(image, stage.STAY, network="none", tmpfs=mounted) as container,
+    ):
 
         def write(name: str, count: int) -> str:
             done = lab.exec(
@@ -127,6 +132,6 @@ def tmpfs(lab: Lab, size_bytes: int = 16 * MIB) -> Tmpfs:
         mount = next(one for one in lab.host.mounts(container) if one.point == "/memory")
         words = write("too-much", size_bytes)
         lab.stop(container, timeout_s=0)
-        container.start()
+        lab.start(container)
         left = len(lab.host.directory("/memory", container))
     return Tmpfs(size_bytes, half, charged, mount.kind, not mount.device.startswith("0:"), words, left)

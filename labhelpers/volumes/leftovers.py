@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, NotFound
-
 from labhelpers.engine import answers
-from labhelpers.engine.removal import remove_image
+from labhelpers.errors import ContainerMissing
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 
 if TYPE_CHECKING:
     import pandas as pd
+    from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
@@ -69,7 +68,11 @@ def leftovers(lab: Lab, times: int = 3) -> Leftovers:
     Source: docs.docker.com, `docker container rm` (-v) and `docker container run` (--rm); storage/volumes, "Named and
     anonymous volumes".
     """
-    with lab.quiet(), stage.volume(lab, "named") as name, _image_with_volume(lab) as image:
+    with (
+        lab.quiet(essential=["docker rm -v"]),
+        stage.volume(lab, "named") as name,
+        _image_with_volume(lab) as image,
+    ):
         payload = lab.image("payload")
         anonymous: dict[str, Any] = {"volumes": ["/data"]}
         named: dict[str, Any] = {"volumes": [f"{name}:/data"]}
@@ -93,37 +96,37 @@ def _left(lab: Lab, image: str, removed: str, options: dict[str, Any]) -> int | 
     write = ["sh", "-c", f"dd if=/dev/zero of=/data/file bs={HELD_BYTES} count=1 2>/dev/null; sleep 3600"]
     container = lab.run(image, write, network="none", rm=removed == "--rm", **options)
     try:
-        (mount,) = lab.client.api.inspect_container(str(container.id))["Mounts"]
+        (mount,) = lab.inspect(container)["Mounts"]
         directory = str(mount["Source"])
-        stage.wait_for(
-            "a container writes its file",
+        lab.wait_for(
+            "the container to write its file",
             lambda: lab.host.disk_use(directory).apparent_bytes >= HELD_BYTES,
+            stage.LIMIT_S,
+            while_running=container,
         )
         lab.stop(container, timeout_s=0)
-        if removed != "--rm":
+        if removed == "--rm":
+            lab.wait_for(f"the engine to remove {container.name}", lambda: _is_gone(lab, container))
+        else:
             lab.remove(container, volumes=removed.endswith("-v"))
-    finally:
-        stage.wait_for(f"{container.name} is gone", lambda: _is_gone(lab, str(container.id)))
+    except BaseException:
+        with suppress(ContainerMissing):
+            lab.remove(container, force=True, volumes=True)
+        raise
     name = answers.volume_name(mount)
-    try:
-        found = lab.client.volumes.get(name)
-    except NotFound:
+    if name not in [row["Name"] for row in lab.list_volumes()]:
         return None
     held = lab.host.disk_use(directory).allocated_bytes
-    if not (found.attrs.get("Labels") or {}).get("labhelpers.session"):  # a named one is the caller's
-        found.remove(force=True)
+    if not any(":" in volume for volume in options.get("volumes", ())):  # a named one is the caller's
+        lab.remove_volume(name, made_by_run=True)
     return held
 
 
-def _is_gone(lab: Lab, id: str) -> bool:
-    """Whether the container is removed; one that an error left is removed now."""
+def _is_gone(lab: Lab, container: Container) -> bool:
     try:
-        state = lab.client.api.inspect_container(id)
-    except NotFound:
+        lab.inspect(str(container.id))
+    except ContainerMissing:
         return True
-    if not state["HostConfig"]["AutoRemove"]:
-        with suppress(APIError):
-            lab.client.api.remove_container(id, v=True, force=True)
     return False
 
 
@@ -139,4 +142,4 @@ def _image_with_volume(lab: Lab) -> Iterator[str]:
     try:
         yield name
     finally:
-        remove_image(lab.client.api, name)
+        lab.remove_image(name)

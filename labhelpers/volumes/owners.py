@@ -88,6 +88,7 @@ def owners(lab: Lab, user: int = SOMEBODY) -> Owners:
     Source: path_resolution(7), permissions are checked against numbers; user_namespaces(7), uid_map.
     """
     with (
+        lab.quiet(essential=[f"docker exec --user {user}:{user}"]),
         stage.volume(lab, "fresh") as fresh,
         stage.volume(lab, "given") as given,
         stage.volume(lab, "all") as everybody,
@@ -95,7 +96,7 @@ def owners(lab: Lab, user: int = SOMEBODY) -> Owners:
         # /tmp of the image is for everybody (mode 1777): a fresh volume takes that over with the files
         mounted = {f"{fresh}": "/fresh", f"{given}": "/given", f"{everybody}": "/tmp"}
         volumes = [f"{name}:{point}" for name, point in mounted.items()]
-        with stage.running(lab, image="base", volumes=volumes) as container:
+        with lab.running(lab.image("base"), stage.STAY, network="none", volumes=volumes) as container:
             lab.exec(container, ["chown", str(user), "/given"])
             first = lab.host.process(container).pid
             numbers = lab.host.read(f"/proc/{first}/uid_map")

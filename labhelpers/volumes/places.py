@@ -97,11 +97,11 @@ def where(lab: Lab, name: str) -> VolumePlace:
     """Where a volume of this session lives, and what is in it.
 
     Raises:
-        LabError: there is no such volume.
+        EngineRefused: there is no such volume.
         NameTaken: this session did not make it.
     """
     directory = stage.directory_of(lab, stage.ours(lab, name))
-    driver = str(lab.client.api.inspect_volume(name)["Driver"])
+    driver = str(lab.inspect_volume(name)["Driver"])
     entries = tuple(lab.host.directory(directory))
     return VolumePlace(name, driver, directory, stage.shown(lab, directory), entries)
 
@@ -116,7 +116,7 @@ def places(lab: Lab, container: Container | str) -> Places:
     """
     name = container if isinstance(container, str) else str(container.name)
     by_point = {mount.point: mount for mount in lab.host.mounts(container)}
-    told = lab.client.api.inspect_container(name)
+    inspected = lab.inspect(name)
     found = []
     root = by_point["/"]
     upper = root.upper
@@ -131,8 +131,8 @@ def places(lab: Lab, container: Container | str) -> Places:
             root.is_read_only,
         )
     )
-    given = {mount["Destination"]: mount for mount in answers.rows(told, "Mounts")}
-    for point in sorted({*given, *answers.part(told, "HostConfig", "Tmpfs")}):
+    given = {mount["Destination"]: mount for mount in answers.rows(inspected, "Mounts")}
+    for point in sorted({*given, *answers.part(inspected, "HostConfig", "Tmpfs")}):
         mount, engine = by_point[point], given.get(point, {"Type": "tmpfs"})
         directory = engine.get("Source") or None
         if engine["Type"] == "tmpfs" or not directory:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.differences import security
-from labhelpers.errors import LabError
+from labhelpers.errors import ContainerError
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 
@@ -20,44 +20,6 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 ROUNDS = 300
-# Two programs pass a number to and fro through one file. A number stands for itself only when both copies of it
-# agree: a reading may fall into the middle of a write. CLOCK_MONOTONIC is one clock for all containers of a kernel.
-BALL = """
-import json, os, struct, sys, time
-path, side, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
-ball, ready = struct.Struct("QQQ"), 1 << 40
-file = os.open(path, os.O_RDWR | os.O_CREAT)
-
-def write(number):
-    os.pwrite(file, ball.pack(number, time.monotonic_ns(), number), 0)
-
-def wait(number):
-    end = time.monotonic_ns() + 90 * 10**9
-    while True:
-        raw = os.pread(file, ball.size, 0)
-        now = time.monotonic_ns()
-        if len(raw) == ball.size:
-            first, at, last = ball.unpack(raw)
-            if first == last == number:
-                return now - at
-        if now > end:
-            sys.exit("nothing came from the other side for 90 s")
-        os.sched_yield()
-
-delays = []
-if side == "inside":
-    wait(ready)
-    for number in range(1, 2 * rounds, 2):
-        write(number)
-        delays.append(wait(number + 1))
-else:
-    write(ready)
-    for number in range(1, 2 * rounds, 2):
-        delays.append(wait(number))
-        write(number + 1)
-it = os.stat(path)
-print(json.dumps([delays, it.st_ino, it.st_dev]))
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +95,9 @@ def both_ways(lab: Lab, container: Container | str, inside: str, directory: str)
     """
     first, second = (secrets.token_hex(8) for _ in range(2))
     say = 'echo "$1" > "$2"'
-    with lab.quiet():
+    name = container if isinstance(container, str) else str(container.name)
+    essential = [f"docker exec {name} sh", "docker run --rm", f"docker exec {name} cat"]
+    with lab.quiet(essential=essential):
         done = lab.exec(container, ["sh", "-c", say, "sh", first, f"{inside}/from-inside"])
         if done.exit_code:
             return BothWays(first, "", second, "", _why_not(lab, done.stderr))
@@ -149,14 +113,14 @@ def _why_not(lab: Lab, words: str) -> str:
     """Why a container could not write into a directory of the engine's host.
 
     Raises:
-        LabError: nothing that is known of the engine explains it.
+        ContainerError: nothing that is known of the engine explains it.
     """
     if "ermission denied" in words:
         if lab.engine.remaps_users or security(lab.engine.info, "rootless"):
             return "this engine maps users, and root in its containers is not the owner of the directory"
         if security(lab.engine.info, "selinux"):
             return "SELinux keeps containers from a directory without their label"
-    raise LabError(
+    raise ContainerError(
         "the container could not write into the directory that is mounted there",
         hint="look at its owner, its mode and its mount options: docker inspect CONTAINER",
         engine_words=words,
@@ -164,22 +128,23 @@ def _why_not(lab: Lab, words: str) -> str:
 
 
 def delays(lab: Lab, rounds: int = ROUNDS) -> Delays:
-    """Pass a number to and fro through one file of a volume: in a container, and in the volume's directory on the host.
+    """Pass a number back and forth through one file of a volume: in a container, and in the volume's own directory.
 
     Both programs look again and again, so what is measured is the file's delay and not that of a watcher.
     """
-    with stage.volume(lab, "delay") as name:
+    program, image = stage.program("ball.py"), lab.image("tools")
+    with lab.quiet(), stage.volume(lab, "delay") as name:
         directory = stage.directory_of(lab, name)
 
         def player(side: str) -> list[str]:
-            return ["python3", "-c", BALL, "/shared/ball", side, str(rounds)]
+            return ["python3", "-c", program, "/shared/ball", side, str(rounds)]
 
         outer = stage.bound(lab, directory, "/shared")
         with (
-            stage.running(lab, player("inside"), image="tools", volumes=[f"{name}:/shared"]) as one,
-            stage.running(lab, player("outside"), image="tools", **outer) as other,
+            lab.running(image, player("inside"), network="none", volumes=[f"{name}:/shared"]) as one,
+            lab.running(image, player("outside"), network="none", **outer) as other,
         ):
-            inside, outside = (json.loads(stage.said(each)) for each in (one, other))
+            inside, outside = (json.loads(stage.result_of(lab, each)) for each in (one, other))
     return Delays(
         to_outside_us=tuple(ns / 1000 for ns in outside[0]),
         to_inside_us=tuple(ns / 1000 for ns in inside[0]),

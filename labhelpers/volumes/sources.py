@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import NotFound
-
 from labhelpers.course.exercises import container_named
 from labhelpers.engine.differences import security
-from labhelpers.errors import EngineRefused, LabError
+from labhelpers.errors import ContainerError, EngineRefused
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 
@@ -67,7 +65,11 @@ def go_on(lab: Lab, container: str, here: str | Path, inside: str, image: str, t
     Raises:
         NotOurs: a container of that name is there, and the lab did not make it.
     """
-    directory = Path(here).absolute()
+    with lab.quiet(essential=["docker volume create", f"docker run -d --name {container}"]):
+        return _go_on(lab, container, Path(here).absolute(), inside, image, there)
+
+
+def _go_on(lab: Lab, container: str, directory: Path, inside: str, image: str, there: str) -> BindSource:
     said = None
     token = f"is-it-here-{secrets.token_hex(4)}"
     if container_named(lab, container) is None:
@@ -94,12 +96,11 @@ def _must_read(lab: Lab, container: str, directory: Path, inside: str) -> None:
     """Let the container itself list the directory: the helper of `lab.host` is not confined by SELinux, it is.
 
     Raises:
-        LabError: SELinux keeps it from doing so. The lab does not change the label of a reader's directory.
+        ContainerError: SELinux keeps it from doing so. The lab does not change the label of a reader's directory.
     """
-    with lab.quiet():
-        said = lab.exec(container, ["ls", inside])
+    said = lab.exec(container, ["ls", inside])
     if "Permission denied" in said.stderr:
-        raise LabError(
+        raise ContainerError(
             f"{container} has the directory at {inside}, and SELinux on the engine's host keeps it from reading it",
             hint=f"docker rm -f {container}; then start it again with -v {directory}:{inside}:z, which gives the "
             "directory and what is in it the label of containers",
@@ -110,7 +111,7 @@ def _must_read(lab: Lab, container: str, directory: Path, inside: str) -> None:
 def _refused(lab: Lab, options: dict[str, Any]) -> str | None:
     """What the engine says to a container with these mounts, without paths; None where it starts."""
     try:
-        with stage.running(lab, **options):
+        with lab.running(lab.image("payload"), stage.STAY, network="none", **options):
             return None
     except EngineRefused as error:
         words = (error.engine_words or error.message).strip()
@@ -171,7 +172,8 @@ def missing(lab: Lab) -> Missing:
     Source: docs.docker.com, storage/bind-mounts, "Differences between -v and --mount behavior".
     """
     slip = f"volumes-slip-{lab.session}"
-    with stage.volume(lab, "missing") as name:
+    essential = ["docker run -d --network none --mount", "docker run -d --network none -v"]
+    with lab.quiet(essential=essential), stage.volume(lab, "missing") as name:
         above = stage.directory_of(lab, name)
         ways = []
         for typed, options in (
@@ -189,15 +191,8 @@ def missing(lab: Lab) -> Missing:
             )
         # without a slash in front it is no path: it is the name of a volume
         words = _refused(lab, {"volumes": [f"{slip}:/data"]})
-        try:
-            found = lab.client.volumes.get(slip)
-        except NotFound:
-            found = None
-        ways.append(
-            MissingSource(
-                "-v missing:/data", words is None, words or "", "a volume" if found else "nothing", None
-            )
-        )
-        if found:
-            found.remove(force=True)
+        made_volume = slip in [row["Name"] for row in lab.list_volumes()]
+        kind = "a volume" if made_volume else "nothing"
+        ways.append(MissingSource("-v missing:/data", words is None, words or "", kind, None))
+        lab.remove_volume(slip, made_by_run=True)
     return Missing(tuple(ways))

@@ -25,53 +25,6 @@ PLACES = {
     "tmpfs": "/memory",
 }
 CACHED, SYNCED, SMALL = "written", "written and synced", "small, each synced"
-# always the same file in each place, written once before: the small writes then change blocks that are there
-PROGRAM = """
-import json, os, random, sys, time
-turns, whole, piece, most, limit = json.loads(sys.argv[1])
-data, told, now = os.urandom(1 << 20), [], time.monotonic
-
-def sequential(folder):
-    file = os.open(f"{folder}/lab-sequential", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    begin = now()
-    for _ in range(whole >> 20):
-        os.write(file, data)
-    written = now() - begin
-    os.fdatasync(file)
-    synced = now() - begin
-    os.close(file)
-    return [[whole, written], [whole, synced]]
-
-def small(folder):
-    file, done, begin = os.open(f"{folder}/lab-small", os.O_WRONLY), 0, now()
-    while done < most and now() - begin < limit:
-        os.pwrite(file, data[:piece], piece * random.randrange(whole // piece))
-        os.fdatasync(file)
-        done += 1
-    took = now() - begin
-    os.close(file)
-    return [[done * piece, took]]
-
-folders = sorted({folder for _, folder, _ in turns})
-try:
-    for folder in folders:
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{folder}/lab-small", "wb") as file:
-            for _ in range(whole >> 20):
-                file.write(data)
-            file.flush()
-            os.fdatasync(file.fileno())
-    for place, folder, what in turns:
-        told.append([place, what, small(folder) if what == "small" else sequential(folder)])
-finally:
-    for folder in folders:
-        for name in ("lab-small", "lab-sequential"):
-            if os.path.exists(f"{folder}/{name}"):
-                os.remove(f"{folder}/{name}")
-with open("/proc/self/mounts") as mounts:
-    kinds = {point: kind for _, point, kind, *_ in map(str.split, mounts)}
-print(json.dumps([told, {folder: kinds.get(folder, kinds["/"]) for folder in folders}]))
-"""
 # a disk that others keep busy, in a translated machine
 SLOWEST_S = 400.0
 
@@ -161,7 +114,7 @@ def speeds(
     small_writes: int = 32,
     limit_s: float = 0.4,
 ) -> Speeds:
-    """Write a file from its begin to its end, sync it, and write small pieces with a sync after each; in four places.
+    """Write a whole file, sync it, and write small pieces with a sync after each; in four places.
 
     Args:
         source: a directory of the engine's host for the bind mount; None for one of the lab's own, which also serves
@@ -182,22 +135,22 @@ def speeds(
     ]
     random.shuffle(turns)
     asked = json.dumps([turns, whole_bytes, small_bytes, small_writes, limit_s])
-    with stage.volume(lab, "speed") as name, stage.volume(lab, "bound") as bound:
+    with lab.quiet(), stage.volume(lab, "speed") as name, stage.volume(lab, "bound") as bound:
         # a container may not write into the reader's directory, and the lab changes neither its owner nor its label
         if source is None or lab.engine.remaps_users or security(lab.engine.info, "selinux"):
             source = stage.directory_of(lab, bound)
-        said = stage.output(
+        printed = stage.output(
             lab,
-            ["python3", "-c", PROGRAM, asked],
+            ["python3", "-c", stage.program("write.py"), asked],
             image="tools",
             limit_s=SLOWEST_S,
             **stage.bound(lab, source, PLACES["bind mount"], volumes=[f"{name}:{PLACES['volume']}"]),
             tmpfs={PLACES["tmpfs"]: f"size={4 * whole_bytes}"},
         )
-    told, kinds = json.loads(said)
+    measured, kinds = json.loads(printed)
     found = [
         Turn(place, what, moved, took, small_bytes if kind == "small" else MIB)
-        for place, kind, parts in told
+        for place, kind, parts in measured
         for what, (moved, took) in zip((SMALL,) if kind == "small" else (CACHED, SYNCED), parts, strict=True)
     ]
     file_systems = {place: kinds[folder] for place, folder in PLACES.items()}

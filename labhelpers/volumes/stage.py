@@ -1,19 +1,15 @@
-"""Volumes, directories and containers for the time of one experiment."""
+"""Volumes and directories for the time of one experiment, and programs that run in containers."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import requests
-from docker.errors import APIError, NotFound
-
 from labhelpers.engine.differences import security
-from labhelpers.engine.removal import remove_container
-from labhelpers.errors import LabError, NameTaken
+from labhelpers.errors import ContainerError, EngineRefused, NameTaken
 from labhelpers.lab import sessions
 
 if TYPE_CHECKING:
@@ -22,40 +18,24 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 LIMIT_S = 120.0
-"""How long a state is waited for: a container takes 8 s to start on an engine in a translated machine."""
+"""How long to wait for a container or a program: a container takes 8 s to start on an engine in an emulated machine."""
 STAY = ("sleep", "3600")
+
+
+def program(name: str) -> str:
+    """The text of a program that runs inside a container: a file of `inside/`."""
+    return Path(__file__).with_name("inside").joinpath(name).read_text(encoding="utf-8")
 
 
 @contextmanager
 def volume(lab: Lab, purpose: str) -> Iterator[str]:
     """The name of a new, empty volume, for the block."""
     name = f"volumes-{purpose}-{lab.session}"
-    with lab.quiet():
-        made = lab.create_volume(name)
-        try:
-            yield name
-        finally:
-            with suppress(NotFound):
-                made.remove(force=True)
-
-
-@contextmanager
-def running(
-    lab: Lab, command: Sequence[str] = STAY, *, image: str = "payload", **options: Any
-) -> Iterator[Container]:
-    """A container without a network, for the block; its anonymous volumes go with it.
-
-    Args:
-        image: a lab image.
-        options: as for `lab.run`.
-    """
-    with lab.quiet():
-        made = lab.run(lab.image(image), command, **{"network": "none", **options})
-        try:
-            yield made
-        finally:
-            with suppress(NotFound):
-                remove_container(lab.client.api, str(made.id), v=True)
+    lab.create_volume(name)
+    try:
+        yield name
+    finally:
+        lab.remove_volume(name)
 
 
 def directory_of(lab: Lab, name: str) -> str:
@@ -65,18 +45,11 @@ def directory_of(lab: Lab, name: str) -> str:
     volume.
 
     Raises:
-        LabError: there is no such volume, or its driver keeps it in no directory.
+        EngineRefused: there is no such volume, or its driver keeps it in no directory.
     """
-    try:
-        found = lab.client.api.inspect_volume(name)
-    except NotFound as error:
-        raise LabError(
-            f"there is no volume {name!r}",
-            hint="run the cell that makes it again; `docker volume ls` lists what is there",
-            engine_words=str(error.explanation),
-        ) from None
+    found = lab.inspect_volume(name)
     if not found.get("Mountpoint"):
-        raise LabError(
+        raise EngineRefused(
             f"the driver {found['Driver']!r} of the volume {name!r} names no directory",
             hint="this chapter needs a volume of the driver `local`",
         )
@@ -105,11 +78,10 @@ def ours(lab: Lab, name: str) -> str:
     anything is written or removed.
 
     Raises:
-        LabError: there is no such volume.
+        EngineRefused: there is no such volume.
         NameTaken: neither this session nor its reader made it.
     """
-    directory_of(lab, name)
-    if not sessions.is_usable_volume(lab.client.api.inspect_volume(name).get("Labels"), lab.session):
+    if not sessions.is_usable_volume(lab.inspect_volume(name).get("Labels"), lab.session):
         raise NameTaken(
             f"the volume {name!r} was there before and this notebook did not make it, so it stays untouched",
             hint="if it is yours and not needed, remove it in a terminal; if another notebook made it, close that one",
@@ -131,22 +103,6 @@ def shown(lab: Lab, path: str) -> str:
     return re.sub(r"[0-9a-z]{25,}|[0-9a-f]{13,}", lambda id: f"{id[0][:7]}…", place)
 
 
-def wait_for(what: str, is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    """Wait until `is_so`.
-
-    Raises:
-        LabError: it was not so within `limit_s` seconds; `what` says what was waited for.
-    """
-    end = time.monotonic() + limit_s
-    while not is_so():
-        if time.monotonic() > end:
-            raise LabError(
-                f"waited {limit_s:.0f} s for this, in vain: {what}",
-                hint="run the cell again; `./lab doctor` says whether the engine is well",
-            )
-        time.sleep(0.03)
-
-
 def output(
     lab: Lab,
     command: Sequence[str],
@@ -163,34 +119,32 @@ def output(
         options: as for `lab.run`.
 
     Raises:
-        LabError: it ended with another exit code than 0, or was silent for `limit_s`.
+        ContainerError: it ended with another exit code than 0.
+        LabError: it was silent for `limit_s`.
     """
-    with lab.quiet():
-        done = lab.once(lab.image(image), command, limit_s=limit_s, **{"network": "none", **options})
+    done = lab.once(lab.image(image), command, limit_s=limit_s, **{"network": "none", **options})
     if done.exit_code:
         raise _failed(str(done))
     return done.stdout
 
 
-def said(container: Container, limit_s: float = LIMIT_S) -> str:
-    """What a container wrote, once it has ended well.
+def result_of(lab: Lab, container: Container) -> str:
+    """What a container has written, once it has ended with exit code 0.
 
     Raises:
-        LabError: it ended with another exit code than 0, or did not end within `limit_s` seconds.
+        ContainerError: it ended with another exit code.
+        TimedOut: it still runs after `LIMIT_S`.
     """
-    try:
-        code = int(container.wait(timeout=limit_s)["StatusCode"])
-        text: str = container.logs().decode(errors="replace")
-    except (requests.RequestException, APIError) as error:
-        code, text = -1, f"it did not end within {limit_s:g} s ({error})"
+    code = lab.wait(container, limit_s=LIMIT_S)
+    text = lab.logs(container)
     if code:
         raise _failed(text)
     return text
 
 
-def _failed(words: str) -> LabError:
-    return LabError(
+def _failed(words: str) -> ContainerError:
+    return ContainerError(
         "a program that the lab runs in a container failed",
-        hint="is the engine's disk full? `docker system df` tells; then run the cell again",
+        hint="if the engine's disk is full (`docker system df`), free some space; then run the cell again",
         engine_words=words[-500:],
     )

@@ -96,7 +96,7 @@ def test_a_log_that_cannot_be_read_is_said(there: Lab) -> None:
         starting.log(there, str(mute.name))
     assert "--log-driver json-file" in caught.value.hint
     # where a server's log cannot be read, its client is asked instead
-    assert servers._says_ready(there, str(mute.name))
+    assert servers.says_ready(there, str(mute.name))
     there.remove(mute, force=True)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import subprocess
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from docker.models.containers import Container
 
+from labhelpers.engine import Engine
 from labhelpers.errors import (
     ContainerMissing,
     EngineRefused,
@@ -138,6 +141,7 @@ def test_addresses_and_directories(there: Lab, container: Container) -> None:
     address = there.exec(inside, ["hostname", "-i"]).stdout.strip()
     assert there.address_of(inside) == there.address_of(inside, str(network.name)) == address
     assert there.directory_of(volume) == there.inspect_volume(volume)["Mountpoint"]
+    assert there.image("payload") in [tag for row in there.list_images() for tag in row["RepoTags"] or []]
     assert str(network.name) in [row["Name"] for row in there.list_networks()]
     assert str(volume.name) in [row["Name"] for row in there.list_volumes()]
     there.remove(inside, force=True)
@@ -194,6 +198,54 @@ def test_what_one_thread_hides_does_not_hide_the_commands_of_another(
         there.exec(container, "true")
         pool.submit(there.exec, container, "sleep 0").result()
     assert there.commands[before:] == [f"docker exec {container.name} sleep 0"]
+
+
+def test_a_volume_that_a_run_made_is_removed_where_that_is_asked_for(there: Lab) -> None:
+    with there.running(
+        there.image("payload"), SLEEP, network="none", volumes=[f"t-by-run-{there.session}:/data"]
+    ):
+        pass
+    name = f"t-by-run-{there.session}"
+    with pytest.raises(NotOurs):
+        there.remove_volume(name)
+    there.remove_volume(name, made_by_run=True)
+    assert there.commands[-1] == f"docker volume rm {name}"
+    with pytest.raises(EngineRefused, match="no volume called"):
+        there.inspect_volume(name)
+
+
+def test_an_older_volume_is_not_taken_for_one_that_a_run_made(engine: Engine) -> None:
+    name = f"t-older-{secrets.token_hex(4)}"
+    engine.client.api.create_volume(name)
+    try:
+        with Lab("test", engine=engine) as lab, pytest.raises(NotOurs):
+            lab.remove_volume(name, made_by_run=True)
+    finally:
+        engine.client.api.remove_volume(name)
+
+
+def test_a_background_thread_changes_nothing_of_what_a_cell_shows(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container = lab.run(lab.image("payload"), SLEEP, network="none")
+    begun, over = threading.Event(), threading.Event()
+
+    def check() -> None:
+        with lab.hidden(), lab.quiet():
+            lab.exec(container, ["true"])
+            begun.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    begun.wait(60)
+    try:
+        assert capsys.readouterr().out.count("docker exec") == 0
+        lab.exec(container, ["echo", "shown"])
+        assert capsys.readouterr().out == f"$ docker exec {container.name} echo shown\n"
+    finally:
+        over.set()
+        thread.join()
 
 
 LINES = ("docker network create b", "docker run -d a", "docker run -d a", "docker rm a")

@@ -59,8 +59,7 @@ def put(lab: Lab, name: str, command: Any = STAY, image: str = "payload", **opti
 
 def once(lab: Lab, script: str, *volumes: str) -> None:
     """Run a shell script in a container that has these volumes, and wait for it."""
-    with stage.running(lab, ["sh", "-c", script], volumes=list(volumes)) as container:
-        stage.said(container)
+    stage.output(lab, ["sh", "-c", script], volumes=list(volumes))
 
 
 def says(exercise: Exercise, words: str) -> None:
@@ -204,9 +203,7 @@ def ended(lab: Lab, command: Any, **options: Any) -> None:
 
 def again_and_again(lab: Lab) -> None:
     put(lab, "stays", ["sh", "-c", "sleep 0.5"], restart_policy={"Name": "always"}, **LOG)
-    stage.wait_for(
-        "it is started again", lambda: lab.client.api.inspect_container("stays")["RestartCount"] > 0
-    )
+    lab.wait_for("its next start", lambda: lab.inspect("stays")["RestartCount"] > 0, stage.LIMIT_S)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +242,7 @@ def test_stays_right(room: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exercises, "STAYS_S", 1)  # the number alone: the check is the same
     for options in ({"command": STAY}, {"command": None, "image": "base", "tty": True, "stdin_open": True}):
         put(room, "stays", **{**LOG, **options})
-        stage.wait_for("it has run for a second", lambda: exercises.stays(room).check().passed, 20)
+        room.wait_for("it to run for a second", lambda: exercises.stays(room).check().passed, 20)
     room.client.containers.get("stays").restart(timeout=0)
     says(exercises.stays(room), "started again by hand")
 
@@ -259,7 +256,7 @@ def served(lab: Lab, command: Any = SERVE, **options: Any) -> None:
 
 def listening(lab: Lab) -> None:
     container = lab.client.containers.get("shop")
-    stage.wait_for("it listens", lambda: bool(exercises._listens(lab, container)))
+    lab.wait_for("it to listen", lambda: bool(exercises._listens(lab, container)), stage.LIMIT_S)
 
 
 def filled_before(lab: Lab, script: str) -> None:
@@ -317,11 +314,11 @@ def test_shop_right(room: Lab) -> None:
         exercise = exercises.shop(room)
         says(exercise, "no container called shop")
         served(room, command, volumes=["t-www:/www"])
-        stage.wait_for("it serves the page", lambda: exercises.shop(room).check().passed)
+        room.wait_for("it to serve the page", lambda: exercises.shop(room).check().passed, stage.LIMIT_S)
     gone(room, "shop")
     no_volume(room, "t-used")
     filled_before(room, "cp -a /www/. /d/")  # by hand
-    stage.wait_for("it serves the page", lambda: exercises.shop(room).check().passed)
+    room.wait_for("it to serve the page", lambda: exercises.shop(room).check().passed, stage.LIMIT_S)
 
 
 # --- 5: the clerk's ledger
@@ -451,8 +448,7 @@ def hard_links(lab: Lab) -> None:
     volume(lab, "archive-copy")
     above = stage.directory_of(lab, archive_of(lab)).rsplit("/", 2)[0]
     tools = ["cp", "-al", f"/v/{archive_of(lab)}/_data/.", "/v/archive-copy/_data/"]
-    with stage.running(lab, tools, image="tools", volumes=[f"{above}:/v"]) as container:
-        stage.said(container)
+    stage.output(lab, tools, image="tools", volumes=[f"{above}:/v"])
 
 
 @pytest.mark.parametrize(

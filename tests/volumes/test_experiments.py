@@ -227,7 +227,8 @@ def test_a_volume_that_is_not_there(shared: Lab, ask: object) -> None:
 def is_seen(lab: Lab, directory: Path) -> bool:
     """Whether the engine has this directory of the test's machine."""
     try:
-        with stage.running(lab, mounts=[f"type=bind,source={directory},target=/there"]) as container:
+        mounts = [f"type=bind,source={directory},target=/there"]
+        with lab.running(lab.image("payload"), stage.STAY, network="none", mounts=mounts) as container:
             return bool(lab.host.entries("/there", ["here"], container)["here"])
     except LabError:
         return False
@@ -301,7 +302,9 @@ def test_two_sides_that_are_not_one_do_not_agree(shared: Lab) -> None:
     with (
         stage.volume(shared, "one") as one,
         stage.volume(shared, "other") as other,
-        stage.running(shared, volumes=[f"{one}:/data"]) as container,
+        shared.running(
+            shared.image("payload"), stage.STAY, network="none", volumes=[f"{one}:/data"]
+        ) as container,
         pytest.raises(LabError),
     ):
         volumes.both_ways(shared, container, "/data", stage.directory_of(shared, other))
@@ -336,8 +339,7 @@ def test_a_back_up_is_restored_as_it_was(shared: Lab, tmp_path: Path) -> None:
         "touch /data/more",
     ):
         before = volumes.contents(shared, two).sha256
-        with stage.running(shared, ["sh", "-c", script], volumes=[f"{two}:/data"]) as container:
-            stage.said(container)
+        stage.output(shared, ["sh", "-c", script], volumes=[f"{two}:/data"])
         assert volumes.contents(shared, two).sha256 != before, script
 
 
@@ -360,12 +362,13 @@ def test_a_damaged_back_up_does_not_agree(shared: Lab, tmp_path: Path) -> None:
 
 
 def test_a_program_that_fails_is_an_error_with_its_words(shared: Lab) -> None:
-    with stage.running(shared, ["sh", "-c", "echo it broke; exit 3"]) as container:
+    command = ["sh", "-c", "echo it broke; exit 3"]
+    with shared.running(shared.image("payload"), command, network="none") as container:
         with pytest.raises(LabError, match="failed") as failed:
-            stage.said(container)
+            stage.result_of(shared, container)
         assert "it broke" in str(failed.value)
-    with pytest.raises(LabError, match="in vain"):
-        stage.wait_for("a thing that never comes", lambda: False, limit_s=0.1)
+    with pytest.raises(LabError, match="failed"):
+        stage.output(shared, command)
 
 
 def test_a_volume_in_use_is_not_removed_under_its_container(shared: Lab) -> None:

@@ -46,8 +46,10 @@ def test_the_container_itself_is_asked_whether_it_can_read(confined: Lab) -> Non
         stage.output(confined, ["chmod", "700", "/data"], volumes=[f"{name}:/data"])
         mounted = {"volumes": [f"{name}:/data"], "cap_drop": ["ALL"]}
         with (
-            stage.running(confined, **mounted, user=65534) as shut,
-            stage.running(confined, **mounted) as free,
+            confined.running(
+                confined.image("payload"), stage.STAY, network="none", **mounted, user=65534
+            ) as shut,
+            confined.running(confined.image("payload"), stage.STAY, network="none", **mounted) as free,
         ):
             with pytest.raises(LabError, match="SELinux") as caught:
                 sources._must_read(confined, str(shut.name), Path("/mine"), "/data")

@@ -60,7 +60,7 @@ def test_a_directory_that_root_inside_may_not_write(there: Lab, monkeypatch: pyt
         directory = stage.directory_of(there, name)
         options = {"volumes": [f"{name}:/data"], "cap_drop": ["ALL"], "user": 65534}
         stage.output(there, ["chmod", "755", "/data"], volumes=[f"{name}:/data"])
-        with stage.running(there, **options) as container:
+        with there.running(there.image("payload"), stage.STAY, network="none", **options) as container:
             with pytest.raises(LabError, match="could not write"):
                 sides.both_ways(there, container, "/data", directory)
             monkeypatch.setitem(there.engine.info, "SecurityOptions", ["name=userns"])
