@@ -233,7 +233,7 @@ def here(there: Lab) -> Lab:
 
 @pytest.mark.parametrize(
     ("status", "cause"),
-    [(429, "limits how many images"), (401, "asks for a login"), (404, "has no such image or tag")],
+    [(429, "pull rate limit"), (401, "requires a login"), (404, "has no such image or tag")],
 )
 def test_what_a_registry_says_reaches_the_reader(here: Lab, status: int, cause: str) -> None:
     said: list[str] = []

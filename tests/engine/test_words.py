@@ -53,7 +53,7 @@ def test_memory_is_spoken_of_where_there_is_little(quiet: Lab, memory: str | Non
             "--userns",
         ),
         ("configured logging driver does not support reading", "--log-driver json-file"),
-        ("something else", "its words say"),
+        ("something else", "Docker's message above"),
     ],
     ids=lambda text: text[:24],
 )
