@@ -168,7 +168,7 @@ class Lookups(Base):
         name = name_of(container)
         code = self.inspect(container)["State"]["ExitCode"]
         return NotRunning(
-            f"the container {name!r} ended with exit code {code} before this happened: {what}",
+            f"the container {name!r} exited with code {code} before this happened: {what}",
             hint="fix what its last lines name, then run the cell again",
             engine_words=self._last_lines(container),
         )

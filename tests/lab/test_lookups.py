@@ -151,9 +151,9 @@ def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> Non
     name = f"foreign-{there.session}"
     there.client.api.create_volume(name)
     try:
-        with pytest.raises(NotOurs, match="did not make the volume"):
+        with pytest.raises(NotOurs, match="did not create the volume"):
             there.remove_volume(name)
-        with pytest.raises(NotOurs, match="did not make the network"):
+        with pytest.raises(NotOurs, match="did not create the network"):
             there.remove_network("bridge")
         assert there.inspect_volume(name)
     finally:

@@ -137,7 +137,7 @@ def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> 
             layers.through(lab, container, path)
     assert layers.through(lab, container, "/no/such").comes_from is None
     lab.stop(container, timeout_s=0)
-    with pytest.raises(LabError, match="does not run"):
+    with pytest.raises(LabError, match="is not running"):
         layers.changes(lab, container)
 
 
