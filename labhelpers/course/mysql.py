@@ -96,8 +96,8 @@ def until_ready(
                 words = last_lines(lab.client.api, found["Id"], _LAST_LINES)
                 raise LabError(
                     f"the MySQL server in {found['Name'].lstrip('/')!r} "
-                    + (f"is not ready after {limit_s:.0f} s" if found["State"]["Running"] else "ended"),
-                    hint="its last lines, above, say why; look at all of them with `docker logs`",
+                    + (f"is not ready after {limit_s:.0f} s" if found["State"]["Running"] else "exited"),
+                    hint="see the last log lines above; `docker logs` shows the whole log",
                     engine_words=words or error.message,
                 ) from None
         time.sleep(_LOOK_S)
@@ -130,11 +130,11 @@ def _not_connected(container: Container | str, database: str, error: Exception) 
     if number == _BAD_DATABASE:
         return ServerRefused(
             f"the server in {name!r} has no database {database!r}",
-            hint=f"make it first: create database {database};",
+            hint=f"create it first: create database {database};",
             engine_words=words,
         )
     return LabError(
         f"the server in {name!r} does not accept connections",
-        hint=f"it may still be starting: docker logs {name} says how far it is",
+        hint=f"it may still be starting: see docker logs {name}",
         engine_words=words,
     )

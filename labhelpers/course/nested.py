@@ -99,4 +99,6 @@ def ready(container: Any, archive: bytes) -> str | None:
         *container.logs().decode(errors="replace").strip().splitlines(),
         (done.stdout + done.stderr).decode(errors="replace").strip(),
     ]
-    return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")
+    return next(
+        (line for line in reversed(last) if "failed" in line or "rror" in line), "it does not respond"
+    )
