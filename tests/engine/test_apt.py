@@ -149,10 +149,10 @@ def test_a_downgrade_is_harm_and_an_upgrade_is_not(old: str, new: str, harmful: 
             "not valid at this",
         ),
         ("E: Held packages were changed and -y was used without --allow-change-held-packages.", "on hold"),
-        ("Err:2 http://x stable/main amd64 y\n  404  Not Found [IP: 192.0.2.1 80]", "differ"),
+        ("Err:2 http://x stable/main amd64 y\n  404  Not Found [IP: 192.0.2.1 80]", "out of date"),
         (
             "E: Failed to fetch http://x/P.xz  File has unexpected size (1 != 2). Mirror sync in progress?",
-            "differ",
+            "out of date",
         ),
         ("dpkg: error: dpkg frontend lock was locked by another process with pid 5", "another program"),
         (
@@ -191,7 +191,7 @@ def test_a_downgrade_is_harm_and_an_upgrade_is_not(old: str, new: str, harmful: 
             "certificate of the package mirror",
         ),
         ("E: Failed to fetch http://x/y.deb  403  Forbidden [IP: 192.0.2.1 80]", "refuses"),
-        ("E: The list of sources could not be read.", "damaged"),
+        ("E: The list of sources could not be read.", "corrupted"),
     ],
 )
 def test_the_cause_of_a_failure_is_named(output: str, why: str) -> None:

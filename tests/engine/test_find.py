@@ -295,7 +295,7 @@ def test_a_context_is_found_where_there_is_no_config_file(
 def test_a_current_context_that_was_removed_is_named(alone: Path) -> None:
     _context("mine", "host=unix:///nowhere.sock", use=True)
     shutil.rmtree(alone / "docker" / "contexts")
-    with pytest.raises(EngineUnreachable, match=r"context “mine”, which .*config\.json names") as caught:
+    with pytest.raises(EngineUnreachable, match=r"context “mine” \(from .*config\.json\)") as caught:
         connect()
     assert "docker context use default" in caught.value.hint
 

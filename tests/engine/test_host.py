@@ -539,7 +539,7 @@ def dead(there: Lab, host: HostView) -> tuple[Container, int]:
 @pytest.mark.parametrize("name", READS)
 class TestWhatCannotBeRead:
     def test_a_container_that_is_not_there(self, host: HostView, name: str) -> None:
-        with pytest.raises(LabError, match="no container no-such") as caught:
+        with pytest.raises(LabError, match="no container named no-such") as caught:
             READS[name](host, "no-such")
         assert caught.value.hint
         assert caught.value.engine_words

@@ -87,7 +87,7 @@ def present(engine: Engine, name: str) -> bool:
 
 def test_the_catalogue_is_the_folders() -> None:
     assert set(images.catalogue()) >= {"base", "tools", "vm", "payload", "registry"}
-    with pytest.raises(ImageMissing, match="no image called 'nix'") as missing:
+    with pytest.raises(ImageMissing, match="no image named 'nix'") as missing:
         images.reference("nix")
     assert "tools" in missing.value.hint
 

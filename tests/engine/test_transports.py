@@ -240,7 +240,7 @@ def test_an_unknown_authority_and_damaged_files(
     with pytest.raises(EngineUnreachable, match="do not belong together"):
         connect()
     (files / "cert.pem").write_text("nothing", encoding="utf-8")
-    with pytest.raises(EngineUnreachable, match="damaged"):
+    with pytest.raises(EngineUnreachable, match="corrupted"):
         connect()
 
 

@@ -130,7 +130,7 @@ def test_before_and_after(lab: Lab, container: Container) -> None:
 
 
 def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> None:
-    with pytest.raises(LabError, match="no container no-such"):
+    with pytest.raises(LabError, match="no container named no-such"):
         layers.mounts(lab, "no-such")
     for path in ("old", "/../etc/passwd"):
         with pytest.raises(BadInput, match="no path"):
