@@ -53,7 +53,7 @@ def _down(purge: bool, yes: bool) -> None:
     home = state.home()
     if purge and not yes and not _ask(f"Remove all of the lab's data ({home}), including your progress?"):
         raise BadInput("nothing was removed", hint="answer y, or use --yes in a script")
-    print(f"JupyterLab: {'stopped' if stop_jupyter() else 'was not running'}")
+    print(f"JupyterLab: {'stopped' if stop_jupyter() else 'not running'}")
     private.stop(lambda line: print(line, flush=True))
     _not_looked_at()
     if purge:
