@@ -1,29 +1,29 @@
-"""What can go wrong, said to the reader.
+"""The errors that the lab reports to the reader.
 
-The whole tree::
+The class hierarchy::
 
     LabError
     ├── EngineError
-    │   ├── EngineMissing        no engine answers here, and none can be brought
-    │   ├── EngineUnreachable    an engine is there, but it cannot be reached (rights, address, a dead daemon)
-    │   └── EngineRefused        the engine said no; its own words are kept
+    │   ├── EngineMissing        no engine is running here, and none can be installed or started
+    │   ├── EngineUnreachable    an engine exists but cannot be reached (permissions, address, stopped daemon)
+    │   └── EngineRefused        the engine refused the request; its message is kept
     ├── ImageError
-    │   ├── ImageMissing         no source has this image
-    │   ├── BuildFailed          an image of the lab could not be built
-    │   └── BadArchive           an image archive is none, or is damaged, cut short or hostile
+    │   ├── ImageMissing         no source provides this image
+    │   ├── BuildFailed          a lab image could not be built
+    │   └── BadArchive           an image archive is invalid, corrupted, truncated or malicious
     ├── ContainerError
-    │   ├── ContainerMissing     there is no container of that name
-    │   └── NotRunning           the container does not run, or ended too early
-    ├── HostUnreadable           this engine does not let the lab read that part of its host
+    │   ├── ContainerMissing     there is no container with that name
+    │   └── NotRunning           the container is not running, or exited too early
+    ├── HostUnreadable           this engine does not give the lab access to that part of its host
     ├── LabClosed                the lab was closed
     ├── ServerRefused            a database server refused a connection or a statement
-    ├── TimedOut                 something did not happen in time
+    ├── TimedOut                 an operation or a condition timed out
     ├── BadInput                 an invalid name, size or option
-    ├── NameTaken                the name belongs to something that the lab did not make
-    ├── PortTaken                the port belongs to something else
-    ├── NotOurs                  the lab was asked to touch what it did not make
-    ├── GuestFailed              a virtual machine did not reach its payload
-    ├── FindingFailed            a finding of the course does not hold here
+    ├── NameTaken                the name is used by a resource that the lab did not create
+    ├── PortTaken                the port is in use
+    ├── NotOurs                  the lab was asked to change a resource that it did not create
+    ├── GuestFailed              a virtual machine did not start its payload
+    ├── FindingFailed            a finding of the course does not hold on this engine
     └── SetupFailed              the environment, JupyterLab or a package could not be set up
 """
 
@@ -35,89 +35,89 @@ from pathlib import Path
 _IS_INSTALLED = Path(__file__).with_name("bundle").is_dir()
 
 DISK_FULL = (
-    "the engine's disk is full: `docker system df` tells what takes it; free some, then run this again"
+    "the engine's disk is full: `docker system df` shows what uses it; free some space, then try again"
 )
-"""What to do where the engine's words are "no space left on device" (errno(3), ENOSPC)."""
+"""The hint for the engine's message "no space left on device" (errno(3), ENOSPC)."""
 
 
 def as_typed(text: str) -> str:
-    """`text` with the lab's command as it is typed here: `labhelpers` where the package was installed from a wheel."""
+    """Replace `./lab` in `text` with `labhelpers` if the package was installed from a wheel."""
     return text.replace("./lab", "labhelpers") if _IS_INSTALLED else text
 
 
 class LabError(Exception):
-    """What happened, why it likely did, and what to do next.
+    """An error with its likely cause and the next step.
 
     Attributes:
-        message: what happened and why, in one or two sentences.
-        hint: what to type or do next.
-        engine_words: the engine's (or a tool's) own message, unchanged, or None.
+        message: the problem and its cause, in one or two sentences.
+        hint: the next step, with the command to type if there is one.
+        engine_message: the engine's (or a tool's) own message, unchanged, or None.
     """
 
-    def __init__(self, message: str, *, hint: str, engine_words: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str, engine_message: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.engine_words = engine_words
+        self.engine_message = engine_message
 
     def __str__(self) -> str:
         lines = [self.message]
-        if self.engine_words:
-            lines.append(f"  it said: {self.engine_words.strip()}")
+        if self.engine_message:
+            lines.append(f"  it said: {self.engine_message.strip()}")
         lines.append(f"  next:    {self.hint}")
         return as_typed("\n".join(lines))
 
     def _render_traceback_(self) -> list[str]:
-        """IPython shows these lines in place of a traceback."""
+        """IPython shows these lines instead of a traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 
 class EngineError(LabError):
-    """Something about the engine."""
+    """A problem with the engine."""
 
 
 class EngineMissing(EngineError):
-    """No engine answers here, and none can be brought."""
+    """No engine is running here, and none can be installed or started."""
 
 
 class EngineUnreachable(EngineError):
-    """An engine is there, but it cannot be reached."""
+    """An engine exists but cannot be reached."""
 
 
 class EngineRefused(EngineError):
-    """The engine said no; `engine_words` holds its answer."""
+    """The engine refused the request; `engine_message` holds its message."""
 
 
 class ImageError(LabError):
-    """Something about an image."""
+    """A problem with an image."""
 
 
 class ImageMissing(ImageError):
-    """No source has this image."""
+    """No source provides this image."""
 
 
 class BuildFailed(ImageError):
-    """An image of the lab could not be built."""
+    """A lab image could not be built."""
 
 
 class BadArchive(ImageError):
-    """An image archive is none, or is damaged, cut short or hostile."""
+    """An image archive is invalid, corrupted, truncated or malicious."""
 
 
 class ContainerError(LabError):
-    """Something about a container."""
+    """A problem with a container."""
 
 
 class ContainerMissing(ContainerError):
-    """There is no container of that name."""
+    """There is no container with that name."""
 
 
 class NotRunning(ContainerError):
-    """The container does not run, or ended too early."""
+    """The container is not running, or exited too early."""
 
 
 class HostUnreadable(LabError):
-    """This engine does not let the lab read that part of its host."""
+    """This engine does not give the lab access to that part of its host."""
 
 
 class LabClosed(LabError):
@@ -125,11 +125,11 @@ class LabClosed(LabError):
 
 
 class ServerRefused(LabError):
-    """A database server refused a connection or a statement; `engine_words` holds its message."""
+    """A database server refused a connection or a statement; `engine_message` holds its message."""
 
 
 class TimedOut(LabError):
-    """Something did not happen in time."""
+    """An operation or a condition timed out."""
 
 
 class BadInput(LabError, ValueError):
@@ -137,23 +137,23 @@ class BadInput(LabError, ValueError):
 
 
 class NameTaken(LabError):
-    """The name belongs to something that the lab did not make."""
+    """The name is used by a resource that the lab did not create."""
 
 
 class PortTaken(LabError):
-    """The port belongs to something else."""
+    """The port is in use."""
 
 
 class NotOurs(LabError):
-    """The lab was asked to touch what it did not make."""
+    """The lab was asked to change a resource that it did not create."""
 
 
 class GuestFailed(LabError):
-    """A virtual machine did not reach its payload."""
+    """A virtual machine did not start its payload."""
 
 
 class FindingFailed(LabError):
-    """A finding of the course does not hold here."""
+    """A finding of the course does not hold on this engine."""
 
 
 class SetupFailed(LabError):
@@ -161,5 +161,5 @@ class SetupFailed(LabError):
 
 
 def show(error: LabError) -> None:
-    """Print an error for someone at a terminal, on standard error."""
+    """Print an error to standard error, for a user at a terminal."""
     print(f"error: {error}", file=sys.stderr)

@@ -67,7 +67,7 @@ def code_html(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-DOES_NOT_APPLY = ": does not apply here: "
+DOES_NOT_APPLY = ": not applicable here: "
 
 
 def finding(claim: str, found: Any = True, expected: Any = True, *, unless: str | None = None) -> None:
@@ -85,8 +85,8 @@ def finding(claim: str, found: Any = True, expected: Any = True, *, unless: str 
         return
     if found != expected:
         raise FindingFailed(
-            f"“{claim}” should be {_say(expected)}; here it is {_say(found)}",
-            hint="run the notebook again from the top; if it stays so, this machine teaches us something: "
+            f"“{claim}” should be {_say(expected)} but is {_say(found)}",
+            hint="run the notebook again from the top; if this happens again, "
             "please report it with the output of `./lab doctor`",
         )
     print(f"{claim}: {_say(found)}")

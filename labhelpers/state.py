@@ -97,8 +97,8 @@ def location() -> Path:
             where = Path(named).expanduser().absolute()
         except RuntimeError as error:
             raise SetupFailed(
-                f"LABHELPERS_HOME is {named!r}, and there is no such user or home directory",
-                hint="give the directory as an absolute path: `LABHELPERS_HOME=/path/to/directory`",
+                f"LABHELPERS_HOME is {named!r}, but that user or home directory does not exist",
+                hint="use an absolute path: `LABHELPERS_HOME=/path/to/directory`",
             ) from error
         os.environ["LABHELPERS_HOME"] = str(where)
         return where
@@ -108,8 +108,8 @@ def location() -> Path:
     user = _user_home()
     if user is None:
         raise SetupFailed(
-            "this user has no home directory: HOME is not set to one, and the user id has no passwd entry",
-            hint="name a directory for the lab's files: `export LABHELPERS_HOME=/path/to/directory`",
+            "you have no home directory: HOME is not set, and your user ID has no passwd entry",
+            hint="choose a directory for the lab's files: `export LABHELPERS_HOME=/path/to/directory`",
         )
     return user / ".local" / "state" / "labhelpers"
 
@@ -145,22 +145,22 @@ def _create(folder: Path, mode: int = 0o777) -> None:
 
 def unusable(error: OSError, where: Path) -> SetupFailed:
     """What to tell the reader where `error` keeps the lab from using its file or directory `where`."""
-    largest = "name a directory on a larger disk: `export LABHELPERS_HOME=/path/to/directory`"
-    other = "name another directory for the lab's files: `export LABHELPERS_HOME=/path/to/directory`"
+    largest = "use a directory on a larger disk: `export LABHELPERS_HOME=/path/to/directory`"
+    other = "use another directory for the lab's files: `export LABHELPERS_HOME=/path/to/directory`"
     if error.errno in _FULL:
         free = _free_bytes(where) // 1_000_000
         return SetupFailed(
             f"no space left on device: {where} cannot be written ({free} MB free)",
-            hint=f"free some space, then run this again; or {largest}",
-            engine_words=str(error),
+            hint=f"free some space, then try again; or {largest}",
+            engine_message=str(error),
         )
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        message = f"the state directory cannot be used: {where} is a file, or lies below one"
+        message = f"the state directory cannot be used: {where} or one of its parents is a file"
     elif error.errno in _DENIED:
-        message = f"the state directory cannot be used: this user may not write {where}"
+        message = f"the state directory cannot be used: no permission to write {where}"
     else:
         message = f"the state directory cannot be used: {where}"
-    return SetupFailed(message, hint=other, engine_words=str(error))
+    return SetupFailed(message, hint=other, engine_message=str(error))
 
 
 def _free_bytes(where: Path) -> int:
@@ -237,8 +237,9 @@ def locked(name: str, timeout_s: float = 900, waiting: Callable[[], object] | No
         while not acquired:
             if time.monotonic() > end:
                 raise SetupFailed(
-                    f"another lab command has held the lock “{name}” for {timeout_s:.0f} s",
-                    hint="wait until it ends, or end it; then run this again",
+                    f"timed out after {timeout_s:.0f} s waiting for the lock “{name}”, held by another lab "
+                    "command",
+                    hint="wait for it or stop it, then try again",
                 )
             time.sleep(0.05)
             acquired = _acquired(file)
@@ -296,8 +297,8 @@ def _locks_elsewhere() -> Path | None:
         return None
     local = _local_directory()
     print(
-        f"locks: the file system of {home()} has none ({reason}); using {local}. Do not use this state directory "
-        "from two machines at once.",
+        f"locks: the file system of {home()} does not support them ({reason}); using {local}. Do not use "
+        "this state directory from two machines at once.",
         file=sys.stderr,
     )
     # the processes that this one starts use it too, and say nothing
@@ -320,8 +321,8 @@ def _local_directory() -> Path:
         if usable:
             return folder
     raise SetupFailed(
-        f"the file system of {home()} has no locks, and neither has /tmp: lab commands cannot wait for each other",
-        hint="name a directory on a local disk: `export LABHELPERS_HOME=/path/to/directory`",
+        f"neither the file system of {home()} nor /tmp supports file locks, which lab commands need",
+        hint="use a directory on a local disk: `export LABHELPERS_HOME=/path/to/directory`",
     )
 
 

@@ -27,19 +27,20 @@ IMAGES = (*FIRST_IMAGES, "registry", "engine", "mysql", "netdata")
     "--engine",
     default=lambda: os.environ.get("LABHELPERS_ENGINE", "auto"),
     metavar="A|B|C|AB|all|auto|private|URL",
-    help="The engine to test on: one of the three of the tests, several, all, or as for the other verbs.",
+    help="The engine to test on: A, B or C, several of them, all, or as for the other commands.",
 )
 @click.option(
     "--settings",
     metavar="NAME|all",
-    help="Execute notebooks on engine B under these daemon settings (a wrong name lists them); ARGS are chapters.",
+    help="Execute notebooks on engine B with these daemon settings; ARGS are chapters. An unknown name lists the "
+    "settings.",
 )
 @reports_errors
 def test(args: tuple[str, ...], engine: str, settings: str | None) -> None:
     """Run the whole test suite, every notebook under nbval included; ARGS go to pytest.
 
     The engine may be named A (what `up` uses), B (28.5, containerd image store, nested), C (26.1, cgroup v2, in a
-    virtual machine), or all: B and C are made for it and taken away again.
+    virtual machine), or all: B and C are created for the run and removed afterwards.
     """
     if settings is not None:
         _test_settings(settings, args, engine)
@@ -65,7 +66,7 @@ def _test_on(names: Sequence[str], args: Sequence[str]) -> NoReturn:
 def _test_settings(settings: str, chapters: Sequence[str], engine: str) -> NoReturn:
     if engine not in ("auto", "B"):
         raise errors.BadInput(
-            f"the daemon settings are those of engine B, and --engine says {engine}",
+            f"--settings applies to engine B, but --engine is {engine}",
             hint=f"./lab test --engine B --settings {settings}",
         )
     names = matrix.chosen(settings)
@@ -77,9 +78,9 @@ def _test_settings(settings: str, chapters: Sequence[str], engine: str) -> NoRet
 
 def _ensure_browser() -> None:
     try:
-        install.ensure(install.BROWSER, "the page is tested in a real browser")
+        install.ensure(install.BROWSER, "the browser tests need Chromium")
     except EngineError as error:
-        say(f"browser: not here, so its tests are skipped ({error.message})")
+        say(f"browser: not installed; its tests are skipped ({error.message})")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_a_user_id_without_a_passwd_entry(verb: str) -> None:
     if "Permission denied" in done.stderr and "bootstrap.py" in done.stderr:
         pytest.skip("another user may not read this checkout or its Python")
     assert done.returncode == 1
-    assert "this user has no home directory" in done.stderr
+    assert "you have no home directory" in done.stderr
     assert "export LABHELPERS_HOME=" in done.stderr
 
 
@@ -99,19 +99,19 @@ def test_a_file_in_its_place_is_named(
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / "file" / below))
-    with pytest.raises(SetupFailed, match="is a file, or lies below one"):
+    with pytest.raises(SetupFailed, match="or one of its parents is a file"):
         state.home()
 
 
 @pytest.mark.parametrize(
     ("number", "message"),
-    [(errno.ENOSPC, "no space left"), (errno.EROFS, "may not write"), (errno.EIO, "cannot be used")],
+    [(errno.ENOSPC, "no space left"), (errno.EROFS, "no permission to write"), (errno.EIO, "cannot be used")],
 )
 def test_what_the_disk_says_is_told_with_a_next_step(number: int, message: str, home: Path) -> None:
     error = state.unusable(OSError(number, os.strerror(number)), home)
     assert message in error.message
     assert "LABHELPERS_HOME" in error.hint
-    assert os.strerror(number) in (error.engine_words or "")
+    assert os.strerror(number) in (error.engine_message or "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
@@ -179,7 +179,7 @@ def test_a_file_system_without_locks_gets_them_on_another_disk(
     assert (home / "locks/engine").exists(), "whoever lists the locks finds them"
     with state.locked("engine", timeout_s=0):
         pass
-    assert capsys.readouterr().err.count("has none") == 1, "it is said once"
+    assert capsys.readouterr().err.count("does not support them") == 1, "it is said once"
 
 
 def test_a_lock_ends_with_its_process(home: Path) -> None:

@@ -105,7 +105,7 @@ def devices(lab: Lab) -> Devices:
             try:
                 attempts.append(_attempt(lab, path or "/dev/fuse", number, given, options))
             except LabError as error:
-                refused.append(f"{given}: {error.engine_words or error.message}")
+                refused.append(f"{given}: {error.engine_message or error.message}")
         with lab.running(lab.image("payload"), ["sleep", "60"], network="none") as plain:
             found = lab.host.cgroup_files(plain, ["devices.list"]).get("devices.list")
     mapped = lab.engine.remaps_users or security(lab.engine.info, "rootless") is not None

@@ -143,7 +143,7 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
             except LabError as error:
                 if limit is None:
                     raise
-                why = f"the engine refused a limit on {found.path}: {error.engine_words or error.message}"
+                why = f"the engine refused a limit on {found.path}: {error.engine_message or error.message}"
                 return DiskLimits(Disk(found.number, None, re.sub(r"[0-9a-f]{64}", "…", why)), ())
     return DiskLimits(found, tuple(steps))
 
@@ -160,7 +160,7 @@ def _copied(
         raise NotRunning(
             "the container that reads and writes ended before it was done",
             hint="is the engine's disk full? `docker system df` tells; then run the cell again",
-            engine_words=log[-500:],
+            engine_message=log[-500:],
         )
     result = json.loads(log.splitlines()[-1])
     return [

@@ -118,7 +118,7 @@ def _answers(
         raise NotRunning(
             f"the service that answers ended with exit code {code}",
             hint="fix what its last lines name, then run the cell again",
-            engine_words=log[-500:],
+            engine_message=log[-500:],
         )
     samples = sampler.samples()
     readings = samples.of(str(service.name))

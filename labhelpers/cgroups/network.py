@@ -138,7 +138,7 @@ def _transfer(lab: Lab, receiver: Container, address: str, what: str, seconds: i
         raise LabError(
             "the transfer between the two containers failed",
             hint="run the cell again; a firewall on the engine's machine may stop it",
-            engine_words=str(report.get("error", answer))[-500:],
+            engine_message=str(report.get("error", answer))[-500:],
         )
     points = [(one["sum"]["end"], one["sum"]["bits_per_second"] / 1e6) for one in report["intervals"]]
     return Transfer(what, tuple(points), report["end"]["sum_received"]["bits_per_second"] / 1e6)

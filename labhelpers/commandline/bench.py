@@ -52,7 +52,7 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
                 "docker cp": lambda: _typed([*cli, *copy]),
                 "docker cp, lab socket": lambda: _typed([*through, *copy]),
             },
-            "look at the engine's host": {
+            "inspect the engine's host": {
                 "docker stats --no-stream": lambda: _typed([*cli, "stats", "--no-stream", str(stays.id)]),
                 "lab.host.memory": lambda: lab.host.memory(stays),
                 "lab.host.read, one file": lambda: lab.host.read("/proc/loadavg"),

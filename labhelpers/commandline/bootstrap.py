@@ -40,15 +40,15 @@ HELP = """usage: ./lab VERB [OPTIONS]
 
   up      set up what is missing, start JupyterLab and open the course
   run     execute notebooks without a browser; --html DIR writes a report
-  test    the whole test suite, every notebook included
+  test    run the whole test suite, including every notebook
   check   format, style and types of a checkout, in less than a minute
-  doctor  what is here, what is missing, and what to do about it
-  status  what the lab has running and what it has made
-  clean   remove what the lab made on the engine
-  down    stop JupyterLab and the private engine; --purge removes everything of ours
-  bench   compare what things cost on this engine
+  doctor  report what works, what is missing and how to fix it
+  status  show what the lab is running and what it has created
+  clean   remove what the lab created on the engine
+  down    stop JupyterLab and the private engine; --purge also removes all of the lab's data
+  bench   compare the cost of common operations on this engine
 
-The environment is not made yet: `./lab up` makes it. After that each verb has its own --help.
+The environment does not exist yet: `./lab up` creates it. After that each verb has its own --help.
 """
 
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
         if verb == "doctor" and not _can_run():
             _without().doctor("--json" in arguments, hub.answers(1.5))
         if verb in WITHOUT and not state.location().exists():
-            print("nothing of ours is on this machine")
+            print("the lab has nothing on this machine")
             return
         if verb in WITHOUT and not _can_run():
             _without().run(verb, arguments)
@@ -84,9 +84,9 @@ def main(arguments: list[str]) -> None:
             return
         raise SetupFailed(
             f"the environment's Python cannot be started: {_python()}",
-            hint=f"a file system that is mounted noexec, or another machine's environment, does this: "
-            f"`rm -r {_python().parent.parent}`, or name another directory with LABHELPERS_HOME; then run this again",
-            engine_words=str(error),
+            hint="the file system may be mounted noexec, or the environment was created on another machine: "
+            f"`rm -r {_python().parent.parent}`, or set LABHELPERS_HOME to another directory; then try again",
+            engine_message=str(error),
         ) from error
 
 
@@ -106,9 +106,9 @@ def repair(problem: ImportError) -> NoReturn:
     environment = state.location() / "env"
     if Path(sys.prefix).resolve() != environment.resolve() or os.environ.get(REPAIRED):
         raise SetupFailed(
-            f"a library of the course cannot be imported by {sys.executable}",
+            f"{sys.executable} cannot import a library that the course needs",
             hint=f"`rm -r {environment}`, then ./lab up; outside the lab's environment: pip install labhelpers",
-            engine_words=f"{type(problem).__name__}: {problem}",
+            engine_message=f"{type(problem).__name__}: {problem}",
         ) from problem
     (environment / "made-from").unlink(missing_ok=True)
     os.environ[REPAIRED] = "1"
@@ -171,7 +171,7 @@ def _make() -> None:
 
 
 def _say_waiting() -> None:
-    print("environment: another lab command is making it; waiting", flush=True)
+    print("environment: waiting for another lab command to create it", flush=True)
 
 
 @contextmanager
@@ -214,15 +214,15 @@ def _venv(environment: Path) -> None:
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         if not may_be_root():
             raise SetupFailed(
-                "this Python has no venv module, and this user may not install packages",
-                hint=f"sudo apt-get install {package}; then run this again",
+                "this Python has no venv module, and you are not allowed to install packages",
+                hint=f"sudo apt-get install {package}; then try again",
             )
         print(f"environment: installing the distribution's {package}", flush=True)
         apt.update(_run_as_root, print)
         apt.install([package], _run_as_root)
         status, output = _run(make)
     if status:
-        raise _failed("the Python environment could not be made", output, "")
+        raise _failed("the Python environment could not be created", output, "")
 
 
 def _run_as_root(command: Sequence[str], title: str) -> tuple[int, str]:
@@ -281,7 +281,7 @@ def _install(environment: Path) -> None:
     if _cause(output, shown_index):
         raise _failed("the packages of requirements.lock could not be installed", output, shown_index)
     # uv has no wheel for every platform; pip reads the same lock, only slower
-    print("environment: uv does not work here; pip takes longer", flush=True)
+    print("environment: uv failed; using pip, which takes longer", flush=True)
     status, output = _run([*pip, "--require-hashes", "-r", str(LOCK)])
     if status:
         raise _failed("the packages of requirements.lock could not be installed", output, shown_index)
@@ -292,7 +292,7 @@ def _no_space() -> SetupFailed:
     free = shutil.disk_usage(home).free // 1_000_000
     return SetupFailed(
         f"no space left on device: {free} MB free in {home}, about {NEEDED_BYTES // 1_000_000} MB needed",
-        hint="free some space, then run this again; or name a directory on a larger disk: "
+        hint="free some space and try again, or use a directory on a larger disk: "
         "`export LABHELPERS_HOME=/path/to/directory`",
     )
 
@@ -301,36 +301,37 @@ def _failed(message: str, output: str, index: str) -> SetupFailed:
     lines = [_without_password(line) for line in output.strip().splitlines() if line.strip()]
     known = _cause(output, index)
     if known is None:
-        hint = "check the network and `pip config list`, then run this again: it goes on where it stopped"
-        return SetupFailed(message, hint=hint, engine_words="\n".join(lines[-8:]))
+        hint = "check the network and `pip config list`, then try again; it resumes where it stopped"
+        return SetupFailed(message, hint=hint, engine_message="\n".join(lines[-8:]))
     why, hint = known
-    return SetupFailed(f"{message}: {why}", hint=hint, engine_words="\n".join(lines[-4:]))
+    return SetupFailed(f"{message}: {why}", hint=hint, engine_message="\n".join(lines[-4:]))
 
 
 def _cause(output: str, index: str) -> tuple[str, str] | None:
     """Why pip, uv or venv failed and what to do, where trying another tool cannot help; else None."""
     at = f" ({index})" if index else ""
-    again = "then run this again: it goes on where it stopped"
+    again = "then try again; it resumes where it stopped"
     if re.search(r"No space left on device|os error 28\b|Errno 28\b|[Dd]isk quota exceeded", output):
         space = _no_space()
         return space.message, space.hint
     if re.search(r"Read-only file system|Permission denied|os error (13|30)\b|Errno (13|30)\b", output):
         return (
-            f"this user may not write in {state.location()}",
-            "name another directory: `export LABHELPERS_HOME=/path/to/directory`",
+            f"you do not have permission to write to {state.location()}",
+            "use another directory: `export LABHELPERS_HOME=/path/to/directory`",
         )
     if re.search(r"DO NOT MATCH THE HASHES|[Hh]ash mismatch", output):
         return (
-            f"the package index{at} delivers a file that is not the one that requirements.lock names (hash mismatch)",
-            "a broken download, or an index that changes packages: run this again, or use another index: "
-            "`PIP_INDEX_URL=https://INDEX/simple ./lab up`",
+            f"a file from the package index{at} does not match its hash in requirements.lock",
+            "the download is corrupted or the index serves modified packages: try again, or use another "
+            "index: `PIP_INDEX_URL=https://INDEX/simple ./lab up`",
         )
     if re.search(
         r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|invalid peer certificate|UnknownIssuer", output
     ):
         return (
             f"the certificate of the package index{at} cannot be verified",
-            "name your organization's CA file: `PIP_CERT=/path/to/ca.pem SSL_CERT_FILE=/path/to/ca.pem ./lab up`",
+            "use your organization's CA certificate: "
+            "`PIP_CERT=/path/to/ca.pem SSL_CERT_FILE=/path/to/ca.pem ./lab up`",
         )
     if re.search(
         r"\b(401|403|407)\b.*(Client Error|Unauthorized|Forbidden|Proxy Auth)|HTTP error 40[137]"
@@ -339,7 +340,7 @@ def _cause(output: str, index: str) -> tuple[str, str] | None:
         output,
     ):
         return (
-            f"the package index{at}, or the proxy before it, wants a user name and a password",
+            f"the package index{at} or its proxy requires a user name and password",
             f"set them in `pip config list`'s index-url or in HTTPS_PROXY, {again}",
         )
     if re.search(

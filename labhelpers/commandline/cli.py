@@ -36,10 +36,12 @@ def main() -> None:
 @main.command()
 @engine_option
 @click.option(
-    "--port", type=click.IntRange(1, 65535), help="JupyterLab's port on 127.0.0.1; the first free from 8888."
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port for JupyterLab on 127.0.0.1. Default: the first free port from 8888.",
 )
 @click.option(
-    "--browser/--no-browser", default=True, help="Open the first page in your browser, or only print it."
+    "--browser/--no-browser", default=True, help="Open the first page in your browser, or only print its URL."
 )
 @reports_errors
 def up(engine: str, port: int | None, browser: bool) -> None:
@@ -55,7 +57,9 @@ def up(engine: str, port: int | None, browser: bool) -> None:
 @main.command()
 @click.argument("chapters", nargs=-1)
 @click.option(
-    "--html", type=click.Path(file_okay=False, path_type=Path), help="Write a page per notebook there."
+    "--html",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write one HTML page per notebook to this directory.",
 )
 @engine_option
 @reports_errors
@@ -72,13 +76,17 @@ def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
 
 @main.command()
 @click.argument("chapter")
-@click.option("--suffix", required=True, metavar="LETTER", help="One letter, b to z: the names end in it.")
 @click.option(
-    "--to", type=click.Path(file_okay=False, path_type=Path), help="The folder; else that of the notebooks."
+    "--suffix", required=True, metavar="LETTER", help="A letter from b to z, appended to all names."
+)
+@click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for the copy. Default: the directory of the notebooks.",
 )
 @reports_errors
 def copy(chapter: str, suffix: str, to: Path | None) -> None:
-    """Write a copy of the notebook of CHAPTER for one more learner on the same engine, with names of their own."""
+    """Write a copy of CHAPTER's notebook with other names, for another learner on the same engine."""
     from labhelpers.commandline import runner
     from labhelpers.lab import learners
 
@@ -112,16 +120,16 @@ def _must_be_checkout() -> None:
     if not (state.ROOT / "tests").is_dir():
         raise errors.BadInput(
             "the tests are not part of the installed package",
-            hint="run them in a checkout: git clone the course, then ./lab test",
+            hint="run them from a checkout: clone the repository, then run ./lab test",
         )
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @engine_option
 @reports_errors
 def doctor(as_json: bool, engine: str) -> None:
-    """Say what is here, what is missing, and what to do; start and install nothing."""
+    """Report what works, what is missing and how to fix it; start and install nothing."""
     from labhelpers.commandline.doctor import examine, show
 
     report = examine(engine)
@@ -136,7 +144,7 @@ def doctor(as_json: bool, engine: str) -> None:
 @engine_option
 @reports_errors
 def status(engine: str) -> None:
-    """Say what the lab has running, and what it has made."""
+    """Show what the lab is running and what it has created."""
     from labhelpers.lab.inventory import inventory
 
     server = jupyter.running()
@@ -150,17 +158,17 @@ def status(engine: str) -> None:
         say(f"engine:     {facts.source}, {found.product} {facts.version} at {facts.host} ({facts.found_by})")
         there = inventory(found)
         made = there.ours
-        say("made:       " + ("nothing" if not made else f"{len(made)} things"))
+        say("created:    " + ("nothing" if not made else f"{len(made)} resources"))
         for things, why in (
             (there.ended, "its session has ended: `./lab clean` removes it"),
-            (there.open, "in use by an open notebook or terminal"),
+            (there.open, "used by an open notebook or terminal"),
             (there.tests, "in use by `./lab test`"),
-            (there.readers, "you created it, and it stays until you remove it: `./lab clean` asks"),
+            (there.readers, "created by you; kept until you remove it: `./lab clean` asks"),
         ):
             for one in things:
                 say(f"            {one} ({why})")
         if there.strangers:
-            say(f"others':    {len(there.strangers)} things")
+            say(f"foreign:    {len(there.strangers)} resources")
             for one in there.strangers:
                 say(f"            {_of_others(one)}")
     say(f"files:      {state.shown(state.home())}")
@@ -168,14 +176,14 @@ def status(engine: str) -> None:
 
 @main.command()
 @click.argument("names", nargs=-1, metavar="[NAME…]")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @engine_option
 @reports_errors
 def clean(names: tuple[str, ...], yes: bool, engine: str) -> None:
-    """Remove what the lab's sessions left on the engine, and say what; images and kept volumes stay.
+    """Remove and list what ended lab sessions left on the engine; keep images and persistent volumes.
 
-    What an open notebook made, and volumes that you created, are removed only if you confirm it (or with --yes). What
-    another state directory's session made is left alone, unless you give its NAME and confirm it.
+    Resources of open notebooks and volumes that you created are removed only after confirmation (or with --yes).
+    Resources of other state directories are removed only by NAME and after confirmation.
     """
     found = connect(engine, revive=False)
     if names:
@@ -188,21 +196,21 @@ def clean(names: tuple[str, ...], yes: bool, engine: str) -> None:
 @click.option(
     "--purge", is_flag=True, help="Also remove the engine's data, the environment and your progress."
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @engine_option
 @reports_errors
 def down(purge: bool, yes: bool, engine: str) -> None:
-    """Stop JupyterLab and the private engine; an engine that was there before is never stopped."""
+    """Stop JupyterLab and the private engine. An existing engine is never stopped."""
     if (
         purge
         and not yes
         and not ask(
-            f"Remove everything of ours ({state.shown(state.home())}), your progress and the volumes that you "
-            "created in the course too?"
+            f"Remove all of the lab's data ({state.shown(state.home())}), including your progress and the "
+            "volumes that you created in the course?"
         )
     ):
-        raise errors.BadInput("nothing was removed", hint="answer y, or give --yes in a script")
-    say("JupyterLab: stopped" if jupyter.stop() else "JupyterLab: was not running")
+        raise errors.BadInput("nothing was removed", hint="answer y, or use --yes in a script")
+    say("JupyterLab: stopped" if jupyter.stop() else "JupyterLab: not running")
     _leave_foreign_engine(engine, purge)
     private.stop(say)
     if purge:
@@ -214,7 +222,7 @@ def down(purge: bool, yes: bool, engine: str) -> None:
 @engine_option
 @reports_errors
 def bench(repeats: int, engine: str) -> None:
-    """Compare what things cost on this engine, as ratios."""
+    """Compare the cost of common operations on this engine."""
     from labhelpers.commandline.bench import compare
 
     found = engine_with_images(engine, ("tools", "payload"))
@@ -232,8 +240,8 @@ def _clean(engine: Engine, confirm: Callable[[str], bool]) -> None:
     _show(removed, stays)
     total = len(removed)
     for things, what, question in (
-        (left.readers, "you created it", "Remove these volumes, with all that they hold?"),
-        (left.open, "an open notebook or terminal uses it", "Remove what is in use, too?"),
+        (left.readers, "you created it", "Remove these volumes and all data in them?"),
+        (left.open, "an open notebook or terminal uses it", "Also remove resources that are in use?"),
     ):
         for one in things:
             say(f"{one}: {what}")
@@ -242,17 +250,17 @@ def _clean(engine: Engine, confirm: Callable[[str], bool]) -> None:
             _show(gone, refused)
             total += len(gone)
         elif things:
-            say("left alone; `./lab clean --yes` removes it")
+            say("kept; `./lab clean --yes` removes it")
     for one in left.tests:
-        say(f"{one} stays: `./lab test` is using it")
+        say(f"{one} kept: in use by `./lab test`")
     for one in left.strangers:
-        say(f"{_of_others(one)}; left alone")
+        say(f"{_of_others(one)}; kept")
     if left.strangers:
-        say("if one of these is yours and not needed, name it: ./lab clean NAME")
+        say("to remove one of these, give its name: ./lab clean NAME")
     if total:
-        say(f"{total} things of the lab removed")
+        say(f"removed {total} resources")
     elif not (stays or left.ours):
-        say("the lab has made nothing that is still there")
+        say("nothing to remove")
 
 
 def _clean_named(engine: Engine, names: Sequence[str], yes: bool) -> None:
@@ -263,7 +271,7 @@ def _clean_named(engine: Engine, names: Sequence[str], yes: bool) -> None:
     for one in chosen:
         say(_of_others(one) if one in strangers else str(one))
     if not yes and not ask(f"Remove {'it' if len(chosen) == 1 else f'these {len(chosen)}'}?"):
-        raise errors.BadInput("nothing was removed", hint="answer y, or give --yes in a script")
+        raise errors.BadInput("nothing was removed", hint="answer y, or use --yes in a script")
     _show(*inventory.remove(engine, chosen))
 
 
@@ -308,9 +316,9 @@ def _must_not_be_in_use(engine: Engine) -> None:
     while used := [*(there := inventory(engine)).open, *there.tests]:
         if time.monotonic() > end:
             raise errors.BadInput(
-                f"{', '.join(map(str, used))}: an open notebook or another `./lab` command uses it, so nothing "
-                "more was removed",
-                hint="shut down that notebook's kernel, or end that command; then run this again",
+                f"{', '.join(map(str, used))}: in use by an open notebook or another `./lab` command; "
+                "nothing else was removed",
+                hint="shut down that notebook's kernel or stop that command, then try again",
             )
         time.sleep(0.2)
 
@@ -321,7 +329,7 @@ def _others_use(engine: Engine) -> str | None:
     from labhelpers.lab.inventory import inventory
 
     if strangers := inventory(engine).strangers:
-        return f"another lab on this engine has {strangers[0]}"
+        return f"another lab on this engine owns {strangers[0]}"
     if engine.identity in sessions.alive_elsewhere().values():
         return "another lab is open on this engine"
     return None
@@ -336,12 +344,12 @@ def _purge() -> None:
     say(
         f"removed {state.shown(home)}"
         if not stays
-        else f"removed what the lab had in {state.shown(home)}; these stay:"
+        else f"removed the lab's files from {state.shown(home)}; kept:"
     )
     for path in stays:
         say(f"    {path}")
     if packages:
-        say("these packages were installed for the lab and stay, because other programs may use them by now:")
+        say("these packages were installed for the lab; remove them yourself if nothing else needs them:")
         say(f"    apt-get purge {' '.join(packages)}")
 
 

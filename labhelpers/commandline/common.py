@@ -29,7 +29,8 @@ def engine_option(verb: Verb) -> Verb:
         "--engine",
         default=lambda: os.environ.get("LABHELPERS_ENGINE", "auto"),
         metavar="auto|private|URL",
-        help="The engine to use: the one that is there or else our own (auto), our own (private), or an address.",
+        help="The engine to use: an existing one, else the lab's private engine (auto); "
+        "the private engine (private); or an address.",
     )(verb)
 
 
@@ -44,7 +45,7 @@ def reports_errors(verb: Verb) -> Verb:
             errors.show(error)
             sys.exit(1)
         except KeyboardInterrupt:
-            say("\nstopped by you; the next command goes on from here")
+            say("\ninterrupted; the next command resumes from here")
             sys.exit(130)
 
     return reporting  # type: ignore[return-value]
@@ -53,7 +54,7 @@ def reports_errors(verb: Verb) -> Verb:
 def engine_with_images(choice: str, names: tuple[str, ...]) -> Engine:
     """The engine with the lab images `names`; what this process starts from now on reaches that engine."""
     engine = provide(choice)
-    say(f"engine: {engine.product} {engine.version['Version']}, {engine.source}, found by: {engine.found_by}")
+    say(f"engine: {engine.product} {engine.version['Version']}, {engine.source} (found by {engine.found_by})")
     for warning in engine.warnings:
         say(f"engine: note: {warning}")
     for name in names:

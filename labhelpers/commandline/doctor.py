@@ -25,7 +25,7 @@ CALL_S = 60
 # an engine that takes longer for one answer is slow
 SLOW_S = 3
 FACTS = ("version", "api", "host", "source", "storage_driver", "cgroup_version", "cpus", "memory_bytes")
-GO_ON = "go on; the notebooks say where it matters"
+GO_ON = "continue; the notebooks point out where it matters"
 ENOUGH_DISK_BYTES = 4 * 1024**3
 
 
@@ -55,7 +55,7 @@ def examine(choice: str | None = None) -> dict[str, Any]:
             {
                 "kind": "note",
                 "what": warning,
-                "why": f"{engine.product} answers on Docker's API",
+                "why": f"{engine.product} serves the Docker API",
                 "next": GO_ON,
             }
             for warning in engine.warnings
@@ -85,18 +85,17 @@ def show(report: dict[str, Any]) -> None:
         say(f"          {engine['storage_driver']}, cgroup v{engine['cgroup_version']}, {engine['cpus']} CPUs, "
             f"{engine['memory_bytes'] / 1024**3:.1f} GiB")  # fmt: skip
         say(
-            f"hub:      {'answers' if report['hub_reachable'] else 'does not answer; bases are made from packages'}"
+            "hub:      "
+            f"{'reachable' if report['hub_reachable'] else 'not reachable; base images are built from packages'}"
         )
     for name, image in report["images"].items():
-        here = (
-            f"here, from {image['source']}" if image["present"] else "not made yet; made when first asked for"
-        )
+        here = f"present, from {image['source']}" if image["present"] else "not built yet; built on first use"
         say(f"image:    {name:<9} {here}")
     for problem in report["problems"]:
         kind = problem.get("kind", "problem") + ":"
         say(f"{kind:<9} {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
     problems = sum(problem.get("kind") != "note" for problem in report["problems"])
-    say("all is well" if report["ok"] else f"{problems} problem(s)")
+    say("no problems found" if report["ok"] else f"{problems} problem(s)")
 
 
 def _slowest(engine: Engine) -> list[float]:
@@ -118,9 +117,9 @@ def _of_slowness(slowest: list[float]) -> list[dict[str, str]]:
     return [
         {
             "kind": "note",
-            "what": f"the engine is slow (one answer took more than {SLOW_S} s)",
-            "why": f"the slowest answer took {slowest[0]:.0f} s: its machine is busy, or too small",
-            "next": "end what keeps its machine busy (`top`, `docker stats`); measurements are not reliable until then",
+            "what": f"the engine is slow (a response took more than {SLOW_S} s)",
+            "why": f"the slowest response took {slowest[0]:.0f} s: its machine is overloaded or too small",
+            "next": "reduce the load on that machine (`top`, `docker stats`); until then measurements are unreliable",
         }
     ]
 
@@ -153,12 +152,12 @@ def _cannot_talk(words: str, hint: str) -> dict[str, str]:
 
 def _newer_or_older(words: str) -> str:
     if pinned := os.environ.get("DOCKER_API_VERSION"):
-        return f"DOCKER_API_VERSION asks for API {pinned}: `unset DOCKER_API_VERSION`"
+        return f"DOCKER_API_VERSION is set to {pinned}: `unset DOCKER_API_VERSION`"
     if "too old" in words:
         return f"update the `docker` command to the engine's version: {INSTALL_PAGE}"
     if "too new" in words or "minimum supported" in words.lower():
         return f"update the engine to the version of the `docker` command: {INSTALL_PAGE}"
-    return "run `docker version` yourself; a damaged ~/.docker/config.json is one cause"
+    return "run `docker version` yourself; a corrupted ~/.docker/config.json is one cause"
 
 
 def _first_run(engine: Engine) -> list[dict[str, str]]:
@@ -175,23 +174,24 @@ def _of_this_machine() -> list[dict[str, str]]:
     if not shutil.which("docker"):
         found.append(
             {
-                "what": "the `docker` command is not here",
-                "why": "the cells in which you type docker commands run the real one",
-                "next": "./lab up brings it on Debian and Ubuntu; elsewhere it comes with Docker Desktop",
+                "what": "the `docker` command is not installed",
+                "why": "cells with docker commands need it",
+                "next": "./lab up installs it on Debian and Ubuntu; elsewhere it is part of Docker Desktop",
             }
         )
     free = shutil.disk_usage(state.home()).free
     if free < ENOUGH_DISK_BYTES:
         found.append(
             {
-                "what": f"only {free / 1024**3:.1f} GiB are free where the state directory is",
-                "why": "the private engine, its images and the Python environment take about 4 GiB there",
-                "next": f"free some space, or set LABHELPERS_HOME to a larger disk (now {state.shown(state.home())})",
+                "what": f"only {free / 1024**3:.1f} GiB free on the disk of the state directory",
+                "why": "the private engine, its images and the Python environment need about 4 GiB",
+                "next": "free some space, or set LABHELPERS_HOME to a directory on a larger disk "
+                f"(now {state.shown(state.home())})",
             }
         )
     return found
 
 
 def _problem(error: LabError) -> dict[str, str]:
-    why = error.engine_words or "nothing answered at the places where engines listen"
+    why = error.engine_message or "no engine answered at any of the usual addresses"
     return {"what": error.message, "why": why.strip(), "next": error.hint}

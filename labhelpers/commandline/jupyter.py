@@ -109,7 +109,7 @@ def start(engine: Engine, port: int | None = None) -> Server:
             return there
         if there:
             _must_be_idle(there, port)
-            say(f"JupyterLab: replacing the one on port {there.port}, which has nothing open")
+            say(f"JupyterLab: replacing the idle server on port {there.port}")
         stop()  # one that nobody uses and that serves another engine or checkout, or no longer answers
         with step("JupyterLab: starting"):
             return _start(engine, port)
@@ -154,8 +154,8 @@ def _running_soon() -> Server | None:
     while not _answers(server):
         if time.monotonic() > end:
             raise SetupFailed(
-                f"JupyterLab (process {server.pid}) runs but has not answered for {BUSY_S} s",
-                hint="try again when the machine is less busy; or end it, and its kernels with it, by `./lab down`",
+                f"JupyterLab (PID {server.pid}) is running but has not responded for {BUSY_S} s",
+                hint="try again when the machine is less busy, or stop it and its kernels with `./lab down`",
             )
         time.sleep(0.5)
     return server
@@ -173,11 +173,11 @@ def _must_be_idle(server: Server, port: int | None) -> None:
         return
     raise BadInput(
         f"JupyterLab already runs at {server.url} "
-        + (f"with these open: {', '.join(opened)}" if opened else "with nothing open")
+        + (f"with open documents: {', '.join(opened)}" if opened else "with nothing open")
         + (
             "" if same_place else f"; it shows {state.shown(server.checkout)} on {state.shown(server.engine)}"
         ),
-        hint="use that page; or save your notebooks, end it and its kernels with `./lab down`, and run this again",
+        hint="use that page, or save your notebooks, stop it and its kernels with `./lab down`, and try again",
     )
 
 
@@ -235,8 +235,8 @@ def _start(engine: Engine, port: int | None) -> Server:
         process.wait(10)
     raise SetupFailed(
         "JupyterLab did not start",
-        hint=f"its whole log is {state.shown(log)}; `./lab up --port N` tries another port",
-        engine_words="\n".join(log.read_text(encoding="utf-8").strip().splitlines()[-6:]),
+        hint=f"see its log, {state.shown(log)}, or try another port: `./lab up --port N`",
+        engine_message="\n".join(log.read_text(encoding="utf-8").strip().splitlines()[-6:]),
     )
 
 
@@ -256,8 +256,8 @@ def _free_port(port: int | None) -> int:
                 if port is not None:
                     raise BadInput(
                         f"port {port} on this machine cannot be used for JupyterLab",
-                        hint=f"leave --port out, or try --port {_free_port(None)}",
-                        engine_words=str(error),
+                        hint=f"omit --port, or try --port {_free_port(None)}",
+                        engine_message=str(error),
                     ) from error
                 continue
             return int(probe.getsockname()[1])

@@ -81,9 +81,7 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
         found = [path for path in there if path.stem.startswith(name) or path.stem[3:].startswith(name)]
         if len(found) != 1 or not name:
             raise BadInput(
-                f"no chapter is called “{chapter}”"
-                if not found
-                else f"“{chapter}” may mean several chapters",
+                f"there is no chapter “{chapter}”" if not found else f"“{chapter}” matches several chapters",
                 hint="name one of: " + ", ".join(path.stem for path in found or there),
             )
         chosen += found
@@ -135,7 +133,7 @@ def execute(path: Path, html: Path | None = None) -> Executed:
             except CellExecutionError as raised:
                 failed, error = at, _last_words(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
             except CellTimeoutError:
-                failed, error = at, f"the cell did not end within {CELL_S} s"
+                failed, error = at, f"the cell timed out after {CELL_S} s"
             except DeadKernelError:
                 kernels_errors.seek(0)
                 last = kernels_errors.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
@@ -177,10 +175,11 @@ def _cleaned_up(status: Any, name: str) -> Iterator[list[str]]:
             del os.environ[sessions.RUN]
         else:
             os.environ[sessions.RUN] = before
-        status.update(f"{name}: removing what it made")
+        status.update(f"{name}: cleaning up")
         left += _left(sessions.wait_until_ended(run, GONE_S))
         left += [
-            f"the volume {volume} stays, because a cell created it to keep it: docker volume rm {volume}"
+            f"the volume {volume} is kept because a cell created it with keep=True; to remove it: docker "
+            f"volume rm {volume}"
             for volume in sessions.kept_in(run)
         ]
 
@@ -192,8 +191,8 @@ def _left(ended: Sequence[str]) -> list[str]:
         client = connect(revive=False).client
         things = [thing for session in ended for thing in sessions.things(client, session)]
     except LabError as error:
-        return [f"the engine does not say what is left: {error.message}"]
-    return [f"{thing} is still there after {GONE_S:.0f} s: `./lab clean` removes it" for thing in things]
+        return [f"cannot check what is left on the engine: {error.message}"]
+    return [f"{thing} still exists after {GONE_S:.0f} s; `./lab clean` removes it" for thing in things]
 
 
 def report(done: Sequence[Executed]) -> bool:
@@ -207,7 +206,7 @@ def report(done: Sequence[Executed]) -> bool:
             say(f"{one.name}: {line}")
     failed = [one.name for one in done if one.failed_cell]
     say(
-        f"{len(done) - len(failed)} of {len(done)} notebooks ran to their end"
+        f"{len(done) - len(failed)} of {len(done)} notebooks passed"
         + (f"; failed: {', '.join(failed)}" if failed else "")
     )
     return not failed

@@ -29,12 +29,12 @@ _STOP_S = 15
 
 def run(verb: str, arguments: Sequence[str]) -> None:
     """Do as much of `verb` as can be done, say what could not be looked at, and exit."""
-    print("environment: not usable; doing without it, and downloading nothing", flush=True)
+    print("environment: not usable; continuing without it", flush=True)
     if verb == "status":
         _status()
     elif verb == "clean":
         if not _not_looked_at():
-            print("no session of this state directory is recorded: nothing is known that could be removed")
+            print("this state directory has no recorded sessions: nothing to remove")
             return
         sys.exit(1)
     else:
@@ -43,17 +43,17 @@ def run(verb: str, arguments: Sequence[str]) -> None:
 
 def _status() -> None:
     pid = jupyter_pid()
-    print(f"JupyterLab: {f'runs (process {pid})' if pid else 'not running'}")
-    print(f"engine:     the lab's private engine {'answers' if private.answers() else 'does not run'}")
+    print(f"JupyterLab: {f'running (PID {pid})' if pid else 'not running'}")
+    print(f"engine:     the lab's private engine {'is running' if private.answers() else 'is not running'}")
     print(f"files:      {state.home()}")
     _not_looked_at()
 
 
 def _down(purge: bool, yes: bool) -> None:
     home = state.home()
-    if purge and not yes and not _ask(f"Remove everything of ours ({home}), your progress too?"):
-        raise BadInput("nothing was removed", hint="answer y, or give --yes in a script")
-    print(f"JupyterLab: {'stopped' if stop_jupyter() else 'was not running'}")
+    if purge and not yes and not _ask(f"Remove all of the lab's data ({home}), including your progress?"):
+        raise BadInput("nothing was removed", hint="answer y, or use --yes in a script")
+    print(f"JupyterLab: {'stopped' if stop_jupyter() else 'not running'}")
     private.stop(lambda line: print(line, flush=True))
     _not_looked_at()
     if purge:
@@ -61,7 +61,8 @@ def _down(purge: bool, yes: bool) -> None:
         stays = state.remove()
         if stays:
             print(
-                f"removed what the lab had in {home}; this stays, because it is not the lab's or cannot be removed:"
+                f"removed the lab's files from {home}; kept, because they are not the lab's or cannot be "
+                "removed:"
             )
             for path in stays:
                 print(f"    {path}")
@@ -81,9 +82,9 @@ def _not_looked_at() -> bool:
     if not sessions:
         return False
     print(
-        "not looked at: what the lab made on an engine, because that needs the environment. `./lab up` makes it,"
+        "not checked: the lab's resources on an engine, which needs the environment. `./lab up` creates it;"
     )
-    print("and these commands do without it:")
+    print("these commands work without it:")
     for session in sessions:
         for _, listed, removed in _KINDS:
             print(f"    {removed} $({listed} --filter label=labhelpers.session={session})")
@@ -116,9 +117,9 @@ def stop_jupyter() -> bool:
         pass
     except PermissionError as error:
         raise SetupFailed(
-            f"JupyterLab (process {pid}) belongs to another user and cannot be stopped",
-            hint="run this as that user",
-            engine_words=str(error),
+            f"JupyterLab (PID {pid}) belongs to another user and cannot be stopped",
+            hint="run this command as that user",
+            engine_message=str(error),
         ) from error
     return True
 
@@ -140,7 +141,7 @@ def _command_line(pid: int) -> list[str]:
 def doctor(as_json: bool, hub_answers: bool) -> None:
     """The report of `doctor` where there is no environment; ends with status 1."""
     what = {
-        "what": "the Python environment of the course is not made yet",
+        "what": "the course's Python environment does not exist yet",
         "why": f"there is no environment for this requirements.lock under {state.location()}",
         "next": "./lab up",
     }

@@ -39,16 +39,16 @@ class Chapter:
         return (state.ROOT / "notebooks" / f"{self.notebook}.ipynb").is_file()
 
 
-PARTS = ("see one", "what it is made of", "what it is joined to", "what it is for", "make one")
+PARTS = ("see one", "what it is made of", "what it is connected to", "what it is for", "make one")
 
 CHAPTERS = (
-    Chapter("01_vm_and_container", "A virtual machine\nand a container", "Whose kernel runs here?", PARTS[0]),
+    Chapter("01_vm_and_container", "A virtual machine\nand a container", "Which kernel runs here?", PARTS[0]),
     Chapter("02_image_layers", "Image layers", "Where are its files?", PARTS[1], ("01",)),
     Chapter("03_namespaces", "Namespaces", "What can it see?", PARTS[1], ("01",)),
     Chapter("04_cgroups", "Control groups", "How much may it use?", PARTS[1], ("01",)),
     Chapter("05_networking", "Networking", "How do packets reach it?", PARTS[2], ("03",)),
-    Chapter("06_services", "Running services", "How do I serve from it?", PARTS[3], ("05",)),
-    Chapter("07_volumes", "Volumes and\nbind mounts", "Where do I keep files?", PARTS[2], ("02",)),
+    Chapter("06_services", "Running services", "How do I run a service?", PARTS[3], ("05",)),
+    Chapter("07_volumes", "Volumes and\nbind mounts", "Where do I store files?", PARTS[2], ("02",)),
     Chapter("08_persistence", "Data that outlives\nits container", "What survives it?", PARTS[3], ("07",)),
     Chapter("09_monitoring", "Watching and\nmanaging", "How is it doing?", PARTS[3], ("04",)),
     Chapter(

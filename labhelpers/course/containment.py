@@ -117,7 +117,7 @@ def _rights(
 ) -> Iterator[str]:
     host = found["HostConfig"]
     if host.get("Privileged"):
-        yield "it is privileged: the host's disks and devices are open to it"
+        yield "it is privileged and can access the host's disks and devices"
     engine_user = lab.host.process().namespaces.get("user")
     # a process that made a user namespace has every capability there, and none on the host
     texts = lab.host.read_many(
@@ -133,14 +133,14 @@ def _rights(
         yield f"it has the capability {', '.join(names)}"
     options = " ".join(lab.engine.info.get("SecurityOptions") or [])
     if unfiltered and "seccomp" in options and SECCOMP not in granted:
-        yield "it has a process without the seccomp filter"
+        yield "one of its processes runs without a seccomp filter"
     for option in host.get("SecurityOpt") or []:
         match = re.fullmatch(r"apparmor[=:]unconfined|label[=:]disable", option)
         if match and re.split("[=:]", option)[0] not in granted:
-            yield f"it runs with the security option {option}"
+            yield f"it was started with the security option {option}"
     devices = [one["PathOnHost"] for one in host.get("Devices") or []]
     if devices or host.get("DeviceCgroupRules"):
-        yield f"it may open devices of the host: {', '.join([*devices, *(host.get('DeviceCgroupRules') or [])])}"
+        yield f"it can open devices of the host: {', '.join([*devices, *(host.get('DeviceCgroupRules') or [])])}"
 
 
 def _field(status: str, name: str) -> str | None:
@@ -155,7 +155,7 @@ def _namespaces(lab: Lab, processes: list[Process]) -> Iterator[str]:
     host = lab.host.process()
     for kind, what in _NAMESPACES.items():
         if any(one.namespaces.get(kind, -1) == host.namespaces.get(kind) for one in processes):
-            yield f"it is in a namespace of the host: {what} ({kind})"
+            yield f"it shares a namespace with the host: {what} ({kind})"
     maps_users = any("userns" in one for one in lab.engine.info.get("SecurityOptions") or [])
     if maps_users and any(one.namespaces.get("user", -1) == host.namespaces.get("user") for one in processes):
         yield "it is in a namespace of the host: users (user)"
@@ -177,7 +177,7 @@ def _of_others(
             continue
         for way in _ways(lab, host, other, granted, seen)[:1]:
             name = other["Name"].lstrip("/")
-            yield f"it shares process ids with {name}, and {name} has a way to the host: {way}"
+            yield f"it shares a PID namespace with {name}, which can reach the host: {way}"
 
 
 def _running(lab: Lab) -> Iterator[dict[str, Any]]:
@@ -224,7 +224,7 @@ class _EngineHost:
             return "the whole disk of the host"
         for socket in self.sockets:
             if _is_below(socket, path):
-                return "the engine's socket" + (" (read-only makes no difference)" if read_only else "")
+                return "the engine's socket" + (" (even read-only)" if read_only else "")
         if _is_below(path, self.data) and self._is_own(path):
             return None  # wherever the data is: that of a private engine is below its user's home directory
         if _is_below(self.data, path) or _is_below(path, self.data):
@@ -234,7 +234,7 @@ class _EngineHost:
             if _is_below(place, path) or (_is_below(path, place) and place != "/home"):
                 return f"{path} of the host"
         if not read_only and any(_is_below(path, place) or _is_below(place, path) for place in self.system):
-            return f"{path} of the host, and may write there"
+            return f"{path} of the host, writable"
         return None
 
     def _is_own(self, path: str) -> bool:
@@ -280,9 +280,9 @@ def _mounted(mounts: Iterable[tuple[Mount, list[str]]], host: _EngineHost) -> It
         way = next(filter(None, (host.leads_to(path, mount.is_read_only) for path in paths)), None)
         if way:
             reported.append(mount.point)
-            yield f"its {mount.point} is {way}"
+            yield f"its mount {mount.point} is {way}"
         elif mount.point == "/proc" and not mount.is_read_only and not _has_read_only(mounts, "/proc/sys"):
-            yield "it may write to /proc/sys: settings of the host's kernel"
+            yield "it can write to /proc/sys, the host kernel's settings"
 
 
 def _has_read_only(mounts: Iterable[tuple[Mount, list[str]]], point: str) -> bool:
@@ -300,7 +300,7 @@ def _open_sockets(lab: Lab, found: dict[str, Any], mounts: list[tuple[Mount, lis
     sockets = lab.host.output(["find", *tops, "-xdev", "-type", "s"]).splitlines() if tops else []
     for path in sockets[:_MOST_ASKED]:
         if _commands(lab, ["--unix-socket", path], "http://engine", None):
-            yield f"its {path.removeprefix(root)} passes commands to the engine"
+            yield f"its socket {path.removeprefix(root)} forwards commands to the engine"
 
 
 def _open_ports(lab: Lab, host: _EngineHost, found: dict[str, Any]) -> Iterator[str]:
@@ -314,7 +314,7 @@ def _open_ports(lab: Lab, host: _EngineHost, found: dict[str, Any]) -> Iterator[
             wanted += _ports_of(lab, other)
     for address, port in wanted[:_MOST_ASKED]:
         if _commands(lab, [], f"http://{address}:{port}", str(found["Id"])):
-            yield f"the engine takes commands on {address}:{port}, which it reaches over its network"
+            yield f"it can reach the engine's API over the network at {address}:{port}"
             return
 
 

@@ -176,7 +176,9 @@ class Exercise:
         for task in self.tasks:
             unknown = set(task.needs) - seen
             if unknown or task.name in seen:
-                raise ValueError(f"task {task.name!r}: needs {sorted(unknown)} or is there twice")
+                raise ValueError(
+                    f"task {task.name!r}: unknown dependency {sorted(unknown)} or duplicate name"
+                )
             seen.add(task.name)
 
     def check(self) -> Verdict:
@@ -198,7 +200,7 @@ class Exercise:
         """A hint for the first task that is not reached, from the state of the engine."""
         open_task = self._look().first_open
         if open_task is None:
-            return "Every task is reached. Nothing is left to do here."
+            return "All tasks are done."
         task = next(task for task in self.tasks if task.name == open_task.name)
         if callable(task.hint):
             return _asked(self.lab, task.hint) or open_task.missing or task.text
@@ -221,7 +223,7 @@ class Exercise:
             before = [stands[name] for name in task.needs if not stands[name].passed]
             if before:
                 stands[task.name] = TaskVerdict(
-                    task.name, task.text, "not yet", f"comes after “{before[0].text}”"
+                    task.name, task.text, "not yet", f"waits for “{before[0].text}”"
                 )
                 continue
             missing = _asked(self.lab, task.check)
@@ -232,7 +234,7 @@ class Exercise:
         """The verdict, with its first task missing if a container was replaced or restarted since `before`."""
         for name, life in before.items():
             if _life(self.lab, name) != life:
-                missing = f"{name} was restarted or replaced during the check: it must keep running"
+                missing = f"{name} was restarted or replaced during the check; it must keep running"
                 first, *rest = verdict.tasks
                 first = TaskVerdict(first.name, first.text, "missing", missing)
                 return Verdict(verdict.title, (first, *rest))
@@ -324,11 +326,11 @@ def _asked(lab: Lab, look: Callable[[Lab], str | None]) -> str | None:
     try:
         return look(lab)
     except docker.errors.NotFound:
-        return "it was there a moment ago and is gone now"
+        return "it disappeared during the check"
     except docker.errors.APIError as error:
-        return f"the engine could not say: {error.explanation or error}"
+        return f"the engine returned an error: {error.explanation or error}"
     except (requests.RequestException, docker.errors.DockerException) as error:
-        return f"the engine does not answer ({type(error).__name__})"
+        return f"the engine does not respond ({type(error).__name__})"
     except LabError as error:
         return error.message
 
@@ -395,11 +397,11 @@ def not_running(lab: Lab, name: str) -> str | None:
     """Why no container called `name` runs, in the reader's words; None where one does."""
     container = container_named(lab, name)
     if container is None:
-        return f"the engine has no container called {name}"
+        return f"there is no container named {name}"
     if container.status == "running":
         return None
     ended = f", exit code {container.attrs['State']['ExitCode']}" if container.status == "exited" else ""
-    return f"{name} does not run: its state is “{container.status}”{ended}"
+    return f"{name} is not running: its state is “{container.status}”{ended}"
 
 
 def running(lab: Lab, name: str) -> Container:
@@ -409,7 +411,7 @@ def running(lab: Lab, name: str) -> Container:
         LabError: there is none; the message is that of `not_running`.
     """
     if missing := not_running(lab, name):
-        raise NotRunning(missing, hint="`docker ps -a` lists the containers and how they ended")
+        raise NotRunning(missing, hint="`docker ps -a` lists the containers and their exit codes")
     container = container_named(lab, name)
     if container is None:
         raise ContainerMissing(f"{name} was removed during the check", hint="check again")
@@ -434,9 +436,9 @@ def not_as_given(lab: Lab, name: str) -> str | None:
     """Why `name` is no longer the running container that `given` made, to the reader; None where it is."""
     found = container_named(lab, name)
     if found is None:
-        return f"the engine has no container called {name}: run the cell of this exercise again"
+        return f"there is no container named {name}: run the cell of this exercise again"
     if found.id != _given.get((lab.session, name), found.id):
-        return f"{name} is another container of that name now: remove it, and run the cell of this exercise again"
+        return f"{name} has been replaced: remove it, then run this exercise's cell again"
     return not_running(lab, name)
 
 
@@ -493,7 +495,7 @@ def copy_of(lab: Lab, container: Container) -> Iterator[Container]:
 def _must_be_open(lab: Lab) -> None:
     if lab.is_closed:
         raise LabClosed(
-            "the lab is closed, so nothing more is checked", hint="run the notebook from its first cell"
+            "the lab is closed; exercises are no longer checked", hint="run the notebook from the first cell"
         )
 
 
@@ -558,7 +560,7 @@ class Progress(Result):
 
     def _repr_html_(self) -> str:
         if not self.exercises:
-            return "No exercise opened yet. The first one is below."
+            return "You have not started an exercise yet. The first one is below."
         rows = ""
         for chapter, title, done, when in self.exercises:
             cells = (chapter, title, "✔ passed" if done else "○ open", (when or "")[:16].replace("T", " "))
@@ -606,7 +608,7 @@ class Prediction:
         """
         if option not in self.options:
             raise BadInput(
-                f"“{option}” is not one of the answers", hint=f"choose one of: {', '.join(self.options)}"
+                f"“{option}” is not one of the options", hint=f"choose one of: {', '.join(self.options)}"
             )
 
         def change(kept: dict[str, Any]) -> bool:
@@ -727,9 +729,9 @@ def _update(
                 state.write_json(name, kept)
     except (OSError, LabError) as error:
         why = error.message if isinstance(error, LabError) else error.strerror
-        return f"This could not be kept in {state.shown(_where(name))}: {why}. Everything else works."
+        return f"Could not save to {state.shown(_where(name))}: {why}. Everything else works."
     if aside:
-        return f"{name} was damaged. It is kept as {state.shown(aside)}; a new one is begun."
+        return f"{name} was corrupted. It was renamed to {state.shown(aside)} and a new file was started."
     return None
 
 

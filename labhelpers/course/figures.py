@@ -45,9 +45,7 @@ def draw_course_map(result: CourseMap, ax: Axes) -> Axes:
             ax.add_patch(arrow)
     for column, part in enumerate(PARTS):
         ax.text(column * STEP_X + BOX_W / 2, 61, part, ha="center", fontsize=10, weight="bold", color=INK)
-    said = (
-        "blue: here now  ·  pale: not here yet  ·  arrow: the next chapter uses the idea  ·  read by number"
-    )
+    said = "blue: available  ·  pale: planned  ·  arrow: builds on  ·  read in order of number"
     ax.text(0, -4, said, fontsize=8.5, color="#555555", va="top")
     ax.set(xlim=(-1, 4 * STEP_X + BOX_W + 1), ylim=(-8, 65))
     ax.axis("off")

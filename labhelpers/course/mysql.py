@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pymysql
 from docker.models.containers import Container
 
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, ServerRefused
 from labhelpers.lab import Lab
 
 PORT = 3306
@@ -28,10 +28,6 @@ _ACCESS_DENIED, _BAD_DATABASE = 1045, 1049
 
 # generic in its stubs only
 Connection: TypeAlias = "pymysql.connections.Connection[pymysql.cursors.Cursor]"
-
-
-class ServerRefused(LabError):
-    """The server refuses: a wrong password, an unknown database."""
 
 
 def open_files(lab: Lab) -> dict[str, int]:
@@ -119,16 +115,16 @@ def _not_connected(container: Container | str, database: str, error: Exception) 
             f"the server in {name!r} does not take this password for root",
             hint="the password is what MYSQL_ROOT_PASSWORD was when the data directory was made; "
             "a variable that is changed later changes nothing",
-            engine_words=words,
+            engine_message=words,
         )
     if number == _BAD_DATABASE:
         return ServerRefused(
             f"the server in {name!r} has no database {database!r}",
-            hint=f"make it first: create database {database};",
-            engine_words=words,
+            hint=f"create it first: create database {database};",
+            engine_message=words,
         )
     return LabError(
         f"the server in {name!r} does not accept connections",
-        hint=f"it may still be starting: docker logs {name} says how far it is",
-        engine_words=words,
+        hint=f"it may still be starting: see docker logs {name}",
+        engine_message=words,
     )

@@ -57,7 +57,7 @@ def started(lab: Lab, image: str, script: str, **options: Any) -> Container:
         return lab.run(image, ["sh", "-c", script], **options, **RIGHTS)
     except EngineRefused as error:
         # Docker 28 refuses to drop what it does not have itself: then nothing needs to be dropped
-        if "CapDrop" not in (error.engine_words or ""):
+        if "CapDrop" not in (error.engine_message or ""):
             raise
         return lab.run(image, ["sh", "-c", script], **options, **{**RIGHTS, "cap_drop": []})
 
@@ -90,4 +90,6 @@ def ready(lab: Lab, container: Container, archive: bytes) -> str | None:
             return None
         loaded = str(done).strip()
     last = [*lab.logs(container).strip().splitlines(), loaded]
-    return next((line for line in reversed(last) if "failed" in line or "rror" in line), "it does not answer")
+    return next(
+        (line for line in reversed(last) if "failed" in line or "rror" in line), "it does not respond"
+    )

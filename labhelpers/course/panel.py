@@ -23,7 +23,7 @@ _MARKS = {"done": ("✔", HOST), "missing": ("○", CONTAINER), "not yet": ("·"
 def exercise_panel(exercise: Exercise) -> widgets.Widget:
     """A panel that follows `exercise` and completes by itself; its one button asks for a hint."""
     tasks = widgets.HTML(_waiting_html(exercise))
-    button = widgets.Button(description="Hint", tooltip="A hint for the first open task", icon="lightbulb-o")
+    button = widgets.Button(description="Hint", tooltip="Hint for the first open task", icon="lightbulb-o")
     hint = widgets.HTML()
     panel = widgets.VBox([tasks, widgets.HBox([button, hint])])
     panel.layout = widgets.Layout(
@@ -49,10 +49,10 @@ def prediction_panel(prediction: Prediction) -> widgets.Widget:
         value=prediction.chosen,
         layout=widgets.Layout(width="auto", max_width="50em"),
     )
-    said = widgets.HTML(_said("Your prediction is kept.") if prediction.chosen else "")
+    said = widgets.HTML(_said("Your prediction is saved.") if prediction.chosen else "")
 
     def keep(change: dict[str, str]) -> None:
-        said.value = _said(prediction.choose(change["new"]) or "Your prediction is kept.")
+        said.value = _said(prediction.choose(change["new"]) or "Your prediction is saved.")
 
     radio.observe(keep, names="value")
     head = widgets.HTML(f'<b style="color:{INK}">Predict.</b> {code_html(prediction.question)}')
@@ -64,7 +64,7 @@ def prediction_panel(prediction: Prediction) -> widgets.Widget:
 
 def verdict_html(verdict: Verdict) -> str:
     """A verdict as the panel shows it."""
-    head = "Done." if verdict.passed else "Completes by itself when the engine's state is right."
+    head = "Done." if verdict.passed else "Completes automatically when all tasks are done."
     colour = HOST if verdict.passed else INK
     rows = "".join(_task_html(task) for task in verdict.tasks)
     note = (
@@ -87,7 +87,7 @@ def _task_html(task: TaskVerdict) -> str:
 
 def _waiting_html(exercise: Exercise) -> str:
     rows = "".join(_row("·", FAINT, code_html(task.text)) for task in exercise.tasks)
-    return _page(exercise.title, "Looking at the engine …", INK, rows, "")
+    return _page(exercise.title, "Checking …", INK, rows, "")
 
 
 def _row(mark: str, colour: str, inner: str) -> str:

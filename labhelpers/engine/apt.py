@@ -26,33 +26,33 @@ _LOCKED = r"Could not get lock|is another process using it|locked by another pro
 _CAUSES = (
     (
         _LOCKED,
-        f"another program installed packages for more than {LOCK_S} s",
-        "wait until it is done (`ps -e | grep -E 'apt|dpkg|unattended'`), then run this again",
+        f"another program has held the package lock for more than {LOCK_S} s",
+        "wait for it to finish (`ps -e | grep -E 'apt|dpkg|unattended'`), then try again",
     ),
     (
         r"are you root\?|lock file \S+ - open \(13: Permission denied\)",
-        "this user may not install packages",
-        "run this as root, or as a user who may use sudo",
+        "you do not have permission to install packages",
+        "run this as root, or as a user with sudo rights",
     ),
     (
         r"Read-only file system",
-        "the system's files may not be written here",
-        "install the packages where this machine's image is made, then run this again",
+        "the system's files are read-only",
+        "install the packages where this machine's image is built, then try again",
     ),
     (
         r"No space left on device|don't have enough free space",
         "the disk is full",
-        "free some space (`sudo apt-get clean`, `df -h / /var`), then run this again",
+        "free some space (`sudo apt-get clean`, `df -h / /var`), then try again",
     ),
     (
         r"dpkg was interrupted",
         "an earlier installation was interrupted",
-        "`sudo dpkg --configure -a`, then run this again",
+        "`sudo dpkg --configure -a`, then try again",
     ),
     (
         r"Packages need to be removed|Remv |Purg ",
         "that would remove a package that is installed",
-        "nothing was changed; the package database changed meanwhile: run this again",
+        "nothing was changed, because the package database changed in the meantime: try again",
     ),
     (
         r"[Hh]eld packages were changed",
@@ -67,22 +67,22 @@ _CAUSES = (
     (
         r"Errors were encountered while processing",
         "the script of a package failed while it was set up",
-        "`sudo dpkg --configure -a` shows why, and goes on from there; then run this again",
+        "`sudo dpkg --configure -a` shows the cause and resumes; then try again",
     ),
     (
         r"unmet dependencies|held broken packages|Unmet dependencies",
-        "the packages cannot be installed together with those that are on this machine",
-        "`sudo apt-get -f install` repairs a half-installed package; then run this again",
+        "the packages conflict with installed packages",
+        "`sudo apt-get -f install` repairs a half-installed package; then try again",
     ),
     (
         r"407 |Proxy Authentication",
         "the proxy asks for a user name and a password",
-        "set them in http_proxy and https_proxy or in apt's configuration, then run this again",
+        "set them in http_proxy and https_proxy or in apt's configuration, then try again",
     ),
     (
         r"not valid yet|is expired",
         "the package lists are not valid at this machine's time",
-        "set the clock (`date`), then run this again",
+        "correct the clock (`date`), then try again",
     ),
     (
         r"[Cc]ertificate verification",
@@ -97,35 +97,35 @@ _CAUSES = (
     ),
     (
         r"Malformed (entry|line|stanza)|list of sources could not be read|status file could not be parsed",
-        "the settings or lists of apt on this machine are damaged",
-        "repair the file in apt-get's message, then run this again",
+        "the settings or lists of apt on this machine are corrupted",
+        "repair the file in apt-get's message, then try again",
     ),
     (
         r"403 +Forbidden",
         "the package mirror, or a proxy before it, refuses",
-        "check the proxy (http_proxy, or apt's own) and the mirror in /etc/apt, then run this again",
+        "check the proxy (http_proxy, or apt's own) and the mirror in /etc/apt, then try again",
     ),
     (
         r"NO_PUBKEY|is not signed|signatures were invalid|unauthenticated packages",
         "a package source cannot be verified",
-        "repair the source that is named in /etc/apt, then run this again",
+        "repair the source that is named in /etc/apt, then try again",
     ),
     (
         r"Failed getting release file|[Uu]nable to resolve|Could not resolve|"
         r"Temporary failure resolving|Could not connect|Unable to connect|Cannot initiate|"
         r"Connection (timed out|refused|failed|reset)|Network is unreachable",
         "the package mirror cannot be reached",
-        "check the network, the proxy (http_proxy, or apt's own) and the mirror in /etc/apt, then run this again",
+        "check the network, the proxy (http_proxy, or apt's own) and the mirror in /etc/apt, then try again",
     ),
     (
         r"404 +Not Found|Hash Sum mismatch|unexpected size|Mirror sync in progress",
-        "the mirror and the package lists of this machine differ",
-        "`sudo apt-get update`, then run this again; a mirror that is being updated agrees again within the hour",
+        "the package lists are out of date or the mirror is being updated",
+        "`sudo apt-get update`, then try again; a mirror update usually finishes within an hour",
     ),
     (
         r"Unable to locate package|has no installation candidate",
-        "this machine's package sources do not have them",
-        "`sudo apt-get update`; check the sources in /etc/apt (on Ubuntu: `universe`), then run this again",
+        "this machine's package sources do not provide them",
+        "`sudo apt-get update`; check the sources in /etc/apt (on Ubuntu: `universe`), then try again",
     ),
 )
 
@@ -191,10 +191,10 @@ def check(packages: Sequence[str], options: Sequence[str] = ()) -> None:
     if lines := harm(simulated.stdout):
         names = ", ".join(line.split()[1] for line in lines)
         raise SetupFailed(
-            f"installing {', '.join(packages)} would remove or downgrade what this machine has: {names}; "
+            f"installing {', '.join(packages)} would remove or downgrade installed packages: {names}; "
             "nothing was changed",
             hint=_without(names, packages),
-            engine_words="\n".join(lines),
+            engine_message="\n".join(lines),
         )
     if simulated.returncode:
         raise failed(packages, simulated.stdout)
@@ -221,22 +221,22 @@ def _is_newer(old: str, new: str) -> bool:
 def _without(names: str, packages: Sequence[str]) -> str:
     if _ENGINES.search(names) and {"docker.io", "containerd", "runc"} & set(packages):
         return (
-            "the lab uses any engine that answers: start the one whose packages these are "
-            "(`sudo systemctl start docker`), or install Docker from where they came, then run this again"
+            "start the engine that these packages belong to (`sudo systemctl start docker`), or install "
+            "Docker from the same source; the lab uses any running engine"
         )
     return (
-        "if this machine can do without them, install by hand and look at what apt asks: "
-        f"`sudo apt-get install {' '.join(packages)}`; then run this again"
+        "if you do not need them, install the packages yourself and check what apt asks: `sudo apt-get "
+        f"install {' '.join(packages)}`; then try again"
     )
 
 
 def failed(packages: Sequence[str], output: str) -> SetupFailed:
     """What to tell the reader where apt-get could not install `packages`, from its output."""
-    why, hint = cause(output) or ("", "fix the problem in apt-get's message, then run this again")
+    why, hint = cause(output) or ("", "fix the problem in apt-get's message, then try again")
     return SetupFailed(
         f"apt-get could not install {', '.join(packages)}{': ' + why if why else ''}",
         hint=hint,
-        engine_words="\n".join(output.strip().splitlines()[-LAST_LINES:]),
+        engine_message="\n".join(output.strip().splitlines()[-LAST_LINES:]),
     )
 
 

@@ -40,11 +40,11 @@ def in_use() -> Place | None:
 def unreadable(error: Exception) -> EngineUnreachable:
     """What to tell the reader where docker's configuration cannot be read, or a value in it is of another kind."""
     file = _config() / "config.json"
-    hint = "repair that file: it must hold a JSON object as `docker` writes it; or move it away"
+    hint = "repair that file (it must contain a JSON object, as `docker` writes it) or move it away"
     if isinstance(error, PermissionError):
         hint = f"`sudo docker login` leaves it to root: `sudo chown -R $USER {state.shown(file.parent)}`"
     return EngineUnreachable(
-        f"the docker configuration {state.shown(file)} cannot be read", hint=hint, engine_words=str(error)
+        f"the docker configuration {state.shown(file)} cannot be read", hint=hint, engine_message=str(error)
     )
 
 
@@ -64,14 +64,14 @@ def named(name: str, set_in: str) -> Place:
         address, skips = str(endpoint["Host"]), bool(endpoint.get("SkipTLSVerify"))
     except FileNotFoundError:
         raise EngineUnreachable(
-            f"the docker context “{name}”, which {set_in} names, does not exist",
+            f"the docker context “{name}” (from {set_in}) does not exist",
             hint=f"{LIST}; choose one, or {undo}",
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineUnreachable(
-            f"the docker context “{name}”, which {set_in} names, cannot be read, or is not of a Docker engine",
-            hint=f"make it again (`docker context rm {name}`, `docker context create {name} …`), or {undo}",
-            engine_words=f"{type(error).__name__}: {error}",
+            f"the docker context “{name}” (from {set_in}) cannot be read or has no Docker endpoint",
+            hint=f"recreate it (`docker context rm {name}`, `docker context create {name} …`), or {undo}",
+            engine_message=f"{type(error).__name__}: {error}",
         ) from error
     found_by = f"docker context {name}"
     address = unreachable.normalised(address, found_by)
@@ -102,14 +102,15 @@ def tls_of_environment() -> Tls | None:
     ca, cert, key = (_file(folder, name) for name in ("ca.pem", "cert.pem", "key.pem"))
     missing = [] if bool(cert) == bool(key) else ["key.pem" if cert else "cert.pem"]
     missing += ["ca.pem"] if path and verify and not ca else []
-    if path and not folder.is_dir():
-        missing = ["such folder"]
-    if missing:
+    is_there = not path or folder.is_dir()
+    if missing or not is_there:
+        lacks = (
+            f"which does not contain {' or '.join(missing)}" if is_there else "but there is no such directory"
+        )
         raise EngineUnreachable(
-            f"DOCKER_CERT_PATH is {state.shown(folder)}, and there is no {' and no '.join(missing)}"
-            + ("" if missing == ["such folder"] else " in it"),
-            hint="set DOCKER_CERT_PATH to the folder that has ca.pem, cert.pem and key.pem; for an engine without TLS: "
-            "`unset DOCKER_TLS_VERIFY DOCKER_TLS DOCKER_CERT_PATH`",
+            f"DOCKER_CERT_PATH is {state.shown(folder)}, {lacks}",
+            hint="set DOCKER_CERT_PATH to the directory with ca.pem, cert.pem and key.pem; "
+            "for an engine without TLS: `unset DOCKER_TLS_VERIFY DOCKER_TLS DOCKER_CERT_PATH`",
         )
     return Tls(ca, cert, key, verify)
 

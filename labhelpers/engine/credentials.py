@@ -78,7 +78,7 @@ def warning(config: Mapping[str, Any]) -> str | None:
     if not missing:
         return None
     return (
-        f"docker's configuration names the credential helper {' and '.join(missing)}, which is not installed: the lab "
-        "pulls without a login; remove “credsStore” (or the entry of “credHelpers”) from ~/.docker/config.json, or "
-        "install the helper"
+        f"the Docker configuration uses the credential helper {' and '.join(missing)}, which is not "
+        "installed; the lab pulls without a login: remove “credsStore” (or the entry of “credHelpers”) from "
+        "~/.docker/config.json, or install the helper"
     )

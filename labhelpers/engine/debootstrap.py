@@ -60,7 +60,7 @@ def make(engine: Engine, ref: str, labels: Mapping[str, str], say: Say) -> None:
         SetupFailed: debootstrap or the import failed; its last words are kept.
     """
     _must_be_possible(engine)
-    install.ensure(install.IMAGES, "a base image is made from packages")
+    install.ensure(install.IMAGES, "building a base image from packages")
     cache = state.path("cache", "x").parent
     for left in cache.glob(f"{PREFIX}*"):
         _remove(left)  # of a command that was killed
@@ -87,8 +87,8 @@ def sources() -> list[Source]:
     found = [Source(uri, codename, component) for origin, uri, codename, component in rows]
     if not found:
         raise ImageMissing(
-            "no base image can be made here: apt on this machine knows no mirror of its distribution",
-            hint="give the engine a way to Docker Hub, or set LABHELPERS_REGISTRY to a registry with the lab's images",
+            "cannot build a base image: apt has no mirror configured for this distribution",
+            hint="give the engine access to Docker Hub, or set LABHELPERS_REGISTRY to a registry with the lab's images",
         )
     return sorted(found, key=lambda source: len(source.codename))
 
@@ -119,16 +119,16 @@ def apt_settings() -> str:
 def _must_be_possible(engine: Engine) -> None:
     its, ours = engine.info["Architecture"], platform.machine()
     if not install.is_debian():
-        why = "this machine is no Debian or Ubuntu"
+        why = "this machine is not Debian or Ubuntu"
     elif ARCHITECTURES.get(its, its) != ARCHITECTURES.get(ours, ours):
-        why = f"the engine's processor is {its}, this machine's is {ours}"
+        why = f"the engine's architecture is {its}, this machine's is {ours}"
     elif not may_be_root():
-        why = "that needs root, and this user may not use sudo"
+        why = "it needs root, and you cannot use sudo"
     else:
         return
     raise ImageMissing(
-        f"Docker Hub does not answer, and no base image can be made here: {why}",
-        hint="give the engine a way to Docker Hub, or set LABHELPERS_REGISTRY=host:port "
+        f"Docker Hub is not reachable, and no base image can be built here: {why}",
+        hint="give the engine access to Docker Hub, or set LABHELPERS_REGISTRY=host:port "
         "to a registry that holds the lab's images",
     )
 
@@ -142,11 +142,11 @@ def _fill(folder: Path, found: Sequence[Source]) -> None:
         [*asked, first.codename, str(root), first.uri], f"base: debootstrap {first.codename}"
     )
     if failed:
-        why, hint = apt.cause(words) or ("", "look at debootstrap's message and at the mirror in /etc/apt")
+        why, hint = apt.cause(words) or ("", "check debootstrap's message and the mirror in /etc/apt")
         raise SetupFailed(
-            "debootstrap could not make a base image; nothing of it is left" + (f": {why}" if why else ""),
-            hint=f"{hint}; the base image is made in {state.shown(state.home())}",
-            engine_words="\n".join(words.splitlines()[-6:]),
+            "debootstrap could not create a base image; its files were removed" + (f": {why}" if why else ""),
+            hint=f"{hint}; the base image is built in {state.shown(state.home())}",
+            engine_message="\n".join(words.splitlines()[-6:]),
         )
     lines = "".join(f"deb {s.uri} {s.codename} {s.component}\n" for s in found)
     _write(root / "etc/apt/sources.list", lines)
@@ -184,8 +184,8 @@ def _import(engine: Engine, folder: Path, ref: str, labels: Mapping[str, str]) -
     if tar.returncode or '"error"' in said:
         raise SetupFailed(
             "the base image could not be imported into the engine",
-            hint="a full disk does this: `docker system df` tells what takes it; then run this again",
-            engine_words=said,
+            hint="the disk may be full: check `docker system df`, then try again",
+            engine_message=said,
         )
     # Podman 4.3 imports it as `latest`, whatever the tag
     imported = json.loads(said.strip().splitlines()[-1])["status"]

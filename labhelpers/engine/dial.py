@@ -244,7 +244,7 @@ async def _version(place: Place, limit_s: float) -> dict[str, Any]:
         limit_s += CONNECT_S if place.scheme == "ssh" else 0
         answer = await asyncio.wait_for(_all(connection), limit_s)
     except TimeoutError:
-        raise NoAnswer(f"no answer within {limit_s:.0f} s") from None
+        raise NoAnswer(f"no response within {limit_s:.0f} s") from None
     finally:
         await connection.close()
     return _parsed(answer)
@@ -263,7 +263,7 @@ def _parsed(answer: bytes) -> dict[str, Any]:
         response.begin()
         found = json.loads(response.read())
     except (HTTPException, ValueError, RecursionError):
-        raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace") or "an empty answer") from None
+        raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace") or "an empty response") from None
     if response.status != HTTPStatus.OK or not isinstance(found, dict) or "ApiVersion" not in found:
         raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace"))
     return found
@@ -530,7 +530,7 @@ def ssh_command(place: Place) -> list[str]:
     """
     url, (user, host) = place.url, place.login
     if not host or url.password is not None or url.query or url.fragment:
-        raise ValueError(f"{place.address!r} is not of the form ssh://user@host:port")
+        raise ValueError(f"{place.address!r} does not have the form ssh://user@host:port")
     options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}", *_multiplexed()]
     options += ["-l", user] if user else []
     options += ["-p", str(url.port)] if url.port else []

@@ -116,10 +116,10 @@ def _of_the_command_line() -> tuple[Difference, ...]:
     path = shutil.which("docker")
     if path is None or not is_snap(path):
         return ()
-    what = "the `docker` command comes from a snap: it has a /tmp of its own, and reads no hidden directories"
+    what = "the `docker` command comes from a snap: it has its own /tmp and cannot read hidden directories"
     step = (
-        "let the shell open files (`docker save IMAGE > FILE`, not `-o FILE`), and keep the state directory where it "
-        "can read: `LABHELPERS_HOME=~/labhelpers ./lab up`"
+        "let the shell open the files (`docker save IMAGE > FILE`, not `-o FILE`), and keep the state "
+        "directory where it can read: `LABHELPERS_HOME=~/labhelpers ./lab up`"
     )
     return (Difference("snap", what, ("02", "06", "07"), step),)
 
@@ -148,13 +148,14 @@ def _system(info: Mapping[str, Any]) -> Iterator[Difference]:
             "Docker Desktop",
             "this engine runs in the virtual machine of Docker Desktop, which shares some of your directories",
             ("07",),
-            "directories that are not shared are added in its settings, under Resources, File sharing",
+            "add more directories in its settings, under Resources, File sharing",
         )
     root = str(info.get("DockerRootDir") or "")
     if root.startswith(("/var/snap/", "/snap/")):
         yield Difference(
             "snap",
-            "this engine comes from a snap: its data is below /var/snap/docker, and it mounts from your home only",
+            "this engine comes from a snap: its data is below /var/snap/docker, and it can mount only "
+            "directories in your home",
             ("07", "08"),
             "bind mounts work for directories of your home whose names do not begin with a dot",
         )
@@ -162,9 +163,9 @@ def _system(info: Mapping[str, Any]) -> Iterator[Difference]:
         names = ", ".join(info["Plugins"]["Authorization"])
         yield Difference(
             "authorization-plugins",
-            f"this engine asks an authorization plugin before it does anything ({names})",
+            f"this engine uses an authorization plugin ({names})",
             (),
-            "where it refuses, its message names the plugin: ask the engine's administrator",
+            "if a request is denied, the message names the plugin: ask the engine's administrator",
         )
 
 
@@ -172,7 +173,7 @@ def _logs(info: Mapping[str, Any]) -> Iterator[Difference]:
     if not keeps_logs(info):
         yield Difference(
             "log-driver",
-            f"`docker logs` may have nothing to show on this engine: its log driver is {info['LoggingDriver']!r}",
+            f"`docker logs` may not work on this engine: its log driver is {info['LoggingDriver']!r}",
             ("01", "06", "08", "09"),
             f"the lab starts its containers with `--log-driver {JSON_FILE}`; add that to yours to see their logs",
         )
@@ -181,7 +182,7 @@ def _logs(info: Mapping[str, Any]) -> Iterator[Difference]:
             "live-restore",
             "containers keep running while this engine is restarted (live-restore)",
             ("09",),
-            "the chapter restarts an engine of its own, which has it off: yours leaves containers alone",
+            "the chapter restarts a nested engine without live-restore; on yours, containers keep running",
         )
 
 
@@ -190,20 +191,22 @@ def _storage(info: Mapping[str, Any]) -> Iterator[Difference]:
     status = {str(row[0]): str(row[1]) for row in info.get("DriverStatus") or [] if len(row) == 2}
     if driver not in OVERLAY:
         full = (
-            ": every layer is a full copy, which takes disk and time" if driver in ("vfs", "native") else ""
+            ": each layer is a full copy, which needs disk space and time"
+            if driver in ("vfs", "native")
+            else ""
         )
         yield Difference(
             "storage-driver",
-            f"this engine stores layers with {driver!r}, not with overlay2{full}",
+            f"this engine uses the storage driver {driver!r} instead of overlay2{full}",
             ("02",),
-            "the experiments on overlay directories do not apply here; the rest of the chapter does",
+            "the experiments on overlay directories are not possible here; the rest of the chapter does",
         )
     if status.get("Supports d_type") == "false":
         yield Difference(
             "d_type",
-            "the file system below this engine's layers reports no file types (XFS made with ftype=0)",
+            "the file system of this engine's data root does not support d_type (XFS created with ftype=0)",
             ("02",),
-            "removed files may stay visible in containers: give the engine another data root",
+            "deleted files may stay visible in containers: move the data root to another file system",
         )
     if status.get("Backing Filesystem") == "tmpfs":
         yield Difference(
@@ -218,14 +221,16 @@ def _users(info: Mapping[str, Any]) -> Iterator[Difference]:
     if security(info, "rootless"):
         yield Difference(
             "rootless",
-            "this engine runs without root: root in a container is you, and other users are your subordinate ids",
+            "this engine is rootless: root in a container is your user, and other users are your "
+            "subordinate IDs",
             ("03", "05", "07", "09"),
             "`cat /etc/subuid` shows which; its host is the user namespace of RootlessKit",
         )
     elif security(info, "userns"):
         yield Difference(
             "userns-remap",
-            "this engine maps users: root in a container is an ordinary user of the host",
+            "this engine remaps users (userns-remap): root in a container is an unprivileged user of the "
+            "host",
             ("03", "05", "07", "09"),
             "a container that shares a namespace of the host, or opens the engine's socket, also needs `--userns host`",
         )
@@ -242,7 +247,7 @@ def _limits(info: Mapping[str, Any]) -> Iterator[Difference]:
         names = ", ".join(missing)
         yield Difference(
             "cgroup controllers",
-            f"this engine cannot limit or count with these cgroup controllers: {names}",
+            f"this engine cannot use these cgroup controllers: {names}",
             ("01", "04", "06"),
             _next_for(info, missing),
         )
@@ -256,10 +261,10 @@ def _next_for(info: Mapping[str, Any], missing: list[str]) -> str:
         )
     if "memory" in missing:
         return (
-            "the kernel has them off: boot it with `cgroup_enable=memory` (Raspberry Pi: at the end of the line in "
-            "/boot/firmware/cmdline.txt)"
+            "the kernel has disabled them: boot with `cgroup_enable=memory` (Raspberry Pi: at the end of "
+            "the line in /boot/firmware/cmdline.txt)"
         )
-    return "what they measure is left out; `cat /proc/cgroups` on the engine's host shows what its kernel has"
+    return "measurements that need them are skipped; `cat /proc/cgroups` on the engine's host shows what its kernel has"
 
 
 def _runtime(info: Mapping[str, Any]) -> Iterator[Difference]:
@@ -269,14 +274,14 @@ def _runtime(info: Mapping[str, Any]) -> Iterator[Difference]:
             "Enhanced Container Isolation",
             "this engine isolates every container in a user namespace (Enhanced Container Isolation)",
             ("01", "03", "04", "05", "07", "09"),
-            "what the lab may not see of the engine's host is left out; Docker Desktop's settings turn it off",
+            "what the lab cannot read on the engine's host is skipped; Docker Desktop's settings turn it off",
         )
     elif runtime.rpartition("/")[2] not in _RUNC:
         yield Difference(
             "default-runtime",
             f"this engine runs containers with {runtime!r}, not with runc",
             ("01", "03", "04", "05"),
-            "a container may have a kernel of its own there, and the host may see none of its processes",
+            "containers may run on their own kernel, and the host may not see their processes",
         )
 
 
@@ -285,14 +290,15 @@ def _profiles(info: Mapping[str, Any]) -> Iterator[Difference]:
     if security(info, "selinux"):
         yield Difference(
             "selinux",
-            "SELinux confines the containers of this engine: a directory must be labelled before they may use it",
+            "SELinux confines the containers of this engine: a bind-mounted directory needs a label",
             ("07", "08"),
-            "add `:z` to a bind mount of a directory of your own; it changes the label of what is in it",
+            "add `:z` to a bind mount of a directory of your own; it relabels the directory's contents",
         )
     if security(info, "no-new-privileges"):
         yield Difference(
             "no-new-privileges",
-            "programs in containers gain no rights by set-user-ID or file capabilities (no-new-privileges)",
+            "programs in containers cannot gain privileges through set-user-ID or file capabilities "
+            "(no-new-privileges)",
             ("03",),
             "`su` and `sudo` do not work in a container here",
         )
@@ -302,24 +308,24 @@ def _profiles(info: Mapping[str, Any]) -> Iterator[Difference]:
     profile = None if seccomp is None else seccomp.get("profile", "default")
     if profile not in ("default", "builtin"):
         how = (
-            "filters no system calls"
+            "runs containers without a seccomp filter"
             if profile in (None, "unconfined")
-            else "has a system call filter of its own"
+            else "uses a custom seccomp profile"
         )
         yield Difference(
             "seccomp-profile",
             f"this engine {how}",
             ("03",),
-            "what a container may do without a right is different from Docker's default",
+            "what an unprivileged container can do differs from Docker's default",
         )
     version_2 = str(info.get("CgroupVersion") or "1") == "2"
     if (security(info, "cgroupns") is not None) is not version_2:
         mode = "the host's" if version_2 else "its own"
         yield Difference(
             "default-cgroupns-mode",
-            f"a container of this engine is in {mode} cgroup namespace by default",
+            f"containers of this engine use {mode} cgroup namespace by default",
             ("03",),
-            "`--cgroupns private` and `--cgroupns host` choose for one container",
+            "`--cgroupns private` and `--cgroupns host` override it for one container",
         )
 
 
@@ -329,13 +335,13 @@ def _networks(info: Mapping[str, Any], bridge: Mapping[str, str] | None) -> Iter
             "bridge",
             "this engine has no default bridge: containers have no network unless one is asked for",
             ("05", "06", "09"),
-            "the pages need one: start dockerd without `--bridge=none`",
+            "the notebooks need one: start dockerd without `--bridge=none`",
         )
         bridge = {}
     if bridge.get(f"{_BRIDGE}enable_icc") == "false":
         yield Difference(
             "icc",
-            "containers on this engine's default bridge may not reach each other (icc is off)",
+            "containers on this engine's default bridge cannot reach each other (icc=false)",
             ("05",),
             "a network that you create is not affected",
         )
@@ -344,20 +350,21 @@ def _networks(info: Mapping[str, Any], bridge: Mapping[str, str] | None) -> Iter
             "ip-masq",
             "this engine does not translate the addresses of containers that leave the host (ip-masq is off)",
             ("05",),
-            "answers come back only where the network has a route to the containers",
+            "replies arrive only if the network has a route to the containers",
         )
     address = bridge.get(f"{_BRIDGE}host_binding_ipv4") or "0.0.0.0"
     if address != "0.0.0.0":
         yield Difference(
             "ip",
-            f"a port published without an address listens on {address} alone on this engine",
+            f"a port published without an address listens only on {address} on this engine",
             ("05", "06"),
-            "write the address that you want: `-p 0.0.0.0:8080:80`",
+            "give the address: `-p 0.0.0.0:8080:80`",
         )
     if info.get("IPv4Forwarding") is False:
         yield Difference(
             "ip-forward",
-            "the kernel of this engine's host forwards no packets, so containers reach their own bridge only",
+            "the kernel of this engine's host does not forward packets, so containers can reach only their "
+            "own bridge",
             ("05", "06"),
             "on that host: `sudo sysctl net.ipv4.ip_forward=1`",
         )

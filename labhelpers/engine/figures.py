@@ -33,7 +33,7 @@ def draw_engine_facts(result: EngineFacts, ax: Axes) -> Axes:
     _socket(ax, result)
     kernel = f"Linux kernel {result.kernel}"
     if same:
-        _kernel(ax, 4, 92, f"{kernel}: one kernel, for the notebook and for every container")
+        _kernel(ax, 4, 92, f"{kernel}: one kernel for the notebook and all containers")
     else:
         _kernel(ax, 4, 29, f"this machine's: {platform.system()} {platform.release()}")
         _kernel(ax, 66, 30, f"every container's: {kernel}")
@@ -113,7 +113,7 @@ def _socket(ax: Axes, facts: EngineFacts) -> None:
     left, right = 33, 66
     for y, start, end, text in (
         (33, left, right, "requests: run, pull, …"),
-        (25.5, right, left, "answers and events"),
+        (25.5, right, left, "responses and events"),
     ):
         ax.annotate("", (end, y), (start, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.3})
         ax.text((left + right) / 2, y + 0.8, text, ha="center", va="bottom", fontsize=9, color=INK)

@@ -101,7 +101,7 @@ class Engine:
     def warnings(self) -> list[str]:
         """What will differ on this engine from what the course says."""
         podmans = [
-            "this is Podman, which speaks Docker's API: no daemon holds its containers, there is no docker0 "
+            "this is Podman, which serves the Docker API: containers have no daemon, there is no docker0 "
             "(its bridge is podman0), no swarm, and short image names are resolved differently; "
             f"{podman.these()}, and the others stop at their first cell"
         ]
@@ -187,9 +187,9 @@ def connect(choice: str | None = None, *, revive: bool = True) -> Engine:
     if choice == "auto" and (other := foreign.running(private.running_pid())):
         raise foreign.in_the_way(other)
     raise EngineMissing(
-        "no Docker engine answers on this machine"
+        "no Docker engine is running on this machine"
         if choice == "auto"
-        else f"no Docker engine answers as “{choice}”",
+        else f"no Docker engine found for “{choice}”",
         hint=_how_to_get_one(),
     )
 
@@ -224,7 +224,9 @@ def places(choice: str) -> list[Place]:
     if choice == "auto":
         context = contexts.in_use()
         return (
-            [context] if context else [*_own(), *(Place(address, "its usual socket") for address in _usual())]
+            [context]
+            if context
+            else [*_own(), *(Place(address, "its default socket") for address in _usual())]
         )
     if choice == "private":
         return _own()
@@ -302,9 +304,10 @@ def _engine(place: Place) -> Engine:
         client.ping()
     except (APIError, InvalidVersion) as error:
         raise EngineUnreachable(
-            f"the engine at {state.shown(place.address)} and the Docker SDK of this course share no version of the API",
+            f"the engine at {state.shown(place.address)} and the course's Docker SDK have no API version in "
+            "common",
             hint=f"update the engine: {INSTALL_PAGE}",
-            engine_words=str(error),
+            engine_message=str(error),
         ) from error
     except (InvalidConfigFile, ValueError, TypeError, AttributeError) as error:
         # the SDK does not look at what kind of value it reads from docker's configuration
@@ -370,5 +373,5 @@ def _for_sdk(tls: Tls) -> TLSConfig:
 
 def _how_to_get_one() -> str:
     if platform.system() == "Linux":
-        return f"./lab up brings one on Debian and Ubuntu; elsewhere see {INSTALL_PAGE}"
+        return f"./lab up installs one on Debian and Ubuntu; elsewhere see {INSTALL_PAGE}"
     return f"install Docker Desktop and start it: {INSTALL_PAGE}"

@@ -105,7 +105,7 @@ def in_the_way(other: Dockerd) -> EngineUnreachable:
     """What to tell the reader where `other` was not found, and no second one can be started beside it."""
     address = other.address
     path = address.removeprefix("unix://")
-    runs = f"a dockerd (process {other.pid}) runs on this machine, at {state.shown(address)}"
+    runs = f"a dockerd (PID {other.pid}) is running on this machine at {state.shown(address)}"
     if (
         address.startswith("unix:")
         and not os.access(path, os.W_OK)
@@ -116,12 +116,14 @@ def in_the_way(other: Dockerd) -> EngineUnreachable:
         )
     if address.startswith("unix:") and not _is_there(address):
         return EngineUnreachable(
-            f"{runs}, and there is no such socket: it may be inside a container, or the socket was removed",
-            hint=f"restart it, or stop it (`sudo kill {other.pid}`), then run this again",
+            f"{runs}, but that socket does not exist: dockerd may run in a container, or the socket was "
+            "removed",
+            hint=f"restart it, or stop it (`sudo kill {other.pid}`), then try again",
         )
     return EngineUnreachable(
-        f"{runs}. It has docker0 and the firewall's Docker chains; a second one would break its published ports",
-        hint=f"use that one: `--engine {address}`; or stop it first",
+        f"{runs}. It owns docker0 and Docker's firewall chains; a second engine would break its published "
+        "ports",
+        hint=f"use it (`--engine {address}`) or stop it first",
     )
 
 

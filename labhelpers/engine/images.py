@@ -86,7 +86,7 @@ class Images(Result):
     def stands_for(self) -> str:
         """What the base is, and what it stands in for: one line for the page."""
         if self.source is None:
-            return "No lab image is here yet: each is made when a notebook first asks for it."
+            return "There are no lab images yet: each is built when a notebook first needs it."
         if self.source == "hub":
             return f"Base: {self.distribution}, Docker Hub's {HUB_BASE}."
         if self.source == "registry":
@@ -133,7 +133,7 @@ def reference(name: str) -> str:
     """
     if name not in catalogue():
         raise ImageMissing(
-            f"the course has no image called {name!r}", hint="its images are " + ", ".join(catalogue())
+            f"the course has no image named {name!r}", hint="its images are " + ", ".join(catalogue())
         )
     return f"labhelpers/{name}:latest"
 
@@ -144,13 +144,13 @@ def ensure(engine: Engine, name: str, say: Say = lambda line: None) -> str:
     Raises:
         ImageMissing: the course has no such image, or no base can be had here.
         BuildFailed: a step of its Dockerfile failed; nothing half made is left.
-        NameTaken: an image of that name is there that the lab did not make.
+        NameTaken: an image of that name is there that the lab did not create.
         EngineUnreachable: the engine went away.
     """
     ref = reference(name)
     if _is_current(engine, name):
         return ref
-    busy = f"image {name}: another lab command is making it; waiting"
+    busy = f"image {name}: waiting for another lab command to build it"
     # one after the other: each build takes all the disk and processor that it can get
     with state.locked("images", timeout_s=3600, waiting=lambda: say(busy)), _speaking(engine):
         if _is_current(engine, name):
@@ -239,7 +239,7 @@ def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
 def _foreign(engine: Engine, ref: str) -> str | None:
     """Why an image that is here does not run on this engine's processor; None where it does."""
     other = registries.foreign_architecture(engine, _inspect(engine, ref) or {})
-    return other and f"the image here is for {other}, and this engine's processor is another one"
+    return other and f"the local image is for {other}, which does not match this engine's architecture"
 
 
 def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
@@ -282,9 +282,9 @@ def _remove_volumes(engine: Engine, made: Container[str]) -> list[str]:
 def remove_made(engine: Engine, ref: str, made: Container[str], kept_for: str | None) -> str:
     """Remove the image `ref` if its id is among `made` and no other lab uses it; a line that says which."""
     if _image_id(engine, ref) not in made:
-        return f"image {ref} stays: it was not made from this state directory (docker rmi {ref})"
+        return f"image {ref} kept: it was not built from this state directory (docker rmi {ref})"
     if kept_for:
-        return f"image {ref} stays: {kept_for}"
+        return f"image {ref} kept: {kept_for}"
     return _remove(engine, ref)
 
 
@@ -329,7 +329,7 @@ def base(engine: Engine, say: Say = lambda line: None) -> str:
         if refusal is None:
             note_made(engine, _image_id(engine, BASE))
             return BASE
-        say(f"base: {refusal.cause}; making a base from this machine's own package mirror")
+        say(f"base: {refusal.cause}; building a base from this machine's package mirror")
         debootstrap.make(engine, BASE, {SOURCE: "debootstrap"}, say)
         note_made(engine, _image_id(engine, BASE))
     return BASE
@@ -398,9 +398,9 @@ def _progress(title: str, say: Say) -> Callable[[str, bool], None]:
 
 def _failed(name: str, said: list[str], words: str) -> BuildFailed:
     return BuildFailed(
-        f"the lab image {name!r} could not be built, and nothing of it is left",
+        f"the lab image {name!r} could not be built; partial results were removed",
         hint=_next_step("\n".join([*said[-40:], words])),
-        engine_words="\n".join([*[line for line in said if line.strip()][-LAST_LINES:], words]),
+        engine_message="\n".join([*[line for line in said if line.strip()][-LAST_LINES:], words]),
     )
 
 
@@ -410,11 +410,10 @@ def _next_step(words: str) -> str:
     if any(
         sign in words for sign in ("Temporary failure", "Could not resolve", "Failed to fetch", "Unable to")
     ):
-        return (
-            "a download failed: look at the network and the package mirror of the engine, then run this again"
-        )
+        return "a download failed: check the engine's network and package mirror, then try again"
     return (
-        "its last lines say which step; run this again, and if it stays so, please report it with those lines"
+        "the last lines show the failed step; try again, and if it fails again, please report it with "
+        "those lines"
     )
 
 
@@ -436,7 +435,7 @@ def _remove(engine: Engine, ref: str) -> str:
     except ImageNotFound:
         pass
     except APIError as error:
-        return f"image {ref} stays: {error.explanation}"
+        return f"image {ref} kept: {error.explanation}"
     return f"removed image {ref}"
 
 
@@ -455,7 +454,7 @@ def _pull_from_classroom(engine: Engine, name: str, say: Say) -> bool:
     if cause is not None:
         if refusal is None:
             _remove(engine, ref)
-        say(f"image {name}: not from the registry ({cause}); making it here")
+        say(f"image {name}: not available from the registry ({cause}); building it")
         return False
     engine.client.api.tag(ref, reference(name))
     return True
@@ -463,7 +462,7 @@ def _pull_from_classroom(engine: Engine, name: str, say: Say) -> bool:
 
 def _not_usable(engine: Engine, ref: str, name: str) -> str | None:
     if (_labels(engine, ref) or {}).get(CONTENT) != content(name):
-        return "its image is of another version of the course"
+        return "its image belongs to another version of the course"
     return _foreign(engine, ref)
 
 
@@ -504,7 +503,7 @@ def _is_current(engine: Engine, name: str) -> bool:
         labels = _labels(engine, reference(name))
     if labels is not None and labels.get(IMAGE) != name:
         raise NameTaken(
-            f"the engine has an image {reference(name)} that the lab did not make, so it stays untouched",
+            f"the engine has an image {reference(name)} that the lab did not create; it will not be replaced",
             hint="if it is yours, give it another name: "
             f"docker tag {reference(name)} mine; docker rmi {reference(name)}",
         )
@@ -552,7 +551,8 @@ def _speaking(engine: Engine) -> Iterator[None]:
         raise
     except (requests.RequestException, DockerException) as error:
         raise EngineUnreachable(
-            f"the engine at {state.shown(engine.address)} went away while its images were looked at or made",
-            hint="`./lab doctor` looks at it; then run this again: what was finished is kept",
-            engine_words=str(getattr(error, "explanation", None) or error),
+            f"lost the connection to the engine at {state.shown(engine.address)} while checking or building "
+            "images",
+            hint="run `./lab doctor`, then try again; finished steps are kept",
+            engine_message=str(getattr(error, "explanation", None) or error),
         ) from error

@@ -63,19 +63,20 @@ def ensure(packages: Sequence[str], why: str) -> None:
         return
     if not is_debian() or not apt.is_here():
         raise EngineMissing(
-            f"{why}: this machine has no {', '.join(wanted)}, and the lab installs packages on Debian and Ubuntu only",
-            hint=f"install Docker as its page says, start it, and run this again: {INSTALL_PAGE}",
+            f"{why}: {', '.join(wanted)} is not installed, and the lab can install packages only on Debian "
+            "and Ubuntu",
+            hint=f"install and start Docker ({INSTALL_PAGE}), then try again",
         )
     if not may_be_root():
         raise EngineMissing(
-            f"{why}: packages are missing, and this user is neither root nor may use sudo",
-            hint="have these two commands run, log in again, and run this again:\n"
+            f"{why}: packages are missing, and you are neither root nor allowed to use sudo",
+            hint="have an administrator run these two commands, log in again, then try again:\n"
             "    sudo apt-get update && sudo apt-get install --no-remove --no-install-recommends "
             f"{' '.join(wanted)}\n"
             "    sudo usermod -aG docker $USER",
         )
     with state.locked(
-        "packages", waiting=lambda: say("packages: another lab command is installing; waiting")
+        "packages", waiting=lambda: say("packages: waiting for another lab command to install them")
     ):
         wanted = [name for name in wanted if name in missing(packages) or name == "docker-cli"]
         if wanted:
@@ -102,7 +103,9 @@ def _install(wanted: list[str], why: str) -> None:
             apt.install(wanted, run)
     except SetupFailed as error:
         if not_read and (known := apt.cause(output)):
-            raise SetupFailed(f"{error.message} ({known[0]})", hint=known[1], engine_words=output) from error
+            raise SetupFailed(
+                f"{error.message} ({known[0]})", hint=known[1], engine_message=output
+            ) from error
         raise
     finally:
         state.write_json(INSTALLED, sorted({*installed_by_the_lab(), *(_packages() - before)}))

@@ -87,7 +87,7 @@ def _removed_at_the_end(api: Any, body: Mapping[str, Any]) -> Iterator[str]:
 def _silent(body: Mapping[str, Any], waited_s: float, wrote: Mapping[int, list[bytes]]) -> LabError:
     last = b"".join(wrote[STDOUT] + wrote[STDERR]).decode(errors="replace")[-500:]
     return TimedOut(
-        f"a container of the image {body.get('Image')} did not end within {waited_s:.0f} s",
+        f"timed out after {waited_s:.0f} s waiting for a container of {body.get('Image')} to exit",
         hint="run the cell again; `./lab doctor` checks the engine",
-        engine_words=last or None,
+        engine_message=last or None,
     )

@@ -13,15 +13,15 @@ WORKS = ("00",)
 """The chapters that run to their end on Podman."""
 
 MISSES = {
-    "01": "the virtual machine that it compares with does not start in a container there",
-    "02": "images are pushed to the lab's registry, and Podman takes their names as invalid",
+    "01": "its virtual machine does not start in a Podman container",
+    "02": "it pushes images to the lab's registry, and Podman rejects their names",
     "03": "the root directory of its containers is read-only for a process without CAP_DAC_OVERRIDE",
-    "04": "it has no `docker update`, and its containers are in other cgroups",
-    "05": "there is no docker0, and its networks have other names and firewall rules",
-    "06": "images are pushed to the lab's registry, and Podman takes their names as invalid",
+    "04": "Podman has no `docker update` and places containers in other cgroups",
+    "05": "Podman has no docker0, and its networks have other names and firewall rules",
+    "06": "it pushes images to the lab's registry, and Podman rejects their names",
     "07": "it creates a missing directory for `--mount type=bind`, which Docker refuses",
-    "08": "a volume without a name cannot be told from one with a name",
-    "09": "`docker top` answers with other columns, and no daemon's socket is there to watch",
+    "08": "anonymous volumes cannot be distinguished from named volumes",
+    "09": "`docker top` prints other columns, and there is no daemon socket",
 }
 """The other chapters, and the first thing in each that Podman does in another way."""
 
@@ -39,7 +39,8 @@ def check(engine: Engine, chapter: str) -> None:
     if reason and engine.is_podman:
         raise EngineRefused(
             f"chapter {chapter} does not work on Podman: {reason}",
-            hint=f"{these()}; for this one use Docker: `./lab up --engine private` on Debian and Ubuntu, or install it",
+            hint=f"{these()}; for this chapter use Docker: "
+            "`./lab up --engine private` on Debian and Ubuntu, or install it",
         )
 
 

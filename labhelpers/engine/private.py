@@ -49,41 +49,41 @@ ELSEWHERE = (
 
 
 _USE_ANOTHER = (
-    "start an engine that this kernel can run (Docker Desktop, or one on another machine: DOCKER_HOST)"
+    "use an engine that works with this kernel (Docker Desktop, or one on another machine: DOCKER_HOST)"
 )
 # what dockerd 20 to 29 prints where it cannot start, the reason, and what to do; the first that matches is reported
 _CAUSES = (
     (
         r"no space left on device|[Dd]isk quota exceeded",
         "the disk of the state directory is full",
-        "free some space, or name a larger disk with LABHELPERS_HOME, then `./lab up` again",
+        "free some space, or set LABHELPERS_HOME to a directory on a larger disk, then `./lab up` again",
     ),
     (
         r"Failed to initialize nft|[Tt]able does not exist|can't initialize ip6?tables|do you need to insmod"
         r"|Extension \S+ .*(not supported|missing kernel module)|No chain/target/match by that name"
         r"|iptables.*(executable file not found|not found in \$PATH)|modprobe: FATAL: Module ip_tables",
-        "this machine's iptables and its kernel do not fit together: a table or a module is missing",
+        "iptables does not work with this kernel: a table or module is missing",
         "WSL2: `wsl --update`, then `wsl --shutdown`; Debian and Ubuntu: `sudo apt-get install iptables`, and "
         "`sudo update-alternatives --set iptables /usr/sbin/iptables-legacy` where nft is not supported; a kernel "
         f"that was upgraded needs a restart; else {_USE_ANOTHER}; then `./lab up` again",
     ),
     (
         r"could not find an available, non-overlapping|predefined address pools|Pool overlaps|fully subnetted",
-        "every address range that Docker uses for its bridge is taken on this machine, often by a VPN",
-        "disconnect the VPN, or remove unused bridges (`ip route` lists what is taken), then `./lab up` again",
+        "every address range that Docker uses for its bridge is in use on this machine, often by a VPN",
+        "disconnect the VPN, or remove unused bridges (`ip route` lists the ranges in use), then `./lab up` again",
     ),
     (
         r"[Dd]evices? cgroup isn't mounted|cgroup.*(not mounted|no such file or directory)|cgroups: cannot find"
         r"|cgroup mountpoint does not exist",
-        "the control groups that it needs are not mounted",
+        "required cgroups are not mounted",
         "WSL2: set `systemd=true` under [boot] in /etc/wsl.conf, then `wsl --shutdown`; in a container: start it "
         f"with --cgroupns host and /sys/fs/cgroup; elsewhere `sudo mount -a`; else {_USE_ANOTHER}",
     ),
     (
         r"overlay.*(not supported|invalid argument|no such device)|driver not supported|[Ff]ailed to mount overlay"
         r"|backing file system is unsupported|no supported storage driver",
-        "the file system of the state directory cannot hold the layers of images",
-        "name a directory on ext4 or xfs with LABHELPERS_HOME (NFS, FAT and another overlay cannot hold "
+        "the file system of the state directory cannot hold image layers",
+        "set LABHELPERS_HOME to a directory on ext4 or xfs (NFS, FAT and another overlay cannot hold "
         "them; on WSL2 a Windows drive below /mnt cannot either), then `./lab up` again",
     ),
     (
@@ -94,17 +94,19 @@ _CAUSES = (
     (
         r"a password is required|a terminal is required|may not run sudo|not in the sudoers|not allowed to execute",
         "sudo refused to start it",
-        "run `./lab up` in a terminal, where sudo can ask for your password; or ask an administrator to install Docker",
+        "run `./lab up` in a terminal, where sudo can prompt for your password; or ask an administrator to "
+        "install Docker",
     ),
     (
         r"setsid: |dockerd.*(not found|No such file)",
-        "a program that it needs is not in the PATH of root",
+        "a required program is not in root's PATH",
         "Debian and Ubuntu: `sudo apt-get install docker.io util-linux`, then `./lab up` again",
     ),
     (
         r"[Pp]ermission denied|[Oo]peration not permitted",
-        "this machine does not let even root do what an engine does (a container, or a security policy)",
-        f"{_USE_ANOTHER}; in a container: start that one with --privileged",
+        "even root lacks the permissions that an engine needs on this machine (it is a container, or a "
+        "security policy applies)",
+        f"{_USE_ANOTHER}; in a container: start it with --privileged",
     ),
 )
 
@@ -161,7 +163,7 @@ def start(say: Say) -> None:
     """
     if answers():
         return
-    with state.locked("engine", waiting=lambda: say("engine: another lab command is starting it; waiting")):
+    with state.locked("engine", waiting=lambda: say("engine: waiting for another lab command to start it")):
         if answers():
             return
         _check_it_can_start()
@@ -171,7 +173,7 @@ def start(say: Say) -> None:
         say("engine: starting the lab's private engine")
         _launch()
         (home() / "wanted").write_text("started by the lab; removed by `./lab down`\n", encoding="utf-8")
-        say(f"engine: answers after {time.monotonic() - began:.1f} s")
+        say(f"engine: ready after {time.monotonic() - began:.1f} s")
 
 
 def stop(say: Say) -> None:
@@ -182,14 +184,14 @@ def stop(say: Say) -> None:
         pid = _pid()
         if (pid or (home() / "before.json").exists()) and not may_be_root():
             raise SetupFailed(
-                "the private engine was started as root, and this user may not become root to stop it",
-                hint="run this again in a terminal, where sudo can ask for your password; or as root",
+                "the private engine runs as root, and sudo cannot be used here to stop it",
+                hint="run this command in a terminal, where sudo can prompt for your password; or as root",
             )
         if pid:
-            say("engine: stopping (its containers first)")
+            say("engine: stopping its containers, then the engine")
             run_as_root(["kill", "-TERM", str(pid)])
             if not _gone(lambda: _pid() is None, STOP_S):
-                say(f"engine: it did not stop within {STOP_S} s; killing it")
+                say(f"engine: timed out after {STOP_S} s waiting for it to stop; killing it")
                 run_as_root(["kill", "-KILL", str(pid)])
                 _gone(lambda: _pid() is None, 10)
         _end_orphans(say)
@@ -213,7 +215,7 @@ def _check_it_can_start() -> None:
     if len(str(home() / LONGEST_SOCKET)) > SOCKET_BYTES:
         raise SetupFailed(
             f"the path of the state directory is too long for a socket below it ({state.home()})",
-            hint="name a shorter one: `LABHELPERS_HOME=~/.labhelpers ./lab up`",
+            hint="use a shorter path: `LABHELPERS_HOME=~/.labhelpers ./lab up`",
         )
     # first of all: a reader who may not use the engine that runs needs no other one
     other = foreign.running(_pid())
@@ -221,7 +223,7 @@ def _check_it_can_start() -> None:
         raise foreign.in_the_way(other)
     if not may_be_root():
         raise EngineMissing(
-            "the private engine needs root, and this user may not use sudo",
+            "the private engine needs root, and you cannot use sudo",
             hint="ask an administrator to install Docker and to add you to its group",
         )
 
@@ -264,7 +266,7 @@ def _clear_stale() -> None:
         run_as_root(["rm", "-f", *map(str, stale)])
     elif not _gone(lambda: answers() or _pid() is None, 20):
         raise SetupFailed(
-            f"the lab's engine (process {_pid()}) runs but has not answered for 20 s",
+            f"the lab's engine (PID {_pid()}) is running but has not responded for 20 s",
             hint=f"`./lab down`, then `./lab up`; its log is {state.shown(home() / 'dockerd.log')}",
         )
 
@@ -314,13 +316,13 @@ def _did_not_start(output: Sequence[str], log: Path) -> SetupFailed:
             last = "\n".join(dict.fromkeys([found[0], *output[-2:]]))
             return SetupFailed(
                 f"the private engine did not start: {why}",
-                hint=f"{hint}; its whole log is {state.shown(log)}",
-                engine_words=last,
+                hint=f"{hint}; see its log: {state.shown(log)}",
+                engine_message=last,
             )
     return SetupFailed(
         "the private engine did not start",
-        hint=f"its whole log is {state.shown(log)}; fix the problem in its last lines, then `./lab up` again",
-        engine_words="\n".join(whole.splitlines()[-5:]),
+        hint=f"fix the problem in the last lines of {state.shown(log)}, then run `./lab up` again",
+        engine_message="\n".join(whole.splitlines()[-5:]),
     )
 
 
@@ -380,11 +382,11 @@ def _put_the_machine_back(say: Say) -> None:
     if was:
         is_now = machine()
         if was["network"] != is_now["network"]:
-            say("engine: it ran in another network namespace, which is left as it is")
+            say("engine: it ran in another network namespace, which is not changed")
         elif other := foreign.running(_pid()):
             say(
-                f"engine: another dockerd (process {other.pid}) uses docker0 and the firewall's Docker chains, "
-                "so they stay"
+                f"engine: another dockerd (PID {other.pid}) uses docker0 and Docker's firewall chains; they "
+                "are kept"
             )
         else:
             _put_the_network_back(was, is_now, say)
@@ -406,7 +408,8 @@ def _put_the_network_back(was: dict[str, Any], is_now: dict[str, Any], say: Say)
         users = sorted(added - ours) + foreign_forwarding(was["firewall"], is_now["firewall"])
         if users:
             say(
-                f"engine: IP forwarding stays on, because something else came that may need it ({', '.join(users[:3])})"
+                "engine: IP forwarding stays enabled because something else may need it "
+                f"({', '.join(users[:3])})"
             )
         else:
             run_as_root(["sysctl", "-qw", f"net.ipv4.ip_forward={was['forwarding']}"])
@@ -485,7 +488,7 @@ def _end_orphans(say: Say) -> None:
     for pid in ours + contained:
         run_as_root(["kill", "-KILL", str(pid)])
     if ours + contained:
-        say(f"engine: ended {len(ours + contained)} processes that a killed engine had left")
+        say(f"engine: killed {len(ours + contained)} orphaned processes of a previous engine")
         _gone(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ours + contained), 10)
 
 

@@ -24,6 +24,6 @@ def provide(choice: str = "auto") -> Engine:
     except EngineMissing:
         if choice not in ("auto", "private"):
             raise
-    install.ensure(install.ENGINE, "no Docker engine answers here")
+    install.ensure(install.ENGINE, "no Docker engine is running here")
     private.start(say)
     return connect("private")

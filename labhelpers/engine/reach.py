@@ -104,14 +104,14 @@ class Reach:
         except APIError as error:
             raise EngineRefused(
                 f"no port of the container {container[:12]!r} can be reached",
-                hint="run the cell that makes it again; `docker ps -a` lists what is there",
-                engine_words=str(error.explanation),
+                hint="run the cell that creates it again; `docker ps -a` lists all containers",
+                engine_message=str(error.explanation),
             ) from None
         if not found["State"]["Running"]:
             name = found["Name"].lstrip("/")
             raise NotRunning(
-                f"the container {name!r} does not run, so none of its ports answers",
-                hint=f"see why: docker logs {name}; then start it: docker start {name}",
+                f"the container {name!r} is not running, so its ports cannot be reached",
+                hint=f"check docker logs {name}, then start it: docker start {name}",
             )
         return found
 

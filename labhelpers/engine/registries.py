@@ -41,7 +41,7 @@ class Refusal:
     def error(self, ref: str) -> ImageMissing:
         """The same as an error about the image `ref`."""
         return ImageMissing(
-            f"the image {ref!r} could not be pulled: {self.cause}", hint=self.hint, engine_words=self.words
+            f"the image {ref!r} could not be pulled: {self.cause}", hint=self.hint, engine_message=self.words
         )
 
 
@@ -120,23 +120,23 @@ def explain(ref: str, words: str, status: int = 0) -> Refusal:
         503: _NETWORK,
         504: _NETWORK,
     }
-    cause, hint = by_status.get(status, ("{name} did not give it", "read the engine's message below"))
+    cause, hint = by_status.get(status, ("{name} did not provide it", "read the engine's message above"))
     return Refusal(cause.format(name=name), hint.format(host=host, ref=ref), words)
 
 
 _LIMIT = (
-    "{name} limits how many images this network address may pull, and the limit is reached",
+    "the pull rate limit of {name} for your network address is reached",
     "wait for the limit to be lifted (Docker Hub: up to 6 hours), log in with `docker login`, or pull from a mirror: "
     "LABHELPERS_REGISTRY=HOST:PORT ./lab up",
 )
 _LOGIN = (
-    "{name} asks for a login, or has no image of that name for you",
+    "{name} requires a login, or has no such image",
     "check the name; if the image is private: docker login {host}",
 )
 _UNKNOWN = ("{name} has no such image or tag", "check its name and tag: {ref}")
 _CERTIFICATE = (
     "the engine does not trust the certificate of {name}",
-    "a company's proxy often replaces it: put the certificate of its authority on the engine's machine, in "
+    "a corporate proxy often replaces it: install the proxy's CA certificate on the engine's host, in "
     "/etc/docker/certs.d/{host}/ca.crt or among the system's, then restart the engine "
     "(docs.docker.com/engine/network/ca-certs)",
 )
@@ -151,31 +151,32 @@ _DATE = (
 )
 _OTHER_NAME = (
     "the certificate of {name} is for another name",
-    "use a name that is in it: openssl s_client -connect {host} </dev/null | openssl x509 -noout -ext subjectAltName",
+    "use one of its names: openssl s_client -connect {host} </dev/null | openssl x509 -noout -ext "
+    "subjectAltName",
 )
 _BROKEN = (
-    "{name} has a fault of its own",
-    "run this again in some minutes; Docker Hub reports its faults on www.dockerstatus.com",
+    "{name} has an internal error",
+    "try again in a few minutes; Docker Hub reports its faults on www.dockerstatus.com",
 )
 _NO_REFERENCE = (
-    "that is no name of an image",
+    "that is not a valid image name",
     "write it in lower case, as [HOST[:PORT]/]NAME[:TAG]: {ref}",
 )
 _PROXY = (
-    "the engine's proxy does not let it reach {name}",
+    "the engine's proxy blocks access to {name}",
     "check the engine's proxy settings, its HTTPS_PROXY and NO_PROXY, not this terminal's "
     "(docs.docker.com/engine/daemon/proxy)",
 )
 _NETWORK = (
-    "the engine cannot reach {name}: no network, no name service, or nothing listens there",
-    "check the network of the engine's machine; without one, work with what is there or with LABHELPERS_REGISTRY",
+    "the engine cannot reach {name}: no network, no DNS, or nothing listens there",
+    "check the network of the engine's machine; without a network, use local images or LABHELPERS_REGISTRY",
 )
 _PLAIN = (
-    "{name} speaks HTTP without TLS",
+    "{name} uses HTTP without TLS",
     "use its HTTPS address, or add it to “insecure-registries” in the engine's daemon.json",
 )
 _PLATFORM = (
-    "{name} has no such image for this engine's processor",
+    "{name} has no such image for this engine's platform",
     "choose an image that is built for it; docker manifest inspect {ref} lists them",
 )
 

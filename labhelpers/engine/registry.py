@@ -122,8 +122,8 @@ class Registry:
         except APIError as error:
             raise EngineRefused(
                 "the lab's registry could not be started",
-                hint="`./lab doctor` looks at the engine; then run the cell again",
-                engine_words=str(error.explanation),
+                hint="run `./lab doctor`, then run the cell again",
+                engine_message=str(error.explanation),
             ) from None
         self._container = container
         self._wait(container)
@@ -139,9 +139,9 @@ class Registry:
                 words = container.logs().decode(errors="replace").strip()
                 self.close()
                 raise TimedOut(
-                    "the lab's registry ended or did not listen in time",
-                    hint="run the cell again; `./lab doctor` looks at the engine",
-                    engine_words="\n".join(words.splitlines()[-4:]),
+                    "the lab's registry exited or did not become ready in time",
+                    hint="run the cell again; if it fails again, run `./lab doctor`",
+                    engine_message="\n".join(words.splitlines()[-4:]),
                 )
             time.sleep(0.05)
         container.reload()
@@ -150,6 +150,6 @@ class Registry:
 def _refused(ref: str, words: Any) -> EngineRefused:
     return EngineRefused(
         f"the image {ref!r} could not be pushed to the lab's registry",
-        hint="its words say why; `docker images` lists what the engine has",
-        engine_words=str(words),
+        hint="see the engine's message; `docker images` lists its images",
+        engine_message=str(words),
     )

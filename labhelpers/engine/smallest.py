@@ -103,28 +103,28 @@ def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
     except Timeout as error:
         late = True
         raise EngineUnreachable(
-            f"the engine is slow: one step of a first container took more than {api.timeout} s",
-            hint="look at what keeps its machine busy (`top`), or restart the engine; then run this again",
-            engine_words=str(error),
+            f"the engine is slow: a step of the test container took more than {api.timeout} s",
+            hint="check the load of its machine (`top`) or restart the engine, then try again",
+            engine_message=str(error),
         ) from error
     except (APIError, DockerException, RequestException) as error:
         words = str(getattr(error, "explanation", None) or error)
         raise EngineRefused(
-            "the engine answers, but it could not run a first container",
+            "the engine responds but could not run a test container",
             hint=DISK_FULL
             if "no space left" in words
             else "run `docker run --rm hello-world` yourself and fix what it reports; on a virtual server the "
             "provider may forbid containers",
-            engine_words=words,
+            engine_message=words,
         ) from error
     finally:
         _remove(engine, name, GONE_S if late else 0)
     said = done.stdout.decode(errors="replace").strip()
     if done.exit_code != 0 or said != WORD.decode().strip():
         raise EngineRefused(
-            f"a first container ran, but ended with status {done.exit_code} and wrote {said!r}",
-            hint="look at the engine's own log, and at what filters system calls on its machine",
-            engine_words=done.stderr.decode(errors="replace").strip() or None,
+            f"the test container exited with code {done.exit_code} and printed {said!r}",
+            hint="check the engine's log and its seccomp configuration",
+            engine_message=done.stderr.decode(errors="replace").strip() or None,
         )
     return FirstRun(said, (time.monotonic() - began) * 1000)
 

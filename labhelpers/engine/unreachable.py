@@ -49,7 +49,7 @@ def explain(place: Place, error: Exception) -> EngineUnreachable:
     return EngineUnreachable(
         cause.what.replace("{by}", place.found_by).replace("{at}", state.shown(place.address)),
         hint=cause.hint,
-        engine_words=str(error) or type(error).__name__,
+        engine_message=str(error) or type(error).__name__,
     )
 
 
@@ -70,8 +70,8 @@ def _cause(place: Place, error: Exception) -> _Cause:
         return _tls(place, error)
     if isinstance(error, NoAnswer):
         return _Cause(
-            "the engine at {at} accepts connections but sends no answer: it is overloaded, or it hangs",
-            "wait until it answers `docker version`, or restart it; then run this again",
+            "the engine at {at} accepts connections but does not respond: it is overloaded or hangs",
+            "wait until `docker version` works, or restart it; then try again",
         )
     if isinstance(error, NoEngine):
         return _not_an_engine(place, error)
@@ -96,7 +96,7 @@ def _local(place: Place, error: Exception) -> _Cause:
         )
     if place.scheme == "unix" and path.exists() and not path.is_socket():
         kind = "a directory" if path.is_dir() else "an ordinary file"
-        hint = "a bind mount of a socket that does not exist makes a directory: remove it, then restart the engine"
+        hint = "a bind mount of a socket that does not exist creates a directory: remove it, then restart the engine"
         return _Cause(
             f"{points}, and that is {kind}, not a socket", hint if path.is_dir() else another(place)
         )
@@ -120,31 +120,32 @@ def _start(place: Place) -> str:
         return "start Docker: `sudo systemctl start docker`"
     if path.startswith("/run/user/"):
         return "start rootless Docker: `systemctl --user start docker`"
-    return "start the engine that belongs to this address"
+    return "start the engine at this address"
 
 
 def _permission(place: Place) -> _Cause:
     if place.scheme == "npipe":
         return _Cause(
-            "an engine listens at {at}, but you may not use it",
+            "an engine listens at {at}, but you do not have permission to use it",
             "add your account to the group docker-users, then sign out and in again",
         )
     if place.scheme == "tcp":
         return _Cause(
-            "connecting to {at} is forbidden on this machine", "look at its firewall rules for local programs"
+            "connecting to {at} is forbidden on this machine", "check its firewall rules for local processes"
         )
     group, helps = _group(Path(place.path))
-    what = f"an engine's socket is at {{at}}, but you may not use it: it belongs to the group “{group}”"
+    no_right = "an engine's socket is at {at}, but you do not have permission to use it"
+    what = f"{no_right}: it belongs to the group “{group}”"
     if not helps:
         return _Cause(
-            f"{what}, and only its owner may open it",
+            f"{what}, and only its owner can open it",
             f"ask its owner for access, or run Docker as your own user ({ROOTLESS_PAGE})",
         )
     join = f"`sudo usermod -aG {group} $USER`, then log out and in again"
     return _Cause(
         what,
-        f"{'log out and in again' if _is_member(group) else join} (members of that group are root on this machine "
-        "in all but name)",
+        f"{'log out and in again' if _is_member(group) else join} (members of that group have "
+        "root-equivalent access to this machine)",
     )
 
 
@@ -175,23 +176,23 @@ def _tcp(place: Place, error: Exception) -> _Cause:
     host, port = place.host_port
     if isinstance(error, socket.gaierror):
         return _Cause(
-            f"{{by}} points at {{at}}, and there is no address for the name “{host}”",
+            f"{{by}} points at {{at}}, but the host name “{host}” does not resolve",
             f"check the spelling and your DNS or VPN (`getent hosts {host}`)",
         )
     if isinstance(error, ConnectionRefusedError):
         return _Cause(
             f"{{by}} points at {{at}}, and nothing listens on port {port} of {host}",
-            f"check the port (usually 2376 with TLS, 2375 without); an engine listens there only if it is set to, "
-            f"and ssh needs no such setting: `ssh://user@{host}`",
+            "check the port (usually 2376 with TLS, 2375 without); an engine does not listen on TCP by "
+            f"default; ssh works without extra configuration: `ssh://user@{host}`",
         )
     if isinstance(error, ConnectionResetError | BrokenPipeError) and place.tls:
         return _refused_client(place)  # with TLS 1.3 the reason may be lost together with the connection
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return _Cause(
-            "{by} points at {at}, and what listens there closed the connection, which was opened without TLS",
+            "{by} points at {at}, but the server there closed the connection, which was opened without TLS",
             "check whether that port expects TLS, and that it is the engine's",
         )
-    return _Cause(f"{{by}} points at {{at}}, and {host} does not answer", _no_route(error))
+    return _Cause(f"{{by}} points at {{at}}, but {host} does not respond", _no_route(error))
 
 
 def _no_route(error: Exception) -> str:
@@ -202,11 +203,11 @@ def _no_route(error: Exception) -> str:
     ]
     if proxies:
         return (
-            f"the lab connects directly, not through the proxy of {proxies[0]}: connect your VPN, or go over a machine "
-            "that you can log in to: `ssh://user@host`"
+            f"the lab connects directly, not through the proxy of {proxies[0]}: connect your VPN, or "
+            "connect through a machine that you can log in to: `ssh://user@host`"
         )
     if getattr(error, "errno", None) in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return "check your network or VPN: this machine has no route there"
+        return "check your network or VPN: there is no route to that host"
     return "check the address, your VPN, and the firewalls in between"
 
 
@@ -220,11 +221,11 @@ def _not_an_engine(place: Place, error: NoEngine) -> _Cause:
         )
     if re.match(r"HTTP/1\.[01] 5", words):
         return _Cause(
-            "the engine at {at} answers with an error",
-            "read its log (`journalctl -u docker`), restart it, then run this again",
+            "the engine at {at} returns an error",
+            "check its log (`journalctl -u docker`), restart it, then try again",
         )
     return _Cause(
-        "{by} points at {at}, and what answers there is not a Docker engine",
+        "{by} points at {at}, but the server there is not a Docker engine",
         f"check the address; or use another engine: {another(place)}",
     )
 
@@ -234,9 +235,9 @@ def _not_an_engine(place: Place, error: NoEngine) -> _Cause:
 
 def _tls_file(error: TlsFile) -> _Cause:
     file = state.shown(error.filename)
-    hint = f"put it there, or set DOCKER_CERT_PATH to the folder that has it ({TLS_PAGE})"
+    hint = f"put it there, or set DOCKER_CERT_PATH to its directory ({TLS_PAGE})"
     if error.errno == errno.EINVAL:
-        hint = f"nothing can ask for it here, nor in `docker`: `openssl pkey -in {file} -out FILE` writes a key without"
+        hint = f"neither the lab nor `docker` prompts for it: `openssl pkey -in {file} -out FILE` writes a key without"
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = f"make it yours: `sudo chown $USER {file}`; or ask its owner for a copy"
     return _Cause(f"the file {file} for TLS with {{at}} cannot be used: {error.strerror}", hint)
@@ -250,7 +251,7 @@ def _tls(place: Place, error: ssl.SSLError) -> _Cause:
     reason = f"{getattr(error, 'reason', '')} {error}".upper().replace(" ", "_")
     if "WRONG_VERSION_NUMBER" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER_FAILURE" in reason:
         return _Cause(
-            "{by} points at {at} with TLS, and what listens there does not speak TLS",
+            "{by} points at {at} with TLS, but the server there does not use TLS",
             "use the engine's TLS port (usually 2376); for one without TLS: "
             "`unset DOCKER_TLS_VERIFY DOCKER_TLS DOCKER_CERT_PATH`",
         )
@@ -258,7 +259,7 @@ def _tls(place: Place, error: ssl.SSLError) -> _Cause:
         return _Cause("cert.pem and key.pem do not belong together", f"put a matching pair into {files}")
     if re.search(r"PEM|ASN1|NO_START_LINE|NO_CERTIFICATE_OR_CRL|X509|BAD_BASE64", reason):
         return _Cause(
-            "a certificate or key file is damaged, or is none",
+            "a certificate or key file is corrupted or invalid",
             f"replace ca.pem, cert.pem and key.pem in {files}",
         )
     if re.search(r"PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS_AVAILABLE", reason):
@@ -276,7 +277,7 @@ def _refused_client(place: Place) -> _Cause:
     why = (
         "does not accept the client certificate"
         if sent
-        else "asks for a client certificate, and there is none"
+        else "requires a client certificate, and none is configured"
     )
     hint = f"ask the engine's administrator for cert.pem and key.pem; they belong in {_files(place)}"
     return _Cause(f"the engine at {{at}} {why}", hint)
@@ -295,9 +296,9 @@ def _certificate(place: Place, error: ssl.SSLCertVerificationError, host: str, f
         )
     if code in _OTHER_NAME:
         return _Cause(
-            f"the certificate of the engine at {{at}} is for another name than “{host}”",
-            f"use a name that is in it: `openssl s_client -connect {place.authority} </dev/null | openssl x509 -noout "
-            "-ext subjectAltName`",
+            f"the certificate of the engine at {{at}} is not valid for “{host}”",
+            f"use one of its names: `openssl s_client -connect {place.authority} </dev/null | openssl x509 "
+            "-noout -ext subjectAltName`",
         )
     if code in _UNKNOWN_CA:
         by = "ca.pem" if place.tls and place.tls.ca else "any authority that this machine trusts"
@@ -314,7 +315,7 @@ def _certificate(place: Place, error: ssl.SSLCertVerificationError, host: str, f
 def _files(place: Place) -> str:
     """The folder of the TLS files, for messages."""
     known = place.tls and (place.tls.ca or place.tls.cert or place.tls.key)
-    return state.shown(Path(known).parent) if known else "the folder that DOCKER_CERT_PATH names"
+    return state.shown(Path(known).parent) if known else "the directory in DOCKER_CERT_PATH"
 
 
 # ── ssh ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -332,7 +333,7 @@ def _ssh(place: Place, error: Exception) -> _Cause:
             return _Cause(f"{{by}} points at {{at}}, and {what}", hint.replace("{login}", login))
     return _Cause(
         "{by} points at {at}, and ssh could not connect to the engine there",
-        f"make this work in a terminal first, without a question: `ssh {login} docker version` ({SSH_PAGE})",
+        f"make sure this works in a terminal without a prompt: `ssh {login} docker version` ({SSH_PAGE})",
     )
 
 
@@ -347,29 +348,29 @@ _SSH_CAUSES = (
     # what `docker system dial-stdio` prints over there contains words that ssh uses for other things
     (
         r"(raw stream connection|dial unix)[^\n]*(refused|no such file)|cannot connect to the docker daemon",
-        "the login works, but no engine runs there",
+        "the login works, but no engine is running there",
         "start it on that machine: `sudo systemctl start docker`",
     ),
     (
         r"identification has changed|host key .* has changed",
-        "that machine's host key is not the one that ssh knows",
+        "that machine's host key has changed",
         "if it was reinstalled, remove the old key with the `ssh-keygen -R` line of that message; otherwise ask why",
     ),
     (
         r"host key verification failed|no .* host key is known",
-        "ssh does not know that machine's host key",
+        "that machine's host key is unknown",
         "log in once in a terminal and compare the fingerprint: `ssh {login}`",
     ),
     (
         r"could not resolve hostname",
-        "there is no address for that name",
+        "the host name does not resolve",
         "check the spelling, your DNS or VPN, and ~/.ssh/config",
     ),
     (
         r"permission denied \(|too many authentication failures|no supported authentication|bad permissions"
         r"|error in libcrypto|incorrect passphrase|sign_and_send_pubkey",
-        "ssh may not log in there without asking for a password",
-        "give it a key: `ssh-copy-id {login}`; a key with a passphrase belongs into the agent: `ssh-add`",
+        "ssh cannot log in there without a password prompt",
+        "install a key: `ssh-copy-id {login}`; add a key with a passphrase to the agent: `ssh-add`",
     ),
     (
         r"connection refused.*|connect to host .* refused",
@@ -378,23 +379,23 @@ _SSH_CAUSES = (
     ),
     (
         r"timed out|no route to host|network is unreachable|host is down",
-        "that machine does not answer",
+        "that machine does not respond",
         "check the address, your VPN, and the firewalls in between",
     ),
     (
         r"docker[^\n]*not found|not found: docker|unknown command:? \W?docker\b|docker[^\n]*not recognized"
         r"|docker[^\n]*no such file or directory\s*$",
-        "there is no `docker` command in the PATH of that login",
+        "there is no `docker` command in that user's PATH",
         "install Docker there, or put it in the PATH of non-interactive logins; try `ssh {login} docker version`",
     ),
     (
         r"is not a docker command|unknown command|unknown flag|see 'docker",
-        "the `docker` there is too old to be reached over ssh (18.09 is needed)",
+        "Docker on that machine is too old for ssh connections (18.09 or later is required)",
         "update Docker on that machine",
     ),
     (
         r"permission denied",
-        "that login may not use the engine's socket there",
+        "that user does not have permission to use the engine's socket there",
         "on that machine: `sudo usermod -aG docker $USER`, then log in again",
     ),
     (
@@ -445,17 +446,17 @@ def normalised(address: str, found_by: str) -> str:
     if scheme == "unix" and not rest:
         return "unix:///var/run/docker.sock"
     if scheme in ("http", "https"):
-        raise _bad(address, found_by, f"an engine's address begins with tcp, also with TLS: `tcp://{rest}`")
+        raise _bad(address, found_by, f"the scheme is tcp, also for TLS: `tcp://{rest}`")
     if scheme not in ("unix", "tcp", "ssh", "npipe") or not rest:
         raise _bad(address, found_by, _forms())
     if scheme == "npipe" and platform.system() != "Windows":
-        raise _bad(address, found_by, f"named pipes are on Windows only; {_forms()}")
+        raise _bad(address, found_by, f"named pipes exist only on Windows; {_forms()}")
     try:
         checked = Place(f"{scheme}://{rest}", found_by)
         if scheme in ("tcp", "ssh") and not checked.url.hostname:
-            raise ValueError("it names no host")
+            raise ValueError("it has no host name")
         if scheme == "ssh" and checked.url.password is not None:
-            raise ValueError("a password in an address is not used; ssh takes keys")
+            raise ValueError("a password in the address is not supported; use an ssh key")
         if scheme == "tcp" and checked.url.path.strip("/"):
             raise ValueError("a path after the port is not supported")
     except ValueError as error:
@@ -465,7 +466,7 @@ def normalised(address: str, found_by: str) -> str:
 
 def _bad(address: str, found_by: str, hint: str) -> EngineUnreachable:
     shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", state.shown(address))
-    return EngineUnreachable(f"{found_by} is “{shown}”, which is no address of an engine", hint=hint)
+    return EngineUnreachable(f"{found_by} is “{shown}”, which is not a valid engine address", hint=hint)
 
 
 def _forms() -> str:

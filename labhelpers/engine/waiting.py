@@ -40,7 +40,7 @@ def wait_for(
             raise TimedOut(
                 f"timed out after {limit_s:g} s waiting for {what}",
                 hint="run the cell again; `./lab doctor` checks the engine",
-                engine_words=(details() or None) if details else None,
+                engine_message=(details() or None) if details else None,
             )
         time.sleep(every_s)
     return result

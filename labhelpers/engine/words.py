@@ -26,21 +26,22 @@ _HINTS = (
         # moby, daemon/daemon_unix.go; runc and crun where a file of a controller is not there
         r"(nanocpus|cpu-?set|cpu (cfs|shares|quota)|pids limit|memory).*(kernel does not support|not mounted)"
         r"|your kernel does not support.*(cgroup|cfs)|controller .* (is not|not) available|controllers? .* not found",
-        "the engine may not use that cgroup controller. A rootless engine has to be given it: in "
-        f"{DELEGATE} write [Service] and Delegate=cpu cpuset io memory pids, then log in again; else its kernel has it "
-        "off: `./lab doctor` says which are missing",
+        f"the engine cannot use that cgroup controller. For a rootless engine, delegate it: in {DELEGATE} "
+        "write [Service] and Delegate=cpu cpuset io memory pids, then log in again; otherwise the kernel "
+        "has disabled it: see `./lab doctor`",
     ),
     (
         r"requested cpus are not available",
-        "the engine may use other CPUs: `grep Cpus_allowed_list /proc/$(pidof dockerd)/status` on its host",
+        "the engine can use only some CPUs: `grep Cpus_allowed_list /proc/$(pidof dockerd)/status` on its host "
+        "lists them",
     ),
     (
         r"user namespaces? (is|are) enabled|incompatible with user namespaces|cannot share the host.s",
-        "this engine maps users (userns-remap): add `--userns host` (lab.run: userns_mode='host')",
+        "this engine uses userns-remap: add `--userns host` (lab.run: userns_mode='host')",
     ),
     (
         r"does not support reading",
-        "the container's log driver keeps nothing to read: start it with `--log-driver json-file`",
+        "the container's log driver does not support reading: start it with `--log-driver json-file`",
     ),
 )
 """A pattern in the engine's message, and what the reader can do about it."""
@@ -61,30 +62,30 @@ def in_words(engine: Engine, error: Exception, container: str | None = None) -> 
         return _lost(engine, error)
     if not isinstance(error, APIError):
         return EngineRefused(
-            "the Docker SDK did not pass this request on to the engine",
-            hint="fix what its message below names, then run the cell again",
-            engine_words=str(error),
+            "the Docker SDK rejected this request",
+            hint="fix the problem in the SDK's message above, then run the cell again",
+            engine_message=str(error),
         )
     words = str(error.explanation)
     if container is None:
         return refused(error)
     if isinstance(error, NotFound) and "container" in words.lower():
         return ContainerMissing(
-            f"there is no container {container!r}",
-            hint="run the cell that makes it again; `docker ps -a` lists what is there",
-            engine_words=words,
+            f"there is no container named {container!r}",
+            hint="run the cell that creates it again; `docker ps -a` lists all containers",
+            engine_message=words,
         )
     if error.status_code == 409 and "is not running" in words:
         return NotRunning(
-            f"the container {container!r} does not run (any more)",
-            hint=f"see why: docker logs {container}; then run the cell that makes it again",
-            engine_words=words,
+            f"the container {container!r} is not running",
+            hint=f"check docker logs {container}, then run the cell that creates it again",
+            engine_message=words,
         )
     if error.status_code == 409 and ("running container" in words or "container is running" in words):
         return EngineRefused(
-            f"the container {container!r} still runs",
+            f"the container {container!r} is still running",
             hint=f"stop it first: lab.stop({container!r}); or lab.remove({container!r}, force=True)",
-            engine_words=words,
+            engine_message=words,
         )
     return refused(error)
 
@@ -98,24 +99,24 @@ def _lost(engine: Engine, error: Exception) -> EngineUnreachable:
         hint = "start it again: ./lab up"
         if engine.source == "existing":
             hint = f"{explain(engine.place, cause).hint}; `./lab up` shows whether it is back"
-        what = f"the engine at {where} does not answer any more"
-        return EngineUnreachable(what, hint=f"{hint}; {again}", engine_words=str(cause))
+        what = f"lost the connection to the engine at {where}"
+        return EngineUnreachable(what, hint=f"{hint}; {again}", engine_message=str(cause))
     # in the middle of a stream the SDK raises another type
     late = isinstance(error, ReadTimeout) or "Read timed out" in str(error)
     return EngineUnreachable(
-        f"the engine at {where} took too long for an answer"
+        f"timed out waiting for the engine at {where}"
         if late
-        else f"the connection to the engine at {where} broke; it answers again now",
+        else f"the connection to the engine at {where} was interrupted; it is back now",
         hint="restart the kernel and run the notebook from the top",
-        engine_words=str(error),
+        engine_message=str(error),
     )
 
 
 def refused(error: APIError) -> EngineRefused:
-    """That the engine said no; the hint is for its reason where that is a known one."""
+    """The engine refused the request; the hint matches its reason if that is a known one."""
     words = str(error.explanation)
     hint = next(
         (hint for sign, hint in _HINTS if re.search(sign, words, re.IGNORECASE)),
         "fix the problem in Docker's message above, then run the cell again",
     )
-    return EngineRefused("the engine refused", hint=hint, engine_words=words)
+    return EngineRefused("the engine refused the request", hint=hint, engine_message=words)

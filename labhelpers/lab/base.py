@@ -100,13 +100,13 @@ class Base:
         found = answers.labels(self.client.api.inspect_container(container))
         if not sessions.is_ours("container", found):
             raise NotOurs(
-                f"the lab did not make the container {container!r}, so it leaves it alone",
-                hint=f"if it is yours and you mean it, type it in a terminal: docker rm {container}",
+                f"the lab did not create the container {container!r} and will not change it",
+                hint=f"if it is yours, remove it in a terminal: docker rm {container}",
             )
         if not sessions.may_touch(found.get(sessions.SESSION, ""), self.session):
             raise NotOurs(
-                f"the container {container!r} belongs to {_whose(found)}, so this one leaves it alone",
-                hint="use a container of this notebook: `%docker ps` lists what runs",
+                f"the container {container!r} belongs to {_whose(found)}; this notebook will not change it",
+                hint="use a container of this notebook; `%docker ps` lists them",
             )
 
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:

@@ -63,7 +63,7 @@ class Containers(Base):
             BadInput: a value that cannot be meant.
             ImageMissing: the engine does not have the image.
             NameTaken, PortTaken: the name or a port belongs to something else.
-            EngineRefused: the engine said no for another reason.
+            EngineRefused: the engine refused the request for another reason.
         """
         run = make(Run, image, command, **self._with_log(self._with_userns(options)))
         self._say(run)
@@ -145,8 +145,8 @@ class Containers(Base):
 
         Raises:
             BadInput: a value that cannot be meant, or nothing to change.
-            NotOurs: the lab did not make it.
-            EngineRefused: the engine said no, for example to less memory than is in use.
+            NotOurs: the lab did not create it.
+            EngineRefused: the engine refused the request, for example for less memory than is in use.
             LabError: it is gone.
         """
         call = make(Update, name_of(container), **options)
@@ -161,7 +161,7 @@ class Containers(Base):
         """Stop a container that the lab made; it is killed if it has not ended after `timeout_s` (else 10 s).
 
         Raises:
-            NotOurs: the lab did not make it.
+            NotOurs: the lab did not create it.
             LabError: it is gone.
         """
         call = make(Stop, name_of(container), timeout_s)
@@ -174,7 +174,7 @@ class Containers(Base):
         """Remove a container that the lab made; a running one only with `force`.
 
         Raises:
-            NotOurs: the lab did not make it.
+            NotOurs: the lab did not create it.
             LabError: it is gone, or it runs.
         """
         call = make(Remove, name_of(container), force, volumes)
@@ -204,7 +204,7 @@ class Containers(Base):
         """Start a container that the lab made and that is stopped.
 
         Raises:
-            NotOurs: the lab did not make it.
+            NotOurs: the lab did not create it.
             ContainerMissing: there is no such container.
             EngineRefused: the engine did not start it.
         """
@@ -218,7 +218,7 @@ class Containers(Base):
         """Stop a container that the lab made, and start it; it is killed after `timeout_s` (else 10 s).
 
         Raises:
-            NotOurs: the lab did not make it.
+            NotOurs: the lab did not create it.
             ContainerMissing: there is no such container.
         """
         call = make(Restart, name_of(container), timeout_s)
@@ -231,7 +231,7 @@ class Containers(Base):
         """Send a signal to the first process of a container; without one, SIGKILL, and wait for its end.
 
         Raises:
-            NotOurs: the lab did not make it.
+            NotOurs: the lab did not create it.
             ContainerMissing: there is no such container.
             NotRunning: it does not run.
         """
@@ -248,7 +248,7 @@ class Containers(Base):
         """Freeze the processes of a container that the lab made.
 
         Raises:
-            NotOurs: the lab did not make it.
+            NotOurs: the lab did not create it.
             ContainerMissing: there is no such container.
         """
         call = make(Pause, name_of(container))
@@ -261,7 +261,7 @@ class Containers(Base):
         """Let the processes of a paused container go on.
 
         Raises:
-            NotOurs: the lab did not make it.
+            NotOurs: the lab did not create it.
             ContainerMissing: there is no such container.
         """
         call = make(Unpause, name_of(container))

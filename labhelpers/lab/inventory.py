@@ -54,7 +54,7 @@ class MadeElsewhere(Result):
         unknown = [word for word in chosen if isinstance(word, str) and word not in known]
         if unknown:
             raise BadInput(
-                f"nothing was removed: {', '.join(unknown)} is not in the list",
+                f"nothing was removed; not in the list: {', '.join(unknown)}",
                 hint="names in the list: " + (", ".join(str(t) for t in self.things) or "none"),
             )
         with speaking(self.lab.engine):
@@ -65,8 +65,8 @@ class MadeElsewhere(Result):
         if not self.things:
             return "Nothing else came onto the engine since this notebook began."
         lines = [f"  {described(thing)}" for thing in self.things]
-        how = 'Remove what you do not need: .remove("name", …). Nothing is removed by itself.'
-        return "\n".join(["This stays on the engine when this notebook is closed:", *lines, how])
+        how = 'Remove what you do not need: .remove("name", …). Nothing is removed automatically.'
+        return "\n".join(["These remain on the engine when this notebook is closed:", *lines, how])
 
     def _repr_mimebundle_(
         self, include: Any = None, exclude: Any = None
@@ -151,16 +151,16 @@ def named(engine: Engine, wanted: Sequence[str]) -> list[Thing]:
     missing = set(wanted).difference(*map(_references, chosen))
     if missing:
         raise BadInput(
-            f"no lab made anything called {', '.join(sorted(missing))} on this engine; nothing was removed",
-            hint="`./lab status` lists what labs made; what you made yourself you remove with `docker rm`, "
+            f"no lab created {', '.join(sorted(missing))} on this engine; nothing was removed",
+            hint="`./lab status` lists the labs' resources; remove your own with `docker rm`, "
             "`docker volume rm` or `docker network rm`",
         )
     busy = sessions.alive_elsewhere()
     used = [t for t in chosen if t in there.tests or (t in there.strangers and t.session in busy)]
     if used:
         raise NotOurs(
-            f"{', '.join(map(str, used))}: a lab session that is running now uses it; nothing was removed",
-            hint="end that session first: shut down its notebook's kernel, or end its `./lab` command",
+            f"{', '.join(map(str, used))}: in use by a running lab session; nothing was removed",
+            hint="end that session first: shut down its notebook's kernel or stop its `./lab` command",
         )
     return chosen
 

@@ -124,7 +124,7 @@ def parse_head(data: bytes) -> Request:
 
 
 def _no_request() -> BadRequest:
-    return BadRequest("this is not an HTTP request", hint="the lab socket takes requests of the Engine API")
+    return BadRequest("this is not an HTTP request", hint="the lab socket accepts Engine API requests only")
 
 
 # --- what is changed in a request
@@ -325,7 +325,7 @@ class LabSocket:
             # in a response that has begun, this would be part of a stream
             if call is not None and call.status is None:
                 where = state.shown(self._place.address)
-                message = f"lab socket: the engine at {where} does not answer: {error}"
+                message = f"lab socket: the engine at {where} does not respond: {error}"
                 await client.write(_response(502, {"message": message}))
         finally:
             await client.close()
@@ -388,10 +388,10 @@ async def _read_head(reader: asyncio.StreamReader) -> Request | None:
         data = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as error:
         if error.partial:
-            raise BadRequest("the request ended in the middle of its head", hint="send it again") from None
+            raise BadRequest("the request header is incomplete", hint="send it again") from None
         return None
     except asyncio.LimitOverrunError:
-        raise BadRequest("the head of the request is too long", hint="send shorter headers") from None
+        raise BadRequest("the request header is too long", hint="send shorter headers") from None
     return parse_head(data.removesuffix(b"\r\n\r\n"))
 
 
@@ -400,7 +400,7 @@ async def _read_body(request: Request, reader: asyncio.StreamReader) -> bytes:
         return await _read_chunks(reader)
     length = request.header("content-length") or "0"
     if not length.isdecimal() or int(length) > BODY_BYTES:
-        raise BadRequest(f"the body is {length} bytes long", hint=f"send {BODY_BYTES} bytes at the most")
+        raise BadRequest(f"the body is {length} bytes long", hint=f"send at most {BODY_BYTES} bytes")
     with _whole_body():
         return await reader.readexactly(int(length))
 
@@ -424,7 +424,7 @@ def _whole_body() -> Iterator[None]:
     try:
         yield
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
-        raise BadRequest("the body of the request is damaged or too long", hint="send it again") from None
+        raise BadRequest("the request body is malformed or too long", hint="send it again") from None
 
 
 def _response(status: int, body: Mapping[str, Any]) -> bytes:

@@ -61,7 +61,7 @@ def check(client: docker.DockerClient, chapter: str, session: str) -> list[str]:
     free = _free_letter(there, names)
     if cells:
         raise NameTaken(
-            f"chapter {chapter} needs names that are taken on this engine, so it has created nothing: "
+            f"chapter {chapter} needs names that are in use on this engine; nothing was created: "
             + _listed(cells),
             hint=way_forward(chapter, cells, free),
         )
@@ -69,17 +69,19 @@ def check(client: docker.DockerClient, chapter: str, session: str) -> list[str]:
     if not asked:
         return []
     return [
-        f"note: exercises of this chapter ask for names that are taken on this engine: {_listed(asked)}; "
+        f"note: exercises of this chapter use names that are in use on this engine: {_listed(asked)}; "
         f"{way_forward(chapter, asked, free)}"
     ]
 
 
 def owner(thing: Thing) -> str:
-    """Who made a thing that this notebook must not touch, as the end of "a container that …"."""
+    """The creator of a resource that this notebook must not touch, as the end of "a container that …"."""
     if not thing.session:
-        return "the lab did not make"
+        return "the lab did not create"
     whose = (
-        "another notebook of yours made" if sessions.is_alive(thing.session) else "another lab session made"
+        "another notebook of yours created"
+        if sessions.is_alive(thing.session)
+        else "another lab session created"
     )
     return f"{whose} (chapter {thing.chapter})"
 
@@ -88,16 +90,16 @@ def way_forward(chapter: str, things: Sequence[Thing], free: str | None = None) 
     """What to do about names that are taken."""
     steps = []
     if any(sessions.is_alive(thing.session) for thing in things):
-        steps.append("close that notebook (shut down its kernel)")
+        steps.append("shut down that notebook's kernel")
     foreign = next((thing for thing in things if not thing.session and thing.kind != "port"), None)
     if foreign is not None:
         verb = "rm" if foreign.kind in ("container", "image") else f"{foreign.kind} rm"
-        steps.append(f"if {foreign} is yours and not needed, remove it: docker {verb} {foreign.name}")
+        steps.append(f"if you do not need {foreign}, remove it: docker {verb} {foreign.name}")
     letter = free or _next_letter()
     if chapter in CHAPTERS and letter:
         steps.append(
-            f"work with names of your own: `./lab copy {chapter} --suffix {letter}` writes a copy of the notebook in "
-            f"which they end in -{letter}"
+            f"use a copy with other names: `./lab copy {chapter} --suffix {letter}` writes a notebook whose "
+            f"names end in -{letter}"
         )
     return "; or ".join(steps) or "choose another name"
 
@@ -166,7 +168,7 @@ def _listed(things: Sequence[Thing]) -> str:
 
 def _whose(thing: Thing) -> str:
     if not thing.session:
-        return "not made by a lab"
+        return "not created by a lab"
     if sessions.is_alive(thing.session):
         return f"another open notebook of yours, chapter {thing.chapter}"
     return f"another learner's lab, chapter {thing.chapter}"
@@ -201,8 +203,8 @@ def write_copy(notebook: Path, letter: str, folder: Path) -> Path:
     title = next(cell for cell in data["cells"] if cell["cell_type"] == "markdown")
     title["source"] = [
         *"".join(title["source"]).rstrip("\n").splitlines(True),
-        f"\n\nThis is a copy for one more learner on the same engine: the names in it end in `-{letter}`, and so do "
-        "those that its exercises ask for.",
+        "\n\nThis is a copy for another learner on the same engine: all names, including those of the "
+        f"exercises, end in `-{letter}`.",
     ]
     target = folder / f"{letter}-{notebook.name}"
     written = (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
@@ -210,15 +212,15 @@ def write_copy(notebook: Path, letter: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if target.exists() and target.read_bytes() != written:
             raise BadInput(
-                f"{target} exists and holds somebody's work, or is of another version; nothing was written",
-                hint="open it and go on there; or take another letter, or --to FOLDER; or remove it first",
+                f"{target} exists and contains changes, or belongs to another version; nothing was written",
+                hint="open it and continue there; or use another letter, or --to DIRECTORY; or remove it first",
             )
         target.write_bytes(written)
     except OSError as error:
         raise SetupFailed(
             f"the copy could not be written to {target}",
-            hint="name a folder that you may write to: --to FOLDER",
-            engine_words=str(error),
+            hint="choose a directory that you can write to: --to DIRECTORY",
+            engine_message=str(error),
         ) from error
     return target
 

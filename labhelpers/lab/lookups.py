@@ -89,7 +89,7 @@ class Lookups(Base):
                 raise EngineRefused(
                     f"the engine has no volume called {name}",
                     hint="run the cell that makes it again; `docker volume ls` lists what is there",
-                    engine_words=str(error.explanation),
+                    engine_message=str(error.explanation),
                 ) from None
             return found
 
@@ -214,9 +214,9 @@ class Lookups(Base):
         name = name_of(container)
         code = self.inspect(container)["State"]["ExitCode"]
         return NotRunning(
-            f"the container {name!r} ended with exit code {code} before this happened: {what}",
+            f"the container {name!r} exited with code {code} before this happened: {what}",
             hint="fix what its last lines name, then run the cell again",
-            engine_words=self.last_lines(container),
+            engine_message=self.last_lines(container),
         )
 
     def last_lines(self, container: Container | str, count: int = LAST_LINES) -> str:

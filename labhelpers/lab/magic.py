@@ -129,7 +129,7 @@ def run(lab: Lab, text: str, variables: Mapping[str, Any]) -> int:
     if shell is None or shutil.which("docker") is None:
         missing = "`docker` command" if shell else "shell"
         raise LabError(
-            f"this machine has no {missing}, which %docker needs",
+            f"%docker needs {missing}, which is not installed",
             hint="on Debian or Ubuntu, install the package docker-cli (or docker.io), or run ./lab up"
             if shell
             else "on Windows, run the course in WSL: https://docs.docker.com/desktop/features/wsl/",
@@ -149,9 +149,9 @@ def run(lab: Lab, text: str, variables: Mapping[str, Any]) -> int:
         if error.errno != errno.E2BIG:
             raise
         raise BadInput(
-            "the command, or a value of the notebook that it names, is too long for the operating system (execve(2))",
-            hint="write it to a file from Python, and give the command the file's name",
-            engine_words=str(error),
+            "the command, or a value of the notebook that it uses, is too long for the operating system (execve(2))",
+            hint="write it to a file from Python, and pass the file's name to the command",
+            engine_message=str(error),
         ) from None
     assert process.stdout
     assert process.stderr

@@ -178,7 +178,7 @@ def checked_letter(letter: str) -> str:
     """
     if len(letter) != 1 or letter not in LETTERS:
         raise BadInput(
-            f"{letter!r} is no suffix: it is one letter from {LETTERS[0]} to {LETTERS[-1]}",
+            f"{letter!r} is not a valid suffix: use one letter from {LETTERS[0]} to {LETTERS[-1]}",
             hint="for example --suffix b; the first learner on an engine needs none",
         )
     return letter

@@ -56,11 +56,17 @@ def parse_size(value: int | str) -> int:
         raise refuse(value, "is not a size", "write bytes as a whole number, or a text such as '64m' or '1g'")
     if isinstance(value, int):
         if value <= 0:
-            raise refuse(value, "is not a size: a limit is more than 0 bytes", "write for example '64m'")
+            raise refuse(
+                value, "is not a valid limit: it must be more than 0 bytes", "write for example '64m'"
+            )
         return value
     found = _SIZE.fullmatch(value)
     if not found:
-        raise refuse(value, "is not a size that Docker reads", "a number and a unit out of b, k, m, g: '64m'")
+        raise refuse(
+            value,
+            "is not a size that Docker understands",
+            "use a number with a unit b, k, m or g, for example '64m'",
+        )
     return int(float(found["number"]) * 1024 ** "bkmgtp".index((found["unit"] or "b").lower()))
 
 
@@ -72,14 +78,16 @@ def parse_swap(value: int | str) -> int:
 def parse_cpus(value: float) -> int:
     """CPUs in billionths, as the engine counts them."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise refuse(value, "is not a number of CPUs", "write a number above 0: cpus=0.5 is half of one CPU")
+        raise refuse(value, "is not a valid number of CPUs", "use a number above 0: cpus=0.5 is half a CPU")
     return round(value * 1e9)
 
 
 def parse_count(value: int) -> int:
     """A whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
-        raise refuse(value, "is not a number of processes", "write a whole number from 1, or -1 for no limit")
+        raise refuse(
+            value, "is not a number of processes", "use a whole number of at least 1, or -1 for no limit"
+        )
     return value
 
 
@@ -87,28 +95,34 @@ def parse_microseconds(value: int) -> int:
     """Microseconds of CPU time."""
     # the kernel takes 1,000 or more (Documentation/scheduler/sched-bwc.rst)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1000:
-        raise refuse(value, "is no quota and no period", "write microseconds, 1000 or more: 50_000 is 50 ms")
+        raise refuse(
+            value, "is not a valid quota or period", "use microseconds, at least 1000: 50_000 is 50 ms"
+        )
     return value
 
 
 def parse_shares(value: int) -> int:
     """A CPU weight in shares; 1,024 is the default."""
     if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262_144:
-        raise refuse(value, "is no number of shares", "write a whole number from 2 to 262144; 1024 is usual")
+        raise refuse(
+            value,
+            "is not a valid number of CPU shares",
+            "use a whole number from 2 to 262144; the default is 1024",
+        )
     return value
 
 
 def parse_cpu_list(value: str) -> str:
     """CPUs by number: `0-3,8` (cpuset(7))."""
     if not isinstance(value, str) or not _CPU_LIST.fullmatch(value):
-        raise refuse(value, "is no list of CPUs", "write it as '0', '0-2' or '0,2'")
+        raise refuse(value, "is not a list of CPUs", "write it as '0', '0-2' or '0,2'")
     return value
 
 
 def parse_text(value: str) -> str:
     """A text that is not empty."""
     if not isinstance(value, str) or "\0" in value:
-        raise refuse(value, "is not a text", "write it in quotes")
+        raise refuse(value, "is not a string", "write it in quotes")
     return value
 
 
@@ -117,8 +131,8 @@ def parse_name(value: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise refuse(
             value,
-            "cannot be a name",
-            "use two or more letters, digits, and _ . - (the first one a letter or a digit)",
+            "is not a valid name",
+            "use at least two characters: letters, digits, _ . and -, starting with a letter or digit",
         )
     return value
 
@@ -127,7 +141,7 @@ def parse_image(value: str) -> str:
     """A reference to an image."""
     if not isinstance(value, str) or not _IMAGE.fullmatch(value):
         raise refuse(
-            value, "cannot be an image", "an image is written name:tag, for example labhelpers/base:latest"
+            value, "is not a valid image reference", "use an image reference such as labhelpers/base:latest"
         )
     return value
 
@@ -135,17 +149,17 @@ def parse_image(value: str) -> str:
 def parse_texts(value: Sequence[str]) -> list[str]:
     """Several texts."""
     if isinstance(value, str) or not all(isinstance(one, str) for one in value):
-        raise refuse(value, "is not a list of texts", f"put it in brackets: [{value!r}]")
+        raise refuse(value, "is not a list of strings", f"put it in brackets: [{value!r}]")
     return list(value)
 
 
 def parse_table(value: Mapping[str, str]) -> dict[str, str]:
     """Texts by name."""
     if not isinstance(value, Mapping):
-        raise refuse(value, "is not a table", "write it as {'name': 'value'}")
+        raise refuse(value, "is not a dict", "write it as {'name': 'value'}")
     for key in value:
         if not isinstance(key, str) or not key or "=" in key:
-            raise refuse(key, "cannot be a name in this table", "a name is a text without '='")
+            raise refuse(key, "is not a valid name in this dict", "use a name without '='")
     return {key: str(entry) for key, entry in value.items()}
 
 
@@ -162,7 +176,7 @@ def parse_command(value: str | Sequence[str]) -> list[str]:
         return shlex.split(value)
     except ValueError as error:
         raise refuse(
-            value, f"cannot be split into words: {error}", "close the quotes, or give a list"
+            value, f"cannot be parsed as a shell command: {error}", "close the quotes, or use a list"
         ) from None
 
 
@@ -171,7 +185,7 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
     def check(value: str) -> str:
         if value not in allowed:
-            raise refuse(value, "is not one of the choices", "choose " + " or ".join(map(repr, allowed)))
+            raise refuse(value, "is not a valid choice", "choose " + " or ".join(map(repr, allowed)))
         return value
 
     return check
@@ -184,7 +198,7 @@ def parse_ipc(value: str) -> str:
     ):
         raise refuse(
             value,
-            "is no IPC mode",
+            "is not a valid IPC mode",
             "choose 'private', 'shareable', 'container:NAME', 'host' or 'none'",
         )
     return value
@@ -196,12 +210,14 @@ def parse_ipc(value: str) -> str:
 def published_ports(ports: Mapping[str | int, Any]) -> list[tuple[str, str, str, str]]:
     """(address, port of the engine's machine, port inside, protocol) for each published port."""
     if not isinstance(ports, Mapping):
-        raise refuse(ports, "is not a table of ports", "write {'80/tcp': 8080}: inside: outside")
+        raise refuse(
+            ports, "is not a dict of ports", "use {container port: host port}, for example {'80/tcp': 8080}"
+        )
     published = []
     for inside, outside in ports.items():
         number, _, protocol = str(inside).partition("/")
         if protocol not in ("", "tcp", "udp", "sctp"):
-            raise refuse(inside, "is not a port", "write it as '80/tcp' or '53/udp'")
+            raise refuse(inside, "is not a valid port", "write it as '80/tcp' or '53/udp'")
         address, host_port = outside if isinstance(outside, tuple) else (_LOOPBACK, outside)
         published.append(
             (
@@ -217,7 +233,7 @@ def published_ports(ports: Mapping[str | int, Any]) -> list[tuple[str, str, str,
 def parse_port(value: int | str) -> str:
     """A port with its protocol: `80/tcp`."""
     if isinstance(value, bool) or not str(value).isdigit() or not 1 <= int(value) <= 65535:
-        raise refuse(value, "is not a port", "a port is a whole number from 1 to 65535")
+        raise refuse(value, "is not a valid port", "a port is a whole number from 1 to 65535")
     return str(int(value))
 
 
@@ -251,8 +267,8 @@ def parse_volumes(value: Sequence[str]) -> list[str]:
             raise refuse(
                 volume,
                 "is not a volume",
-                "write 'name:/path/inside' for a volume, '/path/outside:/path/inside' for a bind mount, "
-                "and add ':ro' to make it read-only",
+                "use 'volume:/container/path' for a volume, '/host/path:/container/path' for a bind mount, "
+                "and ':ro' for a read-only mount",
             )
     return list(value)
 
@@ -279,20 +295,21 @@ def parse_mount(text: str) -> dict[str, Any]:
         if name is None or (not is_pair and name not in _MOUNT_SWITCHES):
             raise refuse(
                 text,
-                f"is not a mount: {field!r} is none of its fields",
-                "fields are separated by commas: 'type=bind,source=/outside,target=/inside,readonly'",
+                f"is not a valid mount: unknown field {field!r}",
+                "separate the fields with commas: "
+                "'type=bind,source=/host/path,target=/container/path,readonly'",
             )
         if name in _MOUNT_SWITCHES and given not in ("", "true"):
-            raise refuse(text, f"is not a mount: {field!r}", f"write {key!r} alone, or leave it out")
+            raise refuse(text, f"is not a mount: {field!r}", f"use {key!r} without a value, or omit it")
         put(mount, name, True if name in _MOUNT_SWITCHES else given)
     if mount["Type"] not in ("bind", "volume", "tmpfs") or not mount.get("Target", "").startswith("/"):
         raise refuse(
             text,
             "is not a mount",
-            "its type is bind, volume or tmpfs, and its target is a path from the root: 'target=/inside'",
+            "use the type bind, volume or tmpfs and an absolute target: 'target=/container/path'",
         )
     if mount["Type"] == "bind" and not mount.get("Source", "").startswith("/"):
-        raise refuse(text, "is not a bind mount", "its source is a path from the root: 'source=/outside'")
+        raise refuse(text, "is not a bind mount", "use an absolute source: 'source=/host/path'")
     if "VolumeOptions" in mount:
         mount["VolumeOptions"]["DriverConfig"] = {}  # the command line sends it with them
     return mount
@@ -315,7 +332,7 @@ _MOUNT_KEYS = {
 def parse_tmpfs(value: Mapping[str, str]) -> dict[str, str]:
     """Options of tmpfs mounts by path."""
     if not isinstance(value, Mapping) or not all(str(inside).startswith("/") for inside in value):
-        raise refuse(value, "is not a table of tmpfs mounts", "write {'/run': 'size=16m'}, or {'/run': ''}")
+        raise refuse(value, "is not a dict of tmpfs mounts", "write {'/run': 'size=16m'}, or {'/run': ''}")
     return dict(value)
 
 
@@ -331,7 +348,9 @@ def parse_devices(value: Sequence[str]) -> list[dict[str, str]]:
         parts = device.split(":")
         rights = parts.pop() if len(parts) > 1 and set(parts[-1]) <= set("rwm") and parts[-1] else "rwm"
         if not 1 <= len(parts) <= 2 or not all(part.startswith("/") for part in parts):
-            raise refuse(device, "is not a device", "write '/dev/fuse', or '/dev/outside:/dev/inside:rwm'")
+            raise refuse(
+                device, "is not a device", "use '/dev/fuse', or '/dev/on-host:/dev/in-container:rwm'"
+            )
         devices.append({"PathOnHost": parts[0], "PathInContainer": parts[-1], "CgroupPermissions": rights})
     return devices
 
@@ -342,7 +361,7 @@ def limited(value: Sequence[str], read: Callable[[str], int]) -> list[dict[str, 
     for one in parse_texts(value):
         path, _, rate = one.rpartition(":")
         if not path.startswith("/dev/"):
-            raise refuse(one, "is not a limit for a disk", "write '/dev/sda:1mb': the disk, then the rate")
+            raise refuse(one, "is not a valid disk limit", "write '/dev/sda:1mb': the disk, then the rate")
         limits.append({"Path": path, "Rate": read(rate)})
     return limits
 
@@ -357,7 +376,11 @@ def parse_rates(value: Sequence[str]) -> list[dict[str, Any]]:
 
     def number(rate: str) -> int:
         if not rate.isdigit() or not int(rate):
-            raise refuse(rate, "is no number of operations", "write '/dev/sda:100': 100 in a second")
+            raise refuse(
+                rate,
+                "is not a valid number of operations",
+                "use '/dev/sda:100' for 100 operations per second",
+            )
         return int(rate)
 
     return limited(value, number)
@@ -367,7 +390,7 @@ def parse_device_rules(value: Sequence[str]) -> list[str]:
     """Rules of the devices cgroup: `c 1:3 rwm`."""
     for rule in parse_texts(value):
         if not _DEVICE_RULE.fullmatch(rule):
-            raise refuse(rule, "is no rule for devices", "write 'c 10:229 rw': kind, major:minor, rights")
+            raise refuse(rule, "is not a valid device rule", "use 'c 10:229 rw': type, major:minor, access")
     return list(value)
 
 
@@ -385,7 +408,9 @@ def security_api(value: Sequence[str]) -> dict[str, Any]:
     options = parse_texts(value)
     for option in options:
         if option.startswith("seccomp=") and option not in ("seccomp=unconfined", "seccomp=builtin"):
-            raise refuse(option, "names a file, which the lab does not read", "use 'seccomp=unconfined'")
+            raise refuse(
+                option, "refers to a profile file, which the lab does not support", "use 'seccomp=unconfined'"
+            )
     passed = [option for option in options if option != "systempaths=unconfined"]
     body: dict[str, Any] = {"HostConfig.SecurityOpt": passed} if passed else {}
     if len(passed) < len(options):
@@ -412,12 +437,12 @@ def parse_log_config(value: str) -> dict[str, Any]:
 def parse_ulimits(value: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]]:
     """As docker/go-units reads `--ulimit name=soft:hard`; the command line sends them in the order of their names."""
     if not isinstance(value, Mapping):
-        raise refuse(value, "is not a table of limits", "write {'nofile': 1024}, or {'nofile': (1024, 4096)}")
+        raise refuse(value, "is not a dict of ulimits", "write {'nofile': 1024}, or {'nofile': (1024, 4096)}")
     limits = []
     for name, limit in sorted(value.items()):
         pair = limit if isinstance(limit, tuple) else (limit, limit)
         if len(pair) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) for one in pair):
-            raise refuse(limit, "is not a limit", "write a whole number, or two: (soft, hard)")
+            raise refuse(limit, "is not a valid ulimit", "use a whole number, or (soft, hard)")
         limits.append({"Name": parse_text(name), "Soft": pair[0], "Hard": pair[1]})
     return limits
 
@@ -458,14 +483,14 @@ def switch(flag: str, path: str) -> Option:
 def parse_some_seconds(value: int) -> int:
     """Whole seconds, 1 or more."""
     if parse_seconds(value) == 0:
-        raise refuse(value, "is no interval", "write whole seconds, 1 or more")
+        raise refuse(value, "is not a valid interval", "use whole seconds, at least 1")
     return value
 
 
 def parse_seconds(value: int) -> int:
     """Whole seconds, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise refuse(value, "is not a time", "write whole seconds, 0 or more")
+        raise refuse(value, "is not a valid timeout", "write whole seconds, 0 or more")
     return value
 
 

@@ -19,13 +19,15 @@ def made_elsewhere_panel(made: MadeElsewhere) -> widgets.Widget:
     """What stays on the engine, with a box for each item, none ticked; the button removes what is ticked."""
     if not made.things:
         return widgets.HTML(f'<pre style="line-height:1.4">{escape(repr(made))}</pre>')
-    head = widgets.HTML("This stays on the engine when this notebook is closed. Tick what you do not need:")
+    head = widgets.HTML(
+        "These remain on the engine when this notebook is closed. Select what you do not need:"
+    )
     wide = widgets.Layout(width="auto", max_width="52em")
     boxes = {
         thing: widgets.Checkbox(value=False, description=described(thing), indent=False, layout=wide)
         for thing in made.things
     }
-    button = widgets.Button(description="Remove what is ticked", icon="trash", disabled=True)
+    button = widgets.Button(description="Remove selected", icon="trash", disabled=True)
     button.layout.width = "auto"
     said = widgets.HTML()
 

@@ -37,8 +37,8 @@ def image_missing(ref: str, error: object) -> ImageMissing:
     if "no such image" in words.lower():
         return ImageMissing(
             f"the engine does not have the image {ref!r}",
-            hint=f"fetch it: lab.pull({ref!r}); for an image of the lab: lab.image(NAME)",
-            engine_words=words,
+            hint=f"pull it: lab.pull({ref!r}); for a lab image: lab.image(NAME)",
+            engine_message=words,
         )
     return registries.explain(ref, words).error(ref)
 
@@ -48,8 +48,8 @@ def build_failed(call: Build, said: list[str], words: str) -> BuildFailed:
     last = "".join(said).strip().splitlines()[-8:]
     return BuildFailed(
         f"the image {call.tag!r} could not be built",
-        hint=f"look at the last step in {call.path}; change it and build again",
-        engine_words="\n".join([*last, words]),
+        hint=f"fix the last step in {call.path} and build again",
+        engine_message="\n".join([*last, words]),
     )
 
 
@@ -58,17 +58,17 @@ def not_started(client: docker.DockerClient, run: Run, error: APIError) -> LabEr
     words = str(error.explanation)
     if "no available IPv" in words:
         return EngineRefused(
-            f"the network {run.network or 'bridge'!r} has no address left for another container",
+            f"the network {run.network or 'bridge'!r} has no free address left",
             hint="remove containers of it that you do not need, or create a network with more addresses: "
             "lab.create_network(NAME, subnet=…) takes a shorter prefix, such as /24",
-            engine_words=words,
+            engine_message=words,
         )
     if "already allocated" not in words and "address already in use" not in words:
         said = refused(error)
         if 0 < run.api()["HostConfig"].get("Memory", 0) < _TO_START:
             said.hint = (
-                "starting alone takes memory, up to 17 MB on some engines: give it memory='32m' or more, "
-                "unless its words say what else it misses"
+                "starting a container needs up to 17 MB on some engines: use memory='32m' or more, unless "
+                "the engine's message names another cause"
             )
         return said
     ports = {
@@ -81,11 +81,11 @@ def not_started(client: docker.DockerClient, run: Run, error: APIError) -> LabEr
     if taken is None:
         return refused(error)
     used = _published_ports(client)
-    owner = f"the container {used[taken]!r}" if taken in used else "a program on the engine's machine"
+    owner = f"the container {used[taken]!r}" if taken in used else "a process on the engine's host"
     return PortTaken(
-        f"port {taken} is already used by {owner}",
+        f"port {taken} is already in use by {owner}",
         hint=f"publish another one: ports={{{ports[taken]!r}: {_free_port(taken, used)}}}",
-        engine_words=words,
+        engine_message=words,
     )
 
 
@@ -105,17 +105,17 @@ def name_taken(
     )
     if owner is None:
         return NameTaken(
-            f"the name {name!r} belongs to {_a(kind)} that the lab did not make, so it stays untouched",
-            hint="choose another name; or, if it is yours and not needed, remove it in a terminal",
-            engine_words=words,
+            f"the name {name!r} is used by {_a(kind)} that the lab did not create",
+            hint="choose another name or, if you do not need it, remove it in a terminal",
+            engine_message=words,
         )
     if owner.session == session:
-        whose, hint = "this notebook made before", "remove it first, or choose another name"
+        whose, hint = "this notebook created", "remove it first, or choose another name"
         if kind == "container":
             hint = f"lab.remove({name!r}, force=True) removes it; or choose another name"
     else:
         whose, hint = learners.owner(owner), learners.way_forward(chapter, [owner])
-    return NameTaken(f"the name {name!r} belongs to {_a(kind)} that {whose}", hint=hint, engine_words=words)
+    return NameTaken(f"the name {name!r} is used by {_a(kind)} that {whose}", hint=hint, engine_message=words)
 
 
 def subnet_taken(client: docker.DockerClient, host: HostView, subnet: str, error: APIError) -> NameTaken:
@@ -126,10 +126,10 @@ def subnet_taken(client: docker.DockerClient, host: HostView, subnet: str, error
     owner = next((name for one, name in taken if subnets.overlaps(wanted, [one])), None)
     whose = f"the network {owner!r}" if owner else "another network of the engine's machine"
     return NameTaken(
-        f"addresses of the subnet {subnet} belong to {whose}",
+        f"the subnet {subnet} overlaps with {whose}",
         hint=_free_subnet(client, host, [one for one, _ in taken], wanted.version)
-        + "or leave the subnet out, then the engine chooses",
-        engine_words=str(error.explanation),
+        + "or omit the subnet to let the engine choose",
+        engine_message=str(error.explanation),
     )
 
 
@@ -154,16 +154,15 @@ def no_pool(client: docker.DockerClient, host: HostView, error: APIError) -> Eng
     if unused:
         some = " ".join(unused[:_NAMED]) + (" …" if len(unused) > _NAMED else "")
         hint += (
-            f"or remove networks that you do not need: docker network rm {some} (`./lab clean` removes those that "
-            "labs left)"
+            f"or remove unused networks: docker network rm {some} (`./lab clean` removes those of ended labs)"
         )
     else:
         hint += "or stop what uses a network that you do not need, and remove both"
     return EngineRefused(
-        f"the engine has no addresses left for another network. It has {_networks(len(rows))}, "
-        f"{len(unused)} of them without a container; its address pools may be small, or a VPN's routes cover them",
+        f"the engine's address pools are exhausted: it has {_networks(len(rows))}, {len(unused)} of them "
+        "unused. The pools may be small, or overlap with a VPN's routes",
         hint=hint,
-        engine_words=words,
+        engine_message=words,
     )
 
 

@@ -114,8 +114,8 @@ class Resources(Base):
                 raise refusals.image_missing(image, error) from None
             if answers.labels(found.attrs).get(sessions.SESSION) != self.session:
                 raise NotOurs(
-                    f"the image {image!r} was not made here: a name that the lab gave it could not be taken back",
-                    hint=f"if you mean it, type it in a terminal: docker tag {image} {ref}",
+                    f"the lab did not create the image {image!r}, so it could not remove the tag later",
+                    hint=f"to tag it anyway, run in a terminal: docker tag {image} {ref}",
                 )
             self._tag_must_be_free(ref)
             self.client.api.tag(**call.api())
@@ -171,7 +171,7 @@ class Resources(Base):
         """Give a container that the lab made one more interface, in `network`.
 
         Raises:
-            NotOurs: the lab did not make the container.
+            NotOurs: the lab did not create the container.
             ContainerMissing: there is no such container.
             EngineRefused: there is no such network, or the engine refused for another reason.
         """
@@ -239,8 +239,8 @@ class Resources(Base):
     def _must_be_this_sessions(self, kind: str, name: str, attrs: Mapping[str, Any]) -> None:
         if (attrs.get("Labels") or {}).get(sessions.SESSION) != self.session:
             raise NotOurs(
-                f"this notebook did not make the {kind} {name!r}, so it leaves it alone",
-                hint=f"if it is yours and you mean it, type it in a terminal: docker {kind} rm {name}",
+                f"this notebook did not create the {kind} {name!r} and will not change it",
+                hint=f"if it is yours, remove it in a terminal: docker {kind} rm {name}",
             )
 
     def _tag_must_be_free(self, tag: str) -> None:

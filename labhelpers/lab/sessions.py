@@ -103,8 +103,8 @@ class Thing(Result):
 def described(thing: Thing) -> str:
     """A thing that stays, with the reason where the labels give one."""
     if thing.readers:
-        return f"{thing}: you created it, and it keeps what it holds"
-    return f"{thing}: made in JupyterLab's terminal" if thing.chapter == TERMINAL else str(thing)
+        return f"{thing}: created by you; its data is kept"
+    return f"{thing}: created in a JupyterLab terminal" if thing.chapter == TERMINAL else str(thing)
 
 
 def things(client: docker.DockerClient, session: str | None = None) -> list[Thing]:
@@ -221,7 +221,7 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
         except NotFound:
             pass
         except APIError as error:
-            kept.append(f"{thing} stays: {error.explanation}")
+            kept.append(f"{thing} kept: {error.explanation}")
     return removed, kept
 
 

@@ -579,7 +579,7 @@ def verify(lab: Lab, ref: str) -> Verification:
         raise BadInput(
             f"the lab's registry does not have {ref!r}",
             hint="push it there first: ref = lab.registry.push(IMAGE); then verify(lab, ref)",
-            engine_words=done.stderr,
+            engine_message=done.stderr,
         )
     return Verification(ref, tuple(Blob(**row) for row in json.loads(done.stdout)))
 
@@ -598,7 +598,7 @@ class RefusedPull(Result):
         digest: the blob that was changed, its highest layer.
         offset: which byte, from 0.
         before, after: its value.
-        engine_words: what `docker pull` said; None if it took the image.
+        engine_message: what `docker pull` said; None if it took the image.
         put_back: whether all digests were right again at the end.
     """
 
@@ -607,13 +607,13 @@ class RefusedPull(Result):
     offset: int
     before: int
     after: int
-    engine_words: str | None
+    engine_message: str | None
     put_back: bool
 
     @property
     def refused(self) -> bool:
         """Whether the engine said no, and named the blob."""
-        return self.engine_words is not None and self.digest in self.engine_words
+        return self.engine_message is not None and self.digest in self.engine_message
 
 
 def refused_pull(lab: Lab, ref: str) -> RefusedPull:
@@ -636,7 +636,7 @@ def refused_pull(lab: Lab, ref: str) -> RefusedPull:
             _set_byte(lab, path, offset, after)
             lab.pull(ref)
         except ImageMissing as error:
-            words = error.engine_words
+            words = error.engine_message
         finally:
             _set_byte(lab, path, offset, before)
         if words is None:

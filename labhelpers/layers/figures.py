@@ -500,7 +500,7 @@ def draw_refused_pull(result: RefusedPull, ax: Axes) -> Axes:
     for x, value, said in ((0.0, result.before, "pushed"), (2.2, result.after, "in the registry, changed")):
         ax.text(x + 0.9, 1.25, said, ha="center", fontsize=9)
         _box(ax, (x, 0.5), 1.8, 0.6, HOST if x == 0 else VM, f"{value:08b}", ink="white")
-    words = (result.engine_words or "the engine took it").split(" sha256:")[0]
+    words = (result.engine_message or "the engine took it").split(" sha256:")[0]
     ax.text(4.4, 0.8, f"docker pull: {_cut(words, 64)}", va="center", fontsize=9)
     ax.set_title(f"Byte {result.offset:,} of layer {result.digest[7:19]}…, one bit changed")
     ax.set(xlim=(0, 9), ylim=(0.3, 1.6))

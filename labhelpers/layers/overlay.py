@@ -480,6 +480,6 @@ def before_and_after(
         raise LabError(
             "the container could not write",
             hint="give files that it has, and one that it does not have",
-            engine_words=str(said),
+            engine_message=str(said),
         )
     return BeforeAndAfter(before, _through(lab, container, list(did)), did)

@@ -42,7 +42,7 @@ def save(
         raise EngineRefused(
             f"the engine could not save the image {ref!r}",
             hint="fix the problem in Docker's message below, then run the cell again",
-            engine_words=str(error.explanation),
+            engine_message=str(error.explanation),
         ) from None
 
 

@@ -204,7 +204,7 @@ class Unpacked:
             raise BadArchive(
                 f"{self._where} cannot be unpacked: its compressed data are damaged",
                 hint="fetch or save the archive again",
-                engine_words=str(error),
+                engine_message=str(error),
             ) from None
 
     def skip(self, count: int, /) -> int:

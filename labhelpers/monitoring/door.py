@@ -110,7 +110,7 @@ def _docker_sock(lab: Lab) -> Door:
     raise LabError(
         "no socket of this engine was found on its host, so what can be had through it cannot be shown",
         hint="`docker context inspect` says where its API is",
-        engine_words="; ".join(lab.host.cannot_show) or None,
+        engine_message="; ".join(lab.host.cannot_show) or None,
     )
 
 
@@ -356,7 +356,7 @@ def _held_by(
         raise ContainerError(
             f"the program in the container that holds {way} failed",
             hint="run the cell again",
-            engine_words=str(done),
+            engine_message=str(done),
         ) from None
     got = {thing: words[thing] in answer["got"][thing] for thing in THINGS[1:]}
     got = {"names": ask["other"] in answer["got"]["names"], **got}

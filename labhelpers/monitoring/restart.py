@@ -211,7 +211,7 @@ def engine_restarts(lab: Lab) -> Fates:
             script = f"{WRITABLE_CGROUPS}{_program('engine.sh')}"
             container = nested.started(lab, image, script, network="none")
         except EngineRefused as error:
-            return _not_tried(f"this engine refuses an engine in a container: {error.engine_words}")
+            return _not_tried(f"this engine refuses an engine in a container: {error.engine_message}")
         try:
             failed = nested.ready(lab, container, nested.archive(lab, payload))
             if failed:
@@ -253,7 +253,7 @@ class _Inner:
             raise ContainerError(
                 "a command for the engine in the container failed",
                 hint="run the cell again; if it fails again, the message below shows why",
-                engine_words=str(done),
+                engine_message=str(done),
             )
         return done.stdout
 

@@ -244,7 +244,7 @@ def _said(lab: Lab, container: Container, script: str) -> str:
         raise EngineRefused(
             f"this command failed in a container of the experiment: {script}",
             hint="the message names what is missing; `./lab doctor` shows which engine this is",
-            engine_words=str(done),
+            engine_message=str(done),
         )
     return done.stdout
 

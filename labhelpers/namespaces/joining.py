@@ -73,7 +73,7 @@ def sharing(lab: Lab) -> Sharing:
             run(image, "sleep 9123", ipc=f"container:{private.name}")
             refused = ""
         except EngineRefused as error:
-            refused = (error.engine_words or "").replace(str(private.name), "first")
+            refused = (error.engine_message or "").replace(str(private.name), "first")
     return Sharing(seen, {name: (kind, who) for name, (kind, who, _) in options.items()}, refused)
 
 

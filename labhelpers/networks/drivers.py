@@ -386,4 +386,4 @@ def ipvlan(lab: Lab) -> Ipvlan:
                 parent = next(one for one in seen.host_interfaces if one.name == laid.link)
                 return Ipvlan(True, seen.ends[0].mac == parent.mac, "")
         except EngineRefused as error:
-            return Ipvlan(False, None, error.engine_words or error.message)
+            return Ipvlan(False, None, error.engine_message or error.message)

@@ -203,7 +203,7 @@ def _journey(
         raise TimedOut(
             f"the request {name} was not seen on its way",
             hint="run the cell again; a firewall of the engine's host may drop it",
-            engine_words=str(said),
+            engine_message=str(said),
         )
     on_way = {(hop.place, hop.interface) for hop in hops}
     counts = [

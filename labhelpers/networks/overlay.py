@@ -86,7 +86,7 @@ class Engines:
             raise EngineRefused(
                 f"engine {number} said no to `{' '.join(command)}`",
                 hint="fix what its message names, then run the cell again",
-                engine_words=str(done),
+                engine_message=str(done),
             )
         return done.stdout.strip()
 
@@ -99,7 +99,7 @@ class Engines:
                 break
             except EngineRefused as error:
                 # the manager answers within a time limit, which a busy machine can exceed
-                if last or "context deadline exceeded" not in (error.engine_words or ""):
+                if last or "context deadline exceeded" not in (error.engine_message or ""):
                     raise
                 self.docker(number, "rm", "-f", name)
         return self.docker(
@@ -166,7 +166,7 @@ def _start(lab: Lab, engines: Engines, image: str, payload: str) -> str | None:
                 nested.started(lab, image, script, name=name, hostname=name, network=WIRE)
             )
     except EngineRefused as error:
-        return f"this engine refuses engines in its containers: {error.engine_words}"
+        return f"this engine refuses engines in its containers: {error.engine_message}"
     archive = nested.archive(lab, payload)
     with ThreadPoolExecutor(2) as pool:
         failures = list(pool.map(lambda one: nested.ready(lab, one, archive), engines.containers))

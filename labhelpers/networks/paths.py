@@ -272,7 +272,7 @@ def _server_on_host(lab: Lab, made: list[Container], mark: str) -> tuple[int, in
         raise LabError(
             "no two free ports were found on the engine's host",
             hint="run the cell again",
-            engine_words=str(found),
+            engine_message=str(found),
         ) from None
     command = f'iperf3 -s -D -B 127.0.0.1 -p {iperf} && exec python3 -c "$PROBE" serve 127.0.0.1 {echo}'
     made.append(
@@ -327,6 +327,6 @@ def _read(said: str) -> dict[str, Any]:
         raise LabError(
             "a way could not be measured",
             hint="run the cell again; the words say what failed",
-            engine_words=said[-600:],
+            engine_message=said[-600:],
         ) from None
     return found

@@ -147,7 +147,9 @@ def across(lab: Lab, engines: Engines) -> Across:
             packets = seen(lambda found: any(_is_request(one) for one in found["wire"]))["wire"]
         if not any(_is_request(one) for one in packets):
             raise TimedOut(
-                "no VXLAN packet was seen between the engines", hint="run the cell again", engine_words=output
+                "no VXLAN packet was seen between the engines",
+                hint="run the cell again",
+                engine_message=output,
             )
         return Across(
             addresses,

@@ -82,7 +82,7 @@ def wire(lab: Lab, far: str) -> Wire:
                 raise LabError(
                     "the far end of the wire could not be set up",
                     hint="run the cell again",
-                    engine_words=str(answer),
+                    engine_message=str(answer),
                 )
         except BaseException:
             lab.remove(end, force=True)
@@ -146,6 +146,6 @@ def once(
         raise LabError(
             "the engine's host did not do what the lab asked of its network",
             hint="its words say why; `./lab doctor` says which engine this is",
-            engine_words=str(done),
+            engine_message=str(done),
         )
     return str(done)

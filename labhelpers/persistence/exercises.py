@@ -64,7 +64,7 @@ def _server_in(lab: Lab, name: str) -> str | None:
     try:
         rows = ask(lab, str(container.name), f"select sha2('{word}', 256), @@hostname, @@datadir")
     except LabError as error:
-        words = str(error.engine_words)
+        words = str(error.engine_message)
         if "executable file not found" in words:
             return f"{name} has no MySQL: it was made from another image"
         if "1045" in words:
@@ -97,7 +97,7 @@ def _row(lab: Lab, name: str) -> str | None:
     try:
         rows = ask(lab, name, f"select * from {DATABASE}.mytab")
     except LabError as error:
-        return str(error.engine_words)
+        return str(error.engine_message)
     if rows == [ROW]:
         return None
     return f"mytab has {len(rows)} rows, and should have the one row {' '.join(ROW)}"

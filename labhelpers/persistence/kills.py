@@ -367,7 +367,7 @@ class _Writer(threading.Thread):
                 raise mysql.ServerRefused(
                     "the database acknowledged no row",
                     hint="run the cell again; if it fails again, the server's message below shows why",
-                    engine_words=self._words,
+                    engine_message=self._words,
                 )
             raise TimedOut(
                 f"timed out after {_FIRST_ROW_S:g} s waiting for the first acknowledged row",

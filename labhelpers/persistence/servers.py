@@ -91,7 +91,7 @@ def wait(lab: Lab, container: Container | str, limit_s: float = READY_S) -> Read
             raise ServerRefused(
                 f"the MySQL server in {name!r} does not take the password {PASSWORD!r} for root",
                 hint="its data directory was made with another one: start a server on an empty directory",
-                engine_words=answer.stderr,
+                engine_message=answer.stderr,
             )
         return answer.exit_code == 0
 
@@ -142,7 +142,7 @@ def ask(lab: Lab, container: Container | str, sql: str) -> list[tuple[str, ...]]
         raise ServerRefused(
             "the MySQL server refused this statement",
             hint="fix what its message names, then run the cell again",
-            engine_words="\n".join(words),
+            engine_message="\n".join(words),
         )
     return [tuple(line.split("\t")) for line in answer.stdout.splitlines()]
 
@@ -250,7 +250,7 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
         raise ContainerError(
             f"the volume {source!r} could not be copied",
             hint="fix what the message of cp names, most often a full disk, then run the cell again",
-            engine_words=str(done),
+            engine_message=str(done),
         )
 
 

@@ -301,7 +301,7 @@ class _Way:
             rows = ask(self.lab, server, SELECT)
             answer = " ".join(rows[0]) if rows else "no row"
         except LabError as error:
-            rows, answer = [], str(error.engine_words)
+            rows, answer = [], str(error.engine_message)
         return Outcome(self.way, operation, rows == [ROW], answer, time.monotonic() - begin)
 
 

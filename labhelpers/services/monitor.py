@@ -233,7 +233,7 @@ def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _FOUN
         raise TimedOut(
             f"{error.message} on its port {PORT}: {last}",
             hint=f"see why: docker logs {container if isinstance(container, str) else container.name}",
-            engine_words=error.engine_words,
+            engine_message=error.engine_message,
         ) from None
 
 

@@ -105,7 +105,7 @@ class Offer:
             raise LabError(
                 f"the image {self._image} did not come into the lab's registry",
                 hint="run the cell again; `./lab doctor` looks at the engine",
-                engine_words=self._error or f"not done after {_WAIT_S:.0f} s",
+                engine_message=self._error or f"not done after {_WAIT_S:.0f} s",
             )
         return self._ref
 

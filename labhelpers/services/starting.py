@@ -191,7 +191,7 @@ def log(lab: Lab, name: str) -> list[tuple[float, str]]:
         raise EngineRefused(
             f"the engine keeps no log of {name!r}: its log driver is {driver!r}",
             hint=f"remove it, and start it again with a log that can be read: docker run --log-driver {JSON_FILE} …",
-            engine_words=error.engine_words,
+            engine_message=error.engine_message,
         ) from None
     pairs = (line.partition(" ") for line in text.splitlines())
     return [(seconds(at), line) for at, _, line in pairs if at[:1].isdigit() and "T" in at]
@@ -221,7 +221,7 @@ def _tried(lab: Lab, name: str, password: str) -> tuple[float, str]:
     except mysql.ServerRefused:
         raise
     except LabError as error:
-        outcome = _NOBODY if str(error.engine_words).startswith(_CANNOT_CONNECT) else _CLOSED
+        outcome = _NOBODY if str(error.engine_message).startswith(_CANNOT_CONNECT) else _CLOSED
     return time.time(), outcome
 
 
@@ -242,5 +242,5 @@ def _not_ready(lab: Lab, name: str, found: Mapping[str, Any], limit_s: float) ->
     return (TimedOut if running else NotRunning)(
         f"the MySQL server in {name!r} " + (f"is not ready after {limit_s:.0f} s" if running else "ended"),
         hint=f"its last lines, above, show why; for the whole log: docker logs {name}",
-        engine_words=lab.last_lines(name),
+        engine_message=lab.last_lines(name),
     )

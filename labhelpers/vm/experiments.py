@@ -158,7 +158,7 @@ def _failed(lab: Lab, container: Container, error: NotRunning | TimedOut, limit_
     return GuestFailed(
         late if isinstance(error, TimedOut) else ended,
         hint="read its last lines; too little memory is the usual cause: give the guest 128 MiB or more",
-        engine_words=error.engine_words or "(nothing)",
+        engine_message=error.engine_message or "(nothing)",
     )
 
 
@@ -210,7 +210,7 @@ def _look(lab: Lab, script: str, *, image: str = "payload") -> str:
         raise EngineRefused(
             f"this command failed in a container of labhelpers/{image}: {script}",
             hint="run the cell again; if it fails again, `./lab doctor` shows what the engine permits",
-            engine_words=str(done),
+            engine_message=str(done),
         )
     return done.stdout
 
@@ -255,14 +255,14 @@ def _probe(lab: Lab) -> Acceleration:
         try:
             guest = start_guest(lab, accel="kvm", limit_s=PROBE_LIMIT_S)
         except GuestFailed as error:
-            last = (error.engine_words or "").splitlines()[-1:]
+            last = (error.engine_message or "").splitlines()[-1:]
             if isinstance(error.__cause__, TimedOut):
                 return Acceleration(
                     "tcg", f"/dev/kvm is there, but a guest hangs with it ({PROBE_LIMIT_S:g} s)"
                 )
             return Acceleration("tcg", f"/dev/kvm is there, but QEMU ended with it: {' '.join(last)}")
         except LabError as error:
-            words = error.engine_words or error.message
+            words = error.engine_message or error.message
             if "no such file" in words.lower() or "gathering device information" in words:
                 return Acceleration("tcg", "the engine's host has no /dev/kvm")
             return Acceleration("tcg", f"the engine refused /dev/kvm: {words}")

@@ -123,7 +123,7 @@ def _why_not(lab: Lab, words: str) -> str:
     raise ContainerError(
         "the container could not write into the directory that is mounted there",
         hint="look at its owner, its mode and its mount options: docker inspect CONTAINER",
-        engine_words=words,
+        engine_message=words,
     )
 
 

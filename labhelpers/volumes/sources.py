@@ -104,7 +104,7 @@ def _must_read(lab: Lab, container: str, directory: Path, inside: str) -> None:
             f"{container} has the directory at {inside}, and SELinux on the engine's host keeps it from reading it",
             hint=f"docker rm -f {container}; then start it again with -v {directory}:{inside}:z, which gives the "
             "directory and what is in it the label of containers",
-            engine_words=said.stderr,
+            engine_message=said.stderr,
         )
 
 
@@ -114,7 +114,7 @@ def _refused(lab: Lab, options: dict[str, Any]) -> str | None:
         with lab.running(lab.image("payload"), stage.STAY, network="none", **options):
             return None
     except EngineRefused as error:
-        words = (error.engine_words or error.message).strip()
+        words = (error.engine_message or error.message).strip()
         return " ".join(word for word in words.split() if "/" not in word).rstrip(": ")
 
 

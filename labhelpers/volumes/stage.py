@@ -146,5 +146,5 @@ def _failed(words: str) -> ContainerError:
     return ContainerError(
         "a program that the lab runs in a container failed",
         hint="if the engine's disk is full (`docker system df`), free some space; then run the cell again",
-        engine_words=words[-500:],
+        engine_message=words[-500:],
     )

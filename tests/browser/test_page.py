@@ -104,7 +104,7 @@ def test_the_notebook_runs_and_its_exercise_completes_by_itself_also_when_its_ce
     panel.screenshot(path=tmp_path / "open.png")
 
     page.get_by_label("each when its command ends").check()
-    expect(page.get_by_text("Your prediction is kept.")).to_be_visible()
+    expect(page.get_by_text("Your prediction is saved.")).to_be_visible()
     assert predicted("00-life") == "each when its command ends"
 
     # the panel of a cell that is run again works as the first did

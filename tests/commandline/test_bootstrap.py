@@ -54,7 +54,7 @@ def test_doctor_installs_nothing(tmp_path: Path) -> None:
 
 def test_down_has_nothing_to_do_on_a_bare_machine(tmp_path: Path) -> None:
     done = lab(tmp_path / "home", "down", "--purge", "--yes")
-    assert (done.returncode, done.stdout) == (0, "nothing of ours is on this machine\n")
+    assert (done.returncode, done.stdout) == (0, "the lab has nothing on this machine\n")
     assert not (tmp_path / "home").exists()
 
 
@@ -148,7 +148,7 @@ def test_down_without_an_environment_stops_jupyterlab_and_no_other_process(tmp_p
     server = subprocess.Popen([sys.executable, "-c", sleeping, "jupyterlab"], start_new_session=True)
     other = subprocess.Popen([sys.executable, "-c", sleeping])
     try:
-        for process, outcome in ((other, "was not running"), (server, "stopped")):
+        for process, outcome in ((other, "not running"), (server, "stopped")):
             (home / "jupyter/server.json").write_text(json.dumps({"pid": process.pid}), encoding="utf-8")
             assert f"JupyterLab: {outcome}\n" in lab(home, "down").stdout
         assert server.wait(10) == -signal.SIGTERM
@@ -174,7 +174,7 @@ def test_a_damaged_environment_is_noticed_and_done_without(tmp_path: Path) -> No
     (home / "env/made-from").write_text(wanted, encoding="utf-8")
     done = lab(home, "status", **unreachable_index(), PYTHONPATH="")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "doing without it" in done.stdout
+    assert "continuing without it" in done.stdout
     assert not (home / "env/made-from").exists()
 
 
@@ -202,15 +202,21 @@ def test_an_unreachable_index_is_named_once(tmp_path: Path) -> None:
             "ProxyError('Cannot connect to proxy.', OSError('Tunnel connection failed: 407 Proxy Auth",
             "password",
         ),
-        ("  cause: Hash mismatch for `six==1.17.0`\n\n  Expected:\n    sha256:0000", "hash mismatch"),
-        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "hash mismatch"),
-        ("OSError: [Errno 30] Read-only file system: '/x/env/lib'", "may not write"),
+        (
+            "  cause: Hash mismatch for `six==1.17.0`\n\n  Expected:\n    sha256:0000",
+            "does not match its hash",
+        ),
+        (
+            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.",
+            "does not match its hash",
+        ),
+        ("OSError: [Errno 30] Read-only file system: '/x/env/lib'", "do not have permission to write"),
         (
             "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate",
             "certificate",
         ),
         ("invalid peer certificate: UnknownIssuer", "certificate"),
-        ("ERROR: HTTP error 401 while getting https://x/simple", "user name and a password"),
+        ("ERROR: HTTP error 401 while getting https://x/simple", "user name and password"),
     ],
 )
 def test_the_cause_of_a_failed_environment(
@@ -249,7 +255,7 @@ def test_a_state_directory_that_cannot_be_is_named(verb: str, tmp_path: Path) ->
     assert done.returncode in (0, 1)
     assert "Traceback" not in done.stderr
     if verb == "up":
-        assert "lies below one" in done.stderr
+        assert "one of its parents is a file" in done.stderr
         assert "  next:" in done.stderr
 
 

@@ -60,7 +60,7 @@ def test_an_engine_that_cannot_run_is_a_problem(engine: Engine, monkeypatch: pyt
     monkeypatch.setattr("labhelpers.engine.smallest.program", lambda machine: PROGRAM)
     report = examine(engine.address)
     assert report["engine"] is not None
-    assert any("a first container" in problem["what"] for problem in report["problems"])
+    assert any("a test container" in problem["what"] for problem in report["problems"])
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def test_a_slow_engine_is_called_slow_and_nothing_else(
     told = [problem for problem in report["problems"] if "slow" in problem["what"]]
     assert [problem["kind"] for problem in told] == ["note"]
     assert "more than 1 s" in told[0]["what"]
-    assert not [problem for problem in report["problems"] if "first container" in problem["what"]]
+    assert not [problem for problem in report["problems"] if "test container" in problem["what"]]
 
 
 @pytest.mark.parametrize("request_path", [b"/images/create", b"/containers/create"])

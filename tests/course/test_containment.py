@@ -40,7 +40,7 @@ def test_an_ordinary_container_has_none(there: Lab) -> None:
     assert ways_to_the_host(there, made) == []
     made.kill()
     made.wait()
-    with pytest.raises(LabError, match="does not run"):
+    with pytest.raises(LabError, match="is not running"):
         ways_to_the_host(there, made)
 
 
@@ -65,9 +65,11 @@ def test_every_mount_that_leads_to_the_engine_or_the_host_is_found(there: Lab) -
     found = ways_to_the_host(there, donor)
     assert [point for point in binds if not any(way.startswith(f"its {point} is ") for way in found)] == []
     guest = started(there, VolumesFrom=[f"{donor.id}:ro"])
-    assert any(way == "its /bound is the whole disk of the host" for way in ways_to_the_host(there, guest))
+    assert any(
+        way == "its mount /bound is the whole disk of the host" for way in ways_to_the_host(there, guest)
+    )
     (way,) = ways_to_the_host(there, started(there, PidMode=f"container:{donor.id}"))
-    assert way.startswith(f"it shares process ids with {donor.name}")
+    assert way.startswith(f"it shares a PID namespace with {donor.name}")
 
 
 def test_the_files_of_images_in_containerds_store_are_the_hosts(there: Lab) -> None:
@@ -76,7 +78,7 @@ def test_the_files_of_images_in_containerds_store_are_the_hosts(there: Lab) -> N
         _EngineHost(there),
         "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs",
     )
-    assert "may write there" in (host.leads_to(path, False) or "")
+    assert "of the host, writable" in (host.leads_to(path, False) or "")
     assert host.leads_to(path, True) is None
 
 
@@ -84,7 +86,7 @@ def test_a_container_is_as_open_as_the_one_that_joins_it(there: Lab) -> None:
     made = started(there)
     assert ways_to_the_host(there, made) == []
     started(there, PidMode=f"container:{made.id}", Binds=["/:/host:ro"])
-    assert "has a way to the host: its /host is the whole disk" in ways_to_the_host(there, made)[0]
+    assert "can reach the host: its mount /host is the whole disk" in ways_to_the_host(there, made)[0]
 
 
 def test_namespaces_rights_and_devices_of_the_host_are_found(there: Lab) -> None:
@@ -144,5 +146,7 @@ def test_a_proxy_in_another_container_is_found_by_what_it_answers(there: Lab) ->
     for _ in range(100):  # until it listens
         if ways_to_the_host(there, guest):
             break
-    assert ways_to_the_host(there, guest) == ["its /seen/api.sock passes commands to the engine"]
-    assert ":2375, which it reaches over its network" in ways_to_the_host(there, neighbour)[0]
+    assert ways_to_the_host(there, guest) == ["its socket /seen/api.sock forwards commands to the engine"]
+    way = ways_to_the_host(there, neighbour)[0]
+    assert way.startswith("it can reach the engine's API over the network at ")
+    assert way.endswith(":2375")

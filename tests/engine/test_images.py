@@ -47,7 +47,7 @@ def name(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield made
     write(made, "true")
     for tag in {tag for tag in tags(engine) if made in tag}:
-        assert "stays" not in images._remove(engine, tag)
+        assert "kept" not in images._remove(engine, tag)
     assert leftovers(engine, made) == []
 
 
@@ -87,7 +87,7 @@ def present(engine: Engine, name: str) -> bool:
 
 def test_the_catalogue_is_the_folders() -> None:
     assert set(images.catalogue()) >= {"base", "tools", "vm", "payload", "registry"}
-    with pytest.raises(ImageMissing, match="no image called 'nix'") as missing:
+    with pytest.raises(ImageMissing, match="no image named 'nix'") as missing:
         images.reference("nix")
     assert "tools" in missing.value.hint
 
@@ -116,7 +116,7 @@ def test_where_the_base_came_from_is_known(engine: Engine, name: str) -> None:
 
 def test_a_step_that_fails_leaves_nothing_and_says_why(engine: Engine, name: str) -> None:
     write(name, "sh -c 'echo no such mirror; exit 7'")
-    with pytest.raises(BuildFailed, match="nothing of it is left") as failed:
+    with pytest.raises(BuildFailed, match="partial results were removed") as failed:
         images.ensure(engine, name)
     assert "no such mirror" in str(failed.value)
     assert leftovers(engine, name) == []
@@ -181,7 +181,7 @@ def until(condition: object) -> None:
 
 def test_an_image_of_somebody_else_is_not_replaced(engine: Engine, name: str) -> None:
     engine.client.images.get("labhelpers/payload").tag(made_of(name), "latest")
-    with pytest.raises(NameTaken, match="the lab did not make"):
+    with pytest.raises(NameTaken, match="the lab did not create"):
         images.ensure(engine, name)
     assert "labhelpers/payload:latest" in engine.client.images.get(made_of(name)).tags
 
@@ -244,7 +244,7 @@ def test_a_classroom_that_does_not_answer_is_said(
     monkeypatch.setenv("LABHELPERS_REGISTRY", "127.0.0.1:1")
     said: list[str] = []
     images.ensure(engine, name, said.append)
-    assert any("not from the registry" in line and "127.0.0.1:1" in line for line in said)
+    assert any("not available from the registry" in line and "127.0.0.1:1" in line for line in said)
 
 
 def test_the_base_of_a_registry_is_taken_as_hubs_would_be(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_a_kernel_without_the_memory_controller_shows_the_rest() -> None:
     }
     seen = cgroups.cgroup(place, texts)
     assert (seen.cpu.usage_us, seen.pids.current, seen.pids.limit) == (5, 3, None)
-    with pytest.raises(LabError, match="does not count its memory") as none:
+    with pytest.raises(LabError, match="its memory is not accounted") as none:
         _ = seen.memory
     assert "cgroup_enable=memory" in none.value.hint
     assert cgroups.is_below(V1_NO_MEMORY, V1_NO_MEMORY)
@@ -417,9 +417,9 @@ def test_what_iproute2_prints() -> None:
     assert [one.bridge for one in network.bridge_ports(json.dumps(PORTS))] == ["docker0"]
     assert network.interfaces("") == network.interfaces("[]\n") == network.interfaces("[{}]") == []
     assert json_of("# Warning: odd\n[1]\n[2]", "ip") == [1]
-    with pytest.raises(LabError, match="did not answer in JSON") as odd:
+    with pytest.raises(LabError, match="did not print JSON") as odd:
         network.interfaces("1: lo: <LOOPBACK> mtu 65536")
-    assert odd.value.engine_words
+    assert odd.value.engine_message
 
 
 def test_what_the_firewall_prints() -> None:

@@ -156,7 +156,7 @@ class TestLife:
         other = machine.home / "other"
         done = machine.run(sys.executable, "-c", PRELUDE + START, home=other)
         assert "EngineUnreachable" in done.stderr
-        assert "a dockerd (process" in done.stderr
+        assert "a dockerd (PID" in done.stderr
 
     def test_an_engine_that_cannot_start_says_why(self, machine: Machine) -> None:
         (machine.home / "engine").mkdir()
@@ -297,7 +297,7 @@ def test_what_else_forwards_packets_keeps_forwarding_on() -> None:
         ),
         (
             "failed to start daemon: Devices cgroup isn't mounted",
-            "control groups",
+            "required cgroups",
             "systemd=true",
         ),
         (
@@ -313,7 +313,7 @@ def test_what_else_forwards_packets_keeps_forwarding_on() -> None:
         ),
         ("write /x/engine/data/tmp: no space left on device", "disk", "LABHELPERS_HOME"),
         ("sudo: a password is required", "sudo", "in a terminal"),
-        ("failed to mount: operation not permitted", "does not let even root", "--privileged"),
+        ("failed to mount: operation not permitted", "even root lacks the permissions", "--privileged"),
     ],
 )
 def test_why_dockerd_did_not_start(line: str, why: str, step: str, tmp_path: Path) -> None:
@@ -325,9 +325,9 @@ def test_why_dockerd_did_not_start(line: str, why: str, step: str, tmp_path: Pat
     error = private._did_not_start(output, tmp_path / "dockerd.log")
     assert why in error.message
     assert step in error.hint
-    assert line in (error.engine_words or "")
+    assert line in (error.engine_message or "")
 
 
 def test_an_unknown_reason_keeps_the_last_lines(tmp_path: Path) -> None:
     error = private._did_not_start(["one", "two"], tmp_path / "dockerd.log")
-    assert (error.message, error.engine_words) == ("the private engine did not start", "one\ntwo")
+    assert (error.message, error.engine_message) == ("the private engine did not start", "one\ntwo")

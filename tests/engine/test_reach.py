@@ -102,7 +102,7 @@ def _send_once(server: socket.socket, word: bytes) -> None:
 def test_a_container_that_does_not_run_is_said(shared: Lab) -> None:
     ended = shared.run("labhelpers/payload", "true", network="none")
     ended.wait()
-    with pytest.raises(LabError, match="does not run"):
+    with pytest.raises(LabError, match="is not running"):
         shared.reach(ended, 80)
     with pytest.raises(LabError, match="no port"):
         shared.reach("no-such-container", 80)

@@ -233,7 +233,7 @@ def here(there: Lab) -> Lab:
 
 @pytest.mark.parametrize(
     ("status", "cause"),
-    [(429, "limits how many images"), (401, "asks for a login"), (404, "has no such image or tag")],
+    [(429, "pull rate limit"), (401, "requires a login"), (404, "has no such image or tag")],
 )
 def test_what_a_registry_says_reaches_the_reader(here: Lab, status: int, cause: str) -> None:
     said: list[str] = []
@@ -245,7 +245,7 @@ def test_what_a_registry_says_reaches_the_reader(here: Lab, status: int, cause: 
     assert cause in said[0]
     assert address in said[0]
     assert "next:" in said[0]
-    assert caught.value.engine_words
+    assert caught.value.engine_message
 
 
 def test_a_registry_that_is_not_there_is_no_limit_and_no_login(here: Lab) -> None:

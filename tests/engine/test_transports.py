@@ -209,7 +209,7 @@ def at_tls(
     [
         ("expired", "has expired", "clock"),
         ("early", "not valid yet", "clock"),
-        ("elsewhere", "for another name than “127.0.0.1”", "subjectAltName"),
+        ("elsewhere", "not valid for “127.0.0.1”", "subjectAltName"),
     ],
 )
 def test_certificates_that_are_refused(
@@ -240,7 +240,7 @@ def test_an_unknown_authority_and_damaged_files(
     with pytest.raises(EngineUnreachable, match="do not belong together"):
         connect()
     (files / "cert.pem").write_text("nothing", encoding="utf-8")
-    with pytest.raises(EngineUnreachable, match="damaged"):
+    with pytest.raises(EngineUnreachable, match="corrupted"):
         connect()
 
 
@@ -317,7 +317,7 @@ def test_tls_is_spoken_on_both_sides_or_on_none(
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("DOCKER_TLS", "1")
-        with pytest.raises(EngineUnreachable, match="does not speak TLS") as caught:
+        with pytest.raises(EngineUnreachable, match="does not use TLS") as caught:
             connect(f"tcp://127.0.0.1:{server.server_port}")
         assert "unset DOCKER_TLS_VERIFY" in caught.value.hint
         server.shutdown()
@@ -351,7 +351,7 @@ def test_what_ssh_says_has_a_next_step(
         monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / "another"))
         key = (server.folder / "id").read_bytes()
         (server.folder / "id").write_bytes(b"")
-        with pytest.raises(EngineUnreachable, match="may not log in") as caught:
+        with pytest.raises(EngineUnreachable, match="cannot log in") as caught:
             connect(server.address)
         assert "ssh-copy-id" in caught.value.hint
         (server.folder / "id").write_bytes(key)
@@ -366,29 +366,32 @@ def test_what_ssh_says_has_a_next_step(
     [
         (
             "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
-            "is not the one",
+            "host key has changed",
         ),
-        ("ssh: Could not resolve hostname x: Name or service not known", "no address for that name"),
-        ("ssh: connect to host x port 22: Connection timed out", "does not answer"),
+        ("ssh: Could not resolve hostname x: Name or service not known", "the host name does not resolve"),
+        ("ssh: connect to host x port 22: Connection timed out", "does not respond"),
         ("bash: line 1: docker: command not found", "no `docker` command"),
         ("'docker' is not recognized as an internal or external command", "no `docker` command"),
         ("docker: 'system dial-stdio' is not a docker command.", "too old"),
-        ("dial unix /var/run/docker.sock: connect: permission denied", "may not use the engine's socket"),
+        (
+            "dial unix /var/run/docker.sock: connect: permission denied",
+            "does not have permission to use the engine's socket",
+        ),
         (
             "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?",
-            "no engine runs there",
+            "no engine is running there",
         ),
-        ("root@x: Permission denied (publickey,password).", "may not log in"),
+        ("root@x: Permission denied (publickey,password).", "cannot log in"),
         # of the other machine's engine, though the words are those of a missing command or ssh server
         (
             "failed to open the raw stream connection: "
             "dial unix /var/run/docker.sock: connect: no such file or directory",
-            "no engine runs there",
+            "no engine is running there",
         ),
         (
             "failed to open the raw stream connection: "
             "dial unix /var/run/docker.sock: connect: connection refused",
-            "no engine runs there",
+            "no engine is running there",
         ),
         ("ssh: connect to host x port 22: Connection refused", "no ssh server"),
         ("zsh:1: command not found: docker", "no `docker` command"),
@@ -403,14 +406,14 @@ def test_what_ssh_says_has_a_next_step(
             "closed the connection",
         ),
         ("Bad owner or permissions on /home/me/.ssh/config", "its own configuration"),
-        ("ssh: connect to host x port 22: Host is down", "does not answer"),
+        ("ssh: connect to host x port 22: Host is down", "does not respond"),
         ("something new", "could not connect"),
     ],
 )
 def test_words_of_ssh(words: str, what: str) -> None:
     told = unreachable.explain(Place("ssh://me@x:23", "DOCKER_HOST"), SshFailed(words))
     assert what in told.message
-    assert told.engine_words == words
+    assert told.engine_message == words
     assert told.hint
 
 
@@ -430,6 +433,6 @@ def test_a_gateway_to_nowhere_says_so_and_is_not_taken_for_an_engine_that_refuse
     gateway = forward(tmp_path / "g.sock", Place(f"unix://{tmp_path}/none.sock", "test"))
     client = docker.DockerClient(base_url=gateway.address, version="1.41")
     gone = Engine(Place(f"unix://{tmp_path}/none.sock", "test"), "existing", client)
-    with pytest.raises(EngineUnreachable, match="does not answer any more"), speaking(gone):
+    with pytest.raises(EngineUnreachable, match="lost the connection"), speaking(gone):
         client.info()
     gateway.close()

@@ -33,7 +33,7 @@ def test_memory_is_spoken_of_where_there_is_little(quiet: Lab, memory: str | Non
     with pytest.raises(EngineRefused) as caught:
         quiet.run(quiet.image("payload"), ["no-such-program"], network="none", **options)
     assert ("memory=" in caught.value.hint) is told
-    assert "no-such-program" in str(caught.value.engine_words)
+    assert "no-such-program" in str(caught.value.engine_message)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_memory_is_spoken_of_where_there_is_little(quiet: Lab, memory: str | Non
             "--userns",
         ),
         ("configured logging driver does not support reading", "--log-driver json-file"),
-        ("something else", "its words say"),
+        ("something else", "Docker's message above"),
     ],
     ids=lambda text: text[:24],
 )

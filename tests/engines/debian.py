@@ -56,7 +56,7 @@ def made(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
         ImageMissing: apt knows no mirror on the network.
         SetupFailed: debootstrap or a command failed; its last words are kept.
     """
-    install.ensure(install.IMAGES, f"engine {name} is made from packages")
+    install.ensure(install.IMAGES, f"engine {name} is built from packages")
     cache = state.path("cache", "x").parent
     for left in cache.glob(f"{PREFIX}*"):
         _remove(left)  # of a command that was killed
@@ -95,10 +95,10 @@ def _do(command: Sequence[str], title: str, name: str) -> None:
         failed, words = run_shown(as_it_runs, title, stdin=proxies)
     if failed:
         raise SetupFailed(
-            f"engine {name} could not be made; nothing of it is left",
-            hint="it is made from Debian's packages: look at the mirror in /etc/apt and at the free space of "
-            f"{state.shown(state.home())}; then run this again",
-            engine_words="\n".join(words.splitlines()[-6:]),
+            f"engine {name} could not be built; partial results were removed",
+            hint="it is built from Debian packages: check the mirror in /etc/apt and the free space of "
+            f"{state.shown(state.home())}; then try again",
+            engine_message="\n".join(words.splitlines()[-6:]),
         )
 
 
@@ -135,9 +135,9 @@ def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], b
             if client is not None:
                 client.close()
     raise SetupFailed(
-        f"engine {name} did not answer within {seconds:.0f} s"
+        f"engine {name} did not respond within {seconds:.0f} s"
         if is_alive()
-        else f"engine {name} ended at once",
-        hint="run this again; its own last lines say more",
-        engine_words=words,
+        else f"engine {name} exited immediately",
+        hint="see its last log lines, then try again",
+        engine_message=words,
     )

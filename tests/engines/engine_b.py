@@ -80,7 +80,7 @@ def running(
         try:
             wait_until_it_answers(address, START_S, is_alive, "B")
         except SetupFailed as error:
-            error.engine_words = "\n".join(container.logs().decode(errors="replace").splitlines()[-8:])
+            error.engine_message = "\n".join(container.logs().decode(errors="replace").splitlines()[-8:])
             raise
         yield address
     finally:
@@ -95,7 +95,7 @@ def _must_be_short(outside: Path) -> None:
     if len(str(outside / "docker.sock")) > SOCKET_BYTES:
         raise SetupFailed(
             f"the path of the state directory is too long for a socket below it ({state.home()})",
-            hint="name a shorter one: `LABHELPERS_HOME=~/.labhelpers ./lab test --engine B`",
+            hint="use a shorter path: `LABHELPERS_HOME=~/.labhelpers ./lab test --engine B`",
         )
 
 
@@ -104,10 +104,10 @@ def ensure(engine: Engine, say: Say) -> str:
     if not engine.address.startswith("unix:"):
         raise SetupFailed(
             f"engine B shares a socket with this machine, and the engine at {engine.address} is elsewhere",
-            hint="run it where the engine is",
+            hint="run the tests on the engine's machine",
         )
     with state.locked(
-        "test-engines", waiting=lambda: say("engine B: another lab command is making it; waiting")
+        "test-engines", waiting=lambda: say("engine B: waiting for another lab command to create it")
     ):
         found = engine.client.images.list(filters={"label": f"{images.CONTENT}={RECIPE.content}"})
         if not found:
@@ -148,7 +148,7 @@ def _import(engine: Engine, root: Path) -> None:
     if tar.returncode or '"error"' in said:
         raise SetupFailed(
             "engine B could not be imported into engine A",
-            hint="a full disk does this: `docker system df` tells what takes it; then run this again",
-            engine_words=said,
+            hint="the disk may be full: check `docker system df`, then try again",
+            engine_message=said,
         )
     images.note_made(engine, str(engine.client.images.get(REF).id))

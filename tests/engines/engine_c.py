@@ -98,10 +98,10 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
     """
     folder = ensure(say)
     saved = folder / f"{SAVED}{_digest(pulled)}"
-    with state.locked("engine-c", 3600, lambda: say("engine C: another lab command is booting it; waiting")):
+    with state.locked("engine-c", 3600, lambda: say("engine C: waiting for another lab command to boot it")):
         if not saved.exists():
             _save(folder, saved, work, pull, say)
-    say("engine C: going on from where it was saved")
+    say("engine C: resuming from its saved state")
     resumed = ["-incoming", f"exec:cat {shlex.quote(str(saved / MEMORY_FILE))}"]
     with ExitStack() as stack:
         try:
@@ -115,7 +115,7 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
             yield address
         finally:
             if process.poll() is not None:
-                say("engine C: its machine ended by itself while it was in use, and said at last:")
+                say("engine C: its virtual machine exited while in use; its last messages:")
                 say(_last_words(work, process) or "nothing")
 
 
@@ -139,7 +139,7 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
         done = subprocess.run(copy, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
             raise _not_saved(done.stderr)
-        say(f"engine C: booting (QEMU without hardware help, {CPUS} processors, {MEMORY_MB} MiB)")
+        say(f"engine C: booting (QEMU without hardware acceleration, {CPUS} processors, {MEMORY_MB} MiB)")
         with _machine(folder, partial / DISK_FILE, work, [], say) as (process, address):
             pull(address)
             say("engine C: saving it, disk and memory")
@@ -155,9 +155,9 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
 
 def _not_saved(words: str) -> SetupFailed:
     return SetupFailed(
-        "engine C could not be saved; nothing of it is left",
-        hint=f"look at the free space of {state.shown(state.home())}: it takes 2 GB; then run this again",
-        engine_words=words,
+        "engine C could not be saved; partial results were removed",
+        hint=f"check the free space of {state.shown(state.home())}: it takes 2 GB; then try again",
+        engine_message=words,
     )
 
 
@@ -178,9 +178,9 @@ def _tell(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> A
         if b'"error"' in line:
             break
     raise SetupFailed(
-        f"the machine of engine C ended, or refused `{command}`",
-        hint="its own last words say why; then run this again",
-        engine_words="".join(said[-4:]),
+        f"the machine of engine C exited or refused `{command}`",
+        hint="see its last messages, then try again",
+        engine_message="".join(said[-4:]),
     )
 
 
@@ -221,7 +221,7 @@ def _machine(
         try:
             wait_until_it_answers(address, START_S, lambda: process.poll() is None, "C")
         except SetupFailed as error:
-            error.engine_words = _last_words(work, process)
+            error.engine_message = _last_words(work, process)
             raise
         yield process, address
     finally:
@@ -232,14 +232,14 @@ def ensure(say: Say) -> Path:
     """The directory with C's disk, kernel and initrd, made if there is none of this recipe."""
     if platform.machine() != "x86_64":
         raise SetupFailed(
-            f"engine C is made for x86_64, and this machine is {platform.machine()}",
+            f"engine C requires x86_64, and this machine is {platform.machine()}",
             hint="run the tests on the other engines: `./lab test --engine A`, `./lab test --engine B`",
         )
     install.ensure(install.GUESTS, "engine C is a virtual machine")
     cache = state.path("cache", "x").parent
     folder = cache / f"engine-c-{RECIPE.content[:16]}"
     with state.locked(
-        "test-engines", waiting=lambda: say("engine C: another lab command is making it; waiting")
+        "test-engines", waiting=lambda: say("engine C: waiting for another lab command to create it")
     ):
         if not folder.exists():
             for old in cache.glob("engine-c-*"):
@@ -258,9 +258,9 @@ def _write_disk(root: Path, folder: Path) -> None:
     done = run_as_root(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), DISK])
     if done.returncode:
         raise SetupFailed(
-            "the disk of engine C could not be written; nothing of it is left",
-            hint=f"look at the free space of {state.shown(state.home())}; then run this again",
-            engine_words=done.stderr,
+            "the disk of engine C could not be written; partial results were removed",
+            hint=f"check the free space of {state.shown(state.home())}; then try again",
+            engine_message=done.stderr,
         )
     for name in ("vmlinuz", "initrd.img"):
         run_as_root(["cp", "--dereference", str(root / name), str(folder / name)])
@@ -300,7 +300,7 @@ def _shut_down(process: subprocess.Popen[bytes], say: Say) -> None:
         process.communicate(json.dumps(command).encode() + b"\n", timeout=STOP_S)
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
-            say("engine C: it did not shut down by itself; ending its QEMU")
+            say("engine C: it did not shut down; killing its QEMU process")
             process.send_signal(number)
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=10)

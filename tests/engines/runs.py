@@ -289,7 +289,7 @@ def _pull(engine: Engine, registry: str, wanted: Sequence[str], say: Say) -> Non
         raise SetupFailed(
             f"{', '.join(made) or images.BASE} did not come from the registry: a classroom's way is broken",
             hint="the lines above say what the registry or the engine said",
-            engine_words=refusal.words if refusal else None,
+            engine_message=refusal.words if refusal else None,
         )
 
 

@@ -71,7 +71,7 @@ def test_an_engine_that_is_killed_while_a_container_writes(own: Own, lab: Lab) -
     until(lambda: lab.exec(writer, "wc -l /work/lines").stdout > "1")
     pid = own.machine.python("print(json.dumps(private._pid()))")
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(EngineUnreachable, match="does not answer") as told:
+    with pytest.raises(EngineUnreachable, match="lost the connection") as told:
         lab.exec(writer, "true")
     assert "./lab up" in told.value.hint
     own.start()
@@ -95,7 +95,7 @@ def test_a_registry_that_is_gone_in_the_middle_of_a_pull(own: Own, lab: Lab) -> 
         container.remove(force=True)
         with pytest.raises(ImageMissing) as told:
             pull.result(timeout=60)
-    assert told.value.engine_words
+    assert told.value.engine_message
     assert ref not in [tag for row in lab.client.api.images() for tag in row["RepoTags"] or []]
 
 
@@ -128,7 +128,7 @@ def test_a_corrupted_blob_is_refused_in_the_engines_words(own: Own, lab: Lab) ->
             lab.pull(ref)
     finally:
         lab.client.images.load(saved)
-    assert "verif" in (told.value.engine_words or "") or "digest" in (told.value.engine_words or "")
+    assert "verif" in (told.value.engine_message or "") or "digest" in (told.value.engine_message or "")
 
 
 def test_what_others_hold_is_named_and_stays(own: Own, lab: Lab) -> None:
@@ -140,7 +140,7 @@ def test_what_others_hold_is_named_and_stays(own: Own, lab: Lab) -> None:
         "fault-their-net", ipam={"Config": [{"Subnet": "10.214.0.0/24"}], "Driver": "default"}
     )
     try:
-        with pytest.raises(NameTaken, match="did not make"):
+        with pytest.raises(NameTaken, match="did not create"):
             lab.run(P, "sleep 300", name="fault-theirs")
         with pytest.raises(PortTaken, match="fault-theirs") as port:
             lab.run(P, "sleep 300", ports={"80/tcp": 28321})
@@ -170,8 +170,8 @@ def test_a_name_of_the_other_notebook_is_told_as_such(own: Own, lab: Lab) -> Non
     lab.run(P, "sleep 300", name="fault-web")
     done = own.python(FROM_THE_TOP)
     assert done.returncode != 0
-    assert "another notebook of yours made (chapter 05)" in done.stderr
-    assert "close that notebook" in done.stderr
+    assert "another notebook of yours created (chapter 05)" in done.stderr
+    assert "shut down that notebook's kernel" in done.stderr
 
 
 class OldOrNew(BaseHTTPRequestHandler):
@@ -211,7 +211,7 @@ def test_an_engine_of_another_age_is_said(version: str, refusal: str) -> None:
     with HTTPServer(("127.0.0.1", 0), kind) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            with pytest.raises(EngineUnreachable, match="share no version") as told:
+            with pytest.raises(EngineUnreachable, match="no API version in common") as told:
                 connect(f"tcp://127.0.0.1:{server.server_port}")
             assert "update" in told.value.hint
         finally:

@@ -198,15 +198,15 @@ def test_clean_leaves_what_is_in_use_unless_it_is_confirmed(
         done = typed(own, "clean")
         assert done.stdout.splitlines() == [
             "container notebook: an open notebook or terminal uses it",
-            "left alone; `./lab clean --yes` removes it",
-            "container engine stays: `./lab test` is using it",
+            "kept; `./lab clean --yes` removes it",
+            "container engine kept: in use by `./lab test`",
         ]
         assert {one.name for one in tests.client.containers.list(ignore_removed=True)} == {
             "notebook",
             "engine",
         }
         assert "removed container notebook" in typed(own, "clean", "--yes").stdout
-        assert "is running now" in typed(own, "clean", "engine", "--yes").stderr
+        assert "in use by a running lab session" in typed(own, "clean", "engine", "--yes").stderr
         assert [one.name for one in tests.client.containers.list(ignore_removed=True)] == ["engine"]
     own.back_to(before)
 
@@ -237,8 +237,8 @@ def test_what_is_named_goes_but_not_while_its_session_is_alive(own: Own, two: An
     client = own.client()
     client.volumes.create("by-hand", labels={CHAPTER: "05"})
     assert "answer y" in typed(own, "clean", "by-hand").stderr, "nobody is there to confirm it"
-    assert "no lab made anything called their" in typed(own, "clean", "their", "--yes").stderr
-    assert "is running now" in typed(own, "clean", "by-hand", "their-web", "--yes").stderr
+    assert "no lab created their" in typed(own, "clean", "their", "--yes").stderr
+    assert "in use by a running lab session" in typed(own, "clean", "by-hand", "their-web", "--yes").stderr
     assert client.volumes.get("by-hand")
     assert "removed volume by-hand" in typed(own, "clean", "by-hand", "--yes").stdout
     # a machine that was switched off: neither the session nor its reaper is there
@@ -330,14 +330,14 @@ def test_purge_keeps_images_that_others_made_or_use(own: Own, tmp_path: Path) ->
         return said
 
     with neighbour(own, tmp_path / "neighbour"):
-        assert "image labhelpers/netdata:latest stays: another lab on this engine has" in purge()
+        assert "image labhelpers/netdata:latest kept: another lab on this engine owns" in purge()
         assert [image.tags for image in client.images.list()] == here
     container = client.api.create_container("labhelpers/netdata", ["true"])["Id"]
-    assert "image labhelpers/netdata:latest stays" in purge_alone()
+    assert "image labhelpers/netdata:latest kept" in purge_alone()
     client.api.remove_container(container)
     said = purge_alone()
     assert "removed image labhelpers/netdata:latest" in said
-    assert "image labhelpers/payload:latest stays: it was not made from this state directory" in said
+    assert "image labhelpers/payload:latest kept: it was not built from this state directory" in said
     assert client.images.get(P)
     assert not own.reader.exists()
     client.close()
@@ -357,7 +357,7 @@ def test_a_volume_that_a_reader_created_stays_until_that_is_confirmed(
         client.api.create_container(
             P, ["true"], labels=labels_of("container", "07", lab.session) | {BY: READER}
         )
-        assert "volume fault-mine: you created it" in repr(lab.made_elsewhere())
+        assert "volume fault-mine: created by you" in repr(lab.made_elsewhere())
     # those of the lesson go: its notebook must run again from its top
     there = {volume.name for volume in client.volumes.list()}
     assert "fault-mine" in there
@@ -367,8 +367,8 @@ def test_a_volume_that_a_reader_created_stays_until_that_is_confirmed(
     killed = "from labhelpers.lab import Lab; import os; Lab('07').create_volume('fault-mine'); os.kill(os.getpid(), 9)"
     assert own.python(killed).returncode == -signal.SIGKILL
     until(lambda: len(own.sessions()) == 1, 40, own.sessions)
-    assert "volume fault-mine (you created it" in typed(own, "status").stdout
-    assert "left alone" in typed(own, "clean").stdout
+    assert "volume fault-mine (created by you" in typed(own, "status").stdout
+    assert "kept; `./lab clean --yes`" in typed(own, "clean").stdout
     assert client.volumes.get("fault-mine")
     assert "removed volume fault-mine" in typed(own, "clean", "--yes").stdout
     typed(own, "clean")
@@ -440,7 +440,7 @@ def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
         engine = connect(own.address)
         for chapter, name, next_step in (
             ("03", "container ns-web (another learner's lab, chapter 05)", "./lab copy 03 --suffix b"),
-            ("08", "container mysql-vtest (not made by a lab)", "docker rm mysql-vtest"),
+            ("08", "container mysql-vtest (not created by a lab)", "docker rm mysql-vtest"),
         ):
             with pytest.raises(NameTaken) as refused:
                 Lab(chapter, engine=engine)
@@ -449,7 +449,7 @@ def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
         assert own.census() == before
         # the exercise's name is taken: that is said at once, and what the first learner has does not count
         said = own.python(EXERCISE)
-        assert "note: exercises of this chapter ask for names that are taken" in said.stdout, said.stderr
+        assert "note: exercises of this chapter use names that are in use" in said.stdout, said.stderr
         assert "./lab copy 00 --suffix b" in said.stdout
         assert "False" in said.stdout
         first.communicate(timeout=60)

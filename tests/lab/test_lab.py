@@ -99,7 +99,7 @@ def test_a_removal_that_the_reaper_began_is_waited_for(engine: Engine, name: str
 
 
 def test_names_and_ports_of_others_are_respected(lab: Lab, name: str, foreign: str) -> None:
-    with pytest.raises(NameTaken, match="did not make"):
+    with pytest.raises(NameTaken, match="did not create"):
         lab.run(IMAGE, "sleep 300", name=foreign)
     for forbidden in (lab.stop, lab.remove):
         with pytest.raises(NotOurs):

@@ -120,7 +120,7 @@ def test_a_container_that_ends_first_is_an_error_with_its_last_lines(there: Lab)
     ends = there.run(there.image("payload"), ["sh", "-c", "echo no disk left >&2; exit 3"], network="none")
     with pytest.raises(NotRunning, match="exit code 3 before this happened: the server to answer") as error:
         there.wait_for("the server to answer", lambda: False, 30, while_running=ends)
-    assert error.value.engine_words == "no disk left"
+    assert error.value.engine_message == "no disk left"
 
 
 def test_what_is_not_there_is_an_error_of_its_kind(there: Lab) -> None:
@@ -178,9 +178,9 @@ def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> Non
     name = f"foreign-{there.session}"
     there.client.api.create_volume(name)
     try:
-        with pytest.raises(NotOurs, match="did not make the volume"):
+        with pytest.raises(NotOurs, match="did not create the volume"):
             there.remove_volume(name)
-        with pytest.raises(NotOurs, match="did not make the network"):
+        with pytest.raises(NotOurs, match="did not create the network"):
             there.remove_network("bridge")
         assert there.inspect_volume(name)
     finally:

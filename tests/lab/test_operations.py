@@ -188,7 +188,7 @@ def test_what_cannot_be_meant_is_refused(options: dict[str, Any]) -> None:
 
 
 def test_an_update_without_a_change_is_refused() -> None:
-    with pytest.raises(BadInput, match="stay as it is"):
+    with pytest.raises(BadInput, match="has nothing to update"):
         Update("web")
 
 

@@ -77,7 +77,7 @@ def test_diet_by_export_counts_too(quiet: Lab) -> None:
 def test_secret_layer(quiet: Lab) -> None:
     lab = quiet
     exercise = secret_layer(lab)
-    assert "no container called finder" in str(exercise.check())
+    assert "no container named finder" in str(exercise.check())
     finder = lab.run(lab.image("payload"), name="finder")
     assert "no file /layer" in str(exercise.check())
 
@@ -166,7 +166,7 @@ def test_one_whiteout(quiet: Lab) -> None:
         lab.exec(container, ["sh", "-c", script])
         return str(exercise.check())
 
-    assert "no container called one-whiteout" in str(exercise.check())
+    assert "no container named one-whiteout" in str(exercise.check())
     assert "no whiteout" in after("true")
     assert "no whiteout" in after("echo x > /mine; echo y > /other; rm /mine")
     assert "/other is new" in exercise.hint()
@@ -182,7 +182,7 @@ def test_one_whiteout(quiet: Lab) -> None:
     assert exercise.check().passed
     assert exercise.check().passed
     lab.stop("one-whiteout", timeout_s=0)
-    assert "does not run" in str(exercise.check())
+    assert "is not running" in str(exercise.check())
 
 
 def test_go_back(quiet: Lab) -> None:
@@ -199,7 +199,7 @@ def test_go_back(quiet: Lab) -> None:
     assert "made from another image" in str(exercise.check())
     assert "make a new container" in exercise.hint()
     lab.remove(closed, force=True)
-    assert "no container called notice-board" in str(exercise.check())
+    assert "no container named notice-board" in str(exercise.check())
     lab.run("notice:latest", name="notice-board", network="none")
     assert exercise.check().passed
     assert exercise.check().passed

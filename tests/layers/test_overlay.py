@@ -130,14 +130,14 @@ def test_before_and_after(lab: Lab, container: Container) -> None:
 
 
 def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> None:
-    with pytest.raises(LabError, match="no container no-such"):
+    with pytest.raises(LabError, match="no container named no-such"):
         layers.mounts(lab, "no-such")
     for path in ("old", "/../etc/passwd"):
         with pytest.raises(BadInput, match="no path"):
             layers.through(lab, container, path)
     assert layers.through(lab, container, "/no/such").comes_from is None
     lab.stop(container, timeout_s=0)
-    with pytest.raises(LabError, match="does not run"):
+    with pytest.raises(LabError, match="is not running"):
         layers.changes(lab, container)
 
 

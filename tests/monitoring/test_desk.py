@@ -114,7 +114,7 @@ def test_networks_and_volumes_are_removed_and_a_refusal_keeps_the_engines_words(
     volume = desk.look().named("volume", name)
     with pytest.raises(EngineRefused) as refused:
         desk.act("remove", volume, sure=True)
-    assert "in use" in (refused.value.engine_words or "")
+    assert "in use" in (refused.value.engine_message or "")
     there.remove(user, force=True)
     assert desk.act("remove", volume, sure=True) == f"docker volume rm {name}"
     assert desk.act("remove", desk.look().named("network", name), sure=True) == f"docker network rm {name}"

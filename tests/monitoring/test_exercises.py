@@ -212,7 +212,7 @@ def test_name_not_path_right(
 def test_comes_back(there: Lab) -> None:
     lab = there
     exercise = exercises.comes_back(lab)
-    assert "no container called lighthouse" in str(exercise.check())
+    assert "no container named lighthouse" in str(exercise.check())
 
     def again(policy: str) -> Any:
         if exercises.container_named(lab, "lighthouse"):
@@ -274,9 +274,9 @@ def opened(lab: Lab, device: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda lab, door: gone(lab, "watchman"), "no container called watchman"),
+        (lambda lab, door: gone(lab, "watchman"), "no container named watchman"),
         (lambda lab, door: watchman(lab, POSTED, f"{door}:{INSIDE}"), "the engine's socket"),
-        (lambda lab, door: watchman(lab, POSTED, f"{door}:/x:ro"), "read-only makes no difference"),
+        (lambda lab, door: watchman(lab, POSTED, f"{door}:/x:ro"), "even read-only"),
         (lambda lab, door: watchman(lab, POSTED, f"{Path(str(door)).parent}:/x"), "the engine's socket"),
         (lambda lab, door: watchman(lab, POSTED, "/:/host:ro"), "the whole disk of the host"),
         (
@@ -293,14 +293,14 @@ def opened(lab: Lab, device: str) -> None:
         (lambda lab, door: watchman(lab, volumes_from=["guard"]), "the engine's socket"),
         (
             lambda lab, door: watchman(lab, POSTED, pid_mode="container:guard"),
-            "shares process ids with guard",
+            "shares a PID namespace with guard",
         ),
-        (lambda lab, door: watchman(lab, POSTED, pid_mode="host"), "a namespace of the host"),
-        (lambda lab, door: watchman(lab, POSTED, network_mode="host"), "a namespace of the host"),
+        (lambda lab, door: watchman(lab, POSTED, pid_mode="host"), "a namespace with the host"),
+        (lambda lab, door: watchman(lab, POSTED, network_mode="host"), "a namespace with the host"),
         (lambda lab, door: watchman(lab, POSTED, cap_add=["SYS_ADMIN"]), "the capability SYS_ADMIN"),
         (
             lambda lab, door: watchman(lab, POSTED, devices=["/dev/null:/dev/disk:rwm"]),
-            "may open devices of the host",
+            "can open devices of the host",
         ),
     ],
 )
@@ -377,7 +377,7 @@ def test_watch_only_sees(there: Lab, guarded: Exercise) -> None:
     )
     guard.exec_run(["python3", "-c", forward], detach=True)
     until(lambda: lab.exec("watchman", ["test", "-S", "/guard/all.sock"]).exit_code == 0)
-    fails(guarded, "passes commands to the engine")
+    fails(guarded, "forwards commands to the engine")
     lab.exec("guard", ["rm", "/proxied/all.sock"])
     passes_twice(guarded)
     # what it holds starts nothing

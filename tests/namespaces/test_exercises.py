@@ -72,7 +72,7 @@ def said(exercise: Exercise) -> str:
 
 def test_join_network(lab: Lab, start: Start) -> None:
     exercise = join_network(lab)
-    assert "no container called listener" in said(exercise)
+    assert "no container named listener" in said(exercise)
     start("listener", network="none")
     assert "a network namespace that radio is not in" in said(exercise)
     assert "more: `docker run --help`" in exercise.hint()
@@ -99,7 +99,7 @@ def test_join_network(lab: Lab, start: Start) -> None:
 
 def test_alone(lab: Lab, start: Start) -> None:
     exercise = alone(lab)
-    assert "no container called hermit" in said(exercise)
+    assert "no container named hermit" in said(exercise)
     start("hermit", pid="host")
     assert "sees every process of the host" in said(exercise)
     two = start("hermit", ["sh", "-c", "sleep 600 & wait"])
@@ -127,7 +127,7 @@ def test_alone(lab: Lab, start: Start) -> None:
 
 def test_letterbox(lab: Lab, start: Start) -> None:
     exercise = letterbox(lab)
-    assert "no container called courier" in said(exercise)
+    assert "no container named courier" in said(exercise)
     start("courier", image="tools")
     assert "postbox is not in" in said(exercise)
     assert "made shareable" in exercise.hint()
@@ -145,7 +145,7 @@ def test_letterbox(lab: Lab, start: Start) -> None:
 
 def test_who_shares(lab: Lab, start: Start) -> None:
     exercise = who_shares(lab)
-    assert "no container called notes" in said(exercise)
+    assert "no container named notes" in said(exercise)
     start("notes")
     assert "no file /pair" in said(exercise)
     matrix = namespaces.matrix(lab, *ROOMS)
@@ -174,7 +174,7 @@ def test_who_shares(lab: Lab, start: Start) -> None:
     assert "does not hold two names" in said(exercise)
     lab.remove(pair[0], force=True)
     lab.run(lab.image("payload"), "sleep 600", name=pair[0], network="none")
-    assert f"{pair[0]} is another container of that name now" in said(exercise)
+    assert f"{pair[0]} has been replaced" in said(exercise)
     who_shares(lab)  # the cell that is run again makes all three again
     assert not any(exercises.not_as_given(lab, room) for room in ROOMS)
 
@@ -187,7 +187,7 @@ while True: signal.pause()"""
 
 def test_polite(lab: Lab, start: Start) -> None:
     exercise = polite(lab)
-    assert "no container called polite" in said(exercise)
+    assert "no container named polite" in said(exercise)
     start("polite")
     assert "no handler for TERM" in said(exercise)
     assert "stay as zombies" in said(exercise)
@@ -247,7 +247,7 @@ def test_what_was_given_cannot_be_replaced(lab: Lab, start: Start) -> None:
     lab.run(lab.image("payload"), mine, name="radio")
     start("listener", network="container:radio")
     write(lab, "listener", "/heard", "mine")
-    assert "radio is another container of that name now" in said(exercise)
+    assert "radio has been replaced" in said(exercise)
     exercise = letterbox(lab)
     start("courier", image="tools", ipc="container:postbox")
     lab.exec(
@@ -272,7 +272,7 @@ INNER = "unshare --pid --fork sleep 600"
 
 def test_third_level(lab: Lab, start: Start) -> None:
     exercise = third_level(lab)
-    assert "no container called matryoshka" in said(exercise)
+    assert "no container named matryoshka" in said(exercise)
     refused = start("matryoshka", INNER, image="tools")
     refused.wait()
     assert "its state is “exited”" in said(exercise)
@@ -283,7 +283,7 @@ def test_third_level(lab: Lab, start: Start) -> None:
     assert "none of its processes has more than 2 PIDs" in said(exercise)
     assert "so it must fork" in exercise.hint()
     start("matryoshka", INNER, image="tools", cap_add=["SYS_ADMIN"], volumes=["/:/host:ro"])
-    assert "its /host is the whole disk of the host" in said(exercise)
+    assert "its mount /host is the whole disk of the host" in said(exercise)
     right = start("matryoshka", INNER, image="tools", cap_add=["SYS_ADMIN"])
     lab.wait_for("the third level", lambda: len(lab.host.processes(right)) == 2)
     assert "no file /pids" in said(exercise)

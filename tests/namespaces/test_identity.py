@@ -69,10 +69,10 @@ def test_what_is_no_container_and_no_pid(there: Lab, where: Any) -> None:
 
 
 def test_a_container_that_is_not_there_or_ended(there: Lab) -> None:
-    with pytest.raises(LabError, match="there is no container nobody"):
+    with pytest.raises(LabError, match="there is no container named nobody"):
         namespaces.of(there, "nobody")
     ended = there.run(there.image("payload"), "true")
     ended.wait()
-    with pytest.raises(LabError, match="does not run"):
+    with pytest.raises(LabError, match="is not running"):
         namespaces.matrix(there, ended)
     there.remove(ended)

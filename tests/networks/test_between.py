@@ -328,7 +328,7 @@ def test_what_they_refuse_is_said(engines: Engines) -> None:
         engines.docker(3, "ps")
     with pytest.raises(LabError, match="said no") as refused:
         engines.docker(1, "inspect", "nobody")
-    assert "nobody" in str(refused.value.engine_words)
+    assert "nobody" in str(refused.value.engine_message)
     with pytest.raises(BadInput, match="not possible"):
         networks.crossing(engines, -1)
 

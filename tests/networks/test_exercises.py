@@ -114,7 +114,7 @@ def room(there: Lab) -> Iterator[Lab]:
 def test_two_networks_wrong(room: Lab, wrong: Act, words: str) -> None:
     gone(room, "both-sides", "impostor")
     exercise = exercises.two_networks(room)
-    fails(exercise, "no container called both-sides")
+    fails(exercise, "no container named both-sides")
     wrong(room)
     fails(exercise, words)
     with suppress(APIError):
@@ -203,7 +203,7 @@ def test_other_end_right(there: Lab, traced: Exercise) -> None:
     put(there, "traced", ["sh", "-c", "echo docker0 >/other-end; exec sleep 600"])
     fails(traced, "traced is another container")
     gone(there, "traced")
-    fails(traced, "no container called traced")
+    fails(traced, "no container named traced")
     exercises.other_end(there)
     write(there, host_end(there, "traced"))
     passes(traced)
@@ -304,7 +304,7 @@ def test_sealed_needs_an_outside(there: Lab, world: Exercise) -> None:
     there.exec("world", ["ip", "link", "set", "wire", "down"])
     fails(world, "has lost its connection to the host")
     gone(there, "world")
-    fails(world, "no container called world")
+    fails(world, "no container named world")
     exercises.sealed(there)
     passes(world)
 
@@ -375,7 +375,7 @@ def test_repair_wrong_network(there: Lab, broken: Exercise) -> None:
     put(lab, "waiter", ["sleep", "600"], network="container:kitchen", dns=None)
     fails(broken, "no network namespace of its own")
     gone(lab, "kitchen")
-    fails(broken, "no container called kitchen")
+    fails(broken, "no container named kitchen")
     serves(lab, "kitchen", network="cellar")
     put(lab, "waiter", network="cellar")
     passes(broken)

@@ -85,7 +85,7 @@ def test_what_does_not_apply_is_what_does_not_work(
         for container in made:
             there.remove(container, force=True)
     assert capsys.readouterr().out == (
-        f"one reaches two: does not apply here: {limits.icc(closed)}\none reaches two: yes\n"
+        f"one reaches two: not applicable here: {limits.icc(closed)}\none reaches two: yes\n"
     )
 
 
@@ -102,9 +102,9 @@ def test_a_network_without_a_free_address(there: Lab) -> None:
     network = there.create_network(f"tiny-{there.session[:4]}", subnet="10.213.11.0/30")
     first = there.run("labhelpers/payload", network=network.name)
     try:
-        with pytest.raises(EngineRefused, match="has no address left") as raised:
+        with pytest.raises(EngineRefused, match="has no free address left") as raised:
             there.run("labhelpers/payload", network=network.name)
-        assert "no available IPv4" in (raised.value.engine_words or "")
+        assert "no available IPv4" in (raised.value.engine_message or "")
     finally:
         there.remove(first, force=True)
         network.remove()
@@ -135,14 +135,14 @@ def small(there: Lab) -> Iterator[Lab]:
 def test_used_up_address_pools(small: Lab) -> None:
     for name in ("first", "second"):
         small.create_network(name)
-    with pytest.raises(EngineRefused, match="2 networks, 2 of them without a container") as raised:
+    with pytest.raises(EngineRefused, match="2 networks, 2 of them unused") as raised:
         small.create_network("third")
     assert "docker network rm first second" in raised.value.hint
-    assert "address pool" in (raised.value.engine_words or "")
+    assert "address pool" in (raised.value.engine_message or "")
     free = ipaddress.ip_network(raised.value.hint.partition("subnet='")[2].partition("'")[0])
     third = small.create_network("third", subnet=str(free))
     assert third.attrs["IPAM"]["Config"][0]["Subnet"] == str(free)
-    with pytest.raises(NameTaken, match="belong to the network 'third'") as taken:
+    with pytest.raises(NameTaken, match="overlaps with the network 'third'") as taken:
         small.create_network("fourth", subnet=str(free))
     assert str(free) not in taken.value.hint
 

@@ -56,7 +56,7 @@ def test_proof(shared: Lab, image: str, source: str) -> None:
     lab = shared
     with ends(lab, "proof"):
         exercise = exercises.proof(lab, source)
-        assert "no container called proof" in str(exercise.check())
+        assert "no container named proof" in str(exercise.check())
         assert "stopped database" in exercise.hint()
         # the book's: another image, and no mount
         lab.run(lab.image("payload"), name="proof", **OFFLINE)
@@ -108,7 +108,7 @@ def test_session(shared: Lab, image: str, source: str) -> None:
     lab = shared
     with ends(lab, "school"):
         exercise = exercises.session(lab)
-        assert "no container called school" in str(exercise.check())
+        assert "no container named school" in str(exercise.check())
         # a server of an earlier cell, in which all is there already
         start_without_volume(lab, image, source, name="school")
         persistence.wait(lab, "school")
@@ -152,7 +152,7 @@ def test_move(shared: Lab, image: str, source: str) -> None:
     lab = shared
     with ends(lab, "forgetful", "keeper"):
         exercise = exercises.move(lab, image, source)
-        assert "no container called keeper" in str(exercise.check())
+        assert "no container named keeper" in str(exercise.check())
         assert "Stop forgetful" in exercise.hint()
         old = persistence.place(lab, "forgetful").name
         persistence.wait(lab, "forgetful")

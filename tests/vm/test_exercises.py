@@ -42,7 +42,7 @@ def guest(booted: Container) -> Iterator[Container]:
 
 def test_one_kernel(lab: Lab) -> None:
     exercise = one_kernel(lab)
-    assert "no container called twin-a" in str(exercise.check())
+    assert "no container named twin-a" in str(exercise.check())
     twin = vm.start_payload(lab, name="twin-a")
     same = vm.start_payload(lab, name="twin-b")
     assert "one and the same image" in str(exercise.check())
@@ -72,7 +72,7 @@ def test_one_kernel(lab: Lab) -> None:
 
 def test_guest_boot_id(lab: Lab, guest: Container) -> None:
     exercise = guest_boot_id(lab)
-    assert "no container called my-guest" in str(exercise.check())
+    assert "no container named my-guest" in str(exercise.check())
     guest.rename("my-guest")
     note = vm.start_payload(lab, name="my-note")
     assert "no file /answer" in str(exercise.check())
@@ -125,7 +125,7 @@ def test_small_guest(lab: Lab, guest: Container) -> None:
     lab.remove(payload, force=True)
     dead = lab.run(lab.image("vm"), name="small-guest", environment={"GUEST_MEMORY_MB": "32"})
     dead.wait(timeout=60)
-    assert "does not run" in str(exercise.check())
+    assert "is not running" in str(exercise.check())
     assert "32 MiB" in exercise.hint()
     lab.remove(dead)
     small = vm.start_guest(lab, name="small-guest", memory_mb=100)
@@ -133,7 +133,7 @@ def test_small_guest(lab: Lab, guest: Container) -> None:
     assert exercise.check().passed
     # one that has had another name, and an earlier life
     small.rename(f"first-{lab.session}")
-    assert "no container called small-guest" in str(exercise.check())
+    assert "no container named small-guest" in str(exercise.check())
     small.rename("small-guest")
     small.restart(timeout=0)
     wait_for("it to pass", lambda: exercise.check().passed, 120, details=lambda: str(exercise.check()))

@@ -78,13 +78,13 @@ def test_a_guest_without_room_fails_with_its_last_lines(there: Lab) -> None:
     lab = there
     with pytest.raises(GuestFailed) as failed:
         vm.start_guest(lab, memory_mb=16, limit_s=30)
-    assert failed.value.engine_words
+    assert failed.value.engine_message
 
 
 def test_a_guest_with_more_memory_than_there_is_fails_in_words(there: Lab) -> None:
     with pytest.raises(GuestFailed, match="exit code 64") as failed:
         vm.start_guest(there, memory_mb=999_999)
-    assert "only" in (failed.value.engine_words or "")
+    assert "only" in (failed.value.engine_message or "")
 
 
 @pytest.mark.parametrize("memory_mb", [0, -1, "128", True, 1.5])

@@ -150,7 +150,7 @@ def written_by_another(lab: Lab, desk: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda lab, desk: None, "no container called bind-fix"),
+        (lambda lab, desk: None, "no container named bind-fix"),
         (lambda lab, desk: put(lab, "bind-fix"), "nothing is mounted at /var/log"),
         (lambda lab, desk: put(lab, "bind-fix", volumes=[f"{desk}:/log"]), "there is something at /log"),
         # a name, not a path
@@ -209,7 +209,7 @@ def again_and_again(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda lab: None, "no container called stays"),
+        (lambda lab: None, "no container named stays"),
         (lambda lab: ended(lab, None, image="base"), "exit code 0"),
         (lambda lab: ended(lab, ["sh", "-c", "exit 3"]), "exit code 3"),
         (again_and_again, "stays"),  # it runs, or waits for its next start
@@ -267,7 +267,7 @@ def filled_before(lab: Lab, script: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda lab: None, "no container called shop"),
+        (lambda lab: None, "no container named shop"),
         (served, "nothing is mounted at /www"),
         (lambda lab: served(lab, volumes=[f"{exercises.desk(lab)}:/www"]), "is a bind mount, and not"),
         (lambda lab: served(lab, volumes=["/www"]), "has no name"),
@@ -312,7 +312,7 @@ def test_shop_right(room: Lab) -> None:
         gone(room, "shop")
         no_volume(room, "t-www")
         exercise = exercises.shop(room)
-        says(exercise, "no container called shop")
+        says(exercise, "no container named shop")
         served(room, command, volumes=["t-www:/www"])
         room.wait_for("it to serve the page", lambda: exercises.shop(room).check().passed, stage.LIMIT_S)
     gone(room, "shop")
@@ -348,7 +348,7 @@ FRESH = "rm -rf /ledger/*; chmod 755 /ledger; chown 0:0 /ledger"
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda lab: None, "no container called clerk"),
+        (lambda lab: None, "no container named clerk"),
         (lambda lab: clerk(lab, user="0"), "belongs to user 0"),
         (lambda lab: clerk(lab, volumes=[]), "nothing is mounted at /ledger"),
         (lambda lab: clerk(lab, volumes=["/ledger"]), "is not the volume"),

@@ -48,7 +48,7 @@ def read(path: str, begin_bytes: int | None = None) -> str:
     if not path.startswith(("/proc/", "/sys/")):
         path = resolve(os.getppid(), path)
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(0, "it is no file with a text")
+        raise OSError(0, "not a text file")
     text = b""
     with open(path, "rb", buffering=0) as file:
         # not in one go: below /proc/sys the kernel sets aside as much memory as one read asks for
@@ -57,7 +57,7 @@ def read(path: str, begin_bytes: int | None = None) -> str:
             if begin_bytes is not None and len(text) >= begin_bytes:
                 return text[:begin_bytes].decode(errors="replace")
             if len(text) > FILE_BYTES:
-                raise OSError(0, f"it is longer than {FILE_BYTES >> 20} MiB")
+                raise OSError(0, f"larger than {FILE_BYTES >> 20} MiB")
     return text.decode(errors="replace")
 
 
@@ -112,7 +112,7 @@ def resolve(pid: int, path: str) -> str:
         if os.path.islink(here):
             links += 1
             if links > 40:
-                raise OSError(0, "too many links")
+                raise OSError(0, "too many levels of symbolic links")
             target = os.readlink(here)
             done = [] if target.startswith("/") else done
             todo += [name for name in target.split("/") if name not in ("", ".")][::-1]

@@ -250,8 +250,8 @@ class Cgroup(Result):
             return part
         name = kind.__name__.lower()
         raise LabError(
-            f"the cgroup {self.path} has no {name} controller, so the engine's host does not count its {name}",
-            hint="the kernel has it off, or a rootless engine was not given it: `./lab doctor` says what to do"
+            f"the cgroup {self.path} has no {name} controller, so its {name} is not accounted",
+            hint="the kernel has disabled it, or it is not delegated to a rootless engine: see `./lab doctor`"
             + _SWITCHED_OFF.get(kind.__name__, ""),
         )
 

@@ -40,9 +40,9 @@ class Need:
 NEEDS = (
     Need("SYS_PTRACE", "namespaces, mounts, memory (Pss) and directories of other processes"),
     Need("DAC_READ_SEARCH", "directories that belong to other users"),
-    Need("SYS_ADMIN", "the network of containers (setns(2)), and the overlay's marks on files (xattr(7))"),
+    Need("SYS_ADMIN", "the network of containers (setns(2)), and overlayfs attributes of files (xattr(7))"),
     Need("NET_ADMIN", "firewall rules"),
-    Need(_CGROUPS, "cgroups of version 1: what containers use, and their limits"),
+    Need(_CGROUPS, "resource use and limits of containers on cgroup v1"),
 )
 
 
@@ -161,10 +161,10 @@ class Helper:
             line = self._start_with(image, given)
         except APIError:
             raise HostUnreadable(
-                "the engine does not let the lab look at its host, so what happens there cannot be shown",
-                hint="go on with the next section; `./lab doctor` says what is different on this engine (in Docker "
-                "Desktop, the setting “Enhanced Container Isolation” does this)",
-                engine_words=str(refusal.explanation),
+                "the engine does not allow the lab to inspect its host",
+                hint="continue with the next section; `./lab doctor` explains what differs on this engine "
+                "(in Docker Desktop, the setting “Enhanced Container Isolation” does this)",
+                engine_message=str(refusal.explanation),
             ) from None
         self._refused = tuple(need for need in NEEDS if need not in given)
         return line
@@ -250,15 +250,15 @@ class Line:
 def unanswered(error: Exception) -> EngineUnreachable:
     """What is said where the engine went away before it could be asked about its host."""
     return EngineUnreachable(
-        "the engine does not answer, so its host cannot be looked at",
+        "the engine does not respond, so its host cannot be inspected",
         hint="`./lab up` starts it again; then run the cell again",
-        engine_words=str(error),
+        engine_message=str(error),
     )
 
 
 def _lost(error: Exception) -> LabError:
     return HostUnreadable(
-        "the helper that reads the engine's host was lost",
-        hint="run the cell again; if it stays so, `./lab doctor` looks at the engine",
-        engine_words=str(error),
+        "lost the connection to the helper container",
+        hint="run the cell again; if it fails again, run `./lab doctor`",
+        engine_message=str(error),
     )

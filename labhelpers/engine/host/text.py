@@ -62,7 +62,7 @@ def json_of(text: str | None, tool: str) -> Any:
         except (ValueError, RecursionError):
             continue
     raise LabError(
-        f"`{tool}` did not answer in JSON, so what it shows cannot be read",
-        hint="see which version it is; the lab's own images have one that can: `./lab up` makes them",
-        engine_words=text[:500],
+        f"`{tool}` did not print JSON",
+        hint="check its version; the lab images have a suitable one: run `./lab up`",
+        engine_message=text[:500],
     )

@@ -135,7 +135,7 @@ class HostView:
         except EngineUnreachable:
             raise
         except LabError as error:
-            return (f"anything of the engine's host ({(error.engine_words or error.message).strip()})",)
+            return (f"anything of the engine's host ({(error.engine_message or error.message).strip()})",)
         return tuple(f"{need.shows} (refused: {need.right})" for need in refused)
 
     @property
@@ -170,7 +170,7 @@ class HostView:
         """
         wanted = [_absolute(path) for path in paths]
         if not LEAST_MS <= every_ms < math.inf:
-            raise BadInput(f"a reading every {every_ms} ms is not possible", hint=f"give {LEAST_MS} or more")
+            raise BadInput(f"cannot sample every {every_ms} ms", hint=f"use at least {LEAST_MS}")
         return self._watch(wanted, every_ms)
 
     def _watch(self, wanted: list[str], every_ms: float) -> Generator[Texts, None, None]:
@@ -315,8 +315,9 @@ class HostView:
     def _place(self, container: Container | str) -> cgroups.Place:
         if has_no_cgroups(self._engine.info):
             raise HostUnreadable(
-                f"this engine gives containers no cgroup of their own, so nothing counts what {_name(container)} uses",
-                hint="a rootless engine needs controllers from systemd: `./lab doctor` says how",
+                "this engine does not create cgroups for containers, so the resource use of "
+                f"{_name(container)} is not accounted",
+                hint="a rootless engine needs delegated controllers: see `./lab doctor`",
             )
         own = f"/proc/{self._pid(container)}/cgroup"
         texts = self.read_many([own, "/proc/self/mountinfo"])
@@ -352,7 +353,7 @@ class HostView:
         if answer["more"]:
             raise BadInput(
                 f"{path} has more than {limit} entries",
-                hint="list a directory below it, or give a higher limit",
+                hint="list a subdirectory, or use a higher limit",
             )
         return sorted((Entry(**row) for row in answer["entries"]), key=lambda one: one.path)
 
@@ -370,7 +371,9 @@ class HostView:
         wanted = list(names)
         for name in wanted:
             if not name or {"", ".."} & set(name.split("/")) or "\0" in name:
-                raise BadInput(f"{name!r} is no name below {path}", hint='give one like "etc/passwd"')
+                raise BadInput(
+                    f"{name!r} is not a relative path below {path}", hint='use a path such as "etc/passwd"'
+                )
         answer = self._at(where, "entries", path, names=wanted)
         return {name: Entry(**row) if row else None for name, row in answer.items()}
 
@@ -492,13 +495,14 @@ class HostView:
             return None
         if isinstance(where, bool) or not isinstance(where, int | str | Container) or where in ("", 0):
             raise BadInput(
-                f"{where!r} is no container and no pid", hint="give a container, its name, or a pid above 0"
+                f"{where!r} is neither a container nor a PID",
+                hint="use a container, its name or a PID above 0",
             )
         if isinstance(where, int):
             if where < 0 or not self._is_there(where):
                 raise NotRunning(
                     f"the engine's host has no process {where}",
-                    hint="lab.host.processes() lists those that it has",
+                    hint="lab.host.processes() lists the processes",
                 )
             return where
         return self._first_pid(where)
@@ -509,28 +513,28 @@ class HostView:
             state = answers.part(self._api.inspect_container(name), "State")
         except APIError as error:
             raise ContainerMissing(
-                f"there is no container {_name(container)}",
-                hint="run the cell that makes it again; `docker ps -a` lists what is there",
-                engine_words=str(error.explanation),
+                f"there is no container named {_name(container)}",
+                hint="run the cell that creates it again; `docker ps -a` lists all containers",
+                engine_message=str(error.explanation),
             ) from None
         except (requests.RequestException, DockerException) as error:
             raise unanswered(error) from None
         if not state.get("Pid"):
             raise NotRunning(
-                f"the container {_name(container)} does not run (it is {state.get('Status', 'stopped')}), so it "
-                "has no process on the host",
-                hint=f"see why: `docker logs {_name(container)}`; then run the cell that starts it again",
+                f"the container {_name(container)} is not running (its state is "
+                f"{state.get('Status', 'stopped')}), so it has no process on the host",
+                hint=f"check `docker logs {_name(container)}`, then run the cell that starts it again",
             )
         return int(state["Pid"])
 
     def _hidden(self, what: str, words: str) -> LabError:
         missing = "; ".join(self.cannot_show)
         return HostUnreadable(
-            f"{what} cannot be read on the engine's host, so what it would tell cannot be shown",
-            hint=f"this engine keeps the lab from seeing: {missing}"
+            f"cannot read {what} on the engine's host",
+            hint=f"this engine does not give the lab access to: {missing}"
             if missing
-            else "is it spelled so there? `./lab doctor` says which engine this is; some hide parts of their host",
-            engine_words=words,
+            else "check the path; some engines hide parts of their host (`./lab doctor` shows which engine this is)",
+            engine_message=words,
         )
 
 
@@ -544,7 +548,7 @@ def _sample(place: cgroups.Place, texts: Texts) -> Sample | None:
 
 def _absolute(path: str) -> str:
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-        raise BadInput(f"{path!r} is no absolute path", hint='give one from the root: "/var/lib/docker"')
+        raise BadInput(f"{path!r} is not an absolute path", hint='use an absolute path: "/var/lib/docker"')
     return path
 
 
@@ -555,6 +559,6 @@ def _name(where: object) -> str:
 def _ended(where: object) -> LabError:
     kind = "process" if isinstance(where, int) else "container"
     return NotRunning(
-        f"the {kind} {_name(where)} ended while it was read",
-        hint="run the cell that starts it again; `docker ps -a` tells how a container ended",
+        f"the {kind} {_name(where)} exited while it was read",
+        hint="run the cell that starts it again; `docker ps -a` shows the exit code",
     )

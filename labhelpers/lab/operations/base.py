@@ -76,7 +76,7 @@ def make(kind: type[Kind], *args: Any, **options: Any) -> Kind:
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
             raise BadInput(
-                f"`docker {kind.VERB[0]}` of the lab has no option {option!r}",
+                f"the lab's `docker {kind.VERB[0]}` has no option {option!r}",
                 hint=(f"did you mean {near[0]!r}? " if near else "") + "it knows: " + ", ".join(known),
             )
     return kind(*args, **options)

@@ -233,7 +233,9 @@ class Update(Operation):
     def _arguments(self) -> list[str]:
         if not self._given():
             raise opt.refuse(
-                self.container, "would stay as it is", "say what to change, for example cpus=0.5"
+                self.container,
+                "has nothing to update",
+                "give at least one option to change, for example cpus=0.5",
             )
         return [opt.parse_name(self.container)]
 
@@ -260,7 +262,9 @@ class Exec(Operation):
     def _arguments(self) -> list[str]:
         words = opt.parse_command(self.command)
         if not words:
-            raise opt.refuse(self.command, "is no command", "write what to run, for example 'uname -r'")
+            raise opt.refuse(
+                self.command, "is not a command", "give the command to run, for example 'uname -r'"
+            )
         return [opt.parse_name(self.container), *words]
 
     def _fixed(self) -> dict[str, Any]:

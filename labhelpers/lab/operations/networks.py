@@ -42,7 +42,7 @@ class CreateNetwork(Operation):
         """The same for the SDK's low-level client."""
         if self.gateway and not self.subnet:
             raise opt.refuse(
-                self.gateway, "is a gateway without a subnet", "give the subnet that it lies in as well"
+                self.gateway, "is a gateway without a subnet", "also give the subnet that contains it"
             )
         body = super().api()
         pool = {key: body.pop(key) for key in ("Subnet", "Gateway") if key in body}
