@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pymysql
 
 from labhelpers.course import mysql
-from labhelpers.errors import BadInput, TimedOut
+from labhelpers.errors import BadInput, ServerRefused, TimedOut
 from labhelpers.persistence.servers import (
     DATABASE,
     PASSWORD,
@@ -364,7 +364,7 @@ class _Writer(threading.Thread):
         self._begun.wait(_FIRST_ROW_S)
         if not self.acknowledged:
             if self._words:
-                raise mysql.ServerRefused(
+                raise ServerRefused(
                     "the database acknowledged no row",
                     hint="run the cell again; if it fails again, the server's message below shows why",
                     engine_message=self._words,

@@ -16,9 +16,9 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.mysql import READY_S, ServerRefused, open_files
+from labhelpers.course.mysql import READY_S, open_files
 from labhelpers.engine import answers
-from labhelpers.errors import ContainerError, EngineRefused, LabError
+from labhelpers.errors import ContainerError, EngineRefused, LabError, ServerRefused
 from labhelpers.lab import Output
 from labhelpers.results import Result
 

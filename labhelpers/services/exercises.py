@@ -24,7 +24,7 @@ from labhelpers.course.exercises import (
     not_running,
     running,
 )
-from labhelpers.errors import EngineRefused, LabError
+from labhelpers.errors import EngineRefused, LabError, ServerRefused
 from labhelpers.lab.names import all_named
 from labhelpers.services import monitor
 
@@ -254,7 +254,7 @@ def _no_empty_password(lab: Lab) -> str | None:
     try:
         mysql.connect(lab, container, password="").close()
         return "root gets in without a password"
-    except mysql.ServerRefused:
+    except ServerRefused:
         pass
     except LabError as error:
         return error.message

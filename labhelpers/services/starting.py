@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import mysql
 from labhelpers.engine.once import JSON_FILE
-from labhelpers.errors import EngineRefused, LabError, NotRunning, TimedOut
+from labhelpers.errors import EngineRefused, LabError, NotRunning, ServerRefused, TimedOut
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _tried(lab: Lab, name: str, password: str) -> tuple[float, str]:
     try:
         mysql.connect(lab, name, password=password).close()
         outcome = ACCEPTED
-    except mysql.ServerRefused:
+    except ServerRefused:
         raise
     except LabError as error:
         outcome = _NOBODY if str(error.engine_message).startswith(_CANNOT_CONNECT) else _CLOSED

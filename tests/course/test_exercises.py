@@ -51,7 +51,7 @@ def _base(engine: Engine) -> None:
 @pytest.fixture(autouse=True)
 def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second shows the five minutes that a container must stay."""
-    monkeypatch.setattr(start, "SPEED", 600)
+    monkeypatch.setattr(start.exercises, "SPEED", 600)
 
 
 @pytest.fixture

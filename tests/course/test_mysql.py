@@ -11,7 +11,7 @@ from docker.models.containers import Container
 
 from labhelpers.course import mysql
 from labhelpers.engine import Engine
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, ServerRefused
 from labhelpers.lab import Lab
 
 PASSWORD = "it's a \\ test"
@@ -50,12 +50,12 @@ def test_a_commit_costs_and_keeps_what_mysql_sets(shared: Lab, server: Container
 
 
 def test_what_the_server_refuses_is_said(shared: Lab, server: Container) -> None:
-    with pytest.raises(mysql.ServerRefused, match="does not take this password") as wrong:
+    with pytest.raises(ServerRefused, match="does not take this password") as wrong:
         mysql.connect(shared, server, password="wrong")
     assert "1045" in str(wrong.value)
-    with pytest.raises(mysql.ServerRefused, match="create database nothing"):
+    with pytest.raises(ServerRefused, match="create database nothing"):
         mysql.connect(shared, server, password=PASSWORD, database="nothing")
-    with pytest.raises(mysql.ServerRefused):
+    with pytest.raises(ServerRefused):
         mysql.until_ready(shared, server, password="wrong")
 
 

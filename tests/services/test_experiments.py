@@ -11,8 +11,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers import services
-from labhelpers.course import mysql
-from labhelpers.errors import LabError
+from labhelpers.errors import LabError, ServerRefused
 from labhelpers.lab import Lab
 from labhelpers.services.broken import WHILE_FILES, WHILE_TEMPORARY, KilledStarts
 from labhelpers.services.monitor import NETDATA, cadvisor_told, knows
@@ -78,7 +77,7 @@ class TestReady:
         assert len(again.tries) == 1
 
     def test_a_wrong_password_ends_the_wait(self, shared: Lab, ready: BecomingReady) -> None:
-        with pytest.raises(mysql.ServerRefused):
+        with pytest.raises(ServerRefused):
             services.watch(shared, ready.name, password="wrong")
 
     def test_a_server_that_ended_is_told_with_its_words(self, shared: Lab) -> None:
