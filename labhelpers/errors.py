@@ -19,6 +19,7 @@ The class hierarchy::
     ├── ServerRefused            a database server refused a connection or a statement
     ├── TimedOut                 an operation or a condition timed out
     ├── BadInput                 an invalid name, size or option
+    │   └── BadRequest           a request to the lab socket that cannot be parsed
     ├── NameTaken                the name is used by a resource that the lab did not create
     ├── PortTaken                the port is in use
     ├── NotOurs                  the lab was asked to change a resource that it did not create
@@ -134,6 +135,10 @@ class TimedOut(LabError):
 
 class BadInput(LabError, ValueError):
     """An invalid name, size or option."""
+
+
+class BadRequest(BadInput):
+    """A request to the lab socket that cannot be parsed; the client gets a response with status 400."""
 
 
 class NameTaken(LabError):

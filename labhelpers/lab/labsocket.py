@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from labhelpers import state
 from labhelpers.engine.dial import Connection, Place, Streams, dial, join
 from labhelpers.engine.gateway import Gateway, private_socket
-from labhelpers.errors import LabError
+from labhelpers.errors import BadRequest
 from labhelpers.lab import sessions
 from labhelpers.results import Result, table
 
@@ -48,10 +48,6 @@ _CREATES = {"/containers/create": "container", "/networks/create": "network", "/
 _PRUNES = {f"/{kind}s/prune": kind for kind in ("container", "network", "volume", "image")}
 _FORM = "application/x-www-form-urlencoded"
 _ID = re.compile(r"\b[0-9a-f]{64}\b")
-
-
-class BadRequest(LabError):
-    """What a client sent is not a request that the lab socket can read."""
 
 
 @dataclass
