@@ -208,7 +208,7 @@ class Lab(Containers, Resources, Lookups):
     def _leave_socket(self) -> None:
         self.socket.close()
         address = self.socket.address
-        for entry in [entry for entry in _SOCKETS if entry[0] == address]:
+        while entry := next((entry for entry in _SOCKETS if entry[0] == address), None):
             _SOCKETS.remove(entry)
             # a lab that was opened later, in the same kernel, would go back to a socket that is closed by now
             _SOCKETS[:] = [(one, entry[1] if before == address else before) for one, before in _SOCKETS]

@@ -254,17 +254,20 @@ def _changes(chapter: Names, letter: str) -> _Change:
         return moved(rf"(?<![\d.]){ports}(?=:\d)|(?<=127\.0\.0\.1:){ports}(?![\d:])", words)
 
     def python(source: str) -> str:
-        if source.startswith(("predict(", "recall(")):  # the answers to a question are words, and not names
-            return everywhere(source)
         whole = rf"(?<=\"){plain}(?=[\":])|(?<='){plain}(?=[':])|(?<=container:){plain}(?=[\"'])"
         return moved(rf"(?<=: ){ports}(?=[}},])", put(whole, everywhere(source)))
 
     def code(source: str) -> str:
         if source.startswith("%%") and not source.startswith("%%time"):
             return shell(source)
-        made, in_shell = [], False
+        made, in_shell, open_brackets = [], False, 0
         for line in source.splitlines(True):
             in_shell = in_shell or line.lstrip().startswith(("%docker", "!"))
+            if open_brackets or line.startswith(("predict(", "recall(")):
+                # the answers to a question are words, not names
+                open_brackets += line.count("(") - line.count(")")
+                made.append(everywhere(line))
+                continue
             made.append(shell(line) if in_shell else python(line))
             in_shell = in_shell and line.rstrip("\n").endswith("\\")
         return "".join(made)

@@ -63,7 +63,9 @@ def test_every_mount_that_leads_to_the_engine_or_the_host_is_found(there: Lab) -
     }
     donor = started(there, Binds=list(binds.values()))
     found = ways_to_the_host(there, donor)
-    assert [point for point in binds if not any(way.startswith(f"its {point} is ") for way in found)] == []
+    assert [
+        point for point in binds if not any(way.startswith(f"its mount {point} is ") for way in found)
+    ] == []
     guest = started(there, VolumesFrom=[f"{donor.id}:ro"])
     assert any(
         way == "its mount /bound is the whole disk of the host" for way in ways_to_the_host(there, guest)

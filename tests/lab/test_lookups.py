@@ -118,7 +118,9 @@ def test_a_condition_that_does_not_come_true_is_named_with_the_time(there: Lab) 
 
 def test_a_container_that_ends_first_is_an_error_with_its_last_lines(there: Lab) -> None:
     ends = there.run(there.image("payload"), ["sh", "-c", "echo no disk left >&2; exit 3"], network="none")
-    with pytest.raises(NotRunning, match="exit code 3 before this happened: the server to answer") as error:
+    with pytest.raises(
+        NotRunning, match="exited with code 3 before this happened: the server to answer"
+    ) as error:
         there.wait_for("the server to answer", lambda: False, 30, while_running=ends)
     assert error.value.engine_message == "no disk left"
 

@@ -38,8 +38,13 @@ def source(path: Path, kind: str) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == kind)
 
 
+def without_questions(code: str) -> str:
+    """A question creates nothing: its names are words."""
+    return re.sub(r"predict\((?:[^()]|\([^()]*\))*\)", "", code)
+
+
 def used(code: str) -> dict[str, set[str]]:
-    code = re.sub(r"predict\([^\n]*", "", code)  # a question creates nothing
+    code = without_questions(code)
     return {
         kind: {n for p in patterns for n in re.findall(p, code, re.M)} for kind, patterns in NAMING.items()
     }
@@ -53,9 +58,7 @@ def test_the_table_has_the_names_of_each_notebook(chapter: str) -> None:
         assert found <= set(listed.cells.get(kind, ())), (
             f"add them to labhelpers.lab.names.CHAPTERS[{chapter!r}]"
         )
-    assert {int(port) for port in re.findall(PORTS, re.sub(r"predict\([^\n]*", "", code))} <= set(
-        listed.cell_ports
-    )
+    assert {int(port) for port in re.findall(PORTS, without_questions(code))} <= set(listed.cell_ports)
     both = [set(kinds.get(kind, ())) for kind in NAMING for kinds in (listed.cells, listed.exercises)]
     assert len(set.union(*both)) <= sum(map(len, both))
 
@@ -82,9 +85,9 @@ def test_a_copy_has_no_name_of_the_original(chapter: str, tmp_path: Path) -> Non
     code, text = source(made, "code"), source(made, "markdown")
     before = used(source(NOTEBOOKS[chapter], "code"))
     assert used(code) == {kind: {names.name_with(name, "q") for name in all} for kind, all in before.items()}
-    ports = {int(port) for port in re.findall(PORTS, re.sub(r"predict\([^\n]*", "", code))}
+    ports = {int(port) for port in re.findall(PORTS, without_questions(code))}
     assert not ports & set(CHAPTERS[chapter].cell_ports)
-    code = re.sub(r"predict\([^\n]*", "", code)
+    code = without_questions(code)
     for all in names.names_by_kind(CHAPTERS[chapter]).values():
         for name in all:
             rest = [f"`{name}`", f"--name {name} ", f"--name={name} ", f'"{name}"']
@@ -98,7 +101,7 @@ def test_a_copy_changes_names_and_nothing_else(tmp_path: Path) -> None:
     assert 'name="web-b"' in code
     assert "%docker network connect bank-b both-b" in code
     assert 'ends["web-b", "bridge"]' in code
-    assert '"rules of the firewall", "both"])' in code
+    assert '"rules of the firewall", "both"]' in code
     assert "$portainer\n" in source(learners.write_copy(NOTEBOOKS["09"], "b", tmp_path), "code")
     assert "One container can be on two networks" in text
     assert "`both-b` has two lines" in text
@@ -110,14 +113,14 @@ def test_a_copy_changes_names_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_was_worked_on_is_not_written_again(tmp_path: Path) -> None:
-    made = names.write_copy(NOTEBOOKS["05"], "b", tmp_path)
-    assert names.write_copy(NOTEBOOKS["05"], "b", tmp_path) == made, "nobody has changed it"
+    made = learners.write_copy(NOTEBOOKS["05"], "b", tmp_path)
+    assert learners.write_copy(NOTEBOOKS["05"], "b", tmp_path) == made, "nobody has changed it"
     made.write_text("my answers", encoding="utf-8")
     with pytest.raises(BadInput, match="work"):
-        names.write_copy(NOTEBOOKS["05"], "b", tmp_path)
+        learners.write_copy(NOTEBOOKS["05"], "b", tmp_path)
     assert made.read_text(encoding="utf-8") == "my answers"
     with pytest.raises(BadInput, match="copy already") as refused:
-        names.write_copy(made, "c", tmp_path)
+        learners.write_copy(made, "c", tmp_path)
     assert "./lab copy 05 --suffix c" in refused.value.hint
 
 
