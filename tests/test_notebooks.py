@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
+from labhelpers.lab.commands import CSS_CLASS
 from labhelpers.state import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -20,6 +23,41 @@ def code(path: Path) -> list[Any]:
 
 def tags(cell: Any) -> set[str]:
     return set(cell.metadata.get("tags", []))
+
+
+# what changes nothing on the engine, so that there is no command to show
+READS = {
+    *("layers.through", "namespaces.masks", "namespaces.matrix", "namespaces.of", "namespaces.tree"),
+    *("networks.census", "networks.limits", "networks.map", "networks.rules_of"),
+    *("monitoring.files_in", "persistence.ulimit", "services.page", "services.sources", "services.watch"),
+    *("vm.devices", "vm.engine_home", "vm.memory_held", "vm.stacks", "volumes.places", "volumes.where"),
+}
+# clients of a server, not of the engine
+CLIENTS = {"mysql.connect", "mysql.until_ready"}
+# panels, whose buttons act later; what goes on in the background; exercises, whose commands would give the answer away
+LATER = {
+    *("networks.live", "monitoring.control_panel", "services.offer", "volumes.go_on", "start.first_exercise"),
+    # it removes directories that a mistake of the book makes, where there are any
+    "services.tidy",
+}
+
+
+def helpers(cell: Any) -> set[str]:
+    """The functions of rooms that a cell gives the lab to, such as `cgroups.quota(lab, …)`."""
+    source = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", cell.source)
+    return {
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if isinstance(node.func.value, ast.Name) and node.func.value.id != "exercises"
+        if node.args and ast.unparse(node.args[0]) == "lab"
+    }
+
+
+def shows_commands(cell: Any) -> bool:
+    text = "".join(output.get("text", "") for output in cell.outputs)
+    pages = "".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
+    return "$ docker " in text or CSS_CLASS in pages
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -48,6 +86,15 @@ class TestNotebook:
         for cell in code(path):
             if "nbval-raises-exception" not in tags(cell):
                 assert not [output for output in cell.outputs if output.output_type == "error"], cell.source
+
+    def test_every_cell_that_makes_the_engine_do_something_shows_its_commands(self, path: Path) -> None:
+        experiments = [
+            cell
+            for cell in code(path)
+            if not cell.source.startswith("%%") and helpers(cell) - READS - CLIENTS - LATER
+        ]
+        assert experiments or path.stem.startswith("00")
+        assert [cell.source for cell in experiments if not shows_commands(cell)] == []
 
     def test_one_step_a_cell(self, path: Path) -> None:
         assert [cell.source for cell in code(path) if cell.source.count("\n") >= 14] == []

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
+from pathlib import Path
 
 CSS_CLASS = "labhelpers-commands"
+# the join token of a swarm is a secret (docker swarm join-token)
+_TOKEN = re.compile(r"SWMTKN-[\w-]+")
 _PRE = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0.3em 0;padding:0"
 
 
@@ -29,8 +35,7 @@ class Commands:
         return f"{len(self.lines)} docker command{'s' if len(self.lines) > 1 else ''}"
 
     def __repr__(self) -> str:
-        shown = [f"$ {line}" for line in self.essential]
-        return "\n".join([*shown, f"{self.title}:", *(f"  $ {line}" for line in self.lines)])
+        return "\n".join([*(f"$ {line}" for line in self.essential), f"{self.title}: see lab.commands"])
 
     def _repr_html_(self) -> str:
         shown = f"<pre style='{_PRE}'>{_prompted(self.essential)}</pre>" if self.essential else ""
@@ -46,8 +51,39 @@ def _prompted(lines: Sequence[str]) -> str:
 
 def commands(lines: Sequence[str], beginnings: Sequence[str] = ()) -> Commands:
     """`lines` as a block; those that begin with one of `beginnings` are essential, the first of each text."""
-    essential = dict.fromkeys(line for line in lines if line.startswith(tuple(beginnings)))
-    return Commands(tuple(lines), tuple(essential) if beginnings else ())
+    shown = tuple(map(_readable, lines))
+    essential = dict.fromkeys(line for line in shown if line.startswith(tuple(beginnings)))
+    return Commands(shown, tuple(essential) if beginnings else ())
+
+
+def _readable(line: str) -> str:
+    """The command as a person would type it: a program of the package by its file, a swarm's token left out."""
+    line = _TOKEN.sub("SWMTKN-…", line)
+    if not any(text in line for text in ("\n", " -c ")):
+        return line
+    typed = [_typed(word) for word in shlex.split(line)]
+    return " ".join(typed) if any('"$(cat ' in word for word in typed) else line
+
+
+def _typed(word: str) -> str:
+    """A word of a command, quoted; a program of the package, or `NAME=` and a program, by the program's file."""
+    files = _programs()
+    name, equals, value = "", "", word
+    if word.rstrip("\n") not in files:
+        name, equals, value = word.partition("=")
+    file = files.get(value.rstrip("\n"))
+    return f'{name}{equals}"$(cat {file})"' if file else shlex.quote(word)
+
+
+@cache
+def _programs() -> dict[str, str]:
+    """The programs that run inside containers: text → path of its file, from the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    files = sorted(file for file in package.glob("*/inside/*") if file.is_file() and file.suffix != ".pyc")
+    return {
+        file.read_text(encoding="utf-8").rstrip("\n"): f"labhelpers/{file.relative_to(package).as_posix()}"
+        for file in files
+    }
 
 
 def show_commands(lines: Sequence[str], beginnings: Sequence[str] = ()) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 UNPUBLISHED = "nothing leads to a published port: no rule (iptables=false), no process (userland-proxy=false)"
+WITHOUT_PROXY = "the engine was started with userland-proxy=false: the kernel alone forwards to the container"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class PortRules(Result):
     def unpublished(self) -> str | None:
         """Why the port leads nowhere; None where a rule or a process leads to the container."""
         return None if self.translations or self.proxies else UNPUBLISHED
+
+    @property
+    def without_proxy(self) -> str | None:
+        """Why no process copies what comes in; None where a docker-proxy listens on the port."""
+        return None if self.proxies else WITHOUT_PROXY
 
 
 @dataclass(frozen=True, slots=True)

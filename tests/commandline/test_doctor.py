@@ -60,7 +60,7 @@ def test_an_engine_that_cannot_run_is_a_problem(engine: Engine, monkeypatch: pyt
     monkeypatch.setattr("labhelpers.engine.smallest.program", lambda machine: PROGRAM)
     report = examine(engine.address)
     assert report["engine"] is not None
-    assert any("a test container" in problem["what"] for problem in report["problems"])
+    assert any("the test container" in problem["what"] for problem in report["problems"])
 
 
 @contextmanager

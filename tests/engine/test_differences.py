@@ -199,7 +199,7 @@ def test_the_chapters_opening_prints_it(
 ) -> None:
     monkeypatch.setitem(engine.info, "Driver", "vfs")
     with Lab("02", engine=engine):
-        assert capsys.readouterr().out.startswith("note: this engine stores layers with 'vfs'")
+        assert capsys.readouterr().out.startswith("note: this engine uses the storage driver 'vfs'")
 
 
 def test_a_command_line_from_a_snap() -> None:

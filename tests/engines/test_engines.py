@@ -124,7 +124,9 @@ def test_several_engines_and_one_that_cannot_be_had_is_told(
     monkeypatch.setenv("DOCKER_HOST", engine.address)
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / ("long" * 30)))
     said: list[str] = []
-    a, b = runs.run(("A", "B"), engine, ("payload",), ("-q", "tests/test_environment.py"), said.append)
+    a, b = runs.run(
+        ("A", "B"), engine, ("payload",), ("-q", "tests/commandline/test_environment.py"), said.append
+    )
     assert (a.engine, a.status, a.passed, a.problem) == ("A", 0, 4, "")
     assert b.engine == "B"
     assert "too long for a socket" in b.problem
