@@ -297,13 +297,26 @@ class Containers(Base):
             return options if keeps_logs(self.engine.info) else {"log_driver": JSON_FILE, **options}
 
     def _with_userns(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Options of `run`: an engine with `userns-remap` refuses namespaces of the host without its user namespace.
+        """Options of `run`: an engine with `userns-remap` wants all namespaces of a container from one place.
 
-        Source: moby, daemon/daemon_unix.go, verifyPlatformContainerSettings; for IPC the kernel refuses mqueue.
+        It refuses namespaces of the host without the host's user namespace, and those of a container with another user
+        namespace than that container's.
+        Source: moby, daemon/daemon_unix.go, verifyPlatformContainerSettings; runc, libcontainer/configs/validate.
         """
         with speaking(self.engine):
-            is_needed = "host" in map(options.get, ("network", "pid", "ipc")) and self.engine.remaps_users
-        return {"userns_mode": "host", **options} if is_needed else options
+            if not self.engine.remaps_users:
+                return options
+            modes = [str(options.get(name) or "") for name in ("network", "pid", "ipc")]
+            shared = [mode.removeprefix("container:") for mode in modes if mode.startswith("container:")]
+            is_hosts = "host" in modes or any(map(self._has_hosts_userns, shared))
+        return {"userns_mode": "host", **options} if is_hosts else options
+
+    def _has_hosts_userns(self, container: str) -> bool:
+        try:
+            found = self.client.api.inspect_container(container)
+        except NotFound:  # the engine says so when it creates the other one
+            return False
+        return bool(found["HostConfig"].get("UsernsMode") == "host")
 
 
 def _output(done: Done) -> Output:

@@ -201,3 +201,9 @@ def test_namespaces_of_the_host_where_the_engine_remaps_users(engine: Engine) ->
             assert ("--userns host" in lab.commands[-1]) is (mode == "host")
         lab.once(IMAGE, "true", network="host")
         assert "--userns host" in lab.commands[-1]
+        # what shares a namespace of a container needs that container's user namespace
+        for options, mode in (({"pid": "host"}, "host"), ({}, "")):
+            with lab.running(IMAGE, "sleep 300", network="none", **options) as shared:
+                made = lab.run(IMAGE, "true", network=f"container:{shared.name}")
+                assert made.attrs["HostConfig"]["UsernsMode"] == mode
+                assert ("--userns host" in lab.commands[-1]) is (mode == "host")
