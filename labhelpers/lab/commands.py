@@ -14,7 +14,10 @@ from pathlib import Path
 CSS_CLASS = "labhelpers-commands"
 # the join token of a swarm is a secret (docker swarm join-token)
 _TOKEN = re.compile(r"SWMTKN-[\w-]+")
-_PRE = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0.3em 0;padding:0"
+_PRE = (
+    "font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px);"
+    "white-space:pre-wrap;overflow-wrap:anywhere;margin:0.3em 0;padding:0"
+)
 
 
 @dataclass(frozen=True)
