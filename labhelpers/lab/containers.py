@@ -21,6 +21,7 @@ from labhelpers.lab.base import Base, name_of
 from labhelpers.lab.operations import (
     Exec,
     Kill,
+    OnContainer,
     Pause,
     Remove,
     Restart,
@@ -150,9 +151,7 @@ class Containers(Base):
             LabError: it is gone.
         """
         call = make(Update, name_of(container), **options)
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with self._changing(call):
             api: Any = self.client.api  # its own update_container() knows neither --cpus nor --pids-limit
             answer = api._post_json(api._url("/containers/{0}/update", call.container), data=call.api())
             api._result(answer, True)
@@ -165,9 +164,7 @@ class Containers(Base):
             LabError: it is gone.
         """
         call = make(Stop, name_of(container), timeout_s)
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with self._changing(call):
             self.client.api.stop(**call.api())
 
     def remove(self, container: Container | str, *, force: bool = False, volumes: bool = False) -> None:
@@ -178,9 +175,7 @@ class Containers(Base):
             LabError: it is gone, or it runs.
         """
         call = make(Remove, name_of(container), force, volumes)
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with self._changing(call):
             remove_container(self.client.api, **call.api())
 
     @contextmanager
@@ -209,9 +204,7 @@ class Containers(Base):
             EngineRefused: the engine did not start it.
         """
         call = make(Start, name_of(container))
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with self._changing(call):
             self.client.api.start(**call.api())
 
     def restart(self, container: Container | str, *, timeout_s: int | None = None) -> None:
@@ -222,9 +215,7 @@ class Containers(Base):
             ContainerMissing: there is no such container.
         """
         call = make(Restart, name_of(container), timeout_s)
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with self._changing(call):
             self.client.api.restart(**call.api())
 
     def kill(self, container: Container | str, signal: str | None = None) -> None:
@@ -236,9 +227,7 @@ class Containers(Base):
             NotRunning: it does not run.
         """
         call = make(Kill, name_of(container), signal)
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with self._changing(call):
             if signal is None:
                 kill_container(self.client.containers.get(call.container))
             else:
@@ -252,9 +241,7 @@ class Containers(Base):
             ContainerMissing: there is no such container.
         """
         call = make(Pause, name_of(container))
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with self._changing(call):
             self.client.api.pause(**call.api())
 
     def unpause(self, container: Container | str) -> None:
@@ -265,9 +252,7 @@ class Containers(Base):
             ContainerMissing: there is no such container.
         """
         call = make(Unpause, name_of(container))
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with self._changing(call):
             self.client.api.unpause(**call.api())
 
     def wait(self, container: Container | str, *, limit_s: float = LIMIT_S) -> int:
@@ -290,6 +275,14 @@ class Containers(Base):
                     f"timed out after {limit_s:g} s waiting for the container {call.container!r} to end",
                     hint=f"see what it does: docker logs {call.container}; or stop it: lab.stop({call.container!r})",
                 ) from None
+
+    @contextmanager
+    def _changing(self, call: OnContainer | Update) -> Iterator[None]:
+        """Show a command that changes a container, which must be the lab's, and report what the block raises."""
+        with speaking(self.engine, container=call.container):
+            self._must_be_ours(call.container)
+            self._say(call)
+            yield
 
     def _with_log(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Options of `run`: what a container of the lab writes can be read, also where the engine keeps no logs."""

@@ -4,6 +4,7 @@ from labhelpers.lab.operations.base import Operation, make
 from labhelpers.lab.operations.containers import (
     Exec,
     Kill,
+    OnContainer,
     Pause,
     Remove,
     Restart,
@@ -32,6 +33,7 @@ __all__ = [
     "CreateVolume",
     "Exec",
     "Kill",
+    "OnContainer",
     "Operation",
     "Pause",
     "Pull",

@@ -272,14 +272,10 @@ class Exec(Operation):
 
 
 @dataclass(frozen=True)
-class Stop(Operation):
-    """`docker stop`: ask a container's first process to end; kill it after `timeout_s` (10 s if None)."""
+class OnContainer(Operation):
+    """Base of the operations that need a container and nothing else; most of them take no option."""
 
     container: str
-    timeout_s: int | None = None
-
-    VERB = ("stop",)
-    OPTIONS = {"timeout_s": opt.single("-t", "timeout", lambda value: opt.parse_seconds(value))}  # noqa: RUF012
 
     def _arguments(self) -> list[str]:
         return [opt.parse_name(self.container)]
@@ -289,50 +285,37 @@ class Stop(Operation):
 
 
 @dataclass(frozen=True)
-class Remove(Operation):
+class Stop(OnContainer):
+    """`docker stop`: ask a container's first process to end; kill it after `timeout_s` (10 s if None)."""
+
+    timeout_s: int | None = None
+
+    VERB = ("stop",)
+    OPTIONS = {"timeout_s": opt.single("-t", "timeout", opt.parse_seconds)}  # noqa: RUF012
+
+
+@dataclass(frozen=True)
+class Remove(OnContainer):
     """`docker rm`: with `force` a running container too, with `volumes` its anonymous volumes."""
 
-    container: str
     force: bool = False
     volumes: bool = False
 
     VERB = ("rm",)
     OPTIONS = {"force": opt.switch("-f", "force"), "volumes": opt.switch("-v", "v")}  # noqa: RUF012
 
-    def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.container)]
-
-    def _fixed(self) -> dict[str, Any]:
-        return {"container": self.container}
-
-
-class _OnContainer(Operation):
-    """Base of the operations that need a container and nothing else."""
-
-    __slots__ = ()
-    container: str
-
-    def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.container)]
-
-    def _fixed(self) -> dict[str, Any]:
-        return {"container": self.container}
-
 
 @dataclass(frozen=True)
-class Start(_OnContainer):
+class Start(OnContainer):
     """`docker start`: start a container that is stopped."""
-
-    container: str
 
     VERB = ("start",)
 
 
 @dataclass(frozen=True)
-class Restart(_OnContainer):
+class Restart(OnContainer):
     """`docker restart`: stop a container, with `timeout_s` before it is killed (10 s if None), and start it."""
 
-    container: str
     timeout_s: int | None = None
 
     VERB = ("restart",)
@@ -340,10 +323,9 @@ class Restart(_OnContainer):
 
 
 @dataclass(frozen=True)
-class Kill(_OnContainer):
+class Kill(OnContainer):
     """`docker kill`: send a signal to a container's first process (SIGKILL if None)."""
 
-    container: str
     signal: str | None = None
 
     VERB = ("kill",)
@@ -351,27 +333,21 @@ class Kill(_OnContainer):
 
 
 @dataclass(frozen=True)
-class Pause(_OnContainer):
+class Pause(OnContainer):
     """`docker pause`: freeze all processes of a container (cgroups(7), freezer)."""
-
-    container: str
 
     VERB = ("pause",)
 
 
 @dataclass(frozen=True)
-class Unpause(_OnContainer):
+class Unpause(OnContainer):
     """`docker unpause`: let the processes of a paused container go on."""
-
-    container: str
 
     VERB = ("unpause",)
 
 
 @dataclass(frozen=True)
-class Wait(_OnContainer):
+class Wait(OnContainer):
     """`docker wait`: wait until a container ends; prints its exit code."""
-
-    container: str
 
     VERB = ("wait",)
