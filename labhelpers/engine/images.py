@@ -46,6 +46,8 @@ HUB_S = 5.0
 SILENCE_S = 10.0
 LAST_LINES = 8
 OS_RELEASE = "/usr/lib/os-release"  # os-release(5): /etc/os-release is a link to it
+TEST_ENGINE = "engine-"
+"""How the names of the images begin that only the tests make, such as that of engine B."""
 MADE = "images.json"
 """The file of the state directory that notes what was made here: ids of images and names of volumes, by engine id."""
 # the steps of a build that may take long
@@ -260,8 +262,7 @@ def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
         if _labels(engine, BASE) is not None:
             said.append(remove_made(engine, BASE, made, kept_for))
         for row in engine.client.api.images(filters={"label": IMAGE}):
-            # what tests make, such as the image of engine B
-            if (row.get("Labels") or {}).get(IMAGE) not in catalogue():
+            if str((row.get("Labels") or {}).get(IMAGE)).startswith(TEST_ENGINE):
                 said.append(remove_made(engine, (row.get("RepoTags") or [row["Id"]])[0], made, kept_for))
         if not kept_for:
             said += _remove_volumes(engine, made)

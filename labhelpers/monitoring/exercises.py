@@ -304,11 +304,11 @@ def _apart_hint(lab: Lab) -> str:
     missing = _apart(lab) or ""
     if "read-only" in missing:
         return "A request is written to a connection, and not to the file. Who can open the socket can send anything."
-    if "shares process ids" in missing:
+    if "shares a PID namespace" in missing:
         return (
             "/proc/PID/root leads to the files of each process that it sees. Give it process ids of its own."
         )
-    if "over its network" in missing:
+    if "over the network" in missing:
         return "The engine listens on a port. What it needs is a socket in a volume: it can do without a network."
     return f"Give it the volume {POST}, and nothing of {INSIDE} or of the host's directories."
 

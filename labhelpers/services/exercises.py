@@ -399,9 +399,9 @@ def _only_looks(lab: Lab) -> str | None:
         way
         for way in ways_to_the_host(lab, container)
         if not any(
-            way.startswith(f"its {point}/") and "/sys/fs/cgroup" in way for point in read_only if point
+            way.startswith(f"its mount {point}/") and "/sys/fs/cgroup" in way for point in read_only if point
         )
-        and "over its network" not in way
+        and "over the network" not in way
     ]
     return f"{WATCHER}: {ways[0]}" if ways else None
 
@@ -410,7 +410,7 @@ def _looks_hint(lab: Lab) -> str:
     missing = _only_looks(lab) or ""
     if "socket" in missing or "whole disk" in missing:
         return "A socket is no file to be read: `ro` does not keep anybody from sending commands through it."
-    if "write there" in missing:
+    if ", writable" in missing:
         return "Look at `docker inspect`, Mounts: each mount of the host needs its `ro`."
     return "It needs no right that a container does not have anyway, and one directory of the host to read."
 

@@ -93,7 +93,7 @@ def test_without_a_password_it_ends_and_says_what_it_misses(shared: Lab) -> None
     container = shared.run(shared.image("mysql"), network="none")
     assert container.wait()["StatusCode"] == 1
     assert b"MYSQL_ROOT_PASSWORD" in container.logs()
-    with pytest.raises(LabError, match="ended") as told:
+    with pytest.raises(LabError, match="exited with code 1") as told:
         mysql.until_ready(shared, container, password=PASSWORD)
     assert "MYSQL_ROOT_PASSWORD" in str(told.value)
     shared.remove(container, volumes=True)

@@ -22,7 +22,7 @@ from tests.engines.debian import ENGINE, Recipe, made, wait_until_it_answers
 
 Say = Callable[[str], object]
 
-NAME = "engine-b"
+NAME = f"{images.TEST_ENGINE}b"
 REF = f"labhelpers/{NAME}:latest"
 PUSHED = "labhelpers-test-registry"
 """The volume of A that keeps what the registry of the test engines were given."""

@@ -395,7 +395,7 @@ def test_watch_only_by_another_route(there: Lab, guarded: Exercise) -> None:
     there.exec("watchman", ["sh", "-c", ask.replace("/run/seen", "/seen")])
     passes_twice(guarded)
     replaced(there)
-    fails(guarded, "guard is another container")
+    fails(guarded, "guard has been replaced")
     gone(there, "guard", "other", "watchman", "guard-post")
     exercise = exercises.watch_only(there)  # from fresh
     watchman(there, POSTED)

@@ -99,7 +99,7 @@ TWO_WRONG: list[tuple[Act, str]] = [
     (lambda lab: both(lab, "bridge"), "does not reach left-one"),
     (joined, "both on the network right"),
     (lambda lab: (both(lab, "left", "right"), lab.client.containers.get("both-sides").pause()), "“paused”"),
-    (another_right_one, "right-one is another container"),
+    (another_right_one, "right-one has been replaced"),
 ]
 
 
@@ -201,7 +201,7 @@ def test_other_end_right(there: Lab, traced: Exercise) -> None:
     write(there, host_end(there, "traced"))
     passes(traced)
     put(there, "traced", ["sh", "-c", "echo docker0 >/other-end; exec sleep 600"])
-    fails(traced, "traced is another container")
+    fails(traced, "traced has been replaced")
     gone(there, "traced")
     fails(traced, "no container named traced")
     exercises.other_end(there)

@@ -107,7 +107,9 @@ def test_what_the_server_refuses_is_said_in_its_words(shared: Lab, server: Conta
 def test_waiting_for_a_container_that_ended_says_why(shared: Lab, image: str) -> None:
     ended = shared.run(image, network="none")
     ended.wait()
-    with pytest.raises(LabError, match=r"ended .* before this happened: the MySQL server to answer") as told:
+    with pytest.raises(
+        LabError, match=r"exited with code 1 before this happened: the MySQL server to answer"
+    ) as told:
         persistence.wait(shared, ended)
     assert "MYSQL_ROOT_PASSWORD" in str(told.value)
     remove(shared, ended)

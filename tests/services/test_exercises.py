@@ -247,7 +247,7 @@ def test_taken_leaves_the_other_alone(room: Lab) -> None:
     door.rename("door-2")
     fails(exercise, "no container named door")
     put(lab, "door", ports={"80/tcp": ("127.0.0.1", None)})
-    fails(exercise, "door is another container")
+    fails(exercise, "door has been replaced")
     gone(lab, "door", "door-2")
     passes(exercises.taken(lab))
 

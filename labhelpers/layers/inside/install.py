@@ -3,7 +3,7 @@
 import compileall
 import importlib
 
-with open("deps.txt") as deps:
+with open("deps.txt", encoding="utf-8") as deps:
     names = [name for name in deps.read().split() if not name.startswith("#")]
 for name in names:
     folder = importlib.import_module(name).__path__[0]
