@@ -16,6 +16,7 @@ from labhelpers.cgroups.bounds import MIB, hog
 from labhelpers.cgroups.disk import disk
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.host.text import integer, lines
+from labhelpers.lab.base import name_of
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def limits(lab: Lab, container: Container | str) -> Limits:
                 tuple(texts),
             )
         )
-    name = container if isinstance(container, str) else str(container.name)
+    name = name_of(container)
     return Limits(name, version, tuple(found))
 
 

@@ -16,6 +16,7 @@ from docker.models.containers import Container
 from labhelpers.cgroups.live import Curves, live_curves
 from labhelpers.engine.host import Cgroup, Io, Memory, Pids, Sample
 from labhelpers.errors import BadInput, LabError
+from labhelpers.lab.base import name_of
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class Sampler:
         see: Callable[[Curves], object] | None = None,
     ) -> None:
         self._containers = [containers] if isinstance(containers, str | Container) else list(containers)
-        self._names = tuple(one if isinstance(one, str) else str(one.name) for one in self._containers)
+        self._names = tuple(map(name_of, self._containers))
         if not self._names or len(set(self._names)) < len(self._names):
             raise BadInput(
                 "no container to sample, or one of them twice", hint="give running containers, or their names"

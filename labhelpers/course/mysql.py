@@ -13,6 +13,7 @@ from docker.models.containers import Container
 
 from labhelpers.errors import LabError, ServerRefused
 from labhelpers.lab import Lab
+from labhelpers.lab.base import name_of
 
 PORT = 3306
 READY_S = 300.0
@@ -105,7 +106,7 @@ def rows(connection: Connection, query: str, *values: Any) -> list[tuple[Any, ..
 
 
 def _not_connected(container: Container | str, database: str, error: Exception) -> LabError:
-    name = container if isinstance(container, str) else str(container.name)
+    name = name_of(container)
     number, words = (
         (*error.args, "", "")[:2] if isinstance(error, pymysql.err.MySQLError) else ("", str(error))
     )

@@ -10,13 +10,16 @@ from typing import Any
 import docker
 from docker.errors import APIError
 from docker.models.containers import Container
+from docker.models.networks import Network
+from docker.models.volumes import Volume
 
 from labhelpers.engine import Engine, answers
 from labhelpers.engine.host import HostView
+from labhelpers.engine.words import speaking
 from labhelpers.errors import NameTaken, NotOurs
 from labhelpers.lab import refusals, sessions
 from labhelpers.lab.commands import show_commands
-from labhelpers.lab.operations import Operation
+from labhelpers.lab.operations import Connect, OnContainer, Operation, Update
 
 See = Callable[[Mapping[str, Any]], object]
 """Is called with each message of the engine while it works."""
@@ -109,6 +112,14 @@ class Base:
                 hint="use a container of this notebook; `%docker ps` lists them",
             )
 
+    @contextmanager
+    def _changing(self, call: OnContainer | Update | Connect) -> Iterator[None]:
+        """Show a command that changes a container, which must be the lab's, and report what the block raises."""
+        with speaking(self.engine, container=call.container):
+            self._must_be_ours(call.container)
+            self._say(call)
+            yield
+
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
         return refusals.name_taken(self.client, self.chapter, self.session, kind, name, error)
 
@@ -118,9 +129,9 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def name_of(container: Container | str) -> str:
-    """The name of a container that is given by its name or as an object."""
-    return container if isinstance(container, str) else str(container.name)
+def name_of(thing: Container | Network | Volume | str) -> str:
+    """The name of a container, network or volume that is given by its name or as an object."""
+    return thing if isinstance(thing, str) else str(thing.name)
 
 
 def _whose(labels: Mapping[str, str]) -> str:

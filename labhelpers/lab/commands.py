@@ -55,27 +55,25 @@ def _prompted(lines: Sequence[str]) -> str:
 def commands(lines: Sequence[str], beginnings: Sequence[str] = ()) -> Commands:
     """`lines` as a block; those that begin with one of `beginnings` are essential, the first of each text."""
     shown = tuple(map(_readable, lines))
-    essential = dict.fromkeys(line for line in shown if line.startswith(tuple(beginnings)))
-    return Commands(shown, tuple(essential) if beginnings else ())
+    return Commands(shown, tuple(dict.fromkeys(line for line in shown if line.startswith(tuple(beginnings)))))
 
 
 def _readable(line: str) -> str:
     """The command as a person would type it: a program of the package by its file, a swarm's token left out."""
     line = _TOKEN.sub("SWMTKN-…", line)
-    if not any(text in line for text in ("\n", " -c ")):
+    if "\n" not in line:  # every program of the package has several lines
         return line
-    typed = [_typed(word) for word in shlex.split(line)]
-    return " ".join(typed) if any('"$(cat ' in word for word in typed) else line
+    return " ".join(map(_typed, shlex.split(line)))
 
 
 def _typed(word: str) -> str:
     """A word of a command, quoted; a program of the package, or `NAME=` and a program, by the program's file."""
-    files = _programs()
-    name, equals, value = "", "", word
-    if word.rstrip("\n") not in files:
-        name, equals, value = word.partition("=")
-    file = files.get(value.rstrip("\n"))
-    return f'{name}{equals}"$(cat {file})"' if file else shlex.quote(word)
+    if file := _programs().get(word.rstrip("\n")):
+        return f'"$(cat {file})"'
+    name, _, value = word.partition("=")
+    if file := _programs().get(value.rstrip("\n")):
+        return f'{name}="$(cat {file})"'
+    return shlex.quote(word)
 
 
 @cache

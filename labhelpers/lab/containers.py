@@ -21,7 +21,6 @@ from labhelpers.lab.base import Base, name_of
 from labhelpers.lab.operations import (
     Exec,
     Kill,
-    OnContainer,
     Pause,
     Remove,
     Restart,
@@ -275,14 +274,6 @@ class Containers(Base):
                     f"timed out after {limit_s:g} s waiting for the container {call.container!r} to end",
                     hint=f"see what it does: docker logs {call.container}; or stop it: lab.stop({call.container!r})",
                 ) from None
-
-    @contextmanager
-    def _changing(self, call: OnContainer | Update) -> Iterator[None]:
-        """Show a command that changes a container, which must be the lab's, and report what the block raises."""
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
-            yield
 
     def _with_log(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Options of `run`: what a container of the lab writes can be read, also where the engine keeps no logs."""

@@ -71,8 +71,7 @@ class Lookups(Base):
             EngineRefused: there is no such network.
         """
         with speaking(self.engine):
-            name = network if isinstance(network, str) else str(network.name)
-            found: Attributes = self.client.api.inspect_network(name)
+            found: Attributes = self.client.api.inspect_network(name_of(network))
             return found
 
     def inspect_volume(self, volume: Volume | str) -> Attributes:
@@ -81,7 +80,7 @@ class Lookups(Base):
         Raises:
             EngineRefused: there is no such volume.
         """
-        name = volume if isinstance(volume, str) else str(volume.name)
+        name = name_of(volume)
         with speaking(self.engine):
             try:
                 found: Attributes = self.client.api.inspect_volume(name)
@@ -136,7 +135,7 @@ class Lookups(Base):
     def list_volumes(self) -> list[Attributes]:
         """The volumes; a row of `GET /volumes` for each."""
         with speaking(self.engine):
-            return list(self.client.api.volumes()["Volumes"] or [])
+            return answers.rows(self.client.api.volumes(), "Volumes")
 
     def logs(self, container: Container | str, **options: Any) -> str:
         """What a container has written so far; `options` are those of docker-py's `logs` that do not stream.
@@ -165,7 +164,7 @@ class Lookups(Base):
         """
         networks = answers.networks(self.inspect(container))
         chosen = networks.get(network, {}) if network else next(iter(networks.values()), {})
-        return str((chosen or {}).get("IPAddress") or "")
+        return str(chosen.get("IPAddress") or "")
 
     def directory_of(self, volume: Volume | str) -> str:
         """Where a volume's files are on the engine's host.
@@ -197,7 +196,7 @@ class Lookups(Base):
             NotRunning: the container `while_running` ended first.
         """
 
-        def checked() -> T | None:
+        def checked() -> T:
             result = check()
             if not result and while_running is not None and not self.is_running(while_running):
                 result = check()  # it may have become true just before the end
@@ -206,9 +205,7 @@ class Lookups(Base):
             return result
 
         details = None if while_running is None else lambda: self.last_lines(while_running)
-        result = waiting.wait_for(what, checked, limit_s, every_s=every_s, details=details)
-        assert result is not None, "wait_for returns what is true"
-        return result
+        return waiting.wait_for(what, checked, limit_s, every_s=every_s, details=details)
 
     def _ended(self, container: Container | str, what: str) -> NotRunning:
         name = name_of(container)

@@ -175,10 +175,8 @@ class Resources(Base):
             ContainerMissing: there is no such container.
             EngineRefused: there is no such network, or the engine refused for another reason.
         """
-        call = make(Connect, network if isinstance(network, str) else str(network.name), name_of(container))
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        call = make(Connect, name_of(network), name_of(container))
+        with self._changing(call):
             self.client.api.connect_container_to_network(**call.api())
 
     def remove_network(self, network: Network | str) -> None:
@@ -188,7 +186,7 @@ class Resources(Base):
             NotOurs: this session did not make it.
             EngineRefused: a container is still in it.
         """
-        call = make(RemoveNetwork, network if isinstance(network, str) else str(network.name))
+        call = make(RemoveNetwork, name_of(network))
         with speaking(self.engine):
             try:
                 self._must_be_this_sessions("network", call.name, self.client.api.inspect_network(call.name))
@@ -209,15 +207,13 @@ class Resources(Base):
             NotOurs: this session did not make it.
             EngineRefused: a container still uses it.
         """
-        call = make(RemoveVolume, volume if isinstance(volume, str) else str(volume.name))
+        call = make(RemoveVolume, name_of(volume))
         with speaking(self.engine):
             try:
                 attrs = self.client.api.inspect_volume(call.name)
             except NotFound:
                 return
-            is_new = call.name not in self._there_before and sessions.CHAPTER not in (
-                attrs.get("Labels") or {}
-            )
+            is_new = call.name not in self._there_before and sessions.CHAPTER not in answers.labels(attrs)
             if not (made_by_run and is_new):
                 self._must_be_this_sessions("volume", call.name, attrs)
             self._say(call)
@@ -237,7 +233,7 @@ class Resources(Base):
                 remove_image(self.client.api, call.ref)
 
     def _must_be_this_sessions(self, kind: str, name: str, attrs: Mapping[str, Any]) -> None:
-        if (attrs.get("Labels") or {}).get(sessions.SESSION) != self.session:
+        if answers.labels(attrs).get(sessions.SESSION) != self.session:
             raise NotOurs(
                 f"this notebook did not create the {kind} {name!r} and will not change it",
                 hint=f"if it is yours, remove it in a terminal: docker {kind} rm {name}",

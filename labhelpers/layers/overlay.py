@@ -18,6 +18,7 @@ from docker.errors import NotFound
 
 from labhelpers.engine.host import Entry
 from labhelpers.errors import BadInput, LabError
+from labhelpers.lab.base import name_of
 from labhelpers.layers.tarstream import Chunks, Flow, members
 from labhelpers.results import Result
 
@@ -107,7 +108,7 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
     root = next((one for one in table if one.point == "/"), None)
     if root is None or root.upper is None:
         raise LabError(
-            f"the root of {container_name(container)} is no overlay mount: this engine's storage driver is "
+            f"the root of {name_of(container)} is no overlay mount: this engine's storage driver is "
             f"{lab.engine.info.get('Driver')}",
             hint="this part of the chapter needs overlay2, or containerd's overlayfs; go on with the next section",
         )
@@ -119,12 +120,7 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
     upper, work = (posixpath.join(base, root.settings[key]) for key in ("upperdir", "workdir"))
     # where the engine itself sees the same mount
     merged = next((one.point for one in lab.host.mounts() if one.upper == root.upper), "")
-    return Mounts(container_name(container), tuple(lower), upper, work, merged)
-
-
-def container_name(container: Container | str) -> str:
-    """What people call it."""
-    return container if isinstance(container, str) else str(container.name)
+    return Mounts(name_of(container), tuple(lower), upper, work, merged)
 
 
 # --- the same file through each

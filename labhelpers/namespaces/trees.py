@@ -12,6 +12,7 @@ from docker.models.containers import Container
 from labhelpers.engine.host import Process
 from labhelpers.engine.host.text import integer
 from labhelpers.errors import BadInput, EngineRefused, LabError
+from labhelpers.lab.base import name_of
 from labhelpers.namespaces.identity import HOST
 from labhelpers.namespaces.stage import NOWHERE
 from labhelpers.results import Result, table
@@ -180,7 +181,7 @@ def tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     Raises:
         BadInput, LabError: a container that does not run; an engine that hides its host's processes.
     """
-    firsts = {lab.host.process(one).pid: _name(one) for one in containers}
+    firsts = {lab.host.process(one).pid: name_of(one) for one in containers}
     everything = _with_spaces(lab.host.processes())
     wanted = everything
     if containers:
@@ -252,10 +253,6 @@ def short(process: Process) -> str:
             break
         kept.append(word)
     return " ".join(kept)
-
-
-def _name(container: Container | str) -> str:
-    return container if isinstance(container, str) else str(container.name)
 
 
 def _with_spaces(processes: Sequence[Process]) -> list[Process]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine import answers
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, PortTaken, TimedOut
+from labhelpers.lab.base import name_of
 from labhelpers.networks.maps import NetworkMap, map
 from labhelpers.networks.wire import free_subnet, once, wire
 from labhelpers.results import Result, table
@@ -176,7 +177,7 @@ def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
         BadInput: there is no container of one of the names.
         LabError: one of them does not run.
     """
-    names = [container if isinstance(container, str) else str(container.name) for container in containers]
+    names = [name_of(container) for container in containers]
     found = {name: _addresses(lab, name) for name in names}
     first = f"docker exec {names[0]}" if names else "docker exec"
     with lab.quiet(essential=[first]), ThreadPoolExecutor(len(names) or 1) as pool:
@@ -218,7 +219,7 @@ def _addresses(lab: Lab, name: str) -> list[str]:
 
 def resolver(lab: Lab, container: Container | str) -> Resolver:
     """Whom the container asks for names, and whom its own list of hosts knows."""
-    name = container if isinstance(container, str) else str(container.name)
+    name = name_of(container)
     with lab.quiet(essential=["docker exec"]):
         said = lab.exec(name, ["sh", "-c", "cat /etc/resolv.conf; echo ---; cat /etc/hosts"]).stdout
     servers, _, hosts = said.partition("---")

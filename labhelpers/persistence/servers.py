@@ -20,6 +20,7 @@ from labhelpers.course.mysql import READY_S, open_files
 from labhelpers.engine import answers
 from labhelpers.errors import ContainerError, EngineRefused, LabError, ServerRefused
 from labhelpers.lab import Output
+from labhelpers.lab.base import name_of
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def wait(lab: Lab, container: Container | str, limit_s: float = READY_S) -> Read
         NotRunning, TimedOut: the container ended, or `limit_s` passed.
         ServerRefused: it does not take the password of this chapter.
     """
-    name = container if isinstance(container, str) else str(container.name)
+    name = name_of(container)
     begin = time.monotonic()
 
     def answers() -> bool:

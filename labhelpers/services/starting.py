@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.course import mysql
 from labhelpers.engine.once import JSON_FILE
 from labhelpers.errors import EngineRefused, LabError, NotRunning, ServerRefused, TimedOut
+from labhelpers.lab.base import name_of
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def watch(
         NotRunning, TimedOut: the container ended, or was not ready within `limit_s`.
         ServerRefused: the password is wrong.
     """
-    name = container if isinstance(container, str) else str(container.name)
+    name = name_of(container)
     probes: dict[str, Mapping[str, Any]] = {}
     tries: list[tuple[float, str]] = []
     end = time.monotonic() + limit_s

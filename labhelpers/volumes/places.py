@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from labhelpers.engine import answers
 from labhelpers.engine.host import Entry
+from labhelpers.lab.base import name_of
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 
@@ -114,7 +115,7 @@ def places(lab: Lab, container: Container | str) -> Places:
     Raises:
         LabError: it does not run.
     """
-    name = container if isinstance(container, str) else str(container.name)
+    name = name_of(container)
     by_point = {mount.point: mount for mount in lab.host.mounts(container)}
     inspected = lab.inspect(name)
     found = []
@@ -138,7 +139,7 @@ def places(lab: Lab, container: Container | str) -> Places:
         if engine["Type"] == "tmpfs" or not directory:
             found.append(Place(point, "tmpfs", "", None, "memory", mount.kind, mount.is_read_only))
             continue
-        name_of = answers.volume_name(engine)
+        volume = answers.volume_name(engine)
         shown = stage.shown(lab, directory)
-        found.append(Place(point, engine["Type"], name_of, directory, shown, mount.kind, mount.is_read_only))
+        found.append(Place(point, engine["Type"], volume, directory, shown, mount.kind, mount.is_read_only))
     return Places(name, tuple(found))

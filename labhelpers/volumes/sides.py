@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from labhelpers.engine.differences import security
 from labhelpers.errors import ContainerError
+from labhelpers.lab.base import name_of
 from labhelpers.results import Result, table
 from labhelpers.volumes import stage
 
@@ -95,7 +96,7 @@ def both_ways(lab: Lab, container: Container | str, inside: str, directory: str)
     """
     first, second = (secrets.token_hex(8) for _ in range(2))
     say = 'echo "$1" > "$2"'
-    name = container if isinstance(container, str) else str(container.name)
+    name = name_of(container)
     essential = [f"docker exec {name} sh", "docker run --rm", f"docker exec {name} cat"]
     with lab.quiet(essential=essential):
         done = lab.exec(container, ["sh", "-c", say, "sh", first, f"{inside}/from-inside"])
