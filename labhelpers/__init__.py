@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labhelpers.course.exercises import predict, progress, recall
+    from labhelpers.course.predictions import predict, recall
+    from labhelpers.course.progress import progress
     from labhelpers.lab import Lab
     from labhelpers.results import finding
 
@@ -19,9 +20,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Lab": "labhelpers.lab",
     "finding": "labhelpers.results",
-    "predict": "labhelpers.course.exercises",
-    "progress": "labhelpers.course.exercises",
-    "recall": "labhelpers.course.exercises",
+    "predict": "labhelpers.course.predictions",
+    "progress": "labhelpers.course.progress",
+    "recall": "labhelpers.course.predictions",
 }
 
 

@@ -10,18 +10,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.bounds import MIB, program
-from labhelpers.course.exercises import (
-    Exercise,
-    Task,
+from labhelpers.course.containers import (
     container_named,
     file_in,
-    given,
-    keep,
-    kept,
-    not_as_given,
     not_running,
     running,
+    setup_changed,
+    setup_container,
+    store_value,
+    stored_value,
 )
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.host import Cpu
 from labhelpers.lab.names import all_named
@@ -183,7 +182,9 @@ def survive(lab: Lab) -> Exercise:
     if lab.session not in _needs:
         # the cell that is run again keeps the hog's appetite
         need = _needs[lab.session] = 4 * (9 + secrets.randbelow(10))
-        text = keep(lab, FOOD, program("hungry.py").replace("NEED_MIB = 0", f"NEED_MIB = {need}").strip())
+        text = store_value(
+            lab, FOOD, program("hungry.py").replace("NEED_MIB = 0", f"NEED_MIB = {need}").strip()
+        )
         with lab.hidden():
             lab.create_volume(FOOD)
             lab.once(
@@ -230,7 +231,7 @@ def _alive(lab: Lab) -> str | None:
     if not words:
         return "no hungry.py runs in it"
     folder = container.attrs["Config"]["WorkingDir"] or "/"
-    if not any(file_in(lab, HUNGRY, _absolute(folder, word)) == kept(lab, FOOD) for word in words):
+    if not any(file_in(lab, HUNGRY, _absolute(folder, word)) == stored_value(lab, FOOD) for word in words):
         return f"the program that runs is not the hungry.py of the volume {FOOD}, or it was changed"
     return None if seen.anon_bytes >= need else f"it holds {human_bytes(seen.anon_bytes)}, and wants more"
 
@@ -277,7 +278,7 @@ def throttled(lab: Lab) -> Exercise:
     run = Task(
         "run",
         f"The four containers {', '.join(names)} run",
-        lambda lab: next(filter(None, (not_as_given(lab, name) for name in names)), None),
+        lambda lab: next(filter(None, (setup_changed(lab, name) for name in names)), None),
         "A container that is stopped does no work. `docker start` brings it back.",
     )
     others = Task(
@@ -302,9 +303,9 @@ def _start_workers(lab: Lab) -> None:
     """Start those that are not there: the cell that is run again keeps what the reader has changed."""
     for name, (work, cpus) in zip(_workers[lab.session], WORKERS, strict=True):
         with lab.hidden():
-            given(lab, name, partial(_start_worker, lab, name, work, cpus))
-        if not kept(lab, f"limits of {name}"):
-            keep(lab, f"limits of {name}", _limits(lab, name))
+            setup_container(lab, name, partial(_start_worker, lab, name, work, cpus))
+        if not stored_value(lab, f"limits of {name}"):
+            store_value(lab, f"limits of {name}", _limits(lab, name))
 
 
 def _start_worker(lab: Lab, name: str, work: float, cpus: float | None) -> None:
@@ -339,7 +340,7 @@ def _limits(lab: Lab, name: str) -> str:
 
 def _others(lab: Lab) -> str | None:
     for name in _workers[lab.session][1:]:
-        if _limits(lab, name) != kept(lab, f"limits of {name}"):
+        if _limits(lab, name) != stored_value(lab, f"limits of {name}"):
             return f"{name} was not throttled, and has other limits now"
     return None
 

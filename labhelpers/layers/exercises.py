@@ -11,16 +11,15 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from labhelpers import state
-from labhelpers.course.exercises import (
-    Exercise,
-    Task,
+from labhelpers.course.containers import (
     container_named,
     file_in,
-    keep,
-    kept,
     not_running,
     running,
+    store_value,
+    stored_value,
 )
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.drawing import human_bytes
 from labhelpers.errors import ImageMissing
 from labhelpers.lab.names import all_named, named
@@ -73,7 +72,7 @@ def diet(lab: Lab) -> Exercise:
     if not _is_kept(lab, FAT):
         if _no_image(lab, FAT):
             _build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
-        keep(lab, FAT, _id(lab, FAT))
+        store_value(lab, FAT, _id(lab, FAT))
     there = Task("there", f"There is an image {DIET}", lambda lab: _no_image(lab, DIET), _diet_there_hint)
     same = Task(
         "same", f"A container of it sees the same files as one of {FAT}", _same, _same_hint, ("there",)
@@ -96,7 +95,7 @@ def _diet_there_hint(lab: Lab) -> str:
 
 
 def _same(lab: Lab) -> str | None:
-    mine, given = _contents(lab, DIET), _contents(lab, kept(lab, FAT))
+    mine, given = _contents(lab, DIET), _contents(lab, stored_value(lab, FAT))
     if missing := sorted(given.keys() - mine.keys()):
         return f"/{missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else "")
     if extra := sorted(mine.keys() - given.keys()):
@@ -127,7 +126,7 @@ def _waste_hint(lab: Lab) -> str:
     if "no container of it sees" in (_waste(lab) or ""):
         return "What one layer holds and a later one deletes stays in the image. Make it and delete it in one step."
     worst = _stack(lab, DIET).wasted_files[0]
-    deep = len(_stack(lab, DIET).layers) > len(_stack(lab, kept(lab, FAT)).layers)
+    deep = len(_stack(lab, DIET).layers) > len(_stack(lab, stored_value(lab, FAT)).layers)
     more = f" A layer on top of {FAT} only adds: nothing below it gets smaller." if deep else ""
     return f"The largest is {worst.path}, in {worst.count} layers: {human_bytes(worst.bytes)} together.{more}"
 
@@ -145,7 +144,7 @@ def secret_layer(lab: Lab) -> Exercise:
         if _no_image(lab, LEAKY):
             recipe = recipes.LEAKY.with_files(token_txt=token_hex(8))
             _build(lab, recipe, LEAKY, BASE=lab.image("payload"))
-        keep(lab, LEAKY, _id(lab, LEAKY))
+        store_value(lab, LEAKY, _id(lab, LEAKY))
     runs = Task(
         "runs",
         f"A container {FINDER} runs",
@@ -166,13 +165,13 @@ def secret_layer(lab: Lab) -> Exercise:
 
 def _layer(lab: Lab) -> str | None:
     written = file_in(lab, FINDER, "/layer")
-    stack = _stack(lab, kept(lab, LEAKY))
+    stack = _stack(lab, stored_value(lab, LEAKY))
     holds = next(layer for layer in stack.layers if TOKEN in layer.entries)
     if not written:
         return f"{FINDER} has no file /layer, or it is empty"
     if written == holds.diff_id:
         return None
-    if written == kept(lab, LEAKY):
+    if written == stored_value(lab, LEAKY):
         return "/layer holds the image's id, which is no layer"
     if any(written == layer.diff_id for layer in stack.layers):
         return "/layer holds the diff id of another layer"
@@ -206,7 +205,7 @@ def _secret_hint(lab: Lab) -> str:
 
 
 def _token(lab: Lab) -> str:
-    found = (layer.seen.get(TOKEN) for layer in _stack(lab, kept(lab, LEAKY)).layers)
+    found = (layer.seen.get(TOKEN) for layer in _stack(lab, stored_value(lab, LEAKY)).layers)
     return str(next(digest for digest in found if digest)[1])
 
 
@@ -350,7 +349,7 @@ def go_back(lab: Lab) -> Exercise:
         if _no_image(lab, OLD):
             _build(lab, recipes.NOTICE, OLD, BASE=lab.image("payload"))
             _build(lab, recipes.NOTICE_CHANGED, CURRENT, BASE=OLD)
-        keep(lab, OLD, _id(lab, OLD))
+        store_value(lab, OLD, _id(lab, OLD))
     name = Task("name", f"{CURRENT} is the image that {OLD} is", _is_old, _is_old_hint)
     runs = Task(
         "runs",
@@ -369,7 +368,7 @@ def _is_old(lab: Lab) -> str | None:
     old, current = (_id(lab, ref) for ref in (OLD, CURRENT))
     if "closed" in (_files(lab, OLD, "/notice")[0] or ""):
         return f"{OLD} is the changed image now"
-    if old != kept(lab, OLD):
+    if old != stored_value(lab, OLD):
         return f"{OLD} is not the image any more that this exercise began with"
     return None if old == current else f"{CURRENT} is another image than {OLD}"
 
@@ -490,7 +489,7 @@ def _stack(lab: Lab, ref: str) -> ImageStack:
 
 def _is_kept(lab: Lab, name: str) -> bool:
     """Whether the image that an exercise began with under that name is still on the engine."""
-    return bool(kept(lab, name)) and not _no_image(lab, kept(lab, name))
+    return bool(stored_value(lab, name)) and not _no_image(lab, stored_value(lab, name))
 
 
 def _headers(lab: Lab, ref: str) -> ImageStack:

@@ -10,17 +10,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.containment import ways_to_the_host
-from labhelpers.course.exercises import (
-    Exercise,
-    Task,
+from labhelpers.course.containers import (
     container_named,
     file_in,
-    given,
-    not_as_given,
     not_running,
     running,
+    setup_changed,
+    setup_container,
 )
+from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.lab.names import all_named, named
 from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
 from labhelpers.monitoring.places import home
@@ -263,7 +262,7 @@ def watch_only(lab: Lab) -> Exercise:
     """
     with lab.hidden():
         door = docker_sock(lab)
-        given(lab, GUARD, lambda: _post_the_guard(lab, door))
+        setup_container(lab, GUARD, lambda: _post_the_guard(lab, door))
     runs = Task(
         "runs",
         f"A container {WATCHMAN} runs",
@@ -314,7 +313,7 @@ def _apart_hint(lab: Lab) -> str:
 
 
 def _seen(lab: Lab) -> str | None:
-    if missing := not_as_given(lab, GUARD):
+    if missing := setup_changed(lab, GUARD):
         return missing
     guard, watchman = running(lab, GUARD), running(lab, WATCHMAN)
     said = file_in(lab, WATCHMAN, "/seen")
@@ -344,7 +343,7 @@ def three_deaths(lab: Lab) -> Exercise:
     name, a log or a state that is changed later changes nothing.
     """
     with lab.hidden():
-        given(lab, INSPECTOR, lambda: lab.run(lab.image("payload"), name=INSPECTOR, network="none"))
+        setup_container(lab, INSPECTOR, lambda: lab.run(lab.image("payload"), name=INSPECTOR, network="none"))
         if lab.session not in _fates or any(container_named(lab, name) is None for name in SUSPECTS):
             _fates[lab.session] = _let_them_die(lab)
     tasks = [

@@ -7,21 +7,20 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from labhelpers.course.containment import ways_to_the_host
-from labhelpers.course.exercises import (
-    Exercise,
-    Task,
+from labhelpers.course.containers import (
+    cached_check,
+    cloned_container,
     container_named,
-    copy_of,
     file_in,
-    keep,
-    kept,
-    not_as_given,
     not_running,
-    once,
     running,
+    setup_changed,
+    setup_container,
+    store_value,
+    stored_value,
 )
-from labhelpers.course.exercises import given as start_given
+from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.errors import LabError, TimedOut
 from labhelpers.lab.names import all_named, named
 from labhelpers.namespaces.first_process import masks
@@ -91,7 +90,7 @@ def _radio(lab: Lab) -> None:
 
 
 def _joined(lab: Lab) -> str | None:
-    if missing := not_as_given(lab, RADIO):
+    if missing := setup_changed(lab, RADIO):
         return missing
     mine, theirs, host = of(lab, running(lab, LISTENER)), of(lab, running(lab, RADIO)), of(lab)
     if mine.ids["net"] == theirs.ids["net"]:
@@ -230,11 +229,11 @@ def _postbox(lab: Lab) -> None:
     made = lab.run(lab.image("tools"), "sleep 86400", name=POSTBOX, ipc="shareable", cap_drop=["ALL"])
     lab.exec(made, ["sh", "-c", "ipcmk --queue; ipcmk --shmem 8192; ipcmk --semaphore 1"])
     for flag in ("-m", "-q", "-s"):
-        keep(lab, f"keys {flag}", " ".join(_keys(lab, flag)))
+        store_value(lab, f"keys {flag}", " ".join(_keys(lab, flag)))
 
 
 def _in_post(lab: Lab) -> str | None:
-    if missing := not_as_given(lab, POSTBOX):
+    if missing := setup_changed(lab, POSTBOX):
         return missing
     mine, theirs, host = (
         of(lab, where).ids["ipc"] for where in (running(lab, COURIER), running(lab, POSTBOX), None)
@@ -255,7 +254,7 @@ def _key(lab: Lab) -> str | None:
     if not written:
         return f"{COURIER} has no file /key, or it is empty"
     for kind, flag in (("segment", "-m"), ("queue", "-q"), ("semaphore", "-s")):
-        first = kept(lab, f"keys {flag}").split()
+        first = stored_value(lab, f"keys {flag}").split()
         if _number(written) in map(_number, first):
             return None if kind == "segment" else f"/key holds the key of the {kind}"
         if _number(written) in map(_number, _keys(lab, flag)):
@@ -292,7 +291,7 @@ def who_shares(lab: Lab) -> Exercise:
     Promises: two names and a kind that are true of the three given containers as they are now. Rooms that were
     replaced do not count.
     """
-    if any(not_as_given(lab, name) for name in ROOMS):
+    if any(setup_changed(lab, name) for name in ROOMS):
         _make_rooms(lab)
     runs = _runs(NOTES, "Any image with a shell will do; labhelpers/payload has a command that stays.")
     pair = Task(
@@ -322,7 +321,7 @@ def _make_rooms(lab: Lab) -> None:
         # the donor must be there first; its options do not tell that it is one
         for name in sorted(ROOMS, key=lambda room: (room == second, room != first)):
             options = _sharing(kind, first) if name == second else {"ipc": "shareable"}
-            start_given(
+            setup_container(
                 lab, name, partial(lab.run, lab.image("payload"), "sleep 86400", name=name, **options)
             )
 
@@ -342,7 +341,7 @@ def _who(lab: Lab) -> tuple[set[str], str]:
 
 
 def _pair(lab: Lab) -> str | None:
-    if missing := next(filter(None, (not_as_given(lab, name) for name in ROOMS)), None):
+    if missing := next(filter(None, (setup_changed(lab, name) for name in ROOMS)), None):
         return missing
     written = set(file_in(lab, NOTES, "/pair").replace(",", " ").split())
     if not written:
@@ -403,12 +402,12 @@ def _ends_by_term(lab: Lab) -> str | None:
         return "its process 1 ignores TERM"
     if found == "default":
         return "its process 1 has no handler for TERM: it never gets it"
-    return once(container, "term", lambda: _stop_is_waited_for(lab, container))
+    return cached_check(container, "term", lambda: _stop_is_waited_for(lab, container))
 
 
 def _stop_is_waited_for(lab: Lab, container: Container) -> str | None:
     """Stop a copy, and see whether TERM ended it or the kill that comes `STOP_S` later."""
-    with copy_of(lab, container) as copy:
+    with cloned_container(lab, container) as copy:
         _start_like(lab, container, copy)
         # not `docker stop`: the container may name another signal and another time
         copy.kill("SIGTERM")
@@ -457,12 +456,12 @@ def _buries(lab: Lab) -> str | None:
     container = running(lab, POLITE)
     if left := [one for one in _children(lab, container) if one.state == "Z"]:
         return f"{len(left)} of its processes ended and stay as zombies"
-    return once(container, "buries", lambda: _orphan_stays(lab, container))
+    return cached_check(container, "buries", lambda: _orphan_stays(lab, container))
 
 
 def _orphan_stays(lab: Lab, container: Container) -> str | None:
     """Let a process of a copy lose its parent and end, and see whether it stays as a zombie."""
-    with copy_of(lab, container) as copy:
+    with cloned_container(lab, container) as copy:
         _start_like(lab, container, copy)
         with lab.hidden():
             if lab.exec(copy, ["sh", "-c", "sleep 0.1 & exit 0"]).exit_code:
@@ -596,9 +595,9 @@ def _runs(name: str, hint: str) -> Task:
 def _given(lab: Lab, name: str, make: Callable[[Lab], None]) -> None:
     """Make what an exercise begins with, unless it runs already; the lines would tell the answer."""
     with lab.hidden():
-        if not_as_given(lab, name):
+        if setup_changed(lab, name):
             _clear(lab, name)
-        start_given(lab, name, lambda: make(lab))
+        setup_container(lab, name, lambda: make(lab))
 
 
 def _clear(lab: Lab, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.exercises import container_named, given, running
+from labhelpers.course.containers import container_named, running, setup_container
 from labhelpers.engine.host.traffic import received
 from labhelpers.errors import BadInput, ContainerError, EngineRefused, LabError
 from labhelpers.networks.limits import limits
@@ -220,8 +220,7 @@ CASES: tuple[Callable[[Lab], Case], ...] = (
 
 def outside(lab: Lab, name: str) -> str:
     """A neighbour of the host called `name`, made if it is not there; gives the host's address on its side."""
-    with lab.hidden():
-        given(lab, name, lambda: wire(lab, name))
+    setup_container(lab, name, lambda: wire(lab, name))
     link = next((one for one in lab.host.interfaces(running(lab, name)) if one.name == "wire"), None)
     here = {one.index: one.name for one in lab.host.interfaces()}
     end = here.get(link.peer_index or 0) if link else None

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from labhelpers.course.exercises import Exercise, Task, given, not_as_given, not_running, output_of, running
+from labhelpers.course.containers import not_running, output_of, running, setup_changed, setup_container
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.engine import answers
 from labhelpers.engine.host.traffic import received
 from labhelpers.lab.names import all_named, named
@@ -43,7 +44,9 @@ def two_networks(lab: Lab) -> Exercise:
         for network, name in ((LEFT, LEFT_ONE), (RIGHT, RIGHT_ONE)):
             if network not in _network_names(lab):
                 lab.create_network(network)
-            given(lab, name, partial(lab.run, lab.image("payload"), name=name, network=network, dns=QUIET))
+            setup_container(
+                lab, name, partial(lab.run, lab.image("payload"), name=name, network=network, dns=QUIET)
+            )
     runs = Task(
         "runs",
         f"A container {BOTH} runs",
@@ -57,7 +60,7 @@ def two_networks(lab: Lab) -> Exercise:
             (
                 missing
                 for name in (LEFT_ONE, RIGHT_ONE)
-                if (missing := not_as_given(lab, name) or _does_not_reach(lab, BOTH, name))
+                if (missing := setup_changed(lab, name) or _does_not_reach(lab, BOTH, name))
             ),
             None,
         ),
@@ -129,7 +132,7 @@ def other_end(lab: Lab) -> Exercise:
     Promise: the reader's file in `traced` names that interface. The engine gives it another name at each start.
     """
     with lab.hidden():
-        given(lab, TRACED, partial(lab.run, lab.image("payload"), name=TRACED, dns=QUIET))
+        setup_container(lab, TRACED, partial(lab.run, lab.image("payload"), name=TRACED, dns=QUIET))
     answer = Task(
         "answer",
         f"The file /other-end in {TRACED} holds the name of the host's interface that its eth0 is joined to",
@@ -140,7 +143,7 @@ def other_end(lab: Lab) -> Exercise:
 
 
 def _other_end(lab: Lab) -> str | None:
-    if missing := not_as_given(lab, TRACED):
+    if missing := setup_changed(lab, TRACED):
         return missing
     written = _output(lab, TRACED, ["cat", "/other-end"])
     if not written:
@@ -166,7 +169,7 @@ def _other_end(lab: Lab) -> str | None:
 
 
 def _other_end_hint(lab: Lab) -> str:
-    if not_as_given(lab, TRACED):
+    if setup_changed(lab, TRACED):
         return "Run the cell of this exercise again: it makes the container."
     if not _output(lab, TRACED, ["cat", "/other-end"]):
         return (
@@ -232,7 +235,7 @@ def _sealed_talk(lab: Lab) -> str | None:
 
 
 def _sealed_shut(lab: Lab) -> str | None:
-    if missing := not_as_given(lab, WORLD):
+    if missing := setup_changed(lab, WORLD):
         return missing
     host = outside(lab, WORLD)
     address = next(

@@ -12,7 +12,8 @@ import secrets
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.exercises import Exercise, Task, container_named, given, not_running, running
+from labhelpers.course.containers import container_named, not_running, running, setup_container
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.errors import LabError
 from labhelpers.lab import sessions
 from labhelpers.lab.names import all_named, named
@@ -262,7 +263,7 @@ def move(lab: Lab, image: str, source: str) -> Exercise:
     wanted, is_new = _uuid(lab, FORGETFUL)
     if is_new:
         with lab.hidden():
-            given(
+            setup_container(
                 lab,
                 FORGETFUL,
                 lambda: start_without_volume(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import ipywidgets as widgets  # type: ignore[import-untyped]  # it ships no types
 
-from labhelpers.course.exercises import Prediction
+from labhelpers.course.predictions import Prediction
 from labhelpers.drawing import FAINT
 
 NOTHING = "?"

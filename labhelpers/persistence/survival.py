@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.exercises import Prediction, predict
+from labhelpers.course.predictions import Prediction, predict
 from labhelpers.errors import EngineRefused, LabError
 from labhelpers.persistence.places import ANONYMOUS, place
 from labhelpers.persistence.servers import (

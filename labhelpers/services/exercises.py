@@ -13,17 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import mysql
-from labhelpers.course.containment import ways_to_the_host
-from labhelpers.course.exercises import (
-    Exercise,
-    Task,
+from labhelpers.course.containers import (
     container_named,
     file_in,
-    given,
-    not_as_given,
     not_running,
     running,
+    setup_changed,
+    setup_container,
 )
+from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.errors import EngineRefused, LabError, ServerRefused
 from labhelpers.lab.names import all_named
 from labhelpers.services import monitor
@@ -149,11 +148,13 @@ def taken(lab: Lab) -> Exercise:
     """
     image, number = lab.image("payload"), port_for(lab, DOOR)
     with lab.hidden():
-        given(lab, DOOR, partial(lab.run, image, name=DOOR, ports={"80/tcp": number}, cap_drop=["ALL"]))
+        setup_container(
+            lab, DOOR, partial(lab.run, image, name=DOOR, ports={"80/tcp": number}, cap_drop=["ALL"])
+        )
     stays = Task(
         "stays",
         f"The container {DOOR} still runs, with its port {number}",
-        lambda lab: not_as_given(lab, DOOR) or _published(lab, DOOR, "80/tcp", number),
+        lambda lab: setup_changed(lab, DOOR) or _published(lab, DOOR, "80/tcp", number),
         "Run the cell of this exercise again: it makes the container. The port is its own.",
     )
     runs = Task(
@@ -199,7 +200,7 @@ def password(lab: Lab) -> Exercise:
     and by no way without one.
     """
     with lab.hidden():
-        given(
+        setup_container(
             lab,
             MUTE,
             partial(lab.run, lab.image("mysql"), name=MUTE, network="none", cap_drop=["NET_RAW"]),
@@ -350,7 +351,7 @@ def watcher(lab: Lab) -> Exercise:
     has (mounts, volumes, rights, namespaces, sockets) lets it write to the host or command the engine.
     """
     with lab.hidden():
-        given(lab, WATCHED, partial(_start_watched, lab))
+        setup_container(lab, WATCHED, partial(_start_watched, lab))
     runs = Task(
         "runs",
         f"A container {WATCHER} runs",
@@ -416,7 +417,7 @@ def _looks_hint(lab: Lab) -> str:
 
 
 def _knows(lab: Lab) -> str | None:
-    if missing := not_as_given(lab, WATCHED):
+    if missing := setup_changed(lab, WATCHED):
         return missing
     watched, watching = running(lab, WATCHED), running(lab, WATCHER)
     held = monitor.memory_now(lab, watching, str(watched.id))

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from docker.errors import NotFound
 
-from labhelpers.course.exercises import Exercise, Task, container_named, copy_of, keep, kept, once
+from labhelpers.course.containers import (
+    cached_check,
+    cloned_container,
+    container_named,
+    store_value,
+    stored_value,
+)
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.engine import answers
 from labhelpers.errors import ContainerMissing, TimedOut
 from labhelpers.lab import sessions
@@ -34,7 +41,7 @@ def first_exercise(lab: Lab) -> Exercise:
     and a restart policy do not. A copy whose `sleep` and `timeout` are sped up proves it in seconds, for a loop and
     a script too.
     """
-    keep(lab, IMAGE, str(lab.inspect_image(lab.image("base"))["Id"]))
+    store_value(lab, IMAGE, str(lab.inspect_image(lab.image("base"))["Id"]))
     made = Task("made", f"A container called {NAME} is there", _made, _made_hint)
     image = Task("image", f"It is made from the image {IMAGE}", _image, _image_hint, needs=("made",))
     stays = Task("stays", "It runs, and will still run in five minutes", _stays, _stays_hint, needs=("made",))
@@ -73,7 +80,7 @@ def _there(lab: Lab) -> Container:
 
 def _image(lab: Lab) -> str | None:
     container = _there(lab)
-    if container.attrs["Image"] == kept(lab, IMAGE):
+    if container.attrs["Image"] == stored_value(lab, IMAGE):
         return None
     named = container.attrs["Config"]["Image"]
     if named in (IMAGE, f"{IMAGE}:latest"):
@@ -96,12 +103,12 @@ def _stays(lab: Lab) -> str | None:
         return f"it has ended, with exit code {container.attrs['State']['ExitCode']}"
     if container.status != "running":
         return f"its state is “{container.status}”"
-    return once(container, "stays", lambda: _ends_soon(lab, container))
+    return cached_check(container, "stays", lambda: _ends_soon(lab, container))
 
 
 def _ends_soon(lab: Lab, container: Container) -> str | None:
     """Whether a copy of the container ends before `STAYS_S`, on a clock that is `SPEED` times as fast."""
-    with copy_of(lab, container) as copy:
+    with cloned_container(lab, container) as copy:
         if not _sped_up(copy):
             return None
         copy.start()

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from labhelpers.course.exercises import Exercise, Task, container_named, file_in, not_running, running
+from labhelpers.course.containers import container_named, file_in, not_running, running
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.lab.names import all_named
 from labhelpers.vm.experiments import READY, facts
 

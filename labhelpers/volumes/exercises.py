@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.exercises import Exercise, Task, container_named, not_running, output_of, running
+from labhelpers.course.containers import container_named, not_running, output_of, running
+from labhelpers.course.exercises import Exercise, Task
 from labhelpers.lab.names import all_named
 from labhelpers.volumes import stage
 from labhelpers.volumes.owners import outside

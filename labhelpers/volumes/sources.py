@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.exercises import container_named
+from labhelpers.course.containers import container_named
 from labhelpers.engine.differences import security
 from labhelpers.errors import ContainerError, EngineRefused
 from labhelpers.results import Result, table

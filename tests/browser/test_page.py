@@ -10,7 +10,8 @@ from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
 
 from labhelpers import state
 from labhelpers.commandline import jupyter
-from labhelpers.course.exercises import predicted, progress
+from labhelpers.course.predictions import prediction_for
+from labhelpers.course.progress import progress
 from labhelpers.engine import Engine, images
 from labhelpers.start.exercises import IMAGE, NAME
 
@@ -105,7 +106,7 @@ def test_the_notebook_runs_and_its_exercise_completes_by_itself_also_when_its_ce
 
     page.get_by_label("each when its command ends").check()
     expect(page.get_by_text("Your prediction is saved.")).to_be_visible()
-    assert predicted("00-life") == "each when its command ends"
+    assert prediction_for("00-life") == "each when its command ends"
 
     # the panel of a cell that is run again works as the first did
     cell = page.locator(".jp-CodeCell", has_text="start.first_exercise(lab)")

@@ -12,21 +12,18 @@ from pathlib import Path
 import pytest
 
 from labhelpers import start, state
-from labhelpers.course import exercises
-from labhelpers.course.exercises import (
-    Exercise,
-    Task,
-    Verdict,
+from labhelpers.course import predictions, watcher
+from labhelpers.course.containers import (
+    cloned_container,
     container_named,
-    copy_of,
     file_in,
-    given,
-    not_as_given,
-    predict,
-    predicted,
-    progress,
-    recall,
+    setup_changed,
+    setup_container,
 )
+from labhelpers.course.exercises import Exercise, Task
+from labhelpers.course.predictions import predict, prediction_for, recall
+from labhelpers.course.progress import PROGRESS, progress
+from labhelpers.course.verdicts import Verdict
 from labhelpers.engine import Engine, images
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
@@ -59,8 +56,8 @@ def exercise(lab: Lab) -> Exercise:
     return first_exercise(lab)
 
 
-def stands(verdict: Verdict) -> dict[str, str]:
-    return {task.name: task.stands for task in verdict.tasks}
+def statuses(verdict: Verdict) -> dict[str, str]:
+    return {task.name: task.status for task in verdict.tasks}
 
 
 # --- the verdict
@@ -69,7 +66,7 @@ def stands(verdict: Verdict) -> dict[str, str]:
 def test_the_untouched_engine_fails_and_later_tasks_are_not_yet(exercise: Exercise) -> None:
     verdict = exercise.check()
     assert not verdict.passed
-    assert stands(verdict) == {"made": "missing", "image": "not yet", "stays": "not yet"}
+    assert statuses(verdict) == {"made": "missing", "image": "not yet", "stays": "not yet"}
 
 
 def test_the_reference_solution_passes_twice_from_a_fresh_start(lab: Lab, exercise: Exercise) -> None:
@@ -100,7 +97,7 @@ def test_a_container_that_ends_does_not_pass(
     container = lab.run(IMAGE, command, name=NAME)
     container.wait()
     verdict = exercise.check()
-    assert stands(verdict)["stays"] == "missing"
+    assert statuses(verdict)["stays"] == "missing"
     assert missing in repr(verdict)
 
 
@@ -142,7 +139,7 @@ def test_a_container_of_another_image_is_told_apart(lab: Lab, exercise: Exercise
     try:
         lab.run("labhelpers-test/other", STAY, name=NAME)
         verdict = exercise.check()
-        assert stands(verdict) == {"made": "done", "image": "missing", "stays": "done"}
+        assert statuses(verdict) == {"made": "done", "image": "missing", "stays": "done"}
         lab.remove(NAME, force=True)
     finally:
         lab.client.images.remove(other.id, force=True)
@@ -254,7 +251,7 @@ def ended(threads: list[threading.Thread]) -> bool:
 def test_the_engines_events_complete_an_exercise_and_the_watch_ends(
     lab: Lab, exercise: Exercise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exercises, "POLL_S", 600)
+    monkeypatch.setattr(watcher, "POLL_S", 600)
     before = watches()
     seen = Seen()
     exercise.watch(seen)
@@ -268,7 +265,7 @@ def test_the_engines_events_complete_an_exercise_and_the_watch_ends(
 def test_a_state_that_makes_no_event_is_seen_as_well(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exercises, "POLL_S", 0.2)
+    monkeypatch.setattr(watcher, "POLL_S", 0.2)
     note = tmp_path / "note"
     task = Task("note", "A note is there", lambda lab: None if note.exists() else "no note")
     seen = Seen()
@@ -290,7 +287,7 @@ def test_a_check_with_a_mistake_in_it_is_said_in_the_panel(lab: Lab) -> None:
 
 
 def test_the_watch_ends_when_the_lab_closes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exercises, "POLL_S", 0.2)
+    monkeypatch.setattr(watcher, "POLL_S", 0.2)
     before = watches()
     with Lab("test", engine=engine) as closing:
         seen = Seen()
@@ -311,14 +308,12 @@ def test_a_newer_watch_of_an_exercise_ends_the_older(lab: Lab, monkeypatch: pyte
 
 
 def test_the_panel_shows_the_verdict_and_hints_on_a_click(lab: Lab, exercise: Exercise) -> None:
-    from labhelpers.course.panel import verdict_html
-
     tasks, foot = exercise.panel.children
-    button, said = foot.children
+    button, hint = foot.children
     assert NAME in tasks.value
     button.click()
-    assert "docker run --help" in said.value
-    html = verdict_html(Verdict("<b>", ()))
+    assert "docker run --help" in hint.value
+    html = Verdict("<b>", ())._repr_html_()
     assert "&lt;b&gt;" in html
 
 
@@ -328,7 +323,9 @@ def test_the_panel_shows_the_verdict_and_hints_on_a_click(lab: Lab, exercise: Ex
 def test_progress_survives_the_process(lab: Lab, exercise: Exercise) -> None:
     lab.run(IMAGE, STAY, name=NAME)
     exercise.check()
-    line = "from labhelpers.course.exercises import progress; print(progress().frame().to_json(orient='records'))"
+    line = (
+        "from labhelpers.course.progress import progress; print(progress().frame().to_json(orient='records'))"
+    )
     said = subprocess.run(
         [sys.executable, "-c", line], capture_output=True, encoding="utf-8", check=True
     ).stdout
@@ -341,7 +338,7 @@ def test_progress_survives_the_process(lab: Lab, exercise: Exercise) -> None:
 
 WRITER = """
 import sys
-from labhelpers.course.exercises import predict
+from labhelpers.course.predictions import predict
 for number in range(40):
     assert predict(f"{sys.argv[1]}-{number}", "?", ["yes", "no"]).choose("yes") is None
 """
@@ -350,21 +347,21 @@ for number in range(40):
 def test_two_processes_that_write_at_once_lose_nothing(kept: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, name]) for name in ("a", "b")]
     assert [writer.wait(120) for writer in writers] == [0, 0]
-    assert all(predicted(f"{name}-{number}") == "yes" for name in ("a", "b") for number in range(40))
+    assert all(prediction_for(f"{name}-{number}") == "yes" for name in ("a", "b") for number in range(40))
 
 
 @pytest.mark.parametrize("damage", [b'{"00/stays": {"pas', b"\xff\xfe\x00", b"[1, 2]", b'{"00/stays": 3}'])
 def test_a_damaged_file_is_put_aside_and_said(
     lab: Lab, exercise: Exercise, kept: Path, damage: bytes
 ) -> None:
-    (kept / exercises.PROGRESS).write_bytes(damage)
+    (kept / PROGRESS).write_bytes(damage)
     assert progress().exercises == ()
     verdict = exercise.check()
     assert verdict.note
     assert "damaged" in verdict.note
     assert (kept / "progress.json.damaged").read_bytes() == damage
     assert len(progress().exercises) == 1
-    (kept / exercises.PROGRESS).write_bytes(damage)
+    (kept / PROGRESS).write_bytes(damage)
     exercise.check()
     assert len(list(kept.glob("progress.json.damaged*"))) == 2, "an earlier damaged file is kept as well"
 
@@ -372,7 +369,7 @@ def test_a_damaged_file_is_put_aside_and_said(
 def test_a_file_that_cannot_be_written_does_not_stop_the_reader(
     lab: Lab, exercise: Exercise, kept: Path
 ) -> None:
-    (kept / exercises.PROGRESS).mkdir()
+    (kept / PROGRESS).mkdir()
     lab.run(IMAGE, STAY, name=NAME)
     verdict = exercise.check()
     assert verdict.passed
@@ -386,7 +383,7 @@ def test_a_file_that_cannot_be_written_does_not_stop_the_reader(
 
 def test_a_prediction_is_kept_and_recalled() -> None:
     asked = predict("size", "How much?", ["1 B", "100 MB"])
-    assert predicted("size") is None
+    assert prediction_for("size") is None
     assert "nothing yet" in repr(recall("size", "100 MB"))
     asked.choose("1 B")
     asked.choose("100 MB")
@@ -400,14 +397,14 @@ def test_a_click_keeps_the_prediction_and_the_text_never_shows_it() -> None:
     asked = predict("size", "How much?", ["1 B", "100 MB"])
     text = asked._repr_mimebundle_()[0]["text/plain"]
     asked.panel.children[1].value = "1 B"
-    assert predicted("size") == "1 B"
+    assert prediction_for("size") == "1 B"
     assert predict("size", "How much?", ["1 B", "100 MB"])._repr_mimebundle_()[0]["text/plain"] == text
 
 
 def test_an_answer_that_was_not_offered_is_refused() -> None:
     with pytest.raises(BadInput, match="not one of the options"):
         predict("size", "How much?", ["1 B"]).choose("2 B")
-    state.write_json(exercises.PREDICTIONS, {"size": {"chosen": "gone", "when": ""}})
+    state.write_json(predictions.PREDICTIONS, {"size": {"chosen": "gone", "when": ""}})
     assert predict("size", "How much?", ["1 B"]).chosen is None
 
 
@@ -445,7 +442,7 @@ def test_a_copy_can_be_stopped_and_leaves_the_other_alone(lab: Lab) -> None:
     )
     before = {row["Id"] for row in lab.client.api.images(all=True)}
     lab.exec(made, ["sh", "-c", "touch /v/kept; echo changed > /file"])
-    with copy_of(lab, made) as copy:
+    with cloned_container(lab, made) as copy:
         copy.start()
         assert lab.exec(copy, ["ls", "/v"]).stdout == "", "no two programs write to one volume"
         copy.stop(timeout=5)
@@ -457,7 +454,7 @@ def test_a_copy_can_be_stopped_and_leaves_the_other_alone(lab: Lab) -> None:
     assert file_in(lab, NAME, "/file") == "changed"
     assert lab.exec(made, ["ls", "/v"]).stdout == "kept\n"
     lab.close()
-    with pytest.raises(LabError, match="closed"), copy_of(lab, made):
+    with pytest.raises(LabError, match="closed"), cloned_container(lab, made):
         pass
 
 
@@ -484,14 +481,14 @@ def test_a_container_that_is_restarted_during_the_check_does_not_pass(lab: Lab) 
 
 
 def test_a_container_in_the_place_of_the_labs_is_known(lab: Lab) -> None:
-    given(lab, NAME, lambda: lab.run(IMAGE, STAY, name=NAME))
-    assert not_as_given(lab, NAME) is None
+    setup_container(lab, NAME, lambda: lab.run(IMAGE, STAY, name=NAME))
+    assert setup_changed(lab, NAME) is None
     lab.remove(NAME, force=True)
-    assert "run the cell of this exercise again" in str(not_as_given(lab, NAME))
+    assert "run the cell of this exercise again" in str(setup_changed(lab, NAME))
     lab.run(IMAGE, STAY, name=NAME)
-    assert "has been replaced" in str(not_as_given(lab, NAME))
-    given(lab, NAME, lambda: None)  # the cell that is run again does not take it for the lab's
-    assert "has been replaced" in str(not_as_given(lab, NAME))
+    assert "has been replaced" in str(setup_changed(lab, NAME))
+    setup_container(lab, NAME, lambda: None)  # the cell that is run again does not take it for the lab's
+    assert "has been replaced" in str(setup_changed(lab, NAME))
     lab.remove(NAME, force=True)
-    given(lab, NAME, lambda: lab.run(IMAGE, STAY, name=NAME))
-    assert not_as_given(lab, NAME) is None
+    setup_container(lab, NAME, lambda: lab.run(IMAGE, STAY, name=NAME))
+    assert setup_changed(lab, NAME) is None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from labhelpers.course import exercises
+from labhelpers.course import watcher
 from labhelpers.course.exercises import Exercise, Task
 from labhelpers.engine import connect
 from labhelpers.engine.registry import STORAGE
@@ -221,7 +221,7 @@ def test_an_engine_of_another_age_is_said(version: str, refusal: str) -> None:
 def test_a_wall_clock_that_jumps_back_does_not_stop_a_watch(
     own: Own, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exercises, "POLL_S", 600)
+    monkeypatch.setattr(watcher, "POLL_S", 600)
 
     def look(lab: Lab) -> str | None:
         return (

@@ -12,7 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers import namespaces
-from labhelpers.course import exercises
+from labhelpers.course.containers import setup_changed
 from labhelpers.course.exercises import Exercise
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
@@ -176,7 +176,7 @@ def test_who_shares(lab: Lab, start: Start) -> None:
     lab.run(lab.image("payload"), "sleep 600", name=pair[0], network="none")
     assert f"{pair[0]} has been replaced" in said(exercise)
     who_shares(lab)  # the cell that is run again makes all three again
-    assert not any(exercises.not_as_given(lab, room) for room in ROOMS)
+    assert not any(setup_changed(lab, room) for room in ROOMS)
 
 
 NO_WAIT = """import signal, subprocess
@@ -195,7 +195,7 @@ def test_polite(lab: Lab, start: Start) -> None:
     python = start("polite", ["python3", "-c", NO_WAIT], image="tools")
     lab.wait_for("its sleep", lambda: len(lab.host.processes(python)) == 2)
     verdict = exercise.check()
-    assert [task.stands for task in verdict.tasks] == ["done", "done", "done", "missing"], verdict
+    assert [task.status for task in verdict.tasks] == ["done", "done", "done", "missing"], verdict
     assert "child of process 1" in exercise.hint()
     init = start("polite", init=True)
     lab.wait_for("its init", lambda: namespaces.masks(lab, init).takes("SIGTERM"))

@@ -8,7 +8,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers import vm
-from labhelpers.course.exercises import container_named
+from labhelpers.course.containers import container_named
 from labhelpers.engine.waiting import wait_for
 from labhelpers.lab import Lab
 from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
