@@ -10,6 +10,7 @@ import pytest
 from docker.errors import NotFound
 from docker.types import Mount
 
+from labhelpers.course.containers import stored_value
 from labhelpers.course.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.volumes import exercises, stage
@@ -239,7 +240,7 @@ def test_stays_hints(room: Lab) -> None:
 
 
 def test_stays_right(room: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exercises, "STAYS_S", 1)  # the number alone: the check is the same
+    monkeypatch.setattr(exercises, "MIN_RUNTIME_S", 1)  # the number alone: the check is the same
     for options in ({"command": STAY}, {"command": None, "image": "base", "tty": True, "stdin_open": True}):
         put(room, "stays", **{**LOG, **options})
         room.wait_for("it to run for a second", lambda: exercises.stays(room).check().passed, 20)
@@ -256,7 +257,7 @@ def served(lab: Lab, command: Any = SERVE, **options: Any) -> None:
 
 def listening(lab: Lab) -> None:
     container = lab.client.containers.get("shop")
-    lab.wait_for("it to listen", lambda: bool(exercises._listens(lab, container)), stage.LIMIT_S)
+    lab.wait_for("it to listen", lambda: bool(exercises._listening_ports(lab, container)), stage.LIMIT_S)
 
 
 def filled_before(lab: Lab, script: str) -> None:
@@ -326,7 +327,7 @@ def test_shop_right(room: Lab) -> None:
 
 def ledger_of(lab: Lab) -> tuple[str, int]:
     exercises.ledger(lab)
-    name, user = exercises._made[lab.session, "ledger"]
+    name, user = stored_value(lab, "ledger")
     return name, user
 
 
@@ -430,7 +431,7 @@ def test_ledger_right(room: Lab, script: str, options: dict[str, Any]) -> None:
 
 def archive_of(lab: Lab) -> str:
     exercises.archive(lab)
-    return str(exercises._made[lab.session, "archive"])
+    return str(stored_value(lab, "archive")[0])
 
 
 def copied(script: str) -> Act:
