@@ -3,208 +3,126 @@
 from __future__ import annotations
 
 import secrets
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from labhelpers.cgroups.activity import CpuActivity, cpu_activity
 from labhelpers.cgroups.bounds import MIB, program
+from labhelpers.course.checks import are_running, runs, setup_runs
 from labhelpers.course.containers import (
     container_named,
     file_in,
-    not_running,
     running,
-    setup_changed,
+    session_value,
     setup_container,
     store_value,
     stored_value,
 )
 from labhelpers.course.exercises import Exercise, Task
 from labhelpers.drawing import human_bytes
-from labhelpers.engine.host import Cpu
 from labhelpers.lab.names import all_named
 
 if TYPE_CHECKING:
-    from docker.models.containers import Container
-
     from labhelpers.lab import Lab
 
 WARM, HUNGRY, FOOD, FULL, KEEPER = all_named("warm", "hungry", "hungry-food", "full-house", "keeper")
 FAST, SLOW = all_named("fast", "slow")
-LOOK_S, LONGEST_LOOK_S = 0.8, 6.0
-# below this, who gets how much depends on who had the last slice
-LEAST_USED_US = 200_000
-LOOKS = 5
-WANTED_CPUS, OFF, OFF_QUOTA = 0.3, 0.06, 0.01
-RATIO, OFF_RATIO = 3.0, 0.2
+WANTED_CPUS, TOLERANCE, QUOTA_TOLERANCE = 0.3, 0.06, 0.01
+RATIO, RATIO_TOLERANCE = 3.0, 0.2
 ROOM_BYTES = 24 * MIB
 LIFE_S = "7200"
-LEAST_FULL, MOST_FULL = 5, 32
+MIN_PIDS, MAX_PIDS = 5, 32
 KEPT_BYTES, KEEPER_BYTES = 32 * MIB, 96 * MIB
 
 
-# --- looking
+def _activity(lab: Lab, *names: str) -> list[CpuActivity]:
+    return cpu_activity(lab, *(running(lab, name) for name in names))
 
 
-def _runs(name: str, hint: Callable[[Lab], str] | str) -> Task:
-    return Task("runs", f"A container {name} runs", lambda lab: not_running(lab, name), hint)
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What a container did in a short while.
-
-    Attributes:
-        cpus: used on average.
-        throttled: periods in which it used up its quota.
-        quota_cpus: its quota, None for none.
-        wants: whether it wanted to run all the time: it was throttled in nearly every period, or had a process that
-            was ready at each of several looks.
-        stopped: how many of its processes are stopped by a signal.
-    """
-
-    cpus: float
-    throttled: int
-    quota_cpus: float | None
-    wants: bool
-    stopped: int
-
-
-def _look(lab: Lab, *names: str) -> list[_Look]:
-    """What containers do in `LOOK_S`; longer where the machine is so busy that they get nearly nothing."""
-    containers = [running(lab, name) for name in names]
-
-    def now() -> list[tuple[float, Cpu]]:
-        return [(time.monotonic(), lab.host.cgroup(one).cpu) for one in containers]
-
-    before, seen = now(), [_states(lab, containers)]
-    end = time.monotonic() + LONGEST_LOOK_S
-    while True:
-        for _ in range(LOOKS):
-            time.sleep(LOOK_S / LOOKS)
-            seen.append(_states(lab, containers))
-        after = now()
-        ready = [all("R" in found for found in each) for each in zip(*seen, strict=True)]
-        if not any(ready) or time.monotonic() > end or _tells(before, after):
-            break
-    stopped = [found.count("T") for found in seen[-1]]
-    return [_between(*each) for each in zip(before, after, ready, stopped, strict=True)]
-
-
-def _states(lab: Lab, containers: Sequence[Container]) -> list[str]:
-    """The states of all threads of each container, one letter for each (proc(5), /proc/PID/stat)."""
-    stats = [lab.host.cgroup_files(one, ["cpu.stat"])["cpu.stat"].path for one in containers]
-    folders = [path.rpartition("/")[0] for path in stats]
-    # the threads of a cgroup: version 1, version 2
-    lists = [[f"{folder}/tasks", f"{folder}/cgroup.threads"] for folder in folders]
-    texts = lab.host.read_many(path for both in lists for path in both)
-    threads = [" ".join(texts[path] or "" for path in both).split() for both in lists]
-    lines = lab.host.read_many(f"/proc/{thread}/stat" for each in threads for thread in each)
-    found = [[lines[f"/proc/{thread}/stat"] or "" for thread in each] for each in threads]
-    # the name of the program before it may hold blanks and brackets
-    return ["".join(line.rpartition(") ")[2][:1] for line in each) for each in found]
-
-
-def _tells(before: list[tuple[float, Cpu]], after: list[tuple[float, Cpu]]) -> bool:
-    """Whether enough was used to tell something, or somebody was held back."""
-    pairs = [(was, now) for (_, was), (_, now) in zip(before, after, strict=True)]
-    return (
-        sum(now.usage_us - was.usage_us for was, now in pairs) >= LEAST_USED_US
-        or sum(now.throttled_periods - was.throttled_periods for was, now in pairs) > 2
-    )
-
-
-def _between(before: tuple[float, Cpu], after: tuple[float, Cpu], ready: bool, stopped: int) -> _Look:
-    (start, was), (end, now) = before, after
-    used_s, periods = (now.usage_us - was.usage_us) / 1e6, now.periods - was.periods
-    throttled = now.throttled_periods - was.throttled_periods
-    # where it used up every period, the periods are the better clock: ours is beside the kernel's
-    at_its_limit = throttled > 0 and throttled >= 0.8 * periods
-    seconds = periods * now.period_us / 1e6 if at_its_limit else end - start
-    return _Look(used_s / seconds, throttled, now.limit_cpus, ready or at_its_limit, stopped)
-
-
-# --- a burner held to 30 %
+# --- a load held to 30 %
 
 
 def thirty(lab: Lab) -> Exercise:
-    """Hold a burner to 30 % of a core.
+    """Hold a CPU load to 30 % of a core.
 
-    Promises: the container would use more all the time, and its quota gives it 30 % of a core: one that works a
-    third of the time, and a quota of 25 or 35 %, are not that.
+    Promises: the container would use more all the time, and its quota gives it 30 % of a core. A load that works a
+    third of the time, and a quota of 25 or 35 %, do not pass.
     """
-    held = Task(
-        "held",
-        "It is always busy, and gets 30 % of one core: measured",
-        _held,
-        _held_hint,
-        ("runs",),
+    tasks = (
+        runs(WARM, "A shell can use a core: `sh -c 'while :; do :; done'`, in labhelpers/payload."),
+        Task(
+            "held",
+            "It is always busy, and gets 30 % of one core: measured",
+            _is_held,
+            _held_hint,
+            ("runs",),
+        ),
     )
-    runs = _runs(WARM, "A shell can burn: `sh -c 'while :; do :; done'`, in labhelpers/payload.")
-    return Exercise(lab, "04", "thirty-percent", "30 % of a core", (runs, held), 0.3, (WARM,))
+    return Exercise(lab, "04", "thirty-percent", "30 % of a core", tasks, 0.3, (WARM,))
 
 
-def _held(lab: Lab) -> str | None:
-    (seen,) = _look(lab, WARM)
-    if not seen.throttled and seen.quota_cpus is None:
-        return f"it used {seen.cpus:.0%} of one core, and nothing held it back"
-    if not seen.wants:
+def _is_held(lab: Lab) -> str | None:
+    (load,) = _activity(lab, WARM)
+    if not load.throttled and load.quota_cpus is None:
+        return f"it used {load.cpus:.0%} of one core, and nothing held it back"
+    if not load.wants_cpu:
         return (
-            f"it used {seen.cpus:.0%} of one core, and is not always busy: nothing held it back all the time"
+            f"it used {load.cpus:.0%} of one core, and is not always busy: nothing held it back all the time"
         )
-    if seen.quota_cpus is not None and abs(seen.quota_cpus - WANTED_CPUS) > OFF_QUOTA:
-        return f"it is held back, and used {seen.cpus:.0%} of one core: its quota is {seen.quota_cpus:.0%}"
+    if load.quota_cpus is not None and abs(load.quota_cpus - WANTED_CPUS) > QUOTA_TOLERANCE:
+        return f"it is held back, and used {load.cpus:.0%} of one core: its quota is {load.quota_cpus:.0%}"
     # a busy machine may not give it all of its quota
-    return None if seen.cpus <= WANTED_CPUS + OFF else f"it used {seen.cpus:.0%} of one core"
+    return None if load.cpus <= WANTED_CPUS + TOLERANCE else f"it used {load.cpus:.0%} of one core"
 
 
 def _held_hint(lab: Lab) -> str:
-    (seen,) = _look(lab, WARM)
-    if seen.wants and seen.quota_cpus is not None:
+    (load,) = _activity(lab, WARM)
+    if load.wants_cpu and load.quota_cpus is not None:
         return "Its quota is not 30 %. `docker update` changes it while it runs."
-    if not seen.wants:
-        return "It does not want more than it gets, so no limit shows. Let it do something without a pause."
-    return "Shares and a set of CPUs hold nobody back who is alone. What gives so much time in each period?"
+    if not load.wants_cpu:
+        return "It does not want more than it gets, so no limit shows. Give it work without a pause."
+    return "Shares and a CPU set do not limit a container that has no competitor. What limits its time in each period?"
 
 
-# --- a memory hog that stays alive
-
-_needs: dict[str, int] = {}
+# --- a memory load that stays alive
 
 
 def survive(lab: Lab) -> Exercise:
-    """Keep a memory hog alive with a limit that fits.
+    """Keep a memory load alive with a limit that fits.
 
-    Promises: the given program runs, unchanged, and holds all the memory that it wants, which differs each time; the
-    kernel killed nothing; and the limit leaves little above what the program holds. Cache does not count as held.
+    Promises: the lab's program runs, unchanged, and holds all the memory that it wants, which differs each time; the
+    kernel killed nothing; and the limit leaves little above what the program holds. Page cache does not count as held.
     """
-    if lab.session not in _needs:
-        # the cell that is run again keeps the hog's appetite
-        need = _needs[lab.session] = 4 * (9 + secrets.randbelow(10))
-        text = store_value(
-            lab, FOOD, program("hungry.py").replace("NEED_MIB = 0", f"NEED_MIB = {need}").strip()
-        )
-        with lab.hidden():
-            lab.create_volume(FOOD)
-            lab.once(
-                lab.image("payload"),
-                ["sh", "-c", 'echo "$1" > /food/hungry.py', "sh", text],
-                network="none",
-                volumes=[f"{FOOD}:/food"],
-            )
-    runs = _runs(HUNGRY, _hungry_hint)
-    alive = Task(
-        "alive", "It holds all that it wants, and none of it was killed", _alive, _hungry_hint, ("runs",)
+    session_value(lab, FOOD, lambda: _new_program(lab))
+    tasks = (
+        runs(HUNGRY, _hungry_hint),
+        Task(
+            "alive",
+            "It holds all that it wants, and none of it was killed",
+            _is_alive,
+            _hungry_hint,
+            ("runs",),
+        ),
+        Task(
+            "fits",
+            f"Its limit of memory leaves at most {human_bytes(ROOM_BYTES)} above what it holds",
+            _limit_fits,
+            "How much does `docker stats` show? `docker logs` says how much it wants.",
+            ("alive",),
+        ),
     )
-    fits = Task(
-        "fits",
-        f"Its limit of memory leaves at most {human_bytes(ROOM_BYTES)} above what it holds",
-        _fits,
-        "What does `docker stats` say that it uses? `docker logs` tells what it wants.",
-        ("alive",),
-    )
-    return Exercise(lab, "04", "survive", "Keep the hog alive", (runs, alive, fits), 0.5, (HUNGRY,))
+    return Exercise(lab, "04", "survive", "Keep the hog alive", tasks, 0.5, (HUNGRY,))
+
+
+def _new_program(lab: Lab) -> tuple[int, str]:
+    """Put a program into the volume; how much memory it wants, in bytes, and its text."""
+    need_mib = 4 * (9 + secrets.randbelow(10))
+    text = program("hungry.py").replace("NEED_MIB = 0", f"NEED_MIB = {need_mib}").strip()
+    write = ["sh", "-c", 'echo "$1" > /food/hungry.py', "sh", text]
+    with lab.hidden():
+        lab.create_volume(FOOD)
+        lab.once(lab.image("payload"), write, network="none", volumes=[f"{FOOD}:/food"])
+    return need_mib * MIB, text
 
 
 def _hungry_hint(lab: Lab) -> str:
@@ -212,104 +130,88 @@ def _hungry_hint(lab: Lab) -> str:
     if container is None:
         return (
             f"The volume {FOOD} holds /hungry.py: mount it, and let labhelpers/tools run it with python3. "
-            "A limit of memory is asked for."
+            "Set a memory limit."
         )
     last = lab.logs(container, tail=1).strip()
     if container.attrs["State"]["ExitCode"] == 137:
         return f"Exit code 137 is 128 + 9: it was killed. The last line of its log: “{last}”. It wants more than that."
-    return f"It is not there yet, or holds something else. The last line of its log: “{last}”."
+    return f"It is not ready yet, or runs something else. The last line of its log: “{last}”."
 
 
-def _alive(lab: Lab) -> str | None:
-    container, need = running(lab, HUNGRY), _needs[lab.session] * MIB
-    seen = lab.host.cgroup(container).memory
-    if seen.oom_kills or container.attrs["RestartCount"]:
+def _is_alive(lab: Lab) -> str | None:
+    container, (need_bytes, text) = running(lab, HUNGRY), stored_value(lab, FOOD)
+    memory = lab.host.cgroup(container).memory
+    if memory.oom_kills or container.attrs["RestartCount"]:
         return "the kernel has killed one of its processes"
-    words = [
-        word for one in lab.host.processes(container) for word in one.command.split() if word.endswith(".py")
-    ]
-    if not words:
+    arguments = [word for process in lab.host.processes(container) for word in process.command.split()]
+    scripts = [word for word in arguments if word.endswith(".py")]
+    if not scripts:
         return "no hungry.py runs in it"
-    folder = container.attrs["Config"]["WorkingDir"] or "/"
-    if not any(file_in(lab, HUNGRY, _absolute(folder, word)) == stored_value(lab, FOOD) for word in words):
+    directory = (container.attrs["Config"]["WorkingDir"] or "/").rstrip("/")
+    paths = [script if script.startswith("/") else f"{directory}/{script}" for script in scripts]
+    if not any(file_in(lab, HUNGRY, path) == text for path in paths):
         return f"the program that runs is not the hungry.py of the volume {FOOD}, or it was changed"
-    return None if seen.anon_bytes >= need else f"it holds {human_bytes(seen.anon_bytes)}, and wants more"
+    if memory.anon_bytes >= need_bytes:
+        return None
+    return f"it holds {human_bytes(memory.anon_bytes)}, and wants more"
 
 
-def _absolute(folder: str, path: str) -> str:
-    return path if path.startswith("/") else f"{folder.rstrip('/')}/{path}"
-
-
-def _fits(lab: Lab) -> str | None:
-    seen = lab.host.cgroup(running(lab, HUNGRY)).memory
-    if seen.limit_bytes is None:
+def _limit_fits(lab: Lab) -> str | None:
+    memory = lab.host.cgroup(running(lab, HUNGRY)).memory
+    if memory.limit_bytes is None:
         return "it has no limit: it lives, and could take the whole machine"
-    # what it holds, not what is charged to it: files that it reads or writes fill the rest
-    room = seen.limit_bytes - seen.anon_bytes
+    # what it holds, not what is charged to it: the cache of files that it reads or writes fills the rest
+    room = memory.limit_bytes - memory.anon_bytes
     return None if room <= ROOM_BYTES else f"its limit leaves {human_bytes(room)} unused"
 
 
-def container_attrs(lab: Lab, name: str) -> dict[str, Any]:
-    """What `docker inspect` says of a container."""
-    found: dict[str, Any] = running(lab, name).attrs
-    return found
-
-
-# --- the one that is throttled
+# --- the container that is throttled
 
 PERIOD_S = 0.1
 DUTY = program("duty.py")
 # (seconds of work in every 0.1 s, CPUs of quota): the first one wants 0.25 CPUs and may have 0.1
 WORKERS: tuple[tuple[float, float | None], ...] = ((0.025, 0.1), (0.004, 0.5), (0.0, 0.05), (0.006, None))
-_workers: dict[str, tuple[str, ...]] = {}
 
 
 def throttled(lab: Lab) -> Exercise:
-    """Find the container that is throttled, and give it room.
+    """Find the container that is throttled, and raise its quota.
 
-    Promises: the four given containers run, none replaced; the one that was throttled still does all of its work, and
-    is not throttled while it does; and no limit of the other three has changed. One that is stopped, has not begun
+    Promises: the lab's four containers run, none replaced; the throttled one still does all of its work, and is not
+    throttled while it does; and no limit of the other three has changed. A container that is stopped, has not begun
     yet or does something else is not throttled either, and does not pass.
     """
-    if lab.session not in _workers:
-        _workers[lab.session] = tuple(f"worker-{secrets.token_hex(2)}" for _ in WORKERS)
-    _start_workers(lab)
-    names = sorted(_workers[lab.session])
-    run = Task(
-        "run",
-        f"The four containers {', '.join(names)} run",
-        lambda lab: next(filter(None, (setup_changed(lab, name) for name in names)), None),
-        "A container that is stopped does no work. `docker start` brings it back.",
+    workers = session_value(lab, "workers", lambda: tuple(f"worker-{secrets.token_hex(2)}" for _ in WORKERS))
+    for name, (work_s, cpus) in zip(workers, WORKERS, strict=True):
+        setup_container(lab, name, partial(_start_worker, lab, name, work_s, cpus))
+        session_value(lab, f"limits of {name}", partial(_limits, lab, name))
+    names = sorted(workers)
+    tasks = (
+        Task(
+            "run",
+            f"The four containers {', '.join(names)} run",
+            setup_runs(*names),
+            "A container that is stopped does no work. `docker start` starts it again.",
+        ),
+        Task(
+            "others",
+            "The three that are not throttled have the limits that they had",
+            lambda lab: _limits_changed(lab, workers[1:]),
+            "Look at each before you change one: cgroups.sample(lab, [...], 2).frame() has a column for throttling.",
+            ("run",),
+        ),
+        Task(
+            "free",
+            "None of them is throttled any more while it does its work: measured",
+            lambda lab: _is_throttled(lab, workers),
+            lambda lab: _free_hint(lab, workers),
+            ("others",),
+        ),
     )
-    others = Task(
-        "others",
-        "The three that are not throttled have the limits that they had",
-        _others,
-        "Look at each before you change one: cgroups.sample(lab, [...], 2).frame() has a column for throttled time.",
-        ("run",),
-    )
-    free = Task(
-        "free",
-        "None of them is throttled any more while it does its work: measured",
-        _free,
-        _free_hint,
-        ("others",),
-    )
-    tasks = (run, others, free)
     return Exercise(lab, "04", "throttled", "Find the one that is throttled", tasks, 0.3, tuple(names))
 
 
-def _start_workers(lab: Lab) -> None:
-    """Start those that are not there: the cell that is run again keeps what the reader has changed."""
-    for name, (work, cpus) in zip(_workers[lab.session], WORKERS, strict=True):
-        with lab.hidden():
-            setup_container(lab, name, partial(_start_worker, lab, name, work, cpus))
-        if not stored_value(lab, f"limits of {name}"):
-            store_value(lab, f"limits of {name}", _limits(lab, name))
-
-
-def _start_worker(lab: Lab, name: str, work: float, cpus: float | None) -> None:
-    command = ["python3", "-c", DUTY, str(work)] if work else ["sleep", LIFE_S]
+def _start_worker(lab: Lab, name: str, work_s: float, cpus: float | None) -> None:
+    command = ["python3", "-c", DUTY, str(work_s)] if work_s else ["sleep", LIFE_S]
     lab.run(
         lab.image("tools"),
         ["timeout", "-s", "KILL", LIFE_S, *command],
@@ -323,50 +225,46 @@ def _start_worker(lab: Lab, name: str, work: float, cpus: float | None) -> None:
     )
 
 
-def _limits(lab: Lab, name: str) -> str:
-    """The limits of a container as the kernel has them, as text."""
+def _limits(lab: Lab, name: str) -> list[object]:
+    """The limits of a container, as the kernel has them."""
     container = running(lab, name)
-    seen = lab.host.cgroup(container)
+    cgroup = lab.host.cgroup(container)
     files = lab.host.cgroup_files(container, ["cpuset.cpus", "cpu.shares", "cpu.weight"])
-    return repr(
-        [
-            seen.cpu.limit_cpus,
-            seen.memory.limit_bytes,
-            seen.pids.limit,
-            *(file.text for file in files.values()),
-        ]
-    )
+    numbers = (cgroup.cpu.limit_cpus, cgroup.memory.limit_bytes, cgroup.pids.limit)
+    return [*numbers, *(file.text for file in files.values())]
 
 
-def _others(lab: Lab) -> str | None:
-    for name in _workers[lab.session][1:]:
+def _limits_changed(lab: Lab, names: tuple[str, ...]) -> str | None:
+    for name in names:
         if _limits(lab, name) != stored_value(lab, f"limits of {name}"):
             return f"{name} was not throttled, and has other limits now"
     return None
 
 
-def _free(lab: Lab) -> str | None:
-    seen = _look(lab, *_workers[lab.session])
-    # a period more or less is no lasting state
-    if any(one.throttled > 1 for one in seen):
+def _is_throttled(lab: Lab, workers: tuple[str, ...]) -> str | None:
+    loads = _activity(lab, *workers)
+    # a single period does not last
+    if any(load.throttled > 1 for load in loads):
         return "one of them is throttled"
-    if any(one.stopped for one in seen):
+    if any(load.stopped for load in loads):
         return "a process of one of them is stopped by a signal: it does no work"
-    first, wanted = seen[0], WORKERS[0][0] / PERIOD_S
-    if first.quota_cpus is not None and first.quota_cpus < wanted:
+    first, wanted_cpus = loads[0], WORKERS[0][0] / PERIOD_S
+    if first.quota_cpus is not None and first.quota_cpus < wanted_cpus:
         return "one of them is throttled as soon as it does all of its work"
-    # a busy machine may keep it waiting: then it gets a part of what it wants, or is ready at each look
-    return None if first.cpus >= wanted / 10 or first.wants else "one of them does not do its work (yet)"
+    # a busy machine may keep it waiting: then it gets a part of what it wants, or is ready at each poll
+    works = first.cpus >= wanted_cpus / 10 or first.wants_cpu
+    return None if works else "one of them does not do its work (yet)"
 
 
-def _free_hint(lab: Lab) -> str:
-    if "stopped by a signal" in (_free(lab) or ""):
-        return "That slows it even more. A process goes on with the signal CONT."
-    quota = lab.host.cgroup(running(lab, _workers[lab.session][0])).cpu.limit_cpus
-    if quota is not None and quota > WORKERS[0][1]:  # type: ignore[operator]
-        return "It has more room now and still uses it up. How much would it use if nothing held it?"
+def _free_hint(lab: Lab, workers: tuple[str, ...]) -> str:
+    first, *others = _activity(lab, *workers)
+    if any(load.stopped for load in (first, *others)):
+        return "That slows it even more. A process continues with the signal CONT."
+    initial_cpus = WORKERS[0][1] or 0
+    if first.quota_cpus is not None and first.quota_cpus > initial_cpus:
+        return "It has more room now and still uses it up. How much would it use without a quota?"
     return (
-        "A limit alone slows nobody: a container is throttled when it wants more. The kernel counts it in cpu.stat, "
+        "A limit alone slows nothing: a container is throttled when it wants more. The kernel counts it in cpu.stat, "
         "nr_throttled; `docker stats` does not show it."
     )
 
@@ -375,56 +273,63 @@ def _free_hint(lab: Lab) -> str:
 
 
 def three_to_one(lab: Lab) -> Exercise:
-    """Two burners on one CPU, the first with three times as much as the second, and no quota.
+    """Two loads on one CPU, the first with three times as much CPU time as the second, and no quota.
 
     Promises: both want the same single CPU all the time, no quota holds either back, and the kernel divides it three
-    to one. A ratio of 2.5 or 4 is not that.
+    to one. A ratio of 2.5 or 4 does not pass.
     """
-    names = (FAST, SLOW)
-    run = Task(
-        "run",
-        f"Two containers {FAST} and {SLOW} run",
-        lambda lab: next(filter(None, (not_running(lab, name) for name in names)), None),
-        "Two containers of labhelpers/payload, each with a shell that burns.",
+    tasks = (
+        Task(
+            "run",
+            f"Two containers {FAST} and {SLOW} run",
+            are_running(FAST, SLOW),
+            "Two containers of labhelpers/payload, each with a shell in a busy loop.",
+        ),
+        Task(
+            "one",
+            "Both may use one CPU only, and it is the same one",
+            _one_cpu,
+            "Containers on different CPUs do not compete. `docker run` and `docker update` take a set of CPUs.",
+            ("run",),
+        ),
+        Task(
+            "ratio",
+            f"{FAST} gets three times as much of it as {SLOW}: measured",
+            _three_to_one,
+            _ratio_hint,
+            ("one",),
+        ),
     )
-    one = Task("one", "Both may use one CPU only, and it is the same one", _one_cpu, _one_hint, ("run",))
-    ratio = Task(
-        "ratio", f"{FAST} gets three times as much of it as {SLOW}: measured", _ratio, _ratio_hint, ("one",)
-    )
-    return Exercise(lab, "04", "three-to-one", "Three to one", (run, one, ratio), 0.3, names)
+    return Exercise(lab, "04", "three-to-one", "Three to one", tasks, 0.3, (FAST, SLOW))
 
 
 def _one_cpu(lab: Lab) -> str | None:
-    sets = [
-        lab.host.cgroup_files(running(lab, name), ["cpuset.cpus"])["cpuset.cpus"].text or ""
+    cpus = {
+        name: lab.host.cgroup_files(running(lab, name), ["cpuset.cpus"])["cpuset.cpus"].text or ""
         for name in (FAST, SLOW)
-    ]
-    every = f"0-{int(lab.engine.info['NCPU']) - 1}"
-    if not all(text.isdigit() for text in sets):
-        wide = next(name for name, text in zip((FAST, SLOW), sets, strict=True) if not text.isdigit())
-        return f"{wide} may use more than one CPU ({every})"
-    return None if sets[0] == sets[1] else f"{FAST} may use CPU {sets[0]} and {SLOW} CPU {sets[1]}"
+    }
+    for name, text in cpus.items():
+        if not text.isdigit():
+            return f"{name} may use more than one CPU (0-{int(lab.engine.info['NCPU']) - 1})"
+    same = cpus[FAST] == cpus[SLOW]
+    return None if same else f"{FAST} may use CPU {cpus[FAST]} and {SLOW} CPU {cpus[SLOW]}"
 
 
-def _one_hint(lab: Lab) -> str:
-    return (
-        "Who has a CPU for himself competes with nobody. `docker run` and `docker update` take a set of CPUs."
-    )
-
-
-def _ratio(lab: Lab) -> str | None:
-    fast, slow = _look(lab, FAST, SLOW)
+def _three_to_one(lab: Lab) -> str | None:
+    fast, slow = _activity(lab, FAST, SLOW)
     if fast.throttled or slow.throttled:
         return "a quota holds one of them back: that is no competition"
-    if not (fast.wants and slow.wants):
+    if not (fast.wants_cpu and slow.wants_cpu):
         return "they do not want the CPU all the time"
     part = fast.cpus / (fast.cpus + slow.cpus)
     if not 0.68 <= part <= 0.82:
         return f"{FAST} got {part:.0%} of what both used"
-    # a short measurement cannot tell 3.0 from 2.5: the kernel's weights can
-    weights = _weight(lab, FAST) / _weight(lab, SLOW)
+    # a short measurement cannot distinguish 3.0 from 2.5: the kernel's weights can
+    ratio = _weight(lab, FAST) / _weight(lab, SLOW)
     return (
-        None if abs(weights - RATIO) <= OFF_RATIO else f"{FAST} weighs {weights:.1f} times as much as {SLOW}"
+        None
+        if abs(ratio - RATIO) <= RATIO_TOLERANCE
+        else f"{FAST} weighs {ratio:.1f} times as much as {SLOW}"
     )
 
 
@@ -434,69 +339,73 @@ def _weight(lab: Lab, name: str) -> int:
 
 
 def _ratio_hint(lab: Lab) -> str:
-    said = _ratio(lab) or ""
-    if "quota" in said:
-        return "A quota is a limit, also for who is alone. Shares divide what is wanted by several."
-    if "do not want" in said:
-        return "Both must burn all the time."
-    return "The kernel divides the time by the weights of those who want it. The default is 1024 shares."
+    fast, slow = _activity(lab, FAST, SLOW)
+    if fast.throttled or slow.throttled:
+        return (
+            "A quota limits a container even without a competitor. Shares divide the CPU among competitors."
+        )
+    if not (fast.wants_cpu and slow.wants_cpu):
+        return "Both must be busy all the time."
+    return "The kernel divides the time by the weights of the competitors. The default is 1024 shares."
 
 
 # --- a full house
 
 
 def full_house(lab: Lab) -> Exercise:
-    """A container that holds as many processes as it may have.
+    """A container that has as many processes as its limit allows.
 
-    Promises: the kernel lets it have at most so many, and it has exactly these and not fewer a moment later: one that
-    is about to end does not count. Threads count, as the kernel counts them.
+    Promises: the kernel's limit is low, and the container reaches it exactly, and still does a moment later: a process
+    that is about to end does not count. Threads count, as the kernel counts them.
     """
-    runs = _runs(
-        FULL, "Any image with a shell; a shell can start several `sleep` in the background, and `wait`."
+    tasks = (
+        runs(
+            FULL, "Any image with a shell; a shell can start several `sleep` in the background, and `wait`."
+        ),
+        Task(
+            "some",
+            f"It may have at most {MAX_PIDS} processes",
+            _pids_limited,
+            "The resource is the number of processes and threads: pids.",
+            ("runs",),
+        ),
+        Task(
+            "full",
+            f"It has as many as it may have, and at least {MIN_PIDS}",
+            _is_full,
+            "A process that cannot be started is an error in its log. Count the shell itself.",
+            ("some",),
+        ),
     )
-    some = Task("some", f"It may have at most {MOST_FULL} processes", _limited, _limited_hint, ("runs",))
-    full = Task(
-        "full",
-        f"It has as many as it may have, and at least {LEAST_FULL}",
-        _full,
-        "A process that cannot be started is an error in its log. Count the shell itself.",
-        ("some",),
-    )
-    return Exercise(lab, "04", "full-house", "A full house", (runs, some, full), 2.0, (FULL,))
+    return Exercise(lab, "04", "full-house", "A full house", tasks, 2.0, (FULL,))
 
 
-def _limited(lab: Lab) -> str | None:
+def _pids_limited(lab: Lab) -> str | None:
     limit = lab.host.cgroup(running(lab, FULL)).pids.limit
     if limit is None:
         return "it may have as many as the machine can hold"
-    return None if limit <= MOST_FULL else f"it may have {limit}"
+    return None if limit <= MAX_PIDS else f"it may have {limit}"
 
 
-def _limited_hint(lab: Lab) -> str:
-    return "The resource is the number of processes and threads: pids."
+def _is_full(lab: Lab) -> str | None:
+    pids = lab.host.cgroup(running(lab, FULL)).pids
+    if pids.current < MIN_PIDS:
+        return f"it has {pids.current}"
+    return None if pids.limit == pids.current else f"it has {pids.current}, and may have {pids.limit}"
 
 
-def _full(lab: Lab) -> str | None:
-    seen = lab.host.cgroup(running(lab, FULL)).pids
-    if seen.current < LEAST_FULL:
-        return f"it has {seen.current}"
-    return None if seen.limit == seen.current else f"it has {seen.current}, and may have {seen.limit}"
-
-
-# --- more room for one that runs
-
-_kept: dict[str, tuple[str, str]] = {}
+# --- more memory for a running container
 
 
 def more_room(lab: Lab) -> Exercise:
-    """Give a running container more memory, without starting it again.
+    """Raise the memory limit of a running container, without a restart.
 
-    Promises: the kernel's limit of the given container is so much, and its first process is still the one that it
-    began with: the same container, never stopped, restarted or paused.
+    Promises: the kernel's limit of the lab's container has the wanted value, and its first process is still the one
+    that it began with: the same container, never stopped, restarted or paused.
     """
     if container_named(lab, KEEPER) is None:
         with lab.hidden():
-            made = lab.run(
+            keeper = lab.run(
                 lab.image("payload"),
                 ["sleep", LIFE_S],
                 name=KEEPER,
@@ -506,31 +415,35 @@ def more_room(lab: Lab) -> Exercise:
                 memory_swap=KEPT_BYTES,
                 pids_limit=16,
             )
-        _kept[lab.session] = (str(made.id), made.attrs["State"]["StartedAt"])
-    runs = _runs(
-        KEEPER, "The cell of the exercise starts it. `docker start` starts it again, but it must not stop."
+        store_value(lab, KEEPER, (keeper.id, keeper.attrs["State"]["StartedAt"]))
+    tasks = (
+        runs(
+            KEEPER,
+            "The cell of the exercise starts it. `docker start` starts it again, but it must not stop.",
+        ),
+        Task(
+            "same",
+            "It was never stopped, and is the same container",
+            _is_same,
+            f"Remove {KEEPER} and run the cell of the exercise again: it starts a new one. Change that while it runs.",
+            ("runs",),
+        ),
+        Task("room", f"It may use {human_bytes(KEEPER_BYTES)} of memory", _has_room, _room_hint, ("runs",)),
     )
-    same = Task("same", "It was never stopped, and is the same container", _same, _same_hint, ("runs",))
-    room = Task("room", f"It may use {human_bytes(KEEPER_BYTES)} of memory", _room, _room_hint, ("runs",))
-    tasks = (runs, same, room)
     return Exercise(lab, "04", "more-room", "More room while it runs", tasks, 0.3, (KEEPER,))
 
 
-def _same(lab: Lab) -> str | None:
-    found = container_attrs(lab, KEEPER)
-    id, started = _kept.get(lab.session, ("", ""))
-    if found["Id"] != id:
+def _is_same(lab: Lab) -> str | None:
+    attrs = running(lab, KEEPER).attrs
+    id, started = stored_value(lab, KEEPER) or ("", "")
+    if attrs["Id"] != id:
         return "it is another container of that name"
-    if found["RestartCount"]:
+    if attrs["RestartCount"] or attrs["State"]["StartedAt"] != started:
         return "it was stopped and started again"
-    return None if found["State"]["StartedAt"] == started else "it was stopped and started again"
+    return None
 
 
-def _same_hint(lab: Lab) -> str:
-    return f"Remove {KEEPER} and run the cell of the exercise again: it starts a new one. Change that while it runs."
-
-
-def _room(lab: Lab) -> str | None:
+def _has_room(lab: Lab) -> str | None:
     limit = lab.host.cgroup(running(lab, KEEPER)).memory.limit_bytes
     if limit is None:
         return "it may use all memory of the machine"
@@ -538,10 +451,10 @@ def _room(lab: Lab) -> str | None:
 
 
 def _room_hint(lab: Lab) -> str:
-    both = container_attrs(lab, KEEPER)["HostConfig"]["MemorySwap"]
-    if 0 < both < KEEPER_BYTES:
+    memory_swap = running(lab, KEEPER).attrs["HostConfig"]["MemorySwap"]
+    if 0 < memory_swap < KEEPER_BYTES:
         return (
-            f"Memory and swap together may be {human_bytes(both)} here, and memory alone cannot be more than both: "
-            "change both in one command."
+            f"Memory and swap together may be {human_bytes(memory_swap)} here, and memory alone cannot be more than "
+            "both: change both in one command."
         )
-    return "`docker update` changes a limit of a container that runs. 96m means powers of 1,024."
+    return "`docker update` changes a limit of a running container. 96m means powers of 1,024."

@@ -8,6 +8,7 @@ import pytest
 
 from labhelpers.cgroups import exercises
 from labhelpers.cgroups.bounds import MIB
+from labhelpers.course.containers import stored_value
 from labhelpers.engine.waiting import wait_for
 from labhelpers.lab import Lab
 
@@ -57,7 +58,7 @@ def test_thirty_by_quota_and_period_counts_too(quiet: Lab) -> None:
 def test_survive(quiet: Lab) -> None:
     lab = quiet
     exercise = exercises.survive(lab)
-    need = exercises._needs[lab.session] * MIB
+    need = stored_value(lab, "hungry-food")[0]
     command = ["python3", "/food/hungry.py"]
     food = {"image": "tools", "volumes": ["hungry-food:/food:ro"]}
     assert "no container named hungry" in str(exercise.check())
@@ -95,7 +96,7 @@ def test_survive(quiet: Lab) -> None:
     assert exercise.check().passed, exercise.check()
     # the cell that is run again does not change what it wants
     exercises.survive(lab)
-    assert exercises._needs[lab.session] * MIB == need
+    assert stored_value(lab, "hungry-food")[0] == need
 
 
 def test_a_hog_without_a_limit_lives_and_does_not_pass(quiet: Lab) -> None:
@@ -114,7 +115,7 @@ def test_throttled(quiet: Lab) -> None:
     exercise = exercises.throttled(lab)
     # before its work begins it is not throttled either
     assert not exercise.check().passed
-    victim, busy, idle, free = exercises._workers[lab.session]
+    victim, busy, idle, free = stored_value(lab, "workers")
     wait_for("it to be throttled", lambda: lab.host.cgroup(victim).cpu.throttled_periods > 3, 60)
     assert "one of them is throttled" in str(exercise.check())
     assert "nr_throttled" in exercise.hint()
@@ -141,7 +142,7 @@ def test_throttled(quiet: Lab) -> None:
     lab.client.containers.get(victim).rename("former")
     lab.run(lab.image("payload"), ["sleep", "300"], name=victim, network="none")
     assert f"{victim} has been replaced" in str(exercise.check())
-    assert exercises._workers[lab.session] == (victim, busy, idle, free)
+    assert stored_value(lab, "workers") == (victim, busy, idle, free)
 
 
 def test_three_to_one(quiet: Lab) -> None:
@@ -236,7 +237,7 @@ def test_a_full_house_of_threads_and_by_update_counts_too(quiet: Lab) -> None:
 
 def test_throttled_without_any_quota_counts_too(quiet: Lab) -> None:
     exercise = exercises.throttled(quiet)
-    victim = exercises._workers[quiet.session][0]
+    victim = stored_value(quiet, "workers")[0]
     quiet.client.api._post_json(  # `docker update --cpu-quota -1`
         quiet.client.api._url("/containers/{0}/update", victim), data={"CpuQuota": -1, "NanoCpus": 0}
     )
