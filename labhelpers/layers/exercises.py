@@ -6,47 +6,37 @@ import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labhelpers import state
-from labhelpers.course.containers import (
-    container_named,
-    file_in,
-    not_running,
-    running,
-    store_value,
-    stored_value,
-)
+from labhelpers.course.checks import all_of, are_running, file_contains, has_image, runs
+from labhelpers.course.containers import container_named, file_in, running, store_value, stored_value
 from labhelpers.course.exercises import Exercise, Task
 from labhelpers.drawing import human_bytes
-from labhelpers.errors import ImageMissing
 from labhelpers.lab.names import all_named, named
 from labhelpers.layers import recipes
-from labhelpers.layers.archives import ImageStack, Look
-from labhelpers.layers.builds import build, files_of
+from labhelpers.layers.builds import build
+from labhelpers.layers.contents import hashed_layers, id_of, layer_headers, texts_of, visible_files
 from labhelpers.layers.overlay import changes
-from labhelpers.layers.saved import save
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
-    from labhelpers.layers.tarstream import Part
 
-FAT, DIET, MOST_WASTE = named("fat:1"), named("diet:1"), 64 * 1024
+FAT, DIET, MAX_WASTE_BYTES = named("fat:1"), named("diet:1"), 64 * 1024
 LEAKY, TOKEN, FINDER = named("leaky:1"), "app/token.txt", named("finder")
 ORDERED = all_named("ordered:1", "ordered:2")
 MAIN, INSTALLED = "app/main.py", "app/installed"
 WHITEOUT = named("one-whiteout")
 OLD, CURRENT, BOARD = all_named("notice:1", "notice:latest", "notice-board")
-SITE, MOST_SITE = named("site:1"), 4 * 1024 * 1024
+SITE, MAX_SITE_BYTES = named("site:1"), 4 * 1024 * 1024
 PYTHON = re.compile(r"(^|/)bin/python[0-9.]*$")
-# what an engine puts into every container, and `docker export` into its archive
-ENGINES_OWN = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
+ANY_SHELL = "Any image with a shell will do; labhelpers/payload has a command that keeps running."
 
 
 def folder(name: str) -> str:
-    """A folder with what an exercise begins with, in the state directory; files that are there are kept.
+    """The directory that an exercise starts from, in the state directory; existing files are kept.
 
     Args:
         name: `order` or `site`.
@@ -60,52 +50,70 @@ def folder(name: str) -> str:
     return str(path)
 
 
+def _set_up_image(lab: Lab, ref: str, create: Callable[[], object]) -> None:
+    """Build the image that an exercise starts from, unless the engine has it, and store its ID.
+
+    No command is shown: it would give away a part of the answer.
+    """
+    id = stored_value(lab, ref)
+    if id and not has_image(id)(lab):
+        return
+    if has_image(ref)(lab):
+        with lab.hidden():
+            create()
+    store_value(lab, ref, id_of(lab, ref))
+
+
 # --- the same files, less waste
 
 
 def diet(lab: Lab) -> Exercise:
     """An image with the same files as another one, and at most a given waste.
 
-    Promises: a container of it sees what one of the given image sees, no path more or less and with the same
-    contents; and its layers hold next to nothing that is stored twice, covered or deleted.
+    Promises: a container of it sees what a container of the lab's image sees, no path more or less and with the same
+    contents; and its layers hold next to nothing that is stored twice, overwritten or deleted.
     """
-    if not _is_kept(lab, FAT):
-        if _no_image(lab, FAT):
-            _build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
-        store_value(lab, FAT, _id(lab, FAT))
-    there = Task("there", f"There is an image {DIET}", lambda lab: _no_image(lab, DIET), _diet_there_hint)
-    same = Task(
-        "same", f"A container of it sees the same files as one of {FAT}", _same, _same_hint, ("there",)
+    base = lab.image("payload")
+    _set_up_image(lab, FAT, lambda: build(lab, recipes.FAT, FAT, None, BASE=base, SALT=token_hex(8)))
+    tasks = (
+        Task(
+            "there",
+            f"There is an image {DIET}",
+            has_image(DIET),
+            f"Look at {FAT} first: layers.image(lab, {FAT!r}). Then write a Dockerfile whose image ends with the same "
+            "files. COPY --from takes files from another image, as a container sees them.",
+        ),
+        Task(
+            "same",
+            f"A container of it sees the same files as one of {FAT}",
+            _same_files,
+            _same_hint,
+            ("there",),
+        ),
+        Task(
+            "waste",
+            f"At most {human_bytes(MAX_WASTE_BYTES)} of it are in files that are stored more than once, covered or "
+            "deleted",
+            _waste,
+            _waste_hint,
+            ("there",),
+        ),
     )
-    waste = Task(
-        "waste",
-        f"At most {human_bytes(MOST_WASTE)} of it are in files that are stored more than once, covered or deleted",
-        _waste,
-        _waste_hint,
-        ("there",),
-    )
-    return Exercise(lab, "02", "diet", "The same files, less waste", (there, same, waste), settle_s=0.5)
+    return Exercise(lab, "02", "diet", "The same files, less waste", tasks, settle_s=0.5)
 
 
-def _diet_there_hint(lab: Lab) -> str:
-    return (
-        f"Look at {FAT} first: layers.image(lab, {FAT!r}). Then write a Dockerfile whose image ends with the same "
-        "files. COPY --from takes files from another image, as they are seen in it."
-    )
-
-
-def _same(lab: Lab) -> str | None:
-    mine, given = _contents(lab, DIET), _contents(lab, stored_value(lab, FAT))
-    if missing := sorted(given.keys() - mine.keys()):
+def _same_files(lab: Lab) -> str | None:
+    original, copy = visible_files(lab, stored_value(lab, FAT)), visible_files(lab, DIET)
+    if missing := sorted(original.keys() - copy.keys()):
         return f"/{missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else "")
-    if extra := sorted(mine.keys() - given.keys()):
+    if extra := sorted(copy.keys() - original.keys()):
         return f"/{extra[0]} is in {DIET} and not in {FAT}"
-    other = sorted(path for path in given if given[path] != mine[path])
-    return f"/{other[0]} is not the same in both" if other else None
+    different = sorted(path for path in original if original[path] != copy[path])
+    return f"/{different[0]} is not the same in both" if different else None
 
 
 def _same_hint(lab: Lab) -> str:
-    if "data" in (_same(lab) or ""):
+    if (_same_files(lab) or "").startswith("/data"):
         return f"/data holds random bytes: they cannot be made again, only taken from {FAT} itself."
     return (
         f"Compare the two: layers.image(lab, IMAGE).union lists what a container sees of {DIET} and of {FAT}."
@@ -113,21 +121,22 @@ def _same_hint(lab: Lab) -> str:
 
 
 def _waste(lab: Lab) -> str | None:
-    stack = _stack(lab, DIET)
-    if stack.wasted_bytes > MOST_WASTE:
+    stack = hashed_layers(lab, DIET)
+    if stack.wasted_bytes > MAX_WASTE_BYTES:
         return f"{human_bytes(stack.wasted_bytes)} are in files that are stored more than once"
     hidden = stack.bytes - sum(file.bytes for file in stack.union.files)
-    return (
-        None if hidden <= MOST_WASTE else f"{human_bytes(hidden)} are in files that no container of it sees"
-    )
+    if hidden <= MAX_WASTE_BYTES:
+        return None
+    return f"{human_bytes(hidden)} are in files that no container of it sees"
 
 
 def _waste_hint(lab: Lab) -> str:
-    if "no container of it sees" in (_waste(lab) or ""):
-        return "What one layer holds and a later one deletes stays in the image. Make it and delete it in one step."
-    worst = _stack(lab, DIET).wasted_files[0]
-    deep = len(_stack(lab, DIET).layers) > len(_stack(lab, stored_value(lab, FAT)).layers)
-    more = f" A layer on top of {FAT} only adds: nothing below it gets smaller." if deep else ""
+    stack, original = hashed_layers(lab, DIET), hashed_layers(lab, stored_value(lab, FAT))
+    if stack.wasted_bytes <= MAX_WASTE_BYTES:
+        return "What one layer holds and a later one deletes stays in the image. Create and delete it in one step."
+    on_top = len(stack.layers) > len(original.layers)
+    more = f" A layer on top of {FAT} only adds: nothing below it gets smaller." if on_top else ""
+    worst = stack.wasted_files[0]
     return f"The largest is {worst.path}, in {worst.count} layers: {human_bytes(worst.bytes)} together.{more}"
 
 
@@ -135,78 +144,62 @@ def _waste_hint(lab: Lab) -> str:
 
 
 def secret_layer(lab: Lab) -> Exercise:
-    """Find the layer that still holds a deleted file, and what the file says.
+    """Find the layer that still holds a deleted file, and the text of the file.
 
-    Promises: two files with the diff id and the secret of the given image. Its secret is random, and another image
-    that gets its name changes neither.
+    Promises: two files with the diff ID and the secret of the lab's image. Its secret is random, and another image
+    that gets its tag changes neither.
     """
-    if not _is_kept(lab, LEAKY):
-        if _no_image(lab, LEAKY):
-            recipe = recipes.LEAKY.with_files(token_txt=token_hex(8))
-            _build(lab, recipe, LEAKY, BASE=lab.image("payload"))
-        store_value(lab, LEAKY, _id(lab, LEAKY))
-    runs = Task(
-        "runs",
-        f"A container {FINDER} runs",
-        lambda lab: not_running(lab, FINDER),
-        "Any image with a shell will do; labhelpers/payload has a command that stays.",
+    base = lab.image("payload")
+    leaky = recipes.LEAKY.with_files(token_txt=token_hex(8))
+    _set_up_image(lab, LEAKY, lambda: build(lab, leaky, LEAKY, None, BASE=base))
+    tasks = (
+        runs(FINDER, ANY_SHELL),
+        file_contains(
+            FINDER,
+            "/layer",
+            f"the diff id of the layer of {LEAKY} that holds /{TOKEN}",
+            _judge_layer,
+            _layer_hint,
+        ),
+        file_contains(
+            FINDER,
+            "/secret",
+            "what that file says",
+            lambda lab, text: None if text == _token(lab) else "/secret does not hold what the file says",
+            f"`docker save` writes all layers, those that are covered too. layers.recover(lab, {LEAKY!r}, PATH) "
+            "searches each of them; a tar that you unpack by hand shows the same.",
+        ),
     )
-    layer = Task(
-        "layer",
-        f"Its file /layer holds the diff id of the layer of {LEAKY} that holds /{TOKEN}",
-        _layer,
-        _layer_hint,
-        ("runs",),
-    )
-    secret = Task("secret", "Its file /secret holds what that file says", _secret, _secret_hint, ("runs",))
-    tasks = (runs, layer, secret)
     return Exercise(lab, "02", "secret-layer", "The layer that holds the secret", tasks, containers=(FINDER,))
 
 
-def _layer(lab: Lab) -> str | None:
-    written = file_in(lab, FINDER, "/layer")
-    stack = _stack(lab, stored_value(lab, LEAKY))
-    holds = next(layer for layer in stack.layers if TOKEN in layer.entries)
-    if not written:
-        return f"{FINDER} has no file /layer, or it is empty"
-    if written == holds.diff_id:
+def _judge_layer(lab: Lab, text: str) -> str | None:
+    stack = hashed_layers(lab, stored_value(lab, LEAKY))
+    if text == next(layer.diff_id for layer in stack.layers if TOKEN in layer.entries):
         return None
-    if written == stored_value(lab, LEAKY):
+    if text == stored_value(lab, LEAKY):
         return "/layer holds the image's id, which is no layer"
-    if any(written == layer.diff_id for layer in stack.layers):
+    if any(text == layer.diff_id for layer in stack.layers):
         return "/layer holds the diff id of another layer"
-    return f"/layer holds “{written[:71]}”, which is no diff id of {LEAKY}"
+    return f"/layer holds “{text[:71]}”, which is no diff id of {LEAKY}"
 
 
 def _layer_hint(lab: Lab) -> str:
-    if "another layer" in (_layer(lab) or ""):
+    layers = hashed_layers(lab, stored_value(lab, LEAKY)).layers
+    if file_in(lab, FINDER, "/layer") in {layer.diff_id for layer in layers}:
         return (
-            "The layer that deletes a file holds a whiteout, not the file. Which instruction brought it? Layers "
-            "and instructions stand in the same order, from the lowest."
+            "The layer that deletes a file holds a whiteout, not the file. Which instruction added it? Layers and "
+            "instructions are listed in the same order, from the lowest."
         )
     return (
-        f"layers.image(lab, {LEAKY!r}) lists the layers with their diff ids and instructions; so do `docker "
-        "history` and `docker image inspect`. A diff id begins with sha256:."
-    )
-
-
-def _secret(lab: Lab) -> str | None:
-    written = file_in(lab, FINDER, "/secret")
-    if not written:
-        return f"{FINDER} has no file /secret, or it is empty"
-    return None if written == _token(lab) else "/secret does not hold what the file says"
-
-
-def _secret_hint(lab: Lab) -> str:
-    return (
-        f"`docker save` writes all layers, those that are covered too. layers.recover(lab, {LEAKY!r}, PATH) looks "
-        "into each of them; a tar that you unpack by hand shows the same."
+        f"layers.image(lab, {LEAKY!r}) lists the layers with their diff IDs and instructions; so do `docker "
+        "history` and `docker image inspect`. A diff ID begins with sha256:."
     )
 
 
 def _token(lab: Lab) -> str:
-    found = (layer.seen.get(TOKEN) for layer in _stack(lab, stored_value(lab, LEAKY)).layers)
-    return str(next(digest for digest in found if digest)[1])
+    files = (layer.seen.get(TOKEN) for layer in hashed_layers(lab, stored_value(lab, LEAKY)).layers)
+    return str(next(file for file in files if file)[1])
 
 
 # --- the order of a Dockerfile
@@ -216,51 +209,53 @@ def order(lab: Lab) -> Exercise:
     """Order a Dockerfile so that a change of the source rebuilds one step.
 
     Promises: two images of the same steps, of which one was built again: it holds main.py, and nothing else of the
-    image does; what install.py made lies in a layer that both share. An image that stands on the other one, with the
-    new file on top, has kept no cache, and one of a single layer neither.
+    image does; the result of install.py is in a layer that both share. An image that is based on the other one, with
+    the new file on top, has kept no cache, and an image of a single layer has not either.
     """
     folder("order")
-    both = Task(
-        "both",
-        f"There are two images, {ORDERED[0]} and {ORDERED[1]}",
-        lambda lab: next((missing for ref in ORDERED if (missing := _no_image(lab, ref))), None),
-        "Build the folder twice, with two tags, and change main.py between the two builds.",
+    tasks = (
+        Task(
+            "both",
+            f"There are two images, {ORDERED[0]} and {ORDERED[1]}",
+            has_image(*ORDERED),
+            "Build the folder twice, with two tags, and change main.py between the two builds.",
+        ),
+        Task(
+            "work",
+            "Each has /app/main.py, and /app/installed, which install.py makes",
+            _has_work,
+            "Every file of the folder is needed in the end; only when it is copied may change.",
+            ("both",),
+        ),
+        Task(
+            "changed",
+            "Their main.py differ",
+            _source_changed,
+            "Change the line in main.py, then build again with the second tag.",
+            ("work",),
+        ),
+        Task("one", "They differ in one layer only", _one_layer, _one_layer_hint, ("changed",)),
     )
-    work = Task(
-        "work",
-        "Each has /app/main.py, and /app/installed, which install.py makes",
-        _has_work,
-        "Every file of the folder is needed in the end; only when it is copied may change.",
-        ("both",),
-    )
-    changed = Task(
-        "changed",
-        "Their main.py differ",
-        _source_changed,
-        "Change the line in main.py, then build again with the second tag.",
-        ("work",),
-    )
-    one = Task("one", "They differ in one layer only", _one_layer, _one_layer_hint, ("changed",))
-    return Exercise(lab, "02", "order", "The order that keeps the cache", (both, work, changed, one))
+    return Exercise(lab, "02", "order", "The order that keeps the cache", tasks)
 
 
 def _has_work(lab: Lab) -> str | None:
     for ref in ORDERED:
-        source, installed = _files(lab, ref, "/app/main.py", "/app/installed")
+        source, installed = texts_of(lab, ref, "/app/main.py", "/app/installed")
         if source is None or installed is None:
             return f"{ref} has no {'/app/main.py' if source is None else '/app/installed'}"
     return None
 
 
 def _source_changed(lab: Lab) -> str | None:
-    old, new = (_files(lab, ref, "/app/main.py", "/app/installed")[0] for ref in ORDERED)
+    old, new = (texts_of(lab, ref, "/app/main.py", "/app/installed")[0] for ref in ORDERED)
     return f"main.py is the same in {ORDERED[0]} and {ORDERED[1]}" if old == new else None
 
 
 def _only_in(lab: Lab, ref: str, other: str) -> list[str]:
     """The layers of an image that another does not have."""
-    mine, theirs = (list(lab.inspect_image(name)["RootFS"]["Layers"]) for name in (ref, other))
-    return [layer for layer in mine if layer not in theirs]
+    own, others = (list(lab.inspect_image(image)["RootFS"]["Layers"]) for image in (ref, other))
+    return [layer for layer in own if layer not in others]
 
 
 def _one_layer(lab: Lab) -> str | None:
@@ -268,11 +263,11 @@ def _one_layer(lab: Lab) -> str | None:
     if len(new) != 1:
         return f"{len(new)} layers of {ORDERED[1]} are not in {ORDERED[0]}"
     if not old:
-        return f"{ORDERED[1]} stands on {ORDERED[0]}: that is a layer more, and not one step of a build run again"
+        return f"{ORDERED[1]} stands on {ORDERED[0]}: that adds a layer, it does not run one step of a build again"
     if len(old) != 1:
         return f"{len(old)} layers of {ORDERED[0]} are not in {ORDERED[1]}"
     for ref, (changed,) in zip(ORDERED, (old, new), strict=True):
-        layers = _headers(lab, ref).layers
+        layers = layer_headers(lab, ref).layers
         holders = [layer.diff_id for layer in layers if MAIN in layer.entries]
         if holders != [changed]:
             return f"{len(holders)} layers of {ref} hold main.py, and only the one that differs should"
@@ -285,11 +280,11 @@ def _one_layer(lab: Lab) -> str | None:
 
 
 def _one_layer_hint(lab: Lab) -> str:
-    if "stands on" in (_one_layer(lab) or ""):
+    if not _only_in(lab, ORDERED[0], ORDERED[1]):
         return "Both come from one Dockerfile, in the folder, which is built twice. What differs is main.py alone."
     return (
         "A step is taken from the cache as long as its instruction, what it copies, and every step before it are "
-        "the same. COPY . copies main.py too, so all after it runs again: what can stand before it?"
+        "the same. COPY . copies main.py too, so everything after it runs again: what can come before it?"
     )
 
 
@@ -297,76 +292,89 @@ def _one_layer_hint(lab: Lab) -> str:
 
 
 def one_whiteout(lab: Lab) -> Exercise:
-    """A container whose upper layer has exactly one whiteout.
+    """A container whose upper directory has exactly one whiteout.
 
-    Promises: the kernel's mark is in the upper directory once, by whatever made it: a file or a directory that was
-    deleted or moved away. What the container made itself and deleted leaves none.
+    Promises: the kernel's mark is in the upper directory once, whatever the cause: a file or a directory that was
+    deleted or moved away. What the container created itself and deleted leaves none.
     """
-    runs = Task(
-        "runs",
-        f"A container {WHITEOUT} runs",
-        lambda lab: not_running(lab, WHITEOUT),
-        "Any image with a shell will do; labhelpers/payload has a command that stays.",
+    tasks = (
+        runs(WHITEOUT, ANY_SHELL),
+        Task("one", "Its upper layer has exactly one whiteout", _one_whiteout, _whiteout_hint, ("runs",)),
     )
-    one = Task("one", "Its upper layer has exactly one whiteout", _whiteouts, _whiteouts_hint, ("runs",))
-    return Exercise(lab, "02", "one-whiteout", "Exactly one whiteout", (runs, one), 0.5, (WHITEOUT,))
+    return Exercise(lab, "02", "one-whiteout", "Exactly one whiteout", tasks, 0.5, (WHITEOUT,))
 
 
-def _whiteouts(lab: Lab) -> str | None:
-    # the engine's own list costs little; only when something is deleted does a helper look at upper
-    if not any(row["Kind"] == 2 for row in lab.changes_of(running(lab, WHITEOUT))):
-        return "its upper layer has no whiteout"
-    count = len(changes(lab, running(lab, WHITEOUT)).whiteouts)
+def _whiteout_count(lab: Lab) -> int:
+    container = running(lab, WHITEOUT)
+    # the engine's own list is cheap; only if something is deleted does a helper read the upper directory
+    if not any(row["Kind"] == 2 for row in lab.changes_of(container)):
+        return 0
+    return len(changes(lab, container).whiteouts)
+
+
+def _one_whiteout(lab: Lab) -> str | None:
+    count = _whiteout_count(lab)
     return None if count == 1 else f"its upper layer has {count or 'no'} whiteout{'s' if count > 1 else ''}"
 
 
-def _whiteouts_hint(lab: Lab) -> str:
-    said = _whiteouts(lab) or ""
-    if "no whiteout" in said and (found := lab.changes_of(running(lab, WHITEOUT))):
-        added = next((row["Path"] for row in found if row["Kind"] == 1), None)
-        if any(row["Kind"] == 2 for row in found):
-            return "A directory that is deleted and made again is marked opaque: that is no whiteout."
-        if added:
-            return f"{added} is new: the image does not have it, so deleting it leaves nothing. What does it have?"
-    if "no whiteout" in said:
-        return "A whiteout is needed where the image still has what the container deletes."
-    return (
-        "Each deleted name is one whiteout, also a directory with all that is in it. `docker diff` lists them as "
-        "D. Deleted files can be written again; a new container begins with an empty layer."
-    )
+def _whiteout_hint(lab: Lab) -> str:
+    if _whiteout_count(lab):
+        return (
+            "Each deleted name is one whiteout, also a directory with all that is in it. `docker diff` lists them as "
+            "D. Deleted files can be written again; a new container begins with an empty layer."
+        )
+    rows = lab.changes_of(running(lab, WHITEOUT))
+    if any(row["Kind"] == 2 for row in rows):
+        return "A directory that is deleted and created again is marked opaque: that is no whiteout."
+    added = next((row["Path"] for row in rows if row["Kind"] == 1), None)
+    if added:
+        return (
+            f"{added} is new: the image does not have it, so deleting it leaves nothing. What does it have?"
+        )
+    return "A whiteout is needed where the image still has what the container deletes."
 
 
 # --- going back
 
 
 def go_back(lab: Lab) -> Exercise:
-    """Return a name to an older image, and run it.
+    """Move a tag back to an older image, and run it.
 
-    Promises: the name `latest` is the image that the exercise began with under the older name, not one built again
-    or a third one with both names; and a container of that very image runs.
+    Promises: the tag `latest` is the image that the exercise began with under the older tag, not one built again or a
+    third one with both tags; and a container of that very image runs.
     """
-    if not _is_kept(lab, OLD):
-        if _no_image(lab, OLD):
-            _build(lab, recipes.NOTICE, OLD, BASE=lab.image("payload"))
-            _build(lab, recipes.NOTICE_CHANGED, CURRENT, BASE=OLD)
-        store_value(lab, OLD, _id(lab, OLD))
-    name = Task("name", f"{CURRENT} is the image that {OLD} is", _is_old, _is_old_hint)
-    runs = Task(
-        "runs",
-        f"A container {BOARD} runs, and is made from that image",
-        _board,
-        _board_hint,
-        ("name",),
+    base = lab.image("payload")
+
+    def create() -> None:
+        build(lab, recipes.NOTICE, OLD, None, BASE=base)
+        build(lab, recipes.NOTICE_CHANGED, CURRENT, None, BASE=OLD)
+
+    _set_up_image(lab, OLD, create)
+    tasks = (
+        Task(
+            "name",
+            f"{CURRENT} is the image that {OLD} is",
+            all_of(has_image(OLD, CURRENT), _is_old),
+            _is_old_hint,
+        ),
+        Task(
+            "runs",
+            f"A container {BOARD} runs, and is made from that image",
+            all_of(are_running(BOARD), _runs_current),
+            _board_hint,
+            ("name",),
+        ),
     )
-    return Exercise(lab, "02", "go-back", "Back to the older image", (name, runs), containers=(BOARD,))
+    return Exercise(lab, "02", "go-back", "Back to the older image", tasks, containers=(BOARD,))
+
+
+def _old_was_changed(lab: Lab) -> bool:
+    return not has_image(OLD)(lab) and "closed" in (texts_of(lab, OLD, "/notice")[0] or "")
 
 
 def _is_old(lab: Lab) -> str | None:
-    for ref in (OLD, CURRENT):
-        if missing := _no_image(lab, ref):
-            return missing
-    old, current = (_id(lab, ref) for ref in (OLD, CURRENT))
-    if "closed" in (_files(lab, OLD, "/notice")[0] or ""):
+    old, current = id_of(lab, OLD), id_of(lab, CURRENT)
+    if _old_was_changed(lab):
         return f"{OLD} is the changed image now"
     if old != stored_value(lab, OLD):
         return f"{OLD} is not the image any more that this exercise began with"
@@ -374,157 +382,86 @@ def _is_old(lab: Lab) -> str | None:
 
 
 def _is_old_hint(lab: Lab) -> str:
-    if "changed image now" in (_is_old(lab) or ""):
+    if _old_was_changed(lab):
         return (
-            "The name moved the wrong way. The older image may have no name now: `docker images -a` and `docker "
-            "history` still know its id."
+            "The tag moved the wrong way. The older image may have no tag now: `docker images -a` and `docker "
+            "history` still list its ID."
         )
-    return "An image never changes; names do. Nothing has to be built: `docker tag` gives an image a name."
+    return "An image never changes; tags do. Nothing has to be built: `docker tag` gives an image a name."
 
 
-def _board(lab: Lab) -> str | None:
-    if missing := not_running(lab, BOARD):
-        return missing
-    if running(lab, BOARD).attrs["Image"] == _id(lab, CURRENT):
-        return None
-    return f"{BOARD} is made from another image than {CURRENT} is now"
+def _runs_current(lab: Lab) -> str | None:
+    same = running(lab, BOARD).attrs["Image"] == id_of(lab, CURRENT)
+    return None if same else f"{BOARD} is made from another image than {CURRENT} is now"
 
 
 def _board_hint(lab: Lab) -> str:
     if container_named(lab, BOARD) is None:
-        return f"Start one from {CURRENT}: it has a command that stays."
-    return "A container keeps the image that it was made from, whatever the name means later: make a new container."
+        return f"Start one from {CURRENT}: it has a command that keeps running."
+    return "A container keeps the image that it was created from, wherever the tag moves later: make a new container."
 
 
 # --- two stages
 
 
 def small_site(lab: Lab) -> Exercise:
-    """An image with a page, and without what made the page.
+    """An image with a page, and without the tools that generated the page.
 
     Promises: a container of it has the page, byte for byte, and no Python in any directory of programs; and all
     layers together are small, so that nothing large was deleted in a later one.
     """
     folder("site")
-    there = Task(
-        "there",
-        f"There is an image {SITE}",
-        lambda lab: _no_image(lab, SITE),
-        "The folder has a Dockerfile that works; build it, and look at its size.",
+    tasks = (
+        Task(
+            "there",
+            f"There is an image {SITE}",
+            has_image(SITE),
+            "The folder has a Dockerfile that works; build it, and look at its size.",
+        ),
+        Task(
+            "page",
+            "Its /www/index.html is the page that page.py prints",
+            _page,
+            "Run page.py in the build, and store its output as /www/index.html.",
+            ("there",),
+        ),
+        Task(
+            "small",
+            f"It has at most {human_bytes(MAX_SITE_BYTES)}, and no Python",
+            _small,
+            _small_hint,
+            ("there",),
+        ),
     )
-    page = Task(
-        "page",
-        "Its /www/index.html is the page that page.py prints",
-        _page,
-        "Run page.py in the build, and keep what it prints as /www/index.html.",
-        ("there",),
-    )
-    small = Task(
-        "small", f"It has at most {human_bytes(MOST_SITE)}, and no Python", _small, _small_hint, ("there",)
-    )
-    return Exercise(lab, "02", "small-site", "A page without its tools", (there, page, small))
+    return Exercise(lab, "02", "small-site", "A page without its tools", tasks)
 
 
 def _page(lab: Lab) -> str | None:
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         exec(recipes.PAGE, {})
-    found = _contents(lab, SITE).get("www/index.html")
-    if found is None:
+    page = visible_files(lab, SITE).get("www/index.html")
+    if page is None:
         return f"{SITE} has no /www/index.html"
-    right = hashlib.sha256(said.getvalue().encode()).hexdigest()
-    return None if found[1] == right else "/www/index.html is another page"
+    digest = hashlib.sha256(output.getvalue().encode()).hexdigest()
+    return None if page[1] == digest else "/www/index.html is another page"
+
+
+def _has_python(lab: Lab) -> bool:
+    return any(PYTHON.search(path) for path in visible_files(lab, SITE))
 
 
 def _small(lab: Lab) -> str | None:
-    size = _stack(lab, SITE).bytes
-    if any(PYTHON.search(path) for path in _contents(lab, SITE)):
+    size = hashed_layers(lab, SITE).bytes
+    if _has_python(lab):
         return f"it has Python in it: {human_bytes(size)}"
-    return None if size <= MOST_SITE else f"its layers hold {human_bytes(size)}"
+    return None if size <= MAX_SITE_BYTES else f"its layers hold {human_bytes(size)}"
 
 
 def _small_hint(lab: Lab) -> str:
-    if "Python" in (_small(lab) or ""):
+    if _has_python(lab):
         return (
-            "What a RUN deletes stays in the layer below. A second FROM begins anew, from a small image such as "
+            "What a RUN deletes stays in the layer below. A second FROM starts a new stage, from a small image such as "
             "labhelpers/payload; COPY --from takes one file out of the first stage."
         )
     return "Deleted files are still in lower layers. Which image is the last FROM?"
-
-
-# --- looking
-
-
-def _build(lab: Lab, recipe: recipes.Recipe, ref: str, **arguments: str) -> None:
-    """Build what an exercise begins with; the command would give a part of the answer."""
-    with lab.hidden():
-        build(lab, recipe, ref, None, **arguments)
-
-
-def _id(lab: Lab, ref: str) -> str:
-    return str(lab.inspect_image(ref)["Id"])
-
-
-def _no_image(lab: Lab, ref: str) -> str | None:
-    try:
-        lab.inspect_image(ref)
-    except ImageMissing:
-        return f"the engine has no image {ref}"
-    return None
-
-
-# an image never changes: what was found in one is right for ever
-_STACKS: dict[str, ImageStack] = {}
-_HEADERS: dict[str, ImageStack] = {}
-_FILES: dict[tuple[str, tuple[str, ...]], list[str | None]] = {}
-
-
-def _stack(lab: Lab, ref: str) -> ImageStack:
-    """The layers of an image, with the digest of every file."""
-    id = _id(lab, ref)
-    if id not in _STACKS:
-        _STACKS[id] = save(lab, id, _hashed())
-    return _STACKS[id]
-
-
-def _is_kept(lab: Lab, name: str) -> bool:
-    """Whether the image that an exercise began with under that name is still on the engine."""
-    return bool(stored_value(lab, name)) and not _no_image(lab, stored_value(lab, name))
-
-
-def _headers(lab: Lab, ref: str) -> ImageStack:
-    """The layers of an image without what is in its files: a large one takes a second."""
-    id = _id(lab, ref)
-    if id not in _HEADERS:
-        _HEADERS[id] = save(lab, id)
-    return _HEADERS[id]
-
-
-def _hashed() -> Look:
-    def look(path: str, part: Part) -> tuple[str, str]:
-        total, first = hashlib.sha256(), b""
-        while piece := part.read(1 << 20):
-            total.update(piece)
-            first = first or piece[:100]
-        return total.hexdigest(), first.decode(errors="replace").strip()
-
-    return look
-
-
-def _contents(lab: Lab, ref: str) -> Mapping[str, tuple[str, Any]]:
-    """Path → kind and digest of every file that a container sees, without the engine's own."""
-    stack = _stack(lab, ref)
-    files = ((file.path.strip("/"), file.layer) for file in stack.union.files)
-    return {
-        path: (stack.layers[layer].entries[path].kind, (stack.layers[layer].seen.get(path) or ("",))[0])
-        for path, layer in files
-        if path not in ENGINES_OWN and not path.startswith("dev/")
-    }
-
-
-def _files(lab: Lab, ref: str, *paths: str) -> list[str | None]:
-    key = (_id(lab, ref), paths)
-    if key not in _FILES:
-        with lab.hidden():
-            _FILES[key] = files_of(lab, key[0], paths)
-    return _FILES[key]
