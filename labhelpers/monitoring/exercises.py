@@ -6,17 +6,28 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.checks import (
+    all_of,
+    file_contains,
+    has_answer,
+    has_volume,
+    mount_at,
+    mounts,
+    not_a_file,
+    runs,
+    setup_runs,
+)
 from labhelpers.course.containers import (
     container_named,
     file_in,
-    not_running,
     running,
-    setup_changed,
     setup_container,
+    store_value,
+    stored_value,
 )
 from labhelpers.course.containment import ways_to_the_host
 from labhelpers.course.exercises import Exercise, Task
@@ -36,48 +47,41 @@ TILL, TILL_DATA = all_named("till", "till_data")
 LIGHTHOUSE = named("lighthouse")
 GUARD, POST, WATCHMAN = all_named("guard", "guard-post", "watchman")
 SUSPECTS, INSPECTOR = all_named("ada", "bob", "cleo"), named("inspector")
-_fates: dict[str, dict[str, str]] = {}
-"""session → suspect → what it died of."""
 GAVE_UP = "I cannot go on like this"
 WAIT_S = 120.0
 OOM_TRIES = 5
-SETTLE_S = 0.5  # what a wrong answer has left behind is gone by then
+SETTLE_S = 0.5  # a container that exits at once is gone by then
 
 
 # --- docker create volume …
 
 
 def make_the_volume(lab: Lab) -> Exercise:
-    """Repair `docker create volume shelf_data`, and leave something in the volume.
+    """Repair `docker create volume shelf_data`, and store something in the volume.
 
-    Promise: a file with something in it is where the engine keeps the volume, and no container has that place.
+    Promise: a file that is not empty is where the engine keeps the volume, and no container uses the volume.
     """
-    there = Task("there", f"The engine has a volume called {SHELF}", _shelf, _shelf_hint)
-    filled = Task(
-        "filled",
-        "A file in it holds something",
-        _filled,
-        "A volume is filled by a container that has it mounted somewhere and writes there.",
-        ("there",),
+    tasks = (
+        Task("there", f"The engine has a volume called {SHELF}", has_volume(SHELF), _shelf_hint),
+        Task(
+            "filled",
+            "A file in it holds something",
+            _is_filled,
+            "A volume is filled by a container that has it mounted somewhere and writes there.",
+            ("there",),
+        ),
+        Task(
+            "outlived",
+            "No container is left that uses it: the volume has outlived its container",
+            _is_unused,
+            "Remove the container and not the volume. What does `docker rm -v` remove, and what does it leave?",
+            ("filled",),
+        ),
     )
-    outlived = Task(
-        "outlived",
-        "No container is left that uses it: the volume has outlived its container",
-        _outlived,
-        "Remove the container and not the volume. What goes with `docker rm -v`, and what does not?",
-        ("filled",),
-    )
-    return Exercise(
-        lab, "09", "make-the-volume", "The line that makes no volume", (there, filled, outlived), SETTLE_S
-    )
+    return Exercise(lab, "09", "make-the-volume", "The line that makes no volume", tasks, SETTLE_S)
 
 
-def _shelf(lab: Lab) -> str | None:
-    names = [str(row["Name"]) for row in lab.list_volumes()]
-    return None if SHELF in names else f"the engine has no volume called {SHELF}"
-
-
-def _filled(lab: Lab) -> str | None:
+def _is_filled(lab: Lab) -> str | None:
     entries = lab.host.directory(lab.directory_of(SHELF), deep=True)
     if any(entry.kind == "file" and entry.size_bytes for entry in entries):
         return None
@@ -87,19 +91,21 @@ def _filled(lab: Lab) -> str | None:
 
 def _shelf_hint(lab: Lab) -> str:
     if container_named(lab, SHELF):
-        return f"{SHELF} is a container here. `docker create` makes containers, whatever its next word is."
+        return (
+            f"{SHELF} is a container here. `docker create` creates containers, whatever its next argument is."
+        )
     return (
         f"`docker create volume {SHELF}` reads: make a container from the image “volume”, with the command "
-        f"{SHELF}. What it takes for a verb and what for a noun is the other way round."
+        f"{SHELF}. In docker's commands the kind of object comes first, and then the action."
     )
 
 
-def _outlived(lab: Lab) -> str | None:
-    place = lab.directory_of(SHELF)
+def _is_unused(lab: Lab) -> str | None:
+    directory = lab.directory_of(SHELF)
     for row in lab.list_containers(stopped=True):
         for mount in row.get("Mounts") or []:
             # by the volume's name, or by its path on the host
-            if mount.get("Name") == SHELF or f"{mount.get('Source')}/".startswith(f"{place}/"):
+            if mount.get("Name") == SHELF or f"{mount.get('Source')}/".startswith(f"{directory}/"):
                 return f"the container {row['Names'][0].lstrip('/')} still uses it"
     return None
 
@@ -108,73 +114,68 @@ def _outlived(lab: Lab) -> str | None:
 
 
 def name_not_path(lab: Lab) -> Exercise:
-    """A container writes beside its volume: `-v /some/where/till_data:/data`. Mend it, and lose nothing.
+    """Repair `-v /some/where/till_data:/data`, which writes beside the volume, and lose nothing.
 
-    Promise: what the container writes at /data goes into the volume, and what the first one had written is in it.
+    Promise: what the container writes at /data goes into the volume, and the file of the first container is in it.
     """
-    with lab.hidden():
-        if container_named(lab, TILL) is None:
-            lab.create_volume(TILL_DATA)
-            path = f"{home(lab)}/volumes/{TILL_DATA}"
-            script = f"[ -e /data/takings ] || echo {_takings(lab)} >/data/takings; exec sleep 86400"
-            words: dict[str, Any] = {"volumes": [f"{path}:/data"], "network": "none"}
-            lab.run(lab.image("payload"), ["sh", "-c", script], name=TILL, **words)
-    runs = Task("runs", f"A container {TILL} runs", lambda lab: not_running(lab, TILL))
-    mounted = Task("mounted", f"Its /data is the volume {TILL_DATA}", _mounted, _mounted_hint, ("runs",))
-    kept = Task(
-        "kept",
-        "/data/takings holds what the first container had written: nothing is lost",
-        _kept,
-        "The old takings are still where the path pointed. A container that has both, the path and the volume, can "
-        "copy; `docker cp` can, too.",
-        ("mounted",),
+    setup_container(lab, TILL, lambda: _start_till(lab))
+    tasks = (
+        runs(TILL),
+        Task(
+            "mounted",
+            f"Its /data is the volume {TILL_DATA}",
+            all_of(mounts(TILL, "/data", TILL_DATA), _is_writable),
+            _mounted_hint,
+            ("runs",),
+        ),
+        Task(
+            "kept",
+            "/data/takings holds what the first container had written: nothing is lost",
+            _has_takings,
+            "The old takings are still where the path pointed. A container that has both, the path and the volume, can "
+            "copy; `docker cp` can, too.",
+            ("mounted",),
+        ),
     )
-    tasks = (runs, mounted, kept)
     return Exercise(lab, "09", "name-not-path", "The volume that stays empty", tasks, SETTLE_S, (TILL,))
 
 
-def _mounts(lab: Lab, name: str) -> list[Mapping[str, Any]]:
-    container = container_named(lab, name)
-    return [] if container is None else list(container.attrs["Mounts"])
+def _start_till(lab: Lab) -> None:
+    lab.create_volume(TILL_DATA)
+    path = f"{home(lab)}/volumes/{TILL_DATA}"
+    script = f"[ -e /data/takings ] || echo {_takings(lab)} >/data/takings; exec sleep 86400"
+    options: dict[str, Any] = {"volumes": [f"{path}:/data"], "network": "none"}
+    lab.run(lab.image("payload"), ["sh", "-c", script], name=TILL, **options)
 
 
-def _mounted(lab: Lab) -> str | None:
-    found = {mount["Destination"]: mount for mount in _mounts(lab, TILL)}
-    here = found.get("/data")
-    if here is None:
-        where = ", ".join(found) or "nowhere"
-        return f"nothing is mounted at /data of {TILL} (but at: {where})"
-    if here["Type"] != "volume":
-        return f"/data of {TILL} is a directory of the host ({here['Type']}), and no volume"
-    if here.get("Name") != TILL_DATA:
-        return f"/data of {TILL} is the volume {here.get('Name', '')[:12]}"
-    return None if here["RW"] else f"{TILL} may only read its /data: it can take nothing more"
+def _is_writable(lab: Lab) -> str | None:
+    mount = mount_at(lab, TILL, "/data")
+    return None if mount and mount["RW"] else f"{TILL} may only read its /data: it can take nothing more"
 
 
 def _mounted_hint(lab: Lab) -> str:
-    if "no volume" in (_mounted(lab) or ""):
+    mount = mount_at(lab, TILL, "/data")
+    if mount and mount["Type"] != "volume":
         return (
-            "What stands before the first colon of -v is a volume's name, unless it begins with a slash. A mount is "
-            "chosen when a container is made: it must be made anew. Look first where its data is."
+            "In -v, the part before the first colon is a volume's name, unless it begins with a slash. Mounts are set "
+            "when a container is created: a new one is needed. Look first where its data is."
         )
     return f"`docker inspect {TILL}` lists what is mounted where, under Mounts."
 
 
 def _takings(lab: Lab) -> str:
-    """What the first container writes: the same for the whole session, and nothing that can be guessed."""
+    """What the first container writes: the same for the whole session, and impossible to guess."""
     return hashlib.sha256(f"{lab.session} {TILL}".encode()).hexdigest()[:12]
 
 
-def _kept(lab: Lab) -> str | None:
-    place = lab.directory_of(TILL_DATA)
+def _has_takings(lab: Lab) -> str | None:
+    directory = lab.directory_of(TILL_DATA)
     # in the volume itself: another mount on top of it may show the old file at the same path
-    entry = lab.host.entries(place, ["takings"])["takings"]
-    if entry is None:
-        return "there is no file /data/takings"
-    if entry.kind != "file":
-        return f"takings in the volume {TILL_DATA} is no file, it is a {entry.kind}"
-    if lab.host.read(f"{place}/takings").strip() != _takings(lab):
-        return f"takings in the volume {TILL_DATA} holds other takings than the first ones"
+    in_volume, nothing = f"takings in the volume {TILL_DATA}", "there is no file /data/takings"
+    if missing := not_a_file(lab, directory, "takings", in_volume, nothing):
+        return missing
+    if lab.host.read(f"{directory}/takings").strip() != _takings(lab):
+        return f"{in_volume} holds other takings than the first ones"
     same = file_in(lab, TILL, "/data/takings") == _takings(lab)
     return None if same else f"{TILL} sees another /data/takings than the one in the volume"
 
@@ -183,230 +184,223 @@ def _kept(lab: Lab) -> str | None:
 
 
 def comes_back(lab: Lab) -> Exercise:
-    """A container with the restart policy of the Portainer line, which has proved it.
+    """A container with the restart policy of the Portainer line, which has been applied.
 
-    Promise: its program has ended without the engine's doing, and under this very policy the engine has started it
-    again. RestartCount counts no start or restart by hand.
+    Promise: its program has exited by itself, and under this very policy the engine has restarted it. RestartCount
+    does not count starts and restarts by hand.
     """
-    runs = Task("runs", f"A container {LIGHTHOUSE} runs", lambda lab: not_running(lab, LIGHTHOUSE))
-    policy = Task(
-        "policy", "It has the restart policy of the Portainer line", _policy, _policy_hint, ("runs",)
+    tasks = (
+        runs(LIGHTHOUSE),
+        Task("policy", "It has the restart policy of the Portainer line", _policy, _policy_hint, ("runs",)),
+        Task(
+            "back",
+            "Its program has ended by itself, and the engine has started it again",
+            _was_restarted,
+            "A container that is stopped or killed through the engine stays down. End its first process from inside: "
+            "`docker exec`, and the signal that it does not ignore.",
+            ("policy",),
+        ),
     )
-    back = Task(
-        "back",
-        "Its program has ended by itself, and the engine has started it again",
-        _back,
-        "A container that is stopped or killed through the engine stays down. End its first process from inside: "
-        "`docker exec`, and the signal that it does not ignore.",
-        ("policy",),
-    )
-    return Exercise(lab, "09", "comes-back", "A light that comes back", (runs, policy, back), 1.5)
+    return Exercise(lab, "09", "comes-back", "A light that comes back", tasks, 1.5)
+
+
+def _policy_of(lab: Lab) -> str:
+    container = container_named(lab, LIGHTHOUSE)
+    return (container.attrs["HostConfig"]["RestartPolicy"]["Name"] if container else "") or "no"
 
 
 def _policy(lab: Lab) -> str | None:
-    container = container_named(lab, LIGHTHOUSE)
-    name = container.attrs["HostConfig"]["RestartPolicy"]["Name"] if container else ""
-    return None if name == "always" else f"its restart policy is “{name or 'no'}”"
+    policy = _policy_of(lab)
+    return None if policy == "always" else f"its restart policy is “{policy}”"
 
 
 def _policy_hint(lab: Lab) -> str:
-    said = _policy(lab) or ""
-    if "on-failure" in said:
+    policy = _policy_of(lab)
+    if policy == "on-failure":
         return "A program that ends with exit code 0 has not failed: this policy would leave it down."
-    if "unless-stopped" in said:
+    if policy == "unless-stopped":
         return "It differs in one case: it was stopped, and then the engine was restarted. Which of the two does so?"
     return "`docker run` takes it, and `docker update` changes it while a container runs."
 
 
-def _back(lab: Lab) -> str | None:
+def _was_restarted(lab: Lab) -> str | None:
     container = running(lab, LIGHTHOUSE)
     if not container.attrs["RestartCount"]:
         return "the engine has not had to start it again so far (RestartCount is 0)"
-    # an engine keeps its last 256 events; a change that is older than they are is not seen
+    # an engine keeps its last 256 events; an older change is not found
     api: Any = lab.client.api  # its types know no fractions of a second
     events = api.events(
-        since=_exact(container.attrs["State"]["StartedAt"]),
-        until=_exact(lab.engine_time()),
+        since=_event_time(container.attrs["State"]["StartedAt"]),
+        until=_event_time(lab.engine_time()),
         filters={"container": container.id, "event": "update"},
         decode=True,
     )
     changed = next(iter(events), None) is not None
     events.close()
-    return (
-        "its policy was changed after the engine had started it again: let it prove this one"
-        if changed
-        else None
-    )
+    if changed:
+        return "its policy was changed after the engine had started it again: let the engine apply this one"
+    return None
 
 
-def _exact(time: str) -> str:
-    """A time of the engine's as its events are asked for: seconds since 1970, a point, nanoseconds."""
+def _event_time(time: str) -> str:
+    """A time of the engine as `docker events` takes it: seconds since 1970, a point, nanoseconds."""
     seconds, _, rest = time.rstrip("Z").partition(".")
     fraction = (re.match(r"\d*", rest) or [""])[0]
-    at = datetime.fromisoformat(f"{seconds[:19]}{_zone(time)}").timestamp()
-    return f"{int(at)}.{fraction:0<9.9}"
+    zone = match[0] if (match := re.search(r"[+-]\d\d:\d\d$", time)) else "+00:00"
+    timestamp = datetime.fromisoformat(f"{seconds[:19]}{zone}").timestamp()
+    return f"{int(timestamp)}.{fraction:0<9.9}"
 
 
-def _zone(time: str) -> str:
-    return found[0] if (found := re.search(r"[+-]\d\d:\d\d$", time)) else "+00:00"
-
-
-# --- see, and not command
+# --- list containers, and control none
 
 
 def watch_only(lab: Lab) -> Exercise:
     """A container that lists the containers, and could not start one.
 
     Promise: nothing within the watchman's reach takes commands for the engine, and no mount, volume, namespace or
-    right leads to it or to the host; the list that it holds is one that `guard` gives it, of this exercise.
+    capability leads to it or to the host; its list comes from the `guard` of this exercise.
     """
     with lab.hidden():
         door = docker_sock(lab)
-        setup_container(lab, GUARD, lambda: _post_the_guard(lab, door))
-    runs = Task(
-        "runs",
-        f"A container {WATCHMAN} runs",
-        lambda lab: not_running(lab, WATCHMAN),
-        "You need a container that stays and has curl: labhelpers/tools.",
+    setup_container(lab, GUARD, lambda: _start_guard(lab, door))
+    tasks = (
+        runs(WATCHMAN, "You need a container that keeps running and has curl: labhelpers/tools."),
+        Task(
+            "apart",
+            "It cannot command the engine: it has no way to its socket",
+            _is_apart,
+            _apart_hint,
+            ("runs",),
+        ),
+        Task(
+            "seen",
+            f"Its file /seen holds the list of containers that the engine's API gives, with the id of {GUARD} in it",
+            all_of(setup_runs(GUARD), has_answer(WATCHMAN, "/seen", _judge_list)),
+            f"{GUARD} holds the engine's socket, and listens on list.sock in the volume {POST}. curl --unix-socket, "
+            "and the path is /containers/json.",
+            ("apart",),
+        ),
     )
-    apart = Task(
-        "apart",
-        "It cannot command the engine: it has no way to its socket",
-        _apart,
-        _apart_hint,
-        ("runs",),
-    )
-    seen = Task(
-        "seen",
-        f"Its file /seen holds the list of containers that the engine's API gives, with the id of {GUARD} in it",
-        _seen,
-        f"{GUARD} holds the engine's socket, and listens on list.sock in the volume {POST}. curl --unix-socket, and "
-        "the path is /containers/json.",
-        ("apart",),
-    )
-    tasks = (runs, apart, seen)
     return Exercise(lab, "09", "watch-only", "See, and not command", tasks, SETTLE_S, (WATCHMAN, GUARD))
 
 
-def _post_the_guard(lab: Lab, door: Door) -> None:
+def _start_guard(lab: Lab, door: Door) -> None:
     lab.create_volume(POST)
     guard = start_proxy(lab, door, POST, name=GUARD)
     lab.exec(guard, ["rm", f"{PLACE}/get.sock"])
 
 
-def _apart(lab: Lab) -> str | None:
+def _is_apart(lab: Lab) -> str | None:
     ways = ways_to_the_host(lab, running(lab, WATCHMAN))
     return f"{WATCHMAN}: {ways[0]}" if ways else None
 
 
 def _apart_hint(lab: Lab) -> str:
-    missing = _apart(lab) or ""
-    if "read-only" in missing:
-        return "A request is written to a connection, and not to the file. Who can open the socket can send anything."
-    if "shares a PID namespace" in missing:
+    way = _is_apart(lab) or ""
+    if "read-only" in way:
+        return "A request is written to a connection, not to the file: a client that can open the socket can send any."
+    if "shares a PID namespace" in way:
         return (
             "/proc/PID/root leads to the files of each process that it sees. Give it process ids of its own."
         )
-    if "over the network" in missing:
+    if "over the network" in way:
         return "The engine listens on a port. What it needs is a socket in a volume: it can do without a network."
     return f"Give it the volume {POST}, and nothing of {INSIDE} or of the host's directories."
 
 
-def _seen(lab: Lab) -> str | None:
-    if missing := setup_changed(lab, GUARD):
-        return missing
+def _judge_list(lab: Lab, text: str) -> str | None:
     guard, watchman = running(lab, GUARD), running(lab, WATCHMAN)
-    said = file_in(lab, WATCHMAN, "/seen")
-    if not said:
-        return f"{WATCHMAN} has no file /seen, or it is empty"
     try:
-        ids = [row["Id"] for row in json.loads(said)]
+        ids = [row["Id"] for row in json.loads(text)]
     except (ValueError, TypeError, KeyError):
-        return f"/seen is no list of containers: “{said[:40]}”"
+        return f"/seen is no list of containers: “{text[:40]}”"
     if guard.id not in ids:
-        return f"{GUARD} is not in that list: it is of another time or another engine"
+        return f"{GUARD} is not in that list: it is from another time or another engine"
     if watchman.id not in ids:
-        return f"{WATCHMAN} itself is not in that list: it was not {WATCHMAN} that asked for it"
-    posts = [mount for mount in _mounts(lab, WATCHMAN) if mount.get("Name") == POST]
-    return (
-        None if posts else f"{WATCHMAN} has no way to {GUARD}: the list was brought to it, it did not see it"
-    )
+        return f"{WATCHMAN} itself is not in that list: {WATCHMAN} did not request it"
+    if any(mount.get("Name") == POST for mount in watchman.attrs["Mounts"]):
+        return None
+    return f"{WATCHMAN} has no way to {GUARD}: the list was brought to it, it did not request it"
 
 
-# --- three deaths, one exit code
+# --- three causes of exit code 137
 
 
 def three_deaths(lab: Lab) -> Exercise:
-    """Three containers ended with exit code 137: by the kernel, by somebody's hand, by their own will.
+    """Three containers exited with code 137: the kernel killed one, `docker kill` another, the third chose the code.
 
-    Promise: the three names are the right ones. Which one died of what is drawn, and kept from what the lab did: a
-    name, a log or a state that is changed later changes nothing.
+    Promise: the three names are the right ones. The causes are drawn at random, and stored by the lab: a name, a log
+    or a state that is changed later changes nothing.
     """
-    with lab.hidden():
-        setup_container(lab, INSPECTOR, lambda: lab.run(lab.image("payload"), name=INSPECTOR, network="none"))
-        if lab.session not in _fates or any(container_named(lab, name) is None for name in SUSPECTS):
-            _fates[lab.session] = _let_them_die(lab)
+    setup_container(lab, INSPECTOR, lambda: lab.run(lab.image("payload"), name=INSPECTOR, network="none"))
+    if not stored_value(lab, "causes") or any(container_named(lab, name) is None for name in SUSPECTS):
+        with lab.hidden():
+            store_value(lab, "causes", _run_suspects(lab))
     tasks = [
-        Task("kernel", _asks("kernel", "was killed by the kernel for want of memory"), *_answer("kernel")),
-        Task(
-            "somebody", _asks("somebody", "was killed by somebody through the engine"), *_answer("somebody")
-        ),
-        Task("itself", _asks("itself", "chose its exit code itself"), *_answer("itself")),
+        file_contains(
+            INSPECTOR,
+            f"/{cause}",
+            f"the name of the one ({', '.join(SUSPECTS)}) that {what}",
+            partial(_judge_suspect, cause),
+            hint,
+            (),
+        )
+        for cause, (what, hint) in CAUSES.items()
     ]
     return Exercise(lab, "09", "three-deaths", "Three deaths, one exit code", tasks, SETTLE_S, (INSPECTOR,))
 
 
-HINTS = {
-    "kernel": "`docker inspect` knows more of a death than its exit code: look at State.",
-    "somebody": "The engine notes a kill before it notes the death: `docker events`, with --since and --filter. It "
-    "keeps the last events only; who is left when the other two are found?",
-    "itself": "A program that ends by its own will may have said why: `docker logs`.",
+CAUSES = {
+    "kernel": (
+        "was killed by the kernel for want of memory",
+        "`docker inspect` shows more about an exit than its code: look at State.",
+    ),
+    "somebody": (
+        "was killed by somebody through the engine",
+        "The engine records a kill before it records the exit: `docker events`, with --since and --filter. It keeps "
+        "the last events only; who is left when the other two are found?",
+    ),
+    "itself": (
+        "chose its exit code itself",
+        "A program that exits by itself may have printed the reason: `docker logs`.",
+    ),
 }
+"""file → what happened to the container that it names, and the hint."""
 
 
-def _asks(file: str, words: str) -> str:
-    return f"The file /{file} in {INSPECTOR} holds the name of the one ({', '.join(SUSPECTS)}) that {words}"
+def _judge_suspect(cause: str, lab: Lab, text: str) -> str | None:
+    if text not in SUSPECTS:
+        return f"/{cause} holds “{text[:30]}”, which is none of the three"
+    return None if stored_value(lab, "causes")[text] == cause else f"{text} did not die so"
 
 
-def _answer(file: str) -> tuple[Any, str]:
-    def check(lab: Lab) -> str | None:
-        name = file_in(lab, INSPECTOR, f"/{file}")
-        if not name:
-            return f"{INSPECTOR} has no file /{file}, or it is empty"
-        if name not in SUSPECTS:
-            return f"/{file} holds “{name[:30]}”, which is none of the three"
-        return None if _fates[lab.session][name] == file else f"{name} did not die so"
-
-    return check, HINTS[file]
-
-
-def _let_them_die(lab: Lab) -> dict[str, str]:
-    """The same command in all three, so that `docker ps` does not tell; what each does is put into it.
+def _run_suspects(lab: Lab) -> dict[str, str]:
+    """Run the same command in all three, so that `docker ps` shows no difference; a file says what each does.
 
     Returns:
-        Name → the file that is to hold it.
+        Name → cause.
     """
-    ends = [EATS, f"echo {GAVE_UP}; exit 137", "sleep 86400"]
-    files = dict(zip(ends, ("kernel", "itself", "somebody"), strict=True))
-    secrets.SystemRandom().shuffle(ends)
+    scripts = [EATS, f"echo {GAVE_UP}; exit 137", "sleep 86400"]
+    causes = dict(zip(scripts, ("kernel", "itself", "somebody"), strict=True))
+    secrets.SystemRandom().shuffle(scripts)
     wait = "until [ -s /fate ]; do sleep 0.05; done; . /fate"
     limits: dict[str, Any] = {"memory": LIMIT_BYTES, "memory_swap": LIMIT_BYTES, "network": "none"}
-    made: list[tuple[Container, str]] = []
-    for name, end in zip(SUSPECTS, ends, strict=True):
+    suspects: list[tuple[Container, str]] = []
+    for name, script in zip(SUSPECTS, scripts, strict=True):
         if container_named(lab, name):
             lab.remove(name, force=True)
         container = lab.run(lab.image("payload"), ["sh", "-c", wait], name=name, **limits)
-        lab.exec(container, ["sh", "-c", 'echo "$1" >/fate.new; mv /fate.new /fate', "sh", end])
-        made.append((container, end))
-    for container, end in made:
-        if end.startswith("sleep"):
+        lab.exec(container, ["sh", "-c", 'echo "$1" >/fate.new; mv /fate.new /fate', "sh", script])
+        suspects.append((container, script))
+    for container, script in suspects:
+        if causes[script] == "somebody":
             lab.kill(container)
-    for container, end in made:
+    for container, script in suspects:
         lab.wait(container, limit_s=WAIT_S)
         for _ in range(OOM_TRIES):
-            if end != EATS or lab.inspect(container)["State"]["OOMKilled"]:
+            if script != EATS or lab.inspect(container)["State"]["OOMKilled"]:
                 break
-            # the engine missed the kill, which the exercise asks for: once more, with the same fate
+            # the engine missed the OOM kill, which the exercise needs: run it again
             lab.start(container)
             lab.wait(container, limit_s=WAIT_S)
-    return {str(container.name): files[end] for container, end in made}
+    return {str(container.name): causes[script] for container, script in suspects}

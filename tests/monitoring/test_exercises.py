@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from docker.errors import NotFound
 
+from labhelpers.course.containers import container_named, not_running
 from labhelpers.course.exercises import Exercise
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
@@ -215,7 +216,7 @@ def test_comes_back(there: Lab) -> None:
     assert "no container named lighthouse" in str(exercise.check())
 
     def again(policy: str) -> Any:
-        if exercises.container_named(lab, "lighthouse"):
+        if container_named(lab, "lighthouse"):
             lab.remove("lighthouse", force=True)
         return lab.run(lab.image("payload"), name="lighthouse", restart=policy, **ALONE)
 
@@ -233,16 +234,16 @@ def test_comes_back(there: Lab) -> None:
     assert "RestartCount is 0" in str(exercise.check())
     until(lambda: light_killed(lab))
     # counted first: a container that is about to end still runs
-    until(lambda: light_again(lab) and exercises.not_running(lab, "lighthouse") is None)
+    until(lambda: light_again(lab) and not_running(lab, "lighthouse") is None)
     passes_twice(exercise)
     # proved under another policy, and changed afterwards
     light = again("unless-stopped")
     until(lambda: light_killed(lab))
-    until(lambda: exercises.not_running(lab, "lighthouse") is None)
+    until(lambda: not_running(lab, "lighthouse") is None)
     light.update(restart_policy={"Name": "always"})
     fails(exercise, "changed after the engine had started it again")
     until(lambda: light_killed(lab, 1))
-    until(lambda: exercises.not_running(lab, "lighthouse") is None)
+    until(lambda: not_running(lab, "lighthouse") is None)
     passes_twice(exercise)
     gone(lab, "lighthouse")
 
