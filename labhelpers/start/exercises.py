@@ -12,13 +12,16 @@ from docker.errors import NotFound
 from labhelpers.course.containers import (
     cached_check,
     cloned_container,
+    command_of,
     container_named,
+    existing,
+    not_running,
     store_value,
     stored_value,
 )
 from labhelpers.course.exercises import Exercise, Task
 from labhelpers.engine import answers
-from labhelpers.errors import ContainerMissing, TimedOut
+from labhelpers.errors import TimedOut
 from labhelpers.lab import sessions
 from labhelpers.lab.names import named
 
@@ -29,100 +32,91 @@ if TYPE_CHECKING:
 
 IMAGE = "labhelpers/base"
 NAME = named("my-first")
-STAYS_S = 300.0
+MIN_RUNTIME_S = 300.0
 SPEED = 150  # two seconds show the five minutes
 
 
 def first_exercise(lab: Lab) -> Exercise:
-    """Start a container that stays.
+    """Start a container that keeps running.
 
-    Promises: a container of that name, made from the image that this notebook began with, runs and will still run in
-    five minutes unless it is stopped: `docker run -it` with its shell, a server and `sleep infinity` do, `sleep 60`
-    and a restart policy do not. A copy whose `sleep` and `timeout` are sped up proves it in seconds, for a loop and
+    Promises: a container of that name, created from the image that this notebook began with, runs and will still run
+    in five minutes unless it is stopped: `docker run -it` with its shell, a server and `sleep infinity` do, `sleep 60`
+    and a restart policy do not. A clone whose `sleep` and `timeout` are sped up proves it in seconds, for a loop and
     a script too.
     """
     store_value(lab, IMAGE, str(lab.inspect_image(lab.image("base"))["Id"]))
-    made = Task("made", f"A container called {NAME} is there", _made, _made_hint)
-    image = Task("image", f"It is made from the image {IMAGE}", _image, _image_hint, needs=("made",))
-    stays = Task("stays", "It runs, and will still run in five minutes", _stays, _stays_hint, needs=("made",))
-    tasks = (made, image, stays)
+    tasks = (
+        Task("made", f"A container called {NAME} is there", _exists, _name_hint),
+        Task(
+            "image",
+            f"It is made from the image {IMAGE}",
+            _image,
+            "A container keeps the image that it was created from. Remove this one, then create another: "
+            "the image is the first argument after the options of `docker run`.",
+            needs=("made",),
+        ),
+        Task("stays", "It runs, and will still run in five minutes", _stays, _stays_hint, needs=("made",)),
+    )
     return Exercise(lab, "00", "stays", "Start a container that stays", tasks, containers=(NAME,))
 
 
-def _made(lab: Lab) -> str | None:
-    return None if container_named(lab, NAME) else f"the engine has no container called {NAME}"
+def _exists(lab: Lab) -> str | None:
+    return None if container_named(lab, NAME) else f"there is no container named {NAME}"
 
 
-def _made_hint(lab: Lab) -> str:
-    others = lab.list_containers(filters={"ancestor": IMAGE})
-    # made here, or in a terminal; not in another notebook
+def _name_hint(lab: Lab) -> str:
+    rows = lab.list_containers(filters={"ancestor": IMAGE})
+    # created here, or in a terminal; not in another notebook
     names = sorted(
-        answers.name(one)
-        for one in others
-        if answers.labels(one).get(sessions.SESSION, lab.session) == lab.session
+        answers.name(row)
+        for row in rows
+        if answers.labels(row).get(sessions.SESSION, lab.session) == lab.session
     )
     if names:
         return (
-            f"A container of {IMAGE} runs, but it is called {names[0]}. Where you give no name, the "
-            "engine invents one. An option of `docker run` sets it; `docker rename` changes it."
+            f"A container of {IMAGE} runs, but it is called {names[0]}. If you give no name, the engine generates "
+            "one. An option of `docker run` sets it; `docker rename` changes it."
         )
-    return "`docker run` makes a container and starts it. `docker run --help` tells the option that names it."
-
-
-def _there(lab: Lab) -> Container:
-    container = container_named(lab, NAME)
-    if container is None:
-        raise ContainerMissing(
-            f"the engine has no container called {NAME}", hint="it was removed; make another"
-        )
-    return container
-
-
-def _image(lab: Lab) -> str | None:
-    container = _there(lab)
-    if container.attrs["Image"] == stored_value(lab, IMAGE):
-        return None
-    named = container.attrs["Config"]["Image"]
-    if named in (IMAGE, f"{IMAGE}:latest"):
-        return f"it is made from another image that was given the name {named}"
-    return f"it is made from {named}"
-
-
-def _image_hint(lab: Lab) -> str:
     return (
-        "A container keeps the image that it was made from. Remove this one, then make another: "
-        "the image is the first word after the options of `docker run`."
+        "`docker run` creates a container and starts it. `docker run --help` lists the option that names it."
     )
 
 
+def _image(lab: Lab) -> str | None:
+    container = existing(lab, NAME)
+    if container.attrs["Image"] == stored_value(lab, IMAGE):
+        return None
+    ref = container.attrs["Config"]["Image"]
+    if ref in (IMAGE, f"{IMAGE}:latest"):
+        return f"it is made from another image that was given the name {ref}"
+    return f"it is made from {ref}"
+
+
 def _stays(lab: Lab) -> str | None:
-    container = _there(lab)
+    container = existing(lab, NAME)
     if container.attrs["RestartCount"]:
         return "its first process ends again and again, and the engine restarts it"
-    if container.status == "exited":
-        return f"it has ended, with exit code {container.attrs['State']['ExitCode']}"
-    if container.status != "running":
-        return f"its state is “{container.status}”"
-    return cached_check(container, "stays", lambda: _ends_soon(lab, container))
+    return not_running(lab, NAME) or cached_check(container, "stays", lambda: _ends_soon(lab, container))
 
 
 def _ends_soon(lab: Lab, container: Container) -> str | None:
-    """Whether a copy of the container ends before `STAYS_S`, on a clock that is `SPEED` times as fast."""
-    with cloned_container(lab, container) as copy:
-        if not _sped_up(copy):
+    """Whether a clone of the container ends before `MIN_RUNTIME_S`, on a clock that is `SPEED` times as fast."""
+    with cloned_container(lab, container) as clone:
+        if not _speed_up(clone):
             return None
-        copy.start()
+        clone.start()
+        limit_s = MIN_RUNTIME_S / SPEED
         try:
-            lab.wait_for("the copy to end", lambda: not lab.is_running(copy), STAYS_S / SPEED, every_s=0.1)
+            lab.wait_for("the clone to end", lambda: not lab.is_running(clone), limit_s, every_s=0.1)
         except TimedOut:
             return None
-    return f"it runs now, but its command, `{_command(container)}`, ends within five minutes"
+    return f"it runs now, but its command, `{command_of(container)}`, ends within five minutes"
 
 
-def _sped_up(copy: Container) -> bool:
-    """Put `sleep` and `timeout` into it whose seconds are shorter; False where the image has no perl to run them."""
+def _speed_up(clone: Container) -> bool:
+    """Install a `sleep` and a `timeout` whose seconds are shorter; False if the image has no perl to run them."""
     try:
-        copy.get_archive("/usr/bin/perl")
+        clone.get_archive("/usr/bin/perl")
     except NotFound:
         return False
     archive = io.BytesIO()
@@ -134,22 +128,22 @@ def _sped_up(copy: Container) -> bool:
             member = tarfile.TarInfo(f"usr/bin/{name}")
             member.size, member.mode = len(text), 0o755
             tar.addfile(member, io.BytesIO(text))
-    return bool(copy.put_archive("/", archive.getvalue()))
+    return bool(clone.put_archive("/", archive.getvalue()))
 
 
 def _stays_hint(lab: Lab) -> str:
-    container = _there(lab)
-    command, code = _command(container), container.attrs["State"]["ExitCode"]
+    container = existing(lab, NAME)
+    command, code = command_of(container), container.attrs["State"]["ExitCode"]
     if container.status == "created":
         if code:
-            return f"The engine could not start its command, `{command}`: is it in the image, and spelled so?"
-        return "It is made, but it was never started. `docker create` makes, `docker run` makes and starts."
-    if container.status == "paused":
+            return f"The engine could not start its command, `{command}`: does the image have it? Check the spelling."
         return (
-            "It is paused: its processes are there, and none gets to run. `docker --help` has the opposite."
+            "It was never started. `docker create` creates a container, `docker run` creates and starts one."
         )
+    if container.status == "paused":
+        return "It is paused: its processes exist, and none is scheduled. `docker --help` lists the opposite."
     if container.attrs["RestartCount"]:
-        return "A restart policy hides the end of a process; it does not make it stay. Change the command."
+        return "A restart policy hides the end of a process; it does not keep it running. Change the command."
     if container.status == "running":
         return (
             f"The container ends with its first process, and `{command}` is over too soon. Which command waits without "
@@ -158,10 +152,6 @@ def _stays_hint(lab: Lab) -> str:
     if code in (137, 143):
         return f"Something stopped it: exit code {code} is 128 + the number of the signal. Start it again."
     return (
-        f"A container lives as long as its first process. Yours, `{command}`, has ended. Remove it, and make "
+        f"A container lives as long as its first process. Yours, `{command}`, has ended. Remove it, and create "
         "one whose command takes long. A shell without a terminal ends at once: it has nothing to read."
     )
-
-
-def _command(container: Container) -> str:
-    return " ".join([container.attrs["Path"], *container.attrs["Args"]])
