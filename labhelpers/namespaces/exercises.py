@@ -19,7 +19,7 @@ from labhelpers.course.containers import (
 from labhelpers.course.containment import ways_to_the_host
 from labhelpers.course.exercises import Check, Exercise, Task
 from labhelpers.lab.names import all_named, named
-from labhelpers.namespaces import pid1
+from labhelpers.namespaces import pid1_duties
 from labhelpers.namespaces.identity import FIVE, KINDS, of
 
 if TYPE_CHECKING:
@@ -351,14 +351,14 @@ def polite(lab: Lab) -> Exercise:
         Task(
             "term",
             "TERM ends its process 1, so that a stop does not wait",
-            lambda lab: pid1.ends_on_term(lab, running(lab, POLITE)),
+            lambda lab: pid1_duties.ends_on_term(lab, running(lab, POLITE)),
             _term_hint,
             ("runs",),
         ),
         Task(
             "buries",
             "A process that loses its parent in it leaves no zombie",
-            lambda lab: pid1.leaves_no_zombies(lab, running(lab, POLITE)),
+            lambda lab: pid1_duties.leaves_no_zombies(lab, running(lab, POLITE)),
             "An orphan becomes a child of process 1, and stays in the process table until process 1 waits for it. "
             "Programs that expect no children do not. Which program exists to do this?",
             ("runs",),
@@ -378,7 +378,7 @@ def _is_sleep(process: Process) -> bool:
 
 def _term_hint(lab: Lab) -> str:
     container = running(lab, POLITE)
-    if "does not end" in (pid1.ends_on_term(lab, container) or ""):
+    if "does not end" in (pid1_duties.ends_on_term(lab, container) or ""):
         return "A trap whose commands do not end the shell only interrupts it. What must the handler do last?"
     return (
         f"Process 1 is `{lab.host.process(container).command[:60]}`. A shell can set a trap; or let the engine start "
