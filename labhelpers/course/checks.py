@@ -83,12 +83,7 @@ def made_from(name: str, image_id: str, ref: str) -> Check:
 
 
 def file_contains(
-    name: str,
-    path: str,
-    what: str,
-    judge: Judge,
-    hint: Hint | None = None,
-    needs: Sequence[str] = ("runs",),
+    name: str, path: str, what: str, judge: Judge, hint: Hint | None = None, needs: Sequence[str] = ("runs",)
 ) -> Task:
     """A task, named as the file: a file in a container holds the right answer.
 
@@ -170,12 +165,11 @@ def mount_at(lab: Lab, name: str, path: str) -> dict[str, Any] | None:
 
 def not_mounted(lab: Lab, name: str, path: str) -> str | None:
     """Why nothing is mounted at a path of a running container, for the reader; None if something is."""
-    if mount_at(lab, name, path):
+    points = sorted(mount["Destination"] for mount in running(lab, name).attrs["Mounts"])
+    if path in points:
         return None
-    others = sorted(mount["Destination"] for mount in running(lab, name).attrs["Mounts"])
-    return f"nothing is mounted at {path} of {name}" + (
-        f"; there is something at {', '.join(others)}" if others else ""
-    )
+    others = f"; there is something at {', '.join(points)}" if points else ""
+    return f"nothing is mounted at {path} of {name}{others}"
 
 
 def mounts(name: str, path: str, volume: str | None = None) -> Check:
@@ -187,15 +181,17 @@ def mounts(name: str, path: str, volume: str | None = None) -> Check:
 
     def check(lab: Lab) -> str | None:
         mount = mount_at(lab, name, path)
-        suffix = f": it is not the volume {volume}" if volume else ""
         if mount is None:
-            return f"{not_mounted(lab, name, path)}{suffix}"
+            nothing = not_mounted(lab, name, path)
+            return f"{path} is not the volume {volume}: {nothing}" if volume else nothing
         if mount["Type"] != "volume":
             source = ": it shows a directory of the host (bind)" if mount["Type"] == "bind" else ""
             return f"{path} of {name} is a {mount['Type']} mount, and not a volume{source}"
         mounted = answers.volume_name(mount)
+        if volume and mounted != volume:
+            return f"{path} of {name} is the volume {mounted[:12]}; it is not the volume {volume}"
         if volume:
-            return None if mounted == volume else f"{path} of {name} is the volume {mounted[:12]}{suffix}"
+            return None
         if is_anonymous(mounted):
             return f"the volume at {path} of {name} has no name that you could find again"
         return not_persistent(lab, mounted)

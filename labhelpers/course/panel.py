@@ -18,12 +18,7 @@ if TYPE_CHECKING:
     from labhelpers.course.exercises import Exercise
     from labhelpers.course.predictions import Prediction
 
-_FRAME = {
-    "border": f"1px solid {FAINT}",
-    "padding": "0.6em 0.9em",
-    "margin": "0.3em 0",
-    "max_width": "52em",
-}
+_FRAME = {"border": f"1px solid {FAINT}", "padding": "0.6em 0.9em", "margin": "0.3em 0", "max_width": "52em"}
 
 
 def exercise_panel(exercise: Exercise) -> widgets.Widget:
