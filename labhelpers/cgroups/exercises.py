@@ -51,11 +51,7 @@ def thirty(lab: Lab) -> Exercise:
     tasks = (
         runs(WARM, "A shell can use a core: `sh -c 'while :; do :; done'`, in labhelpers/payload."),
         Task(
-            "held",
-            "It is always busy, and gets 30 % of one core: measured",
-            _is_held,
-            _held_hint,
-            ("runs",),
+            "held", "It is always busy, and gets 30 % of one core: measured", _is_held, _held_hint, ("runs",)
         ),
     )
     return Exercise(lab, "04", "thirty-percent", "30 % of a core", tasks, 0.3, (WARM,))
