@@ -14,6 +14,7 @@ import pytest
 from docker.errors import NotFound
 
 from labhelpers.course import mysql
+from labhelpers.course.containers import store_value
 from labhelpers.course.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.services import exercises, monitor
@@ -163,7 +164,8 @@ def test_repaired_and_password(room: Lab) -> None:
 
     # a container that is no server, in front of one
     server.rename("behind")
-    del exercises._ports[lab.session, "shop-db"]  # that server keeps its port: another one is drawn
+    # that server keeps its port: another one is drawn
+    store_value(lab, "port of shop-db", exercises._free_port(lab))
     repaired = exercises.repaired(lab)
     forwarder(lab)
     deadline = time.monotonic() + 60
