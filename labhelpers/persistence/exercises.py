@@ -1,7 +1,7 @@
 """The exercises of the chapter on data that outlive their container.
 
-A data directory is told from others by its `server_uuid`: the lab gives each copy one of its own, and whoever starts an
-empty directory gets a new one.
+A data directory is identified by its `server_uuid`: the lab gives each copy its own, and a server that starts on an
+empty directory generates a new one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import hashlib
 import re
 import secrets
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.containers import container_named, not_running, running, setup_container
-from labhelpers.course.exercises import Exercise, Task
+from labhelpers.course.checks import all_of, are_running, is_anonymous, mounts, not_persistent, runs
+from labhelpers.course.containers import container_named, running, session_value, setup_container
+from labhelpers.course.exercises import Check, Exercise, Task
 from labhelpers.errors import LabError
 from labhelpers.lab import sessions
 from labhelpers.lab.names import all_named, named
@@ -29,21 +32,17 @@ PROOF, PROOF_DATA = all_named("proof", "proof-data")
 SCHOOL = named("school")
 FORGETFUL, KEEPER = all_named("forgetful", "keeper")
 BANK, BANK_DATA = all_named("bank", "bank-data")
-# a server that is killed as soon as it answers is no answer
+# a server that is killed as soon as it answers does not pass
 SETTLE_S = 0.5
 MARKS = "kept_marks"
-_known: dict[str, frozenset[str]] = {}
-"""session → the server_uuids that there were before its exercise on a new server."""
-_NO_NAME = re.compile(r"[0-9a-f]{64}")
-_uuids: dict[tuple[str, str], str] = {}
-"""(session, exercise) → the server_uuid of its data directory: the cell that is run again keeps it."""
+LOGIN_HINT = "`docker logs` shows its last messages."
 
 
-# --- looking
+# --- servers
 
 
 def ask(lab: Lab, name: str, sql: str) -> list[tuple[str, ...]]:
-    """The rows that the server of a container gives; a check shows no command."""
+    """The rows that the server of a container returns; a check shows no command."""
     with lab.hidden():
         return servers.ask(lab, name, sql)
 
@@ -55,20 +54,20 @@ def place(lab: Lab, name: str) -> Place:
 
 
 def _server_in(lab: Lab, name: str) -> str | None:
-    """Why no MySQL server of a container answers, to the reader; None where one does.
+    """Why no MySQL server of a container answers, for the reader; None if one does.
 
-    It is a server that keeps its data at `DATA` and runs in that container: whatever else answers there computes no
-    SHA-256 of a word that is drawn now, or has another host name.
+    It is a server that keeps its data at `DATA` and runs in that container: any other program cannot compute the
+    SHA-256 of a random word, or has another host name.
     """
     container = running(lab, name)
     word = secrets.token_hex(8)
     try:
         rows = ask(lab, str(container.name), f"select sha2('{word}', 256), @@hostname, @@datadir")
     except LabError as error:
-        words = str(error.engine_message)
-        if "executable file not found" in words:
+        message = str(error.engine_message)
+        if "executable file not found" in message:
             return f"{name} has no MySQL: it was made from another image"
-        if "1045" in words:
+        if "1045" in message:
             return f"the server in {name} takes another password than root"
         return f"no MySQL server answers in {name}, or not yet"
     digest, host, directory = rows[0] if len(rows) == 1 and len(rows[0]) == 3 else ("", "", "")
@@ -82,33 +81,49 @@ def _server_in(lab: Lab, name: str) -> str | None:
     return None
 
 
-def _answers(lab: Lab, name: str) -> str | None:
-    return not_running(lab, name) or _server_in(lab, name)
+def _answers(name: str) -> Check:
+    """A MySQL server answers in a running container."""
+    return all_of(are_running(name), lambda lab: _server_in(lab, name))
 
 
-def _is_its_data(lab: Lab, name: str, wanted: str) -> str | None:
-    if missing := _server_in(lab, name):
-        return missing
-    if ask(lab, name, "select @@server_uuid") != [(wanted,)]:
+def _has_data(name: str, server_uuid: str) -> Check:
+    """The server of a container has the data directory with that `server_uuid`, and the row."""
+
+    def check(lab: Lab) -> str | None:
+        if ask(lab, name, "select @@server_uuid") == [(server_uuid,)]:
+            return None
         return f"the server in {name} has another data directory: its server_uuid is not the one of yours"
-    return _row(lab, name)
+
+    return all_of(lambda lab: _server_in(lab, name), check, _has_row(name))
 
 
-def _row(lab: Lab, name: str) -> str | None:
-    try:
-        rows = ask(lab, name, f"select * from {DATABASE}.mytab")
-    except LabError as error:
-        return str(error.engine_message)
-    if rows == [ROW]:
-        return None
-    return f"mytab has {len(rows)} rows, and should have the one row {' '.join(ROW)}"
+def _has_row(name: str) -> Check:
+    """The table of the book has its one row."""
+
+    def check(lab: Lab) -> str | None:
+        try:
+            rows = ask(lab, name, f"select * from {DATABASE}.mytab")
+        except LabError as error:
+            return str(error.engine_message)
+        if rows == [ROW]:
+            return None
+        return f"mytab has {len(rows)} rows, and should have the one row {' '.join(ROW)}"
+
+    return check
 
 
-def _uuid(lab: Lab, exercise: str) -> tuple[str, bool]:
-    """The server_uuid of an exercise's data, and whether it is new."""
-    key = (lab.session, exercise)
-    is_new = key not in _uuids
-    return _uuids.setdefault(key, str(uuid.uuid4())), is_new
+def _server_uuid(lab: Lab, exercise: str, set_up: Callable[[str], object]) -> str:
+    """The server_uuid of an exercise's data; `set_up` creates the data, once in a session."""
+
+    def create() -> str:
+        server_uuid = str(uuid.uuid4())
+        with lab.hidden():
+            set_up(server_uuid)
+        return server_uuid
+
+    server_uuid = session_value(lab, f"{exercise} server_uuid", create)
+    session_value(lab, "server_uuids", lambda: set[str]()).add(server_uuid)
+    return server_uuid
 
 
 # --- the book's proof
@@ -117,27 +132,22 @@ def _uuid(lab: Lab, exercise: str) -> tuple[str, bool]:
 def proof(lab: Lab, source: str) -> Exercise:
     """Prove that the data outlive a container; the book runs centos again, which mounts nothing of the database.
 
-    Promise: a MySQL server in that container answers with the row, out of the data directory that the lab made: its
-    server_uuid is drawn, and the server's own `datadir` is where the volume is mounted.
+    Promise: a MySQL server in that container answers with the row, from the data directory that the lab created: its
+    server_uuid is random, and the server's own `datadir` is where the volume is mounted.
     """
-    wanted, is_new = _uuid(lab, PROOF)
-    if is_new:
-        with lab.hidden():
-            lab.create_volume(PROOF_DATA)
-            copy(lab, source, PROOF_DATA, wanted)
+
+    def set_up(server_uuid: str) -> None:
+        lab.create_volume(PROOF_DATA)
+        copy(lab, source, PROOF_DATA, server_uuid)
+
+    server_uuid = _server_uuid(lab, PROOF, set_up)
     tasks = (
-        Task("runs", f"A container {PROOF} runs", lambda lab: not_running(lab, PROOF), _proof_hint),
-        Task(
-            "mounted",
-            f"Its {DATA} is the volume {PROOF_DATA}",
-            lambda lab: _proof_mounted(lab),
-            _proof_hint,
-            ("runs",),
-        ),
+        runs(PROOF, _proof_hint),
+        Task("mounted", f"Its {DATA} is the volume {PROOF_DATA}", _proof_mounted, _proof_hint, ("runs",)),
         Task(
             "shows",
             "A MySQL server in it answers with the row of mytab out of that volume",
-            lambda lab: _is_its_data(lab, PROOF, wanted),
+            _has_data(PROOF, server_uuid),
             "Files alone prove little. Which image has a program that reads them as tables?",
             ("mounted",),
         ),
@@ -146,64 +156,60 @@ def proof(lab: Lab, source: str) -> Exercise:
 
 
 def _proof_mounted(lab: Lab) -> str | None:
-    found = place(lab, PROOF)
-    if found.kind == LAYER:
-        return f"nothing is mounted at {DATA} of {PROOF}: what is in it has nothing to do with the database"
-    if found.kind == ANONYMOUS:
+    if place(lab, PROOF).kind == ANONYMOUS:
         return f"{DATA} of {PROOF} is a new volume that nobody named, not {PROOF_DATA}"
-    return None if found.name == PROOF_DATA else f"something else is mounted at {DATA} of {PROOF}"
+    return mounts(PROOF, DATA, PROOF_DATA)(lab)
 
 
 def _proof_hint(lab: Lab) -> str:
     container = container_named(lab, PROOF)
     if container is None:
-        return f"The data are in the volume {PROOF_DATA}: a stopped database. Who reads them, and where does it look?"
-    points = [one["Destination"] for one in container.attrs["Mounts"] if one.get("Name") == PROOF_DATA]
+        return (
+            f"The data are in the volume {PROOF_DATA}: a stopped database. Which program reads them, and where does it "
+            "look?"
+        )
+    points = [mount["Destination"] for mount in container.attrs["Mounts"] if mount.get("Name") == PROOF_DATA]
     if points and points != [DATA]:
         return f"The volume is mounted at {points[0]}. MySQL looks in {DATA}."
     if container.status != "running":
-        return "A container lives as long as its first process. `docker logs` tells what that one said last."
-    return f"A container sees a volume only where it was made with it. {PROOF} has to be made anew, with a mount."
+        return f"A container lives as long as its first process. {LOGIN_HINT}"
+    return f"Mounts are set when a container is created: {PROOF} has to be made anew, with a mount."
 
 
 # --- the book's session, repaired
 
 
 def session(lab: Lab) -> Exercise:
-    """Run the book's session from its beginning: `use dockertest;` finds no database until there is one.
+    """Run the book's session from its beginning: `use dockertest;` finds no database until it is created.
 
-    Promise: the table is a table of a *new* server, not of a data directory in which an earlier cell had made it.
+    Promise: the table is a table of a *new* server, not of a data directory in which an earlier cell had created it.
     """
-    before = _known.setdefault(lab.session, _kept_uuids(lab))
+    known = session_value(lab, "known server_uuids", lambda: _existing_server_uuids(lab))
     tasks = (
         Task(
             "answers",
             f"A MySQL server answers in a container {SCHOOL}, with the password root",
-            lambda lab: _answers(lab, SCHOOL) or _is_old(lab, before),
-            "The first start of a server takes some seconds: `docker logs` tells how far it is.",
+            all_of(_answers(SCHOOL), lambda lab: _is_old(lab, known)),
+            "The first start of a server takes some seconds: `docker logs` shows its progress.",
         ),
         Task(
             "database",
             f"It has a database {DATABASE}",
-            lambda lab: (
-                None
-                if (DATABASE,) in ask(lab, SCHOOL, "show databases")
-                else f"it has no database {DATABASE}"
-            ),
-            "`use` goes into a database that is there. Which statement makes one?",
+            _has_database,
+            "`use` selects a database that exists. Which statement makes one?",
             ("answers",),
         ),
         Task(
             "table",
             f"In {DATABASE} there is a table mytab with the columns c1 int and c2 char",
-            _table,
-            "A table belongs to the database that is in use, or that stands before its name.",
+            _has_table,
+            "A table belongs to the database that is in use, or that is named in front of it.",
             ("database",),
         ),
         Task(
             "row",
             "It has one row: 1, a",
-            lambda lab: _row(lab, SCHOOL),
+            _has_row(SCHOOL),
             "Each run of the book's insert adds a row, also the second one.",
             ("table",),
         ),
@@ -211,83 +217,81 @@ def session(lab: Lab) -> Exercise:
     return Exercise(lab, "08", "session", "The book's session, repaired", tasks, SETTLE_S, (SCHOOL,))
 
 
-def _kept_uuids(lab: Lab) -> frozenset[str]:
+def _existing_server_uuids(lab: Lab) -> frozenset[str]:
     """The server_uuid of every data directory that the notebook has so far."""
     rows = [row for row in lab.list_volumes() if (row["Labels"] or {}).get(sessions.SESSION) == lab.session]
     paths = [f"{row['Mountpoint']}/auto.cnf" for row in rows if row.get("Mountpoint")]
     texts = lab.host.read_many(paths).values()
-    found = (re.search(r"^server[-_]uuid\s*=\s*(\S+)", text or "", re.M) for text in texts)
-    return frozenset(one[1] for one in found if one)
+    matches = (re.search(r"^server[-_]uuid\s*=\s*(\S+)", text or "", re.M) for text in texts)
+    return frozenset(match[1] for match in matches if match)
 
 
-def _is_old(lab: Lab, before: frozenset[str]) -> str | None:
-    ((uuid,),) = ask(lab, SCHOOL, "select @@server_uuid")
-    old = before | {known for (session, _), known in _uuids.items() if session == lab.session}
-    return (
-        f"the server in {SCHOOL} has the data of an earlier one: begin with an empty directory"
-        if uuid in old
-        else None
-    )
+def _is_old(lab: Lab, known: frozenset[str]) -> str | None:
+    ((server_uuid,),) = ask(lab, SCHOOL, "select @@server_uuid")
+    if server_uuid in known | session_value(lab, "server_uuids", lambda: set[str]()):
+        return f"the server in {SCHOOL} has the data of an earlier one: begin with an empty directory"
+    return None
 
 
-def _table(lab: Lab) -> str | None:
+def _has_database(lab: Lab) -> str | None:
+    exists = (DATABASE,) in ask(lab, SCHOOL, "show databases")
+    return None if exists else f"it has no database {DATABASE}"
+
+
+def _has_table(lab: Lab) -> str | None:
     columns = "select table_schema, column_name, data_type from information_schema.columns"
-    query = f"{columns} where table_name = 'mytab' order by 1, 2"
     tables = "select table_type from information_schema.tables where table_name = 'mytab'"
     if ask(lab, SCHOOL, f"{tables} and table_schema = '{DATABASE}'") not in ([], [("BASE TABLE",)]):
         return f"mytab of {DATABASE} is a view, and no table"
-    found = ask(lab, SCHOOL, query)
-    here = [row[1:] for row in found if row[0] == DATABASE]
-    if here == [("c1", "int"), ("c2", "char")]:
+    rows = ask(lab, SCHOOL, f"{columns} where table_name = 'mytab' order by 1, 2")
+    own = [tuple(column) for schema, *column in rows if schema == DATABASE]
+    if own == [("c1", "int"), ("c2", "char")]:
         return None
-    if here:
-        return f"mytab of {DATABASE} has other columns: {', '.join(' '.join(one) for one in here)}"
-    if found:
-        return f"there is a table mytab, but in the database {found[0][0]}"
+    if own:
+        return f"mytab of {DATABASE} has other columns: {', '.join(map(' '.join, own))}"
+    if rows:
+        return f"there is a table mytab, but in the database {rows[0][0]}"
     return f"{DATABASE} has no table mytab"
 
 
-# --- from a volume without a name into one with a name
+# --- from an anonymous volume into a named one
 
 
 def move(lab: Lab, image: str, source: str) -> Exercise:
-    """Save the data of a container that was made without a volume.
+    """Save the data of a container that was created without a named volume.
 
     Promise: a server in `keeper` has the rows of `forgetful`, in a place that can be found again. Its files may have
-    been copied (the server_uuid is the same), or its tables dumped and loaded (a word that is drawn is in one of them).
+    been copied (the server_uuid is the same), or its tables dumped and loaded (one of them has a random word).
 
     Args:
         image: of MySQL.
         source: a volume with a data directory that has the book's row and is not in use.
     """
-    wanted, is_new = _uuid(lab, FORGETFUL)
-    if is_new:
-        with lab.hidden():
-            setup_container(
-                lab,
-                FORGETFUL,
-                lambda: start_without_volume(
-                    lab, image, source, wanted, first_sql=_marked(wanted), name=FORGETFUL
-                ),
-            )
+
+    def set_up(server_uuid: str) -> None:
+        sql = _mark(server_uuid)
+        start = partial(start_without_volume, lab, image, source, server_uuid, first_sql=sql, name=FORGETFUL)
+        setup_container(lab, FORGETFUL, start)
+
+    server_uuid = _server_uuid(lab, FORGETFUL, set_up)
     tasks = (
         Task(
             "answers",
             f"A MySQL server answers in a container {KEEPER}, with the password root",
-            lambda lab: _answers(lab, KEEPER),
+            _answers(KEEPER),
             _move_hint,
         ),
         Task(
             "named",
             f"Its {DATA} is a volume with a name that a person can remember, or a directory of the host",
-            _named,
-            f"What does `docker inspect` say that {FORGETFUL} has mounted? That is what you want under a name.",
+            _has_name,
+            f"What does `docker inspect` list as mounted in {FORGETFUL}? That is what you want under a name.",
             ("answers",),
         ),
         Task(
             "same",
             f"It has the data of {FORGETFUL}",
-            lambda lab: _has_the_data(lab, wanted),
+            lambda lab: _has_the_data(lab, server_uuid),
             _move_hint,
             ("named",),
         ),
@@ -295,98 +299,88 @@ def move(lab: Lab, image: str, source: str) -> Exercise:
     return Exercise(lab, "08", "move", "Data without a name", tasks, SETTLE_S, (KEEPER,))
 
 
-def _marked(word: str) -> str:
-    """SQL that puts a word into a table of the book's database; run at every start, it changes nothing more."""
+def _mark(word: str) -> str:
+    """SQL that puts a word into a table of the book's database; it may be run at every start."""
     table = f"{DATABASE}.{MARKS}"
     return f"create table if not exists {table}(word char(36) primary key); replace into {table} values('{word}');"
 
 
-def _has_the_data(lab: Lab, wanted: str) -> str | None:
-    """By the server's uuid, or by the word: a dump that was loaded into a new server has the one and not the other."""
+def _has_the_data(lab: Lab, server_uuid: str) -> str | None:
+    """By the server_uuid, or by the word: a dump that was loaded into a new server has only the word."""
     if missing := _server_in(lab, KEEPER):
         return missing
     tables = f"select table_name from information_schema.tables where table_schema = '{DATABASE}'"
     has_marks = (MARKS,) in ask(lab, KEEPER, tables)
     marks = ask(lab, KEEPER, f"select word from {DATABASE}.{MARKS}") if has_marks else []
-    if (wanted,) in marks:
-        return _row(lab, KEEPER)
-    return _is_its_data(lab, KEEPER, wanted)
+    check = _has_row(KEEPER) if (server_uuid,) in marks else _has_data(KEEPER, server_uuid)
+    return check(lab)
 
 
-def _named(lab: Lab) -> str | None:
-    found = place(lab, KEEPER)
-    if found.kind == VOLUME and _is_memory(lab, found.name):
-        return f"the volume {found.name} is memory (tmpfs): it is empty again after its last container"
-    if found.kind == BIND or (found.kind not in (LAYER, ANONYMOUS) and not _NO_NAME.fullmatch(found.name)):
+def _has_name(lab: Lab) -> str | None:
+    data = place(lab, KEEPER)
+    if data.kind == VOLUME and (missing := not_persistent(lab, data.name)):
+        return missing
+    if data.kind == BIND or (data.kind not in (LAYER, ANONYMOUS) and not is_anonymous(data.name)):
         return None
-    return f"{DATA} of {KEEPER} is a {found.kind} {found.short}".replace(found.name, f"{found.name[:12]}…")
-
-
-def _is_memory(lab: Lab, volume: str) -> bool:
-    return (lab.inspect_volume(volume).get("Options") or {}).get("type") == "tmpfs"
+    return f"{DATA} of {KEEPER} is a {data.kind} {data.short}".replace(data.name, f"{data.name[:12]}…")
 
 
 def _move_hint(lab: Lab) -> str:
     old, new = container_named(lab, FORGETFUL), container_named(lab, KEEPER)
     if old is None and new is None:
         return (
-            f"{FORGETFUL} is gone. With `docker rm`, its volume still is there: `docker volume ls` has a filter for "
-            "those that no container uses. With `docker rm -v` it is lost: restart the notebook."
+            f"{FORGETFUL} is gone. After `docker rm`, its volume still exists: `docker volume ls` has a filter for "
+            "those that no container uses. After `docker rm -v` it is lost: restart the notebook."
         )
-    words = lab.last_lines(new, 50) if new is not None else ""
-    if "Unable to lock" in words:
+    if new is not None and "Unable to lock" in lab.last_lines(new, 50):
         return "Two servers want one data directory. Stop the first one."
     if old is not None and old.status == "running" and new is None:
-        return f"Stop {FORGETFUL} before you copy: the files of a running server are of different moments."
+        return f"Stop {FORGETFUL} before you copy: the files of a running server are not consistent."
     return (
         "A container that mounts two volumes can copy one into the other: `cp -a`. An empty directory is filled with "
-        "a new database by the first server that finds it."
+        "a new database by the first server that starts on it."
     )
 
 
-# --- safety put back
+# --- durability restored
 
 
 def bank(lab: Lab, image: str, source: str) -> Exercise:
-    """Make a server safe that was set up to be fast, without losing what it holds.
+    """Make a server durable that was set up to be fast, without losing its data.
 
-    Promise: every commit waits for the disk, now and after the next start. What is in effect is asked of the server,
-    and where it has that from: `performance_schema.variables_info` says which values were set while it ran.
+    Promise: every commit waits for the disk, now and after the next start. The server reports the values in effect,
+    and their source: `performance_schema.variables_info` says which values were set while it ran.
 
     Args:
         image, source: as for `move`.
     """
-    wanted, is_new = _uuid(lab, BANK)
-    if is_new:
-        with lab.hidden():
-            lab.create_volume(BANK_DATA)
-            copy(lab, source, BANK_DATA, wanted)
-            start(lab, image, BANK_DATA, FAST.arguments, name=BANK, network="none")
+
+    def set_up(server_uuid: str) -> None:
+        lab.create_volume(BANK_DATA)
+        copy(lab, source, BANK_DATA, server_uuid)
+        start(lab, image, BANK_DATA, FAST.arguments, name=BANK, network="none")
+
+    server_uuid = _server_uuid(lab, BANK, set_up)
     tasks = (
-        Task(
-            "answers",
-            f"A MySQL server answers in the container {BANK}",
-            lambda lab: _answers(lab, BANK),
-            "`docker logs` tells what it said last.",
-        ),
+        Task("answers", f"A MySQL server answers in the container {BANK}", _answers(BANK), LOGIN_HINT),
         Task(
             "same",
             f"It has the data of the volume {BANK_DATA}",
-            lambda lab: _is_its_data(lab, BANK, wanted),
-            f"Whoever makes the container anew must give it its volume, {BANK_DATA}.",
+            _has_data(BANK, server_uuid),
+            f"A new container needs the volume of the old one, {BANK_DATA}.",
             ("answers",),
         ),
         Task(
             "safe",
             "Every commit is on the disk before it is acknowledged",
-            _safe,
-            "Two logs are flushed at a commit, InnoDB's and the binary one. `select @@…` shows both settings.",
+            _is_safe,
+            "Two logs are flushed at a commit, InnoDB's and the binary log. `select @@…` shows both settings.",
             ("same",),
         ),
         Task(
             "stays",
             "That stays so after a restart: it is what the server starts with",
-            _stays,
+            _stays_safe,
             _stays_hint,
             ("safe",),
         ),
@@ -397,7 +391,7 @@ def bank(lab: Lab, image: str, source: str) -> Exercise:
 FLUSH, SYNC, METHOD = "innodb_flush_log_at_trx_commit", "sync_binlog", "innodb_flush_method"
 
 
-def _safe(lab: Lab) -> str | None:
+def _is_safe(lab: Lab) -> str | None:
     rows = ask(lab, BANK, f"select @@{FLUSH}, @@{SYNC}, @@{METHOD}, @@log_bin")
     flush, sync, method, has_binlog = rows[0]
     if method.lower() in ("nosync", "littlesync"):
@@ -408,8 +402,8 @@ def _safe(lab: Lab) -> str | None:
     return f"{FLUSH} is {flush}, {SYNC} is {sync}"
 
 
-def _stays(lab: Lab) -> str | None:
-    """None where both values come from what the server started with, or from what it will start with next."""
+def _stays_safe(lab: Lab) -> str | None:
+    """None if the server started with both values, or will start with them next time."""
     table = "performance_schema.variables_info"
     rows = ask(
         lab,
@@ -418,31 +412,31 @@ def _stays(lab: Lab) -> str | None:
         f"where variable_name in ('{FLUSH}', '{SYNC}')",
     )
     if {name for name, *_ in rows} != {FLUSH, SYNC}:
-        return "the server does not say where its settings come from: start it with its performance schema"
+        return "the server does not report the source of its settings: start it with its performance schema"
     # boot: an --init-file, which is read at every start
     dynamic = {name for name, source, user in rows if source == "DYNAMIC" and user != "boot"}
-    kept = ask(lab, BANK, "select * from performance_schema.persisted_variables") if dynamic else []
+    persisted = ask(lab, BANK, "select * from performance_schema.persisted_variables") if dynamic else []
     loads = dynamic and ask(lab, BANK, "select @@persisted_globals_load") == [("1",)]
     safe = {(FLUSH, str(SAFE.flush)), (SYNC, str(SAFE.sync))}
-    open_ = sorted(dynamic - {name for name, value in kept if loads and (name, value) in safe})
-    if not open_:
-        return None
-    return f"{' and '.join(open_)} was set in the running server: its next start does not know of that"
-
-
-def _stays_hint(lab: Lab) -> str:
-    risky = _risky(running(lab, BANK).attrs)
-    if risky:
-        return (
-            f"What you set in a running server is gone at its next start, and its command line says {' '.join(risky)}. "
-            "The arguments of a container never change."
-        )
+    lost = sorted(dynamic - {name for name, value in persisted if loads and (name, value) in safe})
     return (
-        "Restart it, and look again: what does it start with? A file with settings is read at the start only."
+        f"{' and '.join(lost)} was set in the running server: it is lost at its next start" if lost else None
     )
 
 
-def _risky(attrs: dict[str, Any]) -> list[str]:
-    """The words of a command line about the two settings."""
+def _stays_hint(lab: Lab) -> str:
+    options = _durability_options(running(lab, BANK).attrs)
+    if options:
+        return (
+            "What you set in a running server is gone at its next start, and its command line has "
+            f"{' '.join(options)}. The arguments of a container never change."
+        )
+    return (
+        "Restart it, and look again: what does it start with? A configuration file is read at the start only."
+    )
+
+
+def _durability_options(attrs: dict[str, Any]) -> list[str]:
+    """The arguments of a command line about the two settings."""
     pattern = r"--(innodb[-_]flush[-_]log[-_]at[-_]trx[-_]commit|sync[-_]binlog)(=.*)?"
-    return [word for word in attrs["Args"] if re.fullmatch(pattern, word)]
+    return [argument for argument in attrs["Args"] if re.fullmatch(pattern, argument)]
