@@ -61,7 +61,7 @@ def first_exercise(lab: Lab) -> Exercise:
 
 
 def _exists(lab: Lab) -> str | None:
-    return None if container_named(lab, NAME) else f"there is no container named {NAME}"
+    return None if container_named(lab, NAME) else f"the engine has no container called {NAME}"
 
 
 def _name_hint(lab: Lab) -> str:
@@ -96,6 +96,8 @@ def _stays(lab: Lab) -> str | None:
     container = existing(lab, NAME)
     if container.attrs["RestartCount"]:
         return "its first process ends again and again, and the engine restarts it"
+    if container.status == "exited":
+        return f"it has ended, with exit code {container.attrs['State']['ExitCode']}"
     return not_running(lab, NAME) or cached_check(container, "stays", lambda: _ends_soon(lab, container))
 
 
