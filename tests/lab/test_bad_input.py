@@ -1,0 +1,120 @@
+"""Whatever a reader passes to `Lab`: it works, or it is a `LabError`. No other exception reaches a cell."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from labhelpers.errors import LabError
+from labhelpers.lab import Lab
+
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 0.5, -0.1, math.nan, math.inf, 1e300, 3j),
+    *("", " ", "\n", "\x00", "a b", "../x", "-x", "--", "/", "%", "a:b:c", "é" * 300, "\ud800", "x" * 5000, "1e9", "0"),
+    *(b"", b"x", (), [], {}, [None], [""], ["\x00"], {"": ""}, {None: None}, {"a": None}, {1: 2}, {"80": "x"}, object()),
+)
+# side by side, each process has one of its own
+STEADY = f"steady-{os.getpid()}"
+odd = st.sampled_from(ODD)
+text = st.text(max_size=12)
+OPTIONS = (
+    *("name", "network", "memory", "memory_swap", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit", "environment", "ports"),
+    *("volumes", "mounts", "user", "workdir", "entrypoint", "hostname", "ip", "dns", "dns_search", "extra_hosts", "labels"),
+    *("restart", "init", "read_only", "tmpfs", "cap_add", "cap_drop", "devices", "ulimits", "sysctls", "security_opt"),
+    *("privileged", "pid", "ipc", "uts", "shm_size", "stop_signal", "stop_timeout", "log_driver", "log_opts", "detach"),
+    *("tty", "stdin", "oom_kill_disable", "device_read_bps", "health_cmd", "cgroupns", "runtime", "no_such_option"),
+)
+CALLS: dict[str, Callable[[Lab, Any], object]] = {
+    "run": lambda lab, bad: lab.run(bad),
+    "run a command": lambda lab, bad: lab.run(lab.image("payload"), bad, network="none"),
+    "once": lambda lab, bad: lab.once(lab.image("payload"), ["true"], limit_s=bad),
+    "exec": lambda lab, bad: lab.exec(STEADY, bad),
+    "exec in": lambda lab, bad: lab.exec(bad, ["true"]),
+    "stop": lambda lab, bad: lab.stop(bad),
+    "stop timeout": lambda lab, bad: lab.stop("nobody", timeout_s=bad),
+    "remove": lambda lab, bad: lab.remove(bad),
+    "start": lambda lab, bad: lab.start(bad),
+    "restart": lambda lab, bad: lab.restart(bad),
+    "kill": lambda lab, bad: lab.kill(bad),
+    "kill signal": lambda lab, bad: lab.kill("nobody", bad),
+    "pause": lambda lab, bad: lab.pause(bad),
+    "unpause": lambda lab, bad: lab.unpause(bad),
+    "wait": lambda lab, bad: lab.wait(bad, limit_s=1),
+    "wait limit": lambda lab, bad: lab.wait("nobody", limit_s=bad),
+    "build": lambda lab, bad: lab.build(bad, "lab-bad:1"),
+    "commit": lambda lab, bad: lab.commit(STEADY, bad),
+    "commit from": lambda lab, bad: lab.commit(bad, "lab-bad:1"),
+    "tag": lambda lab, bad: lab.tag(bad, "lab-bad:1"),
+    "tag as": lambda lab, bad: lab.tag(lab.image("payload"), bad),
+    "create_network": lambda lab, bad: lab.create_network(bad),
+    "network subnet": lambda lab, bad: lab.create_network("lab-bad", subnet=bad),
+    "network option": lambda lab, bad: lab.create_network("lab-bad", options=bad),
+    "create_volume": lambda lab, bad: lab.create_volume(bad),
+    "volume option": lambda lab, bad: lab.create_volume("lab-bad", driver_opts=bad),
+    "connect": lambda lab, bad: lab.connect(bad, bad),
+    "remove_network": lambda lab, bad: lab.remove_network(bad),
+    "remove_volume": lambda lab, bad: lab.remove_volume(bad),
+    "remove_image": lambda lab, bad: lab.remove_image(bad),
+    "inspect": lambda lab, bad: lab.inspect(bad),
+    "inspect_image": lambda lab, bad: lab.inspect_image(bad),
+    "history_of": lambda lab, bad: lab.history_of(bad),
+    "inspect_network": lambda lab, bad: lab.inspect_network(bad),
+    "inspect_volume": lambda lab, bad: lab.inspect_volume(bad),
+    "changes_of": lambda lab, bad: lab.changes_of(bad),
+    "list_containers": lambda lab, bad: lab.list_containers(filters=bad),
+    "logs": lambda lab, bad: lab.logs(bad),
+    "logs tail": lambda lab, bad: lab.logs(STEADY, tail=bad),
+    "is_running": lambda lab, bad: lab.is_running(bad),
+    "address_of": lambda lab, bad: lab.address_of(bad),
+    "address on": lambda lab, bad: lab.address_of(STEADY, bad),
+    "directory_of": lambda lab, bad: lab.directory_of(bad),
+    "last_lines": lambda lab, bad: lab.last_lines(STEADY, bad),
+    "image": lambda lab, bad: lab.image(bad),
+    "reach": lambda lab, bad: lab.reach(STEADY, bad),
+    "reach in": lambda lab, bad: lab.reach(bad, 80),
+    "process tree": lambda lab, bad: lab.host.cgroup(bad),
+}
+
+
+@pytest.fixture(scope="module")
+def steady(there: Lab) -> Lab:
+    """A quiet lab in which one container runs."""
+    there.run(there.image("payload"), ["sleep", "600"], name=STEADY, network="none")
+    return there
+
+
+def _only_a_lab_error(lab: Lab, call: Callable[[], object]) -> None:
+    before = {each["Id"] for each in lab.list_containers(stopped=True)}
+    with suppress(LabError):
+        call()
+    for each in lab.list_containers(stopped=True):
+        if each["Id"] not in before and each["Labels"].get("labhelpers.session") == lab.session:
+            with suppress(LabError):
+                lab.remove(each["Id"], force=True)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_odd_argument_is_refused_with_a_lab_error_or_works(steady: Lab, name: str):
+    for bad in ODD:
+        _only_a_lab_error(steady, lambda bad=bad: CALLS[name](steady, bad))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_odd_option_of_run_is_refused_with_a_lab_error_or_works(steady: Lab, option: str):
+    for bad in ODD:
+        _only_a_lab_error(
+            steady, lambda bad=bad: steady.run(steady.image("payload"), ["true"], **{"network": "none", option: bad})
+        )
+
+
+@given(st.dictionaries(st.sampled_from(OPTIONS), odd | text | st.integers() | st.floats(), max_size=4))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_mixture_of_options_is_refused_with_a_lab_error_or_works(steady: Lab, options: dict[str, Any]):
+    _only_a_lab_error(steady, lambda: steady.run(steady.image("payload"), ["true"], **options))
