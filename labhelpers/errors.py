@@ -33,7 +33,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-_IS_INSTALLED = Path(__file__).with_name("bundle").is_dir()
+_FROM_WHEEL = Path(__file__).with_name("bundle").is_dir()
 
 DISK_FULL = (
     "the engine's disk is full: `docker system df` shows what uses it; free some space, then try again"
@@ -41,9 +41,9 @@ DISK_FULL = (
 """The hint for the engine's message "no space left on device" (errno(3), ENOSPC)."""
 
 
-def as_typed(text: str) -> str:
+def with_command_name(text: str) -> str:
     """Replace `./lab` in `text` with `labhelpers` if the package was installed from a wheel."""
-    return text.replace("./lab", "labhelpers") if _IS_INSTALLED else text
+    return text.replace("./lab", "labhelpers") if _FROM_WHEEL else text
 
 
 class LabError(Exception):
@@ -66,7 +66,7 @@ class LabError(Exception):
         if self.engine_message:
             lines.append(f"  it said: {self.engine_message.strip()}")
         lines.append(f"  next:    {self.hint}")
-        return as_typed("\n".join(lines))
+        return with_command_name("\n".join(lines))
 
     def _render_traceback_(self) -> list[str]:
         """IPython shows these lines instead of a traceback."""
@@ -149,7 +149,7 @@ class PortTaken(LabError):
     """The port is in use."""
 
 
-class NotOurs(LabError):
+class NotOwned(LabError):
     """The lab was asked to change a resource that it did not create."""
 
 
@@ -165,6 +165,6 @@ class SetupFailed(LabError):
     """The environment, JupyterLab or a package could not be set up."""
 
 
-def show(error: LabError) -> None:
+def print_error(error: LabError) -> None:
     """Print an error to standard error, for a user at a terminal."""
     print(f"error: {error}", file=sys.stderr)

@@ -172,7 +172,7 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def with_text(panel: Any, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def with_text_fallback(panel: Any, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A widget as Jupyter shows it, with `text` for wherever no widget can be shown."""
     made = panel._repr_mimebundle_()
     data, metadata = made if isinstance(made, tuple) else (made, {})
@@ -184,10 +184,10 @@ def code_html(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-DOES_NOT_APPLY = ": not applicable here: "
+NOT_APPLICABLE = ": not applicable here: "
 
 
-def finding(claim: str, found: Any = True, expected: Any = True, *, unless: str | None = None) -> None:
+def finding(claim: str, actual: Any = True, expected: Any = True, *, unless: str | None = None) -> None:
     """Print a finding, the same on every machine: `claim: yes`, or `claim: 1` where `expected` is a value.
 
     Args:
@@ -198,16 +198,16 @@ def finding(claim: str, found: Any = True, expected: Any = True, *, unless: str 
         FindingFailed: what was found is not what the course says.
     """
     if unless:
-        print(f"{claim}{DOES_NOT_APPLY}{unless}")
+        print(f"{claim}{NOT_APPLICABLE}{unless}")
         return
-    if found != expected:
+    if actual != expected:
         raise FindingFailed(
-            f"“{claim}” should be {_say(expected)} but is {_say(found)}",
+            f"“{claim}” should be {_format_value(expected)} but is {_format_value(actual)}",
             hint="run the notebook again from the top; if this happens again, "
             "please report it with the output of `./lab doctor`",
         )
-    print(f"{claim}: {_say(found)}")
+    print(f"{claim}: {_format_value(actual)}")
 
 
-def _say(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return show(value) if isinstance(value, bool) else str(value)

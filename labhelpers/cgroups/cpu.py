@@ -8,10 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labhelpers.cgroups.bounds import START_S, hog
 from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
 from labhelpers.cgroups.live import live_curves
-from labhelpers.cgroups.samples import Sampler, Samples, Use
+from labhelpers.cgroups.safety_limits import START_TIMEOUT_S, load
+from labhelpers.cgroups.samples import Sampler, Samples, Usage
 from labhelpers.errors import BadInput
 from labhelpers.results import Result, table
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-ASKED = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-RATIOS = ((1, 1), (2, 1), (4, 1))
+QUOTAS_CPUS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+SHARE_RATIOS = ((1, 1), (2, 1), (4, 1))
 SHARES = 1024
 # a new limit takes effect with the next period (100 ms)
 SETTLE_S = 0.25
 PERIOD_S = 0.1
 # a counter is read a little later than the clock, and a CPU takes its quota in slices of 5 ms
 READ_S = 0.05
-LEAST_USED_S = 0.75
+MIN_USAGE_S = 0.75
 
 
-def burn(processes: int) -> list[str]:
+def busy_loop(processes: int) -> list[str]:
     """A command that keeps so many processors busy, until it is ended."""
     return ["sh", "-c", "while :; do :; done & " * processes + "wait"]
 
@@ -50,7 +50,7 @@ class QuotaStep:
     """
 
     asked_cpus: float
-    use: Use
+    use: Usage
 
     @property
     def most_cpus(self) -> float:
@@ -102,7 +102,7 @@ class Quota(Result):
         )
 
 
-def quota(lab: Lab, asked: Sequence[float] = ASKED, seconds: float = 1.0) -> Quota:
+def quota(lab: Lab, asked: Sequence[float] = QUOTAS_CPUS, seconds: float = 1.0) -> Quota:
     """Give one container with two busy processes one quota after the other, and measure what it uses.
 
     Quotas of more CPUs than the engine's host has are left out: the engine refuses them.
@@ -119,7 +119,7 @@ def quota(lab: Lab, asked: Sequence[float] = ASKED, seconds: float = 1.0) -> Quo
         raise BadInput(f"this engine has {cpus} CPUs: there is nothing to measure", hint="ask for 0.5, say")
     with (
         lab.quiet(essential=[f"docker update --cpus {asked[0]}"]),
-        hog(lab, burn(2), cpus=asked[0]) as container,
+        load(lab, busy_loop(2), cpus=asked[0]) as container,
         Sampler(lab, container) as sampler,
     ):
         spans = []
@@ -193,7 +193,7 @@ class Shares(Result):
         return table(rows, columns)
 
 
-def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float = 1.2) -> Shares:
+def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = SHARE_RATIOS, seconds: float = 1.2) -> Shares:
     """Let two busy containers compete for one CPU, with shares in these ratios; then leave the first one alone.
 
     Args:
@@ -202,13 +202,16 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
 
     Source: kernel, Documentation/scheduler/sched-design-CFS.rst; cgroup-v2.rst, cpu.weight.
     """
-    cpu = quiet_cpu(lab)
+    cpu = idlest_cpu(lab)
     steps = []
     with (
         lab.quiet(essential=[f"docker update --cpu-shares {SHARES * ratios[-1][0]}"]),
-        hog(lab, burn(1), cpuset_cpus=str(cpu)) as first,
+        load(lab, busy_loop(1), cpuset_cpus=str(cpu)) as first,
     ):
-        with hog(lab, burn(1), cpuset_cpus=str(cpu)) as second, Sampler(lab, [first, second]) as sampler:
+        with (
+            load(lab, busy_loop(1), cpuset_cpus=str(cpu)) as second,
+            Sampler(lab, [first, second]) as sampler,
+        ):
             spans = []
             for ratio in ratios:
                 for container, part in zip((first, second), ratio, strict=True):
@@ -217,7 +220,7 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
                 sampler.wait(SETTLE_S)
                 start = sampler.now()
                 sampler.wait(seconds)
-                _wait_for_use(sampler, start)
+                _wait_for_usage(sampler, start)
                 spans.append((ratio, (weights[0], weights[1]), start, sampler.now()))
         samples = sampler.samples()
         for ratio, weights, *span in spans:
@@ -231,17 +234,17 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
     return Shares(cpu, tuple(steps), few, alone)
 
 
-def _wait_for_use(sampler: Sampler, start_s: float) -> None:
+def _wait_for_usage(sampler: Sampler, start_s: float) -> None:
     """Where the machine is busy, go on until enough was used: with little, it depends on who had the last slice."""
     for _ in range(24):
         samples = sampler.samples()
         used = [samples.use(name, start_s) for name in samples.names]
-        if sum(one.cpus * one.seconds for one in used) >= LEAST_USED_S:
+        if sum(one.cpus * one.seconds for one in used) >= MIN_USAGE_S:
             return
         sampler.wait(0.25)
 
 
-def quiet_cpu(lab: Lab) -> int:
+def idlest_cpu(lab: Lab) -> int:
     """The CPU that has been idle most in the last 0.2 s, of those that the engine may use.
 
     Source: proc(5), /proc/stat: the fourth and fifth numbers of a CPU are idle time.
@@ -306,9 +309,9 @@ def cpuset(lab: Lab, seconds: float = 1.0) -> CpuSet:
 
     Source: proc(5), /proc/PID/stat, field 39 (processor); cgroup-v2.rst, cpuset.cpus.
     """
-    cpu = quiet_cpu(lab)
+    cpu = idlest_cpu(lab)
     seen: list[tuple[float, int]] = []
-    with lab.quiet(essential=["docker update --cpuset-cpus"]), hog(lab, burn(2)) as container:
+    with lab.quiet(essential=["docker update --cpuset-cpus"]), load(lab, busy_loop(2)) as container:
         pids = _busy(lab, container, 2)
 
         def look() -> None:
@@ -340,7 +343,7 @@ def _busy(lab: Lab, container: Container, count: int) -> list[int]:
         found = [one.pid for one in there if one.pid not in parents and one.command.startswith("sh -c while")]
         return found if len(found) >= count else []
 
-    return lab.wait_for("the busy loops to start", leaves, START_S, while_running=container)
+    return lab.wait_for("the busy loops to start", leaves, START_TIMEOUT_S, while_running=container)
 
 
 # --- a change in flight
@@ -364,7 +367,7 @@ class Update(Result):
     same_process: bool
     samples: Samples
 
-    def use(self, number: int) -> Use:
+    def use(self, number: int) -> Usage:
         """What was used under the quota of that number."""
         starts = (0.0, *self.changed_at_s)
         ends = (*self.changed_at_s, self.samples.instants_s[-1] + SETTLE_S)
@@ -378,7 +381,7 @@ def update(lab: Lab, quotas: Sequence[float] = (0.8, 0.2, 0.5), seconds: float =
         quotas: in CPUs; the container begins with the first.
         seconds: for each.
     """
-    with lab.quiet(essential=["docker update --cpus"]), hog(lab, burn(1), cpus=quotas[0]) as container:
+    with lab.quiet(essential=["docker update --cpus"]), load(lab, busy_loop(1), cpus=quotas[0]) as container:
         pid = _pid(lab, container)
         with Sampler(lab, container, see=live_curves()) as sampler:
             changed = []

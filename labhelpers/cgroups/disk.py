@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, OUTER, Bound, hog, program
+from labhelpers.cgroups.safety_limits import DEFAULT_SAFETY_LIMITS, MIB, SafetyLimits, load, program
 from labhelpers.errors import LabError, NotRunning
 from labhelpers.results import Result, table
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-ASKED = (2 * MIB, 8 * MIB)
+LIMITS_BPS = (2 * MIB, 8 * MIB)
 # a disk that others keep busy
-SLOWEST_S = 150.0
-COPY = program("copy_file.py")
+TIMEOUT_S = 150.0
+COPY_PROGRAM = program("copy_file.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def disk(lab: Lab, volume: str) -> Disk:
     return Disk(number, named[whole], "")
 
 
-def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) -> DiskLimits:
+def disk_limits(lab: Lab, asked: Sequence[int] = LIMITS_BPS, seconds: float = 1.0) -> DiskLimits:
     """Write and read past the page cache: first without a limit, then with each of `asked`.
 
     Args:
@@ -125,9 +125,10 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
     Source: kernel, cgroup-v1/blkio-controller.rst (throttling); cgroup-v2.rst (io.max).
     """
     name = f"cgroups-disk-{lab.session}"
+    memory, pids = DEFAULT_SAFETY_LIMITS.memory_bytes, DEFAULT_SAFETY_LIMITS.pids
     limited = (
-        f"docker run -d --network none -v {name}:/data --memory {OUTER.memory_bytes} "
-        f"--memory-swap {OUTER.memory_bytes} --pids-limit {OUTER.pids} --device-read-bps"
+        f"docker run -d --network none -v {name}:/data --memory {memory} "
+        f"--memory-swap {memory} --pids-limit {pids} --device-read-bps"
     )
     with lab.quiet(essential=[limited]), ExitStack() as stack:
         stack.callback(lab.remove_volume, lab.create_volume(name))
@@ -151,10 +152,10 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
 def _copied(
     lab: Lab, volume: str, limit: int | None, seconds: float, limits: dict[str, Any]
 ) -> list[DiskStep]:
-    command = ["python3", "-c", COPY, str(seconds)]
-    bound = Bound(OUTER.memory_bytes, OUTER.pids, SLOWEST_S)
-    with hog(lab, command, image="tools", bound=bound, volumes=[f"{volume}:/data"], **limits) as container:
-        code = lab.wait(container, limit_s=SLOWEST_S + 10)
+    command = ["python3", "-c", COPY_PROGRAM, str(seconds)]
+    bound = SafetyLimits(DEFAULT_SAFETY_LIMITS.memory_bytes, DEFAULT_SAFETY_LIMITS.pids, TIMEOUT_S)
+    with load(lab, command, image="tools", bound=bound, volumes=[f"{volume}:/data"], **limits) as container:
+        code = lab.wait(container, limit_s=TIMEOUT_S + 10)
         log = lab.logs(container)
     if code:
         raise NotRunning(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, program
+from labhelpers.cgroups.safety_limits import MIB, program
 from labhelpers.course.exercises import (
     Exercise,
     Task,
@@ -24,15 +24,15 @@ from labhelpers.course.exercises import (
 )
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.host import Cpu
-from labhelpers.lab.names import all_named
+from labhelpers.lab.names import all_with_suffix
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-WARM, HUNGRY, FOOD, FULL, KEEPER = all_named("warm", "hungry", "hungry-food", "full-house", "keeper")
-FAST, SLOW = all_named("fast", "slow")
+WARM, HUNGRY, FOOD, FULL, KEEPER = all_with_suffix("warm", "hungry", "hungry-food", "full-house", "keeper")
+FAST, SLOW = all_with_suffix("fast", "slow")
 LOOK_S, LONGEST_LOOK_S = 0.8, 6.0
 # below this, who gets how much depends on who had the last slice
 LEAST_USED_US = 200_000

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import START_S
+from labhelpers.cgroups.safety_limits import START_TIMEOUT_S
 from labhelpers.errors import LabError
 from labhelpers.lab import Output
 from labhelpers.results import Result, table
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RATE_MBIT = 20
 # version 1's two controllers for packets mark them (net_cls) and order them (net_prio); neither limits
-OF_PACKETS = ("net_cls", "net_prio")
+PACKET_CONTROLLERS = ("net_cls", "net_prio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,9 @@ class Bandwidth(Result):
     @property
     def limiting_controllers(self) -> tuple[str, ...]:
         """The controllers whose resource is bandwidth: those for packets, without those that only mark or order."""
-        return tuple(one for one in self.controllers if one.startswith("net") and one not in OF_PACKETS)
+        return tuple(
+            one for one in self.controllers if one.startswith("net") and one not in PACKET_CONTROLLERS
+        )
 
     @property
     def bucket_held(self) -> bool:
@@ -122,7 +124,7 @@ def _pair(lab: Lab) -> Iterator[tuple[Container, Container, Container]]:
         lab.wait_for(
             "iperf3 to listen",
             lambda: "listening" in lab.logs(sender),
-            START_S,
+            START_TIMEOUT_S,
             every_s=0.1,
             while_running=sender,
         )

@@ -34,7 +34,7 @@ class Chapter:
         return self.notebook[:2]
 
     @property
-    def is_here(self) -> bool:
+    def is_available(self) -> bool:
         """Whether its notebook is in this checkout."""
         return (state.ROOT / "notebooks" / f"{self.notebook}.ipynb").is_file()
 
@@ -68,12 +68,12 @@ class CourseMap(Result):
     """
 
     chapters: tuple[Chapter, ...]
-    here: frozenset[str]
+    available: frozenset[str]
 
     def frame(self) -> pd.DataFrame:
         """One row a chapter: chapter, title, question, part, here."""
         rows = [
-            (c.number, c.title.replace("\n", " "), c.question, c.part, c.number in self.here)
+            (c.number, c.title.replace("\n", " "), c.question, c.part, c.number in self.available)
             for c in self.chapters
         ]
         return pd.DataFrame(rows, columns=["chapter", "title", "question", "part", "here"])
@@ -81,4 +81,4 @@ class CourseMap(Result):
 
 def course_map() -> CourseMap:
     """The map of the course, as this checkout has it."""
-    return CourseMap(CHAPTERS, frozenset(chapter.number for chapter in CHAPTERS if chapter.is_here))
+    return CourseMap(CHAPTERS, frozenset(chapter.number for chapter in CHAPTERS if chapter.is_available))

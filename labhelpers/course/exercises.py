@@ -29,7 +29,7 @@ from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput, ContainerMissing, LabClosed, LabError, NotRunning
 from labhelpers.lab import sessions
-from labhelpers.results import Result, table, with_text
+from labhelpers.results import Result, table, with_text_fallback
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,7 +264,7 @@ class Exercise:
         return exercise_panel(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
-        return with_text(self.panel, repr(self))
+        return with_text_fallback(self.panel, repr(self))
 
 
 class _Watch:
@@ -356,7 +356,7 @@ def container_named(lab: Lab, name: str) -> Container | None:
         found: Container = lab.client.containers.get(name)
     except docker.errors.NotFound:
         return None
-    if sessions.is_ours("container", found.labels) and not sessions.may_touch(
+    if sessions.has_lab_labels("container", found.labels) and not sessions.may_modify(
         found.labels.get(sessions.SESSION, lab.session), lab.session
     ):
         return None
@@ -382,7 +382,7 @@ def file_in(lab: Lab, name: str, path: str) -> str:
         LabError: there is no such container, or it does not run.
     """
     container = running(lab, name)
-    if lab.host.cannot_show:
+    if lab.host.unavailable:
         return output_of(lab, name, ["cat", path])
     pid = lab.host.process(container).pid
     try:
@@ -635,7 +635,7 @@ class Prediction:
         return prediction_panel(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
-        return with_text(self.panel, repr(self))
+        return with_text_fallback(self.panel, repr(self))
 
 
 def predict(slug: str, question: str, options: Sequence[str]) -> Prediction:
@@ -729,9 +729,9 @@ def _update(
                 state.write_json(name, kept)
     except (OSError, LabError) as error:
         why = error.message if isinstance(error, LabError) else error.strerror
-        return f"Could not save to {state.shown(_where(name))}: {why}. Everything else works."
+        return f"Could not save to {state.abbreviate_home(_where(name))}: {why}. Everything else works."
     if aside:
-        return f"{name} was corrupted. It was renamed to {state.shown(aside)} and a new file was started."
+        return f"{name} was corrupted. It was renamed to {state.abbreviate_home(aside)} and a new file was started."
     return None
 
 

@@ -17,27 +17,29 @@ from docker.errors import NotFound
 
 from labhelpers.errors import BadInput
 from labhelpers.layers import recipes, trees
-from labhelpers.layers.recipes import Recipe
-from labhelpers.layers.saved import save
-from labhelpers.layers.tarstream import Chunks, Flow, Part, members
+from labhelpers.layers.docker_save import read_docker_save
+from labhelpers.layers.recipes import BuildContext
+from labhelpers.layers.tarstream import BufferedSource, Chunks, LimitedSource, members
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from labhelpers.lab import Lab
-    from labhelpers.lab.base import See
+    from labhelpers.lab.base import ProgressCallback
 
 # a secret and what is around it are small
-_MOST_TEXT = 1 << 20
+_MAX_TEXT_BYTES = 1 << 20
 
 
-def own_name(lab: Lab, name: str) -> str:
+def unique_name(lab: Lab, name: str) -> str:
     """A name for an image that no other session of the lab uses."""
     return f"lab-{lab.session}/{name}"
 
 
-def build(lab: Lab, recipe: Recipe, tag: str, see: See | None = None, **buildargs: str) -> str:
+def build(
+    lab: Lab, recipe: BuildContext, tag: str, see: ProgressCallback | None = None, **buildargs: str
+) -> str:
     """Build a recipe in a folder that exists for the build only; gives the tag.
 
     Raises:
@@ -70,7 +72,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class OneBuild:
+class BuildRun:
     """One build.
 
     Attributes:
@@ -91,10 +93,12 @@ class OneBuild:
     @property
     def ran(self) -> tuple[str, ...]:
         """The instructions that were not taken from the cache; FROM names an image and does nothing."""
-        return tuple(step.instruction for step in self.steps if not step.cached and _works(step.instruction))
+        return tuple(
+            step.instruction for step in self.steps if not step.cached and _creates_layer(step.instruction)
+        )
 
 
-def _works(instruction: str) -> bool:
+def _creates_layer(instruction: str) -> bool:
     return not instruction.startswith(("FROM", "ARG"))
 
 
@@ -106,16 +110,16 @@ class BuildCache(Result):
         builds: four of them.
     """
 
-    builds: tuple[OneBuild, ...]
+    builds: tuple[BuildRun, ...]
 
-    def of(self, order: str, when: str) -> OneBuild:
+    def of(self, order: str, when: str) -> BuildRun:
         """One of the four."""
         return next(one for one in self.builds if (one.order, one.when) == (order, when))
 
     @property
     def saved_s(self) -> float:
         """What the better order saves each time that a line changes, in seconds."""
-        slow, quick = (self.of(order, CHANGED).seconds for order in (BAD, GOOD))
+        slow, quick = (self.of(order, LINE_CHANGED).seconds for order in (SOURCE_FIRST, DEPENDENCIES_FIRST))
         return slow - quick
 
     def frame(self) -> pd.DataFrame:
@@ -124,11 +128,11 @@ class BuildCache(Result):
         return pd.DataFrame(rows, columns=["order", "when", "instruction", "cached", "seconds"])
 
 
-GOOD, BAD = "dependencies first", "source first"
-BEGUN, CHANGED = "first build", "one line changed"
+DEPENDENCIES_FIRST, SOURCE_FIRST = "dependencies first", "source first"
+FIRST_BUILD, LINE_CHANGED = "first build", "one line changed"
 
 
-def build_orders(lab: Lab) -> BuildCache:
+def build_cache(lab: Lab) -> BuildCache:
     """Build a Dockerfile in two orders, change one line of the source, and build both again.
 
     The first builds find nothing in the cache: a file that they copy is new in each call. Steps are those that
@@ -139,22 +143,22 @@ def build_orders(lab: Lab) -> BuildCache:
         BuildFailed: a step failed.
     """
     base, salt = lab.image("tools"), str(time.time_ns())
-    orders = {GOOD: recipes.DEPENDENCIES_FIRST, BAD: recipes.SOURCE_FIRST}
+    orders = {DEPENDENCIES_FIRST: recipes.DEPENDENCIES_FIRST, SOURCE_FIRST: recipes.SOURCE_FIRST}
     built = []
     with lab.quiet(["docker build"]):
-        for order, (version, when) in product(orders, enumerate((BEGUN, CHANGED), 1)):
-            watch = _BuildWatch()
+        for order, (version, when) in product(orders, enumerate((FIRST_BUILD, LINE_CHANGED), 1)):
+            watch = _BuildOutputParser()
             files = {
                 "deps_txt": recipes.DEPS.format(salt=salt),
                 "main_py": recipes.SOURCE.format(version=version),
             }
-            tag = own_name(lab, f"{order.split()[0]}:{version}")
+            tag = unique_name(lab, f"{order.split()[0]}:{version}")
             build(lab, orders[order].with_files(**files), tag, watch.see, BASE=base)
-            built.append(OneBuild(order, when, watch.steps()))
+            built.append(BuildRun(order, when, watch.steps()))
     return BuildCache(tuple(built))
 
 
-class _BuildWatch:
+class _BuildOutputParser:
     """Reads steps from what the classic builder says: `Step 2/7 : COPY …`, and ` ---> Using cache`."""
 
     def __init__(self) -> None:
@@ -230,8 +234,8 @@ def stages(lab: Lab) -> Stages:
     """
     tools, small = lab.image("tools"), lab.image("payload")
     with lab.quiet(["docker build"]):
-        one = build(lab, recipes.ONE_STAGE, own_name(lab, "page:one"), BASE=tools)
-        two = build(lab, recipes.MULTI_STAGE, own_name(lab, "page:two"), BASE=tools, SMALL=small)
+        one = build(lab, recipes.ONE_STAGE, unique_name(lab, "page:one"), BASE=tools)
+        two = build(lab, recipes.MULTI_STAGE, unique_name(lab, "page:two"), BASE=tools, SMALL=small)
         return Stages(_built(lab, "one stage", one), _built(lab, "two stages", two))
 
 
@@ -256,9 +260,9 @@ def _text_of(lab: Lab, container: str, path: str) -> str | None:
         chunks, _ = lab.client.api.get_archive(container, path)
     except NotFound:
         return None
-    flow = Flow(Chunks(chunks), path)
+    flow = BufferedSource(Chunks(chunks), path)
     first = next(members(flow))
-    return flow.take(min(first.stored_bytes, _MOST_TEXT)).decode(errors="replace")
+    return flow.take(min(first.stored_bytes, _MAX_TEXT_BYTES)).decode(errors="replace")
 
 
 # --- a secret
@@ -311,7 +315,9 @@ def recover(lab: Lab, ref: str, path: str) -> Recovered:
     if not path.startswith("/"):
         raise BadInput(f"{path!r} is no path in an image", hint="write it from the root, such as /etc/motd")
     wanted = path.strip("/")
-    stack = save(lab, ref, lambda found, part: part.read(_MOST_TEXT) if found == wanted else None)
+    stack = read_docker_save(
+        lab, ref, lambda found, part: part.read(_MAX_TEXT_BYTES) if found == wanted else None
+    )
     above, slash, name = wanted.rpartition("/")
     whiteout = f"{above}{slash}{trees.WHITEOUT}{name}"
     copies = []
@@ -361,7 +367,7 @@ class Secrets(Result):
         return pd.DataFrame(rows, columns=["image", "place"])
 
 
-WAYS: Mapping[str, Recipe] = {
+SECRET_RECIPES: Mapping[str, BuildContext] = {
     "deleted": recipes.DELETED,
     "argument": recipes.ARGUMENT,
     "other stage": recipes.OTHER_STAGE,
@@ -377,22 +383,22 @@ def secrets(lab: Lab) -> Secrets:
     secret, base = f"secret-{token_hex(8)}", lab.image("payload")
     refs, leaks = {}, []
     with lab.quiet(["docker build"]):
-        for way, recipe in WAYS.items():
+        for way, recipe in SECRET_RECIPES.items():
             if "token.txt" in recipe.files:
                 recipe = recipe.with_files(token_txt=secret)
             arguments = {"BASE": base} | ({"TOKEN": secret} if way == "argument" else {})
-            refs[way] = build(lab, recipe, own_name(lab, f"{way.replace(' ', '-')}:1"), None, **arguments)
-            leaks += [Leak(way, place) for place in leaks_of(lab, refs[way], secret)]
+            refs[way] = build(lab, recipe, unique_name(lab, f"{way.replace(' ', '-')}:1"), None, **arguments)
+            leaks += [Leak(way, place) for place in find_leaks(lab, refs[way], secret)]
     return Secrets(secret, refs, tuple(leaks))
 
 
-def leaks_of(lab: Lab, ref: str, secret: str) -> list[str]:
+def find_leaks(lab: Lab, ref: str, secret: str) -> list[str]:
     """The places of an image where `secret` can be read.
 
     Raises:
         ImageMissing: the engine does not have the image.
     """
-    stack = save(lab, ref, _finds(secret.encode()))
+    stack = read_docker_save(lab, ref, _contains(secret.encode()))
     found = [f"layer {layer.number}: /{path}" for layer in stack.layers for path in layer.seen]
     steps = [str(step["CreatedBy"]) for step in lab.history_of(ref)]
     found += [f"history: {step.replace(secret, '…')[:60]}" for step in steps if secret in step]
@@ -401,12 +407,12 @@ def leaks_of(lab: Lab, ref: str, secret: str) -> list[str]:
     return found
 
 
-def _finds(needle: bytes) -> Callable[[str, Part], bool | None]:
+def _contains(needle: bytes) -> Callable[[str, LimitedSource], bool | None]:
     """Whether a file holds `needle`, read in pieces."""
 
-    def look(path: str, part: Part) -> bool | None:
+    def look(path: str, part: LimitedSource) -> bool | None:
         end = b""
-        while piece := part.read(_MOST_TEXT):
+        while piece := part.read(_MAX_TEXT_BYTES):
             if needle in end + piece:
                 return True
             end = piece[-len(needle) :]

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from labhelpers.engine.registry import STORAGE
+from labhelpers.engine.registry import STORAGE_PATH
 from labhelpers.errors import BadInput, ImageMissing
 from labhelpers.layers.archives import ImageStack
-from labhelpers.layers.builds import build, own_name
+from labhelpers.layers.builds import build, unique_name
+from labhelpers.layers.docker_save import read_docker_save
 from labhelpers.layers.overlay import mounts
-from labhelpers.layers.recipes import FIRST, SECOND, SIZED
-from labhelpers.layers.saved import save
+from labhelpers.layers.recipes import FIRST, SECOND, SIZED_FILES
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 MIB = 1024 * 1024
-WRITES_LIMIT_S = 120.0
+TIMEOUT_S = 120.0
 _INSIDE = Path(__file__).with_name("inside")
 
 
@@ -38,7 +38,7 @@ _INSIDE = Path(__file__).with_name("inside")
 
 
 @dataclass(frozen=True, slots=True)
-class Example(Result):
+class ExampleImages(Result):
     """Two images in the lab's registry; the engine has neither.
 
     Attributes:
@@ -50,7 +50,7 @@ class Example(Result):
     second: str
 
 
-def example(lab: Lab) -> Example:
+def example_images(lab: Lab) -> ExampleImages:
     """Build two images, the second on the first, push them to the lab's registry, and remove them here.
 
     Their layers are new in each call: no other image of the engine shares them.
@@ -60,12 +60,12 @@ def example(lab: Lab) -> Example:
     """
     base = lab.image("payload")
     with lab.quiet(["docker build"]):
-        first = build(lab, FIRST, own_name(lab, "first:1"), BASE=base, SALT=str(time.time_ns()))
-        second = build(lab, SECOND, own_name(lab, "second:1"), BASE=first)
+        first = build(lab, FIRST, unique_name(lab, "first:1"), BASE=base, SALT=str(time.time_ns()))
+        second = build(lab, SECOND, unique_name(lab, "second:1"), BASE=first)
         pushed = [lab.registry.push(ref, ref.partition("/")[2]) for ref in (first, second)]
         for ref in (second, first):
             lab.remove_image(ref)
-    return Example(*pushed)
+    return ExampleImages(*pushed)
 
 
 # --- pulling
@@ -103,7 +103,7 @@ class PulledLayer:
     @property
     def already_there(self) -> bool:
         """Whether the engine had it before."""
-        return self.says == ALREADY
+        return self.says == ALREADY_EXISTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,9 @@ class Pull(Result):
         return pd.DataFrame(rows, columns=["layer", "says", "bytes", "phase", "start_ms", "end_ms"])
 
 
-ALREADY, COMPLETE = "Already exists", "Pull complete"
+ALREADY_EXISTS, PULL_COMPLETE = "Already exists", "Pull complete"
 # the engine's words, and the phase that each begins (moby, distribution/xfer and image/pull progress)
-_BEGINS: Mapping[str, PhaseName] = {
+_PHASE_STARTS: Mapping[str, PhaseName] = {
     "Pulling fs layer": "waiting",
     "Waiting": "waiting",
     "Downloading": "download",
@@ -181,7 +181,7 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
         from labhelpers.layers.live import live_pull
 
         see = live_pull()
-    watch = _PullWatch(ref, see)
+    watch = _PullTracker(ref, see)
     with lab.quiet(["docker pull"]):
         pulled = lab.pull(ref, see=watch.step)
         watch.stop()
@@ -190,7 +190,7 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
 
 def _layer_ids(lab: Lab, ref: str, diff_ids: Sequence[str]) -> list[str]:
     """What `docker pull` calls the layers, the lowest first; by diff id where no manifest can be asked for."""
-    if _is_in_our_registry(lab, ref):
+    if _is_in_lab_registry(lab, ref):
         return [_short_id(blob.digest) for blob in verify(lab, ref).blobs if blob.kind == "layer"]
     return [_short_id(diff_id) for diff_id in diff_ids]
 
@@ -199,7 +199,7 @@ def _short_id(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-class _PullWatch:
+class _PullTracker:
     def __init__(self, ref: str, see: Callable[[Pull], object]) -> None:
         self._ref, self._see = ref, see
         self._began, self._ended_ms = time.monotonic(), 0.0
@@ -209,7 +209,7 @@ class _PullWatch:
     def step(self, step: Mapping[str, Any]) -> None:
         """One word of the engine about one layer."""
         layer, says = str(step.get("id", "")), str(step.get("status", ""))
-        if says not in (*_BEGINS, ALREADY, COMPLETE):
+        if says not in (*_PHASE_STARTS, ALREADY_EXISTS, PULL_COMPLETE):
             return  # about the image as a whole
         marks = self._marks.setdefault(layer, [])
         if not marks or marks[-1][0] != says:
@@ -233,7 +233,7 @@ class _PullWatch:
         # containerd's store tells of what it fetches only
         untold = max(len(ids) - len(self._marks), 0)
         had = [id for id in ids if id not in self._marks][:untold]
-        marks = {id: [(ALREADY, 0.0)] for id in had} | self._marks
+        marks = {id: [(ALREADY_EXISTS, 0.0)] for id in had} | self._marks
         self._marks = {
             id: marks[id] for id in sorted(marks, key=lambda id: ids.index(id) if id in ids else len(ids))
         }
@@ -254,17 +254,17 @@ class _PullWatch:
         ends = [*marks[1:], (says, self._now())]
         phases: list[Phase] = []
         for (word, at), (_, after) in zip(marks, ends, strict=True):
-            if name := _BEGINS.get(word):
+            if name := _PHASE_STARTS.get(word):
                 same = phases and phases[-1].name == name
                 start = phases.pop().start_ms if same else at
                 phases.append(Phase(name, start, after))
-        return PulledLayer(id, says, total, total if says == COMPLETE else current, tuple(phases))
+        return PulledLayer(id, says, total, total if says == PULL_COMPLETE else current, tuple(phases))
 
 
 # --- the stack
 
 
-def image(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
+def image_layers(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
     """The layers of an image of the engine, from what `docker save` sends; nothing is kept on a disk.
 
     Digests are known where the engine saves them (from Engine 25 on), or where the image comes from the lab's
@@ -278,8 +278,8 @@ def image(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
         BadInput: it has the image for several platforms, and none of them is the one that is wanted.
         BadArchive: what the engine sent is damaged or lacks layers.
     """
-    stack = save(lab, ref, platform=platform)
-    if all(layer.digest for layer in stack.layers) or not _is_in_our_registry(lab, ref):
+    stack = read_docker_save(lab, ref, platform=platform)
+    if all(layer.digest for layer in stack.layers) or not _is_in_lab_registry(lab, ref):
         return stack
     blobs = [blob.digest for blob in verify(lab, ref).blobs if blob.kind == "layer"]
     if len(blobs) != len(stack.layers):
@@ -366,17 +366,19 @@ def copy_up(lab: Lab, sizes: Sequence[int], repeats: int = 3) -> CopyUpCost:
         )
     names = [str(size) for size in sorted(set(sizes))]
     with lab.quiet(["docker run -d"]):
-        ref = build(lab, SIZED, own_name(lab, "sized:1"), BASE=lab.image("tools"), SIZES=" ".join(names))
-        writes = [write for _ in range(repeats) for write in _appended(lab, ref, names)]
+        ref = build(
+            lab, SIZED_FILES, unique_name(lab, "sized:1"), BASE=lab.image("tools"), SIZES=" ".join(names)
+        )
+        writes = [write for _ in range(repeats) for write in _measure_append(lab, ref, names)]
     return CopyUpCost(tuple(sorted(writes, key=lambda write: write.file_bytes)))
 
 
-def _appended(lab: Lab, ref: str, names: Sequence[str]) -> list[CopyUp]:
+def _measure_append(lab: Lab, ref: str, names: Sequence[str]) -> list[CopyUp]:
     command = ["-c", _program("append"), *names]
     with lab.running(ref, command, entrypoint="python3", network="none") as container:
         times = json.loads(_first_line(lab, container))
         upper = mounts(lab, container).upper
-        grown = [lab.host.disk_use(f"{upper}/sized/{name}").allocated_bytes for name in names]
+        grown = [lab.host.disk_usage(f"{upper}/sized/{name}").allocated_bytes for name in names]
     return [CopyUp(int(name), size, *pair) for name, size, pair in zip(names, grown, times, strict=True)]
 
 
@@ -387,7 +389,7 @@ def _first_line(lab: Lab, container: Container) -> str:
         first, newline, _ = lab.logs(container, stderr=False).partition("\n")
         return first if newline else ""
 
-    return lab.wait_for("the writes to finish", line, WRITES_LIMIT_S, while_running=container)
+    return lab.wait_for("the writes to finish", line, TIMEOUT_S, while_running=container)
 
 
 def _program(name: str) -> str:
@@ -399,7 +401,7 @@ def _program(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class LayerDirectory:
     """A layer's directory on the engine's host.
 
     Attributes:
@@ -412,7 +414,7 @@ class Directory:
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class LayerUser:
     """A container, the image that it is made from, and the directories that it mounts.
 
     Attributes:
@@ -422,8 +424,8 @@ class User:
     """
 
     image: str
-    layers: tuple[Directory, ...]
-    own: tuple[Directory, ...]
+    layers: tuple[LayerDirectory, ...]
+    own: tuple[LayerDirectory, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,7 +436,7 @@ class Sharing(Result):
         users: one a container.
     """
 
-    users: tuple[User, ...]
+    users: tuple[LayerUser, ...]
 
     @property
     def stored_bytes(self) -> int:
@@ -489,17 +491,17 @@ def sharing(lab: Lab, refs: Sequence[str], containers: int) -> Sharing:
         ]
         found = [(ref, mounts(lab, container)) for ref, container in zip(each, made, strict=True)]
         paths = sorted({path for _, one in found for path in (*one.lower, one.upper)})
-        sizes = {path: lab.host.disk_use(path).allocated_bytes for path in paths}
+        sizes = {path: lab.host.disk_usage(path).allocated_bytes for path in paths}
     return Sharing(
         tuple(_user(ref, one.image_layers, (one.lower[-1], one.upper), sizes) for ref, one in found)
     )
 
 
-def _user(ref: str, layers: Sequence[str], own: Sequence[str], sizes: Mapping[str, int]) -> User:
-    def directories(paths: Sequence[str]) -> tuple[Directory, ...]:
-        return tuple(Directory(_id(path), sizes[path]) for path in paths)
+def _user(ref: str, layers: Sequence[str], own: Sequence[str], sizes: Mapping[str, int]) -> LayerUser:
+    def directories(paths: Sequence[str]) -> tuple[LayerDirectory, ...]:
+        return tuple(LayerDirectory(_id(path), sizes[path]) for path in paths)
 
-    return User(ref.rpartition("/")[2], directories(layers), directories(own))
+    return LayerUser(ref.rpartition("/")[2], directories(layers), directories(own))
 
 
 def _id(path: str) -> str:
@@ -565,7 +567,7 @@ def verify(lab: Lab, ref: str) -> Verification:
     Raises:
         BadInput: the image is not in the lab's registry.
     """
-    if not _is_in_our_registry(lab, ref):
+    if not _is_in_lab_registry(lab, ref):
         raise BadInput(
             f"{ref!r} is not in the lab's registry",
             hint="push it there first: ref = lab.registry.push(IMAGE); then verify(lab, ref)",
@@ -584,13 +586,13 @@ def verify(lab: Lab, ref: str) -> Verification:
     return Verification(ref, tuple(Blob(**row) for row in json.loads(done.stdout)))
 
 
-def _is_in_our_registry(lab: Lab, ref: str) -> bool:
+def _is_in_lab_registry(lab: Lab, ref: str) -> bool:
     # only a name that could be ours makes the registry start
     return bool(re.match(r"127\.0\.0\.1:\d+/.+:", ref)) and ref.startswith(f"{lab.registry.address}/")
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedPull(Result):
+class CorruptedPull(Result):
     """A pull of an image of which one byte was changed in the registry.
 
     Attributes:
@@ -616,7 +618,7 @@ class RefusedPull(Result):
         return self.engine_message is not None and self.digest in self.engine_message
 
 
-def refused_pull(lab: Lab, ref: str) -> RefusedPull:
+def pull_corrupted(lab: Lab, ref: str) -> CorruptedPull:
     """Flip one byte in the highest layer of an image in the lab's own registry, pull, and put the byte back.
 
     The engine must not have that layer already: the image is removed from it first.
@@ -627,7 +629,7 @@ def refused_pull(lab: Lab, ref: str) -> RefusedPull:
     with lab.quiet(["docker exec", "docker pull"]):
         layer = [blob for blob in verify(lab, ref).blobs if blob.kind == "layer"][-1]
         offset = layer.bytes // 2
-        path = f"{STORAGE}/blobs/sha256/{layer.digest[7:9]}/{layer.digest[7:]}/data"
+        path = f"{STORAGE_PATH}/blobs/sha256/{layer.digest[7:9]}/{layer.digest[7:]}/data"
         before = _byte(lab, path, offset)
         after = before ^ 1
         lab.remove_image(ref)
@@ -641,7 +643,7 @@ def refused_pull(lab: Lab, ref: str) -> RefusedPull:
             _set_byte(lab, path, offset, before)
         if words is None:
             lab.remove_image(ref)
-        return RefusedPull(ref, layer.digest, offset, before, after, words, verify(lab, ref).all_match)
+        return CorruptedPull(ref, layer.digest, offset, before, after, words, verify(lab, ref).all_match)
 
 
 def _byte(lab: Lab, path: str, offset: int) -> int:

@@ -19,7 +19,7 @@ from docker.errors import NotFound
 from labhelpers.engine.host import Entry
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab.base import name_of
-from labhelpers.layers.tarstream import Chunks, Flow, members
+from labhelpers.layers.tarstream import BufferedSource, Chunks, members
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import HostView
     from labhelpers.lab import Lab
 
-MOST_TEXT = 200
-MOST_CHANGES = 100_000
+MAX_TEXT_BYTES = 200
+MAX_CHANGES = 100_000
 
 
 # --- the mount
@@ -79,7 +79,7 @@ def _end(path: str) -> str:
     return "…/" + "/".join(name[:12] for name in path.split("/")[-2:])
 
 
-def no_overlay(lab: Lab, container: Container | str) -> str | None:
+def no_overlay_reason(lab: Lab, container: Container | str) -> str | None:
     """Why a running container's layers cannot be looked at here: a sentence for the page; None where they can.
 
     The mount table decides, not the storage driver's name: fuse-overlayfs has no directories in it, and vfs, btrfs and
@@ -127,7 +127,7 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LayerEntry:
     """A path in one place.
 
     Attributes:
@@ -144,7 +144,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class SameFile(Result):
+class PathInLayers(Result):
     """One path, seen in every directory of a container's root.
 
     Attributes:
@@ -153,9 +153,9 @@ class SameFile(Result):
     """
 
     path: str
-    seen: tuple[Seen, ...]
+    seen: tuple[LayerEntry, ...]
 
-    def at(self, place: str) -> Seen:
+    def at(self, place: str) -> LayerEntry:
         """What is there."""
         return next(one for one in self.seen if one.place == place)
 
@@ -172,7 +172,7 @@ class SameFile(Result):
         return pd.DataFrame(rows, columns=["place", "kind", "bytes", "text"])
 
 
-def through(lab: Lab, container: Container | str, path: str) -> SameFile:
+def path_in_layers(lab: Lab, container: Container | str, path: str) -> PathInLayers:
     """The same path in each lower directory, in upper, and merged.
 
     Raises:
@@ -182,7 +182,7 @@ def through(lab: Lab, container: Container | str, path: str) -> SameFile:
     return _through(lab, container, [path])[0]
 
 
-def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tuple[SameFile, ...]:
+def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tuple[PathInLayers, ...]:
     for path in paths:
         if not path.startswith("/") or ".." in path.split("/"):
             raise BadInput(f"{path!r} is no path in a container", hint="write it from the root: /etc/motd")
@@ -193,21 +193,21 @@ def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tupl
     places = {**{f"lower {number}": one for number, one in enumerate(found.lower)}, "upper": found.upper}
     rows = {place: _seen(lab.host, place, folder, names) for place, folder in places.items()}
     return tuple(
-        SameFile(path, (*(row[name] for row in rows.values()), _merged_view(lab, found.container, path)))
+        PathInLayers(path, (*(row[name] for row in rows.values()), _merged_view(lab, found.container, path)))
         for path, name in zip(paths, names, strict=True)
     )
 
 
-def _seen(host: HostView, place: str, folder: str, names: Sequence[str]) -> dict[str, Seen]:
+def _seen(host: HostView, place: str, folder: str, names: Sequence[str]) -> dict[str, LayerEntry]:
     found = {}
     for name, one in host.entries(folder, names).items():
         if one is None:
-            found[name] = Seen(place, "nothing", 0, "")
+            found[name] = LayerEntry(place, "nothing", 0, "")
         elif (kind := _kind(one)) == "file":
-            text = host.read(f"{folder}/{name}", begin_bytes=MOST_TEXT)
-            found[name] = Seen(place, kind, one.size_bytes, text)
+            text = host.read(f"{folder}/{name}", begin_bytes=MAX_TEXT_BYTES)
+            found[name] = LayerEntry(place, kind, one.size_bytes, text)
         else:
-            found[name] = Seen(place, kind, 0, "")
+            found[name] = LayerEntry(place, kind, 0, "")
     return found
 
 
@@ -217,23 +217,26 @@ def _kind(one: Entry) -> str:
     return one.kind if one.kind in ("file", "directory", "link") else "other"
 
 
-def _merged_view(lab: Lab, name: str, path: str) -> Seen:
+def _merged_view(lab: Lab, name: str, path: str) -> LayerEntry:
     """What the container itself sees: the engine hands it out as `docker cp` does."""
     try:
         chunks, _ = lab.client.api.get_archive(name, path)
     except NotFound:
-        return Seen("merged", "nothing", 0, "")
-    flow = Flow(Chunks(chunks), path)
+        return LayerEntry("merged", "nothing", 0, "")
+    flow = BufferedSource(Chunks(chunks), path)
     first = next(members(flow))
-    return Seen(
-        "merged", first.kind, first.bytes, flow.take(min(first.bytes, MOST_TEXT)).decode(errors="replace")
+    return LayerEntry(
+        "merged",
+        first.kind,
+        first.bytes,
+        flow.take(min(first.bytes, MAX_TEXT_BYTES)).decode(errors="replace"),
     )
 
 
 # --- what a container changed
 
 
-What = Literal["added", "changed", "deleted", "replaced", "copied"]
+ChangeKind = Literal["added", "changed", "deleted", "replaced", "copied"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +252,7 @@ class Change:
     """
 
     path: str
-    what: What
+    what: ChangeKind
     kind: str
     bytes: int
 
@@ -313,7 +316,7 @@ def changes(lab: Lab, container: Container | str) -> Changes:
         LabError: the container is gone, or does not run.
     """
     found = mounts(lab, container)
-    upper = {one.path: one for one in lab.host.directory(found.upper, deep=True, limit=MOST_CHANGES)}
+    upper = {one.path: one for one in lab.host.directory(found.upper, recursive=True, limit=MAX_CHANGES)}
     lower = _Lower(lab.host, found.lower)
     below = lower.shown(upper)
     hidden = _hidden(upper, lower)
@@ -348,7 +351,7 @@ class _Lower:
     def shown(self, paths: Iterable[str]) -> dict[str, Entry | None]:
         """What they show at each path; None for nothing."""
         wanted = list(paths)
-        asked = {*wanted, *(above for path in wanted for above in _above(path))}
+        asked = {*wanted, *(above for path in wanted for above in _ancestors(path))}
         tables = [self._host.entries(one, asked) for one in self._from_the_top] if wanted else []
         return {path: _topmost(tables, path) for path in wanted}
 
@@ -368,13 +371,13 @@ def _topmost(tables: Sequence[Mapping[str, Entry | None]], path: str) -> Entry |
         if found is not None:
             return None if found.is_whiteout else found
         # a directory on the way that is opaque, or is none, hides what the others have
-        way = [table[above] for above in _above(path)]
+        way = [table[above] for above in _ancestors(path)]
         if any(one is not None and (one.kind != "directory" or one.is_opaque) for one in way):
             return None
     return None
 
 
-def _above(path: str) -> list[str]:
+def _ancestors(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[:number]) for number in range(1, len(parts))]
 
@@ -408,7 +411,7 @@ def _any_below(path: str, paths: set[str]) -> bool:
     return any(one.startswith(f"{path}/") for one in paths)
 
 
-def _what(one: Entry, below: Entry | None, same: bool) -> What:
+def _what(one: Entry, below: Entry | None, same: bool) -> ChangeKind:
     if one.is_whiteout:
         return "deleted"
     if below is None:
@@ -422,7 +425,7 @@ def _what(one: Entry, below: Entry | None, same: bool) -> What:
 
 
 @dataclass(frozen=True, slots=True)
-class BeforeAndAfter(Result):
+class WriteEffects(Result):
     """A container's layer over its image's layers, before and after it has written.
 
     Attributes:
@@ -430,8 +433,8 @@ class BeforeAndAfter(Result):
         did: path → what was done to it: `left alone`, `changed`, `deleted` or `added`.
     """
 
-    before: tuple[SameFile, ...]
-    after: tuple[SameFile, ...]
+    before: tuple[PathInLayers, ...]
+    after: tuple[PathInLayers, ...]
     did: Mapping[str, str]
 
     @property
@@ -454,9 +457,9 @@ class BeforeAndAfter(Result):
         return pd.DataFrame(rows, columns=["path", "did", "place", "before", "after"])
 
 
-def before_and_after(
+def write_effects(
     lab: Lab, container: Container | str, keep: str, change: str, delete: str, add: str
-) -> BeforeAndAfter:
+) -> WriteEffects:
     """Look at four paths, change, delete and add three of them in a running container, and look again.
 
     Args:
@@ -478,4 +481,4 @@ def before_and_after(
             hint="give files that it has, and one that it does not have",
             engine_message=str(said),
         )
-    return BeforeAndAfter(before, _through(lab, container, list(did)), did)
+    return WriteEffects(before, _through(lab, container, list(did)), did)

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     kind: str
 
 
-IMPLIED = Entry(0, "")
+IMPLIED_DIRECTORY = Entry(0, "")
 Entries = Mapping[str, Entry]
 
 
@@ -61,7 +61,7 @@ def _by_name(path: str) -> str:
 
 
 @dataclass(slots=True)
-class Merged:
+class MergedTree:
     """What a stack of layers shows, as OCI image-spec (layer.md, "Applying Changesets") builds it up.
 
     Attributes:
@@ -95,7 +95,7 @@ class Merged:
 
     def _put(self, path: str, entry: Entry, number: int) -> None:
         before = self.entries.get(path)
-        if entry is IMPLIED and before is not None and _is_directory(before):
+        if entry is IMPLIED_DIRECTORY and before is not None and _is_directory(before):
             return
         self.entries[path], self.layer_of[path] = entry, number
         self._below.setdefault(parent(path), set()).add(path)

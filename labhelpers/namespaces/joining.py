@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import EngineRefused
-from labhelpers.namespaces.identity import FIVE, HOST, Matrix, matrix, of
-from labhelpers.namespaces.stage import stage
+from labhelpers.namespaces.containers import temporary_containers
+from labhelpers.namespaces.identity import BASIC_KINDS, HOST, NamespaceMatrix, matrix, namespaces_of
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ class Sharing(Result):
         refused: what the engine said to `--ipc container:` of a container that is not shareable.
     """
 
-    matrix: Matrix
+    matrix: NamespaceMatrix
     asked: Mapping[str, tuple[str, str]]
     refused: str
 
     def shares(self, option: str) -> tuple[str, ...]:
         """Those of the five kinds that the container with this option shares with the one it was asked for."""
         found = self.matrix.shared(option, self.asked[option][1])
-        return tuple(kind for kind in found if kind in FIVE)
+        return tuple(kind for kind in found if kind in BASIC_KINDS)
 
     @property
     def as_asked(self) -> bool:
@@ -56,7 +56,7 @@ def sharing(lab: Lab) -> Sharing:
     The fifth asks for the IPC namespace of a container that was not made shareable, and is refused.
     """
     joins = [f"docker run -d --{kind} container:" for kind in ("pid", "network", "ipc")]
-    with stage(lab, joins) as run:
+    with temporary_containers(lab, joins) as run:
         image = lab.image("payload")
         first = run(image, "sleep 9120", ipc="shareable")
         options = {
@@ -78,7 +78,7 @@ def sharing(lab: Lab) -> Sharing:
 
 
 @dataclass(frozen=True, slots=True)
-class Entered(Result):
+class EnteredNamespaces(Result):
     """A process that `docker exec` put into a container, and one that `nsenter` did, beside its first process.
 
     Attributes:
@@ -88,7 +88,7 @@ class Entered(Result):
         same_cgroup: the same → whether it is in the cgroup of the first process.
     """
 
-    matrix: Matrix
+    matrix: NamespaceMatrix
     inside_pids: Mapping[str, int]
     parents: Mapping[str, int]
     same_cgroup: Mapping[str, bool]
@@ -115,7 +115,7 @@ class Entered(Result):
         return table(rows, ["who", "pid_inside", "parent_inside", "same_cgroup", "namespaces_shared"])
 
 
-def entered(lab: Lab) -> Entered:
+def enter_namespaces(lab: Lab) -> EnteredNamespaces:
     """Put a process into a running container in two ways, and compare its namespaces with the first process's.
 
     `docker exec` starts a process that calls setns(2) for each namespace of the container. `nsenter` does the
@@ -125,7 +125,7 @@ def entered(lab: Lab) -> Entered:
         LabError: the engine does not let a container enter another one.
     """
     exec_, nsenter = "sleep 9131", "sleep 9132"
-    with stage(lab, ["docker exec -d"]) as run:
+    with temporary_containers(lab, ["docker exec -d"]) as run:
         container = run(lab.image("payload"), "sleep 9130")
         first = lab.host.process(container)
         lab.exec(container, exec_, detach=True)
@@ -142,11 +142,11 @@ def entered(lab: Lab) -> Entered:
         lab.wait_for("both processes in the container", lambda: len(_of(lab, first, exec_, nsenter)) == 2)
         by_exec, by_nsenter = _of(lab, first, exec_, nsenter)
         found = {"first process": first, "docker exec": by_exec, "nsenter": by_nsenter}
-        rows = tuple(replace(of(lab, one.pid), who=name) for name, one in found.items())
+        rows = tuple(replace(namespaces_of(lab, one.pid), who=name) for name, one in found.items())
         own = {one.pid for one in lab.host.processes(container)}
         inner = {one.pid: one.inside_pid for one in _in_space(lab, first)}
-        return Entered(
-            Matrix((of(lab), *rows)),
+        return EnteredNamespaces(
+            NamespaceMatrix((namespaces_of(lab), *rows)),
             {name: one.inside_pid for name, one in found.items()},
             {name: inner.get(one.parent_pid, 0) for name, one in found.items()},
             {name: one.pid in own for name, one in found.items()},

@@ -13,8 +13,8 @@ from labhelpers.engine.host import Process
 from labhelpers.engine.host.text import integer
 from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.lab.base import name_of
+from labhelpers.namespaces.containers import NOT_FOUND
 from labhelpers.namespaces.identity import HOST
-from labhelpers.namespaces.stage import NOWHERE
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _NESTED = (
 
 
 @dataclass(frozen=True, slots=True)
-class PidSpace:
+class PidNamespace:
     """A pid namespace, and where it lies.
 
     Attributes:
@@ -47,7 +47,7 @@ class PidSpace:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class VisibleProcess:
     """A process as one pid namespace sees it.
 
     Attributes:
@@ -74,14 +74,14 @@ class ProcessTree(Result):
     """
 
     processes: tuple[Process, ...]
-    spaces: tuple[PidSpace, ...]
+    spaces: tuple[PidNamespace, ...]
 
     @property
     def levels(self) -> int:
         """How many pid namespaces lie inside one another at the deepest place, the host's counted."""
         return 1 + max(space.level for space in self.spaces)
 
-    def space(self, name: str) -> PidSpace:
+    def space(self, name: str) -> PidNamespace:
         """The pid namespace called `name`.
 
         Raises:
@@ -93,11 +93,11 @@ class ProcessTree(Result):
         names = ", ".join(space.name for space in self.spaces)
         raise BadInput(f"no pid namespace here is called {name!r}", hint=f"there are: {names}")
 
-    def space_of(self, process: Process) -> PidSpace:
+    def space_of(self, process: Process) -> PidNamespace:
         """The innermost pid namespace that the process is in."""
         return next(space for space in self.spaces if space.id == process.namespaces["pid"])
 
-    def around(self, space: PidSpace) -> tuple[PidSpace, ...]:
+    def around(self, space: PidNamespace) -> tuple[PidNamespace, ...]:
         """The pid namespaces from the host's to `space`, both counted."""
         by_id = {one.id: one for one in self.spaces}
         chain = [space]
@@ -105,13 +105,13 @@ class ProcessTree(Result):
             chain.insert(0, by_id[chain[0].parent])
         return tuple(chain)
 
-    def pid_in(self, process: Process, space: PidSpace) -> int | None:
+    def pid_in(self, process: Process, space: PidNamespace) -> int | None:
         """What the process is called in `space`; None where it is not seen."""
         if space not in self.around(self.space_of(process)):
             return None
         return process.nspid[space.level]
 
-    def seen_from(self, name: str) -> tuple[Seen, ...]:
+    def seen_from(self, name: str) -> tuple[VisibleProcess, ...]:
         """The processes that the pid namespace called `name` sees.
 
         Raises:
@@ -124,7 +124,7 @@ class ProcessTree(Result):
             pid = self.pid_in(process, space)
             if pid is not None:
                 parent = by_pid.get(process.parent_pid)
-                seen.append(Seen(process, pid, (parent and self.pid_in(parent, space)) or 0))
+                seen.append(VisibleProcess(process, pid, (parent and self.pid_in(parent, space)) or 0))
         return tuple(seen)
 
     def depth(self, process: Process) -> int:
@@ -139,8 +139,8 @@ class ProcessTree(Result):
         """One row a process: process (indented), and a column with its pid for each pid namespace, or NOWHERE."""
         rows = [
             (
-                "\N{NO-BREAK SPACE}" * 3 * self.depth(process) + short(process),
-                *(str(self.pid_in(process, space) or NOWHERE) for space in self.spaces),
+                "\N{NO-BREAK SPACE}" * 3 * self.depth(process) + short_command(process),
+                *(str(self.pid_in(process, space) or NOT_FOUND) for space in self.spaces),
             )
             for process in self.processes
         ]
@@ -165,14 +165,14 @@ class Views(Result):
     def frame(self) -> pd.DataFrame:
         """One row a process and namespace that sees it: seen_from, process, pid, parent_pid."""
         rows = [
-            (space.name, short(seen.process), seen.pid, seen.parent_pid)
+            (space.name, short_command(seen.process), seen.pid, seen.parent_pid)
             for space in self.tree.spaces
             for seen in self.tree.seen_from(space.name)
         ]
         return table(rows, ["seen_from", "process", "pid", "parent_pid"])
 
 
-def tree(lab: Lab, *containers: Container | str) -> ProcessTree:
+def process_tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     """The process tree of the engine's host, with the pid of each process in every namespace that it is in.
 
     Args:
@@ -187,7 +187,7 @@ def tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     if containers:
         # one that shares the host's pid namespace is told by its cgroup
         own = {process.pid for one in containers for process in lab.host.processes(one)}
-        wanted = _leading_to(everything, own | _inside(everything, firsts))
+        wanted = _with_ancestors(everything, own | _inside(everything, firsts))
     spaces = _spaces(everything, firsts, wanted)
     known = {space.id for space in spaces}
     return ProcessTree(tuple(p for p in _in_order(wanted) if p.namespaces["pid"] in known), spaces)
@@ -228,7 +228,7 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
     return container
 
 
-def inside(lab: Lab, container: Container | str) -> list[int]:
+def pids_in_container(lab: Lab, container: Container | str) -> list[int]:
     """The pids that a process in the container finds in its /proc, but for those that look.
 
     Raises:
@@ -241,7 +241,7 @@ def inside(lab: Lab, container: Container | str) -> list[int]:
     return sorted(pid for word in found.split() if word != own.strip() and (pid := integer(word)) is not None)
 
 
-def short(process: Process) -> str:
+def short_command(process: Process) -> str:
     """A process's command in a few words: no path, no option, nothing long."""
     if process.pid == 1:
         return "first process"
@@ -300,7 +300,7 @@ def _parents(everything: Sequence[Process]) -> dict[int, int]:
     return found
 
 
-def _leading_to(everything: Sequence[Process], wanted: set[int]) -> list[Process]:
+def _with_ancestors(everything: Sequence[Process], wanted: set[int]) -> list[Process]:
     by_pid = {one.pid: one for one in everything}
     kept: set[int] = set()
     for pid in wanted:
@@ -312,12 +312,12 @@ def _leading_to(everything: Sequence[Process], wanted: set[int]) -> list[Process
 
 def _spaces(
     everything: Sequence[Process], names: Mapping[int, str], wanted: Sequence[Process]
-) -> tuple[PidSpace, ...]:
+) -> tuple[PidNamespace, ...]:
     """The pid namespaces of `wanted`; the host's is the one that a process of one level is in."""
     around = _parents(everything)
     called = {one.namespaces["pid"]: names[one.pid] for one in reversed(everything) if one.pid in names}
     top = next(one.namespaces["pid"] for one in everything if len(one.nspid) == 1)
-    made = {top: PidSpace(top, HOST, 0, None)}
+    made = {top: PidNamespace(top, HOST, 0, None)}
 
     def add(id: int) -> None:
         if id in made or id not in around:
@@ -329,7 +329,7 @@ def _spaces(
         name = called.get(id) or (f"inside {outer.name}" if outer.level else f"namespace {id}")
         taken = {space.name for space in made.values()}
         free = (name, *(f"{name} ({number})" for number in range(2, len(made) + 2)))
-        made[id] = PidSpace(id, next(one for one in free if one not in taken), outer.level + 1, outer.id)
+        made[id] = PidNamespace(id, next(one for one in free if one not in taken), outer.level + 1, outer.id)
 
     for one in wanted:
         add(one.namespaces["pid"])

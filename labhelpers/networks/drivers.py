@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.engine import answers
+from labhelpers.engine import responses
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, PortTaken, TimedOut
 from labhelpers.lab.base import name_of
-from labhelpers.networks.maps import NetworkMap, map
-from labhelpers.networks.wire import free_subnet, once, wire
+from labhelpers.networks.maps import NetworkMap, network_map
+from labhelpers.networks.veth import free_subnet, run_in_tools, veth_pair
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 PING = "ping -c 1 -W 2"
-NAME_S = 3
-LOOKS = 10
+RESOLVE_TIMEOUT_S = 3
+ATTEMPTS = 10
 """A name that nobody knows is asked for again and again; one that is known takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reach(Result):
+class Reachability(Result):
     """Whether one container reaches another.
 
     Attributes:
@@ -45,7 +45,7 @@ class Reach(Result):
 
 
 @dataclass(frozen=True, slots=True)
-class Reaches(Result):
+class ReachabilityMatrix(Result):
     """Who reaches whom.
 
     Attributes:
@@ -54,9 +54,9 @@ class Reaches(Result):
     """
 
     names: tuple[str, ...]
-    pairs: tuple[Reach, ...]
+    pairs: tuple[Reachability, ...]
 
-    def of(self, source: str, target: str) -> Reach:
+    def of(self, source: str, target: str) -> Reachability:
         """One pair."""
         return next(one for one in self.pairs if (one.source, one.target) == (source, target))
 
@@ -168,7 +168,7 @@ class Ipvlan(Result):
 # --- reaching
 
 
-def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
+def reachability(lab: Lab, containers: Sequence[Container | str]) -> ReachabilityMatrix:
     """Let every container ping every other one, by its addresses and by its name.
 
     The containers need `ping` and `sh`: those of `labhelpers/payload` have them.
@@ -183,7 +183,7 @@ def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
     with lab.quiet(essential=[first]), ThreadPoolExecutor(len(names) or 1) as pool:
         answered = dict(zip(names, pool.map(lambda source: _answers(lab, source, found), names), strict=True))
     pairs = [
-        Reach(
+        Reachability(
             source,
             name,
             any((name, address) in answered[source] for address in found[name]),
@@ -193,14 +193,14 @@ def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
         for name in names
         if name != source
     ]
-    return Reaches(tuple(names), tuple(pairs))
+    return ReachabilityMatrix(tuple(names), tuple(pairs))
 
 
 def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
     """Whom `source` reaches: (container, the address or name that answered)."""
     tries = [(name, to) for name, own in found.items() if name != source for to in (*own, name)]
     script = "\n".join(
-        f"(timeout {NAME_S} {PING} {to} >/dev/null 2>&1 && echo {number}) &"
+        f"(timeout {RESOLVE_TIMEOUT_S} {PING} {to} >/dev/null 2>&1 && echo {number}) &"
         for number, (_, to) in enumerate(tries)
     )
     said = lab.exec(source, ["sh", "-c", f"{script}\nwait"]).stdout.split()
@@ -209,7 +209,7 @@ def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[t
 
 def _addresses(lab: Lab, name: str) -> list[str]:
     try:
-        return answers.addresses(lab.inspect(name))
+        return responses.addresses(lab.inspect(name))
     except ContainerMissing:
         raise BadInput(
             f"there is no container {name!r}",
@@ -243,7 +243,7 @@ def host_driver(lab: Lab) -> HostDriver:
         first, port = _server_on_host(lab)
         try:
             second = lab.once(lab.image("payload"), _serve(port), network="host")
-            answer = once(
+            answer = run_in_tools(
                 lab,
                 f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/",
                 network="host",
@@ -271,7 +271,7 @@ def _interfaces(lab: Lab, container: Container) -> tuple[int, int]:
         return sorted(one.name for one in lab.host.network().interfaces)
 
     before = names()
-    for _ in range(LOOKS):
+    for _ in range(ATTEMPTS):
         own = len(lab.host.network(container).interfaces)
         after = names()
         if after == before:
@@ -323,7 +323,7 @@ def _on_parent(lab: Lab, driver: str) -> Iterator[tuple[Any, str, str]]:
     mark = lab.session[:4]
     far, name = f"neighbour-{mark}", f"{driver}-{mark}"
     with ExitStack() as stack:
-        laid = wire(lab, far)
+        laid = veth_pair(lab, far)
         stack.callback(lab.remove, far, force=True)
         lab.create_network(
             name, driver=driver, subnet=laid.subnet, gateway=laid.host_address, options={"parent": laid.link}
@@ -351,7 +351,7 @@ def macvlan(lab: Lab) -> Macvlan:
         neighbour = [lab.exec(laid.far, f"{PING} {addresses[name]}").exit_code == 0 for name in names]
         saw = {one.address: one.mac for one in lab.host.neighbours(laid.far)}
         # out of the parent and nowhere else: without a route it would go to the world
-        words = once(
+        words = run_in_tools(
             lab,
             f"ping -c 1 -W 1 -I {laid.link} {addresses[names[0]]}",
             network="host",
@@ -359,7 +359,7 @@ def macvlan(lab: Lab) -> Macvlan:
             check=False,
         )
         met = {one.address: one.state for one in lab.host.neighbours() if one.interface == laid.link}
-        seen = map(lab, [*names, laid.far])
+        seen = network_map(lab, [*names, laid.far])
         macs = {end.container: end.mac for end in seen.ends}
         parent = next(one for one in seen.host_interfaces if one.name == laid.link)
     return Macvlan(
@@ -383,7 +383,7 @@ def ipvlan(lab: Lab) -> Ipvlan:
                 _on_parent(lab, "ipvlan") as (laid, network, mark),
                 lab.running(lab.image("payload"), name=f"ip-{mark}", network=network) as container,
             ):
-                seen = map(lab, [str(container.name)])
+                seen = network_map(lab, [str(container.name)])
                 parent = next(one for one in seen.host_interfaces if one.name == laid.link)
                 return Ipvlan(True, seen.ends[0].mac == parent.mac, "")
         except EngineRefused as error:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 COMPLETE, ALREADY = "Pull complete", "Already exists"
-_FETCHING, _UNPACKING = ("Pulling fs layer", "Waiting", "Downloading"), ("Download complete", "Extracting")
+_DOWNLOAD_STATUSES, _EXTRACT_STATUSES = (
+    ("Pulling fs layer", "Waiting", "Downloading"),
+    ("Download complete", "Extracting"),
+)
 # settings of the official image's directory for them; a salt, so that no engine has these layers yet
 _RECIPE = """\
 FROM {base}
@@ -32,7 +35,7 @@ _SETTINGS = {
     "names.cnf": "# {salt}\n[mysqld]\ncharacter-set-server = utf8mb4\n",
     "zone.cnf": "# {salt}\n[mysqld]\ndefault-time-zone = '+00:00'\n",
 }
-_WAIT_S = 900.0
+_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Pulled(Result):
         return table(rows, ["layer", "bytes", "already there", "begin_s", "fetched_s", "done_s"])
 
 
-class Offer:
+class PushedImage:
     """An image on its way into the lab's registry, so that it can be pulled from there: see `offer`."""
 
     def __init__(self, lab: Lab, image: str) -> None:
@@ -100,12 +103,12 @@ class Offer:
         Raises:
             LabError: it could not be built or pushed.
         """
-        self._thread.join(_WAIT_S)
+        self._thread.join(_TIMEOUT_S)
         if not self._ref:
             raise LabError(
                 f"the image {self._image} did not come into the lab's registry",
                 hint="run the cell again; `./lab doctor` looks at the engine",
-                engine_message=self._error or f"not done after {_WAIT_S:.0f} s",
+                engine_message=self._error or f"not done after {_TIMEOUT_S:.0f} s",
             )
         return self._ref
 
@@ -126,13 +129,13 @@ class Offer:
             self._error = str(error)
 
 
-def offer(lab: Lab, image: HubImage) -> Offer | HubImage:
+def push_image(lab: Lab, image: HubImage) -> PushedImage | HubImage:
     """Something to pull: `.ref`. Where `image` is the real one that is its own reference, and nothing is done.
 
     Where a lab image stands in, the lab puts two small layers of settings on it and pushes the result to its own
     registry, in the background: the engine compresses hundreds of MB for that.
     """
-    return Offer(lab, image.ref) if image.stands_in else image
+    return PushedImage(lab, image.ref) if image.is_substitute else image
 
 
 def pull(lab: Lab, ref: str) -> Pulled:
@@ -142,14 +145,14 @@ def pull(lab: Lab, ref: str) -> Pulled:
         BadInput: `ref` cannot be an image.
         ImageMissing: the registry does not have it, or does not answer.
     """
-    watch = _Watch()
+    watch = _PullTracker()
     with lab.quiet(essential=["docker pull"]):
         image = lab.pull(ref, see=watch.step)
     total_s = time.monotonic() - watch.began
     return Pulled(ref, watch.layers(), total_s, int(image.attrs["Size"]))
 
 
-class _Watch:
+class _PullTracker:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self._seen: dict[str, dict[str, float]] = {}
@@ -158,9 +161,9 @@ class _Watch:
     def step(self, step: Mapping[str, Any]) -> None:
         """One word of the engine about one layer."""
         layer, says = str(step.get("id", "")), str(step.get("status", ""))
-        if says not in (*_FETCHING, *_UNPACKING, COMPLETE, ALREADY):
+        if says not in (*_DOWNLOAD_STATUSES, *_EXTRACT_STATUSES, COMPLETE, ALREADY):
             return  # about the image as a whole
-        kind = "fetch" if says in _FETCHING else "unpack" if says in _UNPACKING else says
+        kind = "fetch" if says in _DOWNLOAD_STATUSES else "unpack" if says in _EXTRACT_STATUSES else says
         self._seen.setdefault(layer, {}).setdefault(kind, time.monotonic() - self.began)
         total = (step.get("progressDetail") or {}).get("total", 0)
         self._bytes[layer] = max(self._bytes.get(layer, 0), int(total or 0))

@@ -31,10 +31,10 @@ Kind = Literal["vm", "container"]
 KINDS: tuple[Kind, ...] = ("vm", "container")
 READY, IDLE = "PAYLOAD READY", "PAYLOAD IDLE"
 GUEST_MEMORY_MB = 128
-READY_LIMIT_S = 60.0
-PROBE_LIMIT_S = 8.0
+READY_TIMEOUT_S = 60.0
+PROBE_TIMEOUT_S = 8.0
 TAIL_LINES = 40
-LOOK_S = 0.2
+POLL_S = 0.2
 # QEMU itself holds this much beside the guest's memory, with room to spare
 QEMU_BYTES = 192 * 1024 * 1024
 CACHE = "vm-accel.json"
@@ -49,7 +49,7 @@ def start_guest(
     memory_mb: int = GUEST_MEMORY_MB,
     accel: Literal["tcg", "kvm"] = "tcg",
     name: str | None = None,
-    limit_s: float = READY_LIMIT_S,
+    limit_s: float = READY_TIMEOUT_S,
 ) -> Container:
     """Boot a guest in a container of the image `vm`, and wait until its payload is idle.
 
@@ -81,11 +81,11 @@ def payload_image(lab: Lab) -> tuple[str, ...]:
     Source: a container's own listing; what the engine mounts into it (/dev, /proc, /sys, /etc) is left out.
     """
     with lab.quiet(["docker run --rm"]):
-        listing = _look(lab, "find / -xdev ! -type l ! -path '/etc*' ! -path '/dev*' | sort")
+        listing = _run_script(lab, "find / -xdev ! -type l ! -path '/etc*' ! -path '/dev*' | sort")
     return tuple(listing.split())
 
 
-def start_payload(lab: Lab, *, name: str | None = None, limit_s: float = READY_LIMIT_S) -> Container:
+def start_payload(lab: Lab, *, name: str | None = None, limit_s: float = READY_TIMEOUT_S) -> Container:
     """Start the same payload in a container, and wait until it is idle.
 
     Raises:
@@ -140,7 +140,7 @@ def _wait_until_idle(lab: Lab, container: Container, limit_s: float) -> None:
 
     try:
         try:
-            lab.wait_for("the payload to be idle", is_idle, limit_s, every_s=LOOK_S, while_running=container)
+            lab.wait_for("the payload to be idle", is_idle, limit_s, every_s=POLL_S, while_running=container)
         except (NotRunning, TimedOut) as error:
             raise _failed(lab, container, error, limit_s) from error
     except BaseException:
@@ -199,7 +199,7 @@ def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
-def _look(lab: Lab, script: str, *, image: str = "payload") -> str:
+def _run_script(lab: Lab, script: str, *, image: str = "payload") -> str:
     """What a shell script prints in a container of its own.
 
     Raises:
@@ -253,12 +253,12 @@ def probe_accel(lab: Lab) -> Acceleration:
 def _probe(lab: Lab) -> Acceleration:
     with lab.quiet(["docker run -d"]):
         try:
-            guest = start_guest(lab, accel="kvm", limit_s=PROBE_LIMIT_S)
+            guest = start_guest(lab, accel="kvm", limit_s=PROBE_TIMEOUT_S)
         except GuestFailed as error:
             last = (error.engine_message or "").splitlines()[-1:]
             if isinstance(error.__cause__, TimedOut):
                 return Acceleration(
-                    "tcg", f"/dev/kvm is there, but a guest hangs with it ({PROBE_LIMIT_S:g} s)"
+                    "tcg", f"/dev/kvm is there, but a guest hangs with it ({PROBE_TIMEOUT_S:g} s)"
                 )
             return Acceleration("tcg", f"/dev/kvm is there, but QEMU ended with it: {' '.join(last)}")
         except LabError as error:
@@ -354,7 +354,7 @@ class StartTimes(Result):
         return pd.DataFrame(rows, columns=["order", "kind", "phase", "start_ms", "end_ms"])
 
 
-MARKS: Mapping[Kind, Sequence[tuple[str, Callable[[str], bool]]]] = {
+PHASE_MARKERS: Mapping[Kind, Sequence[tuple[str, Callable[[str], bool]]]] = {
     # the phase that begins, and the line that begins it
     "vm": (
         ("QEMU", lambda line: line.startswith("GUEST POWER ON")),
@@ -391,7 +391,7 @@ def _timed(lab: Lab, kind: Kind, order: int) -> Start:
     created = _seconds(found["Created"])
     # the engine notes the start a little after the process has begun: the first line may be earlier
     begun = min(_seconds(found["State"]["StartedAt"]), lines[0][0])
-    seen = [(name, _first(lines, is_mark)) for name, is_mark in MARKS[kind]]
+    seen = [(name, _first(lines, is_mark)) for name, is_mark in PHASE_MARKERS[kind]]
     if kind == "container":
         seen.insert(0, ("user space", begun))
     marks = [("container", created), *((name, at) for name, at in seen if at is not None)]
@@ -410,7 +410,7 @@ def _first(lines: Sequence[tuple[float, str]], is_mark: Callable[[str], bool]) -
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryHeld(Result):
+class MemoryUsage(Result):
     """What an idle guest and an idle container hold of the memory of the engine's host.
 
     Attributes:
@@ -429,18 +429,18 @@ class MemoryHeld(Result):
         return self.vm_bytes / self.container_bytes
 
 
-def memory_held(lab: Lab, pair: Pair) -> MemoryHeld:
+def memory_usage(lab: Lab, pair: Pair) -> MemoryUsage:
     """Measure both at the same moment, idle.
 
     Raises:
         NotRunning: one does not run any more.
     """
     guest, container = _held_bytes(lab, _both(pair))
-    return MemoryHeld(guest, container, GUEST_MEMORY_MB * 1024 * 1024)
+    return MemoryUsage(guest, container, GUEST_MEMORY_MB * 1024 * 1024)
 
 
 @dataclass(frozen=True, slots=True)
-class DiskUsed(Result):
+class DiskUsage(Result):
     """What each carries on disk, and what one more copy of it costs.
 
     Attributes:
@@ -464,18 +464,18 @@ class DiskUsed(Result):
         return self.kernel_bytes + self.initramfs_bytes + self.root_disk_bytes
 
 
-def disk_used(lab: Lab, pair: Pair) -> DiskUsed:
+def disk_usage(lab: Lab, pair: Pair) -> DiskUsage:
     """Measure what is in the two images, and what the started ones have added.
 
     Raises:
         NotRunning: one does not run any more.
     """
     with lab.quiet(["docker run --rm"]):
-        listing = _look(lab, "cd /guest && stat -c '%n %s' kernel initramfs root.img", image="vm")
+        listing = _run_script(lab, "cd /guest && stat -c '%n %s' kernel initramfs root.img", image="vm")
     parts = {name: int(size) for name, size in (line.split() for line in listing.splitlines())}
     whole = lab.inspect_image(lab.image("vm"))["Size"]
     vm_copy, container_copy = (_added_bytes(lab, one) for one in _both(pair))
-    return DiskUsed(
+    return DiskUsage(
         kernel_bytes=parts["kernel"],
         initramfs_bytes=parts["initramfs"],
         root_disk_bytes=parts["root.img"],
@@ -559,7 +559,9 @@ def kernels(lab: Lab, pair: Pair) -> Kernels:
     host = Kernel("engine's host", there.release, there.version, there.boot_id)
     with lab.quiet(["docker run --rm"]):
         inside = [
-            Kernel(f"container of labhelpers/{image}", *_look(lab, SHOW_KERNEL, image=image).splitlines())
+            Kernel(
+                f"container of labhelpers/{image}", *_run_script(lab, SHOW_KERNEL, image=image).splitlines()
+            )
             for image in ("payload", "vm")
         ]
         first, _ = _both(pair)
@@ -573,7 +575,7 @@ def kernels(lab: Lab, pair: Pair) -> Kernels:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineHome(Result):
+class EngineHost(Result):
     """Where the engine lives.
 
     Attributes:
@@ -591,23 +593,23 @@ DMI = ("sys_vendor", "bios_vendor", "board_vendor", "product_name")
 DEVICE_TREE = "/proc/device-tree/model"
 
 
-def engine_home(lab: Lab) -> EngineHome:
+def engine_host(lab: Lab) -> EngineHost:
     """Whether the engine lives in a virtual machine: by its own word, by the processor's flag `hypervisor`
     (set by a hypervisor for its guests, CPUID leaf 1), or by the name of the machine (DMI, device tree).
     """
     system = str(lab.engine.info["OperatingSystem"])
     if system == "Docker Desktop":
-        return EngineHome(system, True, "Docker Desktop runs the engine in a virtual machine of its own")
+        return EngineHost(system, True, "Docker Desktop runs the engine in a virtual machine of its own")
     seen = lab.host.read_many(["/proc/cpuinfo", *(f"/sys/class/dmi/id/{name}" for name in DMI), DEVICE_TREE])
     cpu, *names = (text or "" for text in seen.values())
     if re.search(r"^flags.* hypervisor", cpu, re.MULTILINE):
-        return EngineHome(system, True, "its processor says that a hypervisor is above it")
+        return EngineHost(system, True, "its processor says that a hypervisor is above it")
     machine = re.search(
         r"QEMU|KVM|VMware|VirtualBox|Virtual Machine|Xen|Apple Virtualization", " ".join(names)
     )
     if machine:
-        return EngineHome(system, True, f"its machine calls itself {machine[0]}")
-    return EngineHome(system, False, "nothing there tells of a hypervisor")
+        return EngineHost(system, True, f"its machine calls itself {machine[0]}")
+    return EngineHost(system, False, "nothing there tells of a hypervisor")
 
 
 # --- what they see
@@ -741,7 +743,7 @@ def _view(seen_from: str, log: str) -> View:
 
 
 @dataclass(frozen=True, slots=True)
-class HowManyFit(Result):
+class Density(Result):
     """How many guests and containers fit in a given memory: a few measured, the rest extrapolated.
 
     Attributes:
@@ -782,7 +784,7 @@ class HowManyFit(Result):
         return pd.DataFrame(rows, columns=["kind", "count", "held_bytes", "how"])
 
 
-def how_many_fit(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3, 4)) -> HowManyFit:
+def density(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3, 4)) -> Density:
     """Start a few of each, measure what they hold, and extrapolate to `memory_bytes`.
 
     No more than half of the memory that is free on the engine's host is ever used.
@@ -801,7 +803,7 @@ def how_many_fit(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3,
     _must_have_room(lab, counts[-1])
     with lab.quiet(["docker run -d"]):
         guests, containers = (_held_by(lab, kind, counts) for kind in KINDS)
-    return HowManyFit(memory_bytes, counts, guests, containers)
+    return Density(memory_bytes, counts, guests, containers)
 
 
 def _must_have_room(lab: Lab, guests: int) -> None:
@@ -841,10 +843,10 @@ class Stacks(Result):
     host_release: str
     guest_release: str
     accel: str
-    memory: MemoryHeld
-    disk: DiskUsed
+    memory: MemoryUsage
+    disk: DiskUsage
 
 
-def stacks(lab: Lab, seen: Kernels, memory: MemoryHeld, disk: DiskUsed) -> Stacks:
+def stacks(lab: Lab, seen: Kernels, memory: MemoryUsage, disk: DiskUsage) -> Stacks:
     """Put together what was measured before for the figure of the two stacks."""
     return Stacks(seen.engine_says, seen.guests[0].release, probe_accel(lab).kind, memory, disk)

@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from labhelpers.engine.host.text import decimal, integer, lines, plain
+from labhelpers.engine.host.text import decimal, integer, lines, unescape_octal
 from labhelpers.errors import LabError
 from labhelpers.results import Result, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_COUNTING = ("memory", "cpu", "cpuacct", "pids", "blkio")
+_ACCOUNTING_CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "blkio")
 """The controllers of version 1 that count what a container uses."""
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT, _NO_LIMIT_32_BITS = 1 << 60, ((1 << 31) - 1) * 4096
-_SWITCHED_OFF = {
+_DISABLED_HINTS = {
     "Memory": "; a Raspberry Pi's kernel counts memory if cgroup_enable=memory is in /boot/firmware/cmdline.txt"
 }
 FILES: Mapping[str, tuple[str, ...]] = {
@@ -205,7 +205,7 @@ class Pressure(Result):
     full_us: int
 
 
-Part = TypeVar("Part", Cpu, Memory, Io, Pids)
+ControllerStats = TypeVar("ControllerStats", Cpu, Memory, Io, Pids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class Cgroup(Result):
 
     version: int
     path: str
-    parts: tuple[Cpu | Memory | Io | Pids, ...]
+    controllers: tuple[Cpu | Memory | Io | Pids, ...]
     pressure: tuple[Pressure, ...]
 
     @property
@@ -244,7 +244,7 @@ class Cgroup(Result):
         """Tasks. Raises LabError where the host does not count them."""
         return self._part(Pids)
 
-    def _part(self, kind: type[Part]) -> Part:
+    def _part(self, kind: type[ControllerStats]) -> ControllerStats:
         part = self.get(kind)
         if part is not None:
             return part
@@ -252,17 +252,17 @@ class Cgroup(Result):
         raise LabError(
             f"the cgroup {self.path} has no {name} controller, so its {name} is not accounted",
             hint="the kernel has disabled it, or it is not delegated to a rootless engine: see `./lab doctor`"
-            + _SWITCHED_OFF.get(kind.__name__, ""),
+            + _DISABLED_HINTS.get(kind.__name__, ""),
         )
 
-    def get(self, kind: type[Part]) -> Part | None:
+    def get(self, kind: type[ControllerStats]) -> ControllerStats | None:
         """A part, None where its controller is not there: `cgroup.get(Memory)`."""
-        return next((part for part in self.parts if isinstance(part, kind)), None)
+        return next((part for part in self.controllers if isinstance(part, kind)), None)
 
     def frame(self) -> pd.DataFrame:
         """One row: every number of every part, as `memory.usage_bytes`."""
         row: dict[str, object] = {"version": self.version, "path": self.path}
-        for part in self.parts:
+        for part in self.controllers:
             name = type(part).__name__.lower()
             values = {
                 key: getattr(part, key)
@@ -286,7 +286,7 @@ class Sample(Result):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CgroupLocation:
     """Where the files of a cgroup are, as the helper sees them.
 
     Attributes:
@@ -334,7 +334,7 @@ def paths(text: str) -> dict[str, str]:
     return table
 
 
-def place(cgroups: str, mountinfo: str) -> Place | None:
+def locate_cgroup(cgroups: str, mountinfo: str) -> CgroupLocation | None:
     """Where the cgroup of a process is.
 
     Args:
@@ -346,14 +346,14 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
     """
     table = paths(cgroups)
     # a host of version 2 may have a controller of version 1 beside it that counts nothing here: net_cls, cpuset
-    version = 1 if any(controller in table for controller in _COUNTING) else 2
+    version = 1 if any(controller in table for controller in _ACCOUNTING_CONTROLLERS) else 2
     directories: dict[str, str] = {}
     for line in lines(mountinfo):
         before, _, after = line.partition(" - ")
         fields, end = before.split(), after.split()
         if len(fields) < 6 or not end:
             continue
-        root, point, kind = plain(fields[3]), plain(fields[4]), end[0]
+        root, point, kind = unescape_octal(fields[3]), unescape_octal(fields[4]), end[0]
         options = end[2].split(",") if len(end) > 2 else []
         controllers = [""] if kind == "cgroup2" else options if kind == "cgroup" else []
         for controller in controllers:
@@ -361,13 +361,15 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
             if controller in FILES and path is not None and f"{path}/".startswith(f"{root_path}/"):
                 directories[controller] = point + path[len(root_path) :].rstrip("/")
     # each of version 1's may be missing: a kernel that was booted with `cgroup_disable=memory`, or built without one
-    main = next((one for one in (_COUNTING if version == 1 else ("",)) if one in directories), None)
+    main = next(
+        (one for one in (_ACCOUNTING_CONTROLLERS if version == 1 else ("",)) if one in directories), None
+    )
     if main and version == 1 and table.get("") != table[main]:
         directories.pop("", None)  # of version 2 beside it: that of the engine's service, not the container's
-    return None if main is None else Place(version, table[main], directories)
+    return None if main is None else CgroupLocation(version, table[main], directories)
 
 
-def file_path(where: Place, name: str) -> str | None:
+def file_path(where: CgroupLocation, name: str) -> str | None:
     """The path of a file of a cgroup; None where the host has no directory of its controller."""
     directory = where.directories.get("" if where.version == 2 else name.partition(".")[0])
     return None if directory is None else f"{directory}/{name}"
@@ -376,7 +378,7 @@ def file_path(where: Place, name: str) -> str | None:
 def is_below(cgroups: str, other: str) -> bool:
     """Whether a process (its /proc/PID/cgroup) is in the cgroup of another one, or in one below it."""
     around = paths(other)
-    controller = next((one for one in (*_COUNTING, "") if one in around), None)
+    controller = next((one for one in (*_ACCOUNTING_CONTROLLERS, "") if one in around), None)
     mine = None if controller is None else paths(cgroups).get(controller)
     return (
         controller is not None
@@ -385,7 +387,7 @@ def is_below(cgroups: str, other: str) -> bool:
     )
 
 
-def cgroup(where: Place, texts: Mapping[str, str | None]) -> Cgroup:
+def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
     """What the files of a cgroup say.
 
     Args:
@@ -393,12 +395,12 @@ def cgroup(where: Place, texts: Mapping[str, str | None]) -> Cgroup:
     """
     seen = {
         (controller, name): text
-        for controller, directory in where.directories.items()
+        for controller, directory in location.directories.items()
         for name in FILES[controller]
         if (text := texts.get(f"{directory}/{name}")) is not None
     }
     unified = {name: text for (controller, name), text in seen.items() if controller == ""}
-    if where.version == 2:
+    if location.version == 2:
         parts = (_cpu_2(unified), _memory_2(unified), _io_2(unified), _pids(unified))
     else:
         old = {name: text for (controller, name), text in seen.items() if controller != ""}
@@ -412,8 +414,8 @@ def cgroup(where: Place, texts: Mapping[str, str | None]) -> Cgroup:
     # a host with version 1 may have version 2's directories beside it, without controllers but with pressure
     pressure = [_pressure(name, unified.get(f"{name}.pressure")) for name in ("cpu", "memory", "io")]
     return Cgroup(
-        where.version,
-        where.path,
+        location.version,
+        location.path,
         tuple(part for part in parts if part is not None),
         tuple(one for one in pressure if one is not None),
     )

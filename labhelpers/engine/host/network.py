@@ -15,18 +15,18 @@ from labhelpers.results import Result, table
 if TYPE_CHECKING:
     import pandas as pd
 
-Made = TypeVar("Made")
-LINKS = ["ip", "-j", "-d", "-s", "link", "show"]
-ADDRESSES = ["ip", "-j", "address", "show"]
-ROUTES = [["ip", "-j", f"-{version}", "route", "show", "table", "main"] for version in (4, 6)]
-NEIGHBOURS = ["ip", "-j", "neighbour", "show"]
-PORTS = ["bridge", "-j", "-d", "link", "show"]
-SAVES = {
+Parsed = TypeVar("Parsed")
+IP_LINK = ["ip", "-j", "-d", "-s", "link", "show"]
+IP_ADDRESS = ["ip", "-j", "address", "show"]
+IP_ROUTE = [["ip", "-j", f"-{version}", "route", "show", "table", "main"] for version in (4, 6)]
+IP_NEIGHBOUR = ["ip", "-j", "neighbour", "show"]
+BRIDGE_LINK = ["bridge", "-j", "-d", "link", "show"]
+IPTABLES_SAVE = {
     (f"iptables-{backend}", family): [f"{family}tables-{backend}-save", "-c"]
     for backend in ("nft", "legacy")
     for family in ("ip", "ip6")
 }
-NFT = ["nft", "-j", "list", "ruleset"]
+NFT_RULESET = ["nft", "-j", "list", "ruleset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def interfaces(text: str) -> list[Interface]:
     return _each(rows, lambda row: _interface(row, indexes))
 
 
-def _each(rows: Iterable[Any], read: Callable[[Any], Made]) -> list[Made]:
+def _each(rows: Iterable[Any], read: Callable[[Any], Parsed]) -> list[Parsed]:
     """What `read` makes of each row; a row of another form is skipped."""
     found = []
     for row in rows:

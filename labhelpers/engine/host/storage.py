@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from labhelpers.engine.host.text import integer, lines, plain
+from labhelpers.engine.host.text import integer, lines, unescape_octal
 from labhelpers.results import Result
 
 
@@ -104,7 +104,7 @@ class Entry(Result):
 
 
 @dataclass(frozen=True, slots=True)
-class DiskUse(Result):
+class DiskUsage(Result):
     """What a file or a directory with all below it takes, on its own file system (as `du -x` counts).
 
     Attributes:
@@ -137,11 +137,11 @@ def mounts(mountinfo: str) -> list[Mount]:
                 id=id,
                 parent_id=parent,
                 device=device,
-                root=plain(root),
-                point=plain(point),
+                root=unescape_octal(root),
+                point=unescape_octal(point),
                 options=tuple(options.split(",")),
                 kind=kind,
-                source=plain(source),
+                source=unescape_octal(source),
                 settings=_settings(settings.rstrip()),
                 propagation=tuple(word for word in propagation if word),
             )
@@ -155,6 +155,6 @@ def _settings(text: str) -> dict[str, str]:
     for word in re.split(r"(?<!\\),", text):
         name, _, value = word.partition("=")
         # since Linux 6.8 a mount may name its lower directories one by one, from the top (overlayfs.rst)
-        key, value = name.removesuffix("+"), plain(value).replace("\\,", ",")
+        key, value = name.removesuffix("+"), unescape_octal(value).replace("\\,", ",")
         found[key] = f"{found[key]}:{value}" if name.endswith("+") and key in found else value
     return found

@@ -34,7 +34,7 @@ class Received(Result):
     connections: int
 
 
-def received(host: HostView, container: Container | str) -> Received:
+def received_traffic(host: HostView, container: Container | str) -> Received:
     """What the network namespace of a running container has received so far.
 
     Raises:
@@ -42,10 +42,10 @@ def received(host: HostView, container: Container | str) -> Received:
     """
     pid = host.process(container).pid
     paths = [f"/proc/{pid}/net/{name}" for name in ("snmp", "netstat", "snmp6")]
-    return counted(host.read_many(paths).values())
+    return parse_counters(host.read_many(paths).values())
 
 
-def counted(texts: Iterable[str | None]) -> Received:
+def parse_counters(texts: Iterable[str | None]) -> Received:
     """The counters in the texts of those files; what a kernel does not print counts as 0."""
     found: dict[str, int] = {}
     for text in texts:
