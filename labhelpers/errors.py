@@ -22,7 +22,9 @@ The class hierarchy::
     │   └── BadRequest           a request to the lab socket that cannot be parsed
     ├── NameTaken                the name is used by a resource that the lab did not create
     ├── PortTaken                the port is in use
-    ├── NotOurs                  the lab was asked to change a resource that it did not create
+    ├── NotOwned                 the lab was asked to change a resource that it did not create
+    ├── ExperimentFailed         an experiment did not produce its measurement
+    ├── NotAvailable             this engine or its kernel lacks what the experiment needs
     ├── GuestFailed              a virtual machine did not start its payload
     ├── FindingFailed            a finding of the course does not hold on this engine
     └── SetupFailed              the environment, JupyterLab or a package could not be set up
@@ -64,7 +66,7 @@ class LabError(Exception):
     def __str__(self) -> str:
         lines = [self.message]
         if self.engine_message:
-            lines.append(f"  it said: {self.engine_message.strip()}")
+            lines.append(f"  message: {self.engine_message.strip()}")
         lines.append(f"  next:    {self.hint}")
         return with_command_name("\n".join(lines))
 
@@ -151,6 +153,14 @@ class PortTaken(LabError):
 
 class NotOwned(LabError):
     """The lab was asked to change a resource that it did not create."""
+
+
+class ExperimentFailed(LabError):
+    """An experiment did not produce its measurement."""
+
+
+class NotAvailable(LabError):
+    """This engine or its kernel lacks what the experiment needs."""
 
 
 class GuestFailed(LabError):

@@ -123,7 +123,12 @@ def test_values_are_written_for_people(value: object, unit: str | None, text: st
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("first_write_ms", "first write (ms)"), ("file_bytes", "file"), ("pid_on_host", "PID on host"), ("bytes", "bytes")],
+    [
+        ("first_write_ms", "first write (ms)"),
+        ("file_bytes", "file"),
+        ("pid_on_host", "PID on host"),
+        ("bytes", "bytes"),
+    ],
 )
 def test_a_heading_is_the_name_in_words(name: str, text: str):
     assert heading(name) == text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
@@ -13,7 +12,7 @@ from labhelpers.cgroups.live import live_curves
 from labhelpers.cgroups.safety_limits import START_TIMEOUT_S, load
 from labhelpers.cgroups.samples import Sampler, Samples, Usage
 from labhelpers.errors import BadInput
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, derived, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,17 +39,12 @@ def busy_loop(processes: int) -> list[str]:
 # --- quota
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuotaStep:
-    """One quota, and what was used under it.
+    """One quota, and what was used under it."""
 
-    Attributes:
-        asked_cpus: the quota: 0.5 is half a processor.
-        use: what was measured.
-    """
-
-    asked_cpus: float
-    use: Usage
+    asked_cpus: float = column("the quota: 0.5 is half a processor")
+    use: Usage = column("what was measured", shown=False)
 
     @property
     def most_cpus(self) -> float:
@@ -66,19 +60,13 @@ class QuotaStep:
         return self.use.cpus <= self.most_cpus
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quota(Result):
-    """Processor time asked for against what was used, one container with two busy processes.
+    """Processor time asked for against what was used, one container with two busy processes."""
 
-    Attributes:
-        steps: one for each quota.
-        samples: of the whole experiment.
-        cpus: how many CPUs the engine's host has.
-    """
-
-    steps: tuple[QuotaStep, ...]
-    samples: Samples
-    cpus: int
+    steps: tuple[QuotaStep, ...] = rows("one for each quota", of=QuotaStep)
+    samples: Samples = column("of the whole experiment", shown=False)
+    cpus: int = column("how many CPUs the engine's host has")
 
     def step(self, asked_cpus: float) -> QuotaStep:
         """The step of one quota."""
@@ -137,60 +125,38 @@ def quota(lab: Lab, asked: Sequence[float] = QUOTAS_CPUS, seconds: float = 1.0) 
 # --- shares
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SharesStep:
-    """Two containers that want the same CPU, with weights.
+    """Two containers that want the same CPU, with weights."""
 
-    Attributes:
-        asked: the ratio of their shares, first to second.
-        weights: what the kernel was told: `cpu.shares`, or `cpu.weight` on version 2.
-        first_cpus, second_cpus: what each used.
-    """
+    asked: float = column("the ratio of their shares, first to second")
+    weights: tuple[int, int] = column("what the kernel was told: `cpu.shares`, or `cpu.weight` on version 2")
+    first_cpus: float = column("what each used")
+    second_cpus: float = column("what each used")
 
-    asked: float
-    weights: tuple[int, int]
-    first_cpus: float
-    second_cpus: float
-
-    @property
+    @derived
     def expected_percent(self) -> float:
         """The first one's part of what both used, as the kernel's weights say."""
         return 100 * self.weights[0] / sum(self.weights)
 
-    @property
+    @derived
     def measured_percent(self) -> float:
         """The first one's part of what both used."""
         return 100 * self.first_cpus / (self.first_cpus + self.second_cpus)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shares(Result):
-    """Two containers on one CPU, by their shares.
+    """Two containers on one CPU, by their shares."""
 
-    Attributes:
-        cpu: the number of the CPU that both may use.
-        steps: one a ratio.
-        alone_shares: the shares of the first one, when it was alone.
-        alone_cpus: what it used then.
-    """
-
-    cpu: int
-    steps: tuple[SharesStep, ...]
-    alone_shares: int
-    alone_cpus: float
+    cpu: int = column("the number of the CPU that both may use")
+    steps: tuple[SharesStep, ...] = rows("one a ratio", of=SharesStep)
+    alone_shares: int = column("the shares of the first one, when it was alone")
+    alone_cpus: float = column("what it used then")
 
     def off_percent(self) -> float:
         """How far the measured part is from the kernel's weights at most, in percent points."""
         return max(abs(step.measured_percent - step.expected_percent) for step in self.steps)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a ratio: asked, weights, expected_percent, measured_percent, first_cpus, second_cpus."""
-        rows = [
-            (s.asked, s.weights, s.expected_percent, s.measured_percent, s.first_cpus, s.second_cpus)
-            for s in self.steps
-        ]
-        columns = ["asked", "weights", "expected_percent", "measured_percent", "first_cpus", "second_cpus"]
-        return table(rows, columns)
 
 
 def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = SHARE_RATIOS, seconds: float = 1.2) -> Shares:
@@ -265,25 +231,20 @@ def idlest_cpu(lab: Lab) -> int:
 # --- a set of CPUs
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CpuSet(Result):
-    """Two busy processes, first free to run anywhere, then pinned to one CPU.
+    """Two busy processes, first free to run anywhere, then pinned to one CPU."""
 
-    Attributes:
-        name: of the container.
-        pinned: the number of that CPU.
-        pinned_at_s: when `docker update --cpuset-cpus` had returned, on the clock of the samples.
-        seen: (time_s, CPU) for each look at each busy process: the CPU on which it ran last.
-        allowed: what the kernel says of a busy process after the pinning (`Cpus_allowed_list`).
-        samples: of the whole experiment.
-    """
-
-    name: str
-    pinned: int
-    pinned_at_s: float
-    seen: tuple[tuple[float, int], ...]
-    allowed: str
-    samples: Samples
+    name: str = column("of the container")
+    pinned: int = column("the number of that CPU")
+    pinned_at_s: float = column(
+        "when `docker update --cpuset-cpus` had returned, on the clock of the samples"
+    )
+    seen: tuple[tuple[float, int], ...] = column(
+        "(time_s, CPU) for each look at each busy process: the CPU on which it ran last", shown=False
+    )
+    allowed: str = column("what the kernel says of a busy process after the pinning (`Cpus_allowed_list`)")
+    samples: Samples = column("of the whole experiment", shown=False)
 
     @property
     def seen_after(self) -> frozenset[int]:
@@ -349,23 +310,17 @@ def _busy(lab: Lab, container: Container, count: int) -> list[int]:
 # --- a change in flight
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Update(Result):
-    """A limit that is changed while the container runs.
+    """A limit that is changed while the container runs."""
 
-    Attributes:
-        name: of the container.
-        quotas: in CPUs, one after the other.
-        changed_at_s: when each `docker update` had returned, on the clock of the samples.
-        same_process: whether the container's first process was the same before and after.
-        samples: of the whole experiment; they hold the quota, too.
-    """
-
-    name: str
-    quotas: tuple[float, ...]
-    changed_at_s: tuple[float, ...]
-    same_process: bool
-    samples: Samples
+    name: str = column("of the container")
+    quotas: tuple[float, ...] = column("in CPUs, one after the other")
+    changed_at_s: tuple[float, ...] = column(
+        "when each `docker update` had returned, on the clock of the samples"
+    )
+    same_process: bool = column("whether the container's first process was the same before and after")
+    samples: Samples = column("of the whole experiment; they hold the quota, too", shown=False)
 
     def use(self, number: int) -> Usage:
         """What was used under the quota of that number."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import program
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,46 +19,33 @@ TEST_DEVICES = {"/dev/fuse": "10:229", "/dev/loop-control": "10:237"}
 PROBE_PROGRAM = program("try_device.sh")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeviceAttempt:
-    """What a container could do with a device.
+    """What a container could do with a device."""
 
-    Attributes:
-        given: the option that it was started with; "" for none.
-        there: whether the device is in its /dev.
-        made: whether mknod(2) made a node for it.
-        read, write: whether the node could be opened so.
-        words: the kernel's words for the first of these that failed, or "".
-    """
-
-    given: str
-    there: bool
-    made: bool
-    read: bool
-    write: bool
-    words: str
+    given: str = column("the option that it was started with; an empty string for none")
+    there: bool = column("whether the device is in its /dev")
+    made: bool = column("whether mknod(2) made a node for it")
+    read: bool = column("whether the node could be opened so")
+    write: bool = column("whether the node could be opened so")
+    words: str = column("the kernel's words for the first of these that failed, or an empty string")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Devices(Result):
-    """One device of the engine's host, and what containers may do with it.
+    """One device of the engine's host, and what containers may do with it."""
 
-    Attributes:
-        path: on the engine's host. Where that has no such device, its number alone is tried.
-        number: `major:minor`.
-        attempts: one a container.
-        list_file: the rules of a container that got nothing, as the kernel lists them (version 1), or None: on
-            version 2 they are a program (BPF) in the kernel, and no file.
-        refused: what this engine did not grant, in its words.
-        no_mknod: why no container here makes device files; None where the capability MKNOD is enough.
-    """
-
-    path: str
-    number: str
-    attempts: tuple[DeviceAttempt, ...]
-    list_file: str | None
-    refused: tuple[str, ...]
-    no_mknod: str | None = None
+    path: str = column("on the engine's host. Where that has no such device, its number alone is tried")
+    number: str = column("`major:minor`")
+    attempts: tuple[DeviceAttempt, ...] = rows("one a container", of=DeviceAttempt)
+    list_file: str | None = column(
+        "the rules of a container that got nothing, as the kernel lists them (version 1), or None: on "
+        "version 2 they are a program (BPF) in the kernel, and no file"
+    )
+    refused: tuple[str, ...] = column("what this engine did not grant, in its words")
+    no_mknod: str | None = column(
+        "why no container here makes device files; None where the capability MKNOD is enough", default=None
+    )
 
     def of(self, given: str) -> DeviceAttempt | None:
         """The attempt with that option; None where the engine refused it."""

@@ -6,12 +6,11 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import DEFAULT_SAFETY_LIMITS, MIB, SafetyLimits, load, program
 from labhelpers.errors import LabError, NotRunning
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,34 +23,22 @@ TIMEOUT_S = 150.0
 COPY_PROGRAM = program("copy_file.py")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Disk(Result):
-    """The disk on which the engine keeps its volumes.
+    """The disk on which the engine keeps its volumes."""
 
-    Attributes:
-        number: `major:minor` of the file system that a volume is on.
-        path: the whole disk in the engine's /dev; None where there is none.
-        why_not: why there is none, in words; "" where there is one.
-    """
-
-    number: str
-    path: str | None
-    why_not: str
+    number: str = column("`major:minor` of the file system that a volume is on")
+    path: str | None = column("the whole disk in the engine's /dev; None where there is none")
+    why_not: str = column("why there is none, in words; an empty string where there is one")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DiskStep:
-    """One limit, and how fast a container read or wrote.
+    """One limit, and how fast a container read or wrote."""
 
-    Attributes:
-        way: `read` or `write`.
-        asked_bps: the limit, in bytes a second; None for no limit.
-        points: (seconds, bytes so far) as the container itself counted.
-    """
-
-    way: str
-    asked_bps: int | None
-    points: tuple[tuple[float, int], ...]
+    way: str = column("`read` or `write`")
+    asked_bps: int | None = column("the limit, in bytes a second; None for no limit")
+    points: tuple[tuple[float, int], ...] = column("(seconds, bytes so far) as the container itself counted")
 
     @property
     def measured_bps(self) -> float:
@@ -60,17 +47,14 @@ class DiskStep:
         return count / seconds
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DiskLimits(Result):
-    """Reading and writing with limits and without, past the page cache.
+    """Reading and writing with limits and without, past the page cache."""
 
-    Attributes:
-        disk: on which.
-        steps: none where the engine's storage has no disk that it can limit: `disk.why_not` says why.
-    """
-
-    disk: Disk
-    steps: tuple[DiskStep, ...]
+    disk: Disk = column("on which", shown=False)
+    steps: tuple[DiskStep, ...] = rows(
+        "none where the engine's storage has no disk that it can limit: `disk.why_not` says why", of=DiskStep
+    )
 
     def of(self, way: str) -> tuple[DiskStep, ...]:
         """The steps of reading, or of writing."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.disk import disk
@@ -17,7 +16,7 @@ from labhelpers.cgroups.safety_limits import MIB, load
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.host.text import integer, lines
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,66 +30,52 @@ RequestedOptions = Mapping[str, Any]
 """`HostConfig` of `docker inspect`: what the engine was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LimitKind:
-    """One limit that Docker can set.
+    """One limit that Docker can set."""
 
-    Attributes:
-        resource: what it limits.
-        option: of `docker run`.
-        v1, v2: the names of its files; "" where there is none.
-        words: from the texts of this host's files, in that order, to the reader's words; None for no limit.
-        spell_1, spell_2: what is written into them for what was asked for; None where it was not asked for.
-        usual: the text that each version has where nothing was asked for.
-    """
+    resource: str = column("what it limits")
+    option: str = column("of `docker run`")
+    v1: tuple[str, ...] = column("the names of its files; an empty string where there is none")
+    v2: tuple[str, ...] = column("the names of its files; an empty string where there is none")
+    words: Callable[[Sequence[str]], str | None] = column(
+        "from the texts of this host's files, in that order, to the reader's words; None for no limit",
+        shown=False,
+    )
+    spell_1: Callable[[RequestedOptions], str | None] = column(
+        "what is written into them for what was asked for; None where it was not asked for", shown=False
+    )
+    spell_2: Callable[[RequestedOptions], str | None] = column(
+        "what is written into them for what was asked for; None where it was not asked for", shown=False
+    )
+    usual: tuple[str, str] = column(
+        "the text that each version has where nothing was asked for", default=("", "")
+    )
 
-    resource: str
-    option: str
-    v1: tuple[str, ...]
-    v2: tuple[str, ...]
-    words: Callable[[Sequence[str]], str | None]
-    spell_1: Callable[[RequestedOptions], str | None]
-    spell_2: Callable[[RequestedOptions], str | None]
-    usual: tuple[str, str] = ("", "")
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class Limit:
-    """One limit of a container.
+    """One limit of a container."""
 
-    Attributes:
-        resource: what it limits.
-        option: of `docker run`.
-        is_set: whether it limits anything.
-        words: what it means, in the reader's words.
-        v1_file, v2_file: the names of its files in each version; "" where there is none.
-        paths: where they are on this host.
-        texts: what they say; "" for one that is empty.
-    """
-
-    resource: str
-    option: str
-    is_set: bool
-    words: str
-    v1_file: str
-    v2_file: str
-    paths: tuple[str, ...]
-    texts: tuple[str, ...]
+    resource: str = column("what it limits")
+    option: str = column("of `docker run`")
+    is_set: bool = column("whether it limits anything")
+    words: str = column("what it means, in the reader's words")
+    v1_file: str = column("the names of its files in each version; an empty string where there is none")
+    v2_file: str = column("the names of its files in each version; an empty string where there is none")
+    paths: tuple[str, ...] = column("where they are on this host")
+    texts: tuple[str, ...] = column("what they say; an empty string for one that is empty")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits(Result):
-    """What is set for a container.
+    """What is set for a container."""
 
-    Attributes:
-        name: of the container.
-        version: of the control groups of the engine's host: 1 or 2.
-        limits: one for each option; those whose files this host does not have are left out.
-    """
-
-    name: str
-    version: int
-    limits: tuple[Limit, ...]
+    name: str = column("of the container")
+    version: int = column("of the control groups of the engine's host: 1 or 2")
+    limits: tuple[Limit, ...] = rows(
+        "one for each option; those whose files this host does not have are left out", of=Limit
+    )
 
     def of(self, option: str) -> Limit:
         """The limit that an option of `docker run` sets."""
@@ -315,37 +300,25 @@ LIMIT_KINDS = (
 # --- one limit, two spellings
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VersionedLimit:
-    """One limit, in the words of both versions.
+    """One limit, in the words of both versions."""
 
-    Attributes:
-        option: as it was given to `docker run`, with its value.
-        v1_file, v1_text, v2_file, v2_text: the file of each version and what stands in it.
-        read: what was read on this host.
-        spelled: what this version's text should be, from what was asked for.
-    """
-
-    option: str
-    v1_file: str
-    v1_text: str
-    v2_file: str
-    v2_text: str
-    read: str
-    spelled: str
+    option: str = column("as it was given to `docker run`, with its value")
+    v1_file: str = column("the file of each version and what stands in it")
+    v1_text: str = column("the file of each version and what stands in it")
+    v2_file: str = column("the file of each version and what stands in it")
+    v2_text: str = column("the file of each version and what stands in it")
+    read: str = column("what was read on this host")
+    spelled: str = column("what this version's text should be, from what was asked for")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VersionComparison(Result):
-    """The same limits in versions 1 and 2: this host's were read, the other's are what its runtime would write.
+    """The same limits in versions 1 and 2: this host's were read, the other's are what its runtime would write."""
 
-    Attributes:
-        version: of this host.
-        rows: one a limit.
-    """
-
-    version: int
-    rows: tuple[VersionedLimit, ...]
+    version: int = column("of this host")
+    rows: tuple[VersionedLimit, ...] = rows("one a limit", of=VersionedLimit)
 
     @property
     def read_as_spelled(self) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import MIB, START_TIMEOUT_S, SafetyLimits, load, open_gate, program
 from labhelpers.cgroups.samples import Sampler, Samples
 from labhelpers.errors import LabError
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -26,31 +25,19 @@ def allocate(most_bytes: int) -> list[str]:
     return ["python3", "-c", ALLOCATE_PROGRAM, str(STEP), str(INTERVAL_S), str(most_bytes)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OutOfMemory(Result):
-    """A hog that grew into its limit.
+    """A hog that grew into its limit."""
 
-    Attributes:
-        name: of the container.
-        limit_bytes: as the kernel has it.
-        held_bytes: what the hog said last that it holds.
-        exit_code: of the container.
-        engine_says: what the engine notes of its end: `State.OOMKilled`.
-        oom_kills: how many processes the kernel has killed in its cgroup.
-        kernel_line: the kernel's own line about it, or None.
-        no_line: why there is none; "" where there is one.
-        samples: of its cgroup, until its end.
-    """
-
-    name: str
-    limit_bytes: int
-    held_bytes: int
-    exit_code: int
-    engine_says: bool
-    oom_kills: int
-    kernel_line: str | None
-    no_line: str
-    samples: Samples
+    name: str = column("of the container")
+    limit_bytes: int = column("as the kernel has it")
+    held_bytes: int = column("what the hog said last that it holds")
+    exit_code: int = column("of the container")
+    engine_says: bool = column("what the engine notes of its end: `State.OOMKilled`")
+    oom_kills: int = column("how many processes the kernel has killed in its cgroup")
+    kernel_line: str | None = column("the kernel's own line about it, or None")
+    no_line: str = column("why there is none; an empty string where there is one")
+    samples: Samples = column("of its cgroup, until its end", shown=False)
 
     @property
     def highest_bytes(self) -> int:
@@ -136,24 +123,18 @@ def kernel_line(lab: Lab, container_id: str) -> tuple[str | None, str]:
 # --- the reservation
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reservation(Result):
-    """A hog that grew past its reservation, and stopped by itself below its limit.
+    """A hog that grew past its reservation, and stopped by itself below its limit."""
 
-    Attributes:
-        name: of the container.
-        reservation_bytes, limit_bytes: as the kernel has them.
-        file: the file that holds the reservation: `memory.low`, or `memory.soft_limit_in_bytes` on version 1.
-        oom_kills: how many of its processes were killed.
-        samples: of its cgroup.
-    """
-
-    name: str
-    reservation_bytes: int
-    limit_bytes: int
-    file: str
-    oom_kills: int
-    samples: Samples
+    name: str = column("of the container")
+    reservation_bytes: int = column("as the kernel has them")
+    limit_bytes: int = column("as the kernel has them")
+    file: str = column(
+        "the file that holds the reservation: `memory.low`, or `memory.soft_limit_in_bytes` on version 1"
+    )
+    oom_kills: int = column("how many of its processes were killed")
+    samples: Samples = column("of its cgroup", shown=False)
 
     @property
     def highest_bytes(self) -> int:

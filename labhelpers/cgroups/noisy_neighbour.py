@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.cpu import busy_loop, idlest_cpu
 from labhelpers.cgroups.safety_limits import load, open_gate, program
 from labhelpers.cgroups.samples import Sampler
 from labhelpers.errors import NotRunning
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,20 +29,16 @@ CASES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Latencies:
-    """The answers of one case.
+    """The answers of one case."""
 
-    Attributes:
-        case: one of `CASES`.
-        latencies_ms: from the moment at which each request was due to its answer, in order.
-        service_cpus, burner_cpus: what each used of the CPU meanwhile; 0 where there was none.
-    """
-
-    case: str
-    latencies_ms: tuple[float, ...]
-    service_cpus: float
-    burner_cpus: float
+    case: str = column("one of `CASES`")
+    latencies_ms: tuple[float, ...] = column(
+        "from the moment at which each request was due to its answer, in order"
+    )
+    service_cpus: float = column("what each used of the CPU meanwhile; 0 where there was none")
+    burner_cpus: float = column("what each used of the CPU meanwhile; 0 where there was none")
 
     @property
     def service_part(self) -> float:
@@ -56,21 +51,14 @@ class Latencies:
         return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoisyNeighbour(Result):
-    """What a burner on the same CPU does to the answers of a service, and what holds it off.
+    """What a burner on the same CPU does to the answers of a service, and what holds it off."""
 
-    Attributes:
-        cpu: the CPU that both are pinned to.
-        every_ms: a request is due so often.
-        work_ms: processor time that each takes.
-        cases: the answers, in the order of `CASES`.
-    """
-
-    cpu: int
-    every_ms: float
-    work_ms: float
-    cases: tuple[Latencies, ...]
+    cpu: int = column("the CPU that both are pinned to")
+    every_ms: float = column("a request is due so often")
+    work_ms: float = column("processor time that each takes")
+    cases: tuple[Latencies, ...] = rows("the answers, in the order of `CASES`", of=Latencies)
 
     def of(self, case: str) -> Latencies:
         """The answers of one case."""

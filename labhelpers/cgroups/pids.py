@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import MIB, START_TIMEOUT_S, SafetyLimits, load, open_gate, program
 from labhelpers.cgroups.samples import Sampler, Samples
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
@@ -16,25 +15,20 @@ if TYPE_CHECKING:
 FORK_BOMB = program("fork_bomb.py")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PidsLimit(Result):
-    """A fork bomb with a limit.
+    """A fork bomb with a limit."""
 
-    Attributes:
-        name: of the container.
-        limit: how many processes and threads its cgroup may hold.
-        refused: how often fork(2) failed, as the bomb counted.
-        kernel_refused: the same as the kernel counted (`pids.events`), None where it does not.
-        others_start: whether a new container started and answered while the bomb was at its limit.
-        samples: of its cgroup.
-    """
-
-    name: str
-    limit: int
-    refused: int
-    kernel_refused: int | None
-    others_start: bool
-    samples: Samples
+    name: str = column("of the container")
+    limit: int = column("how many processes and threads its cgroup may hold")
+    refused: int = column("how often fork(2) failed, as the bomb counted")
+    kernel_refused: int | None = column(
+        "the same as the kernel counted (`pids.events`), None where it does not"
+    )
+    others_start: bool = column(
+        "whether a new container started and answered while the bomb was at its limit"
+    )
+    samples: Samples = column("of its cgroup", shown=False)
 
     @property
     def most(self) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from labhelpers.engine.differences import lacks_controller
 from labhelpers.engine.host import Memory, Pids
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab.operations import Run
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -48,19 +47,13 @@ def program(name: str) -> str:
 _WAIT_FOR_SIGUSR1 = program("gate.sh")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SafetyLimits(Result):
-    """What a hog can take at most, whatever its own limits are.
+    """What a hog can take at most, whatever its own limits are."""
 
-    Attributes:
-        memory_bytes: of its container; swap is not added to it.
-        pids: processes and threads of its container.
-        seconds: how long it runs.
-    """
-
-    memory_bytes: int
-    pids: int
-    seconds: float
+    memory_bytes: int = column("of its container; swap is not added to it")
+    pids: int = column("processes and threads of its container")
+    seconds: float = column("how long it runs")
 
 
 DEFAULT_SAFETY_LIMITS = SafetyLimits(256 * MIB, 64, 60.0)

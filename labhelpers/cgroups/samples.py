@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from labhelpers.cgroups.live import Curves, live_curves
 from labhelpers.engine.host import Cgroup, Io, Memory, Pids, Sample
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,52 +38,35 @@ REFRESH_S = 0.25
 FIRST_SAMPLE_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reading:
-    """One container at one instant.
+    """One container at one instant."""
 
-    Attributes:
-        time_s: since the first reading, on the monotonic clock of the engine's host.
-        cgroup: what its cgroup said.
-    """
-
-    time_s: float
-    cgroup: Cgroup
+    time_s: float = column("since the first reading, on the monotonic clock of the engine's host")
+    cgroup: Cgroup = column("what its cgroup said", shown=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage:
-    """What a container used from one reading to another.
+    """What a container used from one reading to another."""
 
-    Attributes:
-        seconds: between the two.
-        cpus: processors that were busy with it, on average: 0.5 is half of one.
-        throttled_s: how long its processes waited for the next period, summed.
-        periods, throttled_periods: that had something to run, and those in which it used up its quota.
-    """
-
-    seconds: float
-    cpus: float
-    throttled_s: float
-    periods: int
-    throttled_periods: int
+    seconds: float = column("between the two")
+    cpus: float = column("processors that were busy with it, on average: 0.5 is half of one")
+    throttled_s: float = column("how long its processes waited for the next period, summed")
+    periods: int = column("that had something to run, and those in which it used up its quota")
+    throttled_periods: int = column("that had something to run, and those in which it used up its quota")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Samples(Result):
-    """Readings of the cgroups of some containers.
+    """Readings of the cgroups of some containers."""
 
-    Attributes:
-        names: of the containers.
-        readings: for each name, in order. The first of each is where counting begins.
-        asked_hz: how many readings a second were asked for.
-        instants_s: the time of every reading, since the first one.
-    """
-
-    names: tuple[str, ...]
-    readings: tuple[tuple[Reading, ...], ...]
-    asked_hz: float
-    instants_s: tuple[float, ...]
+    names: tuple[str, ...] = column("of the containers")
+    readings: tuple[tuple[Reading, ...], ...] = column(
+        "for each name, in order. The first of each is where counting begins", shown=False
+    )
+    asked_hz: float = column("how many readings a second were asked for")
+    instants_s: tuple[float, ...] = column("the time of every reading, since the first one")
 
     def of(self, name: str) -> tuple[Reading, ...]:
         """The readings of one container."""

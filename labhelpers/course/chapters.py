@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 
 from labhelpers import state
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chapter:
-    """One chapter, one notebook.
+    """One chapter, one notebook."""
 
-    Attributes:
-        notebook: the name of its notebook without `.ipynb`; its first two letters are the chapter's number.
-        title: what it is about.
-        question: what the reader can answer after it.
-        part: the part of the course that it stands in.
-        builds_on: the numbers of the chapters whose ideas it uses.
-    """
-
-    notebook: str
-    title: str
-    question: str
-    part: str
-    builds_on: tuple[str, ...] = ()
+    notebook: str = column(
+        "the name of its notebook without `.ipynb`; its first two letters are the chapter's number"
+    )
+    title: str = column("what it is about")
+    question: str = column("what the reader can answer after it")
+    part: str = column("the part of the course that it stands in")
+    builds_on: tuple[str, ...] = column("the numbers of the chapters whose ideas it uses", default=())
 
     @property
     def number(self) -> str:
@@ -58,17 +50,12 @@ CHAPTERS = (
 """The ten chapters, in the order in which they are taught."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CourseMap(Result):
-    """The map of the course.
+    """The map of the course."""
 
-    Attributes:
-        chapters: all of them, in order.
-        here: the numbers of those whose notebook is in this checkout.
-    """
-
-    chapters: tuple[Chapter, ...]
-    available: frozenset[str]
+    chapters: tuple[Chapter, ...] = rows("all of them, in order", of=Chapter)
+    available: frozenset[str] = column("the numbers of those whose notebook is in this checkout")
 
     def frame(self) -> pd.DataFrame:
         """One row a chapter: chapter, title, question, part, here."""

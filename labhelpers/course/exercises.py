@@ -29,7 +29,7 @@ from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput, ContainerMissing, LabClosed, LabError, NotRunning
 from labhelpers.lab import sessions
-from labhelpers.results import Result, table, with_text_fallback
+from labhelpers.results import Result, column, record, rows, table, with_text_fallback
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,20 +69,16 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskVerdict(Result):
-    """How one task stands.
+    """How one task stands."""
 
-    Attributes:
-        name, text: as in the task.
-        stands: `done`; `missing` (looked at, and not there); `not yet` (a task that it needs is missing).
-        missing: what is missing, None when done.
-    """
-
-    name: str
-    text: str
-    stands: Literal["done", "missing", "not yet"]
-    missing: str | None
+    name: str = column("as in the task")
+    text: str = column("as in the task")
+    stands: Literal["done", "missing", "not yet"] = column(
+        "`done`; `missing` (looked at, and not there); `not yet` (a task that it needs is missing)"
+    )
+    missing: str | None = column("what is missing, None when done")
 
     @property
     def passed(self) -> bool:
@@ -90,19 +86,16 @@ class TaskVerdict(Result):
         return self.stands == "done"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verdict(Result):
-    """How an exercise stands.
+    """How an exercise stands."""
 
-    Attributes:
-        title: the title of the exercise.
-        tasks: how each task stands, in order.
-        note: something that the reader should know besides, such as progress that could not be kept; or None.
-    """
-
-    title: str
-    tasks: tuple[TaskVerdict, ...]
-    note: str | None = None
+    title: str = column("the title of the exercise")
+    tasks: tuple[TaskVerdict, ...] = rows("how each task stands, in order", of=TaskVerdict)
+    note: str | None = column(
+        "something that the reader should know besides, such as progress that could not be kept; or None",
+        default=None,
+    )
 
     @property
     def passed(self) -> bool:
@@ -540,15 +533,13 @@ def once(container: Container, what: str, look: Callable[[], str | None]) -> str
 # --- progress
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Progress(Result):
-    """The exercises that the reader has opened, and those passed.
+    """The exercises that the reader has opened, and those passed."""
 
-    Attributes:
-        exercises: (chapter, exercise, passed, when) of each; `when` is UTC, ISO 8601, or None.
-    """
-
-    exercises: tuple[tuple[str, str, bool, str | None], ...]
+    exercises: tuple[tuple[str, str, bool, str | None], ...] = column(
+        "(chapter, exercise, passed, when) of each; `when` is UTC, ISO 8601, or None", shown=False
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row an exercise: chapter, exercise, passed, when."""
@@ -653,18 +644,14 @@ def _is_prediction(entry: Any) -> bool:
     return isinstance(entry, dict) and "chosen" in entry
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recall(Result):
     """A prediction beside what was measured. Both differ from reader to reader: tag its cell
     `nbval-ignore-output`.
-
-    Attributes:
-        predicted: what the reader chose, None if nothing.
-        measured: what was measured, as text with its unit.
     """
 
-    predicted: str | None
-    measured: str
+    predicted: str | None = column("what the reader chose, None if nothing")
+    measured: str = column("what was measured, as text with its unit")
 
     def __repr__(self) -> str:
         return f"You predicted: {self.predicted or 'nothing yet'}\nMeasured:      {self.measured}"

@@ -10,7 +10,6 @@ import ipaddress
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from docker.errors import DockerException
 from requests.exceptions import RequestException
 
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER, has_readable_logs
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from labhelpers.engine.find import Engine
@@ -41,21 +40,14 @@ _LIMITS = {
 _ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/tips/#limiting-resources"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Difference(Result):
-    """One way in which an engine is not as installed.
+    """One way in which an engine is not as installed."""
 
-    Attributes:
-        name: the setting, as dockerd(8) or `docker info` calls it.
-        what: one sentence: what is different.
-        chapters: those in which it matters.
-        next: what the reader can do.
-    """
-
-    name: str
-    message: str
-    chapters: tuple[str, ...]
-    hint: str
+    name: str = column("the setting, as dockerd(8) or `docker info` calls it")
+    message: str = column("one sentence: what is different")
+    chapters: tuple[str, ...] = column("those in which it matters")
+    hint: str = column("what the reader can do")
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}"

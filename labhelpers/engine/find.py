@@ -27,7 +27,7 @@ from labhelpers.engine import contexts, credentials, other_dockerd, podman, priv
 from labhelpers.engine.dial import EngineEndpoint, Tls, request_version
 from labhelpers.engine.gateway import Gateway, forward, new_socket_path
 from labhelpers.errors import EngineMissing, EngineUnreachable
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,32 +125,21 @@ class Engine:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EngineFacts(Result):
-    """What an engine says of itself (Engine API, GET /version and GET /info).
+    """What an engine says of itself (Engine API, GET /version and GET /info)."""
 
-    Attributes:
-        version, api: of the server.
-        host: its address, the reader's home directory written as `~`.
-        source: `private` or `existing`, see `Engine`.
-        storage_driver: overlay2, overlayfs (containerd's), …
-        cgroup_version: 1 or 2.
-        cpus, memory_bytes: of the machine that the engine runs on.
-        kernel, operating_system: of that machine.
-        found_by: how the lab found the engine.
-    """
-
-    version: str
-    api: str
-    host: str
-    source: str
-    storage_driver: str
-    cgroup_version: int
-    cpus: int
-    memory_bytes: int
-    kernel: str
-    operating_system: str
-    found_by: str
+    version: str = column("of the server")
+    api: str = column("of the server")
+    host: str = column("its address, the reader's home directory written as `~`")
+    source: str = column("`private` or `existing`, see `Engine`")
+    storage_driver: str = column("overlay2, overlayfs (containerd's), …")
+    cgroup_version: int = column("1 or 2")
+    cpus: int = column("of the machine that the engine runs on")
+    memory_bytes: int = column("of the machine that the engine runs on")
+    kernel: str = column("of that machine")
+    operating_system: str = column("of that machine")
+    found_by: str = column("how the lab found the engine")
 
     def frame(self) -> pd.DataFrame:
         """One row a fact: fact, value."""

@@ -18,7 +18,6 @@ import tarfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -30,7 +29,7 @@ from labhelpers.engine.find import Engine
 from labhelpers.engine.registries import PullFailure
 from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,35 +55,29 @@ RECORD_FILE = "images.json"
 _LAYER_STEP = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageStatus(Result):
-    """A lab image on an engine.
+    """A lab image on an engine."""
 
-    Attributes:
-        ref: its reference.
-        source: `hub` or `debootstrap` (where its base came from), `registry` (pulled from the classroom's
-            registry), or None where it is not present.
-        present: whether the engine has it as the checkout describes it.
-    """
-
-    ref: str
-    source: str | None
-    present: bool
+    ref: str = column("its reference")
+    source: str | None = column(
+        "`hub` or `debootstrap` (where its base came from), `registry` (pulled from the classroom's "
+        "registry), or None where it is not present"
+    )
+    present: bool = column("whether the engine has it as the checkout describes it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Images(Result):
-    """The lab images on an engine, and what they stand on.
+    """The lab images on an engine, and what they stand on."""
 
-    Attributes:
-        statuses: by name.
-        distribution: what the base calls itself (os-release(5), PRETTY_NAME), None where no image is there yet.
-        source: `hub`, `debootstrap` or `registry`, see `ImageStatus`; None where no image is there yet.
-    """
-
-    statuses: Mapping[str, ImageStatus]
-    distribution: str | None
-    source: str | None
+    statuses: Mapping[str, ImageStatus] = column("by name", shown=False)
+    distribution: str | None = column(
+        "what the base calls itself (os-release(5), PRETTY_NAME), None where no image is there yet"
+    )
+    source: str | None = column(
+        "`hub`, `debootstrap` or `registry`, see `ImageStatus`; None where no image is there yet"
+    )
 
     @property
     def base_description(self) -> str:
@@ -106,19 +99,13 @@ class Images(Result):
         return table(rows, ["image", "reference", "here", "base from"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HubImage(Result):
-    """An image of a registry on the internet, or the lab image that stands in for it here.
+    """An image of a registry on the internet, or the lab image that stands in for it here."""
 
-    Attributes:
-        asked: the reference that was asked for.
-        ref: the reference to run; also what `str()` gives.
-        stands_in: whether it is the lab image.
-    """
-
-    requested_ref: str
-    ref: str
-    is_substitute: bool
+    requested_ref: str = column("the reference that was asked for")
+    ref: str = column("the reference to run; also what `str()` gives")
+    is_substitute: bool = column("whether it is the lab image")
 
     def __str__(self) -> str:
         return self.ref

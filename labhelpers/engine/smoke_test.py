@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from docker.errors import APIError, DockerException
@@ -24,7 +23,7 @@ from labhelpers.engine.find import Engine
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.run_once import run_once
 from labhelpers.errors import DISK_FULL, EngineRefused, EngineUnreachable
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 EXPECTED_OUTPUT = b"a container ran here\n"
 Labels = Callable[[str], dict[str, str]]
@@ -37,17 +36,12 @@ REMOVAL_TIMEOUT_S = 10
 SMOKE_TEST_LABEL = "labhelpers.commandline.doctor"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FirstRun(Result):
-    """One container, from nothing to gone.
+    """One container, from nothing to gone."""
 
-    Attributes:
-        said: what it wrote.
-        run_ms: import, create, start, wait and read, wall time.
-    """
-
-    output: str
-    run_ms: float
+    output: str = column("what it wrote")
+    run_ms: float = column("import, create, start, wait and read, wall time")
 
 
 def program(machine: str) -> bytes:

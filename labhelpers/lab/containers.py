@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -33,21 +32,16 @@ from labhelpers.lab.operations import (
     Wait,
     make_operation,
 )
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Output(Result):
-    """What a command in a container answered.
+    """What a command in a container answered."""
 
-    Attributes:
-        exit_code: its exit status; 0 is success.
-        stdout, stderr: what it wrote, as text.
-    """
-
-    exit_code: int
-    stdout: str
-    stderr: str
+    exit_code: int = column("its exit status; 0 is success")
+    stdout: str = column("what it wrote, as text")
+    stderr: str = column("what it wrote, as text")
 
     def __str__(self) -> str:
         return self.stdout + self.stderr

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.errors import BadInput, NotOwned
 from labhelpers.lab import sessions
 from labhelpers.lab.sessions import TEST_ENGINES, Resource, described
-from labhelpers.results import Result, table, with_text_fallback
+from labhelpers.results import Result, column, record, rows, table, with_text_fallback
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,17 +18,14 @@ if TYPE_CHECKING:
     from labhelpers.lab.lab import Lab
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class RemainingResources(Result):
-    """What stays on the engine when a lab closes: made by other means than that lab's, or to be kept.
+    """What stays on the engine when a lab closes: made by other means than that lab's, or to be kept."""
 
-    Attributes:
-        lab: the lab.
-        things: what was there when it was looked for, in the order in which it can be removed.
-    """
-
-    lab: Lab
-    resources: tuple[Resource, ...]
+    lab: Lab = column("the lab")
+    resources: tuple[Resource, ...] = rows(
+        "what was there when it was looked for, in the order in which it can be removed", of=Resource
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row per thing: kind, name."""
@@ -78,23 +74,22 @@ class RemainingResources(Result):
         return with_text_fallback(remaining_panel(self), repr(self))
 
 
-@dataclass(frozen=True)
+@record
 class Inventory(Result):
-    """What labs made on an engine and is there now.
+    """What labs made on an engine and is there now."""
 
-    Attributes:
-        ended: made by sessions of this state directory that have ended: `clean` removes it.
-        open: made by sessions of this state directory that are alive: open notebooks, JupyterLab's terminals.
-        readers: volumes that the reader created to keep them, of any session of this state directory.
-        tests: the engines of a `./lab test` that runs.
-        strangers: labelled, but of no session of this state directory.
-    """
-
-    ended: tuple[Resource, ...]
-    in_use: tuple[Resource, ...]
-    reader_volumes: tuple[Resource, ...]
-    tests: tuple[Resource, ...]
-    foreign: tuple[Resource, ...]
+    ended: tuple[Resource, ...] = column(
+        "made by sessions of this state directory that have ended: `clean` removes it", shown=False
+    )
+    in_use: tuple[Resource, ...] = column(
+        "made by sessions of this state directory that are alive: open notebooks, JupyterLab's terminals",
+        shown=False,
+    )
+    reader_volumes: tuple[Resource, ...] = column(
+        "volumes that the reader created to keep them, of any session of this state directory", shown=False
+    )
+    tests: tuple[Resource, ...] = column("the engines of a `./lab test` that runs", shown=False)
+    foreign: tuple[Resource, ...] = column("labelled, but of no session of this state directory", shown=False)
 
     @property
     def owned(self) -> tuple[Resource, ...]:

@@ -20,7 +20,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from labhelpers.engine.dial import Connection, EngineEndpoint, Streams, dial, jo
 from labhelpers.engine.gateway import Gateway, new_socket_path
 from labhelpers.errors import BadRequest
 from labhelpers.lab import sessions
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,15 +243,11 @@ class ApiRequest:
         return f"{self.method} {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestLog(Result):
-    """The requests that went through the lab socket while they were recorded, in order.
+    """The requests that went through the lab socket while they were recorded, in order."""
 
-    Attributes:
-        calls: one for each request.
-    """
-
-    requests: list[ApiRequest] = field(default_factory=list)
+    requests: list[ApiRequest] = column("one for each request", shown=False, default_factory=list)
 
     def frame(self) -> pd.DataFrame:
         """One row a request: request, status, meaning (HTTP's phrase for the status)."""

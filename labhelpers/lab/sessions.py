@@ -20,7 +20,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import docker
@@ -31,7 +30,7 @@ from requests.exceptions import RequestException
 from labhelpers import state
 from labhelpers.engine.find import identity
 from labhelpers.engine.removal import remove_container, remove_image
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 CHAPTER = "labhelpers.chapter"
 SESSION = "labhelpers.session"
@@ -79,22 +78,16 @@ def outlives_session(kind: str, name: str, labels: Mapping[str, str] | None) -> 
     return by_reader and not _ANONYMOUS.fullmatch(name) and not is_course_volume(name)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resource(Result):
-    """Something on the engine that a lab made.
+    """Something on the engine that a lab made."""
 
-    Attributes:
-        kind: container, network, volume or image.
-        name: its name; the start of its id where it has no name.
-        readers: whether it is a volume that a reader created and that outlives its session.
-    """
-
-    kind: str
-    name: str
-    chapter: str
-    session: str
-    id: str
-    created_by_reader: bool = False
+    kind: str = column("container, network, volume or image")
+    name: str = column("its name; the start of its id where it has no name")
+    chapter: str = column("the chapter whose lab made it")
+    session: str = column("the session that made it")
+    id: str = column("its full ID", shown=False)
+    created_by_reader: bool = column("whether the reader created it, to keep it", default=False)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"

@@ -45,7 +45,7 @@ from labhelpers.layers.tarstream import (
     unsafe_error,
 )
 from labhelpers.layers.trees import Entries, Entry, Waste
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 # containerd reads no manifest or configuration above 8 MiB; most have some KiB
 MAX_JSON_BYTES = 8 << 20
@@ -64,59 +64,65 @@ HashSource = Callable[[Source, BufferedSource, int], tuple[Source, Callable[[], 
 # --- results
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layer:
-    """One layer of an image.
+    """One layer of an image."""
 
-    Attributes:
-        number: its place, the lowest is 0.
-        digest: SHA-256 of the blob as the registry or the archive has it; None where the source does not say.
-        diff_id: SHA-256 of the unpacked layer (OCI image-spec, config.md).
-        instruction: what made it, as the image's history says.
-        bytes: the sizes of its files, added up.
-        files_added, files_changed, files_removed: against what the layers below show; directories are not
-            counted, a file that is written again counts as changed whatever its contents.
-        entries: path → what the layer holds there; whiteouts under their own names.
-        opaque: the directories that hide all that is below them in lower layers.
-        seen: path → what a look at the file's contents gave (`stream`); empty where nobody looked.
-    """
+    number: int = column("its place, the lowest is 0")
+    digest: str | None = column(
+        "SHA-256 of the blob as the registry or the archive has it; None where the source does not say"
+    )
+    diff_id: str = column("SHA-256 of the unpacked layer (OCI image-spec, config.md)")
+    instruction: str = column("what made it, as the image's history says")
+    bytes: int = column("the sizes of its files, added up")
+    files_added: int = column(
+        "against what the layers below show; directories are not counted, a file that is written again "
+        "counts as changed whatever its contents"
+    )
+    files_changed: int = column(
+        "against what the layers below show; directories are not counted, a file that is written again "
+        "counts as changed whatever its contents"
+    )
+    files_removed: int = column(
+        "against what the layers below show; directories are not counted, a file that is written again "
+        "counts as changed whatever its contents"
+    )
+    entries: Entries = column(
+        "path → what the layer holds there; whiteouts under their own names", repr=False, compare=False
+    )
+    opaque: tuple[str, ...] = column(
+        "the directories that hide all that is below them in lower layers", repr=False, compare=False
+    )
+    seen: Mapping[str, Any] = column(
+        "path → what a look at the file's contents gave (`stream`); empty where nobody looked",
+        shown=False,
+        repr=False,
+        compare=False,
+    )
 
-    number: int
-    digest: str | None
-    diff_id: str
-    instruction: str
-    bytes: int
-    files_added: int
-    files_changed: int
-    files_removed: int
-    entries: Entries = field(repr=False, compare=False)
-    opaque: tuple[str, ...] = field(repr=False, compare=False)
-    seen: Mapping[str, Any] = field(repr=False, compare=False)
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class ImageStack(Result):
-    """The layers of an image, and how well they use their bytes.
+    """The layers of an image, and how well they use their bytes."""
 
-    Attributes:
-        name: what the image is called.
-        layers: from the lowest to the highest.
-        efficiency: 0 to 1, as dive defines it: see `trees.efficiency`.
-        wasted_files: path, count, bytes of every path that is stored more than once, the largest first.
-        platform: what it is for, `linux/amd64`; None where the archive does not say.
-        other_platforms: those that the archive holds as well (`archive(…, platform=)` reads one of them).
-        absent_platforms: those that the archive lists, and does not hold in full.
-        skipped: the types of what the archive lists that is no image (a chart, a signature).
-    """
-
-    name: str
-    layers: tuple[Layer, ...]
-    efficiency: float
-    wasted_files: tuple[Waste, ...]
-    platform: str | None = None
-    other_platforms: tuple[str, ...] = ()
-    absent_platforms: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
+    name: str = column("what the image is called")
+    layers: tuple[Layer, ...] = column("from the lowest to the highest", shown=False)
+    efficiency: float = column("0 to 1, as dive defines it: see `trees.efficiency`")
+    wasted_files: tuple[Waste, ...] = column(
+        "path, count, bytes of every path that is stored more than once, the largest first", shown=False
+    )
+    platform: str | None = column(
+        "what it is for, `linux/amd64`; None where the archive does not say", default=None
+    )
+    other_platforms: tuple[str, ...] = column(
+        "those that the archive holds as well (`archive(…, platform=)` reads one of them)", default=()
+    )
+    absent_platforms: tuple[str, ...] = column(
+        "those that the archive lists, and does not hold in full", default=()
+    )
+    skipped: tuple[str, ...] = column(
+        "the types of what the archive lists that is no image (a chart, a signature)", default=()
+    )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -176,17 +182,12 @@ class Origin:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Union(Result):
-    """The merged view of an image: every file (no directories) with the layer that it comes from.
+    """The merged view of an image: every file (no directories) with the layer that it comes from."""
 
-    Attributes:
-        stack: the image.
-        files: by path.
-    """
-
-    stack: ImageStack
-    files: tuple[Origin, ...]
+    stack: ImageStack = column("the image", shown=False)
+    files: tuple[Origin, ...] = rows("by path", of=Origin)
 
     def frame(self) -> pd.DataFrame:
         """One row a file: path, layer, bytes."""

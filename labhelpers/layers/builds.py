@@ -6,7 +6,6 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from secrets import token_hex
@@ -20,7 +19,7 @@ from labhelpers.layers import recipes, trees
 from labhelpers.layers.docker_save import read_docker_save
 from labhelpers.layers.recipes import BuildContext
 from labhelpers.layers.tarstream import BufferedSource, Chunks, LimitedSource, members
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,34 +55,22 @@ def build(
 # --- the cache
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
-    """One step of a build.
+    """One step of a build."""
 
-    Attributes:
-        instruction: as the Dockerfile says it.
-        cached: whether the engine took the layer that it had.
-        seconds: wall time.
-    """
-
-    instruction: str
-    cached: bool
-    seconds: float
+    instruction: str = column("as the Dockerfile says it")
+    cached: bool = column("whether the engine took the layer that it had")
+    seconds: float = column("wall time")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BuildRun:
-    """One build.
+    """One build."""
 
-    Attributes:
-        order: `dependencies first` or `source first`.
-        when: `first build` or `one line changed`.
-        steps: in order.
-    """
-
-    order: str
-    when: str
-    steps: tuple[Step, ...]
+    order: str = column("`dependencies first` or `source first`")
+    when: str = column("`first build` or `one line changed`")
+    steps: tuple[Step, ...] = column("in order", shown=False)
 
     @property
     def seconds(self) -> float:
@@ -102,15 +89,11 @@ def _creates_layer(instruction: str) -> bool:
     return not instruction.startswith(("FROM", "ARG"))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BuildCache(Result):
-    """The same image from a Dockerfile in two orders, built, and built again after one line has changed.
+    """The same image from a Dockerfile in two orders, built, and built again after one line has changed."""
 
-    Attributes:
-        builds: four of them.
-    """
-
-    builds: tuple[BuildRun, ...]
+    builds: tuple[BuildRun, ...] = rows("four of them", of=BuildRun)
 
     def of(self, order: str, when: str) -> BuildRun:
         """One of the four."""
@@ -185,35 +168,23 @@ class _BuildOutputParser:
 # --- stages
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Built:
-    """An image that was built.
+    """An image that was built."""
 
-    Attributes:
-        name: `one stage` or `two stages`.
-        bytes: its size, as the engine says it.
-        layers: how many it has.
-        page: the page that it was built for.
-        has_python: whether the tool that made the page is still in it.
-    """
-
-    name: str
-    bytes: int
-    layers: int
-    page: str
-    has_python: bool
+    name: str = column("`one stage` or `two stages`")
+    bytes: int = column("its size, as the engine says it")
+    layers: int = column("how many it has")
+    page: str = column("the page that it was built for")
+    has_python: bool = column("whether the tool that made the page is still in it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stages(Result):
-    """The same page in an image of one stage and in one of two.
+    """The same page in an image of one stage and in one of two."""
 
-    Attributes:
-        one, two: the images.
-    """
-
-    one: Built
-    two: Built
+    one: Built = column("the images", shown=False)
+    two: Built = column("the images", shown=False)
 
     @property
     def ratio(self) -> float:
@@ -268,36 +239,23 @@ def _text_of(lab: Lab, container: str, path: str) -> str | None:
 # --- a secret
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Copy:
-    """A path in one layer.
+    """A path in one layer."""
 
-    Attributes:
-        layer: its number, the lowest is 0.
-        instruction: what made the layer.
-        kind: file, directory, link, … or `whiteout`.
-        text: what the file holds, at most 1 MiB; empty for the others.
-    """
-
-    layer: int
-    instruction: str
-    kind: str
-    text: str
+    layer: int = column("its number, the lowest is 0")
+    instruction: str = column("what made the layer")
+    kind: str = column("file, directory, link, … or `whiteout`")
+    text: str = column("what the file holds, at most 1 MiB; empty for the others")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recovered(Result):
-    """A path in all layers of an image that have it.
+    """A path in all layers of an image that have it."""
 
-    Attributes:
-        path: as a container says it.
-        copies: from the lowest layer up.
-        visible: whether a container sees it.
-    """
-
-    path: str
-    copies: tuple[Copy, ...]
-    visible: bool
+    path: str = column("as a container says it")
+    copies: tuple[Copy, ...] = rows("from the lowest layer up", of=Copy)
+    visible: bool = column("whether a container sees it")
 
     def frame(self) -> pd.DataFrame:
         """One row a layer that has the path: layer, instruction, kind, text."""
@@ -330,32 +288,21 @@ def recover(lab: Lab, ref: str, path: str) -> Recovered:
     return Recovered(path, tuple(copies), any(file.path == path for file in stack.union.files))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Leak:
-    """A place where a secret can be read by everybody who has the image.
+    """A place where a secret can be read by everybody who has the image."""
 
-    Attributes:
-        image: which image.
-        place: `layer 1: /token.txt`, or `history: RUN …`; the secret itself is not in it.
-    """
-
-    image: str
-    place: str
+    image: str = column("which image")
+    place: str = column("`layer 1: /token.txt`, or `history: RUN …`; the secret itself is not in it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Secrets(Result):
-    """Three ways to use a secret in a build, and where it stays.
+    """Three ways to use a secret in a build, and where it stays."""
 
-    Attributes:
-        secret: a random text.
-        refs: the way → its image.
-        leaks: every place where the secret was found.
-    """
-
-    secret: str
-    refs: Mapping[str, str]
-    leaks: tuple[Leak, ...]
+    secret: str = column("a random text")
+    refs: Mapping[str, str] = column("the way → its image", shown=False)
+    leaks: tuple[Leak, ...] = rows("every place where the secret was found", of=Leak)
 
     def places(self, way: str) -> tuple[str, ...]:
         """Where an image holds the secret."""

@@ -22,7 +22,7 @@ from labhelpers.layers.builds import build, unique_name
 from labhelpers.layers.docker_save import read_docker_save
 from labhelpers.layers.overlay import mounts
 from labhelpers.layers.recipes import FIRST, SECOND, SIZED_FILES
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -37,17 +37,12 @@ _INSIDE = Path(__file__).with_name("inside")
 # --- two images to look at
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExampleImages(Result):
-    """Two images in the lab's registry; the engine has neither.
+    """Two images in the lab's registry; the engine has neither."""
 
-    Attributes:
-        first: an image of five layers.
-        second: the same and one layer more.
-    """
-
-    first: str
-    second: str
+    first: str = column("an image of five layers")
+    second: str = column("the same and one layer more")
 
 
 def example_images(lab: Lab) -> ExampleImages:
@@ -82,23 +77,15 @@ class Phase:
     end_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PulledLayer:
-    """One layer of a pull.
+    """One layer of a pull."""
 
-    Attributes:
-        id: the first twelve digits of its digest, as docker shows it.
-        says: the engine's last words about it.
-        bytes: of its blob as it travels (compressed); 0 where the engine did not say.
-        done_bytes: of them, downloaded or unpacked so far.
-        phases: without gaps; none for a layer that was already there.
-    """
-
-    id: str
-    says: str
-    bytes: int
-    done_bytes: int
-    phases: tuple[Phase, ...]
+    id: str = column("the first twelve digits of its digest, as docker shows it")
+    says: str = column("the engine's last words about it")
+    bytes: int = column("of its blob as it travels (compressed); 0 where the engine did not say")
+    done_bytes: int = column("of them, downloaded or unpacked so far")
+    phases: tuple[Phase, ...] = column("without gaps; none for a layer that was already there", shown=False)
 
     @property
     def already_there(self) -> bool:
@@ -106,21 +93,16 @@ class PulledLayer:
         return self.says == ALREADY_EXISTS
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pull(Result):
-    """A `docker pull`, layer by layer.
+    """A `docker pull`, layer by layer."""
 
-    Attributes:
-        ref: what was pulled.
-        layers: in the order in which the engine told of them, the lowest first.
-        total_ms: wall time since it began, in milliseconds.
-        done: whether it has ended.
-    """
-
-    ref: str
-    layers: tuple[PulledLayer, ...]
-    total_ms: float
-    done: bool
+    ref: str = column("what was pulled")
+    layers: tuple[PulledLayer, ...] = rows(
+        "in the order in which the engine told of them, the lowest first", of=PulledLayer
+    )
+    total_ms: float = column("wall time since it began, in milliseconds")
+    done: bool = column("whether it has ended")
 
     @property
     def already_there(self) -> int:
@@ -291,20 +273,14 @@ def image_layers(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
 # --- what a write costs
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CopyUp:
-    """What it costs to append one byte to a file of the image, and then one more.
+    """What it costs to append one byte to a file of the image, and then one more."""
 
-    Attributes:
-        file_bytes: the size of the file in its read-only layer.
-        grown_bytes: how much the container's own layer grew (512-byte blocks on the disk).
-        first_write_ms, second_write_ms: open, write one byte, close; timed in the container.
-    """
-
-    file_bytes: int
-    grown_bytes: int
-    first_write_ms: float
-    second_write_ms: float
+    file_bytes: int = column("the size of the file in its read-only layer")
+    grown_bytes: int = column("how much the container's own layer grew (512-byte blocks on the disk)")
+    first_write_ms: float = column("open, write one byte, close; timed in the container")
+    second_write_ms: float = column("open, write one byte, close; timed in the container")
 
     @property
     def whole_file_was_copied(self) -> bool:
@@ -312,15 +288,11 @@ class CopyUp:
         return self.grown_bytes >= self.file_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CopyUpCost(Result):
-    """The cost of a first and a second write, against the size of the file.
+    """The cost of a first and a second write, against the size of the file."""
 
-    Attributes:
-        writes: every one, by size.
-    """
-
-    writes: tuple[CopyUp, ...]
+    writes: tuple[CopyUp, ...] = rows("every one, by size", of=CopyUp)
 
     def medians(self) -> tuple[CopyUp, ...]:
         """For each size, the medians of its writes."""
@@ -400,43 +372,30 @@ def _program(name: str) -> str:
 # --- who shares what
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LayerDirectory:
-    """A layer's directory on the engine's host.
+    """A layer's directory on the engine's host."""
 
-    Attributes:
-        id: tells it from the others; the same for all who mount it.
-        bytes: what it takes on the disk.
-    """
-
-    id: str
-    bytes: int
+    id: str = column("tells it from the others; the same for all who mount it")
+    bytes: int = column("what it takes on the disk")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LayerUser:
-    """A container, the image that it is made from, and the directories that it mounts.
+    """A container, the image that it is made from, and the directories that it mounts."""
 
-    Attributes:
-        image: its reference, without the registry.
-        layers: the image's, the lowest first.
-        own: what is the container's alone: its upper directory and the engine's small one below it.
-    """
-
-    image: str
-    layers: tuple[LayerDirectory, ...]
-    own: tuple[LayerDirectory, ...]
+    image: str = column("its reference, without the registry")
+    layers: tuple[LayerDirectory, ...] = column("the image's, the lowest first", shown=False)
+    own: tuple[LayerDirectory, ...] = column(
+        "what is the container's alone: its upper directory and the engine's small one below it", shown=False
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sharing(Result):
-    """Bytes on the disk against the sum of sizes, for containers and images that share layers.
+    """Bytes on the disk against the sum of sizes, for containers and images that share layers."""
 
-    Attributes:
-        users: one a container.
-    """
-
-    users: tuple[LayerUser, ...]
+    users: tuple[LayerUser, ...] = rows("one a container", of=LayerUser)
 
     @property
     def stored_bytes(self) -> int:
@@ -513,22 +472,15 @@ def _id(path: str) -> str:
 # --- content addresses
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blob:
-    """Something that a registry holds under its digest.
+    """Something that a registry holds under its digest."""
 
-    Attributes:
-        kind: manifest, config or layer.
-        digest: what it is asked for.
-        recomputed: the SHA-256 of what the registry sent.
-        promised_bytes, bytes: the size that the manifest says, and what was sent.
-    """
-
-    kind: str
-    digest: str
-    recomputed: str
-    promised_bytes: int
-    bytes: int
+    kind: str = column("manifest, config or layer")
+    digest: str = column("what it is asked for")
+    recomputed: str = column("the SHA-256 of what the registry sent")
+    promised_bytes: int = column("the size that the manifest says, and what was sent")
+    bytes: int = column("the size that the manifest says, and what was sent")
 
     @property
     def matches(self) -> bool:
@@ -536,17 +488,12 @@ class Blob:
         return self.digest == self.recomputed and self.promised_bytes == self.bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verification(Result):
-    """The digests of an image, recomputed.
+    """The digests of an image, recomputed."""
 
-    Attributes:
-        ref: the image.
-        blobs: manifest, configuration and layers.
-    """
-
-    ref: str
-    blobs: tuple[Blob, ...]
+    ref: str = column("the image")
+    blobs: tuple[Blob, ...] = rows("manifest, configuration and layers", of=Blob)
 
     @property
     def all_match(self) -> bool:
@@ -591,26 +538,17 @@ def _is_in_lab_registry(lab: Lab, ref: str) -> bool:
     return bool(re.match(r"127\.0\.0\.1:\d+/.+:", ref)) and ref.startswith(f"{lab.registry.address}/")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CorruptedPull(Result):
-    """A pull of an image of which one byte was changed in the registry.
+    """A pull of an image of which one byte was changed in the registry."""
 
-    Attributes:
-        ref: the image.
-        digest: the blob that was changed, its highest layer.
-        offset: which byte, from 0.
-        before, after: its value.
-        engine_message: what `docker pull` said; None if it took the image.
-        put_back: whether all digests were right again at the end.
-    """
-
-    ref: str
-    digest: str
-    offset: int
-    before: int
-    after: int
-    engine_message: str | None
-    put_back: bool
+    ref: str = column("the image")
+    digest: str = column("the blob that was changed, its highest layer")
+    offset: int = column("which byte, from 0")
+    before: int = column("its value")
+    after: int = column("its value")
+    engine_message: str | None = column("what `docker pull` said; None if it took the image")
+    put_back: bool = column("whether all digests were right again at the end")
 
     @property
     def refused(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from labhelpers.errors import BadArchive, BadInput
 from labhelpers.layers.extraction import path_below_root
 from labhelpers.layers.tarstream import damaged_error, printable_name, unsafe_error
+from labhelpers.results import column, record
 
 # a BuildKit archive with every architecture and its attestations lists some dozens
 MAX_DESCRIPTORS = 20_000
@@ -42,19 +43,13 @@ class ArchiveContents(Protocol):
         """Compare a file with what a manifest says of it. Raises BadArchive if its size or digest differs."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blob:
-    """A part of an image, as a manifest lists it.
+    """A part of an image, as a manifest lists it."""
 
-    Attributes:
-        name: of the file in the archive.
-        size: in bytes; None where the manifest does not say.
-        url: where a foreign layer is to be fetched, else empty.
-    """
-
-    name: str
-    size: int | None = None
-    url: str = ""
+    name: str = column("of the file in the archive")
+    size: int | None = column("in bytes; None where the manifest does not say", default=None)
+    url: str = column("where a foreign layer is to be fetched, else empty", default="")
 
 
 @dataclass(slots=True)
@@ -92,23 +87,15 @@ class Image:
         return not self.absent and self.problem is None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SelectedImage:
-    """The image that was asked for.
+    """The image that was asked for."""
 
-    Attributes:
-        name: what it is called.
-        image: what to read.
-        platforms: those that the archive holds in full.
-        absent: those that it lists, and does not hold in full.
-        skipped: what it lists beside them that is no image, by type.
-    """
-
-    name: str
-    image: Image
-    platforms: tuple[str, ...]
-    absent: tuple[str, ...]
-    skipped: tuple[str, ...]
+    name: str = column("what it is called")
+    image: Image = column("what to read", shown=False)
+    platforms: tuple[str, ...] = column("those that the archive holds in full")
+    absent: tuple[str, ...] = column("those that it lists, and does not hold in full")
+    skipped: tuple[str, ...] = column("what it lists beside them that is no image, by type")
 
 
 def local_platform() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
@@ -20,7 +19,7 @@ from labhelpers.engine.host import Entry
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab.base import name_of
 from labhelpers.layers.tarstream import BufferedSource, Chunks, members
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -35,26 +34,21 @@ MAX_CHANGES = 100_000
 # --- the mount
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record
 class Mounts(Result):
     """The directories that are mounted as one: a container's root.
 
     Paths are those of the engine's host.
-
-    Attributes:
-        container: its name.
-        lower: read-only, from the lowest layer of the image to the highest; the last one is the engine's own,
-            with places for /etc/hosts and the like.
-        upper: the container's own layer, where every change goes.
-        work: overlay's scratch directory: a file is made ready here and then moved into upper.
-        merged: what the container sees as `/`.
     """
 
-    container: str
-    lower: tuple[str, ...]
-    upper: str
-    work: str
-    merged: str
+    container: str = column("its name")
+    lower: tuple[str, ...] = column(
+        "read-only, from the lowest layer of the image to the highest; the last one is the engine's own, "
+        "with places for /etc/hosts and the like"
+    )
+    upper: str = column("the container's own layer, where every change goes")
+    work: str = column("overlay's scratch directory: a file is made ready here and then moved into upper")
+    merged: str = column("what the container sees as `/`")
 
     @property
     def image_layers(self) -> tuple[str, ...]:
@@ -126,34 +120,22 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
 # --- the same file through each
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LayerEntry:
-    """A path in one place.
+    """A path in one place."""
 
-    Attributes:
-        place: `lower 0` (the lowest), …, `upper`, or `merged`.
-        kind: file, directory, link, whiteout, other, or `nothing`.
-        bytes: the size of a file.
-        text: how a file begins.
-    """
-
-    place: str
-    kind: str
-    bytes: int
-    text: str
+    place: str = column("`lower 0` (the lowest), …, `upper`, or `merged`")
+    kind: str = column("file, directory, link, whiteout, other, or `nothing`")
+    bytes: int = column("the size of a file")
+    text: str = column("how a file begins")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PathInLayers(Result):
-    """One path, seen in every directory of a container's root.
+    """One path, seen in every directory of a container's root."""
 
-    Attributes:
-        path: as the container says it.
-        seen: from the lowest directory to the merged view.
-    """
-
-    path: str
-    seen: tuple[LayerEntry, ...]
+    path: str = column("as the container says it")
+    seen: tuple[LayerEntry, ...] = rows("from the lowest directory to the merged view", of=LayerEntry)
 
     def at(self, place: str) -> LayerEntry:
         """What is there."""
@@ -239,39 +221,29 @@ def _merged_view(lab: Lab, name: str, path: str) -> LayerEntry:
 ChangeKind = Literal["added", "changed", "deleted", "replaced", "copied"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Change:
-    """A path of the upper directory.
+    """A path of the upper directory."""
 
-    Attributes:
-        path: as the container says it.
-        what: `added`; `changed` (a lower layer has it too); `deleted` (a whiteout); `replaced` (a directory
-            that hides what lower layers hold there: opaque); `copied` (copied up, and the same as below).
-        kind: file, directory, link, whiteout or other.
-        bytes: the size of a file in upper.
-    """
-
-    path: str
-    what: ChangeKind
-    kind: str
-    bytes: int
+    path: str = column("as the container says it")
+    what: ChangeKind = column(
+        "`added`; `changed` (a lower layer has it too); `deleted` (a whiteout); `replaced` (a directory "
+        "that hides what lower layers hold there: opaque); `copied` (copied up, and the same as below)"
+    )
+    kind: str = column("file, directory, link, whiteout or other")
+    bytes: int = column("the size of a file in upper")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Changes(Result):
-    """What a container has changed, read from its upper directory.
+    """What a container has changed, read from its upper directory."""
 
-    Attributes:
-        container: its name.
-        found: every path of upper.
-        hidden: what its opaque directories hide and do not hold themselves.
-        docker_diff: the engine's own list: (letter, path), A added, C changed, D deleted.
-    """
-
-    container: str
-    found: tuple[Change, ...]
-    hidden: tuple[str, ...]
-    docker_diff: tuple[tuple[str, str], ...]
+    container: str = column("its name")
+    found: tuple[Change, ...] = rows("every path of upper", of=Change)
+    hidden: tuple[str, ...] = column("what its opaque directories hide and do not hold themselves")
+    docker_diff: tuple[tuple[str, str], ...] = column(
+        "the engine's own list: (letter, path), A added, C changed, D deleted", shown=False
+    )
 
     @property
     def whiteouts(self) -> tuple[str, ...]:
@@ -424,18 +396,15 @@ def _what(one: Entry, below: Entry | None, same: bool) -> ChangeKind:
 # --- part3-4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WriteEffects(Result):
-    """A container's layer over its image's layers, before and after it has written.
+    """A container's layer over its image's layers, before and after it has written."""
 
-    Attributes:
-        before, after: the same paths in every directory.
-        did: path → what was done to it: `left alone`, `changed`, `deleted` or `added`.
-    """
-
-    before: tuple[PathInLayers, ...]
-    after: tuple[PathInLayers, ...]
-    did: Mapping[str, str]
+    before: tuple[PathInLayers, ...] = column("the same paths in every directory", shown=False)
+    after: tuple[PathInLayers, ...] = column("the same paths in every directory", shown=False)
+    did: Mapping[str, str] = column(
+        "path → what was done to it: `left alone`, `changed`, `deleted` or `added`", shown=False
+    )
 
     @property
     def image_is_unchanged(self) -> bool:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from labhelpers.results import column, record
 
-@dataclass(frozen=True, slots=True)
+
+@record
 class BuildContext:
-    """A Dockerfile and the files beside it.
+    """A Dockerfile and the files beside it."""
 
-    Attributes:
-        dockerfile: its text.
-        files: name → text of what stands beside it.
-    """
-
-    dockerfile: str
-    files: Mapping[str, str] = field(default_factory=dict)
+    dockerfile: str = column("its text")
+    files: Mapping[str, str] = column(
+        "name → text of what stands beside it", shown=False, default_factory=dict
+    )
 
     def with_files(self, **changed: str) -> BuildContext:
         """The same Dockerfile with other files; a name's dot is written as `_`."""

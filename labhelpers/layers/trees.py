@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from labhelpers.results import column, record
+
 # OCI image-spec, layer.md, "Whiteouts"
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -126,20 +128,16 @@ class MergedTree:
 # --- waste, as dive counts it
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waste:
-    """How often a path is stored, and what all its copies take together.
+    """How often a path is stored, and what all its copies take together."""
 
-    Attributes:
-        path: with a leading slash.
-        count: in how many layers it is, whiteouts included.
-        bytes: of all its copies, the one in use included; a whiteout counts what it hides if that was a
-            directory, else nothing.
-    """
-
-    path: str
-    count: int
-    bytes: int
+    path: str = column("with a leading slash")
+    count: int = column("in how many layers it is, whiteouts included")
+    bytes: int = column(
+        "of all its copies, the one in use included; a whiteout counts what it hides if that was a "
+        "directory, else nothing"
+    )
 
 
 def efficiency(layers: Sequence[Entries]) -> tuple[float, tuple[Waste, ...]]:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -22,7 +21,7 @@ from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.removal import remove_container
 from labhelpers.errors import BadInput, LabError, NotOwned
 from labhelpers.lab import sessions
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,57 +48,42 @@ HISTORY_LENGTH = 60
 LAST_LINES = 200
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Item(Result):
-    """One thing on the engine.
+    """One thing on the engine."""
 
-    Attributes:
-        kind: `container`, `image`, `network` or `volume`.
-        id: what the engine knows it by.
-        name: what people call it.
-        mine: whether this notebook made it.
-        about: a container's image, an image's size, a network's or a volume's driver.
-        state: of a container: `running`, `exited`, …; else "".
-        status: of a container, in the engine's words: `Up 3 minutes`, `Exited (0) …`; else "".
-        ports: that a container publishes, `127.0.0.1:8080→80/tcp`.
-    """
-
-    kind: str
-    id: str
-    name: str
-    mine: bool
-    about: str
-    state: str = ""
-    status: str = ""
-    ports: tuple[str, ...] = ()
+    kind: str = column("`container`, `image`, `network` or `volume`")
+    id: str = column("what the engine knows it by")
+    name: str = column("what people call it")
+    mine: bool = column("whether this notebook made it")
+    about: str = column("a container's image, an image's size, a network's or a volume's driver")
+    state: str = column("of a container: `running`, `exited`, …; else an empty string", default="")
+    status: str = column(
+        "of a container, in the engine's words: `Up 3 minutes`, `Exited (0) …`; else an empty string",
+        default="",
+    )
+    ports: tuple[str, ...] = column("that a container publishes, `127.0.0.1:8080→80/tcp`", default=())
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage(Result):
-    """What a running container uses.
+    """What a running container uses."""
 
-    Attributes:
-        cpu_percent: of one processor, since the reading before; None at the first reading.
-        memory_bytes: as `docker stats` counts: without the file pages that were not used lately.
-        past_percent: `cpu_percent` of the last readings, oldest first.
-    """
-
-    cpu_percent: float | None
-    memory_bytes: int
-    past_percent: tuple[float, ...] = ()
+    cpu_percent: float | None = column(
+        "of one processor, since the reading before; None at the first reading"
+    )
+    memory_bytes: int = column("as `docker stats` counts: without the file pages that were not used lately")
+    past_percent: tuple[float, ...] = column("`cpu_percent` of the last readings, oldest first", default=())
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Snapshot(Result):
-    """What is on the engine, and what it uses.
+    """What is on the engine, and what it uses."""
 
-    Attributes:
-        items: containers, images, networks and volumes.
-        use: id → what a running container uses; those that could not be read are missing.
-    """
-
-    items: tuple[Item, ...]
-    use: Mapping[str, Usage]
+    items: tuple[Item, ...] = rows("containers, images, networks and volumes", of=Item)
+    use: Mapping[str, Usage] = column(
+        "id → what a running container uses; those that could not be read are missing", shown=False
+    )
 
     def of(self, kind: str) -> tuple[Item, ...]:
         """Those of a kind, what this notebook made first."""

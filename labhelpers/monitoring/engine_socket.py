@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from labhelpers.engine.host.text import lines
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER
 from labhelpers.errors import ContainerError, LabError
 from labhelpers.lab import sessions
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,19 +59,15 @@ def _proxy_rights(lab: Lab) -> dict[str, Any]:
     return _nothing(lab) | ({"cap_add": ["DAC_OVERRIDE"]} if lab.engine.remaps_users else {})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EngineSocket(Result):
-    """Where the engine's API is open on its own host.
+    """Where the engine's API is open on its own host."""
 
-    Attributes:
-        path: of a socket there through which the whole API goes.
-        made: whether the lab made that socket, because the engine listens on a port alone.
-        rootless: whether the engine runs without root's rights: then this door leads to one user's files.
-    """
-
-    path: str
-    made: bool
-    rootless: bool
+    path: str = column("of a socket there through which the whole API goes")
+    made: bool = column("whether the lab made that socket, because the engine listens on a port alone")
+    rootless: bool = column(
+        "whether the engine runs without root's rights: then this door leads to one user's files"
+    )
 
     def __str__(self) -> str:
         return self.path
@@ -211,21 +206,20 @@ TARGET_DESCRIPTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AccessResult(Result):
-    """What a container had that holds one way to the engine, and nothing else.
+    """What a container had that holds one way to the engine, and nothing else."""
 
-    Attributes:
-        way: one of `WAYS`.
-        got: thing → whether it had it; the things are `names`, `environment`, `file_of_container`, `file_of_host`.
-        requests: (method, path, status) of what it sent, in order; ids are cut.
-        said: thing → what it read.
-    """
-
-    way: str
-    got: Mapping[str, bool]
-    requests: tuple[tuple[str, str, int], ...]
-    said: Mapping[str, str] = field(repr=False)
+    way: str = column("one of `WAYS`")
+    got: Mapping[str, bool] = column(
+        "thing → whether it had it; the things are `names`, `environment`, `file_of_container`, "
+        "`file_of_host`",
+        shown=False,
+    )
+    requests: tuple[tuple[str, str, int], ...] = column(
+        "(method, path, status) of what it sent, in order; ids are cut", shown=False
+    )
+    said: Mapping[str, str] = column("thing → what it read", shown=False, repr=False)
 
     def frame(self) -> pd.DataFrame:
         """One row a request: request, status."""
@@ -234,21 +228,18 @@ class AccessResult(Result):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SocketAccess(Result):
-    """What can be had by each way to the engine.
+    """What can be had by each way to the engine."""
 
-    Attributes:
-        holders: one for each way, in the order of `WAYS`.
-        os_release: the line PRETTY_NAME of /etc/os-release of the engine's host, as the first holder read it.
-        own_os_release: the same line of the holder's own file system.
-        forbidden: what the kernel said when the holder opened the host's file by its path, without the engine.
-    """
-
-    holders: tuple[AccessResult, ...]
-    os_release: str
-    own_os_release: str
-    forbidden: str
+    holders: tuple[AccessResult, ...] = rows("one for each way, in the order of `WAYS`", of=AccessResult)
+    os_release: str = column(
+        "the line PRETTY_NAME of /etc/os-release of the engine's host, as the first holder read it"
+    )
+    own_os_release: str = column("the same line of the holder's own file system")
+    forbidden: str = column(
+        "what the kernel said when the holder opened the host's file by its path, without the engine"
+    )
 
     def of(self, way: str) -> AccessResult:
         """What the one with that way had.

@@ -9,14 +9,13 @@ import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import nested_engine
 from labhelpers.course.nested_engine import REMOUNT_CGROUPS_SCRIPT
 from labhelpers.errors import ContainerError, EngineRefused, LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,27 +45,20 @@ TIMEOUT_S = 300.0
 MAX_PARALLEL = 4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RestartResult(Result):
-    """What became of one container.
+    """What became of one container."""
 
-    Attributes:
-        policy: its restart policy.
-        death: how it died.
-        runs: whether it runs, now that nothing happens any more.
-        restarts: how often the engine started it again (RestartCount of `docker inspect`).
-        exit_code: of its last death; None where it runs.
-        oom_killed: whether the engine says that it died for want of memory (OOMKilled). False proves nothing: with
-            cgroup v1 the engine hears of the kill beside the death, and too late where a container died at once (of
-            60 on a busy Docker 20.10, 1 to 20 were missed).
-    """
-
-    policy: str
-    death: str
-    runs: bool
-    restarts: int
-    exit_code: int | None
-    oom_killed: bool
+    policy: str = column("its restart policy")
+    death: str = column("how it died")
+    runs: bool = column("whether it runs, now that nothing happens any more")
+    restarts: int = column("how often the engine started it again (RestartCount of `docker inspect`)")
+    exit_code: int | None = column("of its last death; None where it runs")
+    oom_killed: bool = column(
+        "whether the engine says that it died for want of memory (OOMKilled). False proves nothing: with "
+        "cgroup v1 the engine hears of the kill beside the death, and too late where a container died at "
+        "once (of 60 on a busy Docker 20.10, 1 to 20 were missed)"
+    )
 
     @property
     def words(self) -> str:
@@ -76,20 +68,14 @@ class RestartResult(Result):
         return f"comes back {_times(self.restarts)}, then stays down" if self.restarts else "stays down"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RestartResults(Result):
-    """Every policy against every way of dying.
+    """Every policy against every way of dying."""
 
-    Attributes:
-        policies, deaths: the rows and the columns.
-        fates: one for each pair that was tried.
-        why_not: None, or why nothing was tried here; then there are no fates.
-    """
-
-    policies: tuple[str, ...]
-    deaths: tuple[str, ...]
-    fates: tuple[RestartResult, ...]
-    why_not: str | None = None
+    policies: tuple[str, ...] = column("the rows and the columns")
+    deaths: tuple[str, ...] = column("the rows and the columns")
+    fates: tuple[RestartResult, ...] = rows("one for each pair that was tried", of=RestartResult)
+    why_not: str | None = column("None, or why nothing was tried here; then there are no fates", default=None)
 
     def of(self, policy: str, death: str) -> RestartResult:
         """What became of the container with that policy that died so.

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import requests
 from docker.errors import APIError, NotFound
 
 from labhelpers.errors import ContainerMissing, TimedOut
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,36 +38,27 @@ IGNORED_EVENTS = ("attach", "exec_create", "exec_start", "exec_die", "resize")
 TIMEOUT_S = 120.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimelineEntry(Result):
-    """Something that happened.
+    """Something that happened."""
 
-    Attributes:
-        at_s: since the first event, on the engine's clock.
-        kind: `event` (the engine noted it) or `log` (the container said it).
-        words: the event with what belongs to it (`die, exit code 1`), or the line.
-    """
-
-    at_s: float
-    kind: str
-    words: str
+    at_s: float = column("since the first event, on the engine's clock")
+    kind: str = column("`event` (the engine noted it) or `log` (the container said it)")
+    words: str = column("the event with what belongs to it (`die, exit code 1`), or the line")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timeline(Result):
-    """A container's life.
+    """A container's life."""
 
-    Attributes:
-        moments: in the order of time.
-        states: (state, from second, to second), one after the other: created, running, paused, down.
-        follows: how many calls of `docker logs -f` it took to hear all lives.
-        said: the lines that `docker logs` had at the end, all of the container's lives.
-    """
-
-    moments: tuple[TimelineEntry, ...]
-    states: tuple[tuple[str, float, float], ...]
-    follows: int
-    said: tuple[str, ...]
+    moments: tuple[TimelineEntry, ...] = rows("in the order of time", of=TimelineEntry)
+    states: tuple[tuple[str, float, float], ...] = column(
+        "(state, from second, to second), one after the other: created, running, paused, down", shown=False
+    )
+    follows: int = column("how many calls of `docker logs -f` it took to hear all lives")
+    said: tuple[str, ...] = column(
+        "the lines that `docker logs` had at the end, all of the container's lives"
+    )
 
     @property
     def events(self) -> tuple[TimelineEntry, ...]:

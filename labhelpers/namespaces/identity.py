@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from docker.models.containers import Container
 
 from labhelpers.errors import BadInput, LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,19 +34,16 @@ KINDS: Mapping[str, str] = {
 """Each kind of namespace, and what it makes one's own (namespaces(7))."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Namespaces(Result):
-    """The namespaces of one process.
+    """The namespaces of one process."""
 
-    Attributes:
-        who: what the process is called here: a container's name, `pid 12`, or `host`.
-        pid: the process, as the host counts.
-        ids: kind → id, the inode number that `lsns` and /proc/PID/ns show; only the kinds that the kernel has.
-    """
-
-    who: str
-    pid: int
-    ids: Mapping[str, int]
+    who: str = column("what the process is called here: a container's name, `pid 12`, or `host`")
+    pid: int = column("the process, as the host counts")
+    ids: Mapping[str, int] = column(
+        "kind → id, the inode number that `lsns` and /proc/PID/ns show; only the kinds that the kernel has",
+        shown=False,
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row a kind: kind, id, isolates."""
@@ -54,15 +51,11 @@ class Namespaces(Result):
         return table(rows, ["kind", "id", "isolates"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NamespaceMatrix(Result):
-    """Namespaces of several processes side by side: the same id in a column is the same namespace.
+    """Namespaces of several processes side by side: the same id in a column is the same namespace."""
 
-    Attributes:
-        rows: the host first.
-    """
-
-    rows: tuple[Namespaces, ...]
+    rows: tuple[Namespaces, ...] = rows("the host first", of=Namespaces)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import EngineRefused
 from labhelpers.namespaces.containers import temporary_containers
 from labhelpers.namespaces.identity import BASIC_KINDS, HOST, NamespaceMatrix, matrix, namespaces_of
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,19 +20,17 @@ if TYPE_CHECKING:
 FIRST = "first"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sharing(Result):
-    """Containers that were asked to share a namespace, and what they share.
+    """Containers that were asked to share a namespace, and what they share."""
 
-    Attributes:
-        matrix: the host, the container that is joined (`first`), and one row for each option.
-        asked: option → the kind that it names, and with whom it is to be shared.
-        refused: what the engine said to `--ipc container:` of a container that is not shareable.
-    """
-
-    matrix: NamespaceMatrix
-    asked: Mapping[str, tuple[str, str]]
-    refused: str
+    matrix: NamespaceMatrix = column(
+        "the host, the container that is joined (`first`), and one row for each option", shown=False
+    )
+    asked: Mapping[str, tuple[str, str]] = column(
+        "option → the kind that it names, and with whom it is to be shared", shown=False
+    )
+    refused: str = column("what the engine said to `--ipc container:` of a container that is not shareable")
 
     def shares(self, option: str) -> tuple[str, ...]:
         """Those of the five kinds that the container with this option shares with the one it was asked for."""
@@ -77,21 +75,18 @@ def sharing(lab: Lab) -> Sharing:
     return Sharing(seen, {name: (kind, who) for name, (kind, who, _) in options.items()}, refused)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EnteredNamespaces(Result):
-    """A process that `docker exec` put into a container, and one that `nsenter` did, beside its first process.
+    """A process that `docker exec` put into a container, and one that `nsenter` did, beside its first process."""
 
-    Attributes:
-        matrix: rows `host`, `first process`, `docker exec`, `nsenter`.
-        inside_pids: the same but the host → the pid in the container.
-        parents: the same → the parent's pid as the container counts; 0 where it does not see the parent.
-        same_cgroup: the same → whether it is in the cgroup of the first process.
-    """
-
-    matrix: NamespaceMatrix
-    inside_pids: Mapping[str, int]
-    parents: Mapping[str, int]
-    same_cgroup: Mapping[str, bool]
+    matrix: NamespaceMatrix = column("rows `host`, `first process`, `docker exec`, `nsenter`", shown=False)
+    inside_pids: Mapping[str, int] = column("the same but the host → the pid in the container", shown=False)
+    parents: Mapping[str, int] = column(
+        "the same → the parent's pid as the container counts; 0 where it does not see the parent", shown=False
+    )
+    same_cgroup: Mapping[str, bool] = column(
+        "the same → whether it is in the cgroup of the first process", shown=False
+    )
 
     @property
     def all_the_same(self) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.differences import security_option
 from labhelpers.engine.host import cgroups
 from labhelpers.engine.host.text import decimal, integer
 from labhelpers.namespaces.containers import NOT_FOUND, temporary_containers
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,46 +32,37 @@ _FORBID: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UnshareAttempt(Result):
-    """One container that tried to make a user namespace.
+    """One container that tried to make a user namespace."""
 
-    Attributes:
-        options: what the container was started with.
-        user: its user id.
-        seccomp: the filter on its processes: 0 is none, 2 is a list of system calls (proc(5), Seccomp).
-        worked: whether `unshare --user --map-root-user` did.
-        user_inside: the user id in the new namespace, None if there is none.
-        map: the line of its uid_map: first id inside, first id outside, how many.
-        all_capabilities: whether a process in it has every capability (in that namespace).
-        said: what `unshare` said when it failed.
-    """
-
-    options: str
-    user: int
-    seccomp: int
-    worked: bool
-    user_inside: int | None
-    map: tuple[int, ...]
-    all_capabilities: bool
-    said: str
+    options: str = column("what the container was started with")
+    user: int = column("its user id")
+    seccomp: int = column(
+        "the filter on its processes: 0 is none, 2 is a list of system calls (proc(5), Seccomp)"
+    )
+    worked: bool = column("whether `unshare --user --map-root-user` did")
+    user_inside: int | None = column("the user id in the new namespace, None if there is none")
+    map: tuple[int, ...] = column("the line of its uid_map: first id inside, first id outside, how many")
+    all_capabilities: bool = column("whether a process in it has every capability (in that namespace)")
+    said: str = column("what `unshare` said when it failed")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UserNamespaces(Result):
-    """User namespaces on this engine.
+    """User namespaces on this engine."""
 
-    Attributes:
-        engine_maps: whether the engine itself gives containers a user namespace (userns-remap, rootless).
-        tries: containers that tried to make one.
-        kernel_forbids: settings of the kernel that forbid them, as `file = value`; empty if none.
-        profile: the engine's system call filter: `default` or `builtin` is Docker's, "" is none.
-    """
-
-    engine_maps: bool
-    tries: tuple[UnshareAttempt, ...]
-    kernel_forbids: tuple[str, ...]
-    profile: str = "default"
+    engine_maps: bool = column(
+        "whether the engine itself gives containers a user namespace (userns-remap, rootless)"
+    )
+    tries: tuple[UnshareAttempt, ...] = rows("containers that tried to make one", of=UnshareAttempt)
+    kernel_forbids: tuple[str, ...] = column(
+        "settings of the kernel that forbid them, as `file = value`; empty if none"
+    )
+    profile: str = column(
+        "the engine's system call filter: `default` or `builtin` is Docker's, an empty string is none",
+        default="default",
+    )
 
     def of(self, options: str) -> UnshareAttempt:
         """The try with these options."""
@@ -168,25 +158,24 @@ def _unshare(lab: Lab, run: Any, options: str, words: Mapping[str, Any]) -> Unsh
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CgroupView(Result):
-    """Where two containers believe to be in the tree of cgroups.
+    """Where two containers believe to be in the tree of cgroups."""
 
-    Attributes:
-        version: of the cgroups of the engine's host, 1 or 2.
-        default: what the engine chooses where nobody does: `host` or `private`.
-        paths: mode → the path that /proc/self/cgroup shows inside, shortened at both ends of long parts.
-        same_as_host: mode → whether the container is in the host's cgroup namespace.
-        shows_own_id: mode → whether the path names the container.
-        set_to: why the default is not the version's: dockerd's `default-cgroupns-mode`; None where it is.
-    """
-
-    version: int
-    default: str
-    paths: Mapping[str, str]
-    same_as_host: Mapping[str, bool]
-    shows_own_id: Mapping[str, bool]
-    set_to: str | None = None
+    version: int = column("of the cgroups of the engine's host, 1 or 2")
+    default: str = column("what the engine chooses where nobody does: `host` or `private`")
+    paths: Mapping[str, str] = column(
+        "mode → the path that /proc/self/cgroup shows inside, shortened at both ends of long parts",
+        shown=False,
+    )
+    same_as_host: Mapping[str, bool] = column(
+        "mode → whether the container is in the host's cgroup namespace", shown=False
+    )
+    shows_own_id: Mapping[str, bool] = column("mode → whether the path names the container", shown=False)
+    set_to: str | None = column(
+        "why the default is not the version's: dockerd's `default-cgroupns-mode`; None where it is",
+        default=None,
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row a mode: option, path_inside, same_as_host."""
@@ -226,23 +215,17 @@ def cgroup(lab: Lab) -> CgroupView:
     return CgroupView(version, default, paths, same, named, reason)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimeNamespaceOffset(Result):
-    """The clock of a container, and of a process in a time namespace of its own.
+    """The clock of a container, and of a process in a time namespace of its own."""
 
-    Attributes:
-        kernel_has: whether the kernel has time namespaces; where not, nothing else was measured.
-        asked_s: by how much the clock since boot was set forward in the new namespace.
-        uptime_s: the seconds since boot in the container, by /proc/uptime.
-        uptime_inside_s: the same in the new namespace, a moment later; None where it was refused.
-        said: what `unshare` said when it failed.
-    """
-
-    kernel_has: bool
-    asked_s: int
-    uptime_s: float
-    uptime_inside_s: float | None
-    said: str
+    kernel_has: bool = column("whether the kernel has time namespaces; where not, nothing else was measured")
+    asked_s: int = column("by how much the clock since boot was set forward in the new namespace")
+    uptime_s: float = column("the seconds since boot in the container, by /proc/uptime")
+    uptime_inside_s: float | None = column(
+        "the same in the new namespace, a moment later; None where it was refused"
+    )
+    said: str = column("what `unshare` said when it failed")
 
     @property
     def shift_s(self) -> int | None:

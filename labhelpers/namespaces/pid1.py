@@ -7,14 +7,13 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from labhelpers.engine.waiting import TIMEOUT_S
 from labhelpers.errors import BadInput, TimedOut
 from labhelpers.namespaces.containers import temporary_containers
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,22 +38,17 @@ _SIGTIMEDWAIT = ("128", "137")
 # --- masks
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignalDispositions(Result):
-    """What a process does with signals (proc(5): SigBlk, SigIgn and SigCgt of /proc/PID/status).
+    """What a process does with signals (proc(5): SigBlk, SigIgn and SigCgt of /proc/PID/status)."""
 
-    Attributes:
-        blocked: names of the signals that it holds back.
-        ignored: of those that it ignores.
-        caught: of those that it has a handler for.
-        waits: whether it sleeps in sigtimedwait(2). It then takes signals that it has blocked, and for as long as
-            it sleeps the kernel leaves these out of SigBlk: no mask shows them.
-    """
-
-    blocked: tuple[str, ...]
-    ignored: tuple[str, ...]
-    caught: tuple[str, ...]
-    waits: bool
+    blocked: tuple[str, ...] = column("names of the signals that it holds back")
+    ignored: tuple[str, ...] = column("of those that it ignores")
+    caught: tuple[str, ...] = column("of those that it has a handler for")
+    waits: bool = column(
+        "whether it sleeps in sigtimedwait(2). It then takes signals that it has blocked, and for as long "
+        "as it sleeps the kernel leaves these out of SigBlk: no mask shows them"
+    )
 
     def say(self, name: str) -> Disposition:
         """What becomes of a signal, by its name: `SIGTERM`."""
@@ -93,36 +87,25 @@ def _names(status: str, mask: str) -> tuple[str, ...]:
 # --- signals
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SentSignal(Result):
-    """A signal that was sent to a process of a container.
+    """A signal that was sent to a process of a container."""
 
-    Attributes:
-        program: what runs.
-        pid_inside: its pid in the container.
-        mask: what its masks said of the signal; `default` is nothing of its own.
-        signal: `TERM` or `KILL`.
-        sender: `inside`, a process of the same pid namespace; or `the host`, one of a namespace around it.
-        ended: whether the process ended.
-    """
-
-    program: str
-    pid_inside: int
-    mask: Disposition
-    signal: str
-    sender: Literal["inside", "the host"]
-    ended: bool
+    program: str = column("what runs")
+    pid_inside: int = column("its pid in the container")
+    mask: Disposition = column("what its masks said of the signal; `default` is nothing of its own")
+    signal: str = column("`TERM` or `KILL`")
+    sender: Literal["inside", "the host"] = column(
+        "`inside`, a process of the same pid namespace; or `the host`, one of a namespace around it"
+    )
+    ended: bool = column("whether the process ended")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Signals(Result):
-    """Signals that were sent to process 1 of containers, and to another process.
+    """Signals that were sent to process 1 of containers, and to another process."""
 
-    Attributes:
-        sent: in the order in which they were sent.
-    """
-
-    sent: tuple[SentSignal, ...]
+    sent: tuple[SentSignal, ...] = rows("in the order in which they were sent", of=SentSignal)
 
     def ended(self, program: str, signal: str, sender: str, *, first: bool = True) -> bool:
         """Whether a program ended by a signal; `first` is whether it was process 1."""
@@ -131,11 +114,6 @@ class Signals(Result):
             for one in self.sent
             if (one.program, one.signal, one.sender, one.pid_inside == 1) == (program, signal, sender, first)
         )
-
-    def frame(self) -> pd.DataFrame:
-        """One row a signal: program, pid_inside, mask, signal, sender, ended."""
-        rows = [(s.program, s.pid_inside, s.mask, s.signal, s.sender, s.ended) for s in self.sent]
-        return table(rows, ["program", "pid_inside", "mask", "signal", "sender", "ended"])
 
 
 def signals(lab: Lab) -> Signals:
@@ -193,43 +171,26 @@ def _find(lab: Lab, container: Container, command: str) -> Process | None:
 # --- stops
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stop(Result):
-    """One `docker stop`.
+    """One `docker stop`."""
 
-    Attributes:
-        program: what ran as process 1.
-        mask: what its masks said of TERM.
-        stop_s: how long the stop took, in seconds.
-        exit_code: of the container; 137 is 128 + 9, killed; 143 is 128 + 15, ended by TERM.
-    """
-
-    program: str
-    mask: Disposition
-    stop_s: float
-    exit_code: int
+    program: str = column("what ran as process 1")
+    mask: Disposition = column("what its masks said of TERM")
+    stop_s: float = column("how long the stop took, in seconds")
+    exit_code: int = column("of the container; 137 is 128 + 9, killed; 143 is 128 + 15, ended by TERM")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stops(Result):
-    """`docker stop` of containers whose process 1 does different things with TERM.
+    """`docker stop` of containers whose process 1 does different things with TERM."""
 
-    Attributes:
-        timeout_s: how long the engine waits after TERM before it kills.
-        stops: one for each program.
-    """
-
-    timeout_s: int
-    stops: tuple[Stop, ...]
+    timeout_s: int = column("how long the engine waits after TERM before it kills")
+    stops: tuple[Stop, ...] = rows("one for each program", of=Stop)
 
     def of(self, program: str) -> Stop:
         """The stop of a program."""
         return next(one for one in self.stops if one.program == program)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a program: program, mask, stop_s, exit_code."""
-        rows = [(one.program, one.mask, one.stop_s, one.exit_code) for one in self.stops]
-        return table(rows, ["program", "mask", "stop_s", "exit_code"])
 
 
 def stops(lab: Lab, timeout_s: int = 10) -> Stops:
@@ -264,35 +225,23 @@ def stops(lab: Lab, timeout_s: int = 10) -> Stops:
 # --- zombies
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OrphanCount(Result):
-    """What became of the orphans of one container.
+    """What became of the orphans of one container."""
 
-    Attributes:
-        first: the command of its process 1.
-        orphans: how many processes lost their parent, and ended.
-        zombies: how many of them are still in the table of processes.
-    """
-
-    first: str
-    orphans: int
-    zombies: int
+    first: str = column("the command of its process 1")
+    orphans: int = column("how many processes lost their parent, and ended")
+    zombies: int = column("how many of them are still in the table of processes")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Zombies(Result):
-    """Orphans with and without a process 1 that waits for them.
+    """Orphans with and without a process 1 that waits for them."""
 
-    Attributes:
-        without_init, with_init: the same container, without and with `--init`.
-        zombie_inside_pid: the pid that one of the zombies still holds in the container.
-        zombie_kinds: the kinds of namespace that a zombie still is in.
-    """
-
-    without_init: OrphanCount
-    with_init: OrphanCount
-    zombie_inside_pid: int
-    zombie_kinds: tuple[str, ...]
+    without_init: OrphanCount = column("the same container, without and with `--init`", shown=False)
+    with_init: OrphanCount = column("the same container, without and with `--init`", shown=False)
+    zombie_inside_pid: int = column("the pid that one of the zombies still holds in the container")
+    zombie_kinds: tuple[str, ...] = column("the kinds of namespace that a zombie still is in")
 
     def frame(self) -> pd.DataFrame:
         """One row a container: option, first, orphans, zombies."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.lab.base import name_of
 from labhelpers.namespaces.containers import NOT_FOUND
 from labhelpers.namespaces.identity import HOST
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,52 +29,41 @@ _NESTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PidNamespace:
-    """A pid namespace, and where it lies.
+    """A pid namespace, and where it lies."""
 
-    Attributes:
-        id: its inode number.
-        name: `host`, a container's name, or `inside NAME` for one that was made in there.
-        level: how many lie around it; the host's is 0.
-        parent: the id of the one around it; None for the host's.
-    """
-
-    id: int
-    name: str
-    level: int
-    parent: int | None
+    id: int = column("its inode number")
+    name: str = column("`host`, a container's name, or `inside NAME` for one that was made in there")
+    level: int = column("how many lie around it; the host's is 0")
+    parent: int | None = column("the id of the one around it; None for the host's")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VisibleProcess:
-    """A process as one pid namespace sees it.
+    """A process as one pid namespace sees it."""
 
-    Attributes:
-        process: the process.
-        pid: what it is called there.
-        parent_pid: what its parent is called there; 0 where the parent is not seen (pid_namespaces(7)).
-    """
-
-    process: Process
-    pid: int
-    parent_pid: int
+    process: Process = column("the process", shown=False)
+    pid: int = column("what it is called there")
+    parent_pid: int = column(
+        "what its parent is called there; 0 where the parent is not seen (pid_namespaces(7))"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProcessTree(Result):
     """Processes of the engine's host, and their pid in each pid namespace that they are in.
 
     A process is in its own pid namespace and in all that lie around it, with one pid in each
     (pid_namespaces(7); NSpid in /proc/PID/status).
-
-    Attributes:
-        processes: parents before children; those that were asked for and what leads to them.
-        spaces: their pid namespaces, the host's first, each after the one around it.
     """
 
-    processes: tuple[Process, ...]
-    spaces: tuple[PidNamespace, ...]
+    processes: tuple[Process, ...] = column(
+        "parents before children; those that were asked for and what leads to them", shown=False
+    )
+    spaces: tuple[PidNamespace, ...] = column(
+        "their pid namespaces, the host's first, each after the one around it", shown=False
+    )
 
     @property
     def levels(self) -> int:
@@ -152,15 +141,11 @@ class ProcessTree(Result):
         return Views(self)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Views(Result):
-    """One process tree as each of its pid namespaces sees it.
+    """One process tree as each of its pid namespaces sees it."""
 
-    Attributes:
-        tree: the tree.
-    """
-
-    tree: ProcessTree
+    tree: ProcessTree = column("the tree", shown=False)
 
     def frame(self) -> pd.DataFrame:
         """One row a process and namespace that sees it: seen_from, process, pid, parent_pid."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import EngineRefused
 from labhelpers.namespaces.containers import NOT_FOUND, temporary_containers
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,40 +20,27 @@ ONE, TWO, HOST = "one", "two", "the host"
 _INTERFACES = 'for i in /sys/class/net/*/address; do d=${i%/*}; echo "${d##*/} $(cat $i)"; done'
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attempt:
-    """What was tried, and what came of it.
+    """What was tried, and what came of it."""
 
-    Attributes:
-        where: in which container.
-        what: the command.
-        worked: whether its exit status was 0.
-        said: its last line.
-    """
-
-    where: str
-    what: str
-    worked: bool
-    said: str
+    where: str = column("in which container")
+    what: str = column("the command")
+    worked: bool = column("whether its exit status was 0")
+    said: str = column("its last line")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Visibility(Result):
-    """Who sees what: things, looked for from several places.
+    """Who sees what: things, looked for from several places."""
 
-    Attributes:
-        kind: the kind of namespace that this is about.
-        places: where one looked from: two containers, and mostly the host.
-        things: what one looked for.
-        seen: (thing, place) → as what it is seen there; missing where it is not seen.
-        tries: what else was tried.
-    """
-
-    kind: str
-    places: tuple[str, ...]
-    things: tuple[str, ...]
-    seen: Mapping[tuple[str, str], str]
-    tries: tuple[Attempt, ...] = ()
+    kind: str = column("the kind of namespace that this is about")
+    places: tuple[str, ...] = column("where one looked from: two containers, and mostly the host")
+    things: tuple[str, ...] = column("what one looked for")
+    seen: Mapping[tuple[str, str], str] = column(
+        "(thing, place) → as what it is seen there; missing where it is not seen", shown=False
+    )
+    tries: tuple[Attempt, ...] = rows("what else was tried", of=Attempt, default=())
 
     def who_sees(self, thing: str) -> tuple[str, ...]:
         """The places from which the thing is seen."""

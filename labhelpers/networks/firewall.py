@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine import responses
@@ -14,7 +13,7 @@ from labhelpers.errors import BadInput
 from labhelpers.networks.maps import bridge_interface
 from labhelpers.networks.rules import mentions
 from labhelpers.networks.veth import run_in_tools, veth_pair
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,21 +25,16 @@ UNPUBLISHED = "nothing leads to a published port: no rule (iptables=false), no p
 WITHOUT_PROXY = "the engine was started with userland-proxy=false: the kernel alone forwards to the container"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PortRules(Result):
-    """The rules that came with one container, and went with it.
+    """The rules that came with one container, and went with it."""
 
-    Attributes:
-        published: how the port was published, as one writes it after `-p`.
-        inside: the container's address.
-        rules: (table, chain, text) of each rule that names the container.
-        proxies: how many processes of the engine listen on the port.
-    """
-
-    published: str
-    inside: str
-    rules: tuple[tuple[str, str, str], ...]
-    proxies: int
+    published: str = column("how the port was published, as one writes it after `-p`")
+    inside: str = column("the container's address")
+    rules: tuple[tuple[str, str, str], ...] = column(
+        "(table, chain, text) of each rule that names the container", shown=False
+    )
+    proxies: int = column("how many processes of the engine listen on the port")
 
     def frame(self) -> pd.DataFrame:
         """One row a rule."""
@@ -62,32 +56,21 @@ class PortRules(Result):
         return None if self.proxies else WITHOUT_PROXY
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NetworkRules(Result):
-    """The firewall's rules that name the bridge of one network.
+    """The firewall's rules that name the bridge of one network."""
 
-    Attributes:
-        network: its name.
-        rules: those that filter; rules of address translation are left out.
-    """
-
-    network: str
-    rules: tuple[Rule, ...]
-
-    def frame(self) -> pd.DataFrame:
-        """One row a rule."""
-        return table([(one.chain, one.text, one.packets) for one in self.rules], ["chain", "rule", "packets"])
+    network: str = column("its name")
+    rules: tuple[Rule, ...] = rows("those that filter; rules of address translation are left out", of=Rule)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PortAccess(Result):
-    """Who gets an answer from a published port.
+    """Who gets an answer from a published port."""
 
-    Attributes:
-        rows: (published on, asked from, asked at, whether it answered).
-    """
-
-    rows: tuple[tuple[str, str, str, bool], ...]
+    rows: tuple[tuple[str, str, str, bool], ...] = column(
+        "(published on, asked from, asked at, whether it answered)", shown=False
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row a request."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine import responses
 from labhelpers.errors import ContainerMissing, EngineRefused, TimedOut
 from labhelpers.networks.maps import NetworkMap, network_map
 from labhelpers.networks.rules import is_for_port, mentions
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,23 +19,21 @@ if TYPE_CHECKING:
 SETTLE_S, PAUSE_S = 10.0, 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HostNetworkSnapshot(Result):
     """What is on the host's side of networks and belongs to no container that runs and no network that is there.
 
     Other people's containers come and go while a notebook runs: what belongs to them is left out.
-
-    Attributes:
-        interfaces: names of interfaces that are no other end of a running container's.
-        bridges: names of bridges that no network of the engine is for.
-        namespaces: files that hold a network namespace without a container of the engine.
-        rules: the firewall's rules, without those that name a container or a network's bridge that is there.
     """
 
-    interfaces: frozenset[str]
-    bridges: frozenset[str]
-    namespaces: frozenset[str]
-    rules: frozenset[str]
+    interfaces: frozenset[str] = column("names of interfaces that are no other end of a running container's")
+    bridges: frozenset[str] = column("names of bridges that no network of the engine is for")
+    namespaces: frozenset[str] = column(
+        "files that hold a network namespace without a container of the engine"
+    )
+    rules: frozenset[str] = column(
+        "the firewall's rules, without those that name a container or a network's bridge that is there"
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row: how many of each."""

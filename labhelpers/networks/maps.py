@@ -6,13 +6,12 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine import host, responses
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.networks.rules import dnat_target, is_for_port
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,142 +22,103 @@ TRIES, STOPPING_TRIES, PAUSE_S = 4, 25, 0.2
 MAX_PARALLEL = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NetworkEndpoint(Result):
     """One interface of a container, and where its other end is.
 
     Source: the kernel gives each end of a veth pair the index of the other one (IFLA_LINK; ip-link(8) writes
     `eth0@if42`). A macvlan gives the index of its parent.
-
-    Attributes:
-        container: the container's name.
-        interface: its name inside: `eth0`.
-        index: its number inside.
-        kind: `veth`, `macvlan`, `ipvlan`, …; `loopback` is left out.
-        mac: its hardware address.
-        addresses: with prefix length, IPv4 first.
-        mtu_bytes: the longest packet that it takes.
-        network: the engine's name of the network, or "" where the engine does not say.
-        host_index, host_interface: the other end on the host; None where it is in another namespace.
-        bridge: the bridge that the host end is a port of, or None.
-        gateway: the next hop of its default route, or None where the default route is elsewhere.
     """
 
-    container: str
-    interface: str
-    index: int
-    kind: str
-    mac: str
-    addresses: tuple[str, ...]
-    mtu_bytes: int
-    network: str
-    host_index: int | None
-    host_interface: str | None
-    bridge: str | None
-    gateway: str | None
+    container: str = column("the container's name")
+    interface: str = column("its name inside: `eth0`")
+    index: int = column("its number inside")
+    kind: str = column("`veth`, `macvlan`, `ipvlan`, …; `loopback` is left out")
+    mac: str = column("its hardware address")
+    addresses: tuple[str, ...] = column("with prefix length, IPv4 first")
+    mtu_bytes: int = column("the longest packet that it takes")
+    network: str = column(
+        "the engine's name of the network, or an empty string where the engine does not say"
+    )
+    host_index: int | None = column("the other end on the host; None where it is in another namespace")
+    host_interface: str | None = column("the other end on the host; None where it is in another namespace")
+    bridge: str | None = column("the bridge that the host end is a port of, or None")
+    gateway: str | None = column(
+        "the next hop of its default route, or None where the default route is elsewhere"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MappedContainer(Result):
-    """A container on the map.
+    """A container on the map."""
 
-    Attributes:
-        name, id: the engine's.
-        mode: its network mode: `bridge`, `host`, `none`, `container:…`, or a network's name.
-        namespace: the id of its network namespace (the inode that `lsns` shows), None where the host hides it.
-        shares_host: whether that is the host's own network namespace.
-    """
-
-    name: str
-    id: str
-    mode: str
-    namespace: int | None
-    shares_host: bool
+    name: str = column("the engine's")
+    id: str = column("the engine's")
+    mode: str = column("its network mode: `bridge`, `host`, `none`, `container:…`, or a network's name")
+    namespace: int | None = column(
+        "the id of its network namespace (the inode that `lsns` shows), None where the host hides it"
+    )
+    shares_host: bool = column("whether that is the host's own network namespace")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Network(Result):
-    """A network of the engine.
+    """A network of the engine."""
 
-    Attributes:
-        name, id, driver: the engine's.
-        subnets: with prefix length.
-        gateway: the address that the engine gives out as the next hop, or None.
-        interface: its bridge on the host, or the parent of its macvlans; None where the host has none.
-        internal: whether it has no way out.
-    """
-
-    name: str
-    id: str
-    driver: str
-    subnets: tuple[str, ...]
-    gateway: str | None
-    interface: str | None
-    internal: bool
+    name: str = column("the engine's")
+    id: str = column("the engine's")
+    driver: str = column("the engine's")
+    subnets: tuple[str, ...] = column("with prefix length")
+    gateway: str | None = column("the address that the engine gives out as the next hop, or None")
+    interface: str | None = column(
+        "its bridge on the host, or the parent of its macvlans; None where the host has none"
+    )
+    internal: bool = column("whether it has no way out")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bridge(Result):
-    """A bridge of the host.
+    """A bridge of the host."""
 
-    Attributes:
-        name: of the interface: `docker0`, `br-…`.
-        index: its number.
-        addresses: the host's own on it, with prefix length.
-        network: the engine's network that it is for, or "" for somebody else's bridge.
-        ports: the interfaces that are its ports, sorted.
-    """
-
-    name: str
-    index: int
-    addresses: tuple[str, ...]
-    network: str
-    ports: tuple[str, ...]
+    name: str = column("of the interface: `docker0`, `br-…`")
+    index: int = column("its number")
+    addresses: tuple[str, ...] = column("the host's own on it, with prefix length")
+    network: str = column(
+        "the engine's network that it is for, or an empty string for somebody else's bridge"
+    )
+    ports: tuple[str, ...] = column("the interfaces that are its ports, sorted")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublishedPort(Result):
-    """A port of the host that leads to a container.
+    """A port of the host that leads to a container."""
 
-    Attributes:
-        container: its name.
-        host_address, host_port: where it is published; `0.0.0.0` and `::` mean every address of the host.
-        port: the port inside, as `80/tcp`.
-        rules: the firewall's rules that send packets there, each as `tool table/chain: text`.
-        proxy: whether a process of the engine (`docker-proxy`) listens on the port, too.
-    """
-
-    container: str
-    host_address: str
-    host_port: int
-    port: str
-    rules: tuple[str, ...]
-    proxy: bool
+    container: str = column("its name")
+    host_address: str = column("where it is published; `0.0.0.0` and `::` mean every address of the host")
+    host_port: int = column("where it is published; `0.0.0.0` and `::` mean every address of the host")
+    port: str = column("the port inside, as `80/tcp`")
+    rules: tuple[str, ...] = column(
+        "the firewall's rules that send packets there, each as `tool table/chain: text`"
+    )
+    proxy: bool = column("whether a process of the engine (`docker-proxy`) listens on the port, too")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NetworkMap(Result):
-    """Who is joined to whom on the engine's host, at one moment.
+    """Who is joined to whom on the engine's host, at one moment."""
 
-    Attributes:
-        nodes: the containers that ran, by name.
-        ends: every interface of theirs but loopback, by container and index.
-        bridges: those of the host, by index.
-        networks: the engine's, by name.
-        published: by container and port.
-        host_interfaces: every interface of the host, by index.
-        host_routes: the host's main routing table.
-        cannot_show: what the engine's host hides from the lab; empty where all is shown.
-    """
-
-    nodes: tuple[MappedContainer, ...]
-    ends: tuple[NetworkEndpoint, ...]
-    bridges: tuple[Bridge, ...]
-    networks: tuple[Network, ...]
-    published: tuple[PublishedPort, ...]
-    host_interfaces: tuple[host.Interface, ...]
-    host_routes: tuple[host.Route, ...]
-    cannot_show: tuple[str, ...]
+    nodes: tuple[MappedContainer, ...] = column("the containers that ran, by name", shown=False)
+    ends: tuple[NetworkEndpoint, ...] = column(
+        "every interface of theirs but loopback, by container and index", shown=False
+    )
+    bridges: tuple[Bridge, ...] = column("those of the host, by index", shown=False)
+    networks: tuple[Network, ...] = column("the engine's, by name", shown=False)
+    published: tuple[PublishedPort, ...] = column("by container and port", shown=False)
+    host_interfaces: tuple[host.Interface, ...] = column("every interface of the host, by index", shown=False)
+    host_routes: tuple[host.Route, ...] = column("the host's main routing table", shown=False)
+    cannot_show: tuple[str, ...] = column(
+        "what the engine's host hides from the lab; empty where all is shown"
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row an interface of a container."""

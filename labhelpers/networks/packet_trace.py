@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine import responses
@@ -14,7 +13,7 @@ from labhelpers.networks.maps import bridge_interface
 from labhelpers.networks.packets import Packet
 from labhelpers.networks.rules import mentions
 from labhelpers.networks.veth import veth_pair
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,59 +25,42 @@ CLIENT, SERVER, HOST, EXTERNAL = "client", "server", "the host", "outside"
 REPLY_TIMEOUT_S = 10
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hop(Result):
-    """A packet, seen at one interface.
+    """A packet, seen at one interface."""
 
-    Attributes:
-        at_us: since the first hop of the request, on the clock of the engine's host.
-        place: whose network namespace: `client`, `server`, `the host`, `outside`.
-        interface: the name of the interface there.
-        way: `in` or `out`, as that namespace sees it.
-        source, target: address and port, as they are there.
-        flags: of TCP: `SYN` asks for the connection, `SYN ACK` answers.
-    """
-
-    at_us: float
-    place: str
-    interface: str
-    way: str
-    source: str
-    target: str
-    flags: str
+    at_us: float = column("since the first hop of the request, on the clock of the engine's host")
+    place: str = column("whose network namespace: `client`, `server`, `the host`, `outside`")
+    interface: str = column("the name of the interface there")
+    way: str = column("`in` or `out`, as that namespace sees it")
+    source: str = column("address and port, as they are there")
+    target: str = column("address and port, as they are there")
+    flags: str = column("of TCP: `SYN` asks for the connection, `SYN ACK` answers")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CounterChange(Result):
-    """What one counter of packets gained while the request was on its way.
+    """What one counter of packets gained while the request was on its way."""
 
-    Attributes:
-        where: an interface with its place, or a rule of the firewall with its table and chain.
-        before, after: its value.
-    """
-
-    where: str
-    before: int
-    after: int
+    where: str = column("an interface with its place, or a rule of the firewall with its table and chain")
+    before: int = column("its value")
+    after: int = column("its value")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PacketTrace(Result):
-    """The first packet of a request and the first of its answer, hop by hop, in the order of their time.
+    """The first packet of a request and the first of its answer, hop by hop, in the order of their time."""
 
-    Attributes:
-        name: `to a container`, `to the host`, `to the outside`.
-        answered: whether the page came.
-        hops: the SYN of the request, then the SYN ACK of the answer.
-        interfaces: packets counted at the interfaces on the way.
-        rules: the rules of the firewall that counted packets and name the network's bridge, subnet or server.
-    """
-
-    name: str
-    answered: bool
-    hops: tuple[Hop, ...]
-    interfaces: tuple[CounterChange, ...]
-    rules: tuple[CounterChange, ...]
+    name: str = column("`to a container`, `to the host`, `to the outside`")
+    answered: bool = column("whether the page came")
+    hops: tuple[Hop, ...] = column("the SYN of the request, then the SYN ACK of the answer", shown=False)
+    interfaces: tuple[CounterChange, ...] = column(
+        "packets counted at the interfaces on the way", shown=False
+    )
+    rules: tuple[CounterChange, ...] = column(
+        "the rules of the firewall that counted packets and name the network's bridge, subnet or server",
+        shown=False,
+    )
 
     def __repr__(self) -> str:
         return f"a request {self.name}, seen at {len(self.hops)} places"
@@ -109,19 +91,13 @@ class PacketTrace(Result):
         return table(rows, ["µs", "place", "interface", "way", "from", "to", "TCP"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PacketTraces(Result):
-    """Three requests of one container.
+    """Three requests of one container."""
 
-    Attributes:
-        to_container: to another container on its network.
-        to_host: to the host's address on its bridge.
-        to_outside: to a neighbour of the host, by a way that leaves the host.
-    """
-
-    to_container: PacketTrace
-    to_host: PacketTrace
-    to_outside: PacketTrace
+    to_container: PacketTrace = column("to another container on its network", shown=False)
+    to_host: PacketTrace = column("to the host's address on its bridge", shown=False)
+    to_outside: PacketTrace = column("to a neighbour of the host, by a way that leaves the host", shown=False)
 
     def frame(self) -> pd.DataFrame:
         """One row a journey."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import BadInput
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,42 +33,32 @@ ICMP = {0: "echo reply", 3: "unreachable", 8: "echo request"}
 FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Header(Result):
-    """One header of a packet.
+    """One header of a packet."""
 
-    Attributes:
-        name: `Ethernet`, `IPv4`, `UDP`, `VXLAN`, …
-        bytes: how long the header is.
-        fields: (name, value) of those that the course looks at.
-    """
-
-    name: str
-    bytes: int
-    fields: tuple[tuple[str, str], ...]
+    name: str = column("`Ethernet`, `IPv4`, `UDP`, `VXLAN`, …")
+    bytes: int = column("how long the header is")
+    fields: tuple[tuple[str, str], ...] = column(
+        "(name, value) of those that the course looks at", shown=False
+    )
 
     def get(self, name: str) -> str:
         """The value of one field; KeyError where the layer has none of that name."""
         return dict(self.fields)[name]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Packet(Result):
-    """A packet as it was seen at one interface.
+    """A packet as it was seen at one interface."""
 
-    Attributes:
-        at_s: when, in seconds since 1970, on the clock of the engine's host.
-        interface: the index of the interface, 0 where the capture does not tell.
-        way: `in`, `out`, `passing` (for somebody else), or "" where the capture does not tell.
-        bytes: how long the packet was on the wire.
-        layers: its headers, the outermost first.
-    """
-
-    at_s: float
-    interface: int
-    way: str
-    bytes: int
-    layers: tuple[Header, ...]
+    at_s: float = column("when, in seconds since 1970, on the clock of the engine's host")
+    interface: int = column("the index of the interface, 0 where the capture does not tell")
+    way: str = column(
+        "`in`, `out`, `passing` (for somebody else), or an empty string where the capture does not tell"
+    )
+    bytes: int = column("how long the packet was on the wire")
+    layers: tuple[Header, ...] = rows("its headers, the outermost first", of=Header)
 
     def frame(self) -> pd.DataFrame:
         """One row a header."""

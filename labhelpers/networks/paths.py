@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from labhelpers.networks.firewall import UNPUBLISHED
 from labhelpers.networks.maps import network_map
 from labhelpers.networks.overlay import OVERLAY, SwarmEngines
 from labhelpers.networks.veth import veth_pair
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,35 +51,27 @@ STREAM_S = 0.25
 SERVE = f'iperf3 -s -D -p {IPERF} && exec python3 -c "$PROBE" serve 0.0.0.0 {ECHO}'
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sample(Result):
-    """One measurement of one way.
+    """One measurement of one way."""
 
-    Attributes:
-        path: its name, out of `PATHS`.
-        round: its number; in each round every way is measured once.
-        round_trips_us: of one small message each over TCP and its echo, one after the other.
-        one_stream_bits_per_s, four_streams_bits_per_s: what iperf3 carried, as the receiver counted it.
-    """
-
-    path: str
-    round: int
-    round_trips_us: tuple[float, ...]
-    one_stream_bits_per_s: float
-    four_streams_bits_per_s: float
+    path: str = column("its name, out of `PATHS`")
+    round: int = column("its number; in each round every way is measured once")
+    round_trips_us: tuple[float, ...] = column(
+        "of one small message each over TCP and its echo, one after the other"
+    )
+    one_stream_bits_per_s: float = column("what iperf3 carried, as the receiver counted it")
+    four_streams_bits_per_s: float = column("what iperf3 carried, as the receiver counted it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Paths(Result):
-    """What the ways between two programs cost, on one engine, in one run.
+    """What the ways between two programs cost, on one engine, in one run."""
 
-    Attributes:
-        samples: in the order in which they were taken.
-        left_out: (way, why) of those that this engine cannot have.
-    """
-
-    samples: tuple[Sample, ...]
-    left_out: tuple[tuple[str, str], ...]
+    samples: tuple[Sample, ...] = rows("in the order in which they were taken", of=Sample)
+    left_out: tuple[tuple[str, str], ...] = column(
+        "(way, why) of those that this engine cannot have", shown=False
+    )
 
     def __repr__(self) -> str:
         return f"{len(self.samples)} measurements of {len(self.names)} ways"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.waiting import wait_for
@@ -12,7 +11,7 @@ from labhelpers.errors import BadInput, TimedOut
 from labhelpers.networks.capture import capture
 from labhelpers.networks.overlay import IMAGE, NAMES, OVERLAY, SwarmEngines
 from labhelpers.networks.packets import Packet
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,25 +30,20 @@ POLL_S = 0.5
 """Between two looks: each is a few processes on a machine that has just lost half of itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OverlayPing(Result):
-    """A ping from a container on one engine to a container on the other, seen on the wire between the engines.
+    """A ping from a container on one engine to a container on the other, seen on the wire between the engines."""
 
-    Attributes:
-        addresses: (container, its address on the overlay) of both.
-        engines: (engine, its address on the wire between them) of both.
-        answered: whether the other container answered to its name.
-        mtu_bytes: of the container's interface.
-        wire_mtu_bytes: of the engine's interface, where the packet leaves.
-        packets: those seen on the wire.
-    """
-
-    addresses: tuple[tuple[str, str], ...]
-    engines: tuple[tuple[str, str], ...]
-    answered: bool
-    mtu_bytes: int
-    wire_mtu_bytes: int
-    packets: tuple[Packet, ...]
+    addresses: tuple[tuple[str, str], ...] = column(
+        "(container, its address on the overlay) of both", shown=False
+    )
+    engines: tuple[tuple[str, str], ...] = column(
+        "(engine, its address on the wire between them) of both", shown=False
+    )
+    answered: bool = column("whether the other container answered to its name")
+    mtu_bytes: int = column("of the container's interface")
+    wire_mtu_bytes: int = column("of the engine's interface, where the packet leaves")
+    packets: tuple[Packet, ...] = rows("those seen on the wire", of=Packet)
 
     @property
     def request(self) -> Packet:
@@ -67,43 +61,33 @@ class OverlayPing(Result):
         return self.request.frame()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MtuProbe(Result):
-    """Whether a ping of one size crosses, not allowed to be cut into fragments.
+    """Whether a ping of one size crosses, not allowed to be cut into fragments."""
 
-    Attributes:
-        payload_bytes: as given to `ping -s`; the packet is 28 bytes longer.
-        crossed: whether it was answered.
-        words: what ping said where it was not.
-    """
-
-    payload_bytes: int
-    crossed: bool
-    words: str
+    payload_bytes: int = column("as given to `ping -s`; the packet is 28 bytes longer")
+    crossed: bool = column("whether it was answered")
+    words: str = column("what ping said where it was not")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EngineFailure(Result):
-    """A service with two replicas, and what happened when one of the engines was killed.
+    """A service with two replicas, and what happened when one of the engines was killed."""
 
-    Attributes:
-        before: (engine, running replicas) at the start.
-        after: (engine, running replicas) at the end, by the manager's word.
-        noticed_s: from the kill until the manager called the engine down.
-        replaced_s: from the kill until two replicas ran again on the engine that is left.
-        addresses_before, addresses_after: what the service's name meant, for a container on the network.
-        served_meanwhile: how many of the requests by name were answered between the kill and the end.
-        asked_meanwhile: how many there were.
-    """
-
-    before: tuple[tuple[str, int], ...]
-    after: tuple[tuple[str, int], ...]
-    noticed_s: float
-    replaced_s: float
-    addresses_before: tuple[str, ...]
-    addresses_after: tuple[str, ...]
-    served_meanwhile: int
-    asked_meanwhile: int
+    before: tuple[tuple[str, int], ...] = column("(engine, running replicas) at the start", shown=False)
+    after: tuple[tuple[str, int], ...] = column(
+        "(engine, running replicas) at the end, by the manager's word", shown=False
+    )
+    noticed_s: float = column("from the kill until the manager called the engine down")
+    replaced_s: float = column("from the kill until two replicas ran again on the engine that is left")
+    addresses_before: tuple[str, ...] = column(
+        "what the service's name meant, for a container on the network"
+    )
+    addresses_after: tuple[str, ...] = column("what the service's name meant, for a container on the network")
+    served_meanwhile: int = column(
+        "how many of the requests by name were answered between the kill and the end"
+    )
+    asked_meanwhile: int = column("how many there were")
 
     def frame(self) -> pd.DataFrame:
         """One row a moment."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine import subnets
 from labhelpers.errors import LabError
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
@@ -26,22 +25,15 @@ DOCUMENTATION_BLOCKS = tuple(ipaddress.IPv4Network(block) for block in ("198.51.
 RUN_TIMEOUT_S = 60
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VethPair(Result):
-    """A wire between the host and one container.
+    """A wire between the host and one container."""
 
-    Attributes:
-        link: the name of the host's end.
-        far: the name of the container at the other end; its interface is called `wire`.
-        subnet: of both ends.
-        host_address, far_address: of the two ends, without the prefix length.
-    """
-
-    link: str
-    far: str
-    subnet: str
-    host_address: str
-    far_address: str
+    link: str = column("the name of the host's end")
+    far: str = column("the name of the container at the other end; its interface is called `wire`")
+    subnet: str = column("of both ends")
+    host_address: str = column("of the two ends, without the prefix length")
+    far_address: str = column("of the two ends, without the prefix length")
 
 
 def veth_pair(lab: Lab, far: str) -> VethPair:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.persistence.servers import DATA, volume_name
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, derived, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
 CONTAINER_LAYER, ANONYMOUS_VOLUME, VOLUME, BIND = (
@@ -21,48 +18,35 @@ CONTAINER_LAYER, ANONYMOUS_VOLUME, VOLUME, BIND = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DataLocation(Result):
-    """Where one container keeps its data directory.
+    """Where one container keeps its data directory."""
 
-    Attributes:
-        container: its name.
-        kind: `container layer`, `volume without a name`, `volume` or `bind mount`.
-        name: of the volume, as the engine knows it; empty where it is none.
-        asked_for: whether whoever made the container named that place; else the image did (its VOLUME).
-        size_bytes: what the directory takes, as `du` in the container counts it; None where it does not run.
-    """
-
-    container: str
-    kind: str
-    name: str
-    asked_for: bool
-    size_bytes: int | None
+    container: str = column("its name")
+    kind: str = column("`container layer`, `volume without a name`, `volume` or `bind mount`")
+    name: str = column("of the volume, as the engine knows it; empty where it is none", shown=False)
+    asked_for: bool = column(
+        "whether whoever made the container named that place; else the image did (its VOLUME)"
+    )
+    size_bytes: int | None = column(
+        "what the directory takes, as `du` in the container counts it; None where it does not run"
+    )
 
     def __repr__(self) -> str:
         asked = "asked for" if self.asked_for else "nobody asked for it: the image declares a VOLUME"
         return f"{self.container}: {self.kind} {self.short} ({asked})".replace("  ", " ")
 
-    @property
+    @derived
     def short(self) -> str:
         """The name as a person reads it: of 64 digits the first 12."""
         return self.name if self.kind != ANONYMOUS_VOLUME else f"{self.name[:12]}…"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DataLocations(Result):
-    """Where several containers keep their data.
+    """Where several containers keep their data."""
 
-    Attributes:
-        places: one each.
-    """
-
-    places: tuple[DataLocation, ...]
-
-    def frame(self) -> pd.DataFrame:
-        """One row a container: container, kind, name, asked_for, size_bytes."""
-        rows = [(p.container, p.kind, p.short, p.asked_for, p.size_bytes) for p in self.places]
-        return table(rows, ["container", "kind", "name", "asked_for", "size_bytes"])
+    places: tuple[DataLocation, ...] = rows("one each", of=DataLocation)
 
 
 def find_data_location(lab: Lab, container: str, inside: str = DATA) -> DataLocation:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pymysql
@@ -30,7 +29,7 @@ from labhelpers.persistence.servers import (
     temporary_volume,
     wait_for_ready_log_line,
 )
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,18 +49,18 @@ _ESSENTIAL = ("docker kill",)
 _INSERT = f"insert into {DATABASE}.numbered values (%s)"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Durability(Result):
-    """What the server does at a commit (MySQL 8.4 Reference Manual, 17.14 and 19.1.6.4).
+    """What the server does at a commit (MySQL 8.4 Reference Manual, 17.14 and 19.1.6.4)."""
 
-    Attributes:
-        flush: `innodb_flush_log_at_trx_commit`. 1: the log is written and flushed to the disk at each commit; 2: it is
-            written at each commit and flushed once a second; 0: it is written and flushed once a second.
-        sync: `sync_binlog`: after so many commits the binary log is flushed; 0: when the kernel likes to.
-    """
-
-    flush: int
-    sync: int
+    flush: int = column(
+        "`innodb_flush_log_at_trx_commit`. 1: the log is written and flushed to the disk at each commit; "
+        "2: it is written at each commit and flushed once a second; 0: it is written and flushed once a "
+        "second"
+    )
+    sync: int = column(
+        "`sync_binlog`: after so many commits the binary log is flushed; 0: when the kernel likes to"
+    )
 
     def __str__(self) -> str:
         return f"{self.flush} / {self.sync}"
@@ -80,23 +79,15 @@ FLUSHED_AT_COMMIT, FLUSHED_EACH_SECOND, WRITTEN_EACH_SECOND = (
 """As MySQL sets it; handed to the kernel at each commit; handed to the kernel once a second."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kill(Result):
-    """One kill.
+    """One kill."""
 
-    Attributes:
-        acknowledged: rows whose commit the server had acknowledged in this round.
-        lost: how many of these were not there afterwards.
-        unacknowledged: rows that were there although their commit had not been acknowledged.
-        wrote_s: from the first acknowledged row to the last one.
-        down_s: from the kill until the server, started again, accepted a connection.
-    """
-
-    acknowledged: int
-    lost: int
-    unacknowledged: int
-    wrote_s: float
-    down_s: float
+    acknowledged: int = column("rows whose commit the server had acknowledged in this round")
+    lost: int = column("how many of these were not there afterwards")
+    unacknowledged: int = column("rows that were there although their commit had not been acknowledged")
+    wrote_s: float = column("from the first acknowledged row to the last one")
+    down_s: float = column("from the kill until the server, started again, accepted a connection")
 
     @property
     def rows_per_s(self) -> float:
@@ -104,17 +95,12 @@ class Kill(Result):
         return (self.acknowledged - 1) / self.wrote_s if self.wrote_s else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kills(Result):
-    """A database that was killed several times under one setting.
+    """A database that was killed several times under one setting."""
 
-    Attributes:
-        setting: read back from the server.
-        kills: one each.
-    """
-
-    setting: Durability
-    kills: tuple[Kill, ...]
+    setting: Durability = column("read back from the server", shown=False)
+    kills: tuple[Kill, ...] = rows("one each", of=Kill)
 
     def __repr__(self) -> str:
         return f"{len(self.kills)} kills at {self.setting}: {self.acknowledged} rows acknowledged, {self.lost} lost"
@@ -151,17 +137,15 @@ class Kills(Result):
         return table(rows, ["kill", "acknowledged", "lost", "unacknowledged", "rows_per_s", "down_s"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DurabilityTradeoff(Result):
-    """What safety costs and what speed costs: kills under several settings, and how fast each one commits.
+    """What safety costs and what speed costs: kills under several settings, and how fast each one commits."""
 
-    Attributes:
-        runs: the kills, one for each setting.
-        rates: for each of them, rows acknowledged a second, measured several times while nothing else was written.
-    """
-
-    runs: tuple[Kills, ...]
-    rates: tuple[tuple[float, ...], ...]
+    runs: tuple[Kills, ...] = rows("the kills, one for each setting", of=Kills)
+    rates: tuple[tuple[float, ...], ...] = column(
+        "for each of them, rows acknowledged a second, measured several times while nothing else was written",
+        shown=False,
+    )
 
     def of(self, setting: Durability) -> Kills:
         """The kills under one setting."""

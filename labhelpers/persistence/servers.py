@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from labhelpers.engine import responses
 from labhelpers.errors import ContainerError, EngineRefused, LabError, ServerRefused
 from labhelpers.lab import Output
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -57,17 +56,12 @@ _COPIES: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ready(Result):
-    """A server that answers.
+    """A server that answers."""
 
-    Attributes:
-        container: its name.
-        waited_s: from the call until its first answer.
-    """
-
-    container: str
-    waited_s: float
+    container: str = column("its name")
+    waited_s: float = column("from the call until its first answer")
 
     def __repr__(self) -> str:
         return f"{self.container} answers, after {self.waited_s:.1f} s"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import LabError
@@ -17,7 +16,7 @@ from labhelpers.persistence.servers import (
     temporary_volume,
     wait_until_ready,
 )
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -30,25 +29,25 @@ _TIMEOUT_S = 300.0
 _POLL_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SharedDataDirectory(Result):
-    """Two containers that mount one volume, and want to be its database.
+    """Two containers that mount one volume, and want to be its database."""
 
-    Attributes:
-        words: the line of the second one's log in which it says that it cannot have the files; empty if it said none.
-        second_answered: whether the second one answered a client before that.
-        waited_s: from its start to those words.
-        rows_before, rows_after: what the first one holds, before the second one came and after it was removed; in
-            between one row was written to the first one.
-        check: what the first one says to `check table`.
-    """
-
-    words: str
-    second_answered: bool
-    waited_s: float
-    rows_before: int
-    rows_after: int
-    check: str
+    words: str = column(
+        "the line of the second one's log in which it says that it cannot have the files; empty if it "
+        "said none"
+    )
+    second_answered: bool = column("whether the second one answered a client before that")
+    waited_s: float = column("from its start to those words")
+    rows_before: int = column(
+        "what the first one holds, before the second one came and after it was removed; in between one "
+        "row was written to the first one"
+    )
+    rows_after: int = column(
+        "what the first one holds, before the second one came and after it was removed; in between one "
+        "row was written to the first one"
+    )
+    check: str = column("what the first one says to `check table`")
 
     @property
     def message(self) -> str:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from labhelpers.persistence.servers import (
     temporary_volume,
     wait_until_ready,
 )
-from labhelpers.results import Result, table, with_text_fallback
+from labhelpers.results import Result, column, record, rows, table, with_text_fallback
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,40 +45,27 @@ NEXT_CONNECTIONS = 77
 """What the newer image sets `max_connections` to: whoever asks the server knows that it runs from that image."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SurvivalOutcome(Result):
-    """What became of the row in one place after one operation.
+    """What became of the row in one place after one operation."""
 
-    Attributes:
-        way: where the data directory was, out of `WAYS`.
-        operation: what happened to the container, out of `OPERATIONS`.
-        survived: whether the row was read afterwards.
-        said: what the server answered to `select * from mytab;`.
-        took_s: from the beginning of the operation to that answer.
-    """
-
-    way: str
-    operation: str
-    survived: bool
-    said: str
-    took_s: float
+    way: str = column("where the data directory was, out of `WAYS`")
+    operation: str = column("what happened to the container, out of `OPERATIONS`")
+    survived: bool = column("whether the row was read afterwards")
+    said: str = column("what the server answered to `select * from mytab;`")
+    took_s: float = column("from the beginning of the operation to that answer")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Survival(Result):
-    """The table of what survives what.
+    """The table of what survives what."""
 
-    Attributes:
-        outcomes: one for each way and operation.
-        orphans: how many volumes without a name `docker rm` left behind.
-        next_connections: `max_connections` of each server of the newer image.
-        predicted: (way, operation) → what the reader predicted, where he did.
-    """
-
-    outcomes: tuple[SurvivalOutcome, ...]
-    orphans: int
-    next_connections: tuple[int, ...]
-    predicted: dict[tuple[str, str], str] = field(default_factory=dict)
+    outcomes: tuple[SurvivalOutcome, ...] = rows("one for each way and operation", of=SurvivalOutcome)
+    orphans: int = column("how many volumes without a name `docker rm` left behind")
+    next_connections: tuple[int, ...] = column("`max_connections` of each server of the newer image")
+    predicted: dict[tuple[str, str], str] = column(
+        "(way, operation) → what the reader predicted, where he did", shown=False, default_factory=dict
+    )
 
     def __repr__(self) -> str:
         return f"{len(self.outcomes)} cells, the row survived in {sum(one.survived for one in self.outcomes)}"

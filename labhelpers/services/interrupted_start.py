@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import mysql
 from labhelpers.errors import ContainerMissing
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 from labhelpers.services.startup import MILESTONES, READY, STARTS_TEMPORARY
 
 if TYPE_CHECKING:
@@ -31,27 +30,22 @@ _ERROR = re.compile(r"\[ERROR\]|ERROR:")
 _CLIENT = ["mysql", "--protocol=tcp", "-h127.0.0.1", "-uroot", "-pbook", "-e"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KilledStart(Result):
-    """One first start that was killed, and the start after it, on the same data directory.
+    """One first start that was killed, and the start after it, on the same data directory."""
 
-    Attributes:
-        when: it was killed.
-        killed_s: after how long.
-        left: names in the data directory then.
-        has_system: whether the directory `mysql` is among them, by which the next start takes it for made.
-        ended: how the next start ended; None where it stayed up.
-        said: errors in its log, at most three.
-        client: what a client with the right password heard from it; "" where there was no server to ask.
-    """
-
-    when: str
-    killed_s: float
-    left: tuple[str, ...]
-    has_system: bool
-    ended: int | None
-    said: tuple[str, ...]
-    client: str
+    when: str = column("it was killed")
+    killed_s: float = column("after how long")
+    left: tuple[str, ...] = column("names in the data directory then")
+    has_system: bool = column(
+        "whether the directory `mysql` is among them, by which the next start takes it for made"
+    )
+    ended: int | None = column("how the next start ended; None where it stayed up")
+    said: tuple[str, ...] = column("errors in its log, at most three")
+    client: str = column(
+        "what a client with the right password heard from it; an empty string where there was no server "
+        "to ask"
+    )
 
     @property
     def usable(self) -> bool:
@@ -59,15 +53,11 @@ class KilledStart(Result):
         return self.ended is None and "ERROR" not in self.client
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KilledStarts(Result):
-    """First starts that were killed at different moments.
+    """First starts that were killed at different moments."""
 
-    Attributes:
-        cases: one for each moment.
-    """
-
-    cases: tuple[KilledStart, ...]
+    cases: tuple[KilledStart, ...] = rows("one for each moment", of=KilledStart)
 
     def of(self, when: str) -> KilledStart:
         """The case of one moment."""

@@ -8,17 +8,15 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from html import escape, unescape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from labhelpers.errors import LabError, TimedOut
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.engine.images import HubImage
@@ -42,31 +40,21 @@ _MAX_AGE_S = 30.0
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HostMount(Result):
-    """What one mount of the book's line gives.
+    """What one mount of the book's line gives."""
 
-    Attributes:
-        host, inside: its path on the engine's host, and in the container.
-        gives: what is there, in a few words.
-        there: whether the host has it.
-    """
-
-    host: str
-    inside: str
-    gives: str
-    there: bool
+    host: str = column("its path on the engine's host, and in the container")
+    inside: str = column("its path on the engine's host, and in the container")
+    gives: str = column("what is there, in a few words")
+    there: bool = column("whether the host has it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HostMounts(Result):
-    """The mounts of the book's line, as the engine's host has them.
+    """The mounts of the book's line, as the engine's host has them."""
 
-    Attributes:
-        mounts: in the book's order.
-    """
-
-    mounts: tuple[HostMount, ...]
+    mounts: tuple[HostMount, ...] = rows("in the book's order", of=HostMount)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -77,11 +65,6 @@ class HostMounts(Result):
         """`--volume` options for those that are there, but for the paths in `without`."""
         kept = (one for one in self.mounts if one.there and one.host not in without)
         return " ".join(f"--volume={one.host}:{one.inside}:ro" for one in kept)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a mount: on the host, in the container, there, gives."""
-        rows = [(one.host, one.inside, one.there, one.gives) for one in self.mounts]
-        return table(rows, ["on the host", "in the container", "there", "gives"])
 
 
 def host_mounts(lab: Lab, mounts: Sequence[tuple[str, str, str]] = BOOK_MOUNTS) -> HostMounts:
@@ -143,17 +126,12 @@ for (const place of document.querySelectorAll(".labhelpers-page:not(.is-tried)")
 """
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Page(Result):
-    """A web page of a container: in a frame where the browser reaches it, and everywhere as a link.
+    """A web page of a container: in a frame where the browser reaches it, and everywhere as a link."""
 
-    Attributes:
-        url: on the loopback of the machine on which the notebook's kernel runs.
-        shows: what the page shows, in a line.
-    """
-
-    url: str
-    shows: str = ""
+    url: str = column("on the loopback of the machine on which the notebook's kernel runs")
+    shows: str = column("what the page shows, in a line", default="")
 
     @property
     def port(self) -> int:
@@ -240,17 +218,14 @@ def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _DISC
 # --- its numbers
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MonitorReadings:
-    """What a monitor says of a container.
+    """What a monitor says of a container."""
 
-    Attributes:
-        cpu: (seconds since 1970 on the host's clock, percent of one processor in the time before).
-        memory: (seconds, anonymous memory in bytes).
-    """
-
-    cpu: tuple[tuple[float, float], ...]
-    memory: tuple[tuple[float, float], ...]
+    cpu: tuple[tuple[float, float], ...] = column(
+        "(seconds since 1970 on the host's clock, percent of one processor in the time before)"
+    )
+    memory: tuple[tuple[float, float], ...] = column("(seconds, anonymous memory in bytes)")
 
 
 def monitor_kind(image: HubImage) -> str:

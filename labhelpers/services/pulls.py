@@ -6,17 +6,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.errors import LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.engine.images import HubImage
     from labhelpers.lab import Lab
 
@@ -38,53 +35,31 @@ _SETTINGS = {
 _TIMEOUT_S = 900.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PulledLayer:
-    """One layer of a pull, times in seconds since it began.
+    """One layer of a pull, times in seconds since it began."""
 
-    Attributes:
-        id: as docker shows it.
-        bytes: of its blob as it travels; 0 where the engine did not say.
-        begin_s, fetched_s, done_s: told of; fetched; unpacked. All the same for one that was already there.
-        already_there: whether the engine had it before.
-    """
-
-    id: str
-    bytes: int
-    begin_s: float
-    fetched_s: float
-    done_s: float
-    already_there: bool
+    id: str = column("as docker shows it")
+    bytes: int = column("of its blob as it travels; 0 where the engine did not say")
+    begin_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
+    fetched_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
+    done_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
+    already_there: bool = column("whether the engine had it before")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pulled(Result):
-    """A `docker pull` of a service's image.
+    """A `docker pull` of a service's image."""
 
-    Attributes:
-        ref: what was pulled.
-        layers: in the order in which the engine told of them.
-        total_s: wall time.
-        size_bytes: of the image, as the engine counts.
-    """
-
-    ref: str
-    layers: tuple[PulledLayer, ...]
-    total_s: float
-    size_bytes: int
+    ref: str = column("what was pulled")
+    layers: tuple[PulledLayer, ...] = rows("in the order in which the engine told of them", of=PulledLayer)
+    total_s: float = column("wall time")
+    size_bytes: int = column("of the image, as the engine counts")
 
     @property
     def fetched(self) -> int:
         """How many layers travelled."""
         return sum(not one.already_there for one in self.layers)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a layer: layer, bytes, already there, begin_s, fetched_s, done_s."""
-        rows = [
-            (one.id, one.bytes, one.already_there, one.begin_s, one.fetched_s, one.done_s)
-            for one in self.layers
-        ]
-        return table(rows, ["layer", "bytes", "already there", "begin_s", "fetched_s", "done_s"])
 
 
 class PushedImage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from labhelpers.course import mysql
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER
 from labhelpers.errors import EngineRefused, LabError, NotRunning, ServerRefused, TimedOut
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,66 +47,49 @@ ACCEPTED = "accepted"
 _CANNOT_CONNECT = "(2003,"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Milestone:
-    """A line of the log that says how far the start is.
+    """A line of the log that says how far the start is."""
 
-    Attributes:
-        at_s: since the container's first process started, on the engine's clock.
-        what: one of the names in `MILESTONES`.
-        line: what the log says.
-    """
-
-    at_s: float
-    what: str
-    line: str
+    at_s: float = column("since the container's first process started, on the engine's clock")
+    what: str = column("one of the names in `MILESTONES`")
+    line: str = column("what the log says")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HealthProbe:
-    """One run of the health check.
+    """One run of the health check."""
 
-    Attributes:
-        start_s, end_s: since the container's first process started, on the engine's clock.
-        exit_code: 0 is healthy.
-    """
-
-    start_s: float
-    end_s: float
-    exit_code: int
+    start_s: float = column("since the container's first process started, on the engine's clock")
+    end_s: float = column("since the container's first process started, on the engine's clock")
+    exit_code: int = column("0 is healthy")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConnectionAttempt:
-    """A client that tried to connect.
+    """A client that tried to connect."""
 
-    Attributes:
-        at_s: when it was answered, since the container's first process started.
-        outcome: `nobody listens`; `taken, then closed` (something in between takes the connection, with no server
-            behind it yet); `accepted`.
-    """
-
-    at_s: float
-    outcome: str
+    at_s: float = column("when it was answered, since the container's first process started")
+    outcome: str = column(
+        "`nobody listens`; `taken, then closed` (something in between takes the connection, with no "
+        "server behind it yet); `accepted`"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Startup(Result):
-    """A MySQL server from the start of its container to the first accepted connection, and to `healthy`.
+    """A MySQL server from the start of its container to the first accepted connection, and to `healthy`."""
 
-    Attributes:
-        name: of the container.
-        milestones, probes, tries: in order.
-        healthy_s: when a check passed first; None where there is no health check, or none passed within `HEALTHY_S`.
-        clock_ms: how well the client's clock and the engine's are compared: half of the shortest question.
-    """
-
-    name: str
-    milestones: tuple[Milestone, ...]
-    probes: tuple[HealthProbe, ...]
-    tries: tuple[ConnectionAttempt, ...]
-    healthy_s: float | None
-    clock_ms: float
+    name: str = column("of the container")
+    milestones: tuple[Milestone, ...] = column("in order", shown=False)
+    probes: tuple[HealthProbe, ...] = column("in order", shown=False)
+    tries: tuple[ConnectionAttempt, ...] = column("in order", shown=False)
+    healthy_s: float | None = column(
+        "when a check passed first; None where there is no health check, or none passed within `HEALTHY_S`"
+    )
+    clock_ms: float = column(
+        "how well the client's clock and the engine's are compared: half of the shortest question"
+    )
 
     @property
     def accepted_s(self) -> float:

@@ -7,13 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 from labhelpers.services import monitor as monitors
 
 if TYPE_CHECKING:
@@ -37,43 +36,36 @@ _START_TIMEOUT_S = 120.0
 _LOAD = Path(__file__).with_name("inside") / "load.py"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
-    """One part of the load, times in seconds since its first part began, on the host's clock.
+    """One part of the load, times in seconds since its first part began, on the host's clock."""
 
-    Attributes:
-        busy_ms, held_mib: what it was to do: in every 100 ms, and hold.
-        begin_s, end_s: when.
-        used_s: processor time, by its own account (clock_gettime(2), CLOCK_PROCESS_CPUTIME_ID).
-    """
-
-    busy_ms: int
-    held_mib: int
-    begin_s: float
-    end_s: float
-    used_s: float
+    busy_ms: int = column("what it was to do: in every 100 ms, and hold")
+    held_mib: int = column("what it was to do: in every 100 ms, and hold")
+    begin_s: float = column("when")
+    end_s: float = column("when")
+    used_s: float = column("processor time, by its own account (clock_gettime(2), CLOCK_PROCESS_CPUTIME_ID)")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UsageComparison(Result):
-    """What a container used, as four say. Times in seconds since the load began, on the host's clock.
+    """What a container used, as four say. Times in seconds since the load began, on the host's clock."""
 
-    Attributes:
-        monitor: `cAdvisor` or `Netdata`.
-        steps: the load's own account.
-        kernel_file: the file of the kernel's counter of processor time.
-        kernel: (time, processor seconds so far, bytes of anonymous memory), from the files themselves.
-        sampler: (time, percent of one processor since the reading before, bytes), ten times a second.
-        told_cpu, told_memory: the monitor: (time, percent of one processor), (time, bytes).
-    """
-
-    monitor: str
-    steps: tuple[Step, ...]
-    kernel_file: str
-    kernel: tuple[tuple[float, float, float], ...]
-    sampler: tuple[tuple[float, float, float], ...]
-    told_cpu: tuple[tuple[float, float], ...]
-    told_memory: tuple[tuple[float, float], ...]
+    monitor: str = column("`cAdvisor` or `Netdata`")
+    steps: tuple[Step, ...] = rows("the load's own account", of=Step)
+    kernel_file: str = column("the file of the kernel's counter of processor time")
+    kernel: tuple[tuple[float, float, float], ...] = column(
+        "(time, processor seconds so far, bytes of anonymous memory), from the files themselves", shown=False
+    )
+    sampler: tuple[tuple[float, float, float], ...] = column(
+        "(time, percent of one processor since the reading before, bytes), ten times a second", shown=False
+    )
+    told_cpu: tuple[tuple[float, float], ...] = column(
+        "the monitor: (time, percent of one processor), (time, bytes)", shown=False
+    )
+    told_memory: tuple[tuple[float, float], ...] = column(
+        "the monitor: (time, percent of one processor), (time, bytes)", shown=False
+    )
 
     @property
     def total_s(self) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -22,34 +22,26 @@ TIMEOUT_S = 120.0
 """How much longer than its command a container may take, from its start to its end."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerLifetime(Result):
-    """The life of a container that has ended.
+    """The life of a container that has ended."""
 
-    Attributes:
-        asked_s: how long its command was to take.
-        lived_s: from the start of its first process, as the engine noted it, to its end, by the engine's clock.
-        noted_s: from the making of the container to that note; the process began somewhere in it.
-        status: what the engine says of it now: "exited".
-        exit_code: of its first process.
-    """
-
-    asked_s: float
-    lived_s: float
-    noted_s: float
-    status: str
-    exit_code: int
+    asked_s: float = column("how long its command was to take")
+    lived_s: float = column(
+        "from the start of its first process, as the engine noted it, to its end, by the engine's clock"
+    )
+    noted_s: float = column(
+        "from the making of the container to that note; the process began somewhere in it"
+    )
+    status: str = column('what the engine says of it now: "exited"')
+    exit_code: int = column("of its first process")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerLifetimes(Result):
-    """The lives of containers whose commands take different times.
+    """The lives of containers whose commands take different times."""
 
-    Attributes:
-        lives: one for each, in the order asked.
-    """
-
-    lives: tuple[ContainerLifetime, ...]
+    lives: tuple[ContainerLifetime, ...] = rows("one for each, in the order asked", of=ContainerLifetime)
 
     @property
     def all_ended_by_themselves(self) -> bool:

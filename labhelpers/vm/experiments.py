@@ -20,7 +20,7 @@ from docker.errors import NotFound
 
 from labhelpers import state
 from labhelpers.errors import BadInput, EngineRefused, GuestFailed, LabError, NotRunning, TimedOut
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -223,17 +223,14 @@ def _held_bytes(lab: Lab, containers: Sequence[Container]) -> list[int]:
 # --- acceleration
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Acceleration(Result):
-    """How the guests run here.
+    """How the guests run here."""
 
-    Attributes:
-        kind: `kvm` (the processor runs the guest's code) or `tcg` (QEMU translates it).
-        reason: why, in words.
-    """
-
-    kind: Literal["tcg", "kvm"]
-    reason: str
+    kind: Literal["tcg", "kvm"] = column(
+        "`kvm` (the processor runs the guest's code) or `tcg` (QEMU translates it)"
+    )
+    reason: str = column("why, in words")
 
 
 def probe_accel(lab: Lab) -> Acceleration:
@@ -286,19 +283,13 @@ class Phase:
     end_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Start:
-    """One start, from `docker create` to the payload's first answer.
+    """One start, from `docker create` to the payload's first answer."""
 
-    Attributes:
-        kind: `vm` or `container`.
-        order: the place in which it was started, from 0; the order is random.
-        phases: without gaps, in order.
-    """
-
-    kind: Kind
-    order: int
-    phases: tuple[Phase, ...]
+    kind: Kind = column("`vm` or `container`")
+    order: int = column("the place in which it was started, from 0; the order is random")
+    phases: tuple[Phase, ...] = column("without gaps, in order", shown=False)
 
     @property
     def total_ms(self) -> float:
@@ -306,17 +297,12 @@ class Start:
         return self.phases[-1].end_ms - self.phases[0].start_ms
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartTimes(Result):
-    """Starts of guests and containers with the same payload.
+    """Starts of guests and containers with the same payload."""
 
-    Attributes:
-        starts: every one, in the order in which they were started.
-        accel: `kvm` or `tcg`.
-    """
-
-    starts: tuple[Start, ...]
-    accel: str
+    starts: tuple[Start, ...] = rows("every one, in the order in which they were started", of=Start)
+    accel: str = column("`kvm` or `tcg`")
 
     def of(self, kind: Kind) -> tuple[Start, ...]:
         """The starts of one kind."""
@@ -409,19 +395,13 @@ def _first(lines: Sequence[tuple[float, str]], is_mark: Callable[[str], bool]) -
 # --- memory and disk
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MemoryUsage(Result):
-    """What an idle guest and an idle container hold of the memory of the engine's host.
+    """What an idle guest and an idle container hold of the memory of the engine's host."""
 
-    Attributes:
-        vm_bytes: of QEMU with its guest (Pss of every process).
-        container_bytes: of the container's processes (Pss).
-        guest_memory_bytes: what the guest was given.
-    """
-
-    vm_bytes: int
-    container_bytes: int
-    guest_memory_bytes: int
+    vm_bytes: int = column("of QEMU with its guest (Pss of every process)")
+    container_bytes: int = column("of the container's processes (Pss)")
+    guest_memory_bytes: int = column("what the guest was given")
 
     @property
     def ratio(self) -> float:
@@ -439,24 +419,17 @@ def memory_usage(lab: Lab, pair: Pair) -> MemoryUsage:
     return MemoryUsage(guest, container, GUEST_MEMORY_MB * 1024 * 1024)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DiskUsage(Result):
-    """What each carries on disk, and what one more copy of it costs.
+    """What each carries on disk, and what one more copy of it costs."""
 
-    Attributes:
-        kernel_bytes, initramfs_bytes, root_disk_bytes: of the guest.
-        qemu_bytes: the rest of the image `vm`: QEMU, its libraries and firmware.
-        payload_image_bytes: the container's whole image.
-        vm_copy_bytes, container_copy_bytes: what a started one adds (`SizeRw`, Engine API).
-    """
-
-    kernel_bytes: int
-    initramfs_bytes: int
-    root_disk_bytes: int
-    qemu_bytes: int
-    payload_image_bytes: int
-    vm_copy_bytes: int
-    container_copy_bytes: int
+    kernel_bytes: int = column("of the guest")
+    initramfs_bytes: int = column("of the guest")
+    root_disk_bytes: int = column("of the guest")
+    qemu_bytes: int = column("the rest of the image `vm`: QEMU, its libraries and firmware")
+    payload_image_bytes: int = column("the container's whole image")
+    vm_copy_bytes: int = column("what a started one adds (`SizeRw`, Engine API)")
+    container_copy_bytes: int = column("what a started one adds (`SizeRw`, Engine API)")
 
     @property
     def guest_bytes(self) -> int:
@@ -494,37 +467,26 @@ def _added_bytes(lab: Lab, container: Container) -> int:
 # --- kernels
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kernel:
-    """A kernel as seen from one place.
+    """A kernel as seen from one place."""
 
-    Attributes:
-        seen_from: where.
-        release: `uname -r`.
-        version: /proc/version.
-        boot_id: drawn by the kernel at each boot (random(4)): two places with one boot id share one kernel.
-    """
-
-    seen_from: str
-    release: str
-    version: str
-    boot_id: str
+    seen_from: str = column("where")
+    release: str = column("`uname -r`")
+    version: str = column("/proc/version")
+    boot_id: str = column(
+        "drawn by the kernel at each boot (random(4)): two places with one boot id share one kernel"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kernels(Result):
-    """The kernel seen from the engine's host, from two containers of different images, and from two guests.
+    """The kernel seen from the engine's host, from two containers of different images, and from two guests."""
 
-    Attributes:
-        host: the engine's host.
-        containers, guests: two of each.
-        engine_says: the release that the engine itself reports (Engine API, GET /info).
-    """
-
-    host: Kernel
-    containers: tuple[Kernel, ...]
-    guests: tuple[Kernel, ...]
-    engine_says: str
+    host: Kernel = column("the engine's host", shown=False)
+    containers: tuple[Kernel, ...] = column("two of each", shown=False)
+    guests: tuple[Kernel, ...] = column("two of each", shown=False)
+    engine_says: str = column("the release that the engine itself reports (Engine API, GET /info)")
 
     @property
     def containers_share_the_hosts(self) -> bool:
@@ -574,19 +536,13 @@ def kernels(lab: Lab, pair: Pair) -> Kernels:
     return Kernels(host, tuple(inside), tuple(guests), str(lab.engine.info["KernelVersion"]))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EngineHost(Result):
-    """Where the engine lives.
+    """Where the engine lives."""
 
-    Attributes:
-        operating_system: what the engine says of it.
-        in_a_vm: whether the engine's host is itself a virtual machine.
-        reason: how that was found.
-    """
-
-    operating_system: str
-    in_a_vm: bool
-    reason: str
+    operating_system: str = column("what the engine says of it")
+    in_a_vm: bool = column("whether the engine's host is itself a virtual machine")
+    reason: str = column("how that was found")
 
 
 DMI = ("sys_vendor", "bios_vendor", "board_vendor", "product_name")
@@ -615,17 +571,14 @@ def engine_host(lab: Lab) -> EngineHost:
 # --- what they see
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BootLog(Result):
-    """What a guest said on its serial line.
+    """What a guest said on its serial line."""
 
-    Attributes:
-        at_ms: the time of each line, milliseconds since power-on, by the engine's clock.
-        lines: the text of each.
-    """
-
-    at_ms: tuple[float, ...]
-    lines: tuple[str, ...]
+    at_ms: tuple[float, ...] = column(
+        "the time of each line, milliseconds since power-on, by the engine's clock"
+    )
+    lines: tuple[str, ...] = column("the text of each")
 
     @property
     def kernel_lines(self) -> int:
@@ -655,43 +608,27 @@ def boot_log(pair: Pair) -> BootLog:
     return BootLog(tuple((at - lines[0][0]) * 1000 for at, _ in lines), tuple(text for _, text in lines))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class View:
-    """What the payload sees of the machine.
+    """What the payload sees of the machine."""
 
-    Attributes:
-        seen_from: `host`, `container` or `guest`.
-        pci: its PCI devices, `address vendor:device class`.
-        memory_bytes: all of the memory that it sees.
-        cpus: processors.
-        processes: in its /proc, kernel threads included.
-        root_filesystem: the type of what is mounted at /.
-    """
-
-    seen_from: str
-    pci: tuple[str, ...]
-    memory_bytes: int
-    cpus: int
-    processes: int
-    root_filesystem: str
+    seen_from: str = column("`host`, `container` or `guest`")
+    pci: tuple[str, ...] = column("its PCI devices, `address vendor:device class`")
+    memory_bytes: int = column("all of the memory that it sees")
+    cpus: int = column("processors")
+    processes: int = column("in its /proc, kernel threads included")
+    root_filesystem: str = column("the type of what is mounted at /")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Devices(Result):
-    """The machine as a container and a guest see it.
+    """The machine as a container and a guest see it."""
 
-    Attributes:
-        container, guest: one view each.
-        host_memory_bytes: what the engine says that its host has.
-        host_sees_payload: whether the container's payload is among the host's processes.
-        host_sees_guest_payload: whether the guest's payload is.
-    """
-
-    container: View
-    guest: View
-    host_memory_bytes: int
-    host_sees_payload: bool
-    host_sees_guest_payload: bool
+    container: View = column("one view each", shown=False)
+    guest: View = column("one view each", shown=False)
+    host_memory_bytes: int = column("what the engine says that its host has")
+    host_sees_payload: bool = column("whether the container's payload is among the host's processes")
+    host_sees_guest_payload: bool = column("whether the guest's payload is")
 
     @property
     def container_sees_the_hosts_memory(self) -> bool:
@@ -742,20 +679,14 @@ def _view(seen_from: str, log: str) -> View:
 # --- how many fit
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Density(Result):
-    """How many guests and containers fit in a given memory: a few measured, the rest extrapolated.
+    """How many guests and containers fit in a given memory: a few measured, the rest extrapolated."""
 
-    Attributes:
-        memory_bytes: the memory to fill.
-        started: how many were running, for each measurement.
-        vm_bytes, container_bytes: the memory that they held together, measured.
-    """
-
-    memory_bytes: int
-    started: tuple[int, ...]
-    vm_bytes: tuple[int, ...]
-    container_bytes: tuple[int, ...]
+    memory_bytes: int = column("the memory to fill")
+    started: tuple[int, ...] = column("how many were running, for each measurement")
+    vm_bytes: tuple[int, ...] = column("the memory that they held together, measured")
+    container_bytes: tuple[int, ...] = column("the memory that they held together, measured")
 
     def line(self, kind: Kind) -> tuple[float, float]:
         """The least-squares line through the measurements: bytes at zero, bytes for each."""
@@ -830,21 +761,15 @@ def _held_by(lab: Lab, kind: Kind, counts: Sequence[int]) -> tuple[int, ...]:
 # --- part3-1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stacks(Result):
-    """What stands on what, from the hardware to the payload, with what was measured.
+    """What stands on what, from the hardware to the payload, with what was measured."""
 
-    Attributes:
-        host_release, guest_release: kernel releases.
-        accel: how the guest's code runs.
-        memory, disk: as measured.
-    """
-
-    host_release: str
-    guest_release: str
-    accel: str
-    memory: MemoryUsage
-    disk: DiskUsage
+    host_release: str = column("kernel releases")
+    guest_release: str = column("kernel releases")
+    accel: str = column("how the guest's code runs")
+    memory: MemoryUsage = column("as measured", shown=False)
+    disk: DiskUsage = column("as measured", shown=False)
 
 
 def stacks(lab: Lab, seen: Kernels, memory: MemoryUsage, disk: DiskUsage) -> Stacks:

@@ -7,12 +7,11 @@ import json
 import tarfile
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.errors import BadInput
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -24,42 +23,28 @@ if TYPE_CHECKING:
 READ_ONLY_PRIVILEGES: dict[str, Any] = {"cap_drop": ["ALL"], "cap_add": ["DAC_READ_SEARCH"]}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Contents(Result):
-    """What a volume or a file of a back-up holds.
+    """What a volume or a file of a back-up holds."""
 
-    Attributes:
-        of: of what.
-        files: how many files.
-        bytes: their lengths, summed.
-        sha256: over path, kind, mode, owner, group, length and the contents' own SHA-256 of every entry, in order.
-    """
-
-    of: str
-    files: int
-    bytes: int
-    sha256: str
+    of: str = column("of what")
+    files: int = column("how many files")
+    bytes: int = column("their lengths, summed")
+    sha256: str = column(
+        "over path, kind, mode, owner, group, length and the contents' own SHA-256 of every entry, in order"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Backup(Result):
-    """A volume written to a file of the notebook's machine.
+    """A volume written to a file of the notebook's machine."""
 
-    Attributes:
-        volume: its name.
-        file: the name of the file, a tar archive.
-        file_bytes: its size.
-        volume_contents: what the volume held, read in a container.
-        file_contents: what the file holds, read on this machine.
-        took_ms: for the copy alone.
-    """
-
-    volume: str
-    file: str
-    file_bytes: int
-    volume_contents: Contents
-    file_contents: Contents
-    took_ms: float
+    volume: str = column("its name")
+    file: str = column("the name of the file, a tar archive")
+    file_bytes: int = column("its size")
+    volume_contents: Contents = column("what the volume held, read in a container", shown=False)
+    file_contents: Contents = column("what the file holds, read on this machine", shown=False)
+    took_ms: float = column("for the copy alone")
 
     @property
     def agrees(self) -> bool:
@@ -67,21 +52,14 @@ class Backup(Result):
         return self.volume_contents.sha256 == self.file_contents.sha256
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Restored(Result):
-    """A volume filled from a file.
+    """A volume filled from a file."""
 
-    Attributes:
-        volume: its name.
-        file_contents: what the file holds.
-        volume_contents: what the volume holds now, read in a container.
-        took_ms: for the copy alone.
-    """
-
-    volume: str
-    file_contents: Contents
-    volume_contents: Contents
-    took_ms: float
+    volume: str = column("its name")
+    file_contents: Contents = column("what the file holds", shown=False)
+    volume_contents: Contents = column("what the volume holds now, read in a container", shown=False)
+    took_ms: float = column("for the copy alone")
 
     @property
     def agrees(self) -> bool:

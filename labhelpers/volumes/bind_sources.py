@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course.exercises import container_named
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import ContainerError, EngineRefused
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -19,24 +18,20 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BindSource(Result):
-    """Whose directory a bind mount shows.
+    """Whose directory a bind mount shows."""
 
-    Attributes:
-        container: the container that runs with the mount.
-        inside: where it is mounted.
-        directory: the source, on the engine's host.
-        is_here: whether that is the notebook's own directory: what was put into it here was seen inside.
-        engine_said: what the engine said to the notebook's directory where it does not have it, else None. Paths are
-            left out.
-    """
-
-    container: str
-    inside: str
-    directory: str = field(repr=False)  # notebooks are stored with what they show
-    is_here: bool
-    engine_said: str | None
+    container: str = column("the container that runs with the mount")
+    inside: str = column("where it is mounted")
+    directory: str = column("the source, on the engine's host", repr=False)
+    is_here: bool = column(
+        "whether that is the notebook's own directory: what was put into it here was seen inside"
+    )
+    engine_said: str | None = column(
+        "what the engine said to the notebook's directory where it does not have it, else None. Paths are "
+        "left out"
+    )
 
     @property
     def holds_together(self) -> bool:
@@ -123,30 +118,25 @@ def _refused(lab: Lab, options: dict[str, Any]) -> str | None:
 # --- a source that does not exist
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MissingSource:
-    """One way of writing a mount whose source is not there.
+    """One way of writing a mount whose source is not there."""
 
-    Attributes:
-        typed: the option.
-        started: whether a container started.
-        words: what the engine said where it did not, without the path.
-        made: what is on the engine's host afterwards that was not there before: `nothing`, `a directory`, `a volume`.
-        owner: of a directory that was made, as the host counts; None for anything else.
-    """
-
-    typed: str
-    started: bool
-    words: str
-    made: str
-    owner: int | None
+    typed: str = column("the option")
+    started: bool = column("whether a container started")
+    words: str = column("what the engine said where it did not, without the path")
+    made: str = column(
+        "what is on the engine's host afterwards that was not there before: `nothing`, `a directory`, `a "
+        "volume`"
+    )
+    owner: int | None = column("of a directory that was made, as the host counts; None for anything else")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MissingSources(Result):
     """What becomes of a source that does not exist, in each way of writing it."""
 
-    ways: tuple[MissingSource, ...]
+    ways: tuple[MissingSource, ...] = rows("one for each way to write it", of=MissingSource)
 
     def of(self, typed: str) -> MissingSource:
         """The way that begins so."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine import responses
 from labhelpers.errors import ContainerMissing
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -24,30 +23,22 @@ MIB = 1024 * 1024
 HELD_BYTES = 1 * MIB
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DanglingCase:
-    """One way of making and removing a container that has a volume.
+    """One way of making and removing a container that has a volume."""
 
-    Attributes:
-        made: how its volume came about.
-        removed: how the container went.
-        times: how often this was done, one after the other.
-        left: how many volumes are there afterwards that were not there before.
-        left_bytes: what they hold on the engine's disk.
-    """
-
-    made: str
-    removed: str
-    times: int
-    left: int
-    left_bytes: int
+    made: str = column("how its volume came about")
+    removed: str = column("how the container went")
+    times: int = column("how often this was done, one after the other")
+    left: int = column("how many volumes are there afterwards that were not there before")
+    left_bytes: int = column("what they hold on the engine's disk")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DanglingVolumes(Result):
     """What is left of a container's volumes, by how it was made and removed."""
 
-    ways: tuple[DanglingCase, ...]
+    ways: tuple[DanglingCase, ...] = rows("one for each way to create and remove it", of=DanglingCase)
 
     def of(self, made: str, removed: str) -> DanglingCase:
         """One of them."""

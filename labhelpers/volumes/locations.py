@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from labhelpers.engine import responses
 from labhelpers.engine.host import Entry
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -18,22 +17,15 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VolumeLocation(Result):
-    """Where a volume lives.
+    """Where a volume lives."""
 
-    Attributes:
-        name, driver: as `docker volume ls` has them.
-        directory: on the engine's host.
-        shown: the same, below `DATA`, the engine's data directory.
-        entries: what is in it, as the host sees it.
-    """
-
-    name: str
-    driver: str
-    directory: str = field(repr=False)  # notebooks are stored with what they show
-    shown: str
-    entries: tuple[Entry, ...]
+    name: str = column("as `docker volume ls` has them")
+    driver: str = column("as `docker volume ls` has them")
+    directory: str = column("on the engine's host", repr=False)
+    shown: str = column("the same, below `DATA`, the engine's data directory")
+    entries: tuple[Entry, ...] = rows("what is in it, as the host sees it", of=Entry)
 
     @property
     def is_below_data(self) -> bool:
@@ -49,40 +41,25 @@ class VolumeLocation(Result):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FileLocation:
-    """One place of a container's files.
+    """One place of a container's files."""
 
-    Attributes:
-        inside: the path in the container.
-        kind: `container layer`, `volume`, `bind` or `tmpfs`.
-        name: of a volume, else "".
-        directory: on the engine's host; None for memory.
-        shown: the same as the course shows it: `DATA` is the engine's data directory.
-        file_system: what the mount table says: `overlay`, `ext4`, `tmpfs`, …
-        read_only: whether nothing can be written there.
-    """
-
-    inside: str
-    kind: str
-    name: str
-    directory: str | None = field(repr=False)
-    shown: str
-    file_system: str
-    read_only: bool
+    inside: str = column("the path in the container")
+    kind: str = column("`container layer`, `volume`, `bind` or `tmpfs`")
+    name: str = column("of a volume, else an empty string")
+    directory: str | None = column("on the engine's host; None for memory", repr=False)
+    shown: str = column("the same as the course shows it: `DATA` is the engine's data directory")
+    file_system: str = column("what the mount table says: `overlay`, `ext4`, `tmpfs`, …")
+    read_only: bool = column("whether nothing can be written there")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FileLocations(Result):
-    """Every place where a container's own files are; what the engine gives to each container (`/proc`, …) is left out.
+    """Where each of a container's files is stored, without what the engine mounts everywhere (`/proc`, …)."""
 
-    Attributes:
-        container: its name.
-        places: the root first, then by path.
-    """
-
-    container: str
-    places: tuple[FileLocation, ...]
+    container: str = column("its name")
+    places: tuple[FileLocation, ...] = rows("the root first, then by path", of=FileLocation)
 
     def of(self, kind: str) -> tuple[FileLocation, ...]:
         """The places of one kind."""

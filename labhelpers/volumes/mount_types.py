@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WriteAttempt:
-    """One attempt to write a file.
+    """One attempt to write a file."""
 
-    Attributes:
-        where: in which mount, as it was asked for.
-        wrote: whether it worked.
-        words: what the kernel said where it did not.
-        mount_is_ro: whether the mount table of the container says `ro`.
-    """
-
-    where: str
-    wrote: bool
-    words: str
-    mount_is_ro: bool
+    where: str = column("in which mount, as it was asked for")
+    wrote: bool = column("whether it worked")
+    words: str = column("what the kernel said where it did not")
+    mount_is_ro: bool = column("whether the mount table of the container says `ro`")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReadOnly(Result):
-    """One volume in two containers, in the second one read-only.
+    """One volume in two containers, in the second one read-only."""
 
-    Attributes:
-        attempts: to write; at the end one to the root of a container that runs with `--read-only`.
-        change_was_seen: whether what the first container wrote was read in the second one, through its read-only mount.
-    """
-
-    attempts: tuple[WriteAttempt, ...]
-    change_was_seen: bool
+    attempts: tuple[WriteAttempt, ...] = rows(
+        "to write; at the end one to the root of a container that runs with `--read-only`", of=WriteAttempt
+    )
+    change_was_seen: bool = column(
+        "whether what the first container wrote was read in the second one, through its read-only mount"
+    )
 
     def of(self, where: str) -> WriteAttempt:
         """The attempt of that name."""
         return next(one for one in self.attempts if one.where == where)
-
-    def frame(self) -> pd.DataFrame:
-        """One row an attempt."""
-        rows = [(one.where, one.wrote, one.words, one.mount_is_ro) for one in self.attempts]
-        return table(rows, ["where", "wrote", "the kernel's words", "ro in the mount table"])
 
 
 def read_only(lab: Lab) -> ReadOnly:
@@ -85,27 +69,19 @@ def read_only(lab: Lab) -> ReadOnly:
     return ReadOnly(tuple(attempts), seen)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tmpfs(Result):
-    """A mount that is memory.
+    """A mount that is memory."""
 
-    Attributes:
-        size_bytes: what it was given.
-        written_bytes: what was written into it first.
-        charged_bytes: how much the memory of the container's cgroup grew meanwhile.
-        file_system: what the mount table says.
-        on_a_disk: whether its device is one (major number 0 is for file systems without a device).
-        words: what the kernel said to more than its size.
-        left_after_restart: entries in it after `docker stop` and `docker start`.
-    """
-
-    size_bytes: int
-    written_bytes: int
-    charged_bytes: int
-    file_system: str
-    on_a_disk: bool
-    words: str
-    left_after_restart: int
+    size_bytes: int = column("what it was given")
+    written_bytes: int = column("what was written into it first")
+    charged_bytes: int = column("how much the memory of the container's cgroup grew meanwhile")
+    file_system: str = column("what the mount table says")
+    on_a_disk: bool = column(
+        "whether its device is one (major number 0 is for file systems without a device)"
+    )
+    words: str = column("what the kernel said to more than its size")
+    left_after_restart: int = column("entries in it after `docker stop` and `docker start`")
 
 
 def tmpfs(lab: Lab, size_bytes: int = 16 * MIB) -> Tmpfs:

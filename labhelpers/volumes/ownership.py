@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.host.text import integer
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -19,42 +18,33 @@ OTHER_UID = 4321
 """A user id that no image of the lab has a name for."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OwnershipAttempt:
-    """One user who writes into one directory.
+    """One user who writes into one directory."""
 
-    Attributes:
-        directory: what it is, in words.
-        owner, mode: of the directory, as the engine's host sees it.
-        user: who wrote, as the container counts.
-        wrote: whether it worked.
-        words: what the kernel said where it did not.
-        owner_outside: of the new file, as the engine's host counts; None where there is none.
-        expected_outside: the number that the user namespace gives to `user` outside; the same number where the engine
-            maps nobody.
-    """
-
-    directory: str
-    owner: int
-    mode: int
-    user: int
-    wrote: bool
-    words: str
-    owner_outside: int | None
-    expected_outside: int
+    directory: str = column("what it is, in words")
+    owner: int = column("of the directory, as the engine's host sees it")
+    mode: int = column("of the directory, as the engine's host sees it")
+    user: int = column("who wrote, as the container counts")
+    wrote: bool = column("whether it worked")
+    words: str = column("what the kernel said where it did not")
+    owner_outside: int | None = column(
+        "of the new file, as the engine's host counts; None where there is none"
+    )
+    expected_outside: int = column(
+        "the number that the user namespace gives to `user` outside; the same number where the engine "
+        "maps nobody"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ownership(Result):
-    """Who may write where, and whose it is afterwards.
+    """Who may write where, and whose it is afterwards."""
 
-    Attributes:
-        attempts: in the order in which they were made.
-        is_mapped: whether the engine gives its containers other numbers outside (userns-remap, rootless).
-    """
-
-    attempts: tuple[OwnershipAttempt, ...]
-    is_mapped: bool
+    attempts: tuple[OwnershipAttempt, ...] = rows("in the order in which they were made", of=OwnershipAttempt)
+    is_mapped: bool = column(
+        "whether the engine gives its containers other numbers outside (userns-remap, rootless)"
+    )
 
     @property
     def numbers_agree(self) -> bool:

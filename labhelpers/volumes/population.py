@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -17,38 +16,26 @@ INSIDE = "/etc/skel"
 EXISTING_FILE = "mine"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PopulationCase:
-    """One thing mounted where the image has files.
+    """One thing mounted where the image has files."""
 
-    Attributes:
-        mounted: what, in words.
-        typed: the option that mounts it; "" for nothing.
-        seen: names that the container sees there.
-        outside: names in the directory on the engine's host; None where nothing is mounted.
-    """
-
-    mounted: str
-    typed: str
-    seen: tuple[str, ...]
-    outside: tuple[str, ...] | None
+    mounted: str = column("what, in words")
+    typed: str = column("the option that mounts it; an empty string for nothing")
+    seen: tuple[str, ...] = column("names that the container sees there")
+    outside: tuple[str, ...] | None = column(
+        "names in the directory on the engine's host; None where nothing is mounted"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VolumePopulation(Result):
-    """A directory of an image, and what is seen there in several containers.
+    """A directory of an image, and what is seen there in several containers."""
 
-    Attributes:
-        inside: the directory.
-        image: names that the image has there.
-        cases: in the order in which they were tried.
-        after: names that a container without a mount sees there at the end.
-    """
-
-    inside: str
-    image: tuple[str, ...]
-    cases: tuple[PopulationCase, ...]
-    after: tuple[str, ...]
+    inside: str = column("the directory")
+    image: tuple[str, ...] = column("names that the image has there")
+    cases: tuple[PopulationCase, ...] = rows("in the order in which they were tried", of=PopulationCase)
+    after: tuple[str, ...] = column("names that a container without a mount sees there at the end")
 
     def of(self, mounted: str) -> PopulationCase:
         """The case of that name."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import ContainerError
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -23,21 +22,18 @@ if TYPE_CHECKING:
 ROUNDS = 300
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SharedWrites(Result):
-    """A file written on each side, and read on the other.
+    """A file written on each side, and read on the other."""
 
-    Attributes:
-        written_inside, read_outside: what a container wrote, and what the engine's host has there.
-        written_outside, read_inside: the same from the host's directory to the container.
-        refused: why root in a container of this engine may not write into that directory; None where it may.
-    """
-
-    written_inside: str
-    read_outside: str
-    written_outside: str
-    read_inside: str
-    refused: str | None = None
+    written_inside: str = column("what a container wrote, and what the engine's host has there")
+    read_outside: str = column("what a container wrote, and what the engine's host has there")
+    written_outside: str = column("the same from the host's directory to the container")
+    read_inside: str = column("the same from the host's directory to the container")
+    refused: str | None = column(
+        "why root in a container of this engine may not write into that directory; None where it may",
+        default=None,
+    )
 
     @property
     def agree(self) -> bool:
@@ -45,21 +41,16 @@ class SharedWrites(Result):
         return (self.written_inside, self.written_outside) == (self.read_outside, self.read_inside)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PropagationDelays(Result):
-    """How long after a write on one side the other side reads it: from before write(2) until after read(2).
+    """How long after a write on one side the other side reads it: from before write(2) until after read(2)."""
 
-    Attributes:
-        to_outside_us: microseconds from the container to the host's directory, one for each round.
-        to_inside_us: from the host's directory to the container.
-        inodes: the file's inode number inside, and outside (stat(2)).
-        devices: the file's device inside, and outside.
-    """
-
-    to_outside_us: tuple[float, ...]
-    to_inside_us: tuple[float, ...]
-    inodes: tuple[int, int]
-    devices: tuple[int, int]
+    to_outside_us: tuple[float, ...] = column(
+        "microseconds from the container to the host's directory, one for each round"
+    )
+    to_inside_us: tuple[float, ...] = column("from the host's directory to the container")
+    inodes: tuple[int, int] = column("the file's inode number inside, and outside (stat(2))")
+    devices: tuple[int, int] = column("the file's device inside, and outside")
 
     @property
     def same_file(self) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import random
 import statistics
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.differences import security_option
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -29,24 +28,18 @@ CACHED, SYNCED, SMALL = "written", "written and synced", "small, each synced"
 TIMEOUT_S = 400.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SpeedMeasurement:
-    """One measurement.
+    """One measurement."""
 
-    Attributes:
-        place: `container layer`, `volume`, `bind mount` or `tmpfs`.
-        what: `written` (the kernel has it in memory), `written and synced` (fdatasync(2) came back), or
-            `small, each synced`.
-        moved_bytes: how much was written.
-        took_s: in how long.
-        operation_bytes: of one write(2).
-    """
-
-    place: str
-    what: str
-    moved_bytes: int
-    took_s: float
-    operation_bytes: int
+    place: str = column("`container layer`, `volume`, `bind mount` or `tmpfs`")
+    what: str = column(
+        "`written` (the kernel has it in memory), `written and synced` (fdatasync(2) came back), or "
+        "`small, each synced`"
+    )
+    moved_bytes: int = column("how much was written")
+    took_s: float = column("in how long")
+    operation_bytes: int = column("of one write(2)")
 
     @property
     def bytes_per_s(self) -> float:
@@ -59,23 +52,17 @@ class SpeedMeasurement:
         return 1000 * self.took_s * self.operation_bytes / self.moved_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Speeds(Result):
-    """How fast a container wrote into four places, in random order.
+    """How fast a container wrote into four places, in random order."""
 
-    Attributes:
-        turns: every measurement, in the order in which it was made.
-        file_systems: place → what the mount table says of it.
-        whole_bytes: size of the file.
-        small_bytes: size of a small write, at a random place of a file that is there.
-        repeats: how often each was measured.
-    """
-
-    turns: tuple[SpeedMeasurement, ...]
-    file_systems: dict[str, str]
-    whole_bytes: int
-    small_bytes: int
-    repeats: int
+    turns: tuple[SpeedMeasurement, ...] = rows(
+        "every measurement, in the order in which it was made", of=SpeedMeasurement
+    )
+    file_systems: dict[str, str] = column("place → what the mount table says of it", shown=False)
+    whole_bytes: int = column("size of the file")
+    small_bytes: int = column("size of a small write, at a random place of a file that is there")
+    repeats: int = column("how often each was measured")
 
     def of(self, place: str, what: str) -> tuple[SpeedMeasurement, ...]:
         """The measurements of one kind at one place."""

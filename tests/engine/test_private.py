@@ -163,7 +163,7 @@ class TestLife:
         (machine.home / "engine" / "data").write_text("a file where a directory must be", encoding="utf-8")
         done = machine.run(sys.executable, "-c", PRELUDE + START)
         assert "SetupFailed: the private engine did not start" in done.stderr
-        assert f"it said: {LOG_BEGINS}" in done.stderr
+        assert f"message: {LOG_BEGINS}" in done.stderr
         assert f"{machine.home}/engine/data" in done.stderr
 
     def test_a_path_too_long_for_a_socket_is_said(self, machine: Machine) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from labhelpers.engine.host.text import decimal, integer, lines, unescape_octal
 from labhelpers.errors import LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,28 +73,21 @@ FILES: Mapping[str, tuple[str, ...]] = {
 """Controller → the files of its directory that are read; "" stands for version 2."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cpu(Result):
-    """Processor time of a cgroup.
+    """Processor time of a cgroup."""
 
-    Attributes:
-        usage_us, user_us, system_us: used so far, in microseconds.
-        quota_us: of processor time in each period; None for no limit.
-        period_us: how long a period is.
-        periods, throttled_periods: that had something to run, and those of them that used up the quota.
-        throttled_us: how long its processes had to wait for the next period, summed.
-        weight: its share among its siblings: `cpu.weight` (default 100), on version 1 `cpu.shares` (default 1024).
-    """
-
-    usage_us: int
-    user_us: int
-    system_us: int
-    quota_us: int | None
-    period_us: int
-    periods: int
-    throttled_periods: int
-    throttled_us: int
-    weight: int
+    usage_us: int = column("used so far, in microseconds")
+    user_us: int = column("used so far, in microseconds")
+    system_us: int = column("used so far, in microseconds")
+    quota_us: int | None = column("of processor time in each period; None for no limit")
+    period_us: int = column("how long a period is")
+    periods: int = column("that had something to run, and those of them that used up the quota")
+    throttled_periods: int = column("that had something to run, and those of them that used up the quota")
+    throttled_us: int = column("how long its processes had to wait for the next period, summed")
+    weight: int = column(
+        "its share among its siblings: `cpu.weight` (default 100), on version 1 `cpu.shares` (default 1024)"
+    )
 
     @property
     def limit_cpus(self) -> float | None:
@@ -102,62 +95,48 @@ class Cpu(Result):
         return None if self.quota_us is None else self.quota_us / self.period_us
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Memory(Result):
-    """Memory of a cgroup.
+    """Memory of a cgroup."""
 
-    Attributes:
-        usage_bytes: charged to it now, the file pages that it has read included.
-        limit_bytes: None for no limit.
-        peak_bytes: the most so far; None where the kernel does not say (version 2 before Linux 5.19).
-        anon_bytes, cache_bytes: of the usage: its own pages, and pages of files.
-        inactive_file_bytes: of the cache: not used lately (`docker stats` subtracts it from the usage).
-        swap_bytes, swap_limit_bytes: swap alone; None where it is not counted (or not limited).
-        limit_hits: how often its usage ran into the limit (version 1: `failcnt`, which Linux 6.18 leaves at 0).
-        oom_kills: how many of its processes the kernel killed for want of memory.
-    """
-
-    usage_bytes: int
-    limit_bytes: int | None
-    peak_bytes: int | None
-    anon_bytes: int
-    cache_bytes: int
-    inactive_file_bytes: int
-    swap_bytes: int | None
-    swap_limit_bytes: int | None
-    limit_hits: int
-    oom_kills: int
+    usage_bytes: int = column("charged to it now, the file pages that it has read included")
+    limit_bytes: int | None = column("None for no limit")
+    peak_bytes: int | None = column(
+        "the most so far; None where the kernel does not say (version 2 before Linux 5.19)"
+    )
+    anon_bytes: int = column("of the usage: its own pages, and pages of files")
+    cache_bytes: int = column("of the usage: its own pages, and pages of files")
+    inactive_file_bytes: int = column(
+        "of the cache: not used lately (`docker stats` subtracts it from the usage)"
+    )
+    swap_bytes: int | None = column("swap alone; None where it is not counted (or not limited)")
+    swap_limit_bytes: int | None = column("swap alone; None where it is not counted (or not limited)")
+    limit_hits: int = column(
+        "how often its usage ran into the limit (version 1: `failcnt`, which Linux 6.18 leaves at 0)"
+    )
+    oom_kills: int = column("how many of its processes the kernel killed for want of memory")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeviceIo(Result):
-    """What a cgroup has read from and written to one device.
+    """What a cgroup has read from and written to one device."""
 
-    Attributes:
-        device: `major:minor`.
-        read_bytes, written_bytes: so far.
-        reads, writes: how many operations.
-    """
-
-    device: str
-    read_bytes: int
-    written_bytes: int
-    reads: int
-    writes: int
+    device: str = column("`major:minor`")
+    read_bytes: int = column("so far")
+    written_bytes: int = column("so far")
+    reads: int = column("how many operations")
+    writes: int = column("how many operations")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Io(Result):
     """What a cgroup has read and written, on devices that count it.
 
     On version 1, recent kernels count on a device only once some cgroup has a limit on it; `docker stats` says 0 then,
     too.
-
-    Attributes:
-        devices: one for each device that it used, by number.
     """
 
-    devices: tuple[DeviceIo, ...]
+    devices: tuple[DeviceIo, ...] = rows("one for each device that it used, by number", of=DeviceIo)
 
     @property
     def read_bytes(self) -> int:
@@ -169,60 +148,43 @@ class Io(Result):
         """To all devices."""
         return sum(one.written_bytes for one in self.devices)
 
-    def frame(self) -> pd.DataFrame:
-        """One row a device."""
-        rows = [(d.device, d.read_bytes, d.written_bytes, d.reads, d.writes) for d in self.devices]
-        return table(rows, DeviceIo.__slots__)
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class Pids(Result):
-    """Tasks of a cgroup: processes and threads.
+    """Tasks of a cgroup: processes and threads."""
 
-    Attributes:
-        current: how many there are.
-        limit: None for no limit.
-    """
-
-    current: int
-    limit: int | None
+    current: int = column("how many there are")
+    limit: int | None = column("None for no limit")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pressure(Result):
-    """Time in which tasks of a cgroup waited for a resource.
+    """Time in which tasks of a cgroup waited for a resource."""
 
-    Attributes:
-        resource: `cpu`, `memory` or `io`.
-        some_percent, full_percent: of the last 10 seconds in which some, or all, of its tasks waited.
-        some_us, full_us: so far.
-    """
-
-    resource: str
-    some_percent: float
-    full_percent: float
-    some_us: int
-    full_us: int
+    resource: str = column("`cpu`, `memory` or `io`")
+    some_percent: float = column("of the last 10 seconds in which some, or all, of its tasks waited")
+    full_percent: float = column("of the last 10 seconds in which some, or all, of its tasks waited")
+    some_us: int = column("so far")
+    full_us: int = column("so far")
 
 
 ControllerStats = TypeVar("ControllerStats", Cpu, Memory, Io, Pids)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cgroup(Result):
-    """What a container's cgroup says, whichever version it has.
+    """What a container's cgroup says, whichever version it has."""
 
-    Attributes:
-        version: 1 or 2.
-        path: as in /proc/PID/cgroup (on version 1 the memory controller's, or that of the next one that is there).
-        parts: what is counted here: `Cpu`, `Memory`, `Io`, `Pids`.
-        pressure: by resource; empty where the kernel does not measure it.
-    """
-
-    version: int
-    path: str
-    controllers: tuple[Cpu | Memory | Io | Pids, ...]
-    pressure: tuple[Pressure, ...]
+    version: int = column("1 or 2")
+    path: str = column(
+        "as in /proc/PID/cgroup (on version 1 the memory controller's, or that of the next one that is there)"
+    )
+    controllers: tuple[Cpu | Memory | Io | Pids, ...] = column(
+        "what is counted here: `Cpu`, `Memory`, `Io`, `Pids`", shown=False
+    )
+    pressure: tuple[Pressure, ...] = rows(
+        "by resource; empty where the kernel does not measure it", of=Pressure
+    )
 
     @property
     def cpu(self) -> Cpu:
@@ -272,17 +234,12 @@ class Cgroup(Result):
         return table([list(row.values())], list(row))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sample(Result):
-    """A cgroup at one moment.
+    """A cgroup at one moment."""
 
-    Attributes:
-        at_s: on the monotonic clock of the engine's host: only differences mean something.
-        cgroup: what it said.
-    """
-
-    at_s: float
-    cgroup: Cgroup
+    at_s: float = column("on the monotonic clock of the engine's host: only differences mean something")
+    cgroup: Cgroup = column("what it said", shown=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,19 +264,13 @@ class CgroupLocation:
         ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class File(Result):
-    """A file of a container's cgroup.
+    """A file of a container's cgroup."""
 
-    Attributes:
-        name: `memory.max`.
-        path: on the engine's host.
-        text: what it says, without the space around it; None where there is no such file.
-    """
-
-    name: str
-    path: str
-    text: str | None
+    name: str = column("`memory.max`")
+    path: str = column("on the engine's host")
+    text: str | None = column("what it says, without the space around it; None where there is no such file")
 
 
 def paths(text: str) -> dict[str, str]:

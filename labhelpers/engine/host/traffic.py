@@ -7,11 +7,10 @@ Source: proc(5), /proc/PID/net/snmp, netstat and snmp6; the names are those of R
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.host.text import integer, lines
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -19,19 +18,13 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import HostView
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Received(Result):
-    """Counters of one network namespace, since it was made.
+    """Counters of one network namespace, since it was made."""
 
-    Attributes:
-        packets: IPv4 packets that were not broadcast or multicast, whatever became of them.
-        pings: echo requests, IPv4 and IPv6.
-        connections: TCP connections that were opened to a listening program.
-    """
-
-    packets: int
-    pings: int
-    connections: int
+    packets: int = column("IPv4 packets that were not broadcast or multicast, whatever became of them")
+    pings: int = column("echo requests, IPv4 and IPv6")
+    connections: int = column("TCP connections that were opened to a listening program")
 
 
 def received_traffic(host: HostView, container: Container | str) -> Received:

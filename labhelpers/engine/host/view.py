@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -31,7 +30,7 @@ from labhelpers.errors import (
     LabError,
     NotRunning,
 )
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 Target = Container | str | int | None
 """A container, its name or id; the pid of a process of the host; None for the engine's host itself."""
@@ -39,49 +38,38 @@ Target = Container | str | int | None
 MIN_INTERVAL_MS = 10
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kernel(Result):
-    """The kernel of the engine's host.
+    """The kernel of the engine's host."""
 
-    Attributes:
-        release: what `uname -r` says there.
-        version: the line of /proc/version.
-        boot_id: random, new with each boot (proc(5), /proc/sys/kernel/random).
-    """
-
-    release: str
-    version: str
-    boot_id: str
+    release: str = column("what `uname -r` says there")
+    version: str = column("the line of /proc/version")
+    boot_id: str = column("random, new with each boot (proc(5), /proc/sys/kernel/random)")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MemoryUsage(Result):
-    """Memory that a container holds on the engine's host.
+    """Memory that a container holds on the engine's host."""
 
-    Attributes:
-        pss_bytes: proportional set size, summed over its processes: a page shared by n processes counts 1/n
-            (kernel, Documentation/filesystems/proc.rst, smaps_rollup).
-        anon_bytes: anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1).
-        cache_bytes: file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1).
-            Both are None where the host has no memory controller.
-    """
+    pss_bytes: int = column(
+        "proportional set size, summed over its processes: a page shared by n processes counts 1/n "
+        "(kernel, Documentation/filesystems/proc.rst, smaps_rollup)"
+    )
+    anon_bytes: int | None = column(
+        "anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1)"
+    )
+    cache_bytes: int | None = column(
+        "file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1). Both are "
+        "None where the host has no memory controller"
+    )
 
-    pss_bytes: int
-    anon_bytes: int | None
-    cache_bytes: int | None
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class Texts(Result):
-    """Files of the host at one moment.
+    """Files of the host at one moment."""
 
-    Attributes:
-        at_s: on the monotonic clock of the engine's host: only differences mean something.
-        texts: path → text; None for one that could not be read.
-    """
-
-    at_s: float
-    texts: Mapping[str, str | None]
+    at_s: float = column("on the monotonic clock of the engine's host: only differences mean something")
+    texts: Mapping[str, str | None] = column("path → text; None for one that could not be read", shown=False)
 
 
 class HostView:
