@@ -28,7 +28,7 @@ def engine() -> Engine:
 
 
 @contextmanager
-def opened(engine: Engine) -> Iterator[Lab]:
+def open_lab(engine: Engine) -> Iterator[Lab]:
     """A lab for the block; it must remove all that it made."""
     with Lab("test", engine=engine) as it:
         yield it
@@ -39,28 +39,28 @@ def opened(engine: Engine) -> Iterator[Lab]:
 @pytest.fixture
 def lab(engine: Engine) -> Iterator[Lab]:
     """A lab of its own for one test."""
-    with opened(engine) as it:
+    with open_lab(engine) as it:
         yield it
 
 
 @pytest.fixture(scope="module")
-def there(engine: Engine) -> Iterator[Lab]:
+def shared_lab(engine: Engine) -> Iterator[Lab]:
     """One quiet lab for the tests of a file that do not ask what a lab prints or when it closes.
 
     A lab, its view of the host and its registry are a process and two containers: started once, they serve all.
     """
-    with opened(engine) as it, it.quiet():
+    with open_lab(engine) as it, it.quiet():
         yield it
 
 
 @pytest.fixture
-def quiet(lab: Lab) -> Iterator[Lab]:
+def quiet_lab(lab: Lab) -> Iterator[Lab]:
     """The same lab, whose operations print nothing."""
     with lab.quiet():
         yield lab
 
 
 @pytest.fixture
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state directory of the test's own: the reader's progress is left alone."""
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))

@@ -14,7 +14,7 @@ import pytest
 from labhelpers.state import ROOT
 
 PACKAGE = ROOT / "labhelpers"
-GROUND_FLOOR = ("drawing", "errors", "results", "state", "terminal")
+GROUND_FLOOR = ("drawing", "errors", "results", "state", "terminal", "units")
 ROOMS = (
     *("start", "vm", "layers", "namespaces", "cgroups"),
     *("networks", "services", "volumes", "persistence", "monitoring"),

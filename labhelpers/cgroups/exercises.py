@@ -5,11 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, program
+from labhelpers.cgroups.safety_limits import MIB, program
 from labhelpers.course.exercises import (
     Exercise,
     Task,
@@ -24,15 +23,16 @@ from labhelpers.course.exercises import (
 )
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.host import Cpu
-from labhelpers.lab.names import all_named
+from labhelpers.lab.names import all_with_suffix
+from labhelpers.results import column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-WARM, HUNGRY, FOOD, FULL, KEEPER = all_named("warm", "hungry", "hungry-food", "full-house", "keeper")
-FAST, SLOW = all_named("fast", "slow")
+WARM, HUNGRY, FOOD, FULL, KEEPER = all_with_suffix("warm", "hungry", "hungry-food", "full-house", "keeper")
+FAST, SLOW = all_with_suffix("fast", "slow")
 LOOK_S, LONGEST_LOOK_S = 0.8, 6.0
 # below this, who gets how much depends on who had the last slice
 LEAST_USED_US = 200_000
@@ -52,24 +52,18 @@ def _runs(name: str, hint: Callable[[Lab], str] | str) -> Task:
     return Task("runs", f"A container {name} runs", lambda lab: not_running(lab, name), hint)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Look:
-    """What a container did in a short while.
+    """What a container did in a short while."""
 
-    Attributes:
-        cpus: used on average.
-        throttled: periods in which it used up its quota.
-        quota_cpus: its quota, None for none.
-        wants: whether it wanted to run all the time: it was throttled in nearly every period, or had a process that
-            was ready at each of several looks.
-        stopped: how many of its processes are stopped by a signal.
-    """
-
-    cpus: float
-    throttled: int
-    quota_cpus: float | None
-    wants: bool
-    stopped: int
+    cpus: float = column("used on average")
+    throttled: int = column("periods in which it used up its quota")
+    quota_cpus: float | None = column("its quota, None for none")
+    wants: bool = column(
+        "whether it wanted to run all the time: it was throttled in nearly every period, or had a process "
+        "that was ready at each of several looks"
+    )
+    stopped: int = column("how many of its processes are stopped by a signal")
 
 
 def _look(lab: Lab, *names: str) -> list[_Look]:

@@ -29,7 +29,7 @@ from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.errors import BadInput, ContainerMissing, LabClosed, LabError, NotRunning
 from labhelpers.lab import sessions
-from labhelpers.results import Result, table, with_text
+from labhelpers.results import Result, column, record, rows, table, with_text_fallback
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,20 +69,16 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskVerdict(Result):
-    """How one task stands.
+    """How one task stands."""
 
-    Attributes:
-        name, text: as in the task.
-        stands: `done`; `missing` (looked at, and not there); `not yet` (a task that it needs is missing).
-        missing: what is missing, None when done.
-    """
-
-    name: str
-    text: str
-    stands: Literal["done", "missing", "not yet"]
-    missing: str | None
+    name: str = column("as in the task")
+    text: str = column("as in the task")
+    stands: Literal["done", "missing", "not yet"] = column(
+        "`done`; `missing` (looked at, and not there); `not yet` (a task that it needs is missing)"
+    )
+    missing: str | None = column("what is missing, None when done")
 
     @property
     def passed(self) -> bool:
@@ -90,19 +86,16 @@ class TaskVerdict(Result):
         return self.stands == "done"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verdict(Result):
-    """How an exercise stands.
+    """How an exercise stands."""
 
-    Attributes:
-        title: the title of the exercise.
-        tasks: how each task stands, in order.
-        note: something that the reader should know besides, such as progress that could not be kept; or None.
-    """
-
-    title: str
-    tasks: tuple[TaskVerdict, ...]
-    note: str | None = None
+    title: str = column("the title of the exercise")
+    tasks: tuple[TaskVerdict, ...] = rows("how each task stands, in order", of=TaskVerdict)
+    note: str | None = column(
+        "something that the reader should know besides, such as progress that could not be kept; or None",
+        default=None,
+    )
 
     @property
     def passed(self) -> bool:
@@ -264,7 +257,7 @@ class Exercise:
         return exercise_panel(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
-        return with_text(self.panel, repr(self))
+        return with_text_fallback(self.panel, repr(self))
 
 
 class _Watch:
@@ -356,7 +349,7 @@ def container_named(lab: Lab, name: str) -> Container | None:
         found: Container = lab.client.containers.get(name)
     except docker.errors.NotFound:
         return None
-    if sessions.is_ours("container", found.labels) and not sessions.may_touch(
+    if sessions.has_lab_labels("container", found.labels) and not sessions.may_modify(
         found.labels.get(sessions.SESSION, lab.session), lab.session
     ):
         return None
@@ -382,7 +375,7 @@ def file_in(lab: Lab, name: str, path: str) -> str:
         LabError: there is no such container, or it does not run.
     """
     container = running(lab, name)
-    if lab.host.cannot_show:
+    if lab.host.unavailable:
         return output_of(lab, name, ["cat", path])
     pid = lab.host.process(container).pid
     try:
@@ -540,15 +533,13 @@ def once(container: Container, what: str, look: Callable[[], str | None]) -> str
 # --- progress
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Progress(Result):
-    """The exercises that the reader has opened, and those passed.
+    """The exercises that the reader has opened, and those passed."""
 
-    Attributes:
-        exercises: (chapter, exercise, passed, when) of each; `when` is UTC, ISO 8601, or None.
-    """
-
-    exercises: tuple[tuple[str, str, bool, str | None], ...]
+    exercises: tuple[tuple[str, str, bool, str | None], ...] = column(
+        "(chapter, exercise, passed, when) of each; `when` is UTC, ISO 8601, or None", shown=False
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row an exercise: chapter, exercise, passed, when."""
@@ -635,7 +626,7 @@ class Prediction:
         return prediction_panel(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
-        return with_text(self.panel, repr(self))
+        return with_text_fallback(self.panel, repr(self))
 
 
 def predict(slug: str, question: str, options: Sequence[str]) -> Prediction:
@@ -653,18 +644,14 @@ def _is_prediction(entry: Any) -> bool:
     return isinstance(entry, dict) and "chosen" in entry
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recall(Result):
     """A prediction beside what was measured. Both differ from reader to reader: tag its cell
     `nbval-ignore-output`.
-
-    Attributes:
-        predicted: what the reader chose, None if nothing.
-        measured: what was measured, as text with its unit.
     """
 
-    predicted: str | None
-    measured: str
+    predicted: str | None = column("what the reader chose, None if nothing")
+    measured: str = column("what was measured, as text with its unit")
 
     def __repr__(self) -> str:
         return f"You predicted: {self.predicted or 'nothing yet'}\nMeasured:      {self.measured}"
@@ -729,9 +716,9 @@ def _update(
                 state.write_json(name, kept)
     except (OSError, LabError) as error:
         why = error.message if isinstance(error, LabError) else error.strerror
-        return f"Could not save to {state.shown(_where(name))}: {why}. Everything else works."
+        return f"Could not save to {state.abbreviate_home(_where(name))}: {why}. Everything else works."
     if aside:
-        return f"{name} was corrupted. It was renamed to {state.shown(aside)} and a new file was started."
+        return f"{name} was corrupted. It was renamed to {state.abbreviate_home(aside)} and a new file was started."
     return None
 
 

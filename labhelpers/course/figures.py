@@ -27,7 +27,7 @@ def draw_course_map(result: CourseMap, ax: Axes) -> Axes:
     places = _places(result.chapters)
     for chapter in result.chapters:
         x, y = places[chapter.number]
-        here = chapter.number in result.here
+        here = chapter.number in result.available
         face, edge, ink = (CONTAINER, CONTAINER, "white") if here else (PAPER, FAINT, INK)
         box = FancyBboxPatch((x, y), BOX_W, BOX_H, "round,pad=0,rounding_size=1.6", fc=face, ec=edge, lw=1.2)
         ax.add_patch(box)

@@ -37,7 +37,7 @@ def exercise_panel(exercise: Exercise) -> widgets.Widget:
             button.layout.display = "none"
             panel.layout.border = f"2px solid {HOST}"
 
-    button.on_click(lambda _: setattr(hint, "value", _said(exercise.hint())))
+    button.on_click(lambda _: setattr(hint, "value", _html_text(exercise.hint())))
     exercise.watch(show)
     return panel
 
@@ -49,10 +49,10 @@ def prediction_panel(prediction: Prediction) -> widgets.Widget:
         value=prediction.chosen,
         layout=widgets.Layout(width="auto", max_width="50em"),
     )
-    said = widgets.HTML(_said("Your prediction is saved.") if prediction.chosen else "")
+    said = widgets.HTML(_html_text("Your prediction is saved.") if prediction.chosen else "")
 
     def keep(change: dict[str, str]) -> None:
-        said.value = _said(prediction.choose(change["new"]) or "Your prediction is saved.")
+        said.value = _html_text(prediction.choose(change["new"]) or "Your prediction is saved.")
 
     radio.observe(keep, names="value")
     head = widgets.HTML(f'<b style="color:{INK}">Predict.</b> {code_html(prediction.question)}')
@@ -102,5 +102,5 @@ def _page(title: str, head: str, colour: str, rows: str, note: str) -> str:
     )
 
 
-def _said(text: str) -> str:
+def _html_text(text: str) -> str:
     return f'<div style="line-height:1.4;margin-left:0.5em">{code_html(text)}</div>' if text else ""

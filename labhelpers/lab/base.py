@@ -13,15 +13,15 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 from docker.models.volumes import Volume
 
-from labhelpers.engine import Engine, answers
+from labhelpers.engine import Engine, responses
+from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.host import HostView
-from labhelpers.engine.words import speaking
-from labhelpers.errors import NameTaken, NotOurs
+from labhelpers.errors import NameTaken, NotOwned
 from labhelpers.lab import refusals, sessions
 from labhelpers.lab.commands import show_commands
 from labhelpers.lab.operations import Connect, OnContainer, Operation, Update
 
-See = Callable[[Mapping[str, Any]], object]
+ProgressCallback = Callable[[Mapping[str, Any]], object]
 """Is called with each message of the engine while it works."""
 
 
@@ -100,22 +100,22 @@ class Base:
         return sessions.labels(kind, self.chapter, self.session)
 
     def _must_be_ours(self, container: str) -> None:
-        found = answers.labels(self.client.api.inspect_container(container))
-        if not sessions.is_ours("container", found):
-            raise NotOurs(
+        found = responses.labels(self.client.api.inspect_container(container))
+        if not sessions.has_lab_labels("container", found):
+            raise NotOwned(
                 f"the lab did not create the container {container!r} and will not change it",
                 hint=f"if it is yours, remove it in a terminal: docker rm {container}",
             )
-        if not sessions.may_touch(found.get(sessions.SESSION, ""), self.session):
-            raise NotOurs(
-                f"the container {container!r} belongs to {_whose(found)}; this notebook will not change it",
+        if not sessions.may_modify(found.get(sessions.SESSION, ""), self.session):
+            raise NotOwned(
+                f"the container {container!r} belongs to {_owner(found)}; this notebook will not change it",
                 hint="use a container of this notebook; `%docker ps` lists them",
             )
 
     @contextmanager
     def _changing(self, call: OnContainer | Update | Connect) -> Iterator[None]:
         """Show a command that changes a container, which must be the lab's, and report what the block raises."""
-        with speaking(self.engine, container=call.container):
+        with translate_errors(self.engine, container=call.container):
             self._must_be_ours(call.container)
             self._say(call)
             yield
@@ -134,5 +134,5 @@ def name_of(thing: Container | Network | Volume | str) -> str:
     return thing if isinstance(thing, str) else str(thing.name)
 
 
-def _whose(labels: Mapping[str, str]) -> str:
+def _owner(labels: Mapping[str, str]) -> str:
     return f"another lab session (chapter {labels[sessions.CHAPTER]})"

@@ -38,7 +38,7 @@ class Option:
     """
 
     flag: str
-    words: Callable[[Any], list[str]] | None
+    arguments: Callable[[Any], list[str]] | None
     api: Callable[[Any], dict[str, Any]]
 
 

@@ -14,12 +14,12 @@ from docker.models.images import Image
 from docker.models.networks import Network
 from docker.models.volumes import Volume
 
-from labhelpers.engine import answers, registries
+from labhelpers.engine import registries, responses
+from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.removal import remove_image
-from labhelpers.engine.words import speaking
-from labhelpers.errors import NotOurs
+from labhelpers.errors import NotOwned
 from labhelpers.lab import refusals, sessions
-from labhelpers.lab.base import Base, See, name_of
+from labhelpers.lab.base import Base, ProgressCallback, name_of
 from labhelpers.lab.operations import (
     Build,
     Commit,
@@ -31,7 +31,7 @@ from labhelpers.lab.operations import (
     RemoveNetwork,
     RemoveVolume,
     Tag,
-    make,
+    make_operation,
 )
 from labhelpers.lab.sessions import Session
 
@@ -41,7 +41,7 @@ class Resources(Base):
 
     _session: Session
 
-    def pull(self, ref: str, *, see: See | None = None) -> Image:
+    def pull(self, ref: str, *, see: ProgressCallback | None = None) -> Image:
         """Fetch an image from its registry.
 
         Args:
@@ -50,22 +50,22 @@ class Resources(Base):
         Raises:
             ImageMissing: the registry does not have it, or does not answer.
         """
-        call = make(Pull, ref)
+        call = make_operation(Pull, ref)
         self._say(call)
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             try:
                 for step in self.client.api.pull(**call.api(), stream=True, decode=True):
                     if "error" in step:
-                        raise registries.explain(ref, str(step["error"])).error(ref)
+                        raise registries.explain_failure(ref, str(step["error"])).to_error(ref)
                     if see:
                         see(step)
             except APIError as error:
-                raise registries.failed(error, ref).error(ref) from None
+                raise registries.pull_error(error, ref).to_error(ref) from None
             pulled = self.client.images.get(ref)
             self._there_before.add(str(pulled.id))
             return pulled
 
-    def build(self, path: str, tag: str, *, see: See | None = None, **options: Any) -> Image:
+    def build(self, path: str, tag: str, *, see: ProgressCallback | None = None, **options: Any) -> Image:
         """Make an image from a folder with a Dockerfile; `labhelpers.lab.operations.Build` lists the options.
 
         Args:
@@ -75,9 +75,9 @@ class Resources(Base):
             BuildFailed: a step failed; the last lines of its output are kept.
             NameTaken: the tag belongs to an image that this lab did not make.
         """
-        call = make(Build, path, tag, **options)
+        call = make_operation(Build, path, tag, **options)
         self._say(call)
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             self._tag_must_be_free(tag)
             return self._build(call, see)
 
@@ -88,11 +88,11 @@ class Resources(Base):
             NameTaken: the name belongs to an image that this lab did not make.
             LabError: the container is gone.
         """
-        call = make(Commit, name_of(container), ref)
+        call = make_operation(Commit, name_of(container), ref)
         self._say(call)
         # the container's labels would come along and say that this image is a container
         labels = [f"LABEL {name}={value}" for name, value in self._labels("image").items()]
-        with speaking(self.engine, container=call.container):
+        with translate_errors(self.engine, container=call.container):
             self._tag_must_be_free(ref)
             made = self.client.api.commit(**call.api(), changes=labels)
             return self.client.images.get(made["Id"])
@@ -105,15 +105,15 @@ class Resources(Base):
             NotOurs: this session did not make the image.
             NameTaken: the name belongs to an image that this session did not make.
         """
-        call = make(Tag, image, ref)
+        call = make_operation(Tag, image, ref)
         self._say(call)
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             try:
                 found = self.client.images.get(image)
             except ImageNotFound as error:
                 raise refusals.image_missing(image, error) from None
-            if answers.labels(found.attrs).get(sessions.SESSION) != self.session:
-                raise NotOurs(
+            if responses.labels(found.attrs).get(sessions.SESSION) != self.session:
+                raise NotOwned(
                     f"the lab did not create the image {image!r}, so it could not remove the tag later",
                     hint=f"to tag it anyway, run in a terminal: docker tag {image} {ref}",
                 )
@@ -127,9 +127,9 @@ class Resources(Base):
             NameTaken: a network of that name is there, or one that has addresses of the same subnet.
             EngineRefused: the engine has no addresses left for another network, or refused for another reason.
         """
-        call = make(CreateNetwork, name, **options)
+        call = make_operation(CreateNetwork, name, **options)
         self._say(call)
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             try:
                 made = self.client.api.create_network(**call.api(), labels=self._labels("network"))
             except APIError as error:
@@ -153,15 +153,15 @@ class Resources(Base):
         Raises:
             NameTaken: a volume of that name is there that neither this session nor the reader made.
         """
-        call = make(CreateVolume, name, **options)
+        call = make_operation(CreateVolume, name, **options)
         self._say(call)
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             # the engine answers with an old volume of that name as if it were new: only the labels tell
             mark = {sessions.KEEP: "yes"} if keep else {}
             self.client.api.create_volume(**call.api(), labels=self._labels("volume") | mark)
             # its own answer has no labels where the engine has restarted since the volume was made (20.10)
             volume = self.client.volumes.get(name)
-            found = answers.labels(volume.attrs)
+            found = responses.labels(volume.attrs)
             kept = keep and sessions.CHAPTER in found and sessions.KEEP in found
             if not kept and not sessions.is_usable_volume(found, self.session):
                 raise self._name_taken("volume", name, None)
@@ -175,7 +175,7 @@ class Resources(Base):
             ContainerMissing: there is no such container.
             EngineRefused: there is no such network, or the engine refused for another reason.
         """
-        call = make(Connect, name_of(network), name_of(container))
+        call = make_operation(Connect, name_of(network), name_of(container))
         with self._changing(call):
             self.client.api.connect_container_to_network(**call.api())
 
@@ -186,8 +186,8 @@ class Resources(Base):
             NotOurs: this session did not make it.
             EngineRefused: a container is still in it.
         """
-        call = make(RemoveNetwork, name_of(network))
-        with speaking(self.engine):
+        call = make_operation(RemoveNetwork, name_of(network))
+        with translate_errors(self.engine):
             try:
                 self._must_be_this_sessions("network", call.name, self.client.api.inspect_network(call.name))
             except NotFound:
@@ -207,13 +207,13 @@ class Resources(Base):
             NotOurs: this session did not make it.
             EngineRefused: a container still uses it.
         """
-        call = make(RemoveVolume, name_of(volume))
-        with speaking(self.engine):
+        call = make_operation(RemoveVolume, name_of(volume))
+        with translate_errors(self.engine):
             try:
                 attrs = self.client.api.inspect_volume(call.name)
             except NotFound:
                 return
-            is_new = call.name not in self._there_before and sessions.CHAPTER not in answers.labels(attrs)
+            is_new = call.name not in self._there_before and sessions.CHAPTER not in responses.labels(attrs)
             if not (made_by_run and is_new):
                 self._must_be_this_sessions("volume", call.name, attrs)
             self._say(call)
@@ -226,15 +226,15 @@ class Resources(Base):
         Raises:
             EngineRefused: a container uses the image.
         """
-        call = make(RemoveImage, ref)
-        with speaking(self.engine):
+        call = make_operation(RemoveImage, ref)
+        with translate_errors(self.engine):
             self._say(call)
             with suppress(ImageNotFound):
                 remove_image(self.client.api, call.ref)
 
     def _must_be_this_sessions(self, kind: str, name: str, attrs: Mapping[str, Any]) -> None:
-        if answers.labels(attrs).get(sessions.SESSION) != self.session:
-            raise NotOurs(
+        if responses.labels(attrs).get(sessions.SESSION) != self.session:
+            raise NotOwned(
                 f"this notebook did not create the {kind} {name!r} and will not change it",
                 hint=f"if it is yours, remove it in a terminal: docker {kind} rm {name}",
             )
@@ -245,10 +245,10 @@ class Resources(Base):
         except ImageNotFound:
             return
         # the configuration of an image may be null
-        if answers.labels(found).get(sessions.SESSION) != self.session:
+        if responses.labels(found).get(sessions.SESSION) != self.session:
             raise self._name_taken("image", tag, None)
 
-    def _build(self, call: Build, see: See | None) -> Image:
+    def _build(self, call: Build, see: ProgressCallback | None) -> Image:
         said: list[str] = []
         nameless = self._nameless()
         try:
@@ -260,13 +260,13 @@ class Resources(Base):
             with suppress(DockerException, requests.RequestException):
                 left = {id for id in self._nameless() - nameless if id[7:19] in steps}
                 self._there_before |= left
-                self._session.has_stages(left)
+                self._session.record_build_stages(left)
 
     def _nameless(self) -> set[str]:
         """The images that no tag names and no other image stands on."""
         return {row["Id"] for row in self.client.api.images(filters={"dangling": True})}
 
-    def _build_told(self, call: Build, see: See | None, said: list[str]) -> Image:
+    def _build_told(self, call: Build, see: ProgressCallback | None, said: list[str]) -> Image:
         image_id = ""
         try:
             for step in self.client.api.build(

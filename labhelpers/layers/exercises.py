@@ -23,24 +23,24 @@ from labhelpers.course.exercises import (
 )
 from labhelpers.drawing import human_bytes
 from labhelpers.errors import ImageMissing
-from labhelpers.lab.names import all_named, named
+from labhelpers.lab.names import all_with_suffix, with_suffix
 from labhelpers.layers import recipes
-from labhelpers.layers.archives import ImageStack, Look
+from labhelpers.layers.archives import FileCallback, ImageStack
 from labhelpers.layers.builds import build, files_of
+from labhelpers.layers.docker_save import read_docker_save
 from labhelpers.layers.overlay import changes
-from labhelpers.layers.saved import save
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
-    from labhelpers.layers.tarstream import Part
+    from labhelpers.layers.tarstream import LimitedSource
 
-FAT, DIET, MOST_WASTE = named("fat:1"), named("diet:1"), 64 * 1024
-LEAKY, TOKEN, FINDER = named("leaky:1"), "app/token.txt", named("finder")
-ORDERED = all_named("ordered:1", "ordered:2")
+FAT, DIET, MOST_WASTE = with_suffix("fat:1"), with_suffix("diet:1"), 64 * 1024
+LEAKY, TOKEN, FINDER = with_suffix("leaky:1"), "app/token.txt", with_suffix("finder")
+ORDERED = all_with_suffix("ordered:1", "ordered:2")
 MAIN, INSTALLED = "app/main.py", "app/installed"
-WHITEOUT = named("one-whiteout")
-OLD, CURRENT, BOARD = all_named("notice:1", "notice:latest", "notice-board")
-SITE, MOST_SITE = named("site:1"), 4 * 1024 * 1024
+WHITEOUT = with_suffix("one-whiteout")
+OLD, CURRENT, BOARD = all_with_suffix("notice:1", "notice:latest", "notice-board")
+SITE, MOST_SITE = with_suffix("site:1"), 4 * 1024 * 1024
 PYTHON = re.compile(r"(^|/)bin/python[0-9.]*$")
 # what an engine puts into every container, and `docker export` into its archive
 ENGINES_OWN = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
@@ -72,7 +72,7 @@ def diet(lab: Lab) -> Exercise:
     """
     if not _is_kept(lab, FAT):
         if _no_image(lab, FAT):
-            _build(lab, recipes.FAT, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
+            _build(lab, recipes.WASTEFUL, FAT, BASE=lab.image("payload"), SALT=token_hex(8))
         keep(lab, FAT, _id(lab, FAT))
     there = Task("there", f"There is an image {DIET}", lambda lab: _no_image(lab, DIET), _diet_there_hint)
     same = Task(
@@ -143,7 +143,7 @@ def secret_layer(lab: Lab) -> Exercise:
     """
     if not _is_kept(lab, LEAKY):
         if _no_image(lab, LEAKY):
-            recipe = recipes.LEAKY.with_files(token_txt=token_hex(8))
+            recipe = recipes.LEAKED_SECRET.with_files(token_txt=token_hex(8))
             _build(lab, recipe, LEAKY, BASE=lab.image("payload"))
         keep(lab, LEAKY, _id(lab, LEAKY))
     runs = Task(
@@ -456,7 +456,7 @@ def _small_hint(lab: Lab) -> str:
 # --- looking
 
 
-def _build(lab: Lab, recipe: recipes.Recipe, ref: str, **arguments: str) -> None:
+def _build(lab: Lab, recipe: recipes.BuildContext, ref: str, **arguments: str) -> None:
     """Build what an exercise begins with; the command would give a part of the answer."""
     with lab.hidden():
         build(lab, recipe, ref, None, **arguments)
@@ -484,7 +484,7 @@ def _stack(lab: Lab, ref: str) -> ImageStack:
     """The layers of an image, with the digest of every file."""
     id = _id(lab, ref)
     if id not in _STACKS:
-        _STACKS[id] = save(lab, id, _hashed())
+        _STACKS[id] = read_docker_save(lab, id, _hashed())
     return _STACKS[id]
 
 
@@ -497,12 +497,12 @@ def _headers(lab: Lab, ref: str) -> ImageStack:
     """The layers of an image without what is in its files: a large one takes a second."""
     id = _id(lab, ref)
     if id not in _HEADERS:
-        _HEADERS[id] = save(lab, id)
+        _HEADERS[id] = read_docker_save(lab, id)
     return _HEADERS[id]
 
 
-def _hashed() -> Look:
-    def look(path: str, part: Part) -> tuple[str, str]:
+def _hashed() -> FileCallback:
+    def look(path: str, part: LimitedSource) -> tuple[str, str]:
         total, first = hashlib.sha256(), b""
         while piece := part.read(1 << 20):
             total.update(piece)

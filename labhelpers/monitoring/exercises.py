@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.escape import escape_paths
 from labhelpers.course.exercises import (
     Exercise,
     Task,
@@ -21,22 +21,22 @@ from labhelpers.course.exercises import (
     not_running,
     running,
 )
-from labhelpers.lab.names import all_named, named
-from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
-from labhelpers.monitoring.places import home
-from labhelpers.monitoring.restart import EATS, LIMIT_BYTES
+from labhelpers.lab.names import all_with_suffix, with_suffix
+from labhelpers.monitoring.engine_socket import PROXY_DIRECTORY, SOCKET_PATH, find_engine_socket, start_proxy
+from labhelpers.monitoring.restart import ALLOCATE_COMMAND, MEMORY_LIMIT_BYTES
+from labhelpers.monitoring.storage import host_home
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
-    from labhelpers.monitoring.door import Door
+    from labhelpers.monitoring.engine_socket import EngineSocket
 
-SHELF = named("shelf_data")
-TILL, TILL_DATA = all_named("till", "till_data")
-LIGHTHOUSE = named("lighthouse")
-GUARD, POST, WATCHMAN = all_named("guard", "guard-post", "watchman")
-SUSPECTS, INSPECTOR = all_named("ada", "bob", "cleo"), named("inspector")
+SHELF = with_suffix("shelf_data")
+TILL, TILL_DATA = all_with_suffix("till", "till_data")
+LIGHTHOUSE = with_suffix("lighthouse")
+GUARD, POST, WATCHMAN = all_with_suffix("guard", "guard-post", "watchman")
+SUSPECTS, INSPECTOR = all_with_suffix("ada", "bob", "cleo"), with_suffix("inspector")
 _fates: dict[str, dict[str, str]] = {}
 """session → suspect → what it died of."""
 GAVE_UP = "I cannot go on like this"
@@ -79,7 +79,7 @@ def _shelf(lab: Lab) -> str | None:
 
 
 def _filled(lab: Lab) -> str | None:
-    entries = lab.host.directory(lab.directory_of(SHELF), deep=True)
+    entries = lab.host.directory(lab.directory_of(SHELF), recursive=True)
     if any(entry.kind == "file" and entry.size_bytes for entry in entries):
         return None
     names = ", ".join(entry.path for entry in entries)
@@ -116,7 +116,7 @@ def name_not_path(lab: Lab) -> Exercise:
     with lab.hidden():
         if container_named(lab, TILL) is None:
             lab.create_volume(TILL_DATA)
-            path = f"{home(lab)}/volumes/{TILL_DATA}"
+            path = f"{host_home(lab)}/volumes/{TILL_DATA}"
             script = f"[ -e /data/takings ] || echo {_takings(lab)} >/data/takings; exec sleep 86400"
             words: dict[str, Any] = {"volumes": [f"{path}:/data"], "network": "none"}
             lab.run(lab.image("payload"), ["sh", "-c", script], name=TILL, **words)
@@ -262,7 +262,7 @@ def watch_only(lab: Lab) -> Exercise:
     right leads to it or to the host; the list that it holds is one that `guard` gives it, of this exercise.
     """
     with lab.hidden():
-        door = docker_sock(lab)
+        door = find_engine_socket(lab)
         given(lab, GUARD, lambda: _post_the_guard(lab, door))
     runs = Task(
         "runs",
@@ -289,14 +289,14 @@ def watch_only(lab: Lab) -> Exercise:
     return Exercise(lab, "09", "watch-only", "See, and not command", tasks, SETTLE_S, (WATCHMAN, GUARD))
 
 
-def _post_the_guard(lab: Lab, door: Door) -> None:
+def _post_the_guard(lab: Lab, door: EngineSocket) -> None:
     lab.create_volume(POST)
     guard = start_proxy(lab, door, POST, name=GUARD)
-    lab.exec(guard, ["rm", f"{PLACE}/get.sock"])
+    lab.exec(guard, ["rm", f"{PROXY_DIRECTORY}/get.sock"])
 
 
 def _apart(lab: Lab) -> str | None:
-    ways = ways_to_the_host(lab, running(lab, WATCHMAN))
+    ways = escape_paths(lab, running(lab, WATCHMAN))
     return f"{WATCHMAN}: {ways[0]}" if ways else None
 
 
@@ -310,7 +310,7 @@ def _apart_hint(lab: Lab) -> str:
         )
     if "over the network" in missing:
         return "The engine listens on a port. What it needs is a socket in a volume: it can do without a network."
-    return f"Give it the volume {POST}, and nothing of {INSIDE} or of the host's directories."
+    return f"Give it the volume {POST}, and nothing of {SOCKET_PATH} or of the host's directories."
 
 
 def _seen(lab: Lab) -> str | None:
@@ -387,11 +387,15 @@ def _let_them_die(lab: Lab) -> dict[str, str]:
     Returns:
         Name → the file that is to hold it.
     """
-    ends = [EATS, f"echo {GAVE_UP}; exit 137", "sleep 86400"]
+    ends = [ALLOCATE_COMMAND, f"echo {GAVE_UP}; exit 137", "sleep 86400"]
     files = dict(zip(ends, ("kernel", "itself", "somebody"), strict=True))
     secrets.SystemRandom().shuffle(ends)
     wait = "until [ -s /fate ]; do sleep 0.05; done; . /fate"
-    limits: dict[str, Any] = {"memory": LIMIT_BYTES, "memory_swap": LIMIT_BYTES, "network": "none"}
+    limits: dict[str, Any] = {
+        "memory": MEMORY_LIMIT_BYTES,
+        "memory_swap": MEMORY_LIMIT_BYTES,
+        "network": "none",
+    }
     made: list[tuple[Container, str]] = []
     for name, end in zip(SUSPECTS, ends, strict=True):
         if container_named(lab, name):
@@ -405,7 +409,7 @@ def _let_them_die(lab: Lab) -> dict[str, str]:
     for container, end in made:
         lab.wait(container, limit_s=WAIT_S)
         for _ in range(OOM_TRIES):
-            if end != EATS or lab.inspect(container)["State"]["OOMKilled"]:
+            if end != ALLOCATE_COMMAND or lab.inspect(container)["State"]["OOMKilled"]:
                 break
             # the engine missed the kill, which the exercise asks for: once more, with the same fate
             lab.start(container)

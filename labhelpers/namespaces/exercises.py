@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.escape import escape_paths
 from labhelpers.course.exercises import (
     Exercise,
     Task,
@@ -23,9 +23,9 @@ from labhelpers.course.exercises import (
 )
 from labhelpers.course.exercises import given as start_given
 from labhelpers.errors import LabError, TimedOut
-from labhelpers.lab.names import all_named, named
-from labhelpers.namespaces.first_process import masks
-from labhelpers.namespaces.identity import FIVE, KINDS, Namespaces, of
+from labhelpers.lab.names import all_with_suffix, with_suffix
+from labhelpers.namespaces.identity import BASIC_KINDS, KINDS, Namespaces, namespaces_of
+from labhelpers.namespaces.pid1 import signal_dispositions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import Process
     from labhelpers.lab import Lab
 
-RADIO, LISTENER = all_named("radio", "listener")
-HERMIT = named("hermit")
-POSTBOX, COURIER = all_named("postbox", "courier")
-ROOMS, NOTES = all_named("room-1", "room-2", "room-3"), named("notes")
-POLITE = named("polite")
-MATRYOSHKA = named("matryoshka")
+RADIO, LISTENER = all_with_suffix("radio", "listener")
+HERMIT = with_suffix("hermit")
+POSTBOX, COURIER = all_with_suffix("postbox", "courier")
+ROOMS, NOTES = all_with_suffix("room-1", "room-2", "room-3"), with_suffix("notes")
+POLITE = with_suffix("polite")
+MATRYOSHKA = with_suffix("matryoshka")
 STOP_S = 5
 OPTIONS = {"pid": "pid", "net": "network", "ipc": "ipc"}
 """Kinds that one container can share with another, and the option of `docker run` that does it."""
@@ -93,7 +93,11 @@ def _radio(lab: Lab) -> None:
 def _joined(lab: Lab) -> str | None:
     if missing := not_as_given(lab, RADIO):
         return missing
-    mine, theirs, host = of(lab, running(lab, LISTENER)), of(lab, running(lab, RADIO)), of(lab)
+    mine, theirs, host = (
+        namespaces_of(lab, running(lab, LISTENER)),
+        namespaces_of(lab, running(lab, RADIO)),
+        namespaces_of(lab),
+    )
     if mine.ids["net"] == theirs.ids["net"]:
         return None
     if mine.ids["net"] == host.ids["net"]:
@@ -112,11 +116,11 @@ def _joined_hint(lab: Lab) -> str:
 
 def _only_network(lab: Lab) -> str | None:
     own = {one.pid: one for one in lab.host.processes(running(lab, LISTENER))}
-    mine = {kind: {one.namespaces.get(kind) for one in own.values()} - {None} for kind in FIVE}
+    mine = {kind: {one.namespaces.get(kind) for one in own.values()} - {None} for kind in BASIC_KINDS}
     radio = {one.pid for one in lab.host.processes(running(lab, RADIO))}
     engine = lab.host.process().namespaces
     for one in lab.host.processes():
-        for kind in FIVE:
+        for kind in BASIC_KINDS:
             if kind == "net" or one.pid in own or one.namespaces.get(kind) not in mine[kind]:
                 continue
             host = one.namespaces[kind] == engine.get(kind)
@@ -174,8 +178,8 @@ def _one_process(lab: Lab) -> str | None:
 
 
 def _only_itself(lab: Lab) -> str | None:
-    space = of(lab, running(lab, HERMIT)).ids["pid"]
-    if space == of(lab).ids["pid"]:
+    space = namespaces_of(lab, running(lab, HERMIT)).ids["pid"]
+    if space == namespaces_of(lab).ids["pid"]:
         return f"{HERMIT} sees every process of the host"
     count = len([p for p in lab.host.processes() if p.namespaces.get("pid") == space and p.state != "Z"])
     return None if count == 1 else f"{HERMIT} is in a pid namespace with {count - 1} more"
@@ -237,7 +241,7 @@ def _in_post(lab: Lab) -> str | None:
     if missing := not_as_given(lab, POSTBOX):
         return missing
     mine, theirs, host = (
-        of(lab, where).ids["ipc"] for where in (running(lab, COURIER), running(lab, POSTBOX), None)
+        namespaces_of(lab, where).ids["ipc"] for where in (running(lab, COURIER), running(lab, POSTBOX), None)
     )
     if mine == theirs:
         return None
@@ -332,8 +336,8 @@ def _sharing(kind: str, with_: str) -> dict[str, str]:
 
 
 def _who(lab: Lab) -> tuple[set[str], str]:
-    rows: dict[str, Namespaces] = {name: of(lab, running(lab, name)) for name in ROOMS}
-    for kind in FIVE:
+    rows: dict[str, Namespaces] = {name: namespaces_of(lab, running(lab, name)) for name in ROOMS}
+    for kind in BASIC_KINDS:
         for name in ROOMS:
             same = {other for other in ROOMS if rows[other].ids[kind] == rows[name].ids[kind]}
             if len(same) == 2:
@@ -398,7 +402,7 @@ def _is_sleep(process: Process) -> bool:
 
 def _ends_by_term(lab: Lab) -> str | None:
     container = running(lab, POLITE)
-    found = masks(lab, container).say("SIGTERM")
+    found = signal_dispositions(lab, container).say("SIGTERM")
     if found == "ignored":
         return "its process 1 ignores TERM"
     if found == "default":
@@ -425,10 +429,10 @@ def _stop_is_waited_for(lab: Lab, container: Container) -> str | None:
 def _start_like(lab: Lab, container: Container, copy: Container) -> None:
     """Start a copy, and wait until it has come as far as the other: the same handler, and as many processes."""
     copy.start()
-    handler, wanted = masks(lab, container).say("SIGTERM"), _size(lab, container)
+    handler, wanted = signal_dispositions(lab, container).say("SIGTERM"), _size(lab, container)
 
     def is_like_it() -> bool:
-        return masks(lab, copy).say("SIGTERM") == handler and _size(lab, copy) >= wanted
+        return signal_dispositions(lab, copy).say("SIGTERM") == handler and _size(lab, copy) >= wanted
 
     with suppress(LabError):  # it may end at once
         lab.wait_for("the copy to be like the container", is_like_it, STOP_S)
@@ -536,9 +540,7 @@ def _few_rights(lab: Lab) -> str | None:
     added = [str(name).upper().removeprefix("CAP_") for name in config.get("CapAdd") or []]
     if len(added) > 1 or "ALL" in added:
         return f"it has {', '.join(added)} added"
-    return next(
-        iter(ways_to_the_host(lab, container, granted=(*added, "seccomp", "apparmor", "label"))), None
-    )
+    return next(iter(escape_paths(lab, container, allowed=(*added, "seccomp", "apparmor", "label"))), None)
 
 
 def _innermost(lab: Lab) -> list[Process]:
@@ -558,7 +560,7 @@ def _deep(lab: Lab) -> str | None:
 def _deep_hint(lab: Lab) -> str:
     container = running(lab, MATRYOSHKA)
     commands = [one.command for one in lab.host.processes(container)]
-    if lab.host.process(container).namespaces.get("pid") == of(lab).ids["pid"]:
+    if lab.host.process(container).namespaces.get("pid") == namespaces_of(lab).ids["pid"]:
         return "It shares the host's pid namespace, so one level is missing."
     if any(command.startswith("unshare") for command in commands):
         return "Is --pid among its options? With --fork unshare starts a child: only that is in the new namespace."

@@ -7,24 +7,24 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from labhelpers.course.exercises import Exercise, Task, given, not_as_given, not_running, output_of, running
-from labhelpers.engine import answers
-from labhelpers.engine.host.traffic import received
-from labhelpers.lab.names import all_named, named
-from labhelpers.networks.broken import break_network, outside
-from labhelpers.networks.limits import limits
-from labhelpers.networks.maps import map
-from labhelpers.networks.wire import once
+from labhelpers.engine import responses
+from labhelpers.engine.host.traffic import received_traffic
+from labhelpers.lab.names import all_with_suffix, with_suffix
+from labhelpers.networks.broken import break_network, external_host
+from labhelpers.networks.engine_settings import network_settings
+from labhelpers.networks.maps import network_map
+from labhelpers.networks.veth import run_in_tools
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-LEFT, RIGHT, BOTH = all_named("left", "right", "both-sides")
-LEFT_ONE, RIGHT_ONE = all_named("left-one", "right-one")
-TRACED = named("traced")
-SEALED, IN_ONE, IN_TWO = all_named("sealed", "sealed-one", "sealed-two")
-WORLD = named("world")
+LEFT, RIGHT, BOTH = all_with_suffix("left", "right", "both-sides")
+LEFT_ONE, RIGHT_ONE = all_with_suffix("left-one", "right-one")
+TRACED = with_suffix("traced")
+SEALED, IN_ONE, IN_TWO = all_with_suffix("sealed", "sealed-one", "sealed-two")
+WORLD = with_suffix("world")
 SETTLE_S = 0.5  # each look sends real requests: it lasts longer than a container that ends at once
 QUIET = ["127.0.0.1"]
 """Name servers of the lab's containers: nobody is there, so no name of an exercise leaves the machine."""
@@ -100,7 +100,9 @@ def _reaches_hint(lab: Lab) -> str:
 
 def _apart_if_isolated(lab: Lab) -> str | None:
     """As `_apart`; where the engine isolates no network (iptables=false), they must only not share one."""
-    if limits(lab).isolation(LEFT, RIGHT) and not _networks_of(lab, LEFT_ONE) & _networks_of(lab, RIGHT_ONE):
+    if network_settings(lab).isolation(LEFT, RIGHT) and not _networks_of(lab, LEFT_ONE) & _networks_of(
+        lab, RIGHT_ONE
+    ):
         return None
     return _apart(lab)
 
@@ -145,7 +147,7 @@ def _other_end(lab: Lab) -> str | None:
     written = _output(lab, TRACED, ["cat", "/other-end"])
     if not written:
         return f"{TRACED} has no file /other-end, or it is empty"
-    seen = map(lab, [str(running(lab, TRACED).name)])
+    seen = network_map(lab, [str(running(lab, TRACED).name)])
     right = next((end.host_interface for end in seen.ends if end.interface == "eth0"), None)
     if written == right:
         return None
@@ -187,7 +189,7 @@ def sealed(lab: Lab) -> Exercise:
     Promise: no packet of a container on this network arrives outside, whatever that container's own routes and
     rights are. Packets are counted where they would arrive: an answer that does not come back proves nothing.
     """
-    outside(lab, WORLD)
+    external_host(lab, WORLD)
     there = Task(
         "there",
         f"There is a network {SEALED}",
@@ -234,7 +236,7 @@ def _sealed_talk(lab: Lab) -> str | None:
 def _sealed_shut(lab: Lab) -> str | None:
     if missing := not_as_given(lab, WORLD):
         return missing
-    host = outside(lab, WORLD)
+    host = external_host(lab, WORLD)
     address = next(
         (one.address for one in lab.host.addresses(running(lab, WORLD)) if one.interface == "wire"), None
     )
@@ -242,22 +244,22 @@ def _sealed_shut(lab: Lab) -> str | None:
         return (
             f"{WORLD} has lost its connection to the host: remove it, and run the cell of this exercise again"
         )
-    before = received(lab.host, running(lab, WORLD)).packets
+    before = received_traffic(lab.host, running(lab, WORLD)).packets
     with ThreadPoolExecutor() as pool:
         answered = list(pool.map(lambda name: _ping(lab, name, address), (IN_ONE, IN_TWO)))
     if any(answered):
         name = (IN_ONE, IN_TWO)[answered.index(True)]
         return f"{name} reaches {address}, which is outside of the host"
-    if received(lab.host, running(lab, WORLD)).packets > before:
+    if received_traffic(lab.host, running(lab, WORLD)).packets > before:
         return f"a packet from {IN_ONE} or {IN_TWO} arrives at {address}, which is outside of the host"
     if parent := _parent(lab):
         return f"{SEALED} is a part of the network of the host's interface {parent}: its packets leave the host there"
     # what the two containers lack themselves, a route or a right, is no property of the network
-    before = received(lab.host, running(lab, WORLD)).packets
+    before = received_traffic(lab.host, running(lab, WORLD)).packets
     sends = f"ping -c 2 -W 1 {address}; echo | nc -u -w 1 {address} 9; echo | nc -w 1 {address} 80"
     with lab.hidden():
-        once(lab, sends, network=_network_id(lab, SEALED), cap_add=["NET_RAW"], check=False)
-    if received(lab.host, running(lab, WORLD)).packets > before:
+        run_in_tools(lab, sends, network=_network_id(lab, SEALED), cap_add=["NET_RAW"], check=False)
+    if received_traffic(lab.host, running(lab, WORLD)).packets > before:
         return (
             f"a packet from another container on {SEALED} arrives at {address}, which is outside of the host"
         )
@@ -331,7 +333,7 @@ def _network_id(lab: Lab, name: str) -> str:
 
 
 def _networks_of(lab: Lab, name: str) -> set[str]:
-    return set(answers.networks(running(lab, name).attrs))
+    return set(responses.networks(running(lab, name).attrs))
 
 
 def _addresses(lab: Lab, name: str) -> list[str]:
@@ -355,16 +357,16 @@ def _ping(lab: Lab, source: str, target: str) -> bool:
         if done.exit_code in (126, 127):
             # its image has no ping: one from beside it, with its routes, its name servers and its /etc/hosts
             beside = f"container:{container.id}"
-            output = once(lab, ping, network=beside, cap_add=["NET_RAW"], check=False)
+            output = run_in_tools(lab, ping, network=beside, cap_add=["NET_RAW"], check=False)
     return " 0% packet loss" in output
 
 
 def _ping_arrives(lab: Lab, source: str, target: str | None, address: str) -> bool:
     """Whether an echo request to `address` is answered, and arrives at the container `target` if that is given."""
-    before = received(lab.host, running(lab, target)).pings if target else 0
+    before = received_traffic(lab.host, running(lab, target)).pings if target else 0
     if not _ping(lab, source, address):
         return False
-    return target is None or received(lab.host, running(lab, target)).pings > before
+    return target is None or received_traffic(lab.host, running(lab, target)).pings > before
 
 
 def _does_not_reach(lab: Lab, source: str, target: str) -> str | None:

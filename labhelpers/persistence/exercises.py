@@ -15,19 +15,26 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.course.exercises import Exercise, Task, container_named, given, not_running, running
 from labhelpers.errors import LabError
 from labhelpers.lab import sessions
-from labhelpers.lab.names import all_named, named
-from labhelpers.persistence import places, servers
-from labhelpers.persistence.kills import FAST, SAFE
-from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, Place
-from labhelpers.persistence.servers import DATA, DATABASE, ROW, copy, start, start_without_volume
+from labhelpers.lab.names import all_with_suffix, with_suffix
+from labhelpers.persistence import data_location, servers
+from labhelpers.persistence.data_location import ANONYMOUS_VOLUME, BIND, CONTAINER_LAYER, VOLUME, DataLocation
+from labhelpers.persistence.kills import FLUSHED_AT_COMMIT, WRITTEN_EACH_SECOND
+from labhelpers.persistence.servers import (
+    DATA,
+    DATABASE,
+    ROW,
+    copy_volume,
+    start_server,
+    start_without_volume,
+)
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-PROOF, PROOF_DATA = all_named("proof", "proof-data")
-SCHOOL = named("school")
-FORGETFUL, KEEPER = all_named("forgetful", "keeper")
-BANK, BANK_DATA = all_named("bank", "bank-data")
+PROOF, PROOF_DATA = all_with_suffix("proof", "proof-data")
+SCHOOL = with_suffix("school")
+FORGETFUL, KEEPER = all_with_suffix("forgetful", "keeper")
+BANK, BANK_DATA = all_with_suffix("bank", "bank-data")
 # a server that is killed as soon as it answers is no answer
 SETTLE_S = 0.5
 MARKS = "kept_marks"
@@ -44,13 +51,13 @@ _uuids: dict[tuple[str, str], str] = {}
 def ask(lab: Lab, name: str, sql: str) -> list[tuple[str, ...]]:
     """The rows that the server of a container gives; a check shows no command."""
     with lab.hidden():
-        return servers.ask(lab, name, sql)
+        return servers.query(lab, name, sql)
 
 
-def place(lab: Lab, name: str) -> Place:
+def place(lab: Lab, name: str) -> DataLocation:
     """Where a container keeps its data directory; a check shows no command."""
     with lab.hidden():
-        return places.place(lab, name)
+        return data_location.find_data_location(lab, name)
 
 
 def _server_in(lab: Lab, name: str) -> str | None:
@@ -123,7 +130,7 @@ def proof(lab: Lab, source: str) -> Exercise:
     if is_new:
         with lab.hidden():
             lab.create_volume(PROOF_DATA)
-            copy(lab, source, PROOF_DATA, wanted)
+            copy_volume(lab, source, PROOF_DATA, wanted)
     tasks = (
         Task("runs", f"A container {PROOF} runs", lambda lab: not_running(lab, PROOF), _proof_hint),
         Task(
@@ -146,9 +153,9 @@ def proof(lab: Lab, source: str) -> Exercise:
 
 def _proof_mounted(lab: Lab) -> str | None:
     found = place(lab, PROOF)
-    if found.kind == LAYER:
+    if found.kind == CONTAINER_LAYER:
         return f"nothing is mounted at {DATA} of {PROOF}: what is in it has nothing to do with the database"
-    if found.kind == ANONYMOUS:
+    if found.kind == ANONYMOUS_VOLUME:
         return f"{DATA} of {PROOF} is a new volume that nobody named, not {PROOF_DATA}"
     return None if found.name == PROOF_DATA else f"something else is mounted at {DATA} of {PROOF}"
 
@@ -316,7 +323,9 @@ def _named(lab: Lab) -> str | None:
     found = place(lab, KEEPER)
     if found.kind == VOLUME and _is_memory(lab, found.name):
         return f"the volume {found.name} is memory (tmpfs): it is empty again after its last container"
-    if found.kind == BIND or (found.kind not in (LAYER, ANONYMOUS) and not _NO_NAME.fullmatch(found.name)):
+    if found.kind == BIND or (
+        found.kind not in (CONTAINER_LAYER, ANONYMOUS_VOLUME) and not _NO_NAME.fullmatch(found.name)
+    ):
         return None
     return f"{DATA} of {KEEPER} is a {found.kind} {found.short}".replace(found.name, f"{found.name[:12]}…")
 
@@ -359,8 +368,8 @@ def bank(lab: Lab, image: str, source: str) -> Exercise:
     if is_new:
         with lab.hidden():
             lab.create_volume(BANK_DATA)
-            copy(lab, source, BANK_DATA, wanted)
-            start(lab, image, BANK_DATA, FAST.arguments, name=BANK, network="none")
+            copy_volume(lab, source, BANK_DATA, wanted)
+            start_server(lab, image, BANK_DATA, WRITTEN_EACH_SECOND.arguments, name=BANK, network="none")
     tasks = (
         Task(
             "answers",
@@ -402,7 +411,7 @@ def _safe(lab: Lab) -> str | None:
     if method.lower() in ("nosync", "littlesync"):
         return f"{METHOD} is {method}: nothing is flushed to the disk"
     # without a binary log there is one log to flush
-    if flush == str(SAFE.flush) and (sync == str(SAFE.sync) or has_binlog == "0"):
+    if flush == str(FLUSHED_AT_COMMIT.flush) and (sync == str(FLUSHED_AT_COMMIT.sync) or has_binlog == "0"):
         return None
     return f"{FLUSH} is {flush}, {SYNC} is {sync}"
 
@@ -422,7 +431,7 @@ def _stays(lab: Lab) -> str | None:
     dynamic = {name for name, source, user in rows if source == "DYNAMIC" and user != "boot"}
     kept = ask(lab, BANK, "select * from performance_schema.persisted_variables") if dynamic else []
     loads = dynamic and ask(lab, BANK, "select @@persisted_globals_load") == [("1",)]
-    safe = {(FLUSH, str(SAFE.flush)), (SYNC, str(SAFE.sync))}
+    safe = {(FLUSH, str(FLUSHED_AT_COMMIT.flush)), (SYNC, str(FLUSHED_AT_COMMIT.sync))}
     open_ = sorted(dynamic - {name for name, value in kept if loads and (name, value) in safe})
     if not open_:
         return None

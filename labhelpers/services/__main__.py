@@ -22,7 +22,7 @@ def main() -> None:
     matplotlib.use("agg")
     with Lab("06") as lab:
         image = lab.from_hub("mysql:8.4", "mysql")
-        pulled = services.pull(lab, services.offer(lab, image).ref)
+        pulled = services.pull(lab, services.push_image(lab, image).ref)
         _draw(pulled, "part3-8")
         database = lab.run(
             pulled.ref,
@@ -32,21 +32,21 @@ def main() -> None:
             health_cmd=services.CHECK,
             health_interval=1,
         )
-        _draw(services.watch(lab, database, password=PASSWORD), "part3-9")
+        _draw(services.watch_startup(lab, database, password=PASSWORD), "part3-9")
         lab.remove(database, force=True, volumes=True)
         _draw(services.killed_starts(lab, pulled.ref), "killed_starts")
-        sources = services.sources(lab)
+        sources = services.host_mounts(lab)
         _draw(sources, "part3-10")
         monitor = lab.from_hub("ghcr.io/google/cadvisor:v0.57.0", "netdata")
         volumes = [
             "/:/rootfs:ro",
             "/sys:/sys:ro",
-            *(["/var/run:/var/run:ro"] if not monitor.stands_in else []),
+            *(["/var/run:/var/run:ro"] if not monitor.is_substitute else []),
         ]
         cadvisor = lab.run(
             monitor.ref, name="cadvisor", volumes=volumes, ports={f"{services.PORT}/tcp": 9559}
         )
-        _draw(services.numbers(lab, cadvisor, services.kind(monitor)), "part3-11")
+        _draw(services.compare_usage(lab, cadvisor, services.monitor_kind(monitor)), "part3-11")
 
 
 def _draw(result: Result, name: str) -> None:

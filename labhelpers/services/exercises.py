@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import mysql
-from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.escape import escape_paths
 from labhelpers.course.exercises import (
     Exercise,
     Task,
@@ -25,15 +25,15 @@ from labhelpers.course.exercises import (
     running,
 )
 from labhelpers.errors import EngineRefused, LabError, ServerRefused
-from labhelpers.lab.names import all_named
+from labhelpers.lab.names import all_with_suffix
 from labhelpers.services import monitor
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-SHOP, DOOR, LATE, MUTE = all_named("shop-db", "door", "late", "mute-db")
-MENDED, HALF = all_named("mended-db", "half-made")
-WATCHER, WATCHED = all_named("watcher", "watched")
+SHOP, DOOR, LATE, MUTE = all_with_suffix("shop-db", "door", "late", "mute-db")
+MENDED, HALF = all_with_suffix("mended-db", "half-made")
+WATCHER, WATCHED = all_with_suffix("watcher", "watched")
 DATA = "/var/lib/mysql"
 PORTS = range(3310, 3400)
 SUPPORTED = (8, 4)
@@ -397,7 +397,7 @@ def _only_looks(lab: Lab) -> str | None:
     read_only = [one["Destination"].rstrip("/") for one in container.attrs["Mounts"] if not one["RW"]]
     ways = [
         way
-        for way in ways_to_the_host(lab, container)
+        for way in escape_paths(lab, container)
         if not any(
             way.startswith(f"its mount {point}/") and "/sys/fs/cgroup" in way for point in read_only if point
         )

@@ -19,24 +19,31 @@ from labhelpers.drawing import (
     resize,
 )
 from labhelpers.services.monitor import SOCKETS
-from labhelpers.services.starting import ACCEPTED, FILES, MADE, READY, STOPS, TEMPORARY
+from labhelpers.services.startup import (
+    ACCEPTED,
+    INITIALIZED,
+    INITIALIZES_FILES,
+    READY,
+    STARTS_TEMPORARY,
+    STOPS_TEMPORARY,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.services.broken import KilledStarts
-    from labhelpers.services.monitor import Sources
-    from labhelpers.services.numbers import Numbers
+    from labhelpers.services.interrupted_start import KilledStarts
+    from labhelpers.services.monitor import HostMounts
     from labhelpers.services.pulls import Pulled
-    from labhelpers.services.starting import BecomingReady
+    from labhelpers.services.startup import Startup
+    from labhelpers.services.usage_comparison import UsageComparison
 
 MIB = 1024 * 1024
 MOST_LAYERS = 14
 PHASES = {
-    FILES: "makes the data directory",
-    TEMPORARY: "temporary server:\nno network",
-    STOPS: "stops it",
-    MADE: "the server starts",
+    INITIALIZES_FILES: "makes the data directory",
+    STARTS_TEMPORARY: "temporary server:\nno network",
+    STOPS_TEMPORARY: "stops it",
+    INITIALIZED: "the server starts",
     READY: "ready for connections",
 }
 TRIES = {"nobody listens": FAINT, "taken, then closed": KERNEL, ACCEPTED: HOST}
@@ -72,12 +79,18 @@ def draw_pulled(result: Pulled, ax: Axes) -> Axes:
     return ax
 
 
-def draw_becoming_ready(result: BecomingReady, ax: Axes) -> Axes:
+def draw_startup(result: Startup, ax: Axes) -> Axes:
     """Three rows on one clock: the log, the health check, a client that tries again and again."""
     resize(ax, 9.5, 3.9)
     last = max([result.accepted_s, result.healthy_s or 0, *(one.at_s for one in result.milestones)])
     ends = [*(one.at_s for one in result.milestones[1:]), last * 1.02]
-    colours = {FILES: "#CFE3F1", TEMPORARY: "#F6DFC0", STOPS: "#E9E9E4", MADE: "#CFE3F1", READY: "#BFE5D6"}
+    colours = {
+        INITIALIZES_FILES: "#CFE3F1",
+        STARTS_TEMPORARY: "#F6DFC0",
+        STOPS_TEMPORARY: "#E9E9E4",
+        INITIALIZED: "#CFE3F1",
+        READY: "#BFE5D6",
+    }
     for at, (one, end) in enumerate(zip(result.milestones, ends, strict=True)):
         ax.barh(2, end - one.at_s, left=one.at_s, height=0.5, color=colours[one.what], edgecolor="white")
         # names of short parts would lie on one another: every second one stands above
@@ -160,7 +173,7 @@ def draw_killed_starts(result: KilledStarts, ax: Axes) -> Axes:
     return ax
 
 
-def draw_sources(result: Sources, ax: Axes) -> Axes:
+def draw_host_mounts(result: HostMounts, ax: Axes) -> Axes:
     """The mounts of the book's line, from the engine's host into the monitor; what is missing is grey."""
     rows = len(result.mounts)
     resize(ax, 9, 0.9 + 0.62 * rows)
@@ -204,7 +217,7 @@ def draw_sources(result: Sources, ax: Axes) -> Axes:
     return ax
 
 
-def draw_numbers(result: Numbers, ax: Axes) -> Axes:
+def draw_usage_comparison(result: UsageComparison, ax: Axes) -> Axes:
     """Processor above, memory below, on one clock: what was asked, the kernel, the lab's sampler, the monitor."""
     resize(ax, 9.5, 5.2)
     ax.axis("off")

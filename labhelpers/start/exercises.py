@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from docker.errors import NotFound
 
 from labhelpers.course.exercises import Exercise, Task, container_named, copy_of, keep, kept, once
-from labhelpers.engine import answers
+from labhelpers.engine import responses
 from labhelpers.errors import ContainerMissing, TimedOut
 from labhelpers.lab import sessions
-from labhelpers.lab.names import named
+from labhelpers.lab.names import with_suffix
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 IMAGE = "labhelpers/base"
-NAME = named("my-first")
+NAME = with_suffix("my-first")
 STAYS_S = 300.0
 SPEED = 150  # two seconds show the five minutes
 
@@ -50,9 +50,9 @@ def _made_hint(lab: Lab) -> str:
     others = lab.list_containers(filters={"ancestor": IMAGE})
     # made here, or in a terminal; not in another notebook
     names = sorted(
-        answers.name(one)
+        responses.name(one)
         for one in others
-        if answers.labels(one).get(sessions.SESSION, lab.session) == lab.session
+        if responses.labels(one).get(sessions.SESSION, lab.session) == lab.session
     )
     if names:
         return (

@@ -9,10 +9,10 @@ from labhelpers.drawing import CONTAINER, INK, resize
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.start.lives import Lives
+    from labhelpers.start.lifetimes import ContainerLifetimes
 
 
-def draw_lives(result: Lives, ax: Axes) -> Axes:
+def draw_container_lifetimes(result: ContainerLifetimes, ax: Axes) -> Axes:
     """One bar a container, from its start to its end; a mark where its command was to end."""
     resize(ax, 7.5, 0.7 + 0.5 * len(result.lives))
     for row, life in enumerate(result.lives):

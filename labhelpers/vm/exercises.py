@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from labhelpers.course.exercises import Exercise, Task, container_named, file_in, not_running, running
-from labhelpers.lab.names import all_named
+from labhelpers.lab.names import all_with_suffix
 from labhelpers.vm.experiments import READY, facts
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-TWINS = all_named("twin-a", "twin-b")
-GUEST, NOTE, SMALL = all_named("my-guest", "my-note", "small-guest")
+TWINS = all_with_suffix("twin-a", "twin-b")
+GUEST, NOTE, SMALL = all_with_suffix("my-guest", "my-note", "small-guest")
 SMALL_MIB = 80
 NEXT_TO_NOTHING = 1 << 20  # bytes
 POWER_ON = "GUEST POWER ON"

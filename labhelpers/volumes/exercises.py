@@ -9,9 +9,9 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course.exercises import Exercise, Task, container_named, not_running, output_of, running
-from labhelpers.lab.names import all_named
-from labhelpers.volumes import stage
-from labhelpers.volumes.owners import outside
+from labhelpers.lab.names import all_with_suffix
+from labhelpers.volumes import common
+from labhelpers.volumes.ownership import host_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 CHAPTER = "07"
-SHELF, COMMA, STAYS, SHOP, CLERK, COPY = all_named(
+SHELF, COMMA, STAYS, SHOP, CLERK, COPY = all_with_suffix(
     "bookshelf", "bind-fix", "stays", "shop", "clerk", "archive-copy"
 )
 INSIDE = "/var/log"
@@ -97,7 +97,7 @@ def bookshelf(lab: Lab) -> Exercise:
 
 
 def _holds_title(lab: Lab) -> str | None:
-    entry = lab.host.entries(stage.directory_of(lab, SHELF), ["title"])["title"]
+    entry = lab.host.entries(common.directory_of(lab, SHELF), ["title"])["title"]
     if entry is None:
         return f"{SHELF} is there, and holds no file called title"
     return None if entry.kind == "file" else f"title in {SHELF} is no file, it is a {entry.kind}"
@@ -125,7 +125,7 @@ def desk(lab: Lab) -> str:
         with lab.hidden():
             _made[key] = f"desk-{secrets.token_hex(2)}"
             lab.create_volume(_made[key])
-    return stage.directory_of(lab, _made[key])
+    return common.directory_of(lab, _made[key])
 
 
 def comma(lab: Lab) -> Exercise:
@@ -267,7 +267,7 @@ def shop(lab: Lab) -> Exercise:
     image = lab.image("payload")
     key = (lab.session, "shop")
     if key not in _made:
-        with lab.hidden(), lab.running(image, stage.STAY, network="none") as original:
+        with lab.hidden(), lab.running(image, common.KEEP_RUNNING, network="none") as original:
             _made[key] = (original.attrs["Image"], _files(lab, "/www", original))
     image_id, files = _made[key]
 
@@ -290,7 +290,7 @@ def shop(lab: Lab) -> Exercise:
     def page(lab: Lab) -> str | None:
         mount = _mount(lab, SHOP, "/www") or {}
         # where the volume is, and not what something mounted on top of it shows
-        seen = _files(lab, stage.directory_of(lab, str(mount.get("Name"))))
+        seen = _files(lab, common.directory_of(lab, str(mount.get("Name"))))
         for path, text in files.items():
             if path not in seen:
                 return f"{SHOP} sees no {path} in /www: it sees {', '.join(sorted(seen)) or 'nothing'}"
@@ -340,7 +340,7 @@ def shop(lab: Lab) -> Exercise:
 
 def _files(lab: Lab, path: str, where: Container | None = None) -> dict[str, str]:
     """Path below a directory → text, of every file there, as the host or a container sees it."""
-    names = [entry.path for entry in lab.host.directory(path, where, deep=True) if entry.kind == "file"]
+    names = [entry.path for entry in lab.host.directory(path, where, recursive=True) if entry.kind == "file"]
     root = f"/proc/{lab.host.process(where).pid}/root" if where is not None else ""
     texts = lab.host.read_many(f"{root}{path}/{name}" for name in names)
     return {name: texts[f"{root}{path}/{name}"] or "" for name in names}
@@ -378,12 +378,12 @@ def ledger(lab: Lab) -> Exercise:
         with lab.hidden():
             lab.create_volume(_made[key][0])
     name, user = _made[key]
-    directory = stage.directory_of(lab, name)
+    directory = common.directory_of(lab, name)
 
     def number(lab: Lab) -> int:
         """The user's number on the engine's host."""
         pid = lab.host.process(running(lab, CLERK)).pid
-        return outside(lab.host.read(f"/proc/{pid}/uid_map"), user)
+        return host_id(lab.host.read(f"/proc/{pid}/uid_map"), user)
 
     def right_user(lab: Lab) -> str | None:
         mount = _mount(lab, CLERK, "/ledger")
@@ -472,7 +472,7 @@ def _cannot_write(lab: Lab, user: str) -> str | None:
 
 def _ledger_hint(lab: Lab) -> str:
     name, _ = _made[lab.session, "ledger"]
-    if lab.host.entries(stage.directory_of(lab, name), ["entries"])["entries"]:
+    if lab.host.entries(common.directory_of(lab, name), ["entries"])["entries"]:
         return "To own a file is not enough to make the next one: that takes the right to write into its directory."
     return (
         "The volume's directory belongs to root, and only root may change that. A second container that has the same "
@@ -491,10 +491,10 @@ def archive(lab: Lab) -> Exercise:
     key = (lab.session, "archive")
     if key not in _made:
         _made[key] = f"archive-{secrets.token_hex(2)}"
-        command = ["sh", "-c", stage.program("fill.sh"), "sh", *(secrets.token_hex(8) for _ in range(3))]
+        command = ["sh", "-c", common.program("fill.sh"), "sh", *(secrets.token_hex(8) for _ in range(3))]
         with lab.hidden():
             lab.create_volume(_made[key])
-            stage.output(lab, command, volumes=[f"{_made[key]}:/data"])
+            common.output(lab, command, volumes=[f"{_made[key]}:/data"])
         _made[lab.session, "original"] = _tree(lab, _made[key])
     name, original = _made[key], _made[lab.session, "original"]
 
@@ -545,14 +545,14 @@ def archive(lab: Lab) -> Exercise:
 
 def _inodes(lab: Lab, volume: str) -> set[tuple[str, int]]:
     """(path, inode) of the files of a volume."""
-    entries = lab.host.directory(stage.directory_of(lab, volume), deep=True)
+    entries = lab.host.directory(common.directory_of(lab, volume), recursive=True)
     return {(entry.path, entry.inode) for entry in entries if entry.kind == "file"}
 
 
 def _tree(lab: Lab, volume: str) -> dict[str, tuple[Any, ...]]:
     """path → kind, owner, group, mode, contents (of a link: where it points)."""
-    directory = stage.directory_of(lab, volume)
-    entries = lab.host.directory(directory, deep=True)
+    directory = common.directory_of(lab, volume)
+    entries = lab.host.directory(directory, recursive=True)
     files = [f"{directory}/{entry.path}" for entry in entries if entry.kind == "file"]
     texts = lab.host.read_many(files)
     return {

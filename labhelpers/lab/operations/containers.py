@@ -172,7 +172,7 @@ class Run(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_image(self.image), *self._words()]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         # the command line sends the first two even when nobody gives them. The third keeps an engine set to
         # `"init": true` from putting its init before each command; `/info` does not tell that setting.
         always = {
@@ -231,7 +231,7 @@ class Update(Operation):
     }
 
     def _arguments(self) -> list[str]:
-        if not self._given():
+        if not self._set_options():
             raise opt.refuse(
                 self.container,
                 "has nothing to update",
@@ -267,7 +267,7 @@ class Exec(Operation):
             )
         return [opt.parse_name(self.container), *words]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"container": self.container, "cmd": opt.parse_command(self.command)}
 
 
@@ -280,7 +280,7 @@ class OnContainer(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_name(self.container)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"container": self.container}
 
 

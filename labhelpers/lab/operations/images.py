@@ -25,7 +25,7 @@ class Pull(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_image(self.ref)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         repository, tag = parse_repository_tag(self.ref)
         return {"repository": repository, "tag": tag or "latest"}
 
@@ -58,17 +58,19 @@ class Build(Operation):
         "no_cache": opt.switch("--no-cache", "nocache"),
     }
 
-    def _given(self) -> list[tuple[Option, Any]]:
+    def _set_options(self) -> list[tuple[Option, Any]]:
         # the command line looks for -f from where it stands, the SDK from the folder
         in_folder = Option(
             "-f", lambda name: [os.path.join(self.path, name)], opt.at("dockerfile", opt.parse_text)
         )
-        return [(in_folder if option.flag == "-f" else option, value) for option, value in super()._given()]
+        return [
+            (in_folder if option.flag == "-f" else option, value) for option, value in super()._set_options()
+        ]
 
     def _arguments(self) -> list[str]:
         return [opt.parse_text(self.path)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"path": self.path}
 
 
@@ -84,7 +86,7 @@ class Commit(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_name(self.container), opt.parse_image(self.ref)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         repository, tag = parse_repository_tag(self.ref)
         return {"container": self.container, "repository": repository, "tag": tag or "latest"}
 
@@ -101,7 +103,7 @@ class Tag(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_image(self.image), opt.parse_image(self.ref)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         repository, tag = parse_repository_tag(self.ref)
         return {"image": self.image, "repository": repository, "tag": tag or "latest"}
 
@@ -117,5 +119,5 @@ class RemoveImage(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_image(self.ref)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"image": self.ref}

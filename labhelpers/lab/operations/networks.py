@@ -35,7 +35,7 @@ class CreateNetwork(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_name(self.name)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"name": self.name, "driver": "bridge", "check_duplicate": True}
 
     def api(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class CreateVolume(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_name(self.name)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"name": self.name, "driver": "local"}
 
 
@@ -82,7 +82,7 @@ class Connect(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_name(self.network), opt.parse_name(self.container)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"container": self.container, "net_id": self.network}
 
 
@@ -97,7 +97,7 @@ class RemoveNetwork(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_name(self.name)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"net_id": self.name}
 
 
@@ -112,5 +112,5 @@ class RemoveVolume(Operation):
     def _arguments(self) -> list[str]:
         return [opt.parse_name(self.name)]
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {"name": self.name}
