@@ -14,6 +14,7 @@ from docker.models.networks import Network
 from docker.models.volumes import Volume
 
 from labhelpers.engine import Engine, responses
+from labhelpers.engine.arguments import resource_name
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.host import HostView
 from labhelpers.errors import NameTaken, NotOwned
@@ -130,8 +131,12 @@ def _is_main_thread() -> bool:
 
 
 def name_of(thing: Container | Network | Volume | str) -> str:
-    """The name of a container, network or volume that is given by its name or as an object."""
-    return thing if isinstance(thing, str) else str(thing.name)
+    """The name of a container, network or volume that is passed by its name or as an object.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    return resource_name(thing)
 
 
 def _owner(labels: Mapping[str, str]) -> str:

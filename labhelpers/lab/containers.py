@@ -10,6 +10,7 @@ import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 
+from labhelpers.engine.arguments import time_limit
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.removal import kill_container, remove_container
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER, TIMEOUT_S, has_readable_logs, run_once
@@ -110,7 +111,7 @@ class Containers(Base):
         body["Labels"] = body.get("Labels", {}) | self._labels("container")
         with translate_errors(self.engine):
             try:
-                done = run_once(self.client.api, body, limit_s=limit_s)
+                done = run_once(self.client.api, body, limit_s=time_limit(limit_s))
             except ImageNotFound as error:
                 raise refusals.image_missing(image, error) from None
             except APIError as error:
@@ -260,7 +261,7 @@ class Containers(Base):
         self._say(call)
         with translate_errors(self.engine, container=call.container):
             try:
-                return int(api.wait(call.container, timeout=limit_s)["StatusCode"])
+                return int(api.wait(call.container, timeout=time_limit(limit_s))["StatusCode"])
             except (requests.ReadTimeout, requests.ConnectionError) as error:
                 if "timed out" not in str(error).lower():
                     raise

@@ -22,10 +22,12 @@ from labhelpers.engine.port_forward import PortForwarder
 from labhelpers.engine.registry import Registry
 from labhelpers.errors import LabError
 from labhelpers.lab import learners, magic, sessions
+from labhelpers.lab.base import name_of
 from labhelpers.lab.containers import Containers, Output
 from labhelpers.lab.inventory import RemainingResources
 from labhelpers.lab.labsocket import LabSocket, RequestLog
 from labhelpers.lab.lookups import Lookups
+from labhelpers.lab.options import parse_port
 from labhelpers.lab.reaper import Reaper
 from labhelpers.lab.resources import Resources
 from labhelpers.lab.sessions import Resource
@@ -123,8 +125,10 @@ class Lab(Containers, Resources, Lookups):
         Raises:
             LabError: there is no such container, or it does not run.
         """
+        name_of(container)
+        number = int(parse_port(port))
         with translate_errors(self.engine):
-            return self._reach.forward(container, port)
+            return self._reach.forward(container, number)
 
     @cached_property
     def _reach(self) -> PortForwarder:

@@ -7,12 +7,14 @@ asked, and with a next step.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labhelpers.engine.arguments import is_text
 from labhelpers.errors import BadInput
 
 # docker/go-units, size.go: what `--memory` takes
@@ -77,7 +79,8 @@ def parse_swap(value: int | str) -> int:
 
 def parse_cpus(value: float) -> int:
     """CPUs in billionths, as the engine counts them."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
         raise refuse(value, "is not a valid number of CPUs", "use a number above 0: cpus=0.5 is half a CPU")
     return round(value * 1e9)
 
@@ -121,7 +124,7 @@ def parse_cpu_list(value: str) -> str:
 
 def parse_text(value: str) -> str:
     """A text that is not empty."""
-    if not isinstance(value, str) or "\0" in value:
+    if not is_text(value):
         raise refuse(value, "is not a string", "write it in quotes")
     return value
 
@@ -148,7 +151,7 @@ def parse_image(value: str) -> str:
 
 def parse_texts(value: Sequence[str]) -> list[str]:
     """Several texts."""
-    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, (list, tuple)) or not all(map(is_text, value)):
         raise refuse(value, "is not a list of strings", f"put it in brackets: [{value!r}]")
     return list(value)
 
@@ -158,9 +161,22 @@ def parse_table(value: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise refuse(value, "is not a dict", "write it as {'name': 'value'}")
     for key in value:
-        if not isinstance(key, str) or not key or "=" in key:
+        if not is_text(key) or not key or "=" in key:
             raise refuse(key, "is not a valid name in this dict", "use a name without '='")
+        if not is_text(str(value[key])) or not isinstance(value[key], (str, int, float)):
+            raise refuse(value[key], f"is not a valid value of {key!r}", "use a string or a number")
     return {key: str(entry) for key, entry in value.items()}
+
+
+def parse_filters(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Filters of a list: name → a value, or several."""
+    if not isinstance(value, Mapping):
+        raise refuse(value, "is not a dict of filters", "write it as {'label': 'com.example'}")
+    for name, wanted in value.items():
+        values = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+        if not is_text(name) or not all(isinstance(each, (bool, int)) or is_text(each) for each in values):
+            raise refuse({name: wanted}, "is not a filter", "write it as {'label': 'com.example'}")
+    return dict(value)
 
 
 def parse_pairs(value: Mapping[str, str]) -> list[str]:

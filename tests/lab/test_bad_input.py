@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -17,19 +17,105 @@ from labhelpers.lab import Lab
 
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 0.5, -0.1, math.nan, math.inf, 1e300, 3j),
-    *("", " ", "\n", "\x00", "a b", "../x", "-x", "--", "/", "%", "a:b:c", "é" * 300, "\ud800", "x" * 5000, "1e9", "0"),
-    *(b"", b"x", (), [], {}, [None], [""], ["\x00"], {"": ""}, {None: None}, {"a": None}, {1: 2}, {"80": "x"}, object()),
+    *(
+        "",
+        " ",
+        "\n",
+        "\x00",
+        "a b",
+        "../x",
+        "-x",
+        "--",
+        "/",
+        "%",
+        "a:b:c",
+        "é" * 300,
+        "\ud800",
+        "x" * 5000,
+        "1e9",
+        "0",
+    ),
+    *(
+        b"",
+        b"x",
+        (),
+        [],
+        {},
+        [None],
+        [""],
+        ["\x00"],
+        {"": ""},
+        {None: None},
+        {"a": None},
+        {1: 2},
+        {"80": "x"},
+        object(),
+    ),
 )
 # side by side, each process has one of its own
 STEADY = f"steady-{os.getpid()}"
 odd = st.sampled_from(ODD)
 text = st.text(max_size=12)
 OPTIONS = (
-    *("name", "network", "memory", "memory_swap", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit", "environment", "ports"),
-    *("volumes", "mounts", "user", "workdir", "entrypoint", "hostname", "ip", "dns", "dns_search", "extra_hosts", "labels"),
-    *("restart", "init", "read_only", "tmpfs", "cap_add", "cap_drop", "devices", "ulimits", "sysctls", "security_opt"),
-    *("privileged", "pid", "ipc", "uts", "shm_size", "stop_signal", "stop_timeout", "log_driver", "log_opts", "detach"),
-    *("tty", "stdin", "oom_kill_disable", "device_read_bps", "health_cmd", "cgroupns", "runtime", "no_such_option"),
+    *(
+        "name",
+        "network",
+        "memory",
+        "memory_swap",
+        "cpus",
+        "cpu_shares",
+        "cpuset_cpus",
+        "pids_limit",
+        "environment",
+        "ports",
+    ),
+    *(
+        "volumes",
+        "mounts",
+        "user",
+        "workdir",
+        "entrypoint",
+        "hostname",
+        "ip",
+        "dns",
+        "dns_search",
+        "extra_hosts",
+        "labels",
+    ),
+    *(
+        "restart",
+        "init",
+        "read_only",
+        "tmpfs",
+        "cap_add",
+        "cap_drop",
+        "devices",
+        "ulimits",
+        "sysctls",
+        "security_opt",
+    ),
+    *(
+        "privileged",
+        "pid",
+        "ipc",
+        "uts",
+        "shm_size",
+        "stop_signal",
+        "stop_timeout",
+        "log_driver",
+        "log_opts",
+        "detach",
+    ),
+    *(
+        "tty",
+        "stdin",
+        "oom_kill_disable",
+        "device_read_bps",
+        "health_cmd",
+        "cgroupns",
+        "runtime",
+        "no_such_option",
+    ),
 )
 CALLS: dict[str, Callable[[Lab, Any], object]] = {
     "run": lambda lab, bad: lab.run(bad),
@@ -77,9 +163,9 @@ CALLS: dict[str, Callable[[Lab, Any], object]] = {
     "directory_of": lambda lab, bad: lab.directory_of(bad),
     "last_lines": lambda lab, bad: lab.last_lines(STEADY, bad),
     "image": lambda lab, bad: lab.image(bad),
-    "reach": lambda lab, bad: lab.reach(STEADY, bad),
-    "reach in": lambda lab, bad: lab.reach(bad, 80),
-    "process tree": lambda lab, bad: lab.host.cgroup(bad),
+    "reach": lambda lab, bad: lab.forward_port(STEADY, bad),
+    "reach in": lambda lab, bad: lab.forward_port(bad, 80),
+    "cgroup": lambda lab, bad: lab.host.cgroup(bad),
 }
 
 
@@ -90,31 +176,35 @@ def steady(there: Lab) -> Lab:
     return there
 
 
-def _only_a_lab_error(lab: Lab, call: Callable[[], object]) -> None:
-    before = {each["Id"] for each in lab.list_containers(stopped=True)}
+@pytest.fixture(autouse=True)
+def _what_worked_is_removed(steady: Lab) -> Iterator[None]:
+    yield
+    made = {"label": f"labhelpers.session={steady.session}"}
+    for each in steady.list_containers(stopped=True, filters=made):
+        if f"/{STEADY}" not in each["Names"]:
+            steady.remove(each["Id"], force=True)
+
+
+def _only_a_lab_error(call: Callable[[], object]) -> None:
     with suppress(LabError):
         call()
-    for each in lab.list_containers(stopped=True):
-        if each["Id"] not in before and each["Labels"].get("labhelpers.session") == lab.session:
-            with suppress(LabError):
-                lab.remove(each["Id"], force=True)
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_an_odd_argument_is_refused_with_a_lab_error_or_works(steady: Lab, name: str):
     for bad in ODD:
-        _only_a_lab_error(steady, lambda bad=bad: CALLS[name](steady, bad))
+        _only_a_lab_error(lambda bad=bad: CALLS[name](steady, bad))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_odd_option_of_run_is_refused_with_a_lab_error_or_works(steady: Lab, option: str):
     for bad in ODD:
         _only_a_lab_error(
-            steady, lambda bad=bad: steady.run(steady.image("payload"), ["true"], **{"network": "none", option: bad})
+            lambda bad=bad: steady.run(steady.image("payload"), ["true"], **{"network": "none", option: bad})
         )
 
 
 @given(st.dictionaries(st.sampled_from(OPTIONS), odd | text | st.integers() | st.floats(), max_size=4))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_mixture_of_options_is_refused_with_a_lab_error_or_works(steady: Lab, options: dict[str, Any]):
-    _only_a_lab_error(steady, lambda: steady.run(steady.image("payload"), ["true"], **options))
+    _only_a_lab_error(lambda: steady.run(steady.image("payload"), ["true"], **options))

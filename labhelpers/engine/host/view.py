@@ -13,6 +13,7 @@ from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
 from labhelpers.engine import responses
+from labhelpers.engine.arguments import resource_name
 from labhelpers.engine.differences import has_no_cgroups
 from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
@@ -505,7 +506,7 @@ class HostView:
         return self._first_pid(where)
 
     def _first_pid(self, container: Container | str) -> int:
-        name = container if isinstance(container, str) else str(container.id)
+        name = resource_name(container) if isinstance(container, str) else str(container.id)
         try:
             state = responses.nested_object(self._api.inspect_container(name), "State")
         except APIError as error:
