@@ -7,7 +7,6 @@ asked, and with a next step.
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,13 @@ _IMAGE = re.compile(r"[a-zA-Z0-9][\w.\-/:]*(@[a-z0-9]+:[0-9a-f]+)?")
 _CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _DEVICE_RULE = re.compile(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}")
 _LOOPBACK = "127.0.0.1"
+# no machine has as many; billionths of more would not fit the engine's 64 bits
+_MAX_CPUS = 1e6
+# docs.docker.com, Configure logging drivers; for an unknown name, the engine looks for a plugin for several seconds
+_LOG_DRIVERS = (
+    *("none", "local", "json-file", "syslog", "journald", "gelf", "fluentd"),
+    *("awslogs", "splunk", "etwlogs", "gcplogs"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ def parse_swap(value: int | str) -> int:
 def parse_cpus(value: float) -> int:
     """CPUs in billionths, as the engine counts them."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
+    if not is_number or not 0 < value < _MAX_CPUS:
         raise refuse(value, "is not a valid number of CPUs", "use a number above 0: cpus=0.5 is half a CPU")
     return round(value * 1e9)
 
@@ -447,7 +453,7 @@ def parse_restart(value: str) -> dict[str, Any]:
 
 def parse_log_config(value: str) -> dict[str, Any]:
     """A log driver, as the Engine API takes it."""
-    return {"Type": parse_text(value), "Config": {}}
+    return {"Type": one_of(*_LOG_DRIVERS)(value), "Config": {}}
 
 
 def parse_ulimits(value: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]]:
@@ -490,10 +496,23 @@ def mapping(flag: str, path: str, check: Callable[[Any], Any] = parse_table) -> 
 
 def switch(flag: str, path: str) -> Option:
     """An option without a value."""
-    return Option(flag, None, at(path, bool))
+    return Option(flag, None, at(path, parse_switch))
 
 
 # --- the operations
+
+
+def parse_switch(value: bool) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise refuse(value, "is neither True nor False", "write True to set the option, or leave it out")
+    return value
+
+
+def parse_user(value: str | int) -> str:
+    """A user by name or ID, with a group if it is not the user's own: `1000`, `www-data`, `1000:1000`."""
+    is_id = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_id else parse_text(value)  # type: ignore[arg-type]
 
 
 def parse_some_seconds(value: int) -> int:

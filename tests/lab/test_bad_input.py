@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -14,108 +15,46 @@ from hypothesis import strategies as st
 
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
+from labhelpers.lab.operations import Run
 
-ODD: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 0.5, -0.1, math.nan, math.inf, 1e300, 3j),
-    *(
-        "",
-        " ",
-        "\n",
-        "\x00",
-        "a b",
-        "../x",
-        "-x",
-        "--",
-        "/",
-        "%",
-        "a:b:c",
-        "é" * 300,
-        "\ud800",
-        "x" * 5000,
-        "1e9",
-        "0",
-    ),
-    *(
-        b"",
-        b"x",
-        (),
-        [],
-        {},
-        [None],
-        [""],
-        ["\x00"],
-        {"": ""},
-        {None: None},
-        {"a": None},
-        {1: 2},
-        {"80": "x"},
-        object(),
-    ),
+NUMBERS = (True, False, 0, -1, 1, 2**31, 2**63, 2**64, 0.5, -0.1, math.nan, math.inf, 1e300, 3j)
+TEXTS = (
+    "",
+    " ",
+    "\n",
+    "\x00",
+    "a b",
+    "../x",
+    "-x",
+    "--",
+    "/",
+    "%",
+    "a:b:c",
+    "\u00e9" * 300,
+    "\ud800",
+    "x" * 5000,
 )
+LISTS: tuple[Any, ...] = (
+    b"x",
+    (),
+    [],
+    {},
+    [None],
+    [""],
+    ["\x00"],
+    {"": ""},
+    {None: None},
+    {"a": None},
+    {1: 2},
+    {"80": "x"},
+)
+ODD: tuple[Any, ...] = (None, *NUMBERS, *TEXTS, *LISTS, object())
+
 # side by side, each process has one of its own
 STEADY = f"steady-{os.getpid()}"
-odd = st.sampled_from(ODD)
-text = st.text(max_size=12)
 OPTIONS = (
-    *(
-        "name",
-        "network",
-        "memory",
-        "memory_swap",
-        "cpus",
-        "cpu_shares",
-        "cpuset_cpus",
-        "pids_limit",
-        "environment",
-        "ports",
-    ),
-    *(
-        "volumes",
-        "mounts",
-        "user",
-        "workdir",
-        "entrypoint",
-        "hostname",
-        "ip",
-        "dns",
-        "dns_search",
-        "extra_hosts",
-        "labels",
-    ),
-    *(
-        "restart",
-        "init",
-        "read_only",
-        "tmpfs",
-        "cap_add",
-        "cap_drop",
-        "devices",
-        "ulimits",
-        "sysctls",
-        "security_opt",
-    ),
-    *(
-        "privileged",
-        "pid",
-        "ipc",
-        "uts",
-        "shm_size",
-        "stop_signal",
-        "stop_timeout",
-        "log_driver",
-        "log_opts",
-        "detach",
-    ),
-    *(
-        "tty",
-        "stdin",
-        "oom_kill_disable",
-        "device_read_bps",
-        "health_cmd",
-        "cgroupns",
-        "runtime",
-        "no_such_option",
-    ),
+    *(field.name for field in dataclasses.fields(Run) if field.name not in ("image", "command")),
+    *("detach", "no_such_option"),
 )
 CALLS: dict[str, Callable[[Lab, Any], object]] = {
     "run": lambda lab, bad: lab.run(bad),
@@ -163,17 +102,17 @@ CALLS: dict[str, Callable[[Lab, Any], object]] = {
     "directory_of": lambda lab, bad: lab.directory_of(bad),
     "last_lines": lambda lab, bad: lab.last_lines(STEADY, bad),
     "image": lambda lab, bad: lab.image(bad),
-    "reach": lambda lab, bad: lab.forward_port(STEADY, bad),
-    "reach in": lambda lab, bad: lab.forward_port(bad, 80),
+    "forward_port": lambda lab, bad: lab.forward_port(STEADY, bad),
+    "forward_port of": lambda lab, bad: lab.forward_port(bad, 80),
     "cgroup": lambda lab, bad: lab.host.cgroup(bad),
 }
 
 
 @pytest.fixture(scope="module")
-def steady(there: Lab) -> Lab:
+def steady(shared_lab: Lab) -> Lab:
     """A quiet lab in which one container runs."""
-    there.run(there.image("payload"), ["sleep", "600"], name=STEADY, network="none")
-    return there
+    shared_lab.run(shared_lab.image("payload"), ["sleep", "600"], name=STEADY, network="none")
+    return shared_lab
 
 
 @pytest.fixture(autouse=True)
@@ -185,26 +124,27 @@ def _what_worked_is_removed(steady: Lab) -> Iterator[None]:
             steady.remove(each["Id"], force=True)
 
 
-def _only_a_lab_error(call: Callable[[], object]) -> None:
-    with suppress(LabError):
-        call()
-
-
 @pytest.mark.parametrize("name", CALLS)
-def test_an_odd_argument_is_refused_with_a_lab_error_or_works(steady: Lab, name: str):
-    for bad in ODD:
-        _only_a_lab_error(lambda bad=bad: CALLS[name](steady, bad))
+def test_an_odd_argument_works_or_is_a_lab_error(steady: Lab, name: str) -> None:
+    for odd in ODD:
+        with suppress(LabError):
+            CALLS[name](steady, odd)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_odd_option_of_run_is_refused_with_a_lab_error_or_works(steady: Lab, option: str):
-    for bad in ODD:
-        _only_a_lab_error(
-            lambda bad=bad: steady.run(steady.image("payload"), ["true"], **{"network": "none", option: bad})
-        )
+def test_an_odd_option_of_run_works_or_is_a_lab_error(steady: Lab, option: str) -> None:
+    # an image that is not there: the options go through the lab, the SDK and the engine's parser, and nothing starts
+    for odd in ODD:
+        with suppress(LabError):
+            steady.run("labhelpers/none:1", ["true"], **{option: odd})
 
 
-@given(st.dictionaries(st.sampled_from(OPTIONS), odd | text | st.integers() | st.floats(), max_size=4))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_mixture_of_options_is_refused_with_a_lab_error_or_works(steady: Lab, options: dict[str, Any]):
-    _only_a_lab_error(lambda: steady.run(steady.image("payload"), ["true"], **options))
+@given(
+    st.dictionaries(
+        st.sampled_from(OPTIONS), st.text() | st.integers() | st.floats() | st.booleans(), max_size=3
+    )
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_mixture_of_options_works_or_is_a_lab_error(steady: Lab, options: dict[str, Any]) -> None:
+    with suppress(LabError):
+        steady.run(steady.image("payload"), ["true"], **options)

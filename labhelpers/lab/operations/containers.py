@@ -154,7 +154,7 @@ class Run(Operation):
         "stdin_open": opt.switch("-i", "OpenStdin"),
         "tty": opt.switch("-t", "Tty"),
         "entrypoint": opt.single("--entrypoint", "Entrypoint", lambda word: [opt.parse_text(word)]),
-        "user": opt.single("--user", "User", str),
+        "user": opt.single("--user", "User", opt.parse_user),
         "workdir": opt.single("--workdir", "WorkingDir"),
         "restart": opt.single("--restart", "HostConfig.RestartPolicy", opt.parse_restart),
         "health_cmd": opt.single(
