@@ -22,7 +22,7 @@ The class hierarchy::
     │   └── BadRequest           a request to the lab socket that cannot be parsed
     ├── NameTaken                the name is used by a resource that the lab did not create
     ├── PortTaken                the port is in use
-    ├── NotOurs                  the lab was asked to change a resource that it did not create
+    ├── NotOwned                 the lab was asked to change a resource that it did not create
     ├── GuestFailed              a virtual machine did not start its payload
     ├── FindingFailed            a finding of the course does not hold on this engine
     └── SetupFailed              the environment, JupyterLab or a package could not be set up

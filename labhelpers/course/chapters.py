@@ -64,7 +64,7 @@ class CourseMap(Result):
 
     Attributes:
         chapters: all of them, in order.
-        here: the numbers of those whose notebook is in this checkout.
+        available: the numbers of those whose notebook is in this checkout.
     """
 
     chapters: tuple[Chapter, ...]

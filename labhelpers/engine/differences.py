@@ -47,9 +47,9 @@ class Difference(Result):
 
     Attributes:
         name: the setting, as dockerd(8) or `docker info` calls it.
-        what: one sentence: what is different.
+        message: one sentence: what is different.
         chapters: those in which it matters.
-        next: what the reader can do.
+        hint: what the reader can do.
     """
 
     name: str
@@ -85,7 +85,7 @@ def from_info(
 
 
 def relevant_to(chapter: str, differences: tuple[Difference, ...]) -> list[Difference]:
-    """Those of `found` that matter in a chapter: "05", or "05b" for its optional part."""
+    """Those of `differences` that matter in a chapter: "05", or "05b" for its optional part."""
     return [one for one in differences if chapter[:2] in one.chapters]
 
 

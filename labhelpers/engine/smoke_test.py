@@ -42,7 +42,7 @@ class FirstRun(Result):
     """One container, from nothing to gone.
 
     Attributes:
-        said: what it wrote.
+        output: what it wrote.
         run_ms: import, create, start, wait and read, wall time.
     """
 
@@ -51,7 +51,7 @@ class FirstRun(Result):
 
 
 def program(machine: str) -> bytes:
-    """A static Linux program that writes `WORD` and ends with status 0.
+    """A static Linux program that writes `EXPECTED_OUTPUT` and ends with status 0.
 
     Args:
         machine: what `docker info` calls the architecture: `x86_64` or `aarch64`.

@@ -25,7 +25,7 @@ class RemainingResources(Result):
 
     Attributes:
         lab: the lab.
-        things: what was there when it was looked for, in the order in which it can be removed.
+        resources: what was there when it was looked for, in the order in which it can be removed.
     """
 
     lab: Lab
@@ -36,7 +36,7 @@ class RemainingResources(Result):
         return table([(t.kind, t.name) for t in self.resources], ["kind", "name"])
 
     def remove(self, *chosen: str | Resource) -> list[str]:
-        """Remove what is chosen by its name, by "kind name", or as a member of `things`.
+        """Remove what is chosen by its name, by "kind name", or as a member of `resources`.
 
         Returns:
             A line for each thing that was removed, or that the engine refused to remove.
@@ -84,10 +84,10 @@ class Inventory(Result):
 
     Attributes:
         ended: made by sessions of this state directory that have ended: `clean` removes it.
-        open: made by sessions of this state directory that are alive: open notebooks, JupyterLab's terminals.
-        readers: volumes that the reader created to keep them, of any session of this state directory.
+        in_use: made by sessions of this state directory that are alive: open notebooks, JupyterLab's terminals.
+        reader_volumes: volumes that the reader created to keep them, of any session of this state directory.
         tests: the engines of a `./lab test` that runs.
-        strangers: labelled, but of no session of this state directory.
+        foreign: labelled, but of no session of this state directory.
     """
 
     ended: tuple[Resource, ...]
@@ -145,7 +145,7 @@ def find_by_name(engine: Engine, wanted: Sequence[str]) -> list[Resource]:
 
     Raises:
         BadInput: no lab made a thing of that name.
-        NotOurs: a notebook of another state directory, or a `./lab test`, is using it now.
+        NotOwned: a notebook of another state directory, or a `./lab test`, is using it now.
     """
     there = inventory(engine)
     found = [*there.owned, *there.foreign]

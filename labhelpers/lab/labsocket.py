@@ -248,7 +248,7 @@ class RequestLog(Result):
     """The requests that went through the lab socket while they were recorded, in order.
 
     Attributes:
-        calls: one for each request.
+        requests: one for each request.
     """
 
     requests: list[ApiRequest] = field(default_factory=list)
@@ -277,7 +277,7 @@ class LabSocket:
     """A proxy in front of an engine, on a Unix socket of its own.
 
     Args:
-        place: where the engine is.
+        endpoint: where the engine is.
         session: what a prune is limited to.
         labels: the labels that a kind of thing gets.
         path: where to listen; None for a path of its own.
@@ -286,8 +286,10 @@ class LabSocket:
         address: what `DOCKER_HOST` takes.
     """
 
-    def __init__(self, place: EngineEndpoint, session: str, labels: Labels, path: Path | None = None) -> None:
-        self._place, self._session = place, session
+    def __init__(
+        self, endpoint: EngineEndpoint, session: str, labels: Labels, path: Path | None = None
+    ) -> None:
+        self._place, self._session = endpoint, session
         self._labels = labels
         self._recordings: list[RequestLog] = []
         self._lock = threading.Lock()

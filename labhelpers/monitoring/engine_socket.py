@@ -51,7 +51,7 @@ NO_PRIVILEGES: dict[str, Any] = {"cap_drop": ["ALL"], "network": "none", "read_o
 
 
 def _nothing(lab: Lab) -> dict[str, Any]:
-    """`NOTHING`; where the engine maps users, in the host's user namespace: a mapped root may not open the socket."""
+    """`NO_PRIVILEGES`; in the host's user namespace if the engine maps users: a mapped root cannot open the socket."""
     return NO_PRIVILEGES | ({"userns_mode": "host"} if lab.engine.remaps_users else {})
 
 
@@ -172,7 +172,7 @@ def _hexadecimal(text: str) -> int | None:
 
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
     words = ["curl", "-s", "--max-time", "30", "--unix-socket", SOCKET_PATH, "http://engine/info"]
-    answer = lab.once(lab.image("tools"), words, volumes=volumes, **_nothing(lab)).stdout
+    answer = lab.run_once(lab.image("tools"), words, volumes=volumes, **_nothing(lab)).stdout
     try:
         return bool(identity(json.loads(answer)) == lab.engine.identity)
     except (ValueError, AttributeError):
@@ -216,7 +216,7 @@ class AccessResult(Result):
     """What a container had that holds one way to the engine, and nothing else.
 
     Attributes:
-        way: one of `WAYS`.
+        way: one of `ACCESS_METHODS`.
         got: thing → whether it had it; the things are `names`, `environment`, `file_of_container`, `file_of_host`.
         requests: (method, path, status) of what it sent, in order; ids are cut.
         said: thing → what it read.
@@ -239,7 +239,7 @@ class SocketAccess(Result):
     """What can be had by each way to the engine.
 
     Attributes:
-        holders: one for each way, in the order of `WAYS`.
+        holders: one for each way, in the order of `ACCESS_METHODS`.
         os_release: the line PRETTY_NAME of /etc/os-release of the engine's host, as the first holder read it.
         own_os_release: the same line of the holder's own file system.
         forbidden: what the kernel said when the holder opened the host's file by its path, without the engine.
@@ -290,7 +290,7 @@ def socket_access(lab: Lab, door: EngineSocket) -> SocketAccess:
             found = tuple(
                 pool.map(lambda way: _try_access(lab, way, *mounts[way], ask, words), ACCESS_METHODS)
             )
-        own = lab.once(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **_nothing(lab)).stdout
+        own = lab.run_once(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **_nothing(lab)).stdout
     first = found[0].said["file_of_host"]
     pretty, _, forbidden = own.partition("\n")
     return SocketAccess(found, _pretty(first), pretty.partition("=")[2].strip('"'), forbidden.strip())
@@ -355,7 +355,7 @@ def _try_access(
     lab: Lab, way: str, volumes: Sequence[str], path: str, ask: Mapping[str, Any], words: Mapping[str, str]
 ) -> AccessResult:
     asked = json.dumps({name: ask[name] for name in ("other", "file", "label", "reader")})
-    done = lab.once(
+    done = lab.run_once(
         lab.image("tools"),
         _program("socket_probe.py", path),
         limit_s=PROBE_TIMEOUT_S,

@@ -51,7 +51,7 @@ class SurvivalOutcome(Result):
     """What became of the row in one place after one operation.
 
     Attributes:
-        way: where the data directory was, out of `WAYS`.
+        way: where the data directory was, out of `STORAGE_KINDS`.
         operation: what happened to the container, out of `OPERATIONS`.
         survived: whether the row was read afterwards.
         said: what the server answered to `select * from mytab;`.

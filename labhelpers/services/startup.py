@@ -98,7 +98,7 @@ class Startup(Result):
     Attributes:
         name: of the container.
         milestones, probes, tries: in order.
-        healthy_s: when a check passed first; None where there is no health check, or none passed within `HEALTHY_S`.
+        healthy_s: when a check passed first; None without a health check, or if none passed within `HEALTHY_TIMEOUT_S`.
         clock_ms: how well the client's clock and the engine's are compared: half of the shortest question.
     """
 

@@ -215,7 +215,7 @@ class Cgroup(Result):
     Attributes:
         version: 1 or 2.
         path: as in /proc/PID/cgroup (on version 1 the memory controller's, or that of the next one that is there).
-        parts: what is counted here: `Cpu`, `Memory`, `Io`, `Pids`.
+        controllers: what is counted here: `Cpu`, `Memory`, `Io`, `Pids`.
         pressure: by resource; empty where the kernel does not measure it.
     """
 
@@ -391,7 +391,7 @@ def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
     """What the files of a cgroup say.
 
     Args:
-        texts: of every file of `where.files`; None for one that is not there.
+        texts: of every file of `location.files`; None for one that is not there.
     """
     seen = {
         (controller, name): text
