@@ -260,7 +260,7 @@ def _inherited_endpoint(address: str) -> EngineEndpoint | None:
         found = json.loads(os.environ.get(ENDPOINT_VARIABLE, "null"))
         tls = found["tls"] and Tls(**found["tls"])
         return (
-            EngineEndpoint(address, found["found_by"], tls, found["meant"])
+            EngineEndpoint(address, found["found_by"], tls, found["requested_address"])
             if found["address"] == address
             else None
         )

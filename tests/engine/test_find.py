@@ -121,7 +121,7 @@ def test_a_socket_of_somebody_elses_does_not_end_the_search(
     closed = alone / "closed.sock"
     others = [engine.address] if answers and engine.endpoint.scheme != "ssh" else []
     code = (
-        "from labhelpers.engine import connect, find, foreign; foreign.running = lambda own: None\n"
+        "from labhelpers.engine import connect, find, other_dockerd; other_dockerd.running = lambda own: None\n"
         f"find._default_endpoints = lambda: {[f'unix://{closed}', f'unix://{alone}/none.sock', *others]!r}\n"
         "print(connect().address)"
     )
