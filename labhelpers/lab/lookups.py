@@ -16,7 +16,7 @@ from labhelpers.engine.run_once import last_lines
 from labhelpers.errors import EngineRefused, NotRunning
 from labhelpers.lab import refusals
 from labhelpers.lab.base import Base, name_of
-from labhelpers.lab.options import parse_filters, parse_image
+from labhelpers.lab.values import parse_filters, parse_image
 
 T = TypeVar("T")
 LAST_LINES = 8

@@ -59,7 +59,7 @@ OPTIONS = (
 CALLS: dict[str, Callable[[Lab, Any], object]] = {
     "run": lambda lab, bad: lab.run(bad),
     "run a command": lambda lab, bad: lab.run(lab.image("payload"), bad, network="none"),
-    "once": lambda lab, bad: lab.once(lab.image("payload"), ["true"], limit_s=bad),
+    "run_once": lambda lab, bad: lab.run_once(lab.image("payload"), ["true"], limit_s=bad),
     "exec": lambda lab, bad: lab.exec(STEADY, bad),
     "exec in": lambda lab, bad: lab.exec(bad, ["true"]),
     "stop": lambda lab, bad: lab.stop(bad),
