@@ -18,6 +18,7 @@ from labhelpers.engine.streams import ExecResult, execute
 from labhelpers.errors import TimedOut
 from labhelpers.lab import refusals
 from labhelpers.lab.base import Base, name_of
+from labhelpers.lab.docker_py import translate_options
 from labhelpers.lab.operations import (
     Exec,
     Kill,
@@ -54,13 +55,17 @@ class Containers(Base):
     def run(self, image: str, command: str | Sequence[str] | None = None, **options: Any) -> Container:
         """Make a container and start it, in the background; `labhelpers.lab.operations.Run` lists the options.
 
+        Options may also be spelled as in docker-py where they mean the same: `mem_limit`, `detach=True`, …
+
         Raises:
-            BadInput: a value that cannot be meant.
+            BadInput: an unknown option, or an invalid value.
             ImageMissing: the engine does not have the image.
             NameTaken, PortTaken: the name or a port belongs to something else.
             EngineRefused: the engine refused the request for another reason.
         """
-        run = make_operation(Run, image, command, **self._with_log(self._with_userns(options)))
+        run = make_operation(
+            Run, image, command, **self._with_log(self._with_userns(translate_options(options)))
+        )
         self._print_command(run)
         body = run.api()
         name = body.pop("name", None)
@@ -78,7 +83,7 @@ class Containers(Base):
             try:
                 self.client.api.start(made["Id"])
             except BaseException as error:
-                # half made is worse than not made: the name would stay taken
+                # or its name would stay in use
                 remove_container(self.client.api, made["Id"], v=True)
                 if isinstance(error, APIError):
                     raise refusals.not_started(self.client, run, error) from None
@@ -105,7 +110,7 @@ class Containers(Base):
             BadInput, ImageMissing, EngineRefused: see `run`.
             LabError: it was silent for `limit_s`.
         """
-        run = make_operation(RunOnce, image, command, **self._with_userns(options))
+        run = make_operation(RunOnce, image, command, **self._with_userns(translate_options(options)))
         self._print_command(run)
         body = run.api()
         body["Labels"] = body.get("Labels", {}) | self._labels("container")

@@ -115,8 +115,8 @@ def test_names_and_ports_of_others_are_respected(lab: Lab, name: str, foreign: s
 def test_errors_of_readers(lab: Lab, name: str) -> None:
     with pytest.raises(ImageMissing):
         lab.run("no-such-image-here", "true")
-    with pytest.raises(BadInput, match="mem_limit"):
-        lab.run(IMAGE, "true", mem_limit="64m")
+    with pytest.raises(BadInput, match="memory_limit"):
+        lab.run(IMAGE, "true", memory_limit="64m")
     with pytest.raises(LabError, match="no container"):
         lab.exec(name, "true")
 
