@@ -22,10 +22,10 @@ def main() -> None:
         # the disk of the state directory: everything else is reported where it happens
         if error.errno not in state.DISK_ERRORS:
             raise
-        errors.show(state.unusable(error, state.location()))
+        errors.print_error(state.directory_error(error, state.location()))
         sys.exit(1)
     except LabError as error:
-        errors.show(error)
+        errors.print_error(error)
         sys.exit(1)
 
 

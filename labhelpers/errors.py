@@ -22,7 +22,9 @@ The class hierarchy::
     │   └── BadRequest           a request to the lab socket that cannot be parsed
     ├── NameTaken                the name is used by a resource that the lab did not create
     ├── PortTaken                the port is in use
-    ├── NotOurs                  the lab was asked to change a resource that it did not create
+    ├── NotOwned                 the lab was asked to change a resource that it did not create
+    ├── ExperimentFailed         an experiment did not produce its measurement
+    ├── NotAvailable             this engine or its kernel lacks what the experiment needs
     ├── GuestFailed              a virtual machine did not start its payload
     ├── FindingFailed            a finding of the course does not hold on this engine
     └── SetupFailed              the environment, JupyterLab or a package could not be set up
@@ -33,7 +35,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-_IS_INSTALLED = Path(__file__).with_name("bundle").is_dir()
+_FROM_WHEEL = Path(__file__).with_name("bundle").is_dir()
 
 DISK_FULL = (
     "the engine's disk is full: `docker system df` shows what uses it; free some space, then try again"
@@ -41,9 +43,9 @@ DISK_FULL = (
 """The hint for the engine's message "no space left on device" (errno(3), ENOSPC)."""
 
 
-def as_typed(text: str) -> str:
+def with_command_name(text: str) -> str:
     """Replace `./lab` in `text` with `labhelpers` if the package was installed from a wheel."""
-    return text.replace("./lab", "labhelpers") if _IS_INSTALLED else text
+    return text.replace("./lab", "labhelpers") if _FROM_WHEEL else text
 
 
 class LabError(Exception):
@@ -64,9 +66,9 @@ class LabError(Exception):
     def __str__(self) -> str:
         lines = [self.message]
         if self.engine_message:
-            lines.append(f"  it said: {self.engine_message.strip()}")
+            lines.append(f"  message: {self.engine_message.strip()}")
         lines.append(f"  next:    {self.hint}")
-        return as_typed("\n".join(lines))
+        return with_command_name("\n".join(lines))
 
     def _render_traceback_(self) -> list[str]:
         """IPython shows these lines instead of a traceback."""
@@ -149,8 +151,16 @@ class PortTaken(LabError):
     """The port is in use."""
 
 
-class NotOurs(LabError):
+class NotOwned(LabError):
     """The lab was asked to change a resource that it did not create."""
+
+
+class ExperimentFailed(LabError):
+    """An experiment did not produce its measurement."""
+
+
+class NotAvailable(LabError):
+    """This engine or its kernel lacks what the experiment needs."""
 
 
 class GuestFailed(LabError):
@@ -165,6 +175,6 @@ class SetupFailed(LabError):
     """The environment, JupyterLab or a package could not be set up."""
 
 
-def show(error: LabError) -> None:
+def print_error(error: LabError) -> None:
     """Print an error to standard error, for a user at a terminal."""
     print(f"error: {error}", file=sys.stderr)

@@ -48,9 +48,9 @@ directory that holds other files too."""
 # what flock(2) fails with on a file system without locks: NFS without lockd, some FUSE and 9p mounts
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _LOCKS_ELSEWHERE = "LABHELPERS_LOCKS"
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-DISK_ERRORS = frozenset(_FULL | {errno.EROFS})
+_DISK_FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DENIED_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS}
+DISK_ERRORS = frozenset(_DISK_FULL_ERRORS | {errno.EROFS})
 """What a write anywhere fails with where the disk is full or may not be written."""
 
 
@@ -140,14 +140,14 @@ def _create(folder: Path, mode: int = 0o777) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=mode)
     except OSError as error:
-        raise unusable(error, folder) from error
+        raise directory_error(error, folder) from error
 
 
-def unusable(error: OSError, where: Path) -> SetupFailed:
+def directory_error(error: OSError, where: Path) -> SetupFailed:
     """What to tell the reader where `error` keeps the lab from using its file or directory `where`."""
     largest = "use a directory on a larger disk: `export LABHELPERS_HOME=/path/to/directory`"
     other = "use another directory for the lab's files: `export LABHELPERS_HOME=/path/to/directory`"
-    if error.errno in _FULL:
+    if error.errno in _DISK_FULL_ERRORS:
         free = _free_bytes(where) // 1_000_000
         return SetupFailed(
             f"no space left on device: {where} cannot be written ({free} MB free)",
@@ -156,7 +156,7 @@ def unusable(error: OSError, where: Path) -> SetupFailed:
         )
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         message = f"the state directory cannot be used: {where} or one of its parents is a file"
-    elif error.errno in _DENIED:
+    elif error.errno in _DENIED_ERRORS:
         message = f"the state directory cannot be used: no permission to write {where}"
     else:
         message = f"the state directory cannot be used: {where}"
@@ -170,7 +170,7 @@ def _free_bytes(where: Path) -> int:
     return 0
 
 
-def shown(text: object) -> str:
+def abbreviate_home(text: object) -> str:
     """`text` with the reader's home directory written as `~`, for messages and pages.
 
     Only where it begins a path: the `/root` of `ssh://root@host` is no directory, and `/root` after a colon is one
@@ -214,7 +214,7 @@ def write_json(name: str, data: Any) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise unusable(error, target) from error
+        raise directory_error(error, target) from error
 
 
 @contextmanager
@@ -228,7 +228,7 @@ def locked(name: str, timeout_s: float = 900, waiting: Callable[[], object] | No
     try:
         file = where.open("a", encoding="utf-8")
     except OSError as error:
-        raise unusable(error, where) from error
+        raise directory_error(error, where) from error
     with file:
         end = time.monotonic() + timeout_s
         acquired = _acquired(file)
@@ -326,7 +326,7 @@ def _local_directory() -> Path:
     )
 
 
-def course() -> Path:
+def course_directory() -> Path:
     """A directory with `notebooks/` in which the reader works: the checkout, or a copy of what the wheel holds.
 
     An upgrade of the package replaces the files of the copy that the reader has not changed.
@@ -351,7 +351,7 @@ def course() -> Path:
             try:
                 target.write_bytes(content)
             except OSError as error:
-                raise unusable(error, target) from error
+                raise directory_error(error, target) from error
             copied[name] = digest
     if copied != known:
         write_json("course.json", copied)

@@ -39,14 +39,14 @@ except ImportError:  # `status`, `clean` and `down` work in an incomplete enviro
             """Nothing moves."""
 
 
-from labhelpers.errors import as_typed
+from labhelpers.errors import with_command_name
 
 console = Console(highlight=False, soft_wrap=True)
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     """One line for the person."""
-    console.print(as_typed(line), markup=False)
+    console.print(with_command_name(line), markup=False)
 
 
 @contextmanager
@@ -54,15 +54,15 @@ def step(title: str) -> Iterator[Status]:
     """A step that may take long: a moving status on a terminal, its line and its seconds anywhere."""
     began = time.monotonic()
     if not console.is_terminal:
-        say(f"{title} …")
+        echo(f"{title} …")
     # the usual spinner is made of braille characters
     spinner = "dots" if console.encoding.lower().startswith("utf") else "line"
     with console.status(title, spinner=spinner) as status:
         yield status
-    say(f"{title}: done ({time.monotonic() - began:.1f} s)")
+    echo(f"{title}: done ({time.monotonic() - began:.1f} s)")
 
 
-def run_shown(command: Sequence[str], title: str, stdin: BinaryIO | None = None) -> tuple[int, str]:
+def run_with_status(command: Sequence[str], title: str, stdin: BinaryIO | None = None) -> tuple[int, str]:
     """Run `command`, showing its newest line as the state of a step: (exit status, its last 20 lines)."""
     last: deque[str] = deque(maxlen=20)
     with step(title) as status:
@@ -82,7 +82,7 @@ def run_shown(command: Sequence[str], title: str, stdin: BinaryIO | None = None)
         return process.wait(), "\n".join(last)
 
 
-def ask(question: str) -> bool:
+def confirm(question: str) -> bool:
     """Ask a person yes or no; nobody there means no."""
     if not sys.stdin.isatty():
         return False

@@ -15,7 +15,7 @@ from labhelpers import errors, state
 from labhelpers.commandline.common import FIRST_IMAGES, engine_with_images, reports_errors
 from labhelpers.engine import install
 from labhelpers.errors import EngineError
-from labhelpers.terminal import say
+from labhelpers.terminal import echo
 from tests.engines import matrix, runs
 
 IMAGES = (*FIRST_IMAGES, "registry", "engine", "mysql", "netdata")
@@ -50,7 +50,7 @@ def test(args: tuple[str, ...], engine: str, settings: str | None) -> None:
     engine_with_images(engine, IMAGES)
     _ensure_browser()
     sys.stdout.flush()
-    command = [sys.executable, "-m", "pytest", *(args or runs.SIDE_BY_SIDE["A"])]
+    command = [sys.executable, "-m", "pytest", *(args or runs.XDIST_OPTIONS["A"])]
     sys.exit(subprocess.run(command, cwd=state.ROOT).returncode)
 
 
@@ -60,7 +60,7 @@ def _test_on(names: Sequence[str], args: Sequence[str]) -> NoReturn:
     engine = engine_with_images("auto", IMAGES)
     if "A" in names:
         _ensure_browser()
-    sys.exit(0 if runs.show(runs.run(names, engine, IMAGES, args, say)) else 1)
+    sys.exit(0 if runs.show(runs.run(names, engine, IMAGES, args, echo)) else 1)
 
 
 def _test_settings(settings: str, chapters: Sequence[str], engine: str) -> NoReturn:
@@ -69,18 +69,18 @@ def _test_settings(settings: str, chapters: Sequence[str], engine: str) -> NoRet
             f"--settings applies to engine B, but --engine is {engine}",
             hint=f"./lab test --engine B --settings {settings}",
         )
-    names = matrix.chosen(settings)
+    names = matrix.select_settings(settings)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(
-        0 if matrix.show(matrix.run(names, chapters, engine_with_images("auto", matrix.IMAGES), say)) else 1
+        0 if matrix.show(matrix.run(names, chapters, engine_with_images("auto", matrix.IMAGES), echo)) else 1
     )
 
 
 def _ensure_browser() -> None:
     try:
-        install.ensure(install.BROWSER, "the browser tests need Chromium")
+        install.ensure(install.BROWSER_PACKAGES, "the browser tests need Chromium")
     except EngineError as error:
-        say(f"browser: not installed; its tests are skipped ({error.message})")
+        echo(f"browser: not installed; its tests are skipped ({error.message})")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,19 @@ from labhelpers.lab import Lab
 
 
 @pytest.fixture(autouse=True)
-def _figures_are_closed() -> Iterator[None]:
+def _figures_can_be_read(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every figure that a test leaves open is audited, and closed."""
     yield
-    if "matplotlib.pyplot" in sys.modules:
-        sys.modules["matplotlib.pyplot"].close("all")
+    if "matplotlib.pyplot" not in sys.modules:
+        return
+    from tests.figure_audit import NOT_YET, faults
+
+    plt = sys.modules["matplotlib.pyplot"]
+    try:
+        if request.node.path.parent.name not in NOT_YET:
+            assert [fault for number in plt.get_fignums() for fault in faults(plt.figure(number))] == []
+    finally:
+        plt.close("all")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +37,7 @@ def engine() -> Engine:
 
 
 @contextmanager
-def opened(engine: Engine) -> Iterator[Lab]:
+def open_lab(engine: Engine) -> Iterator[Lab]:
     """A lab for the block; it must remove all that it made."""
     with Lab("test", engine=engine) as it:
         yield it
@@ -39,28 +48,28 @@ def opened(engine: Engine) -> Iterator[Lab]:
 @pytest.fixture
 def lab(engine: Engine) -> Iterator[Lab]:
     """A lab of its own for one test."""
-    with opened(engine) as it:
+    with open_lab(engine) as it:
         yield it
 
 
 @pytest.fixture(scope="module")
-def there(engine: Engine) -> Iterator[Lab]:
+def shared_lab(engine: Engine) -> Iterator[Lab]:
     """One quiet lab for the tests of a file that do not ask what a lab prints or when it closes.
 
     A lab, its view of the host and its registry are a process and two containers: started once, they serve all.
     """
-    with opened(engine) as it, it.quiet():
+    with open_lab(engine) as it, it.quiet():
         yield it
 
 
 @pytest.fixture
-def quiet(lab: Lab) -> Iterator[Lab]:
+def quiet_lab(lab: Lab) -> Iterator[Lab]:
     """The same lab, whose operations print nothing."""
     with lab.quiet():
         yield lab
 
 
 @pytest.fixture
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state directory of the test's own: the reader's progress is left alone."""
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))

@@ -14,7 +14,7 @@ import pytest
 from labhelpers.state import ROOT
 
 PACKAGE = ROOT / "labhelpers"
-GROUND_FLOOR = ("drawing", "errors", "results", "state", "terminal")
+GROUND_FLOOR = ("drawing", "errors", "results", "state", "terminal", "units")
 ROOMS = (
     *("start", "vm", "layers", "namespaces", "cgroups"),
     *("networks", "services", "volumes", "persistence", "monitoring"),
@@ -26,6 +26,7 @@ FLOORS = {
     "course": 3,
     **dict.fromkeys(ROOMS, 4),
     "commandline": 4,
+    "assets": 4,
     "__main__": 5,
 }
 

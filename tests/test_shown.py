@@ -25,4 +25,4 @@ from labhelpers import state
 )
 def test_shown(monkeypatch: pytest.MonkeyPatch, home: str, text: str, shown: str) -> None:
     monkeypatch.setenv("HOME", home)
-    assert state.shown(text) == shown
+    assert state.abbreviate_home(text) == shown

@@ -108,7 +108,7 @@ def test_a_file_in_its_place_is_named(
     [(errno.ENOSPC, "no space left"), (errno.EROFS, "no permission to write"), (errno.EIO, "cannot be used")],
 )
 def test_what_the_disk_says_is_told_with_a_next_step(number: int, message: str, home: Path) -> None:
-    error = state.unusable(OSError(number, os.strerror(number)), home)
+    error = state.directory_error(OSError(number, os.strerror(number)), home)
     assert message in error.message
     assert "LABHELPERS_HOME" in error.hint
     assert os.strerror(number) in (error.engine_message or "")
@@ -135,10 +135,10 @@ def test_a_damaged_file_is_the_default(text: str, home: Path) -> None:
     "record", ["[1]", '{"pid":"x"}', '{"pid":', '"x"', "null", "{}", '{"pid":1,"port":"y"}', "[[]]"]
 )
 def test_a_damaged_record_of_jupyterlab_is_no_server(record: str, home: Path) -> None:
-    state.path(jupyter.RECORD).write_text(record, encoding="utf-8")
+    state.path(jupyter.SERVER_FILE).write_text(record, encoding="utf-8")
     assert jupyter.running() is None
     assert jupyter.stop() is False
-    assert not state.path(jupyter.RECORD).exists()
+    assert not state.path(jupyter.SERVER_FILE).exists()
 
 
 def test_purge_removes_what_is_the_labs_and_nothing_else(home: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_useless_umask_and_tmpdir_are_repaired(home: Path, tmp_path: Path) -> 
 def test_an_installed_package_names_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
     error = errors.BadInput("no", hint="`./lab down`, then ./lab up")
     assert "./lab down" in str(error)
-    monkeypatch.setattr(errors, "_IS_INSTALLED", True)
+    monkeypatch.setattr(errors, "_FROM_WHEEL", True)
     assert "`labhelpers down`, then labhelpers up" in str(error)
 
 
@@ -237,12 +237,12 @@ def test_an_installed_package_works_on_a_copy(
         (shipped / name).write_text("first edition", encoding="utf-8")
     monkeypatch.setattr(state, "IS_CHECKOUT", False)
     monkeypatch.setattr(state, "ROOT", tmp_path / "bundle")
-    copy = state.course() / "notebooks"
+    copy = state.course_directory() / "notebooks"
     assert copy.is_relative_to(home)
     (copy / "01_b.ipynb").write_text("the reader's", encoding="utf-8")
     for name in ("00_a.ipynb", "01_b.ipynb"):
         (shipped / name).write_text("second edition", encoding="utf-8")
-    state.course()
+    state.course_directory()
     texts = [(copy / name).read_text(encoding="utf-8") for name in ("00_a.ipynb", "01_b.ipynb")]
     assert texts == ["second edition", "the reader's"]
 

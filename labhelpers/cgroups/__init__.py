@@ -1,35 +1,35 @@
 """The room of `04_cgroups`: how much a container may use."""
 
-from labhelpers.cgroups.bounds import OUTER, Bound, hog, missing
 from labhelpers.cgroups.cpu import cpuset, quota, shares, update
-from labhelpers.cgroups.crowd import crowd
 from labhelpers.cgroups.devices import devices
 from labhelpers.cgroups.disk import disk_limits
-from labhelpers.cgroups.limits import limits, spellings
+from labhelpers.cgroups.limits import compare_versions, limits
 from labhelpers.cgroups.memory import out_of_memory, reservation
-from labhelpers.cgroups.neighbour import neighbour
 from labhelpers.cgroups.network import bandwidth
+from labhelpers.cgroups.noisy_neighbour import measure_noisy_neighbour
+from labhelpers.cgroups.pids import pids_limit
+from labhelpers.cgroups.safety_limits import DEFAULT_SAFETY_LIMITS, SafetyLimits, load, missing_controllers
 from labhelpers.cgroups.samples import Sampler, Samples, sample
 
 __all__ = [
-    "OUTER",
-    "Bound",
+    "DEFAULT_SAFETY_LIMITS",
+    "SafetyLimits",
     "Sampler",
     "Samples",
     "bandwidth",
+    "compare_versions",
     "cpuset",
-    "crowd",
     "devices",
     "disk_limits",
-    "hog",
     "limits",
-    "missing",
-    "neighbour",
+    "load",
+    "measure_noisy_neighbour",
+    "missing_controllers",
     "out_of_memory",
+    "pids_limit",
     "quota",
     "reservation",
     "sample",
     "shares",
-    "spellings",
     "update",
 ]

@@ -25,7 +25,7 @@ def cost(lab: Lab) -> pd.DataFrame:
     """
     rows = []
     with ExitStack() as stack:
-        idle = [stack.enter_context(cgroups.hog(lab, ["sleep", "1000"])) for _ in range(CONTAINERS)]
+        idle = [stack.enter_context(cgroups.load(lab, ["sleep", "1000"])) for _ in range(CONTAINERS)]
 
         def used() -> tuple[Cpu, float]:
             return lab.host.cgroup(str(lab.host.helper)).cpu, time.process_time()

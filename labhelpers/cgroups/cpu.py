@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labhelpers.cgroups.bounds import START_S, hog
 from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
 from labhelpers.cgroups.live import live_curves
-from labhelpers.cgroups.samples import Sampler, Samples, Use
+from labhelpers.cgroups.safety_limits import START_TIMEOUT_S, load
+from labhelpers.cgroups.samples import Sampler, Samples, Usage
 from labhelpers.errors import BadInput
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, derived, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,18 +20,18 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-ASKED = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-RATIOS = ((1, 1), (2, 1), (4, 1))
+QUOTAS_CPUS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+SHARE_RATIOS = ((1, 1), (2, 1), (4, 1))
 SHARES = 1024
 # a new limit takes effect with the next period (100 ms)
 SETTLE_S = 0.25
 PERIOD_S = 0.1
 # a counter is read a little later than the clock, and a CPU takes its quota in slices of 5 ms
 READ_S = 0.05
-LEAST_USED_S = 0.75
+MIN_USAGE_S = 0.75
 
 
-def burn(processes: int) -> list[str]:
+def busy_loop(processes: int) -> list[str]:
     """A command that keeps so many processors busy, until it is ended."""
     return ["sh", "-c", "while :; do :; done & " * processes + "wait"]
 
@@ -40,17 +39,12 @@ def burn(processes: int) -> list[str]:
 # --- quota
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuotaStep:
-    """One quota, and what was used under it.
+    """One quota, and what was used under it."""
 
-    Attributes:
-        asked_cpus: the quota: 0.5 is half a processor.
-        use: what was measured.
-    """
-
-    asked_cpus: float
-    use: Use
+    asked_cpus: float = column("the quota: 0.5 is half a processor")
+    use: Usage = column("what was measured", shown=False)
 
     @property
     def most_cpus(self) -> float:
@@ -66,19 +60,13 @@ class QuotaStep:
         return self.use.cpus <= self.most_cpus
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quota(Result):
-    """Processor time asked for against what was used, one container with two busy processes.
+    """Processor time asked for against what was used, one container with two busy processes."""
 
-    Attributes:
-        steps: one for each quota.
-        samples: of the whole experiment.
-        cpus: how many CPUs the engine's host has.
-    """
-
-    steps: tuple[QuotaStep, ...]
-    samples: Samples
-    cpus: int
+    steps: tuple[QuotaStep, ...] = rows("one for each quota", of=QuotaStep)
+    samples: Samples = column("of the whole experiment", shown=False)
+    cpus: int = column("how many CPUs the engine's host has")
 
     def step(self, asked_cpus: float) -> QuotaStep:
         """The step of one quota."""
@@ -102,7 +90,7 @@ class Quota(Result):
         )
 
 
-def quota(lab: Lab, asked: Sequence[float] = ASKED, seconds: float = 1.0) -> Quota:
+def quota(lab: Lab, asked: Sequence[float] = QUOTAS_CPUS, seconds: float = 1.0) -> Quota:
     """Give one container with two busy processes one quota after the other, and measure what it uses.
 
     Quotas of more CPUs than the engine's host has are left out: the engine refuses them.
@@ -119,7 +107,7 @@ def quota(lab: Lab, asked: Sequence[float] = ASKED, seconds: float = 1.0) -> Quo
         raise BadInput(f"this engine has {cpus} CPUs: there is nothing to measure", hint="ask for 0.5, say")
     with (
         lab.quiet(essential=[f"docker update --cpus {asked[0]}"]),
-        hog(lab, burn(2), cpus=asked[0]) as container,
+        load(lab, busy_loop(2), cpus=asked[0]) as container,
         Sampler(lab, container) as sampler,
     ):
         spans = []
@@ -137,63 +125,41 @@ def quota(lab: Lab, asked: Sequence[float] = ASKED, seconds: float = 1.0) -> Quo
 # --- shares
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SharesStep:
-    """Two containers that want the same CPU, with weights.
+    """Two containers that want the same CPU, with weights."""
 
-    Attributes:
-        asked: the ratio of their shares, first to second.
-        weights: what the kernel was told: `cpu.shares`, or `cpu.weight` on version 2.
-        first_cpus, second_cpus: what each used.
-    """
+    asked: float = column("the ratio of their shares, first to second")
+    weights: tuple[int, int] = column("what the kernel was told: `cpu.shares`, or `cpu.weight` on version 2")
+    first_cpus: float = column("what each used")
+    second_cpus: float = column("what each used")
 
-    asked: float
-    weights: tuple[int, int]
-    first_cpus: float
-    second_cpus: float
-
-    @property
+    @derived
     def expected_percent(self) -> float:
         """The first one's part of what both used, as the kernel's weights say."""
         return 100 * self.weights[0] / sum(self.weights)
 
-    @property
+    @derived
     def measured_percent(self) -> float:
         """The first one's part of what both used."""
         return 100 * self.first_cpus / (self.first_cpus + self.second_cpus)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shares(Result):
-    """Two containers on one CPU, by their shares.
+    """Two containers on one CPU, by their shares."""
 
-    Attributes:
-        cpu: the number of the CPU that both may use.
-        steps: one a ratio.
-        alone_shares: the shares of the first one, when it was alone.
-        alone_cpus: what it used then.
-    """
-
-    cpu: int
-    steps: tuple[SharesStep, ...]
-    alone_shares: int
-    alone_cpus: float
+    cpu: int = column("the number of the CPU that both may use")
+    steps: tuple[SharesStep, ...] = rows("one a ratio", of=SharesStep)
+    alone_shares: int = column("the shares of the first one, when it was alone")
+    alone_cpus: float = column("what it used then")
 
     def off_percent(self) -> float:
         """How far the measured part is from the kernel's weights at most, in percent points."""
         return max(abs(step.measured_percent - step.expected_percent) for step in self.steps)
 
-    def frame(self) -> pd.DataFrame:
-        """One row a ratio: asked, weights, expected_percent, measured_percent, first_cpus, second_cpus."""
-        rows = [
-            (s.asked, s.weights, s.expected_percent, s.measured_percent, s.first_cpus, s.second_cpus)
-            for s in self.steps
-        ]
-        columns = ["asked", "weights", "expected_percent", "measured_percent", "first_cpus", "second_cpus"]
-        return table(rows, columns)
 
-
-def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float = 1.2) -> Shares:
+def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = SHARE_RATIOS, seconds: float = 1.2) -> Shares:
     """Let two busy containers compete for one CPU, with shares in these ratios; then leave the first one alone.
 
     Args:
@@ -202,13 +168,16 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
 
     Source: kernel, Documentation/scheduler/sched-design-CFS.rst; cgroup-v2.rst, cpu.weight.
     """
-    cpu = quiet_cpu(lab)
+    cpu = idlest_cpu(lab)
     steps = []
     with (
         lab.quiet(essential=[f"docker update --cpu-shares {SHARES * ratios[-1][0]}"]),
-        hog(lab, burn(1), cpuset_cpus=str(cpu)) as first,
+        load(lab, busy_loop(1), cpuset_cpus=str(cpu)) as first,
     ):
-        with hog(lab, burn(1), cpuset_cpus=str(cpu)) as second, Sampler(lab, [first, second]) as sampler:
+        with (
+            load(lab, busy_loop(1), cpuset_cpus=str(cpu)) as second,
+            Sampler(lab, [first, second]) as sampler,
+        ):
             spans = []
             for ratio in ratios:
                 for container, part in zip((first, second), ratio, strict=True):
@@ -217,7 +186,7 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
                 sampler.wait(SETTLE_S)
                 start = sampler.now()
                 sampler.wait(seconds)
-                _wait_for_use(sampler, start)
+                _wait_for_usage(sampler, start)
                 spans.append((ratio, (weights[0], weights[1]), start, sampler.now()))
         samples = sampler.samples()
         for ratio, weights, *span in spans:
@@ -231,17 +200,17 @@ def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = RATIOS, seconds: float 
     return Shares(cpu, tuple(steps), few, alone)
 
 
-def _wait_for_use(sampler: Sampler, start_s: float) -> None:
+def _wait_for_usage(sampler: Sampler, start_s: float) -> None:
     """Where the machine is busy, go on until enough was used: with little, it depends on who had the last slice."""
     for _ in range(24):
         samples = sampler.samples()
         used = [samples.use(name, start_s) for name in samples.names]
-        if sum(one.cpus * one.seconds for one in used) >= LEAST_USED_S:
+        if sum(one.cpus * one.seconds for one in used) >= MIN_USAGE_S:
             return
         sampler.wait(0.25)
 
 
-def quiet_cpu(lab: Lab) -> int:
+def idlest_cpu(lab: Lab) -> int:
     """The CPU that has been idle most in the last 0.2 s, of those that the engine may use.
 
     Source: proc(5), /proc/stat: the fourth and fifth numbers of a CPU are idle time.
@@ -262,25 +231,20 @@ def quiet_cpu(lab: Lab) -> int:
 # --- a set of CPUs
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CpuSet(Result):
-    """Two busy processes, first free to run anywhere, then pinned to one CPU.
+    """Two busy processes, first free to run anywhere, then pinned to one CPU."""
 
-    Attributes:
-        name: of the container.
-        pinned: the number of that CPU.
-        pinned_at_s: when `docker update --cpuset-cpus` had returned, on the clock of the samples.
-        seen: (time_s, CPU) for each look at each busy process: the CPU on which it ran last.
-        allowed: what the kernel says of a busy process after the pinning (`Cpus_allowed_list`).
-        samples: of the whole experiment.
-    """
-
-    name: str
-    pinned: int
-    pinned_at_s: float
-    seen: tuple[tuple[float, int], ...]
-    allowed: str
-    samples: Samples
+    name: str = column("of the container")
+    pinned: int = column("the number of that CPU")
+    pinned_at_s: float = column(
+        "when `docker update --cpuset-cpus` had returned, on the clock of the samples"
+    )
+    seen: tuple[tuple[float, int], ...] = column(
+        "(time_s, CPU) for each look at each busy process: the CPU on which it ran last", shown=False
+    )
+    allowed: str = column("what the kernel says of a busy process after the pinning (`Cpus_allowed_list`)")
+    samples: Samples = column("of the whole experiment", shown=False)
 
     @property
     def seen_after(self) -> frozenset[int]:
@@ -306,9 +270,9 @@ def cpuset(lab: Lab, seconds: float = 1.0) -> CpuSet:
 
     Source: proc(5), /proc/PID/stat, field 39 (processor); cgroup-v2.rst, cpuset.cpus.
     """
-    cpu = quiet_cpu(lab)
+    cpu = idlest_cpu(lab)
     seen: list[tuple[float, int]] = []
-    with lab.quiet(essential=["docker update --cpuset-cpus"]), hog(lab, burn(2)) as container:
+    with lab.quiet(essential=["docker update --cpuset-cpus"]), load(lab, busy_loop(2)) as container:
         pids = _busy(lab, container, 2)
 
         def look() -> None:
@@ -340,31 +304,25 @@ def _busy(lab: Lab, container: Container, count: int) -> list[int]:
         found = [one.pid for one in there if one.pid not in parents and one.command.startswith("sh -c while")]
         return found if len(found) >= count else []
 
-    return lab.wait_for("the busy loops to start", leaves, START_S, while_running=container)
+    return lab.wait_for("the busy loops to start", leaves, START_TIMEOUT_S, while_running=container)
 
 
 # --- a change in flight
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Update(Result):
-    """A limit that is changed while the container runs.
+    """A limit that is changed while the container runs."""
 
-    Attributes:
-        name: of the container.
-        quotas: in CPUs, one after the other.
-        changed_at_s: when each `docker update` had returned, on the clock of the samples.
-        same_process: whether the container's first process was the same before and after.
-        samples: of the whole experiment; they hold the quota, too.
-    """
+    name: str = column("of the container")
+    quotas: tuple[float, ...] = column("in CPUs, one after the other")
+    changed_at_s: tuple[float, ...] = column(
+        "when each `docker update` had returned, on the clock of the samples"
+    )
+    same_process: bool = column("whether the container's first process was the same before and after")
+    samples: Samples = column("of the whole experiment; they hold the quota, too", shown=False)
 
-    name: str
-    quotas: tuple[float, ...]
-    changed_at_s: tuple[float, ...]
-    same_process: bool
-    samples: Samples
-
-    def use(self, number: int) -> Use:
+    def use(self, number: int) -> Usage:
         """What was used under the quota of that number."""
         starts = (0.0, *self.changed_at_s)
         ends = (*self.changed_at_s, self.samples.instants_s[-1] + SETTLE_S)
@@ -378,7 +336,7 @@ def update(lab: Lab, quotas: Sequence[float] = (0.8, 0.2, 0.5), seconds: float =
         quotas: in CPUs; the container begins with the first.
         seconds: for each.
     """
-    with lab.quiet(essential=["docker update --cpus"]), hog(lab, burn(1), cpus=quotas[0]) as container:
+    with lab.quiet(essential=["docker update --cpus"]), load(lab, busy_loop(1), cpus=quotas[0]) as container:
         pid = _pid(lab, container)
         with Sampler(lab, container, see=live_curves()) as sampler:
             changed = []

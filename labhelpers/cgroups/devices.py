@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import program
-from labhelpers.engine.differences import security
+from labhelpers.cgroups.safety_limits import program
+from labhelpers.engine.differences import security_option
 from labhelpers.errors import LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,52 +15,39 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 # opening one of these changes nothing on the host; their numbers are the same everywhere (kernel, devices.txt)
-HARMLESS = {"/dev/fuse": "10:229", "/dev/loop-control": "10:237"}
-TRY = program("try_device.sh")
+TEST_DEVICES = {"/dev/fuse": "10:229", "/dev/loop-control": "10:237"}
+PROBE_PROGRAM = program("try_device.sh")
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What a container could do with a device.
+@record
+class DeviceAttempt:
+    """What a container could do with a device."""
 
-    Attributes:
-        given: the option that it was started with; "" for none.
-        there: whether the device is in its /dev.
-        made: whether mknod(2) made a node for it.
-        read, write: whether the node could be opened so.
-        words: the kernel's words for the first of these that failed, or "".
-    """
-
-    given: str
-    there: bool
-    made: bool
-    read: bool
-    write: bool
-    words: str
+    given: str = column("the option that it was started with; an empty string for none")
+    there: bool = column("whether the device is in its /dev")
+    made: bool = column("whether mknod(2) made a node for it")
+    read: bool = column("whether the node could be opened so")
+    write: bool = column("whether the node could be opened so")
+    words: str = column("the kernel's words for the first of these that failed, or an empty string")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Devices(Result):
-    """One device of the engine's host, and what containers may do with it.
+    """One device of the engine's host, and what containers may do with it."""
 
-    Attributes:
-        path: on the engine's host. Where that has no such device, its number alone is tried.
-        number: `major:minor`.
-        attempts: one a container.
-        list_file: the rules of a container that got nothing, as the kernel lists them (version 1), or None: on
-            version 2 they are a program (BPF) in the kernel, and no file.
-        refused: what this engine did not grant, in its words.
-        no_mknod: why no container here makes device files; None where the capability MKNOD is enough.
-    """
+    path: str = column("on the engine's host. Where that has no such device, its number alone is tried")
+    number: str = column("`major:minor`")
+    attempts: tuple[DeviceAttempt, ...] = rows("one a container", of=DeviceAttempt)
+    list_file: str | None = column(
+        "the rules of a container that got nothing, as the kernel lists them (version 1), or None: on "
+        "version 2 they are a program (BPF) in the kernel, and no file"
+    )
+    refused: tuple[str, ...] = column("what this engine did not grant, in its words")
+    no_mknod: str | None = column(
+        "why no container here makes device files; None where the capability MKNOD is enough", default=None
+    )
 
-    path: str
-    number: str
-    attempts: tuple[Attempt, ...]
-    list_file: str | None
-    refused: tuple[str, ...]
-    no_mknod: str | None = None
-
-    def of(self, given: str) -> Attempt | None:
+    def of(self, given: str) -> DeviceAttempt | None:
         """The attempt with that option; None where the engine refused it."""
         return next((one for one in self.attempts if one.given == given), None)
 
@@ -91,8 +77,8 @@ def devices(lab: Lab) -> Devices:
     Source: docs.docker.com, `docker run --device`; kernel, cgroup-v1/devices.rst; cgroup-v2.rst, device controller.
     """
     there = {f"/dev/{one.path}" for one in lab.host.directory("/dev")}
-    path = next((one for one in HARMLESS if one in there), None)
-    number = HARMLESS[path or "/dev/fuse"]
+    path = next((one for one in TEST_DEVICES if one in there), None)
+    number = TEST_DEVICES[path or "/dev/fuse"]
     rule = f"c {number} rwm"
     rights: list[tuple[str, dict[str, Any]]] = [("", {})]
     if path:
@@ -108,7 +94,7 @@ def devices(lab: Lab) -> Devices:
                 refused.append(f"{given}: {error.engine_message or error.message}")
         with lab.running(lab.image("payload"), ["sleep", "60"], network="none") as plain:
             found = lab.host.cgroup_files(plain, ["devices.list"]).get("devices.list")
-    mapped = lab.engine.remaps_users or security(lab.engine.info, "rootless") is not None
+    mapped = lab.engine.remaps_users or security_option(lab.engine.info, "rootless") is not None
     # user_namespaces(7): mknod(2) takes CAP_MKNOD in the host's own user namespace
     why = "this engine maps users, and the kernel makes no device files for a mapped root" if mapped else None
     return Devices(
@@ -116,11 +102,11 @@ def devices(lab: Lab) -> Devices:
     )
 
 
-def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, Any]) -> Attempt:
+def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, Any]) -> DeviceAttempt:
     # MKNOD is one of the capabilities that Docker gives by default
-    tried = lab.once(
+    tried = lab.run_once(
         lab.image("payload"),
-        ["sh", "-c", TRY, "try", path, *number.split(":")],
+        ["sh", "-c", PROBE_PROGRAM, "try", path, *number.split(":")],
         network="none",
         cap_drop=["ALL"],
         cap_add=["MKNOD"],
@@ -136,7 +122,7 @@ def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, An
     }
     failed = [answers[way] for way in ("mknod", "reads", "writes") if answers.get(way) not in ("yes", None)]
     words = failed[0].rpartition(": ")[2] if failed else ""
-    return Attempt(
+    return DeviceAttempt(
         given,
         answers.get("there") == "yes",
         answers.get("mknod") == "yes",

@@ -6,52 +6,39 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, OUTER, Bound, hog, program
+from labhelpers.cgroups.safety_limits import DEFAULT_SAFETY_LIMITS, MIB, SafetyLimits, load, program
 from labhelpers.errors import LabError, NotRunning
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labhelpers.lab import Lab
 
-ASKED = (2 * MIB, 8 * MIB)
+LIMITS_BPS = (2 * MIB, 8 * MIB)
 # a disk that others keep busy
-SLOWEST_S = 150.0
-COPY = program("copy_file.py")
+TIMEOUT_S = 150.0
+COPY_PROGRAM = program("copy_file.py")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Disk(Result):
-    """The disk on which the engine keeps its volumes.
+    """The disk on which the engine keeps its volumes."""
 
-    Attributes:
-        number: `major:minor` of the file system that a volume is on.
-        path: the whole disk in the engine's /dev; None where there is none.
-        why_not: why there is none, in words; "" where there is one.
-    """
-
-    number: str
-    path: str | None
-    why_not: str
+    number: str = column("`major:minor` of the file system that a volume is on")
+    path: str | None = column("the whole disk in the engine's /dev; None where there is none")
+    why_not: str = column("why there is none, in words; an empty string where there is one")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DiskStep:
-    """One limit, and how fast a container read or wrote.
+    """One limit, and how fast a container read or wrote."""
 
-    Attributes:
-        way: `read` or `write`.
-        asked_bps: the limit, in bytes a second; None for no limit.
-        points: (seconds, bytes so far) as the container itself counted.
-    """
-
-    way: str
-    asked_bps: int | None
-    points: tuple[tuple[float, int], ...]
+    way: str = column("`read` or `write`")
+    asked_bps: int | None = column("the limit, in bytes a second; None for no limit")
+    points: tuple[tuple[float, int], ...] = column("(seconds, bytes so far) as the container itself counted")
 
     @property
     def measured_bps(self) -> float:
@@ -60,17 +47,14 @@ class DiskStep:
         return count / seconds
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DiskLimits(Result):
-    """Reading and writing with limits and without, past the page cache.
+    """Reading and writing with limits and without, past the page cache."""
 
-    Attributes:
-        disk: on which.
-        steps: none where the engine's storage has no disk that it can limit: `disk.why_not` says why.
-    """
-
-    disk: Disk
-    steps: tuple[DiskStep, ...]
+    disk: Disk = column("on which", shown=False)
+    steps: tuple[DiskStep, ...] = rows(
+        "none where the engine's storage has no disk that it can limit: `disk.why_not` says why", of=DiskStep
+    )
 
     def of(self, way: str) -> tuple[DiskStep, ...]:
         """The steps of reading, or of writing."""
@@ -115,7 +99,7 @@ def disk(lab: Lab, volume: str) -> Disk:
     return Disk(number, named[whole], "")
 
 
-def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) -> DiskLimits:
+def disk_limits(lab: Lab, asked: Sequence[int] = LIMITS_BPS, seconds: float = 1.0) -> DiskLimits:
     """Write and read past the page cache: first without a limit, then with each of `asked`.
 
     Args:
@@ -125,9 +109,10 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
     Source: kernel, cgroup-v1/blkio-controller.rst (throttling); cgroup-v2.rst (io.max).
     """
     name = f"cgroups-disk-{lab.session}"
+    memory, pids = DEFAULT_SAFETY_LIMITS.memory_bytes, DEFAULT_SAFETY_LIMITS.pids
     limited = (
-        f"docker run -d --network none -v {name}:/data --memory {OUTER.memory_bytes} "
-        f"--memory-swap {OUTER.memory_bytes} --pids-limit {OUTER.pids} --device-read-bps"
+        f"docker run -d --network none -v {name}:/data --memory {memory} "
+        f"--memory-swap {memory} --pids-limit {pids} --device-read-bps"
     )
     with lab.quiet(essential=[limited]), ExitStack() as stack:
         stack.callback(lab.remove_volume, lab.create_volume(name))
@@ -151,10 +136,10 @@ def disk_limits(lab: Lab, asked: Sequence[int] = ASKED, seconds: float = 1.0) ->
 def _copied(
     lab: Lab, volume: str, limit: int | None, seconds: float, limits: dict[str, Any]
 ) -> list[DiskStep]:
-    command = ["python3", "-c", COPY, str(seconds)]
-    bound = Bound(OUTER.memory_bytes, OUTER.pids, SLOWEST_S)
-    with hog(lab, command, image="tools", bound=bound, volumes=[f"{volume}:/data"], **limits) as container:
-        code = lab.wait(container, limit_s=SLOWEST_S + 10)
+    command = ["python3", "-c", COPY_PROGRAM, str(seconds)]
+    bound = SafetyLimits(DEFAULT_SAFETY_LIMITS.memory_bytes, DEFAULT_SAFETY_LIMITS.pids, TIMEOUT_S)
+    with load(lab, command, image="tools", bound=bound, volumes=[f"{volume}:/data"], **limits) as container:
+        code = lab.wait(container, limit_s=TIMEOUT_S + 10)
         log = lab.logs(container)
     if code:
         raise NotRunning(

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from labhelpers.cgroups.cpu import CpuSet, Quota, Shares, Update
-    from labhelpers.cgroups.crowd import Crowd
     from labhelpers.cgroups.devices import Devices
     from labhelpers.cgroups.disk import DiskLimits, DiskStep
-    from labhelpers.cgroups.limits import Spellings
+    from labhelpers.cgroups.limits import VersionComparison
     from labhelpers.cgroups.memory import OutOfMemory, Reservation
-    from labhelpers.cgroups.neighbour import Neighbour
     from labhelpers.cgroups.network import Bandwidth
+    from labhelpers.cgroups.noisy_neighbour import NoisyNeighbour
+    from labhelpers.cgroups.pids import PidsLimit
     from labhelpers.cgroups.samples import Reading, Samples
 
 MIB = 1024 * 1024
@@ -183,7 +183,7 @@ def draw_update(result: Update, ax: Axes) -> Axes:
     return ax
 
 
-def draw_neighbour(result: Neighbour, ax: Axes) -> Axes:
+def draw_noisy_neighbour(result: NoisyNeighbour, ax: Axes) -> Axes:
     """The distribution of the answers' latencies: for each case, the share of answers that were ready in time."""
     resize(ax, 7.5, 4.2)
     colours = (HOST, VM, KERNEL, CONTAINER)
@@ -252,7 +252,7 @@ def draw_reservation(result: Reservation, ax: Axes) -> Axes:
     return ax
 
 
-def draw_crowd(result: Crowd, ax: Axes) -> Axes:
+def draw_pids_limit(result: PidsLimit, ax: Axes) -> Axes:
     """The number of processes, and the limit."""
     resize(ax, 7.5, 3.0)
     readings = result.samples.of(result.name)
@@ -381,7 +381,7 @@ def draw_devices(result: Devices, ax: Axes) -> Axes:
     return ax
 
 
-def draw_spellings(result: Spellings, ax: Axes) -> Axes:
+def draw_version_comparison(result: VersionComparison, ax: Axes) -> Axes:
     """One row a limit: the option, and what the kernel's files say in version 1 and in version 2."""
     from matplotlib.patches import Rectangle
 
@@ -420,14 +420,14 @@ def main() -> None:
             ("shares", cgroups.shares),
             ("cpuset", cgroups.cpuset),
             ("update", cgroups.update),
-            ("neighbour", cgroups.neighbour),
+            ("neighbour", cgroups.measure_noisy_neighbour),
             ("out_of_memory", cgroups.out_of_memory),
             ("reservation", cgroups.reservation),
-            ("crowd", cgroups.crowd),
+            ("crowd", cgroups.pids_limit),
             ("devices", cgroups.devices),
             ("disk_limits", cgroups.disk_limits),
             ("bandwidth", cgroups.bandwidth),
-            ("spellings", cgroups.spellings),
+            ("spellings", cgroups.compare_versions),
         ):
             measure(lab).plot(new_axes())
             plt.savefig(folder / f"{name}.png", dpi=130)

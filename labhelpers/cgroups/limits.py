@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, hog
 from labhelpers.cgroups.disk import disk
+from labhelpers.cgroups.safety_limits import MIB, load
 from labhelpers.drawing import human_bytes
 from labhelpers.engine.host.text import integer, lines
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,70 +26,56 @@ if TYPE_CHECKING:
 
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT = 1 << 60
-Asked = Mapping[str, Any]
+RequestedOptions = Mapping[str, Any]
 """`HostConfig` of `docker inspect`: what the engine was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One limit that Docker can set.
+@record
+class LimitKind:
+    """One limit that Docker can set."""
 
-    Attributes:
-        resource: what it limits.
-        option: of `docker run`.
-        v1, v2: the names of its files; "" where there is none.
-        words: from the texts of this host's files, in that order, to the reader's words; None for no limit.
-        spell_1, spell_2: what is written into them for what was asked for; None where it was not asked for.
-        usual: the text that each version has where nothing was asked for.
-    """
+    resource: str = column("what it limits")
+    option: str = column("of `docker run`")
+    v1: tuple[str, ...] = column("the names of its files; an empty string where there is none")
+    v2: tuple[str, ...] = column("the names of its files; an empty string where there is none")
+    words: Callable[[Sequence[str]], str | None] = column(
+        "from the texts of this host's files, in that order, to the reader's words; None for no limit",
+        shown=False,
+    )
+    spell_1: Callable[[RequestedOptions], str | None] = column(
+        "what is written into them for what was asked for; None where it was not asked for", shown=False
+    )
+    spell_2: Callable[[RequestedOptions], str | None] = column(
+        "what is written into them for what was asked for; None where it was not asked for", shown=False
+    )
+    usual: tuple[str, str] = column(
+        "the text that each version has where nothing was asked for", default=("", "")
+    )
 
-    resource: str
-    option: str
-    v1: tuple[str, ...]
-    v2: tuple[str, ...]
-    words: Callable[[Sequence[str]], str | None]
-    spell_1: Callable[[Asked], str | None]
-    spell_2: Callable[[Asked], str | None]
-    usual: tuple[str, str] = ("", "")
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class Limit:
-    """One limit of a container.
+    """One limit of a container."""
 
-    Attributes:
-        resource: what it limits.
-        option: of `docker run`.
-        is_set: whether it limits anything.
-        words: what it means, in the reader's words.
-        v1_file, v2_file: the names of its files in each version; "" where there is none.
-        paths: where they are on this host.
-        texts: what they say; "" for one that is empty.
-    """
-
-    resource: str
-    option: str
-    is_set: bool
-    words: str
-    v1_file: str
-    v2_file: str
-    paths: tuple[str, ...]
-    texts: tuple[str, ...]
+    resource: str = column("what it limits")
+    option: str = column("of `docker run`")
+    is_set: bool = column("whether it limits anything")
+    words: str = column("what it means, in the reader's words")
+    v1_file: str = column("the names of its files in each version; an empty string where there is none")
+    v2_file: str = column("the names of its files in each version; an empty string where there is none")
+    paths: tuple[str, ...] = column("where they are on this host")
+    texts: tuple[str, ...] = column("what they say; an empty string for one that is empty")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits(Result):
-    """What is set for a container.
+    """What is set for a container."""
 
-    Attributes:
-        name: of the container.
-        version: of the control groups of the engine's host: 1 or 2.
-        limits: one for each option; those whose files this host does not have are left out.
-    """
-
-    name: str
-    version: int
-    limits: tuple[Limit, ...]
+    name: str = column("of the container")
+    version: int = column("of the control groups of the engine's host: 1 or 2")
+    limits: tuple[Limit, ...] = rows(
+        "one for each option; those whose files this host does not have are left out", of=Limit
+    )
 
     def of(self, option: str) -> Limit:
         """The limit that an option of `docker run` sets."""
@@ -116,12 +101,12 @@ def limits(lab: Lab, container: Container | str) -> Limits:
     Raises:
         LabError: no such container, or it does not run.
     """
-    names = {name for kind in KINDS for name in (*kind.v1, *kind.v2)}
+    names = {name for kind in LIMIT_KINDS for name in (*kind.v1, *kind.v2)}
     version = lab.host.cgroup(container).version
     files = lab.host.cgroup_files(container, sorted(names))
     every = allowed_cpus(lab)
     found = []
-    for kind in KINDS:
+    for kind in LIMIT_KINDS:
         here = [files[name] for name in (kind.v1 if version == 1 else kind.v2) if name in files]
         here = [file for file in here if file.text is not None]
         if not here and (kind.v1 if version == 1 else kind.v2):
@@ -245,104 +230,95 @@ def _devices(texts: Sequence[str]) -> str:
 # --- spellings: from what was asked for to the text that the kernel gets
 
 
-def _quota_of(asked: Asked) -> tuple[int, int] | None:
+def _quota_of(asked: RequestedOptions) -> tuple[int, int] | None:
     if asked.get("NanoCpus"):
         return asked["NanoCpus"] // 10_000, 100_000
     return (asked["CpuQuota"], asked.get("CpuPeriod") or 100_000) if asked.get("CpuQuota", 0) > 0 else None
 
 
-def _spell_quota_1(asked: Asked) -> str | None:
+def _spell_quota_1(asked: RequestedOptions) -> str | None:
     found = _quota_of(asked)
     return found and f"{found[0]} · {found[1]}"
 
 
-def _spell_quota_2(asked: Asked) -> str | None:
+def _spell_quota_2(asked: RequestedOptions) -> str | None:
     found = _quota_of(asked)
     return found and f"{found[0]} {found[1]}"
 
 
-def _spell(key: str, *, most: str = "") -> Callable[[Asked], str | None]:
+def _spell(key: str, *, most: str = "") -> Callable[[RequestedOptions], str | None]:
     return lambda asked: (str(asked[key]) if asked.get(key) != -1 else most) if asked.get(key) else None
 
 
-def _spell_weight_2(asked: Asked) -> str | None:
+def _spell_weight_2(asked: RequestedOptions) -> str | None:
     # runc before 1.3.2: [2, 262144] onto [1, 10000] in a straight line; later ones use a curve through 1024 → 100
     shares = asked.get("CpuShares")
     return str(1 + ((shares - 2) * 9999) // 262142) if shares else None
 
 
-def _spell_swap_2(asked: Asked) -> str | None:
+def _spell_swap_2(asked: RequestedOptions) -> str | None:
     # version 2 limits swap alone, version 1 memory and swap together
     both, memory = asked.get("MemorySwap", 0), asked.get("Memory", 0)
     return "max" if both == -1 else str(both - memory) if both else None
 
 
-def _spell_disk(key: str, name: str) -> tuple[Callable[[Asked], str | None], Callable[[Asked], str | None]]:
-    def one(asked: Asked) -> str | None:
+def _spell_disk(
+    key: str, name: str
+) -> tuple[Callable[[RequestedOptions], str | None], Callable[[RequestedOptions], str | None]]:
+    def one(asked: RequestedOptions) -> str | None:
         return f"{{disk}} {asked[key][0]['Rate']}" if asked.get(key) else None
 
-    def two(asked: Asked) -> str | None:
+    def two(asked: RequestedOptions) -> str | None:
         return f"{{disk}} {name}={asked[key][0]['Rate']}" if asked.get(key) else None
 
     return one, two
 
 
-KINDS = (
-    Kind("CPU quota", "--cpus", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",), _quota, _spell_quota_1,
+LIMIT_KINDS = (
+    LimitKind("CPU quota", "--cpus", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",), _quota, _spell_quota_1,
          _spell_quota_2),
-    Kind("CPU shares", "--cpu-shares", ("cpu.shares",), ("cpu.weight",), _weight, _spell("CpuShares"), _spell_weight_2,
-         ("1024", "100")),
-    Kind("CPU set", "--cpuset-cpus", ("cpuset.cpus",), ("cpuset.cpus",), _cpus, _spell("CpusetCpus"),
+    LimitKind("CPU shares", "--cpu-shares", ("cpu.shares",), ("cpu.weight",), _weight, _spell("CpuShares"),
+         _spell_weight_2, ("1024", "100")),
+    LimitKind("CPU set", "--cpuset-cpus", ("cpuset.cpus",), ("cpuset.cpus",), _cpus, _spell("CpusetCpus"),
          _spell("CpusetCpus")),
-    Kind("memory", "--memory", ("memory.limit_in_bytes",), ("memory.max",), _bytes("at most {}; killed beyond it"),
+    LimitKind("memory", "--memory", ("memory.limit_in_bytes",), ("memory.max",), _bytes("at most {}; killed beyond it"),
          _spell("Memory"), _spell("Memory")),
-    Kind("memory and swap", "--memory-swap", ("memory.memsw.limit_in_bytes",), ("memory.swap.max",),
+    LimitKind("memory and swap", "--memory-swap", ("memory.memsw.limit_in_bytes",), ("memory.swap.max",),
          _swap, _spell("MemorySwap", most="-1"), _spell_swap_2),
-    Kind("reservation", "--memory-reservation", ("memory.soft_limit_in_bytes",), ("memory.low",),
+    LimitKind("reservation", "--memory-reservation", ("memory.soft_limit_in_bytes",), ("memory.low",),
          _bytes("{} when the host runs short of memory"), _spell("MemoryReservation"), _spell("MemoryReservation")),
-    Kind("disk, reading", "--device-read-bps", ("blkio.throttle.read_bps_device",), ("io.max",),
+    LimitKind("disk, reading", "--device-read-bps", ("blkio.throttle.read_bps_device",), ("io.max",),
          _rate("rbps", "bytes"), *_spell_disk("BlkioDeviceReadBps", "rbps")),
-    Kind("disk, writing", "--device-write-bps", ("blkio.throttle.write_bps_device",), ("io.max",),
+    LimitKind("disk, writing", "--device-write-bps", ("blkio.throttle.write_bps_device",), ("io.max",),
          _rate("wbps", "bytes"), *_spell_disk("BlkioDeviceWriteBps", "wbps")),
-    Kind("processes", "--pids-limit", ("pids.max",), ("pids.max",), _pids, _spell("PidsLimit"), _spell("PidsLimit")),
-    Kind("devices", "--device", ("devices.list",), (), _devices, lambda asked: None, lambda asked: None),
+    LimitKind("processes", "--pids-limit", ("pids.max",), ("pids.max",), _pids, _spell("PidsLimit"),
+         _spell("PidsLimit")),
+    LimitKind("devices", "--device", ("devices.list",), (), _devices, lambda asked: None, lambda asked: None),
 )  # fmt: skip
 
 
 # --- one limit, two spellings
 
 
-@dataclass(frozen=True, slots=True)
-class Spelling:
-    """One limit, in the words of both versions.
+@record
+class VersionedLimit:
+    """One limit, in the words of both versions."""
 
-    Attributes:
-        option: as it was given to `docker run`, with its value.
-        v1_file, v1_text, v2_file, v2_text: the file of each version and what stands in it.
-        read: what was read on this host.
-        spelled: what this version's text should be, from what was asked for.
-    """
-
-    option: str
-    v1_file: str
-    v1_text: str
-    v2_file: str
-    v2_text: str
-    read: str
-    spelled: str
+    option: str = column("as it was given to `docker run`, with its value")
+    v1_file: str = column("the file of each version and what stands in it")
+    v1_text: str = column("the file of each version and what stands in it")
+    v2_file: str = column("the file of each version and what stands in it")
+    v2_text: str = column("the file of each version and what stands in it")
+    read: str = column("what was read on this host")
+    spelled: str = column("what this version's text should be, from what was asked for")
 
 
-@dataclass(frozen=True, slots=True)
-class Spellings(Result):
-    """The same limits in versions 1 and 2: this host's were read, the other's are what its runtime would write.
+@record
+class VersionComparison(Result):
+    """The same limits in versions 1 and 2: this host's were read, the other's are what its runtime would write."""
 
-    Attributes:
-        version: of this host.
-        rows: one a limit.
-    """
-
-    version: int
-    rows: tuple[Spelling, ...]
+    version: int = column("of this host")
+    rows: tuple[VersionedLimit, ...] = rows("one a limit", of=VersionedLimit)
 
     @property
     def read_as_spelled(self) -> bool:
@@ -358,7 +334,7 @@ class Spellings(Result):
         return table(rows, ["option", *here])
 
 
-def spellings(lab: Lab) -> Spellings:
+def compare_versions(lab: Lab) -> VersionComparison:
     """Give one container every kind of limit, and read on the engine's host how the kernel has them.
 
     The other version's column is computed from what was asked for, as the runtime spells it there.
@@ -383,12 +359,12 @@ def spellings(lab: Lab) -> Spellings:
         if found.path:
             options |= {"device_write_bps": [f"{found.path}:1mb"]}
             given |= {"--device-write-bps": f"{found.path}:1mb"}
-        container = stack.enter_context(hog(lab, ["true"], begin=False, **options))
+        container = stack.enter_context(load(lab, ["true"], begin=False, **options))
         asked = lab.inspect(container)["HostConfig"]
         seen = limits(lab, container)
         number = seen.of("--device-write-bps").texts[0].split()[0] if found.path else ""
     rows = []
-    for kind in KINDS:
+    for kind in LIMIT_KINDS:
         here = next((one for one in seen.limits if one.option == kind.option), None)
         if kind.option not in given or here is None:
             continue
@@ -396,7 +372,7 @@ def spellings(lab: Lab) -> Spellings:
         read = " · ".join(here.texts) if seen.version == 1 else _only(here.texts[0], spelled[1])
         texts = [read, spelled[1]] if seen.version == 1 else [spelled[0], read]
         rows.append(
-            Spelling(
+            VersionedLimit(
                 f"{kind.option} {given[kind.option]}",
                 " · ".join(kind.v1),
                 texts[0],
@@ -406,7 +382,7 @@ def spellings(lab: Lab) -> Spellings:
                 spelled[seen.version - 1],
             )
         )
-    return Spellings(seen.version, tuple(rows))
+    return VersionComparison(seen.version, tuple(rows))
 
 
 def _only(text: str, spelled: str) -> str:

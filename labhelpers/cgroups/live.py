@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html import escape
 
 from labhelpers.course.live import live
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, KERNEL, LIMIT, VM
+from labhelpers.results import column, record
 
 WIDTH, HEIGHT = 640, 110
 COLOURS = (CONTAINER, VM, HOST, KERNEL)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Curves:
-    """Curves so far.
+    """Curves so far."""
 
-    Attributes:
-        lines: (panel, name, x, y, limit or None) of each.
-        notes: what the reader should know.
-    """
-
-    lines: tuple[tuple[str, str, Sequence[float], Sequence[float], float | None], ...]
-    notes: tuple[str, ...] = ()
+    lines: tuple[tuple[str, str, Sequence[float], Sequence[float], float | None], ...] = column(
+        "(panel, name, x, y, limit or None) of each"
+    )
+    notes: tuple[str, ...] = column("what the reader should know", default=())
 
 
 def live_curves() -> Callable[[Curves], object]:

@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import MIB, START_S, Bound, hog, let_go, program
+from labhelpers.cgroups.safety_limits import MIB, START_TIMEOUT_S, SafetyLimits, load, open_gate, program
 from labhelpers.cgroups.samples import Sampler, Samples
 from labhelpers.errors import LabError
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-STEP, EVERY_S = 2 * MIB, 0.03
-GROW = program("grow.py")
-KILLED = re.compile(r"^.*Memory cgroup out of memory: Killed process (\d+) .*$", re.M)
+STEP, INTERVAL_S = 2 * MIB, 0.03
+ALLOCATE_PROGRAM = program("grow.py")
+OOM_KILL_LINE = re.compile(r"^.*Memory cgroup out of memory: Killed process (\d+) .*$", re.M)
 
 
-def grow(most_bytes: int) -> list[str]:
+def allocate(most_bytes: int) -> list[str]:
     """A command that takes 2 MiB more every 30 ms, up to `most_bytes`, and then keeps them."""
-    return ["python3", "-c", GROW, str(STEP), str(EVERY_S), str(most_bytes)]
+    return ["python3", "-c", ALLOCATE_PROGRAM, str(STEP), str(INTERVAL_S), str(most_bytes)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OutOfMemory(Result):
-    """A hog that grew into its limit.
+    """A hog that grew into its limit."""
 
-    Attributes:
-        name: of the container.
-        limit_bytes: as the kernel has it.
-        held_bytes: what the hog said last that it holds.
-        exit_code: of the container.
-        engine_says: what the engine notes of its end: `State.OOMKilled`.
-        oom_kills: how many processes the kernel has killed in its cgroup.
-        kernel_line: the kernel's own line about it, or None.
-        no_line: why there is none; "" where there is one.
-        samples: of its cgroup, until its end.
-    """
-
-    name: str
-    limit_bytes: int
-    held_bytes: int
-    exit_code: int
-    engine_says: bool
-    oom_kills: int
-    kernel_line: str | None
-    no_line: str
-    samples: Samples
+    name: str = column("of the container")
+    limit_bytes: int = column("as the kernel has it")
+    held_bytes: int = column("what the hog said last that it holds")
+    exit_code: int = column("of the container")
+    engine_says: bool = column("what the engine notes of its end: `State.OOMKilled`")
+    oom_kills: int = column("how many processes the kernel has killed in its cgroup")
+    kernel_line: str | None = column("the kernel's own line about it, or None")
+    no_line: str = column("why there is none; an empty string where there is one")
+    samples: Samples = column("of its cgroup, until its end", shown=False)
 
     @property
     def highest_bytes(self) -> int:
@@ -64,7 +51,7 @@ class OutOfMemory(Result):
         return next((one.time_s for one in readings if one.cgroup.memory.oom_kills), readings[-1].time_s)
 
 
-def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -> OutOfMemory:
+def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: SafetyLimits | None = None) -> OutOfMemory:
     """Let a hog grow into its limit, and see how it ends.
 
     Args:
@@ -72,14 +59,14 @@ def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -
 
     Source: kernel, cgroup-v2.rst (memory.max, memory.events); docs.docker.com, resource_constraints.
     """
-    bound = bound or Bound(2 * limit, 32, 60)
+    bound = bound or SafetyLimits(2 * limit, 32, 60)
     options: dict[str, Any] = {"image": "tools", "bound": bound, "memory": limit, "needs": ["memory"]}
     with (
         lab.quiet(essential=["docker run -d --network none --memory"]),
-        hog(lab, grow(4 * limit), begin=False, stay=True, **options) as container,
+        load(lab, allocate(4 * limit), begin=False, stay=True, **options) as container,
     ):
         with Sampler(lab, container, hz=20) as sampler:
-            let_go(lab, container)
+            open_gate(lab, container)
             lab.wait_for(
                 "the kernel to kill a process at the limit of memory",
                 lambda: lab.host.cgroup(container).memory.oom_kills,
@@ -89,8 +76,8 @@ def out_of_memory(lab: Lab, limit: int = 64 * MIB, bound: Bound | None = None) -
             )
             sampler.wait(0.3)
         memory = lab.host.cgroup(container).memory
-        let_go(lab, container)
-        code = lab.wait(container, limit_s=START_S)
+        open_gate(lab, container)
+        code = lab.wait(container, limit_s=START_TIMEOUT_S)
         line, why = kernel_line(lab, str(container.id))
         return OutOfMemory(
             name=str(container.name),
@@ -120,7 +107,7 @@ def kernel_line(lab: Lab, container_id: str) -> tuple[str | None, str]:
     """
     with lab.quiet():
         try:
-            said = lab.once(
+            said = lab.run_once(
                 lab.image("payload"), ["dmesg"], network="none", cap_drop=["ALL"], cap_add=["SYSLOG"]
             )
         except LabError as error:
@@ -129,31 +116,25 @@ def kernel_line(lab: Lab, container_id: str) -> tuple[str | None, str]:
     if said.exit_code:
         return None, f"the kernel's log cannot be read: {str(said).strip()[-200:]}"
     tasks = re.findall(rf"oom-kill:.*task_memcg=\S*{container_id[:12]}\S*,task=[^,]*,pid=(\d+)", log)
-    lines = [line for line in KILLED.finditer(log) if tasks and line[1] == tasks[-1]]
+    lines = [line for line in OOM_KILL_LINE.finditer(log) if tasks and line[1] == tasks[-1]]
     return (lines[-1][0], "") if lines else (None, "the kernel's log holds no line about it (any more)")
 
 
 # --- the reservation
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reservation(Result):
-    """A hog that grew past its reservation, and stopped by itself below its limit.
+    """A hog that grew past its reservation, and stopped by itself below its limit."""
 
-    Attributes:
-        name: of the container.
-        reservation_bytes, limit_bytes: as the kernel has them.
-        file: the file that holds the reservation: `memory.low`, or `memory.soft_limit_in_bytes` on version 1.
-        oom_kills: how many of its processes were killed.
-        samples: of its cgroup.
-    """
-
-    name: str
-    reservation_bytes: int
-    limit_bytes: int
-    file: str
-    oom_kills: int
-    samples: Samples
+    name: str = column("of the container")
+    reservation_bytes: int = column("as the kernel has them")
+    limit_bytes: int = column("as the kernel has them")
+    file: str = column(
+        "the file that holds the reservation: `memory.low`, or `memory.soft_limit_in_bytes` on version 1"
+    )
+    oom_kills: int = column("how many of its processes were killed")
+    samples: Samples = column("of its cgroup", shown=False)
 
     @property
     def highest_bytes(self) -> int:
@@ -171,15 +152,15 @@ def reservation(
     Source: kernel, cgroup-v1/memory.rst (soft limits); cgroup-v2.rst (memory.low).
     """
     options: dict[str, Any] = {"memory": limit, "memory_reservation": reserved}
-    bound = Bound(limit, 32, 60)
+    bound = SafetyLimits(limit, 32, 60)
     with (
         lab.quiet(essential=["docker run -d --network none --memory"]),
-        hog(
-            lab, grow(wanted), image="tools", bound=bound, begin=False, needs=["memory"], **options
+        load(
+            lab, allocate(wanted), image="tools", bound=bound, begin=False, needs=["memory"], **options
         ) as container,
     ):
         with Sampler(lab, container, hz=20) as sampler:
-            let_go(lab, container)
+            open_gate(lab, container)
             lab.wait_for(
                 "the program to have all that it wants",
                 lambda: "has enough" in lab.logs(container),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.cgroups.bounds import START_S
+from labhelpers.cgroups.safety_limits import START_TIMEOUT_S
 from labhelpers.errors import LabError
 from labhelpers.lab import Output
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,49 +20,38 @@ if TYPE_CHECKING:
 
 RATE_MBIT = 20
 # version 1's two controllers for packets mark them (net_cls) and order them (net_prio); neither limits
-OF_PACKETS = ("net_cls", "net_prio")
+PACKET_CONTROLLERS = ("net_cls", "net_prio")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transfer:
-    """One transfer from a container to another.
+    """One transfer from a container to another."""
 
-    Attributes:
-        what: how the sender's end of its veth was: `as it is` or `token bucket`.
-        points: (seconds, megabits a second) of each interval, as the receiver counted.
-        mbit_s: on average, as the receiver counted.
-    """
-
-    what: str
-    points: tuple[tuple[float, float], ...]
-    mbit_s: float
+    what: str = column("how the sender's end of its veth was: `as it is` or `token bucket`")
+    points: tuple[tuple[float, float], ...] = column(
+        "(seconds, megabits a second) of each interval, as the receiver counted"
+    )
+    mbit_s: float = column("on average, as the receiver counted")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bandwidth(Result):
-    """What limits a container's bandwidth, and what does not.
+    """What limits a container's bandwidth, and what does not."""
 
-    Attributes:
-        controllers: the control groups' controllers of the engine's kernel.
-        asked_mbit_s: the rate of the token bucket.
-        commands: what was run in the sender's network namespace, in order.
-        qdisc: what the kernel says of the interface while the bucket was there.
-        before, during: a transfer without the bucket, and one with it.
-        why_not: why there was no bucket; "" where there was.
-    """
-
-    controllers: tuple[str, ...]
-    asked_mbit_s: float
-    commands: tuple[str, ...]
-    qdisc: str
-    before: Transfer
-    during: Transfer | None
-    why_not: str
+    controllers: tuple[str, ...] = column("the control groups' controllers of the engine's kernel")
+    asked_mbit_s: float = column("the rate of the token bucket")
+    commands: tuple[str, ...] = column("what was run in the sender's network namespace, in order")
+    qdisc: str = column("what the kernel says of the interface while the bucket was there")
+    before: Transfer = column("a transfer without the bucket, and one with it", shown=False)
+    during: Transfer | None = column("a transfer without the bucket, and one with it", shown=False)
+    why_not: str = column("why there was no bucket; an empty string where there was")
 
     @property
     def limiting_controllers(self) -> tuple[str, ...]:
         """The controllers whose resource is bandwidth: those for packets, without those that only mark or order."""
-        return tuple(one for one in self.controllers if one.startswith("net") and one not in OF_PACKETS)
+        return tuple(
+            one for one in self.controllers if one.startswith("net") and one not in PACKET_CONTROLLERS
+        )
 
     @property
     def bucket_held(self) -> bool:
@@ -122,7 +110,7 @@ def _pair(lab: Lab) -> Iterator[tuple[Container, Container, Container]]:
         lab.wait_for(
             "iperf3 to listen",
             lambda: "listening" in lab.logs(sender),
-            START_S,
+            START_TIMEOUT_S,
             every_s=0.1,
             while_running=sender,
         )

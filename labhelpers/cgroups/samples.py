@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from labhelpers.cgroups.live import Curves, live_curves
 from labhelpers.engine.host import Cgroup, Io, Memory, Pids, Sample
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,66 +30,49 @@ PARTS = (
     "container", "time_s", "usage_bytes", "anon_bytes", "cache_bytes", "inactive_file_bytes", "swap_bytes",
     "reads", "writes",
 )  # fmt: skip
-MOST_HZ = 50.0
-LONGEST_S = 600.0
+MAX_HZ = 50.0
+MAX_S = 600.0
 # a reading that comes late is left out; below this share of the rate asked for, the reader is told
-TOLD_BELOW = 0.9
-SHOWN_EVERY_S = 0.25
-ANSWER_S = 60.0
+WARN_BELOW = 0.9
+REFRESH_S = 0.25
+FIRST_SAMPLE_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reading:
-    """One container at one instant.
+    """One container at one instant."""
 
-    Attributes:
-        time_s: since the first reading, on the monotonic clock of the engine's host.
-        cgroup: what its cgroup said.
-    """
-
-    time_s: float
-    cgroup: Cgroup
+    time_s: float = column("since the first reading, on the monotonic clock of the engine's host")
+    cgroup: Cgroup = column("what its cgroup said", shown=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What a container used from one reading to another.
+@record
+class Usage:
+    """What a container used from one reading to another."""
 
-    Attributes:
-        seconds: between the two.
-        cpus: processors that were busy with it, on average: 0.5 is half of one.
-        throttled_s: how long its processes waited for the next period, summed.
-        periods, throttled_periods: that had something to run, and those in which it used up its quota.
-    """
-
-    seconds: float
-    cpus: float
-    throttled_s: float
-    periods: int
-    throttled_periods: int
+    seconds: float = column("between the two")
+    cpus: float = column("processors that were busy with it, on average: 0.5 is half of one")
+    throttled_s: float = column("how long its processes waited for the next period, summed")
+    periods: int = column("that had something to run, and those in which it used up its quota")
+    throttled_periods: int = column("that had something to run, and those in which it used up its quota")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Samples(Result):
-    """Readings of the cgroups of some containers.
+    """Readings of the cgroups of some containers."""
 
-    Attributes:
-        names: of the containers.
-        readings: for each name, in order. The first of each is where counting begins.
-        asked_hz: how many readings a second were asked for.
-        instants_s: the time of every reading, since the first one.
-    """
-
-    names: tuple[str, ...]
-    readings: tuple[tuple[Reading, ...], ...]
-    asked_hz: float
-    instants_s: tuple[float, ...]
+    names: tuple[str, ...] = column("of the containers")
+    readings: tuple[tuple[Reading, ...], ...] = column(
+        "for each name, in order. The first of each is where counting begins", shown=False
+    )
+    asked_hz: float = column("how many readings a second were asked for")
+    instants_s: tuple[float, ...] = column("the time of every reading, since the first one")
 
     def of(self, name: str) -> tuple[Reading, ...]:
         """The readings of one container."""
         return self.readings[self.names.index(name)]
 
-    def use(self, name: str, start_s: float = -math.inf, end_s: float = math.inf) -> Use:
+    def use(self, name: str, start_s: float = -math.inf, end_s: float = math.inf) -> Usage:
         """What a container used between two times; the readings inside of them count.
 
         Raises:
@@ -105,7 +87,7 @@ class Samples(Result):
         first, last = inside[0], inside[-1]
         before, after = first.cgroup.cpu, last.cgroup.cpu
         seconds = last.time_s - first.time_s
-        return Use(
+        return Usage(
             seconds=seconds,
             cpus=(after.usage_us - before.usage_us) / 1e6 / seconds,
             throttled_s=(after.throttled_us - before.throttled_us) / 1e6,
@@ -130,7 +112,7 @@ class Samples(Result):
     def notes(self) -> tuple[str, ...]:
         """What the reader should know: a rate that was not reached, a container that ended."""
         said = []
-        if self.reached_hz < TOLD_BELOW * self.asked_hz:
+        if self.reached_hz < WARN_BELOW * self.asked_hz:
             said.append(
                 f"{self.asked_hz:g} readings a second were asked for, {self.reached_hz:.1f} were reached: "
                 "those that came late are left out"
@@ -230,10 +212,8 @@ def sample(
         BadInput: no container, one twice, a time or a rate that is not possible.
         LabError: a container that does not run.
     """
-    if not 0 < seconds <= LONGEST_S:
-        raise BadInput(
-            f"samples for {seconds} s are not possible", hint=f"give more than 0, up to {LONGEST_S:g}"
-        )
+    if not 0 < seconds <= MAX_S:
+        raise BadInput(f"samples for {seconds} s are not possible", hint=f"give more than 0, up to {MAX_S:g}")
     with Sampler(lab, containers, hz, see=live_curves()) as sampler:
         sampler.wait(seconds)
     return sampler.samples(seconds + 0.5 / hz)
@@ -260,9 +240,9 @@ class Sampler:
             raise BadInput(
                 "no container to sample, or one of them twice", hint="give running containers, or their names"
             )
-        if isinstance(hz, bool) or not 0 < hz <= MOST_HZ:
+        if isinstance(hz, bool) or not 0 < hz <= MAX_HZ:
             raise BadInput(
-                f"{hz} readings a second are not possible", hint=f"give more than 0, up to {MOST_HZ:g}"
+                f"{hz} readings a second are not possible", hint=f"give more than 0, up to {MAX_HZ:g}"
             )
         self._lab, self._hz, self._see = lab, hz, see
         self._seen: list[tuple[Sample | None, ...]] = []
@@ -279,7 +259,7 @@ class Sampler:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(ANSWER_S)
+        self._thread.join(FIRST_SAMPLE_TIMEOUT_S)
         if self._failure is not None:
             raise self._failure
 
@@ -291,7 +271,7 @@ class Sampler:
                 if seen is None:
                     return
                 self._keep(seen)
-                if self._see and time.monotonic() - shown > SHOWN_EVERY_S:
+                if self._see and time.monotonic() - shown > REFRESH_S:
                     shown = time.monotonic()
                     self._see(_curves(self.samples()))
         except LabError as error:
@@ -322,7 +302,7 @@ class Sampler:
         self._lab.wait_for(
             f"{seconds:g} s of samples from the engine's host",
             lambda: self.now() >= wanted or not self._thread.is_alive(),
-            3 * seconds + ANSWER_S,
+            3 * seconds + FIRST_SAMPLE_TIMEOUT_S,
             every_s=0.01,
         )
 

@@ -10,13 +10,13 @@ from statistics import median
 import pandas as pd
 
 from labhelpers.engine import Engine
-from labhelpers.engine.find import for_command_line
+from labhelpers.engine.find import cli_address
 from labhelpers.lab import Lab, sessions
 
 IMAGE = "labhelpers/payload"
 COMMAND = ["/bin/busybox", "true"]
 LARGE, LARGE_MIB = "/large", 64
-STAYS = ["/bin/busybox", "sleep", "600"]
+KEEP_RUNNING = ["/bin/busybox", "sleep", "600"]
 
 
 def compare(engine: Engine, repeats: int) -> pd.DataFrame:
@@ -25,8 +25,8 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
     Columns: group, operation, median_ms, ratio.
     """
     with Lab("bench", engine=engine) as lab, lab.quiet():
-        stays = lab.run(IMAGE, STAYS, network="none")
-        cli = ["docker", "--host", for_command_line(engine)]
+        stays = lab.run(IMAGE, KEEP_RUNNING, network="none")
+        cli = ["docker", "--host", cli_address(engine)]
         labels = sessions.labels("container", lab.chapter, lab.session).items()
         run = [*cli, "run", *(f"--label={key}={value}" for key, value in labels), "--rm"]
         through = ["docker", "--host", lab.socket.address]
@@ -36,24 +36,30 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
         )
         groups: dict[str, dict[str, Callable[[], object]]] = {
             "run and remove": {
-                "docker run --rm": lambda: _typed([*run, IMAGE, *COMMAND]),
-                "docker run --rm, lab socket": lambda: _typed([*through, "run", "--rm", IMAGE, *COMMAND]),
-                "docker run --rm --network none": lambda: _typed(
+                "docker run --rm": lambda: _run_typed_command([*run, IMAGE, *COMMAND]),
+                "docker run --rm, lab socket": lambda: _run_typed_command(
+                    [*through, "run", "--rm", IMAGE, *COMMAND]
+                ),
+                "docker run --rm --network none": lambda: _run_typed_command(
                     [*run, "--network", "none", IMAGE, *COMMAND]
                 ),
                 "lab.run, wait, lab.remove": lambda: _run(lab),
             },
             "exec": {
-                "docker exec": lambda: _typed([*cli, "exec", str(stays.id), *COMMAND]),
-                "docker exec, lab socket": lambda: _typed([*through, "exec", str(stays.id), *COMMAND]),
+                "docker exec": lambda: _run_typed_command([*cli, "exec", str(stays.id), *COMMAND]),
+                "docker exec, lab socket": lambda: _run_typed_command(
+                    [*through, "exec", str(stays.id), *COMMAND]
+                ),
                 "lab.exec": lambda: lab.exec(stays, COMMAND),
             },
             f"copy {LARGE_MIB} MiB out": {
-                "docker cp": lambda: _typed([*cli, *copy]),
-                "docker cp, lab socket": lambda: _typed([*through, *copy]),
+                "docker cp": lambda: _run_typed_command([*cli, *copy]),
+                "docker cp, lab socket": lambda: _run_typed_command([*through, *copy]),
             },
             "inspect the engine's host": {
-                "docker stats --no-stream": lambda: _typed([*cli, "stats", "--no-stream", str(stays.id)]),
+                "docker stats --no-stream": lambda: _run_typed_command(
+                    [*cli, "stats", "--no-stream", str(stays.id)]
+                ),
                 "lab.host.memory": lambda: lab.host.memory(stays),
                 "lab.host.read, one file": lambda: lab.host.read("/proc/loadavg"),
             },
@@ -77,7 +83,7 @@ def _median_ms(operation: Callable[[], object], repeats: int) -> float:
     return median(once() for _ in range(repeats))
 
 
-def _typed(command: list[str]) -> None:
+def _run_typed_command(command: list[str]) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

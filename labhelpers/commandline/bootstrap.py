@@ -32,8 +32,8 @@ from labhelpers.errors import LabError, SetupFailed
 LOCK = state.ROOT / "requirements.lock"
 NEEDED_BYTES = 900_000_000
 """What the environment takes, with what is downloaded for it: `du -sb env cache/uv` of the state directory."""
-REPAIRED = "LABHELPERS_REPAIRED"
-WITHOUT = ("down", "status", "clean")
+REPAIRED_VARIABLE = "LABHELPERS_REPAIRED"
+VERBS_WITHOUT_ENVIRONMENT = ("down", "status", "clean")
 """The verbs that work without an environment, and never download one."""
 
 HELP = """usage: ./lab VERB [OPTIONS]
@@ -55,20 +55,20 @@ The environment does not exist yet: `./lab up` creates it. After that each verb 
 def main(arguments: list[str]) -> None:
     """Make the environment if it is not there, and run the verb in it."""
     verb = next((word for word in arguments if not word.startswith("-")), None)
-    if not _is_made():
+    if not _is_current():
         if verb is None or {"-h", "--help"} & set(arguments):
             print(HELP, end="")
             return
-        if verb == "doctor" and not _can_run():
-            _without().doctor("--json" in arguments, hub.answers(1.5))
-        if verb in WITHOUT and not state.location().exists():
+        if verb == "doctor" and not _is_usable():
+            _run_without_environment().doctor("--json" in arguments, hub.is_reachable(1.5))
+        if verb in VERBS_WITHOUT_ENVIRONMENT and not state.location().exists():
             print("the lab has nothing on this machine")
             return
-        if verb in WITHOUT and not _can_run():
-            _without().run(verb, arguments)
+        if verb in VERBS_WITHOUT_ENVIRONMENT and not _is_usable():
+            _run_without_environment().run(verb, arguments)
             return
-        if verb not in (*WITHOUT, "doctor"):
-            _make()
+        if verb not in (*VERBS_WITHOUT_ENVIRONMENT, "doctor"):
+            _create_environment()
     _point_at_checkout()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(state.ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["PYTHONPYCACHEPREFIX"] = str(state.home() / "cache" / "python")
@@ -79,8 +79,8 @@ def main(arguments: list[str]) -> None:
     try:
         os.execv(_python(), [str(_python()), "-m", "labhelpers", *arguments])
     except OSError as error:
-        if verb in WITHOUT:
-            _without().run(verb, arguments)
+        if verb in VERBS_WITHOUT_ENVIRONMENT:
+            _run_without_environment().run(verb, arguments)
             return
         raise SetupFailed(
             f"the environment's Python cannot be started: {_python()}",
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> None:
         ) from error
 
 
-def _without() -> ModuleType:
+def _run_without_environment() -> ModuleType:
     # it loads the code that stops the private engine, which few commands need
     from labhelpers.commandline import without_environment
 
@@ -104,14 +104,14 @@ def repair(problem: ImportError) -> NoReturn:
         SetupFailed: it was made again, and still cannot.
     """
     environment = state.location() / "env"
-    if Path(sys.prefix).resolve() != environment.resolve() or os.environ.get(REPAIRED):
+    if Path(sys.prefix).resolve() != environment.resolve() or os.environ.get(REPAIRED_VARIABLE):
         raise SetupFailed(
             f"{sys.executable} cannot import a library that the course needs",
             hint=f"`rm -r {environment}`, then ./lab up; outside the lab's environment: pip install labhelpers",
             engine_message=f"{type(problem).__name__}: {problem}",
         ) from problem
     (environment / "made-from").unlink(missing_ok=True)
-    os.environ[REPAIRED] = "1"
+    os.environ[REPAIRED_VARIABLE] = "1"
     os.execv("/bin/sh", ["sh", str(state.ROOT / "lab"), *sys.argv[1:]])
 
 
@@ -119,19 +119,19 @@ def _python() -> Path:
     return state.location() / "env" / "bin" / "python"
 
 
-def _wanted() -> str:
+def _lock_hash() -> str:
     return hashlib.sha256(LOCK.read_bytes()).hexdigest()
 
 
-def _is_made() -> bool:
+def _is_current() -> bool:
     try:
         made_from = (state.location() / "env" / "made-from").read_text(encoding="utf-8")
-        return made_from == _wanted() and _python().exists()
+        return made_from == _lock_hash() and _python().exists()
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _can_run() -> bool:
+def _is_usable() -> bool:
     """Whether the environment runs a verb although it was made from another lock, or was not finished."""
     try:
         tried = subprocess.run(
@@ -145,14 +145,14 @@ def _can_run() -> bool:
     return tried.returncode == 0
 
 
-def _make() -> None:
+def _create_environment() -> None:
     home = state.home()
-    with state.locked("environment", waiting=_say_waiting):
-        if _is_made():
+    with state.locked("environment", waiting=_print_waiting):
+        if _is_current():
             return
         began = time.monotonic()
         environment = home / "env"
-        works = _works(environment / "bin" / "python") and not os.environ.get(REPAIRED)
+        works = _works(environment / "bin" / "python") and not os.environ.get(REPAIRED_VARIABLE)
         free = shutil.disk_usage(home).free
         if not works and free < NEEDED_BYTES:
             raise _no_space()
@@ -166,11 +166,11 @@ def _make() -> None:
             if not works:
                 _venv(environment)
             _install(environment)
-            (environment / "made-from").write_text(_wanted(), encoding="utf-8")
+            (environment / "made-from").write_text(_lock_hash(), encoding="utf-8")
         print(f"environment: ready ({time.monotonic() - began:.0f} s)", flush=True)
 
 
-def _say_waiting() -> None:
+def _print_waiting() -> None:
     print("environment: waiting for another lab command to create it", flush=True)
 
 
@@ -179,7 +179,7 @@ def _reported(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise state.unusable(error, where) from error
+        raise state.directory_error(error, where) from error
 
 
 def _works(python: Path) -> bool:
@@ -210,7 +210,7 @@ def _point_at_checkout() -> None:
 def _venv(environment: Path) -> None:
     make = [sys.executable, "-m", "venv", "--clear", str(environment)]
     status, output = _run(make)
-    if status and "ensurepip" in output and apt.is_here():
+    if status and "ensurepip" in output and apt.is_available():
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         if not may_be_root():
             raise SetupFailed(
@@ -377,7 +377,7 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except LabError as error:
-        errors.show(error)
+        errors.print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

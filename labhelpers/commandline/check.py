@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from labhelpers import state
-from labhelpers.terminal import say
+from labhelpers.terminal import echo
 
 _PYTHON = ("labhelpers", "tests", "conftest.py")
 
@@ -35,8 +35,8 @@ def check() -> bool:
     passed = True
     for name, command in commands().items():
         done = run(command)
-        say(f"{name}: {'passed' if done.returncode == 0 else 'failed'}")
+        echo(f"{name}: {'passed' if done.returncode == 0 else 'failed'}")
         if done.returncode:
-            say((done.stdout + done.stderr).rstrip())
+            echo((done.stdout + done.stderr).rstrip())
             passed = False
     return passed

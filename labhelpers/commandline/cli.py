@@ -18,12 +18,12 @@ from labhelpers.commandline import jupyter
 from labhelpers.commandline.common import FIRST_IMAGES, engine_option, engine_with_images, reports_errors
 from labhelpers.engine import Engine, connect, images, install, private
 from labhelpers.errors import LabError
-from labhelpers.terminal import ask, say, step
+from labhelpers.terminal import confirm, echo, step
 
 if TYPE_CHECKING:
-    from labhelpers.lab.sessions import Thing
+    from labhelpers.lab.sessions import Resource
 
-CLOSING_S = 15.0
+CLOSE_TIMEOUT_S = 15.0
 """How long `down --purge` waits for notebooks that are being closed."""
 
 
@@ -48,8 +48,8 @@ def up(engine: str, port: int | None, browser: bool) -> None:
     """Set up what is missing, start JupyterLab, and open the course."""
     began = time.monotonic()
     there = jupyter.start(engine_with_images(engine, FIRST_IMAGES), port)
-    say(f"ready after {time.monotonic() - began:.0f} s; stop it all with ./lab down")
-    say(there.url)
+    echo(f"ready after {time.monotonic() - began:.0f} s; stop it all with ./lab down")
+    echo(there.url)
     if browser:
         webbrowser.open(there.url)
 
@@ -92,7 +92,7 @@ def copy(chapter: str, suffix: str, to: Path | None) -> None:
 
     (notebook,) = runner.notebooks([chapter])
     made = learners.write_copy(notebook, suffix, to or notebook.parent)
-    say(f"open {state.shown(made)}, or run it: ./lab run {state.shown(made)}")
+    echo(f"open {state.abbreviate_home(made)}, or run it: ./lab run {state.abbreviate_home(made)}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -130,13 +130,13 @@ def _must_be_checkout() -> None:
 @reports_errors
 def doctor(as_json: bool, engine: str) -> None:
     """Report what works, what is missing and how to fix it; start and install nothing."""
-    from labhelpers.commandline.doctor import examine, show
+    from labhelpers.commandline.doctor import print_report, run_checks
 
-    report = examine(engine)
+    report = run_checks(engine)
     if as_json:
         print(json.dumps(report, indent=1))
     else:
-        show(report)
+        print_report(report)
     sys.exit(0 if report["ok"] else 1)
 
 
@@ -148,30 +148,32 @@ def status(engine: str) -> None:
     from labhelpers.lab.inventory import inventory
 
     server = jupyter.running()
-    say(f"JupyterLab: {server.url if server else 'not running'}")
+    echo(f"JupyterLab: {server.url if server else 'not running'}")
     try:
         found = connect(engine, revive=False)
     except LabError as error:
-        say(f"engine:     {error.message}")
+        echo(f"engine:     {error.message}")
     else:
         facts = found.facts()
-        say(f"engine:     {facts.source}, {found.product} {facts.version} at {facts.host} ({facts.found_by})")
+        echo(
+            f"engine:     {facts.source}, {found.product} {facts.version} at {facts.host} ({facts.found_by})"
+        )
         there = inventory(found)
-        made = there.ours
-        say("created:    " + ("nothing" if not made else f"{len(made)} resources"))
+        made = there.owned
+        echo("created:    " + ("nothing" if not made else f"{len(made)} resources"))
         for things, why in (
             (there.ended, "its session has ended: `./lab clean` removes it"),
-            (there.open, "used by an open notebook or terminal"),
+            (there.in_use, "used by an open notebook or terminal"),
             (there.tests, "in use by `./lab test`"),
-            (there.readers, "created by you; kept until you remove it: `./lab clean` asks"),
+            (there.reader_volumes, "created by you; kept until you remove it: `./lab clean` asks"),
         ):
             for one in things:
-                say(f"            {one} ({why})")
-        if there.strangers:
-            say(f"foreign:    {len(there.strangers)} resources")
-            for one in there.strangers:
-                say(f"            {_of_others(one)}")
-    say(f"files:      {state.shown(state.home())}")
+                echo(f"            {one} ({why})")
+        if there.foreign:
+            echo(f"foreign:    {len(there.foreign)} resources")
+            for one in there.foreign:
+                echo(f"            {_foreign_text(one)}")
+    echo(f"files:      {state.abbreviate_home(state.home())}")
 
 
 @main.command()
@@ -189,7 +191,7 @@ def clean(names: tuple[str, ...], yes: bool, engine: str) -> None:
     if names:
         _clean_named(found, names, yes)
     else:
-        _clean(found, confirm=lambda question: yes or ask(question))
+        _clean(found, confirm=lambda question: yes or confirm(question))
 
 
 @main.command()
@@ -204,15 +206,15 @@ def down(purge: bool, yes: bool, engine: str) -> None:
     if (
         purge
         and not yes
-        and not ask(
-            f"Remove all of the lab's data ({state.shown(state.home())}), including your progress and the "
+        and not confirm(
+            f"Remove all of the lab's data ({state.abbreviate_home(state.home())}), including your progress and the "
             "volumes that you created in the course?"
         )
     ):
         raise errors.BadInput("nothing was removed", hint="answer y, or use --yes in a script")
-    say("JupyterLab: stopped" if jupyter.stop() else "JupyterLab: not running")
+    echo("JupyterLab: stopped" if jupyter.stop() else "JupyterLab: not running")
     _leave_foreign_engine(engine, purge)
-    private.stop(say)
+    private.stop(echo)
     if purge:
         _purge()
 
@@ -228,7 +230,7 @@ def bench(repeats: int, engine: str) -> None:
     found = engine_with_images(engine, ("tools", "payload"))
     with step("measuring"):
         table = compare(found, repeats)
-    say(table.to_string(index=False))
+    echo(table.to_string(index=False))
 
 
 def _clean(engine: Engine, confirm: Callable[[str], bool]) -> None:
@@ -237,50 +239,50 @@ def _clean(engine: Engine, confirm: Callable[[str], bool]) -> None:
 
     removed, stays = inventory.clean(engine)
     left = inventory.inventory(engine)
-    _show(removed, stays)
+    _print_removed(removed, stays)
     total = len(removed)
     for things, what, question in (
-        (left.readers, "you created it", "Remove these volumes and all data in them?"),
-        (left.open, "an open notebook or terminal uses it", "Also remove resources that are in use?"),
+        (left.reader_volumes, "you created it", "Remove these volumes and all data in them?"),
+        (left.in_use, "an open notebook or terminal uses it", "Also remove resources that are in use?"),
     ):
         for one in things:
-            say(f"{one}: {what}")
+            echo(f"{one}: {what}")
         if things and confirm(question):
             gone, refused = inventory.remove(engine, things)
-            _show(gone, refused)
+            _print_removed(gone, refused)
             total += len(gone)
         elif things:
-            say("kept; `./lab clean --yes` removes it")
+            echo("kept; `./lab clean --yes` removes it")
     for one in left.tests:
-        say(f"{one} kept: in use by `./lab test`")
-    for one in left.strangers:
-        say(f"{_of_others(one)}; kept")
-    if left.strangers:
-        say("to remove one of these, give its name: ./lab clean NAME")
+        echo(f"{one} kept: in use by `./lab test`")
+    for one in left.foreign:
+        echo(f"{_foreign_text(one)}; kept")
+    if left.foreign:
+        echo("to remove one of these, give its name: ./lab clean NAME")
     if total:
-        say(f"removed {total} resources")
-    elif not (stays or left.ours):
-        say("nothing to remove")
+        echo(f"removed {total} resources")
+    elif not (stays or left.owned):
+        echo("nothing to remove")
 
 
 def _clean_named(engine: Engine, names: Sequence[str], yes: bool) -> None:
     from labhelpers.lab import inventory
 
-    chosen = inventory.named(engine, names)
-    strangers = inventory.inventory(engine).strangers
+    chosen = inventory.find_by_name(engine, names)
+    strangers = inventory.inventory(engine).foreign
     for one in chosen:
-        say(_of_others(one) if one in strangers else str(one))
-    if not yes and not ask(f"Remove {'it' if len(chosen) == 1 else f'these {len(chosen)}'}?"):
+        echo(_foreign_text(one) if one in strangers else str(one))
+    if not yes and not confirm(f"Remove {'it' if len(chosen) == 1 else f'these {len(chosen)}'}?"):
         raise errors.BadInput("nothing was removed", hint="answer y, or use --yes in a script")
-    _show(*inventory.remove(engine, chosen))
+    _print_removed(*inventory.remove(engine, chosen))
 
 
-def _show(removed: Sequence[str], stays: Sequence[str]) -> None:
+def _print_removed(removed: Sequence[str], stays: Sequence[str]) -> None:
     for line in (*(f"removed {thing}" for thing in removed), *stays):
-        say(line)
+        echo(line)
 
 
-def _of_others(thing: Thing) -> str:
+def _foreign_text(thing: Resource) -> str:
     session = f", session {thing.session}" if thing.session else ""
     return (
         f"{thing} belongs to another state directory or an unknown session (chapter {thing.chapter}{session})"
@@ -300,20 +302,20 @@ def _leave_foreign_engine(choice: str, purge: bool) -> None:
     if engine.source != "existing":
         return
     if purge:
-        _must_not_be_in_use(engine)
+        _check_not_in_use(engine)
     _clean(engine, confirm=lambda question: purge and "volumes" in question)
     if purge:
-        kept_for = _others_use(engine)
+        kept_for = _images_in_use_reason(engine)
         for line in images.remove_all(engine, kept_for):
-            say(line)
+            echo(line)
 
 
-def _must_not_be_in_use(engine: Engine) -> None:
+def _check_not_in_use(engine: Engine) -> None:
     from labhelpers.lab.inventory import inventory
 
-    end = time.monotonic() + CLOSING_S
+    end = time.monotonic() + CLOSE_TIMEOUT_S
     # a kernel that ended a moment ago is still being cleaned up after
-    while used := [*(there := inventory(engine)).open, *there.tests]:
+    while used := [*(there := inventory(engine)).in_use, *there.tests]:
         if time.monotonic() > end:
             raise errors.BadInput(
                 f"{', '.join(map(str, used))}: in use by an open notebook or another `./lab` command; "
@@ -323,14 +325,14 @@ def _must_not_be_in_use(engine: Engine) -> None:
         time.sleep(0.2)
 
 
-def _others_use(engine: Engine) -> str | None:
+def _images_in_use_reason(engine: Engine) -> str | None:
     """Why the lab images of this engine must stay: sessions of other state directories; None if there are none."""
     from labhelpers.lab import sessions
     from labhelpers.lab.inventory import inventory
 
-    if strangers := inventory(engine).strangers:
+    if strangers := inventory(engine).foreign:
         return f"another lab on this engine owns {strangers[0]}"
-    if engine.identity in sessions.alive_elsewhere().values():
+    if engine.identity in sessions.live_foreign_sessions().values():
         return "another lab is open on this engine"
     return None
 
@@ -341,16 +343,16 @@ def _purge() -> None:
     home = state.home()
     # last, because this very program runs from there
     stays = state.remove()
-    say(
-        f"removed {state.shown(home)}"
+    echo(
+        f"removed {state.abbreviate_home(home)}"
         if not stays
-        else f"removed the lab's files from {state.shown(home)}; kept:"
+        else f"removed the lab's files from {state.abbreviate_home(home)}; kept:"
     )
     for path in stays:
-        say(f"    {path}")
+        echo(f"    {path}")
     if packages:
-        say("these packages were installed for the lab; remove them yourself if nothing else needs them:")
-        say(f"    apt-get purge {' '.join(packages)}")
+        echo("these packages were installed for the lab; remove them yourself if nothing else needs them:")
+        echo(f"    apt-get purge {' '.join(packages)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from labhelpers.commandline import jupyter
 from labhelpers.engine import Engine, images
 from labhelpers.engine.provide import provide
 from labhelpers.errors import LabError
-from labhelpers.terminal import say
+from labhelpers.terminal import echo
 
 FIRST_IMAGES = ("base", "payload", "tools", "vm")
 """What `up` and `run` make before they start."""
@@ -42,10 +42,10 @@ def reports_errors(verb: Verb) -> Verb:
         try:
             return verb(*args, **kwargs)
         except LabError as error:
-            errors.show(error)
+            errors.print_error(error)
             sys.exit(1)
         except KeyboardInterrupt:
-            say("\ninterrupted; the next command resumes from here")
+            echo("\ninterrupted; the next command resumes from here")
             sys.exit(130)
 
     return reporting  # type: ignore[return-value]
@@ -54,12 +54,14 @@ def reports_errors(verb: Verb) -> Verb:
 def engine_with_images(choice: str, names: tuple[str, ...]) -> Engine:
     """The engine with the lab images `names`; what this process starts from now on reaches that engine."""
     engine = provide(choice)
-    say(f"engine: {engine.product} {engine.version['Version']}, {engine.source} (found by {engine.found_by})")
+    echo(
+        f"engine: {engine.product} {engine.version['Version']}, {engine.source} (found by {engine.found_by})"
+    )
     for warning in engine.warnings:
-        say(f"engine: note: {warning}")
+        echo(f"engine: note: {warning}")
     for name in names:
-        images.ensure(engine, name, say)
+        images.ensure(engine, name, echo)
     os.environ.update(jupyter.environment(engine))
-    for name in jupyter.NOT_THEIRS:
+    for name in jupyter.UNSET_VARIABLES:
         os.environ.pop(name, None)
     return engine

@@ -13,23 +13,23 @@ from requests import Response
 from labhelpers import state
 from labhelpers.engine import Engine, connect, hub, images
 from labhelpers.engine.differences import differences
-from labhelpers.engine.find import INSTALL_PAGE, for_command_line
-from labhelpers.engine.smallest import first_run
+from labhelpers.engine.find import INSTALL_PAGE, cli_address
+from labhelpers.engine.smoke_test import first_run
 from labhelpers.errors import LabError
 from labhelpers.lab import sessions
-from labhelpers.terminal import say
+from labhelpers.terminal import echo
 
-HUB_S = 1.0
+HUB_TIMEOUT_S = 1.0
 # longer than an overloaded engine takes: what was asked for and answered too late would be left behind
-CALL_S = 60
+REQUEST_TIMEOUT_S = 60
 # an engine that takes longer for one answer is slow
 SLOW_S = 3
 FACTS = ("version", "api", "host", "source", "storage_driver", "cgroup_version", "cpus", "memory_bytes")
-GO_ON = "continue; the notebooks point out where it matters"
+CONTINUE_HINT = "continue; the notebooks point out where it matters"
 ENOUGH_DISK_BYTES = 4 * 1024**3
 
 
-def examine(choice: str | None = None) -> dict[str, Any]:
+def run_checks(choice: str | None = None) -> dict[str, Any]:
     """The report of `./lab doctor --json`.
 
     Returns:
@@ -45,9 +45,9 @@ def examine(choice: str | None = None) -> dict[str, Any]:
         engine = connect(choice, revive=False)
     except LabError as error:
         problems.append(_problem(error))
-        report["hub_reachable"] = hub.answers(HUB_S)
+        report["hub_reachable"] = hub.is_reachable(HUB_TIMEOUT_S)
     else:
-        engine.client.api.timeout = CALL_S
+        engine.client.api.timeout = REQUEST_TIMEOUT_S
         slowest = _slowest(engine)
         facts = asdict(engine.facts())
         report["engine"] = {name: facts[name] for name in FACTS}
@@ -56,46 +56,46 @@ def examine(choice: str | None = None) -> dict[str, Any]:
                 "kind": "note",
                 "what": warning,
                 "why": f"{engine.product} serves the Docker API",
-                "next": GO_ON,
+                "next": CONTINUE_HINT,
             }
             for warning in engine.warnings
         ]
         notes += [
-            {"kind": "note", "what": one.what, "why": f"the engine's setting {one.name}", "next": one.next}
+            {"kind": "note", "what": one.message, "why": f"the engine's setting {one.name}", "next": one.hint}
             for one in differences(engine)
         ]
-        problems += _first_run(engine) + _of_the_command_line(engine)
-        report["hub_reachable"] = images.hub_reachable(engine, HUB_S)
+        problems += _first_run(engine) + _docker_cli_problem(engine)
+        report["hub_reachable"] = images.hub_reachable(engine, HUB_TIMEOUT_S)
         report["images"] = {
             name: {"ref": status.ref, "source": status.source, "present": status.present}
             for name, status in images.status(engine).items()
         }
-        notes += _of_slowness(slowest)
-    problems += _of_this_machine()
+        notes += _slow_engine_problem(slowest)
+    problems += _machine_problems()
     return report | {"ok": not problems, "problems": notes + problems}
 
 
-def show(report: dict[str, Any]) -> None:
+def print_report(report: dict[str, Any]) -> None:
     """The report for a person."""
     engine = report["engine"]
     if engine:
-        say(
+        echo(
             f"engine:   version {engine['version']} (API {engine['api']}), {engine['source']}, at {engine['host']}"
         )
-        say(f"          {engine['storage_driver']}, cgroup v{engine['cgroup_version']}, {engine['cpus']} CPUs, "
+        echo(f"          {engine['storage_driver']}, cgroup v{engine['cgroup_version']}, {engine['cpus']} CPUs, "
             f"{engine['memory_bytes'] / 1024**3:.1f} GiB")  # fmt: skip
-        say(
+        echo(
             "hub:      "
             f"{'reachable' if report['hub_reachable'] else 'not reachable; base images are built from packages'}"
         )
     for name, image in report["images"].items():
         here = f"present, from {image['source']}" if image["present"] else "not built yet; built on first use"
-        say(f"image:    {name:<9} {here}")
+        echo(f"image:    {name:<9} {here}")
     for problem in report["problems"]:
         kind = problem.get("kind", "problem") + ":"
-        say(f"{kind:<9} {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
+        echo(f"{kind:<9} {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
     problems = sum(problem.get("kind") != "note" for problem in report["problems"])
-    say("no problems found" if report["ok"] else f"{problems} problem(s)")
+    echo("no problems found" if report["ok"] else f"{problems} problem(s)")
 
 
 def _slowest(engine: Engine) -> list[float]:
@@ -111,7 +111,7 @@ def _slowest(engine: Engine) -> list[float]:
     return longest
 
 
-def _of_slowness(slowest: list[float]) -> list[dict[str, str]]:
+def _slow_engine_problem(slowest: list[float]) -> list[dict[str, str]]:
     if slowest[0] <= SLOW_S:
         return []
     return [
@@ -124,13 +124,13 @@ def _of_slowness(slowest: list[float]) -> list[dict[str, str]]:
     ]
 
 
-def _of_the_command_line(engine: Engine) -> list[dict[str, str]]:
+def _docker_cli_problem(engine: Engine) -> list[dict[str, str]]:
     """Whether the `docker` command and this engine share a version of the API: it is tried, not computed."""
     cli = shutil.which("docker")
     if cli is None:
         return []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_TLS")}
-    command = [cli, "--host", for_command_line(engine), "version", "--format", "{{.Server.APIVersion}}"]
+    command = [cli, "--host", cli_address(engine), "version", "--format", "{{.Server.APIVersion}}"]
     try:
         done = subprocess.run(
             command,
@@ -139,14 +139,16 @@ def _of_the_command_line(engine: Engine) -> list[dict[str, str]]:
             text=True,
             encoding="utf-8",
             errors="replace",
-            timeout=CALL_S,
+            timeout=REQUEST_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return [_cannot_talk(str(error), "run `docker version` yourself")]
-    return [] if done.returncode == 0 else [_cannot_talk(done.stderr.strip(), _newer_or_older(done.stderr))]
+        return [_docker_cli_error(str(error), "run `docker version` yourself")]
+    return (
+        [] if done.returncode == 0 else [_docker_cli_error(done.stderr.strip(), _newer_or_older(done.stderr))]
+    )
 
 
-def _cannot_talk(words: str, hint: str) -> dict[str, str]:
+def _docker_cli_error(words: str, hint: str) -> dict[str, str]:
     return {"what": "the `docker` command cannot talk to this engine", "why": words, "next": hint}
 
 
@@ -162,14 +164,14 @@ def _newer_or_older(words: str) -> str:
 
 def _first_run(engine: Engine) -> list[dict[str, str]]:
     try:
-        with sessions.short_session(engine.client, "doctor") as labels:
+        with sessions.temporary_session(engine.client, "doctor") as labels:
             first_run(engine, labels)
     except LabError as error:
         return [_problem(error)]
     return []
 
 
-def _of_this_machine() -> list[dict[str, str]]:
+def _machine_problems() -> list[dict[str, str]]:
     found = []
     if not shutil.which("docker"):
         found.append(
@@ -186,7 +188,7 @@ def _of_this_machine() -> list[dict[str, str]]:
                 "what": f"only {free / 1024**3:.1f} GiB free on the disk of the state directory",
                 "why": "the private engine, its images and the Python environment need about 4 GiB",
                 "next": "free some space, or set LABHELPERS_HOME to a directory on a larger disk "
-                f"(now {state.shown(state.home())})",
+                f"(now {state.abbreviate_home(state.home())})",
             }
         )
     return found

@@ -21,13 +21,13 @@ from labhelpers.engine import Engine
 from labhelpers.engine.find import environment as environment_of
 from labhelpers.errors import BadInput, SetupFailed
 from labhelpers.lab import terminals
-from labhelpers.terminal import say, step
+from labhelpers.terminal import echo, step
 
-START_S = 60
-BUSY_S = 20
+START_TIMEOUT_S = 60
+SLOW_START_S = 20
 FIRST_PAGE = "notebooks/00_start_here.ipynb"
-RECORD = "jupyter/server.json"
-NOT_THEIRS = (
+SERVER_FILE = "jupyter/server.json"
+UNSET_VARIABLES = (
     *("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_CERT_PATH"),
     "PYTHONDONTWRITEBYTECODE",
 )
@@ -79,7 +79,7 @@ def environment(engine: Engine) -> dict[str, str]:
     if engine.source == "private":
         # the docker CLI keeps contexts and buildx state in ~/.docker unless told otherwise
         mine["DOCKER_CONFIG"] = str(state.path("docker", "x").parent)
-    return {key: value for key, value in os.environ.items() if key not in NOT_THEIRS} | mine
+    return {key: value for key, value in os.environ.items() if key not in UNSET_VARIABLES} | mine
 
 
 def _import_path() -> str:
@@ -89,8 +89,8 @@ def _import_path() -> str:
 
 def running() -> Server | None:
     """The server that the lab started, if it still answers."""
-    server = _record()
-    return server if server and _is_ours(server.pid) and _answers(server) else None
+    server = _read_server_file()
+    return server if server and _is_jupyterlab(server.pid) and _is_responding(server) else None
 
 
 def start(engine: Engine, port: int | None = None) -> Server:
@@ -103,13 +103,13 @@ def start(engine: Engine, port: int | None = None) -> Server:
         SetupFailed: JupyterLab ended or did not answer in time; its last words are kept.
     """
     with state.locked("jupyter"):
-        there = _running_soon()
-        wanted = (engine.address, str(state.course()))
+        there = _wait_for_running()
+        wanted = (engine.address, str(state.course_directory()))
         if there and (there.engine, there.checkout) == wanted and port in (None, there.port):
             return there
         if there:
             _must_be_idle(there, port)
-            say(f"JupyterLab: replacing the idle server on port {there.port}")
+            echo(f"JupyterLab: replacing the idle server on port {there.port}")
         stop()  # one that nobody uses and that serves another engine or checkout, or no longer answers
         with step("JupyterLab: starting"):
             return _start(engine, port)
@@ -117,23 +117,23 @@ def start(engine: Engine, port: int | None = None) -> Server:
 
 def stop() -> bool:
     """End the server that the lab started, with its kernels; False if there is none."""
-    server = _record()
-    if server is None or not _is_ours(server.pid):
-        state.path(RECORD).unlink(missing_ok=True)
+    server = _read_server_file()
+    if server is None or not _is_jupyterlab(server.pid):
+        state.path(SERVER_FILE).unlink(missing_ok=True)
         return False
     os.kill(server.pid, signal.SIGTERM)
     end = time.monotonic() + 15
-    while _is_ours(server.pid) and time.monotonic() < end:
+    while _is_jupyterlab(server.pid) and time.monotonic() < end:
         time.sleep(0.05)
-    if _is_ours(server.pid):
+    if _is_jupyterlab(server.pid):
         os.killpg(server.pid, signal.SIGKILL)
-    state.path(RECORD).unlink(missing_ok=True)
+    state.path(SERVER_FILE).unlink(missing_ok=True)
     return True
 
 
-def _record() -> Server | None:
+def _read_server_file() -> Server | None:
     """The server that was started last; None where the record is damaged or from another version of the course."""
-    kept = state.read_json(RECORD, {})
+    kept = state.read_json(SERVER_FILE, {})
     try:
         server = Server(**kept)
     except TypeError:
@@ -145,16 +145,16 @@ def _record() -> Server | None:
     )
 
 
-def _running_soon() -> Server | None:
+def _wait_for_running() -> Server | None:
     """The running server; one that is too busy to answer at once is given time, because its kernels end with it."""
-    server = _record()
-    if server is None or not _is_ours(server.pid):
+    server = _read_server_file()
+    if server is None or not _is_jupyterlab(server.pid):
         return None
-    end = time.monotonic() + BUSY_S
-    while not _answers(server):
+    end = time.monotonic() + SLOW_START_S
+    while not _is_responding(server):
         if time.monotonic() > end:
             raise SetupFailed(
-                f"JupyterLab (PID {server.pid}) is running but has not responded for {BUSY_S} s",
+                f"JupyterLab (PID {server.pid}) is running but has not responded for {SLOW_START_S} s",
                 hint="try again when the machine is less busy, or stop it and its kernels with `./lab down`",
             )
         time.sleep(0.5)
@@ -163,25 +163,27 @@ def _running_soon() -> Server | None:
 
 def _must_be_idle(server: Server, port: int | None) -> None:
     """Refuse to end `server` for one on another port, or while a notebook or a terminal of it is open."""
-    sessions, terminals = _ask(server, "sessions"), _ask(server, "terminals")
+    sessions, terminals = _rest_list(server, "sessions"), _rest_list(server, "terminals")
     opened = [str(session.get("path") or session.get("name")) for session in sessions]
     opened += [f"terminal {terminal.get('name')}" for terminal in terminals]
-    unseen = len(_ask(server, "kernels")) - len(sessions)
+    unseen = len(_rest_list(server, "kernels")) - len(sessions)
     opened += [f"{unseen} more kernel(s)"] if unseen > 0 else []
-    same_place = server.checkout == str(state.course()) and port not in (None, server.port)
+    same_place = server.checkout == str(state.course_directory()) and port not in (None, server.port)
     if not opened and not same_place:
         return
     raise BadInput(
         f"JupyterLab already runs at {server.url} "
         + (f"with open documents: {', '.join(opened)}" if opened else "with nothing open")
         + (
-            "" if same_place else f"; it shows {state.shown(server.checkout)} on {state.shown(server.engine)}"
+            ""
+            if same_place
+            else f"; it shows {state.abbreviate_home(server.checkout)} on {state.abbreviate_home(server.engine)}"
         ),
         hint="use that page, or save your notebooks, stop it and its kernels with `./lab down`, and try again",
     )
 
 
-def _ask(server: Server, what: str) -> list[dict[str, Any]]:
+def _rest_list(server: Server, what: str) -> list[dict[str, Any]]:
     """A list of Jupyter Server's REST API: sessions, kernels, terminals; empty where the server has no such list."""
     try:
         with _request(server, what) as answer:
@@ -205,7 +207,7 @@ def _start(engine: Engine, port: int | None) -> Server:
                 "--ServerApp.ip=127.0.0.1",
                 "--ServerApp.port_retries=0",
                 "--ServerApp.open_browser=False",
-                f"--ServerApp.root_dir={state.course()}",
+                f"--ServerApp.root_dir={state.course_directory()}",
                 "--LabApp.news_url=None",
                 "--ServerApp.jpserver_extensions=labhelpers.lab.terminals=True",
                 *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
@@ -214,19 +216,19 @@ def _start(engine: Engine, port: int | None) -> Server:
             stdout=out,
             stderr=out,
             start_new_session=True,
-            cwd=state.course(),
+            cwd=state.course_directory(),
             env={
                 **environment(engine),
                 **terminals.environment(),
                 "JUPYTER_TOKEN": token,
             },
         )
-    server = Server(process.pid, chosen, token, engine.address, str(state.course()))
-    end = time.monotonic() + START_S
+    server = Server(process.pid, chosen, token, engine.address, str(state.course_directory()))
+    end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end and process.poll() is None:
-        if _answers(server):
-            state.write_json(RECORD, server.__dict__)
-            state.path(RECORD).chmod(0o600)
+        if _is_responding(server):
+            state.write_json(SERVER_FILE, server.__dict__)
+            state.path(SERVER_FILE).chmod(0o600)
             process.returncode = 0  # it outlives this process on purpose: it is not waited for
             return server
         time.sleep(0.1)
@@ -235,7 +237,7 @@ def _start(engine: Engine, port: int | None) -> Server:
         process.wait(10)
     raise SetupFailed(
         "JupyterLab did not start",
-        hint=f"see its log, {state.shown(log)}, or try another port: `./lab up --port N`",
+        hint=f"see its log, {state.abbreviate_home(log)}, or try another port: `./lab up --port N`",
         engine_message="\n".join(log.read_text(encoding="utf-8").strip().splitlines()[-6:]),
     )
 
@@ -272,7 +274,7 @@ def _request(server: Server, what: str) -> Any:
     return direct.open(request, timeout=3)
 
 
-def _answers(server: Server) -> bool:
+def _is_responding(server: Server) -> bool:
     try:
         with _request(server, "status") as answer:
             return bool(answer.status == 200)
@@ -280,7 +282,7 @@ def _answers(server: Server) -> bool:
         return False
 
 
-def _is_ours(pid: int) -> bool:
+def _is_jupyterlab(pid: int) -> bool:
     """Whether `pid` is still a JupyterLab: the number may belong to another process by now."""
     import psutil
 

@@ -26,22 +26,23 @@ from labhelpers import state
 from labhelpers.engine import connect
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import sessions
-from labhelpers.results import DOES_NOT_APPLY
-from labhelpers.terminal import say, step
+from labhelpers.results import NOT_APPLICABLE
+from labhelpers.terminal import echo, step
 
-CELL_S = 900
-CLOSE_S = 60.0
+CELL_TIMEOUT_S = 900
+CLOSE_TIMEOUT_S = 60.0
 """How long a kernel may take to remove its things when it is shut down; after half of it, it is sent SIGTERM."""
-GONE_S = 90.0
+CLEANUP_TIMEOUT_S = 90.0
 """How long the things of a kernel are waited for after its end: a reaper needs 10 s, and an engine's restart 60 s."""
 COPY = re.compile(r"[b-z]-\d\d_\w+\.ipynb")
 """The name of a notebook that `./lab copy` wrote."""
 LAST_LINES = 8
+TEMPLATES = Path(__file__).with_name("page")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True)
-class Executed:
+class NotebookRun:
     """What became of one notebook.
 
     Attributes:
@@ -52,7 +53,7 @@ class Executed:
         error: that cell's error, or "".
         page: the HTML report, or None if none was asked for.
         not_applicable: (finding, reason) of each that does not apply to this engine.
-        left: a line for each thing of this notebook that is still on the engine.
+        left_behind: a line for each thing of this notebook that is still on the engine.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Executed:
     error: str
     page: Path | None
     not_applicable: tuple[tuple[str, str], ...] = ()
-    left: tuple[str, ...] = ()
+    left_behind: tuple[str, ...] = ()
 
 
 def notebooks(chapters: Sequence[str]) -> list[Path]:
@@ -71,7 +72,7 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
     Raises:
         BadInput: a chapter that no notebook has.
     """
-    there = sorted((state.course() / "notebooks").glob("[0-9]*.ipynb"))
+    there = sorted((state.course_directory() / "notebooks").glob("[0-9]*.ipynb"))
     chosen = []
     for chapter in chapters:
         if COPY.fullmatch(Path(chapter).name) and Path(chapter).is_file():
@@ -88,12 +89,12 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
     return chosen or there
 
 
-def execute(path: Path, html: Path | None = None) -> Executed:
+def execute(path: Path, html: Path | None = None) -> NotebookRun:
     """Run every cell of the notebook at `path`, which is not changed; write its page into the folder `html`.
 
     The kernel inherits this process's environment. A cell that raises ends the run of this notebook, unless its
     tag says that it shall. When this returns, or raises, the containers, networks and volumes of the notebook are gone,
-    except for those that `left` names.
+    except for those that `left_behind` names.
     """
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -117,7 +118,7 @@ def execute(path: Path, html: Path | None = None) -> Executed:
 
         client = NotebookClient(
             notebook,
-            timeout=CELL_S,
+            timeout=CELL_TIMEOUT_S,
             kernel_name="python3",
             # its warning about the network does not concern loopback, where every message is signed
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
@@ -125,15 +126,15 @@ def execute(path: Path, html: Path | None = None) -> Executed:
             on_cell_start=show,
         )
         # its own 5 s are too few for a chapter's containers: it would be killed in the middle of removing them
-        client.create_kernel_manager().shutdown_wait_time = CLOSE_S
+        client.create_kernel_manager().shutdown_wait_time = CLOSE_TIMEOUT_S
         # a kernel that is interrupted may write tracebacks of its own machinery; they matter only where it dies
-        with _cleaned_up(status, path.stem) as left, tempfile.TemporaryFile() as kernels_errors:
+        with _session_cleanup(status, path.stem) as left, tempfile.TemporaryFile() as kernels_errors:
             try:
                 client.execute(stderr=kernels_errors)
             except CellExecutionError as raised:
-                failed, error = at, _last_words(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
+                failed, error = at, _error_output(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
             except CellTimeoutError:
-                failed, error = at, f"the cell timed out after {CELL_S} s"
+                failed, error = at, f"the cell timed out after {CELL_TIMEOUT_S} s"
             except DeadKernelError:
                 kernels_errors.seek(0)
                 last = kernels_errors.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
@@ -143,7 +144,7 @@ def execute(path: Path, html: Path | None = None) -> Executed:
     page = _write_page(notebook, path.stem, html) if html else None
     seconds = time.monotonic() - began
     applies = tuple(_not_applicable(code))
-    return Executed(path.stem, len(code), seconds, failed, error, page, applies, tuple(left))
+    return NotebookRun(path.stem, len(code), seconds, failed, error, page, applies, tuple(left))
 
 
 def _on_interrupt(call: Callable[[], object]) -> None:
@@ -162,7 +163,7 @@ def _on_interrupt(call: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _cleaned_up(status: Any, name: str) -> Iterator[list[str]]:
+def _session_cleanup(status: Any, name: str) -> Iterator[list[str]]:
     """Mark the sessions that begin in the block, and wait for their end after it; gives a line for what is left."""
     run = secrets.token_hex(4)
     before = os.environ.get(sessions.RUN)
@@ -176,37 +177,39 @@ def _cleaned_up(status: Any, name: str) -> Iterator[list[str]]:
         else:
             os.environ[sessions.RUN] = before
         status.update(f"{name}: cleaning up")
-        left += _left(sessions.wait_until_ended(run, GONE_S))
+        left += _left_behind(sessions.wait_for_run(run, CLEANUP_TIMEOUT_S))
         left += [
             f"the volume {volume} is kept because a cell created it with keep=True; to remove it: docker "
             f"volume rm {volume}"
-            for volume in sessions.kept_in(run)
+            for volume in sessions.kept_volumes_of_run(run)
         ]
 
 
-def _left(ended: Sequence[str]) -> list[str]:
+def _left_behind(ended: Sequence[str]) -> list[str]:
     if not ended:
         return []
     try:
         client = connect(revive=False).client
-        things = [thing for session in ended for thing in sessions.things(client, session)]
+        things = [thing for session in ended for thing in sessions.session_resources(client, session)]
     except LabError as error:
         return [f"cannot check what is left on the engine: {error.message}"]
-    return [f"{thing} still exists after {GONE_S:.0f} s; `./lab clean` removes it" for thing in things]
+    return [
+        f"{thing} still exists after {CLEANUP_TIMEOUT_S:.0f} s; `./lab clean` removes it" for thing in things
+    ]
 
 
-def report(done: Sequence[Executed]) -> bool:
+def report(runs: Sequence[NotebookRun]) -> bool:
     """Say what became of each notebook; whether all ran to their end."""
-    for one in done:
+    for one in runs:
         if one.page:
-            say(f"{one.name}: report in {one.page}")
+            echo(f"{one.name}: report in {one.page}")
         if one.failed_cell:
-            say(f"{one.name}: cell {one.failed_cell} of {one.cells} failed:\n{one.error}")
-        for line in one.left:
-            say(f"{one.name}: {line}")
-    failed = [one.name for one in done if one.failed_cell]
-    say(
-        f"{len(done) - len(failed)} of {len(done)} notebooks passed"
+            echo(f"{one.name}: cell {one.failed_cell} of {one.cells} failed:\n{one.error}")
+        for line in one.left_behind:
+            echo(f"{one.name}: {line}")
+    failed = [one.name for one in runs if one.failed_cell]
+    echo(
+        f"{len(runs) - len(failed)} of {len(runs)} notebooks passed"
         + (f"; failed: {', '.join(failed)}" if failed else "")
     )
     return not failed
@@ -216,12 +219,12 @@ def _not_applicable(cells: Sequence[Any]) -> Iterator[tuple[str, str]]:
     for cell in cells:
         printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
         for line in printed.splitlines():
-            claim, separator, reason = line.partition(DOES_NOT_APPLY)
+            claim, separator, reason = line.partition(NOT_APPLICABLE)
             if separator:
                 yield claim, reason
 
 
-def _last_words(cell: Any) -> str:
+def _error_output(cell: Any) -> str:
     errors = [output for output in cell.outputs if output.output_type == "error"]
     last = "\n".join(errors[-1].traceback[-12:]) if errors else ""
     return str(strip_ansi(last))  # type: ignore[no-untyped-call]
@@ -235,7 +238,9 @@ def _write_page(notebook: Any, name: str, folder: Path) -> Path:
             # a page has no kernel behind it: what a widget shows is there as text too
             output.get("data", {}).pop(WIDGET, None)
     notebook.metadata.pop("widgets", None)
-    exporter: Any = HTMLExporter(embed_images=True)  # type: ignore[no-untyped-call]
+    exporter: Any = HTMLExporter(  # type: ignore[no-untyped-call]
+        embed_images=True, template_name="labhelpers", extra_template_basedirs=[str(TEMPLATES)]
+    )
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{name}.html"

@@ -24,7 +24,7 @@ _KINDS = (
     ("networks", "docker network ls -q", "docker network rm"),
     ("volumes", "docker volume ls -q", "docker volume rm"),
 )
-_STOP_S = 15
+_STOP_TIMEOUT_S = 15
 
 
 def run(verb: str, arguments: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     if verb == "status":
         _status()
     elif verb == "clean":
-        if not _not_looked_at():
+        if not _print_unchecked_engines():
             print("this state directory has no recorded sessions: nothing to remove")
             return
         sys.exit(1)
@@ -44,9 +44,11 @@ def run(verb: str, arguments: Sequence[str]) -> None:
 def _status() -> None:
     pid = jupyter_pid()
     print(f"JupyterLab: {f'running (PID {pid})' if pid else 'not running'}")
-    print(f"engine:     the lab's private engine {'is running' if private.answers() else 'is not running'}")
+    print(
+        f"engine:     the lab's private engine {'is running' if private.is_responding() else 'is not running'}"
+    )
     print(f"files:      {state.home()}")
-    _not_looked_at()
+    _print_unchecked_engines()
 
 
 def _down(purge: bool, yes: bool) -> None:
@@ -55,7 +57,7 @@ def _down(purge: bool, yes: bool) -> None:
         raise BadInput("nothing was removed", hint="answer y, or use --yes in a script")
     print(f"JupyterLab: {'stopped' if stop_jupyter() else 'not running'}")
     private.stop(lambda line: print(line, flush=True))
-    _not_looked_at()
+    _print_unchecked_engines()
     if purge:
         private.remove_data()
         stays = state.remove()
@@ -76,7 +78,7 @@ def _ask(question: str) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _not_looked_at() -> bool:
+def _print_unchecked_engines() -> bool:
     """Print how to find what sessions made on an engine other than the lab's own; False if there is nothing to find."""
     sessions = sorted(file.stem for file in (state.home() / "sessions").glob("*.json"))
     if not sessions:
@@ -108,7 +110,7 @@ def stop_jupyter() -> bool:
         return False
     try:
         os.kill(pid, signal.SIGTERM)
-        end = time.monotonic() + _STOP_S
+        end = time.monotonic() + _STOP_TIMEOUT_S
         while jupyter_pid() == pid and time.monotonic() < end:
             time.sleep(0.05)
         if jupyter_pid() == pid:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 
 from labhelpers import state
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chapter:
-    """One chapter, one notebook.
+    """One chapter, one notebook."""
 
-    Attributes:
-        notebook: the name of its notebook without `.ipynb`; its first two letters are the chapter's number.
-        title: what it is about.
-        question: what the reader can answer after it.
-        part: the part of the course that it stands in.
-        builds_on: the numbers of the chapters whose ideas it uses.
-    """
-
-    notebook: str
-    title: str
-    question: str
-    part: str
-    builds_on: tuple[str, ...] = ()
+    notebook: str = column(
+        "the name of its notebook without `.ipynb`; its first two letters are the chapter's number"
+    )
+    title: str = column("what it is about")
+    question: str = column("what the reader can answer after it")
+    part: str = column("the part of the course that it stands in")
+    builds_on: tuple[str, ...] = column("the numbers of the chapters whose ideas it uses", default=())
 
     @property
     def number(self) -> str:
@@ -34,7 +26,7 @@ class Chapter:
         return self.notebook[:2]
 
     @property
-    def is_here(self) -> bool:
+    def is_available(self) -> bool:
         """Whether its notebook is in this checkout."""
         return (state.ROOT / "notebooks" / f"{self.notebook}.ipynb").is_file()
 
@@ -58,27 +50,22 @@ CHAPTERS = (
 """The ten chapters, in the order in which they are taught."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CourseMap(Result):
-    """The map of the course.
+    """The map of the course."""
 
-    Attributes:
-        chapters: all of them, in order.
-        here: the numbers of those whose notebook is in this checkout.
-    """
-
-    chapters: tuple[Chapter, ...]
-    here: frozenset[str]
+    chapters: tuple[Chapter, ...] = rows("all of them, in order", of=Chapter)
+    available: frozenset[str] = column("the numbers of those whose notebook is in this checkout")
 
     def frame(self) -> pd.DataFrame:
-        """One row a chapter: chapter, title, question, part, here."""
+        """One row a chapter: chapter, title, question, part, available."""
         rows = [
-            (c.number, c.title.replace("\n", " "), c.question, c.part, c.number in self.here)
+            (c.number, c.title.replace("\n", " "), c.question, c.part, c.number in self.available)
             for c in self.chapters
         ]
-        return pd.DataFrame(rows, columns=["chapter", "title", "question", "part", "here"])
+        return pd.DataFrame(rows, columns=["chapter", "title", "question", "part", "available"])
 
 
 def course_map() -> CourseMap:
     """The map of the course, as this checkout has it."""
-    return CourseMap(CHAPTERS, frozenset(chapter.number for chapter in CHAPTERS if chapter.is_here))
+    return CourseMap(CHAPTERS, frozenset(chapter.number for chapter in CHAPTERS if chapter.is_available))

@@ -155,7 +155,7 @@ class Exercise:
         return exercise_panel(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
-        return with_text(self.panel, repr(self))
+        return with_text_fallback(self.panel, repr(self))
 
 
 def _run_check(lab: Lab, check: Check) -> str | None:

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-Seen = TypeVar("Seen")
+Snapshot = TypeVar("Snapshot")
 
 
-def live(html: Callable[[Seen], str]) -> Callable[[Seen], object]:
+def live(html: Callable[[Snapshot], str]) -> Callable[[Snapshot], object]:
     """Show a panel in the notebook's output; gives what it is fed with. Outside of a notebook, nothing is shown.
 
     Args:
@@ -28,7 +28,7 @@ def live(html: Callable[[Seen], str]) -> Callable[[Seen], object]:
     panel = widgets.HTML()
     display(panel)  # type: ignore[no-untyped-call]
 
-    def show(seen: Seen) -> None:
+    def show(seen: Snapshot) -> None:
         panel.value = html(seen)
 
     return show

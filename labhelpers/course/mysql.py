@@ -1,6 +1,6 @@
 """A MySQL server in a container: waited for, and asked with a real client (PyMySQL). Chapters 6 and 8 use it.
 
-The password of a lab's database never leaves loopback: the client goes where `Lab.reach` leads.
+The password of a lab's database never leaves loopback: the client goes where `Lab.forward_port` leads.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from labhelpers.lab import Lab
 from labhelpers.lab.base import name_of
 
 PORT = 3306
-READY_S = 300.0
+READY_TIMEOUT_S = 300.0
 """How long a first start may take: on a translated machine minutes, elsewhere seconds."""
 
-_LOOK_S = 0.1
-_CALL_S = 30
-_MOST_FILES = 1 << 20
+_POLL_S = 0.1
+_REQUEST_TIMEOUT_S = 30
+_MAX_OPEN_FILES = 1 << 20
 """The usual limit of a daemon; it costs a server some 100 MB at most."""
-_ENOUGH_FILES = 65_536
+_OPEN_FILES_LIMIT = 65_536
 # MySQL's error numbers (MySQL 8.4 Error Reference)
 _ACCESS_DENIED, _BAD_DATABASE = 1045, 1049
 
@@ -31,7 +31,7 @@ _ACCESS_DENIED, _BAD_DATABASE = 1045, 1049
 Connection: TypeAlias = "pymysql.connections.Connection[pymysql.cursors.Cursor]"
 
 
-def open_files(lab: Lab) -> dict[str, int]:
+def open_files_ulimit(lab: Lab) -> dict[str, int]:
     """`ulimits` for `lab.run` of a MySQL server: empty where the engine's default limit of open files is a usual one.
 
     MySQL 5.7 and 8.0 take memory for every file that they might open. Where the engine is allowed as many as the kernel
@@ -41,8 +41,8 @@ def open_files(lab: Lab) -> dict[str, int]:
     """
     row = re.search(r"^Max open files\s+(\S+)\s+(\S+)", lab.host.read("/proc/self/limits"), re.MULTILINE)
     hard = row[2] if row else "0"
-    too_many = hard == "unlimited" or (hard.isdigit() and int(hard) > _MOST_FILES)
-    return {"nofile": _ENOUGH_FILES} if too_many else {}
+    too_many = hard == "unlimited" or (hard.isdigit() and int(hard) > _MAX_OPEN_FILES)
+    return {"nofile": _OPEN_FILES_LIMIT} if too_many else {}
 
 
 def connect(lab: Lab, container: Container | str, *, password: str, database: str = "") -> Connection:
@@ -53,7 +53,7 @@ def connect(lab: Lab, container: Container | str, *, password: str, database: st
         ContainerError: there is no such container, or it does not run.
         LabError: the server does not accept connections (yet).
     """
-    host, port = lab.reach(container, PORT)
+    host, port = lab.forward_port(container, PORT)
     try:
         return pymysql.connect(
             host=host,
@@ -62,16 +62,16 @@ def connect(lab: Lab, container: Container | str, *, password: str, database: st
             password=password,
             database=database or None,
             autocommit=True,
-            connect_timeout=_CALL_S,
-            read_timeout=_CALL_S,
-            write_timeout=_CALL_S,
+            connect_timeout=_REQUEST_TIMEOUT_S,
+            read_timeout=_REQUEST_TIMEOUT_S,
+            write_timeout=_REQUEST_TIMEOUT_S,
         )
     except (pymysql.err.MySQLError, OSError) as error:
-        raise _not_connected(container, database, error) from None
+        raise _connection_error(container, database, error) from None
 
 
-def until_ready(
-    lab: Lab, container: Container | str, *, password: str, limit_s: float = READY_S
+def wait_until_ready(
+    lab: Lab, container: Container | str, *, password: str, limit_s: float = READY_TIMEOUT_S
 ) -> Connection:
     """Try until the server accepts a connection, and give that one.
 
@@ -89,7 +89,7 @@ def until_ready(
             return None
 
     what = "the MySQL server to accept a connection"
-    found = lab.wait_for(what, connection, limit_s, every_s=_LOOK_S, while_running=container)
+    found = lab.wait_for(what, connection, limit_s, every_s=_POLL_S, while_running=container)
     assert found is not None, "wait_for returns what is true"
     return found
 
@@ -105,7 +105,7 @@ def rows(connection: Connection, query: str, *values: Any) -> list[tuple[Any, ..
         return list(cursor.fetchall())
 
 
-def _not_connected(container: Container | str, database: str, error: Exception) -> LabError:
+def _connection_error(container: Container | str, database: str, error: Exception) -> LabError:
     name = name_of(container)
     number, words = (
         (*error.args, "", "")[:2] if isinstance(error, pymysql.err.MySQLError) else ("", str(error))

@@ -16,9 +16,9 @@ from labhelpers.errors import SetupFailed
 
 Run = Callable[[Sequence[str], str], tuple[int, str]]
 """Runs a command as root under a title: (exit status, the end of its output)."""
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
-LOCK_S = 300
+LOCK_TIMEOUT_S = 300
 LAST_LINES = 6
 _ENGINES = re.compile(r"containerd|docker|runc|moby|podman")
 # what apt-get prints (in English, LC_ALL=C), why it fails, and what to do
@@ -26,7 +26,7 @@ _LOCKED = r"Could not get lock|is another process using it|locked by another pro
 _CAUSES = (
     (
         _LOCKED,
-        f"another program has held the package lock for more than {LOCK_S} s",
+        f"another program has held the package lock for more than {LOCK_TIMEOUT_S} s",
         "wait for it to finish (`ps -e | grep -E 'apt|dpkg|unattended'`), then try again",
     ),
     (
@@ -138,14 +138,14 @@ def command(*arguments: str) -> list[str]:
     return [
         *("env", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1", "NEEDRESTART_MODE=l"),
         *("apt-get", "-y"),
-        *("-o", f"DPkg::Lock::Timeout={LOCK_S}", "-o", "APT::Get::AutomaticRemove=false"),
+        *("-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT_S}", "-o", "APT::Get::AutomaticRemove=false"),
         *arguments,
     ]
 
 
-def update(run: Run, say: Say) -> tuple[int, str]:
+def update(run: Run, echo: Echo) -> tuple[int, str]:
     """Read the package lists: (exit status, the end of its output). It waits while another program reads them."""
-    end = time.monotonic() + LOCK_S
+    end = time.monotonic() + LOCK_TIMEOUT_S
     waiting = False
     while True:
         # apt waits for dpkg's lock, not for that of the lists
@@ -155,7 +155,7 @@ def update(run: Run, say: Say) -> tuple[int, str]:
         if not waiting:
             holder = re.search(r"held by (process \d+( \([^)]*\))?)", output)
             who = holder[1] if holder else "apt"
-            say(f"packages: another program ({who}) is reading them; waiting up to {LOCK_S} s")
+            echo(f"packages: another program ({who}) is reading them; waiting up to {LOCK_TIMEOUT_S} s")
         waiting = True
         time.sleep(3)
 
@@ -188,7 +188,7 @@ def check(packages: Sequence[str], options: Sequence[str] = ()) -> None:
         encoding="utf-8",
         errors="replace",
     )
-    if lines := harm(simulated.stdout):
+    if lines := removed_or_downgraded(simulated.stdout):
         names = ", ".join(line.split()[1] for line in lines)
         raise SetupFailed(
             f"installing {', '.join(packages)} would remove or downgrade installed packages: {names}; "
@@ -200,7 +200,7 @@ def check(packages: Sequence[str], options: Sequence[str] = ()) -> None:
         raise failed(packages, simulated.stdout)
 
 
-def harm(simulated: str) -> list[str]:
+def removed_or_downgraded(simulated: str) -> list[str]:
     """The lines of `apt-get --simulate` that remove or purge an installed package, or downgrade it.
 
     `Remv NAME [OLD]`, `Purg NAME [OLD]`, `Inst NAME [OLD] (NEW ORIGIN)`: apt-get(8), --simulate.
@@ -232,7 +232,7 @@ def _without(names: str, packages: Sequence[str]) -> str:
 
 def failed(packages: Sequence[str], output: str) -> SetupFailed:
     """What to tell the reader where apt-get could not install `packages`, from its output."""
-    why, hint = cause(output) or ("", "fix the problem in apt-get's message, then try again")
+    why, hint = known_cause(output) or ("", "fix the problem in apt-get's message, then try again")
     return SetupFailed(
         f"apt-get could not install {', '.join(packages)}{': ' + why if why else ''}",
         hint=hint,
@@ -240,11 +240,11 @@ def failed(packages: Sequence[str], output: str) -> SetupFailed:
     )
 
 
-def cause(output: str) -> tuple[str, str] | None:
+def known_cause(output: str) -> tuple[str, str] | None:
     """Why apt-get failed and what to do, or None where its output is none of those known."""
     return next(((why, hint) for pattern, why, hint in _CAUSES if re.search(pattern, output)), None)
 
 
-def is_here() -> bool:
+def is_available() -> bool:
     """Whether this machine installs packages with apt-get."""
     return os.name == "posix" and shutil.which("apt-get") is not None

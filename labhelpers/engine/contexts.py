@@ -13,20 +13,20 @@ from pathlib import Path
 
 from labhelpers import state
 from labhelpers.engine import unreachable
-from labhelpers.engine.dial import Place, Tls
+from labhelpers.engine.dial import EngineEndpoint, Tls
 from labhelpers.errors import EngineUnreachable
 
-LIST = "`docker context ls` lists those that exist"
+LIST_HINT = "`docker context ls` lists those that exist"
 
 
-def in_use() -> Place | None:
+def current_endpoint() -> EngineEndpoint | None:
     """The engine of the docker context in use; None for the default context.
 
     Raises:
         EngineUnreachable: the context is missing or damaged, or its TLS files are.
     """
     if name := os.environ.get("DOCKER_CONTEXT"):
-        return None if name == "default" else named(name, "DOCKER_CONTEXT")
+        return None if name == "default" else endpoint_of(name, "DOCKER_CONTEXT")
     file = _config() / "config.json"
     try:
         name = json.loads(file.read_text(encoding="utf-8")).get("currentContext")
@@ -34,7 +34,7 @@ def in_use() -> Place | None:
         return None
     except (OSError, ValueError, AttributeError) as error:
         raise unreadable(error) from error
-    return named(str(name), state.shown(file)) if name and name != "default" else None
+    return endpoint_of(str(name), state.abbreviate_home(file)) if name and name != "default" else None
 
 
 def unreadable(error: Exception) -> EngineUnreachable:
@@ -42,41 +42,43 @@ def unreadable(error: Exception) -> EngineUnreachable:
     file = _config() / "config.json"
     hint = "repair that file (it must contain a JSON object, as `docker` writes it) or move it away"
     if isinstance(error, PermissionError):
-        hint = f"`sudo docker login` leaves it to root: `sudo chown -R $USER {state.shown(file.parent)}`"
+        hint = f"`sudo docker login` leaves it to root: `sudo chown -R $USER {state.abbreviate_home(file.parent)}`"
     return EngineUnreachable(
-        f"the docker configuration {state.shown(file)} cannot be read", hint=hint, engine_message=str(error)
+        f"the docker configuration {state.abbreviate_home(file)} cannot be read",
+        hint=hint,
+        engine_message=str(error),
     )
 
 
-def named(name: str, set_in: str) -> Place:
-    """The engine of the docker context `name`; `set_in` says where that name comes from.
+def endpoint_of(name: str, source: str) -> EngineEndpoint:
+    """The engine of the docker context `name`; `source` says where that name comes from.
 
     Raises:
-        EngineUnreachable: see `in_use`.
+        EngineUnreachable: see `current_endpoint`.
     """
     digest = hashlib.sha256(name.encode()).hexdigest()
     file = _config() / "contexts" / "meta" / digest / "meta.json"
-    undo = "`unset DOCKER_CONTEXT`" if set_in == "DOCKER_CONTEXT" else "`docker context use default`"
-    if set_in == "--engine":
+    undo = "`unset DOCKER_CONTEXT`" if source == "DOCKER_CONTEXT" else "`docker context use default`"
+    if source == "--engine":
         undo = "leave out `--engine`"
     try:
         endpoint = json.loads(file.read_text(encoding="utf-8"))["Endpoints"]["docker"]
         address, skips = str(endpoint["Host"]), bool(endpoint.get("SkipTLSVerify"))
     except FileNotFoundError:
         raise EngineUnreachable(
-            f"the docker context “{name}” (from {set_in}) does not exist",
-            hint=f"{LIST}; choose one, or {undo}",
+            f"the docker context “{name}” (from {source}) does not exist",
+            hint=f"{LIST_HINT}; choose one, or {undo}",
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineUnreachable(
-            f"the docker context “{name}” (from {set_in}) cannot be read or has no Docker endpoint",
+            f"the docker context “{name}” (from {source}) cannot be read or has no Docker endpoint",
             hint=f"recreate it (`docker context rm {name}`, `docker context create {name} …`), or {undo}",
             engine_message=f"{type(error).__name__}: {error}",
         ) from error
     found_by = f"docker context {name}"
-    address = unreachable.normalised(address, found_by)
+    address = unreachable.normalize_address(address, found_by)
     tls = _tls_of_context(digest, skips) if address.startswith("tcp:") else None
-    return Place(address, found_by, tls, meant=True)
+    return EngineEndpoint(address, found_by, tls, requested_address=True)
 
 
 def _tls_of_context(digest: str, skips: bool) -> Tls | None:
@@ -108,7 +110,7 @@ def tls_of_environment() -> Tls | None:
             f"which does not contain {' or '.join(missing)}" if is_there else "but there is no such directory"
         )
         raise EngineUnreachable(
-            f"DOCKER_CERT_PATH is {state.shown(folder)}, {lacks}",
+            f"DOCKER_CERT_PATH is {state.abbreviate_home(folder)}, {lacks}",
             hint="set DOCKER_CERT_PATH to the directory with ca.pem, cert.pem and key.pem; "
             "for an engine without TLS: `unset DOCKER_TLS_VERIFY DOCKER_TLS DOCKER_CERT_PATH`",
         )

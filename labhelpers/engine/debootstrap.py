@@ -20,9 +20,9 @@ from labhelpers.engine import apt, install
 from labhelpers.engine.find import Engine
 from labhelpers.engine.root import as_root, may_be_root, run_as_root, unmount_below
 from labhelpers.errors import ImageMissing, SetupFailed
-from labhelpers.terminal import say
+from labhelpers.terminal import echo
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 PREFIX = "debootstrap-"
 # what debian:bookworm-slim leaves out as well: documentation, and translations of it
@@ -52,22 +52,22 @@ class Source:
     component: str
 
 
-def make(engine: Engine, ref: str, labels: Mapping[str, str], say: Say) -> None:
+def make_base_image(engine: Engine, ref: str, labels: Mapping[str, str], echo: Echo) -> None:
     """Make a minimal system of the machine's distribution and import it on the engine as `ref`.
 
     Raises:
         ImageMissing: this machine cannot: no Debian or Ubuntu, no root, or a processor unlike the engine's.
         SetupFailed: debootstrap or the import failed; its last words are kept.
     """
-    _must_be_possible(engine)
-    install.ensure(install.IMAGES, "building a base image from packages")
+    _check_possible(engine)
+    install.ensure(install.IMAGE_PACKAGES, "building a base image from packages")
     cache = state.path("cache", "x").parent
     for left in cache.glob(f"{PREFIX}*"):
         _remove(left)  # of a command that was killed
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=cache))
     try:
-        _fill(folder, sources())
-        say("base: importing it into the engine")
+        _run_debootstrap(folder, sources())
+        echo("base: importing it into the engine")
         _import(engine, folder, ref, labels)
     finally:
         _remove(folder)
@@ -82,7 +82,7 @@ def sources() -> list[Source]:
     fields = "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
     asked = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
     if not (rows := _rows(asked)):
-        apt.update(install.run, say)  # origins are known from the mirror's own lists
+        apt.update(install.run, echo)  # origins are known from the mirror's own lists
         rows = _rows(asked)
     found = [Source(uri, codename, component) for origin, uri, codename, component in rows]
     if not found:
@@ -98,9 +98,9 @@ def _rows(command: Sequence[str]) -> list[list[str]]:
     return _targets(told)
 
 
-def _targets(told: str) -> list[list[str]]:
+def _targets(output: str) -> list[list[str]]:
     """Rows of four fields; other lines, such as apt's own warnings, are skipped."""
-    rows = [line.strip().split("|") for line in dict.fromkeys(told.splitlines())]
+    rows = [line.strip().split("|") for line in dict.fromkeys(output.splitlines())]
     return [
         row
         for row in rows
@@ -116,7 +116,7 @@ def apt_settings() -> str:
     return "".join(f"{line}\n" for line in told.splitlines() if line.split(" ")[0] in APT_SETTINGS)
 
 
-def _must_be_possible(engine: Engine) -> None:
+def _check_possible(engine: Engine) -> None:
     its, ours = engine.info["Architecture"], platform.machine()
     if not install.is_debian():
         why = "this machine is not Debian or Ubuntu"
@@ -133,7 +133,7 @@ def _must_be_possible(engine: Engine) -> None:
     )
 
 
-def _fill(folder: Path, found: Sequence[Source]) -> None:
+def _run_debootstrap(folder: Path, found: Sequence[Source]) -> None:
     first = found[0]
     components = ",".join(dict.fromkeys(s.component for s in found if s.codename == first.codename))
     asked = ["debootstrap", "--variant=minbase", "--include=ca-certificates", f"--components={components}"]
@@ -142,10 +142,10 @@ def _fill(folder: Path, found: Sequence[Source]) -> None:
         [*asked, first.codename, str(root), first.uri], f"base: debootstrap {first.codename}"
     )
     if failed:
-        why, hint = apt.cause(words) or ("", "check debootstrap's message and the mirror in /etc/apt")
+        why, hint = apt.known_cause(words) or ("", "check debootstrap's message and the mirror in /etc/apt")
         raise SetupFailed(
             "debootstrap could not create a base image; its files were removed" + (f": {why}" if why else ""),
-            hint=f"{hint}; the base image is built in {state.shown(state.home())}",
+            hint=f"{hint}; the base image is built in {state.abbreviate_home(state.home())}",
             engine_message="\n".join(words.splitlines()[-6:]),
         )
     lines = "".join(f"deb {s.uri} {s.codename} {s.component}\n" for s in found)

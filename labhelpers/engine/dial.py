@@ -29,16 +29,16 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from labhelpers import state
 
-CONNECT_S = 10
+CONNECT_TIMEOUT_S = 10
 PORT, TLS_PORT = 2375, 2376
 _CHUNK_BYTES = 1 << 20
 _STDERR_BYTES = 1 << 12
-_ANSWER_BYTES = 1 << 20
-_SHOWN_BYTES = 300
-_EXIT_S = 2
-_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_MAX_RESPONSE_BYTES = 1 << 20
+_MAX_SHOWN_BYTES = 300
+_EXIT_TIMEOUT_S = 2
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 # an idle master connection stays this long, so that the next request need not log in again (ssh_config(5))
-_PERSIST_S = 60
+_CONTROL_PERSIST_S = 60
 # sun_path holds 108 bytes (unix(7)); ssh binds a temporary name that is 17 bytes longer first
 _CONTROL_BYTES = 107 - 17
 _DIGEST_BYTES = 40
@@ -113,20 +113,20 @@ def _check_readable(file: str) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class EngineEndpoint:
     """Where an engine may be.
 
     Attributes:
         address: `unix:///path`, `tcp://host:port`, `ssh://user@host` or `npipe:////./pipe/name`.
         found_by: how the lab came to it, for messages: "DOCKER_HOST", "docker context mine", …
         tls: how to speak TLS to it; None for plain HTTP.
-        meant: the reader named this place, so no other is used when it does not answer.
+        requested_address: the reader named this place, so no other is used when it does not answer.
     """
 
     address: str
     found_by: str
     tls: Tls | None = None
-    meant: bool = False
+    requested_address: bool = False
 
     @property
     def scheme(self) -> str:
@@ -181,11 +181,11 @@ class Place:
         return unquote(user) or None, unquote(host)
 
 
-class NoAnswer(TimeoutError):
+class NoResponse(TimeoutError):
     """Something accepted the connection and then sent nothing in time."""
 
 
-class NoEngine(ConnectionError):
+class NotAnEngine(ConnectionError):
     """What answered does not speak the Engine API; the text is the beginning of its answer."""
 
 
@@ -193,40 +193,40 @@ class SshFailed(ConnectionError):
     """`ssh`, or `docker system dial-stdio` at its other end, ended with an error; the text is what it printed."""
 
 
-async def dial(place: Place) -> Connection:
-    """Open a byte stream to the engine at `place`. The caller closes it.
+async def dial(endpoint: EngineEndpoint) -> Connection:
+    """Open a byte stream to the engine at `endpoint`. The caller closes it.
 
     A failed login over ssh is raised by the first `write` or `read`: until then nobody knows.
 
     Raises:
         OSError: nothing listens there, no permission, a certificate that is not trusted (`ssl.SSLError`), …
         ValueError: an address that is none of the four kinds.
-        TimeoutError: no answer within `CONNECT_S` seconds.
+        TimeoutError: no answer within `CONNECT_TIMEOUT_S` seconds.
     """
-    if place.scheme == "ssh":
-        return await _ssh(place)
-    plain = await asyncio.wait_for(_plain(place), CONNECT_S)
-    if place.tls is None:
+    if endpoint.scheme == "ssh":
+        return await _ssh(endpoint)
+    plain = await asyncio.wait_for(_plain(endpoint), CONNECT_TIMEOUT_S)
+    if endpoint.tls is None:
         return plain
     try:
-        return await asyncio.wait_for(_tls(plain, place.tls, place.host_port[0]), CONNECT_S)
+        return await asyncio.wait_for(_tls(plain, endpoint.tls, endpoint.host_port[0]), CONNECT_TIMEOUT_S)
     except BaseException:
         await plain.close()
         raise
 
 
-def ask_version(place: Place, limit_s: float) -> dict[str, Any]:
-    """What the engine at `place` answers to `GET /version` (Engine API).
+def request_version(endpoint: EngineEndpoint, limit_s: float) -> dict[str, Any]:
+    """What the engine at `endpoint` answers to `GET /version` (Engine API).
 
     Args:
         limit_s: how long the connection may take, and then how long the answer.
 
     Raises:
-        OSError, ValueError: as `dial`; also `NoAnswer` and `NoEngine`.
+        OSError, ValueError: as `dial`; also `NoResponse` and `NotAnEngine`.
     """
     # a thread of its own, because a notebook's main thread has a running event loop already
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_run, _version(place, limit_s)).result()
+        return pool.submit(_run, _version(endpoint, limit_s)).result()
 
 
 def _run(coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
@@ -236,15 +236,15 @@ def _run(coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         return runner.run(coroutine)
 
 
-async def _version(place: Place, limit_s: float) -> dict[str, Any]:
+async def _version(place: EngineEndpoint, limit_s: float) -> dict[str, Any]:
     connection = await asyncio.wait_for(dial(place), limit_s)
     try:
         await connection.write(b"GET /version HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
         # over ssh the login is part of the first answer
-        limit_s += CONNECT_S if place.scheme == "ssh" else 0
+        limit_s += CONNECT_TIMEOUT_S if place.scheme == "ssh" else 0
         answer = await asyncio.wait_for(_all(connection), limit_s)
     except TimeoutError:
-        raise NoAnswer(f"no response within {limit_s:.0f} s") from None
+        raise NoResponse(f"no response within {limit_s:.0f} s") from None
     finally:
         await connection.close()
     return _parsed(answer)
@@ -252,24 +252,24 @@ async def _version(place: Place, limit_s: float) -> dict[str, Any]:
 
 async def _all(connection: Connection) -> bytes:
     answer = b""
-    while len(answer) < _ANSWER_BYTES and (part := await connection.read(_CHUNK_BYTES)):
+    while len(answer) < _MAX_RESPONSE_BYTES and (part := await connection.read(_CHUNK_BYTES)):
         answer += part
     return answer
 
 
 def _parsed(answer: bytes) -> dict[str, Any]:
-    response = HTTPResponse(_Received(answer))  # type: ignore[arg-type]
+    response = HTTPResponse(_BufferedResponse(answer))  # type: ignore[arg-type]
     try:
         response.begin()
         found = json.loads(response.read())
     except (HTTPException, ValueError, RecursionError):
-        raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace") or "an empty response") from None
+        raise NotAnEngine(answer[:_MAX_SHOWN_BYTES].decode(errors="replace") or "an empty response") from None
     if response.status != HTTPStatus.OK or not isinstance(found, dict) or "ApiVersion" not in found:
-        raise NoEngine(answer[:_SHOWN_BYTES].decode(errors="replace"))
+        raise NotAnEngine(answer[:_MAX_SHOWN_BYTES].decode(errors="replace"))
     return found
 
 
-class _Received:
+class _BufferedResponse:
     """As much of a socket as `http.client` needs to parse what has arrived."""
 
     def __init__(self, data: bytes) -> None:
@@ -338,10 +338,10 @@ class Streams:
         """Close both directions."""
         self._writer.close()
         with suppress(OSError, TimeoutError):
-            await asyncio.wait_for(self._writer.wait_closed(), _EXIT_S)
+            await asyncio.wait_for(self._writer.wait_closed(), _EXIT_TIMEOUT_S)
 
 
-async def _plain(place: Place) -> Streams:
+async def _plain(place: EngineEndpoint) -> Streams:
     if place.scheme == "unix":
         return Streams(*await asyncio.open_unix_connection(place.path, limit=_CHUNK_BYTES))
     if place.scheme == "tcp":
@@ -362,7 +362,7 @@ def _of_addresses(error: OSError) -> OSError:
     numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
     if error.errno is not None or not numbers:
         return error
-    return OSError(next((number for number in numbers if number not in _NO_WAY), numbers[0]), str(error))
+    return OSError(next((number for number in numbers if number not in _NO_ROUTE), numbers[0]), str(error))
 
 
 async def _pipe(path: str) -> Streams:
@@ -484,8 +484,8 @@ class _SshStreams:
     async def _failed(self) -> SshFailed:
         """The error for an `ssh` that ended before the engine sent anything: what it printed says why."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _EXIT_S)
-            await asyncio.wait_for(asyncio.shield(self._listener), _EXIT_S)
+            await asyncio.wait_for(self._process.wait(), _EXIT_TIMEOUT_S)
+            await asyncio.wait_for(asyncio.shield(self._listener), _EXIT_TIMEOUT_S)
         said = self._stderr.decode(errors="replace").strip()
         return SshFailed(said or f"ssh ended with status {self._process.returncode} and printed nothing")
 
@@ -499,7 +499,7 @@ class _SshStreams:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
         with suppress(OSError, TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _EXIT_S)
+            await asyncio.wait_for(self._process.wait(), _EXIT_TIMEOUT_S)
         self._listener.cancel()
 
     async def _keep_stderr(self) -> None:
@@ -508,7 +508,7 @@ class _SshStreams:
             self._stderr = (self._stderr + part)[-_STDERR_BYTES:]
 
 
-async def _ssh(place: Place) -> _SshStreams:
+async def _ssh(place: EngineEndpoint) -> _SshStreams:
     process = await asyncio.create_subprocess_exec(
         *ssh_command(place),
         stdin=PIPE,
@@ -520,7 +520,7 @@ async def _ssh(place: Place) -> _SshStreams:
     return _SshStreams(process)
 
 
-def ssh_command(place: Place) -> list[str]:
+def ssh_command(place: EngineEndpoint) -> list[str]:
     """The command whose standard input and output are a connection to the engine, as in docker's connhelper.
 
     It never asks for anything: a password or an unknown host key is an error, because no terminal is there.
@@ -531,7 +531,14 @@ def ssh_command(place: Place) -> list[str]:
     url, (user, host) = place.url, place.login
     if not host or url.password is not None or url.query or url.fragment:
         raise ValueError(f"{place.address!r} does not have the form ssh://user@host:port")
-    options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}", *_multiplexed()]
+    options = [
+        "-T",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        f"ConnectTimeout={CONNECT_TIMEOUT_S}",
+        *_control_master_options(),
+    ]
     options += ["-l", user] if user else []
     options += ["-p", str(url.port)] if url.port else []
     # a path is the engine's socket on that machine
@@ -539,11 +546,11 @@ def ssh_command(place: Place) -> list[str]:
     return ["ssh", *options, "--", host, "docker", *socket, "system", "dial-stdio"]
 
 
-def _multiplexed() -> list[str]:
+def _control_master_options() -> list[str]:
     """Options that let all connections share one login, where the path of the control socket is short enough."""
     folder: Path = state.path("ssh", "x").parent
     if sys.platform == "win32" or len(str(folder)) + 1 + _DIGEST_BYTES > _CONTROL_BYTES:
         return []
     folder.chmod(0o700)
-    pairs = (f"ControlPath={folder}/%C", "ControlMaster=auto", f"ControlPersist={_PERSIST_S}")
+    pairs = (f"ControlPath={folder}/%C", "ControlMaster=auto", f"ControlPersist={_CONTROL_PERSIST_S}")
     return [word for pair in pairs for word in ("-o", pair)]

@@ -10,15 +10,14 @@ import ipaddress
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
-from labhelpers.engine.once import JSON_FILE, keeps_logs
-from labhelpers.results import Result
+from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER, has_readable_logs
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from labhelpers.engine.find import Engine
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 OVERLAY = ("overlay2", "overlayfs", "overlay", "fuse-overlayfs", "io.containerd.snapshotter.v1.overlayfs")
 """Storage drivers that stack directories with the kernel's overlay file system, or as it does."""
 DELEGATE = "/etc/systemd/system/user@.service.d/delegate.conf"
-_BRIDGE = "com.docker.network.bridge."
+_BRIDGE_OPTION_PREFIX = "com.docker.network.bridge."
 # as installed, and the wrappers of it that change nothing that a container sees
 _RUNC = ("", "runc", "crun", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux", "nvidia", "oci")
-_FEW_NETWORKS = 30
+_MIN_NETWORKS = 30
 """Chapter 5 has up to a dozen at a time; an engine as installed has room for 31 or more."""
 _LIMITS = {
     "memory": ("MemoryLimit",),
@@ -41,34 +40,27 @@ _LIMITS = {
 _ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/tips/#limiting-resources"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Difference(Result):
-    """One way in which an engine is not as installed.
+    """One way in which an engine is not as installed."""
 
-    Attributes:
-        name: the setting, as dockerd(8) or `docker info` calls it.
-        what: one sentence: what is different.
-        chapters: those in which it matters.
-        next: what the reader can do.
-    """
-
-    name: str
-    what: str
-    chapters: tuple[str, ...]
-    next: str
+    name: str = column("the setting, as dockerd(8) or `docker info` calls it")
+    message: str = column("one sentence: what is different")
+    chapters: tuple[str, ...] = column("those in which it matters")
+    hint: str = column("what the reader can do")
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.next}"
+        return f"{self.message}; {self.hint}"
 
 
 def differences(engine: Engine) -> tuple[Difference, ...]:
     """What is different on this engine. An engine that does not answer any more has none."""
     with suppress(DockerException, RequestException):
-        return of(engine.info, engine.version, _bridge(engine)) + _of_the_command_line()
+        return from_info(engine.info, engine.version, _bridge(engine)) + _docker_cli()
     return ()
 
 
-def of(
+def from_info(
     info: Mapping[str, Any], version: Mapping[str, Any], bridge: Mapping[str, str] | None
 ) -> tuple[Difference, ...]:
     """What is different, by the engine's own answers.
@@ -84,18 +76,18 @@ def of(
     return tuple(found)
 
 
-def matter_in(chapter: str, found: tuple[Difference, ...]) -> list[Difference]:
-    """Those of `found` that matter in a chapter: "05", or "05b" for its optional part."""
-    return [one for one in found if chapter[:2] in one.chapters]
+def relevant_to(chapter: str, differences: tuple[Difference, ...]) -> list[Difference]:
+    """Those of `differences` that matter in a chapter: "05", or "05b" for its optional part."""
+    return [one for one in differences if chapter[:2] in one.chapters]
 
 
-def limit_is_missing(info: Mapping[str, Any], controller: str) -> bool:
+def lacks_controller(info: Mapping[str, Any], controller: str) -> bool:
     """Whether the engine says that it cannot use a controller: `memory`, `cpu`, `cpuset` or `pids`."""
     keys = _LIMITS[controller]
     return has_no_cgroups(info) or any(info.get(key) is False for key in keys)
 
 
-def security(info: Mapping[str, Any], name: str) -> dict[str, str] | None:
+def security_option(info: Mapping[str, Any], name: str) -> dict[str, str] | None:
     """The fields of one of the engine's security options, None where it is not in use.
 
     `name=seccomp,profile=builtin` is `{"name": "seccomp", "profile": "builtin"}`; older engines say `seccomp` alone.
@@ -112,7 +104,7 @@ def _bridge(engine: Engine) -> Mapping[str, str] | None:
     return next((row.get("Options") or {} for row in rows if row.get("Name") == "bridge"), None)
 
 
-def _of_the_command_line() -> tuple[Difference, ...]:
+def _docker_cli() -> tuple[Difference, ...]:
     path = shutil.which("docker")
     if path is None or not is_snap(path):
         return ()
@@ -170,12 +162,13 @@ def _system(info: Mapping[str, Any]) -> Iterator[Difference]:
 
 
 def _logs(info: Mapping[str, Any]) -> Iterator[Difference]:
-    if not keeps_logs(info):
+    if not has_readable_logs(info):
         yield Difference(
             "log-driver",
             f"`docker logs` may not work on this engine: its log driver is {info['LoggingDriver']!r}",
             ("01", "06", "08", "09"),
-            f"the lab starts its containers with `--log-driver {JSON_FILE}`; add that to yours to see their logs",
+            f"the lab starts its containers with `--log-driver {DEFAULT_LOG_DRIVER}`; "
+            "add that to yours to see their logs",
         )
     if info.get("LiveRestoreEnabled") is True:
         yield Difference(
@@ -218,7 +211,7 @@ def _storage(info: Mapping[str, Any]) -> Iterator[Difference]:
 
 
 def _users(info: Mapping[str, Any]) -> Iterator[Difference]:
-    if security(info, "rootless"):
+    if security_option(info, "rootless"):
         yield Difference(
             "rootless",
             "this engine is rootless: root in a container is your user, and other users are your "
@@ -226,7 +219,7 @@ def _users(info: Mapping[str, Any]) -> Iterator[Difference]:
             ("03", "05", "07", "09"),
             "`cat /etc/subuid` shows which; its host is the user namespace of RootlessKit",
         )
-    elif security(info, "userns"):
+    elif security_option(info, "userns"):
         yield Difference(
             "userns-remap",
             "this engine remaps users (userns-remap): root in a container is an unprivileged user of the "
@@ -242,7 +235,7 @@ def has_no_cgroups(info: Mapping[str, Any]) -> bool:
 
 
 def _limits(info: Mapping[str, Any]) -> Iterator[Difference]:
-    missing = [name for name in _LIMITS if limit_is_missing(info, name)]
+    missing = [name for name in _LIMITS if lacks_controller(info, name)]
     if missing:
         names = ", ".join(missing)
         yield Difference(
@@ -254,7 +247,7 @@ def _limits(info: Mapping[str, Any]) -> Iterator[Difference]:
 
 
 def _next_for(info: Mapping[str, Any], missing: list[str]) -> str:
-    if security(info, "rootless"):
+    if security_option(info, "rootless"):
         return (
             f"have systemd delegate them: in {DELEGATE} write [Service] and Delegate=cpu cpuset io memory pids "
             f"({_ROOTLESS_PAGE})"
@@ -287,14 +280,14 @@ def _runtime(info: Mapping[str, Any]) -> Iterator[Difference]:
 
 def _profiles(info: Mapping[str, Any]) -> Iterator[Difference]:
     options = info.get("SecurityOptions")
-    if security(info, "selinux"):
+    if security_option(info, "selinux"):
         yield Difference(
             "selinux",
             "SELinux confines the containers of this engine: a bind-mounted directory needs a label",
             ("07", "08"),
             "add `:z` to a bind mount of a directory of your own; it relabels the directory's contents",
         )
-    if security(info, "no-new-privileges"):
+    if security_option(info, "no-new-privileges"):
         yield Difference(
             "no-new-privileges",
             "programs in containers cannot gain privileges through set-user-ID or file capabilities "
@@ -304,7 +297,7 @@ def _profiles(info: Mapping[str, Any]) -> Iterator[Difference]:
         )
     if options is None:
         return
-    seccomp = security(info, "seccomp")
+    seccomp = security_option(info, "seccomp")
     profile = None if seccomp is None else seccomp.get("profile", "default")
     if profile not in ("default", "builtin"):
         how = (
@@ -319,7 +312,7 @@ def _profiles(info: Mapping[str, Any]) -> Iterator[Difference]:
             "what an unprivileged container can do differs from Docker's default",
         )
     version_2 = str(info.get("CgroupVersion") or "1") == "2"
-    if (security(info, "cgroupns") is not None) is not version_2:
+    if (security_option(info, "cgroupns") is not None) is not version_2:
         mode = "the host's" if version_2 else "its own"
         yield Difference(
             "default-cgroupns-mode",
@@ -338,21 +331,21 @@ def _networks(info: Mapping[str, Any], bridge: Mapping[str, str] | None) -> Iter
             "the notebooks need one: start dockerd without `--bridge=none`",
         )
         bridge = {}
-    if bridge.get(f"{_BRIDGE}enable_icc") == "false":
+    if bridge.get(f"{_BRIDGE_OPTION_PREFIX}enable_icc") == "false":
         yield Difference(
             "icc",
             "containers on this engine's default bridge cannot reach each other (icc=false)",
             ("05",),
             "a network that you create is not affected",
         )
-    if bridge.get(f"{_BRIDGE}enable_ip_masquerade") == "false":
+    if bridge.get(f"{_BRIDGE_OPTION_PREFIX}enable_ip_masquerade") == "false":
         yield Difference(
             "ip-masq",
             "this engine does not translate the addresses of containers that leave the host (ip-masq is off)",
             ("05",),
             "replies arrive only if the network has a route to the containers",
         )
-    address = bridge.get(f"{_BRIDGE}host_binding_ipv4") or "0.0.0.0"
+    address = bridge.get(f"{_BRIDGE_OPTION_PREFIX}host_binding_ipv4") or "0.0.0.0"
     if address != "0.0.0.0":
         yield Difference(
             "ip",
@@ -377,7 +370,7 @@ def _networks(info: Mapping[str, Any], bridge: Mapping[str, str] | None) -> Iter
             "`sudo nft list ruleset` on its host shows them",
         )
     room = _networks_left(info.get("DefaultAddressPools") or [])
-    if room is not None and room < _FEW_NETWORKS:
+    if room is not None and room < _MIN_NETWORKS:
         yield Difference(
             "default-address-pools",
             f"this engine's address pools have room for {room} networks",

@@ -42,7 +42,7 @@ class Events:
     def close(self) -> None:
         """End the thread and its connection. A second call does nothing."""
         self._closed.set()
-        self._hang_up()
+        self._disconnect()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=5)
 
@@ -53,7 +53,7 @@ class Events:
                 since = f"{self._last_ns // 10**9}.{self._last_ns % 10**9:09d}"
                 self._stream = api.events(since=since, decode=True)
                 if self._closed.is_set():
-                    self._hang_up()
+                    self._disconnect()
                 for event in self._stream:
                     self._deliver(event)
             except Exception as error:
@@ -72,7 +72,7 @@ class Events:
                 # one broken listener must not deafen the others
                 logging.getLogger(__name__).debug("a listener failed", exc_info=True)
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         try:
             if self._stream is not None:
                 self._stream.close()

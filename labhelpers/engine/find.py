@@ -23,24 +23,24 @@ from docker.transport import UnixHTTPAdapter
 from requests.exceptions import RequestException
 
 from labhelpers import state
-from labhelpers.engine import contexts, credentials, foreign, podman, private, unreachable
-from labhelpers.engine.dial import Place, Tls, ask_version
-from labhelpers.engine.gateway import Gateway, forward, private_socket
+from labhelpers.engine import contexts, credentials, other_dockerd, podman, private, unreachable
+from labhelpers.engine.dial import EngineEndpoint, Tls, request_version
+from labhelpers.engine.gateway import Gateway, forward, new_socket_path
 from labhelpers.errors import EngineMissing, EngineUnreachable
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 INSTALL_PAGE = "https://docs.docker.com/get-started/get-docker/"
-ENGINE, PLACE = "LABHELPERS_ENGINE", "LABHELPERS_PLACE"
-"""The variables of `environment`: the engine's address, and the rest of its `Place` as JSON."""
+ENGINE_VARIABLE, ENDPOINT_VARIABLE = "LABHELPERS_ENGINE", "LABHELPERS_ENDPOINT"
+"""The variables of `environment`: the engine's address, and the rest of its `EngineEndpoint` as JSON."""
 PRIVATE = "the lab's private engine"
 PIPES = ("docker_engine", "dockerDesktopLinuxEngine", "podman-machine-default")
 # a place that the reader named is worth waiting for; sockets that happen to exist are not
-PROBE_S, PATIENT_S = 3, 10
+PROBE_S, SLOW_PROBE_S = 3, 10
 # a step of a build may be silent for minutes
-CALL_S = 600
+REQUEST_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,24 @@ class Engine:
     """An engine that answers.
 
     Attributes:
-        place: where it is; `engine.dial.dial` opens a raw connection to it.
+        endpoint: where it is; `engine.dial.dial` opens a raw connection to it.
         source: `private` (the lab started it and may stop it) or `existing` (somebody else's, used as it is).
         client: the SDK's client for it.
     """
 
-    place: Place
+    endpoint: EngineEndpoint
     source: Literal["private", "existing"]
     client: docker.DockerClient
 
     @property
     def address(self) -> str:
         """`unix:///…`, `tcp://host:port`, `ssh://user@host` or `npipe:////./pipe/…`."""
-        return self.place.address
+        return self.endpoint.address
 
     @property
     def found_by(self) -> str:
         """How it was found, for people: "DOCKER_HOST", "docker context desktop-linux", …"""
-        return PRIVATE if self.source == "private" else self.place.found_by
+        return PRIVATE if self.source == "private" else self.endpoint.found_by
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Engine:
         podmans = [
             "this is Podman, which serves the Docker API: containers have no daemon, there is no docker0 "
             "(its bridge is podman0), no swarm, and short image names are resolved differently; "
-            f"{podman.these()}, and the others stop at their first cell"
+            f"{podman.supported_text()}, and the others stop at their first cell"
         ]
         logins = credentials.warning(credentials.logins(self.client.api))
         return podmans * self.is_podman + ([logins] if logins else [])
@@ -113,7 +113,7 @@ class Engine:
         return EngineFacts(
             version=self.version["Version"],
             api=self.version["ApiVersion"],
-            host=state.shown(self.address),
+            host=state.abbreviate_home(self.address),
             source=self.source,
             storage_driver=self.info["Driver"],
             cgroup_version=int(self.info.get("CgroupVersion") or 1),
@@ -125,32 +125,21 @@ class Engine:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EngineFacts(Result):
-    """What an engine says of itself (Engine API, GET /version and GET /info).
+    """What an engine says of itself (Engine API, GET /version and GET /info)."""
 
-    Attributes:
-        version, api: of the server.
-        host: its address, the reader's home directory written as `~`.
-        source: `private` or `existing`, see `Engine`.
-        storage_driver: overlay2, overlayfs (containerd's), …
-        cgroup_version: 1 or 2.
-        cpus, memory_bytes: of the machine that the engine runs on.
-        kernel, operating_system: of that machine.
-        found_by: how the lab found the engine.
-    """
-
-    version: str
-    api: str
-    host: str
-    source: str
-    storage_driver: str
-    cgroup_version: int
-    cpus: int
-    memory_bytes: int
-    kernel: str
-    operating_system: str
-    found_by: str
+    version: str = column("of the server")
+    api: str = column("of the server")
+    host: str = column("its address, the reader's home directory written as `~`")
+    source: str = column("`private` or `existing`, see `Engine`")
+    storage_driver: str = column("overlay2, overlayfs (containerd's), …")
+    cgroup_version: int = column("1 or 2")
+    cpus: int = column("of the machine that the engine runs on")
+    memory_bytes: int = column("of the machine that the engine runs on")
+    kernel: str = column("of that machine")
+    operating_system: str = column("of that machine")
+    found_by: str = column("how the lab found the engine")
 
     def frame(self) -> pd.DataFrame:
         """One row a fact: fact, value."""
@@ -168,29 +157,29 @@ def connect(choice: str | None = None, *, revive: bool = True) -> Engine:
         EngineMissing: none answers.
         EngineUnreachable: one is there but cannot be reached (rights, certificates, a context that points nowhere, …).
     """
-    choice = choice or os.environ.get(ENGINE) or "auto"
-    candidates = places(choice)
-    if revive and private.is_wanted() and private.address() in [place.address for place in candidates]:
+    choice = choice or os.environ.get(ENGINE_VARIABLE) or "auto"
+    candidates = candidate_endpoints(choice)
+    if revive and private.should_run() and private.address() in [place.address for place in candidates]:
         private.start(print)
     problems = []
     for place in candidates:
         try:
             return _engine(place)
         except EngineUnreachable as error:
-            if place.meant:
+            if place.requested_address:
                 raise
             problems.append(error)
         except EngineMissing:
             continue
     if problems:
         raise problems[0]
-    if choice == "auto" and (other := foreign.running(private.running_pid())):
-        raise foreign.in_the_way(other)
+    if choice == "auto" and (other := other_dockerd.running(private.running_pid())):
+        raise other_dockerd.conflict_error(other)
     raise EngineMissing(
         "no Docker engine is running on this machine"
         if choice == "auto"
         else f"no Docker engine found for “{choice}”",
-        hint=_how_to_get_one(),
+        hint=_install_hint(),
     )
 
 
@@ -199,7 +188,7 @@ def environment(engine: Engine) -> dict[str, str]:
 
     `DOCKER_HOST` is left to the reader's own tools. There is no secret in them: TLS files are named, not copied.
     """
-    return {ENGINE: engine.address, PLACE: json.dumps(asdict(engine.place))}
+    return {ENGINE_VARIABLE: engine.address, ENDPOINT_VARIABLE: json.dumps(asdict(engine.endpoint))}
 
 
 def identity(info: Mapping[str, Any]) -> str:
@@ -213,54 +202,62 @@ def identity(info: Mapping[str, Any]) -> str:
     return ":".join(str(part) for part in (name, info.get("DockerRootDir")) if part)
 
 
-def places(choice: str) -> list[Place]:
+def candidate_endpoints(choice: str) -> list[EngineEndpoint]:
     """Where to look for an engine, in order.
 
     Raises:
         EngineUnreachable: an address, TLS file or docker context that is in use is missing or invalid.
     """
     if choice == "auto" and os.environ.get("DOCKER_HOST"):
-        return [_named(os.environ["DOCKER_HOST"], "DOCKER_HOST")]
+        return [_endpoint_at(os.environ["DOCKER_HOST"], "DOCKER_HOST")]
     if choice == "auto":
-        context = contexts.in_use()
+        context = contexts.current_endpoint()
         return (
             [context]
             if context
-            else [*_own(), *(Place(address, "its default socket") for address in _usual())]
+            else [
+                *_private_endpoint(),
+                *(EngineEndpoint(address, "its default socket") for address in _default_endpoints()),
+            ]
         )
     if choice == "private":
-        return _own()
+        return _private_endpoint()
     if choice.startswith("context:"):
-        return [contexts.named(choice.removeprefix("context:"), "--engine")]
+        return [contexts.endpoint_of(choice.removeprefix("context:"), "--engine")]
     return [
-        _handed_over(choice) or _named(choice, ENGINE if os.environ.get(ENGINE) == choice else "--engine")
+        _inherited_endpoint(choice)
+        or _endpoint_at(choice, ENGINE_VARIABLE if os.environ.get(ENGINE_VARIABLE) == choice else "--engine")
     ]
 
 
-def _own() -> list[Place]:
-    return [] if platform.system() == "Windows" else [Place(private.address(), PRIVATE)]
+def _private_endpoint() -> list[EngineEndpoint]:
+    return [] if platform.system() == "Windows" else [EngineEndpoint(private.address(), PRIVATE)]
 
 
-def _named(address: str, found_by: str) -> Place:
+def _endpoint_at(address: str, found_by: str) -> EngineEndpoint:
     """The place that the reader named, with the TLS settings of the environment."""
-    address = unreachable.normalised(address, found_by)
+    address = unreachable.normalize_address(address, found_by)
     if address == private.address():
         found_by = PRIVATE
     tls = contexts.tls_of_environment() if address.startswith("tcp:") else None
-    return Place(address, found_by, tls, meant=True)
+    return EngineEndpoint(address, found_by, tls, requested_address=True)
 
 
-def _handed_over(address: str) -> Place | None:
+def _inherited_endpoint(address: str) -> EngineEndpoint | None:
     """The place that `environment` of a parent process described, if it is the one at `address`."""
     try:
-        found = json.loads(os.environ.get(PLACE, "null"))
+        found = json.loads(os.environ.get(ENDPOINT_VARIABLE, "null"))
         tls = found["tls"] and Tls(**found["tls"])
-        return Place(address, found["found_by"], tls, found["meant"]) if found["address"] == address else None
+        return (
+            EngineEndpoint(address, found["found_by"], tls, found["requested_address"])
+            if found["address"] == address
+            else None
+        )
     except (ValueError, TypeError, KeyError):  # somebody else's variable
         return None
 
 
-def _usual() -> list[str]:
+def _default_endpoints() -> list[str]:
     """Sockets that exist here: the distribution's, rootless, Docker Desktop's, and last Podman's."""
     if platform.system() == "Windows":
         return [f"npipe:////./pipe/{name}" for name in PIPES]
@@ -284,7 +281,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _engine(place: Place) -> Engine:
+def _engine(place: EngineEndpoint) -> Engine:
     """The engine at `place`.
 
     Raises:
@@ -292,11 +289,11 @@ def _engine(place: Place) -> Engine:
         EngineUnreachable: it cannot be reached, for another reason.
     """
     try:
-        version = ask_version(place, PATIENT_S if place.meant else PROBE_S)
+        version = request_version(place, SLOW_PROBE_S if place.requested_address else PROBE_S)
     except (OSError, ValueError) as error:
-        if not place.meant and unreachable.is_nobody(error):
+        if not place.requested_address and unreachable.is_not_listening(error):
             raise EngineMissing(
-                f"nothing listens at {state.shown(place.address)}", hint=_how_to_get_one()
+                f"nothing listens at {state.abbreviate_home(place.address)}", hint=_install_hint()
             ) from error
         raise unreachable.explain(place, error) from error
     try:
@@ -304,7 +301,7 @@ def _engine(place: Place) -> Engine:
         client.ping()
     except (APIError, InvalidVersion) as error:
         raise EngineUnreachable(
-            f"the engine at {state.shown(place.address)} and the course's Docker SDK have no API version in "
+            f"the engine at {state.abbreviate_home(place.address)} and the course's Docker SDK have no API version in "
             "common",
             hint=f"update the engine: {INSTALL_PAGE}",
             engine_message=str(error),
@@ -317,23 +314,23 @@ def _engine(place: Place) -> Engine:
     return Engine(place, "private" if place.address == private.address() else "existing", client)
 
 
-def _client(place: Place, api: str) -> docker.DockerClient:
+def _client(place: EngineEndpoint, api: str) -> docker.DockerClient:
     """The SDK's client. Over ssh and TLS it connects to a gateway in this process: see `engine.gateway`."""
     if place.scheme == "ssh" or (place.tls and platform.system() != "Windows"):
         address = _gateway(place, os.getpid())
-        client = docker.DockerClient(base_url=address, version=api, timeout=CALL_S)
-        client.api.mount("http+docker://", _OnePool(f"http+{address}", CALL_S))
+        client = docker.DockerClient(base_url=address, version=api, timeout=REQUEST_TIMEOUT_S)
+        client.api.mount("http+docker://", _SharedPoolAdapter(f"http+{address}", REQUEST_TIMEOUT_S))
     else:
         secure: dict[str, Any] = {"tls": _for_sdk(place.tls)} if place.tls else {}
         address = f"tcp://{place.authority}" if place.scheme == "tcp" else place.address
-        client = docker.DockerClient(base_url=address, version=api, timeout=CALL_S, **secure)
+        client = docker.DockerClient(base_url=address, version=api, timeout=REQUEST_TIMEOUT_S, **secure)
     credentials.tolerate_failing_helpers(client.api)
     # no proxy, and no other authority than the one that the engine's own settings name
     client.api.trust_env = False
     return client
 
 
-class _OnePool(UnixHTTPAdapter):
+class _SharedPoolAdapter(UnixHTTPAdapter):
     """Requests for all URLs share connections.
 
     The SDK's own adapter opens one for each URL, and over ssh that is a process each.
@@ -343,21 +340,21 @@ class _OnePool(UnixHTTPAdapter):
         return super().get_connection("http+docker://localhost", proxies)
 
 
-def for_command_line(engine: Engine) -> str:
+def cli_address(engine: Engine) -> str:
     """An address at which docker's command line reaches the engine without TLS settings or a login of its own."""
-    place = engine.place
+    place = engine.endpoint
     return _gateway(place, os.getpid()) if place.tls or place.scheme == "ssh" else place.address
 
 
 @cache
-def _gateway(place: Place, pid: int) -> str:
+def _gateway(place: EngineEndpoint, pid: int) -> str:
     """The address of this process's gateway to `place`. A forked process has no thread that serves the parent's."""
     if platform.system() == "Windows":
         raise EngineUnreachable(
             f"{place.found_by} points at {place.address}, and the course cannot use ssh on Windows",
             hint="run the course inside WSL 2 (https://learn.microsoft.com/windows/wsl/install)",
         )
-    gateway = forward(private_socket(f"{pid}-{len(_gateways)}"), place)
+    gateway = forward(new_socket_path(f"{pid}-{len(_gateways)}"), place)
     _gateways.append(gateway)
     atexit.register(gateway.close)
     return gateway.address
@@ -371,7 +368,7 @@ def _for_sdk(tls: Tls) -> TLSConfig:
     return TLSConfig(client_cert=pair, ca_cert=tls.ca, verify=tls.verify)
 
 
-def _how_to_get_one() -> str:
+def _install_hint() -> str:
     if platform.system() == "Linux":
         return f"./lab up installs one on Debian and Ubuntu; elsewhere see {INSTALL_PAGE}"
     return f"install Docker Desktop and start it: {INSTALL_PAGE}"

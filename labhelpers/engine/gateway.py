@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
-from labhelpers.engine.dial import Place, SshFailed, Streams, dial, join
+from labhelpers.engine.dial import EngineEndpoint, SshFailed, Streams, dial, join
 
-Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _SERVER = "labhelpers gateway"
-_STOP_S = 5
+_STOP_TIMEOUT_S = 5
 # the head of a request is read whole, and a build sends the credentials of every registry in it
 _HEAD_BYTES = 1 << 20
 # sun_path holds 108 bytes (unix(7))
@@ -41,11 +41,11 @@ class Gateway:
         OSError: the socket cannot be made.
     """
 
-    def __init__(self, path: Path, handle: Handle) -> None:
+    def __init__(self, path: Path, handle: ConnectionHandler) -> None:
         self.path = path
         self._handle = handle
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # until it listens it looks stale to `private_socket` of another process
+        # until it listens it looks stale to `new_socket_path` of another process
         new = path.with_suffix(".new")
         new.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
@@ -69,7 +69,7 @@ class Gateway:
         )
         self._thread.start()
         # `close` can only stop a loop that serves
-        started.wait(_STOP_S)
+        started.wait(_STOP_TIMEOUT_S)
 
     @property
     def address(self) -> str:
@@ -80,7 +80,7 @@ class Gateway:
         """Stop it and end its connections. A second call does nothing."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(_STOP_S)
+            self._thread.join(_STOP_TIMEOUT_S)
         self.path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -110,7 +110,7 @@ class Gateway:
             self._loop.close()
 
 
-def private_socket(name: str) -> Path:
+def new_socket_path(name: str) -> Path:
     """A path for a socket that only this user can reach; what dead processes left in its folder is removed.
 
     It is in the state directory where that is short enough, else in a new temporary folder.
@@ -126,7 +126,7 @@ def private_socket(name: str) -> Path:
     return folder / f"{name}.sock"
 
 
-def forward(path: Path, place: Place) -> Gateway:
+def forward(path: Path, place: EngineEndpoint) -> Gateway:
     """A gateway on `path` whose connections lead to the engine at `place`, unchanged.
 
     Raises:
@@ -160,6 +160,6 @@ def bad_gateway(error: Exception) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def is_gateways(response: Any) -> bool:
+def is_bad_gateway(response: Any) -> bool:
     """Whether a response of `requests` is `bad_gateway`, and not the engine's own."""
     return response is not None and response.headers.get("Server") == _SERVER

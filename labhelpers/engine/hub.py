@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 
-def answers(limit_s: float) -> bool:
+def is_reachable(limit_s: float) -> bool:
     """Whether Hub answers within `limit_s`; any answer counts, it asks for a password (Registry API, GET /v2/)."""
     answered: list[bool] = []
 

@@ -18,74 +18,69 @@ import tarfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from labhelpers import state
-from labhelpers.engine import answers, debootstrap, hub, registries
+from labhelpers.engine import debootstrap, hub, registries, responses
 from labhelpers.engine.find import Engine
-from labhelpers.engine.registries import Refusal
+from labhelpers.engine.registries import PullFailure
 from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
-FOLDER = state.ROOT / "images"
+IMAGES_DIRECTORY = state.ROOT / "images"
 HUB_BASE = "debian:bookworm-slim"
 BASE = "labhelpers/debian:base"
-IMAGE, CONTENT, SOURCE, STAGE = (f"labhelpers.{word}" for word in ("image", "content", "source", "stage"))
+IMAGE, CONTENT_LABEL, SOURCE_LABEL, STAGE_LABEL = (
+    f"labhelpers.{word}" for word in ("image", "content", "source", "stage")
+)
 DESCRIPTION = "org.opencontainers.image.description"
-HUB_S = 5.0
-SILENCE_S = 10.0
+HUB_TIMEOUT_S = 5.0
+PROGRESS_INTERVAL_S = 10.0
 LAST_LINES = 8
 OS_RELEASE = "/usr/lib/os-release"  # os-release(5): /etc/os-release is a link to it
 TEST_ENGINE = "engine-"
 """How the names of the images begin that only the tests make, such as that of engine B."""
-MADE = "images.json"
+RECORD_FILE = "images.json"
 """The file of the state directory that notes what was made here: ids of images and names of volumes, by engine id."""
 # the steps of a build that may take long
-_WORK = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
+_LAYER_STEP = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageStatus(Result):
-    """A lab image on an engine.
+    """A lab image on an engine."""
 
-    Attributes:
-        ref: its reference.
-        source: `hub` or `debootstrap` (where its base came from), `registry` (pulled from the classroom's
-            registry), or None where it is not present.
-        present: whether the engine has it as the checkout describes it.
-    """
-
-    ref: str
-    source: str | None
-    present: bool
+    ref: str = column("its reference")
+    source: str | None = column(
+        "`hub` or `debootstrap` (where its base came from), `registry` (pulled from the classroom's "
+        "registry), or None where it is not present"
+    )
+    present: bool = column("whether the engine has it as the checkout describes it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Images(Result):
-    """The lab images on an engine, and what they stand on.
+    """The lab images on an engine, and what they stand on."""
 
-    Attributes:
-        statuses: by name.
-        distribution: what the base calls itself (os-release(5), PRETTY_NAME), None where no image is there yet.
-        source: `hub`, `debootstrap` or `registry`, see `ImageStatus`; None where no image is there yet.
-    """
-
-    statuses: Mapping[str, ImageStatus]
-    distribution: str | None
-    source: str | None
+    statuses: Mapping[str, ImageStatus] = column("by name", shown=False)
+    distribution: str | None = column(
+        "what the base calls itself (os-release(5), PRETTY_NAME), None where no image is there yet"
+    )
+    source: str | None = column(
+        "`hub`, `debootstrap` or `registry`, see `ImageStatus`; None where no image is there yet"
+    )
 
     @property
-    def stands_for(self) -> str:
+    def base_description(self) -> str:
         """What the base is, and what it stands in for: one line for the page."""
         if self.source is None:
             return "There are no lab images yet: each is built when a notebook first needs it."
@@ -104,19 +99,13 @@ class Images(Result):
         return table(rows, ["image", "reference", "here", "base from"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HubImage(Result):
-    """An image of a registry on the internet, or the lab image that stands in for it here.
+    """An image of a registry on the internet, or the lab image that stands in for it here."""
 
-    Attributes:
-        asked: the reference that was asked for.
-        ref: the reference to run; also what `str()` gives.
-        stands_in: whether it is the lab image.
-    """
-
-    asked: str
-    ref: str
-    stands_in: bool
+    requested_ref: str = column("the reference that was asked for")
+    ref: str = column("the reference to run; also what `str()` gives")
+    is_substitute: bool = column("whether it is the lab image")
 
     def __str__(self) -> str:
         return self.ref
@@ -124,7 +113,7 @@ class HubImage(Result):
 
 def catalogue() -> tuple[str, ...]:
     """The names of the lab images, sorted."""
-    return tuple(sorted(file.parent.name for file in FOLDER.glob("*/Dockerfile")))
+    return tuple(sorted(file.parent.name for file in IMAGES_DIRECTORY.glob("*/Dockerfile")))
 
 
 def reference(name: str) -> str:
@@ -140,7 +129,7 @@ def reference(name: str) -> str:
     return f"labhelpers/{name}:latest"
 
 
-def ensure(engine: Engine, name: str, say: Say = lambda line: None) -> str:
+def ensure(engine: Engine, name: str, echo: Echo = lambda line: None) -> str:
     """The reference of the lab image `name`, which is made or pulled if the engine does not have it as it is now.
 
     Raises:
@@ -154,42 +143,42 @@ def ensure(engine: Engine, name: str, say: Say = lambda line: None) -> str:
         return ref
     busy = f"image {name}: waiting for another lab command to build it"
     # one after the other: each build takes all the disk and processor that it can get
-    with state.locked("images", timeout_s=3600, waiting=lambda: say(busy)), _speaking(engine):
+    with state.locked("images", timeout_s=3600, waiting=lambda: echo(busy)), _translate_errors(engine):
         if _is_current(engine, name):
             return ref
         began = time.monotonic()
-        if not _pull_from_classroom(engine, name, say):
-            _build(engine, name, base(engine, say), say)
-        note_made(engine, _image_id(engine, ref))
-        say(f"image {name}: ready ({time.monotonic() - began:.0f} s)")
+        if not _pull_from_classroom(engine, name, echo):
+            _build(engine, name, base(engine, echo), echo)
+        record_created(engine, _image_id(engine, ref))
+        echo(f"image {name}: ready ({time.monotonic() - began:.0f} s)")
     return ref
 
 
-def from_hub(engine: Engine, asked: str, stand_in: str, say: Say = lambda line: None) -> HubImage:
-    """The image `asked`, pulled if the engine does not have it; where it cannot be had, the lab image `stand_in`.
+def from_hub(engine: Engine, ref: str, substitute: str, say: Echo = lambda line: None) -> HubImage:
+    """The image `ref`, pulled if the engine does not have it; where it cannot be had, the lab image `substitute`.
 
     Raises:
         ImageMissing, BuildFailed, NameTaken: see `ensure`; of the stand-in.
         EngineUnreachable: the engine went away.
     """
-    with _speaking(engine):
+    with _translate_errors(engine):
         refusal = None
-        if _inspect(engine, asked) is None:
+        if _inspect(engine, ref) is None:
             # Podman has no such question: there the pull itself shows whether its registry answers
-            refusal = None if engine.is_podman else registries.ask(engine, asked, HUB_S)
-            refusal = refusal or _pull(engine, asked, _layers(asked, say))
-        cause = refusal.cause if refusal else _foreign(engine, asked)
+            refusal = None if engine.is_podman else registries.check_image(engine, ref, HUB_TIMEOUT_S)
+            refusal = refusal or _pull(engine, ref, _pull_progress(ref, say))
+        cause = refusal.cause if refusal else _architecture_mismatch(engine, ref)
     if cause is None:
-        say(f"{asked}: the image of that name")
-        return HubImage(asked, asked, stands_in=False)
+        say(f"{ref}: the image of that name")
+        return HubImage(ref, ref, is_substitute=False)
     if refusal and refusal.hint:
-        say(f"{asked}: {cause}\n  next:    {refusal.hint}")
+        say(f"{ref}: {cause}\n  next:    {refusal.hint}")
     else:
-        say(f"{asked}: {cause}")
-    ref = ensure(engine, stand_in, say)
-    what = (_labels(engine, ref) or {}).get(DESCRIPTION, "a lab image")
-    say(f"{ref} stands in for it: {what}")
-    return HubImage(asked, ref, stands_in=True)
+        say(f"{ref}: {cause}")
+    substitute_ref = ensure(engine, substitute, say)
+    what = (_labels(engine, substitute_ref) or {}).get(DESCRIPTION, "a lab image")
+    say(f"{substitute_ref} stands in for it: {what}")
+    return HubImage(ref, substitute_ref, is_substitute=True)
 
 
 def status(engine: Engine) -> dict[str, ImageStatus]:
@@ -197,7 +186,7 @@ def status(engine: Engine) -> dict[str, ImageStatus]:
     found = {}
     for name in catalogue():
         labels = _labels(engine, reference(name))
-        present = labels is not None and labels.get(CONTENT) == content(name)
+        present = labels is not None and labels.get(CONTENT_LABEL) == content_hash(name)
         found[name] = ImageStatus(reference(name), _source(engine, name) if present else None, present)
     return found
 
@@ -231,40 +220,42 @@ def _file_of(engine: Engine, ref: str, path: str, labels: Mapping[str, str] | No
         remove_container(api, made)
 
 
-def hub_reachable(engine: Engine, seconds: float = HUB_S) -> bool:
+def hub_reachable(engine: Engine, seconds: float = HUB_TIMEOUT_S) -> bool:
     """Whether the engine reaches Docker Hub within `seconds`; Podman cannot be asked, so this machine is."""
     if engine.is_podman:
-        return hub.answers(seconds)
-    return registries.ask(engine, HUB_BASE, seconds) is None
+        return hub.is_reachable(seconds)
+    return registries.check_image(engine, HUB_BASE, seconds) is None
 
 
-def _foreign(engine: Engine, ref: str) -> str | None:
+def _architecture_mismatch(engine: Engine, ref: str) -> str | None:
     """Why an image that is here does not run on this engine's processor; None where it does."""
     other = registries.foreign_architecture(engine, _inspect(engine, ref) or {})
     return other and f"the local image is for {other}, which does not match this engine's architecture"
 
 
-def remove_all(engine: Engine, kept_for: str | None = None) -> list[str]:
+def remove_all(engine: Engine, keep_reason: str | None = None) -> list[str]:
     """Remove the images and volumes that were noted as made from this state directory; a line for each.
 
     An image that a container stands on stays.
 
     Args:
-        kept_for: why all of them stay, because another lab uses them; None if no other lab does.
+        keep_reason: why all of them stay, because another lab uses them; None if no other lab does.
     """
     said = []
-    with _speaking(engine):
-        made = made_here(engine)
+    with _translate_errors(engine):
+        made = recorded_ids(engine)
         for name in catalogue():
-            _sweep(engine, name)
+            _remove_intermediate(engine, name)
             tags = _tags(engine, name) if IMAGE in (_labels(engine, reference(name)) or {}) else []
-            said += [remove_made(engine, tag, made, kept_for) for tag in tags]
+            said += [remove_recorded(engine, tag, made, keep_reason) for tag in tags]
         if _labels(engine, BASE) is not None:
-            said.append(remove_made(engine, BASE, made, kept_for))
+            said.append(remove_recorded(engine, BASE, made, keep_reason))
         for row in engine.client.api.images(filters={"label": IMAGE}):
             if str((row.get("Labels") or {}).get(IMAGE)).startswith(TEST_ENGINE):
-                said.append(remove_made(engine, (row.get("RepoTags") or [row["Id"]])[0], made, kept_for))
-        if not kept_for:
+                said.append(
+                    remove_recorded(engine, (row.get("RepoTags") or [row["Id"]])[0], made, keep_reason)
+                )
+        if not keep_reason:
             said += _remove_volumes(engine, made)
     return said
 
@@ -280,63 +271,63 @@ def _remove_volumes(engine: Engine, made: Container[str]) -> list[str]:
     return lines
 
 
-def remove_made(engine: Engine, ref: str, made: Container[str], kept_for: str | None) -> str:
-    """Remove the image `ref` if its id is among `made` and no other lab uses it; a line that says which."""
-    if _image_id(engine, ref) not in made:
+def remove_recorded(engine: Engine, ref: str, recorded: Container[str], kept_for: str | None) -> str:
+    """Remove the image `ref` if its id is among `recorded` and no other lab uses it; a line that says which."""
+    if _image_id(engine, ref) not in recorded:
         return f"image {ref} kept: it was not built from this state directory (docker rmi {ref})"
     if kept_for:
         return f"image {ref} kept: {kept_for}"
     return _remove(engine, ref)
 
 
-def note_made(engine: Engine, id: str | None) -> None:
+def record_created(engine: Engine, id: str | None) -> None:
     """Note that an image, or a volume, was made from this state directory: only what is noted is ever purged."""
-    made = made_here(engine)
+    made = recorded_ids(engine)
     if id and id not in made:
-        kept = state.read_json(MADE, {})
-        state.write_json(MADE, kept | {engine.identity: [*made, id]})
+        kept = state.read_json(RECORD_FILE, {})
+        state.write_json(RECORD_FILE, kept | {engine.identity: [*made, id]})
 
 
-def made_here(engine: Engine) -> list[str]:
+def recorded_ids(engine: Engine) -> list[str]:
     """What was made from this state directory on the engine: ids of images and names of volumes."""
-    noted = state.read_json(MADE, {}).get(engine.identity, [])
+    noted = state.read_json(RECORD_FILE, {}).get(engine.identity, [])
     return [str(id) for id in noted]
 
 
-def content(name: str) -> str:
+def content_hash(name: str) -> str:
     """The SHA-256 over the names, modes and contents of the files that `name` is made from."""
     total = hashlib.sha256()
-    for file in sorted(path for path in (FOLDER / name).rglob("*") if path.is_file()):
+    for file in sorted(path for path in (IMAGES_DIRECTORY / name).rglob("*") if path.is_file()):
         runs = bool(file.stat().st_mode & 0o100)
         inside = hashlib.sha256(file.read_bytes()).hexdigest()
-        total.update(f"{file.relative_to(FOLDER / name).as_posix()} {runs} {inside}\n".encode())
+        total.update(f"{file.relative_to(IMAGES_DIRECTORY / name).as_posix()} {runs} {inside}\n".encode())
     return total.hexdigest()
 
 
 # --- the base
 
 
-def base(engine: Engine, say: Say = lambda line: None) -> str:
+def base(engine: Engine, say: Echo = lambda line: None) -> str:
     """The reference of the base that lab images are built on: Hub's, or one made with debootstrap.
 
     Raises:
         ImageMissing: Hub does not answer, and this machine cannot make a base for this engine.
     """
     if _labels(engine, BASE) is None:
-        refusal = None if engine.is_podman else registries.ask(engine, HUB_BASE, HUB_S)
+        refusal = None if engine.is_podman else registries.check_image(engine, HUB_BASE, HUB_TIMEOUT_S)
         if refusal is None:
             say(f"base: pulling {HUB_BASE} from Docker Hub")
             refusal = pull_base(engine, HUB_BASE)
         if refusal is None:
-            note_made(engine, _image_id(engine, BASE))
+            record_created(engine, _image_id(engine, BASE))
             return BASE
         say(f"base: {refusal.cause}; building a base from this machine's package mirror")
-        debootstrap.make(engine, BASE, {SOURCE: "debootstrap"}, say)
-        note_made(engine, _image_id(engine, BASE))
+        debootstrap.make_base_image(engine, BASE, {SOURCE_LABEL: "debootstrap"}, say)
+        record_created(engine, _image_id(engine, BASE))
     return BASE
 
 
-def pull_base(engine: Engine, ref: str) -> Refusal | None:
+def pull_base(engine: Engine, ref: str) -> PullFailure | None:
     """Pull `ref` and name it as the base; None, or why it could not be pulled.
 
     A `ref` that was there before stays; one that came along now keeps the lab's name only.
@@ -353,16 +344,20 @@ def pull_base(engine: Engine, ref: str) -> Refusal | None:
 # --- building
 
 
-def _build(engine: Engine, name: str, base: str, say: Say) -> None:
+def _build(engine: Engine, name: str, base: str, say: Echo) -> None:
     ref = reference(name)
     old = _image_id(engine, ref)
-    _sweep(engine, name)  # what a killed build left
+    _remove_intermediate(engine, name)  # what a killed build left
     said: list[str] = []
-    labels = {IMAGE: name, CONTENT: content(name), SOURCE: (_labels(engine, base) or {}).get(SOURCE, "hub")}
+    labels = {
+        IMAGE: name,
+        CONTENT_LABEL: content_hash(name),
+        SOURCE_LABEL: (_labels(engine, base) or {}).get(SOURCE_LABEL, "hub"),
+    }
     show = _progress(f"image {name}", say)
     try:
         for step in engine.client.api.build(
-            path=str(FOLDER / name),
+            path=str(IMAGES_DIRECTORY / name),
             tag=ref,
             buildargs={"BASE": base},
             labels=labels,
@@ -374,23 +369,23 @@ def _build(engine: Engine, name: str, base: str, say: Say) -> None:
                 raise _failed(name, said, step["error"])
             for line in step.get("stream", "").splitlines():
                 said.append(line)
-                show(line, bool(_WORK.match(line)))
+                show(line, bool(_LAYER_STEP.match(line)))
     except APIError as error:
         raise _failed(name, said, str(error.explanation)) from None
     finally:
         # also after a failed build, and one that the reader interrupted
-        _sweep(engine, name)
+        _remove_intermediate(engine, name)
     if old and old != _image_id(engine, ref):
         _remove(engine, old)
 
 
-def _progress(title: str, say: Say) -> Callable[[str, bool], None]:
-    """Say what matters at once, and of the rest one line every `SILENCE_S`: a build never looks dead."""
+def _progress(title: str, say: Echo) -> Callable[[str, bool], None]:
+    """Say what matters at once, and of the rest one line every `PROGRESS_INTERVAL_S`: a build never looks dead."""
     last = time.monotonic()
 
     def show(line: str, matters: bool) -> None:
         nonlocal last
-        if matters or (line.strip() and time.monotonic() - last > SILENCE_S):
+        if matters or (line.strip() and time.monotonic() - last > PROGRESS_INTERVAL_S):
             last = time.monotonic()
             say(f"{title}: {line.strip()[:90]}")
 
@@ -418,15 +413,15 @@ def _next_step(words: str) -> str:
     )
 
 
-def _sweep(engine: Engine, name: str) -> None:
+def _remove_intermediate(engine: Engine, name: str) -> None:
     """Remove what builds of `name` left between their steps.
 
-    An image that a reader builds on a lab image inherits its labels, but it has `CONTENT` too; a leftover has not.
+    An image that a reader builds on a lab image inherits its labels, but it has `CONTENT_LABEL` too.
     """
     api = engine.client.api
-    found = api.images(filters={"dangling": True, "label": f"{STAGE}={name}"})
+    found = api.images(filters={"dangling": True, "label": f"{STAGE_LABEL}={name}"})
     for image in found:
-        if CONTENT not in answers.labels(image):
+        if CONTENT_LABEL not in responses.labels(image):
             _remove(engine, image["Id"])
 
 
@@ -443,15 +438,15 @@ def _remove(engine: Engine, ref: str) -> str:
 # --- pulling
 
 
-def _pull_from_classroom(engine: Engine, name: str, say: Say) -> bool:
+def _pull_from_classroom(engine: Engine, name: str, say: Echo) -> bool:
     """Whether the classroom's registry had the image as this checkout describes it."""
     registry = os.environ.get("LABHELPERS_REGISTRY")
     if not registry:
         return False
     ref = f"{registry}/{reference(name)}"
     say(f"image {name}: pulling from the classroom's registry {registry}")
-    refusal = _pull(engine, ref, _layers(f"image {name}", say))
-    cause = refusal.cause if refusal else _not_usable(engine, ref, name)
+    refusal = _pull(engine, ref, _pull_progress(f"image {name}", say))
+    cause = refusal.cause if refusal else _unusable_reason(engine, ref, name)
     if cause is not None:
         if refusal is None:
             _remove(engine, ref)
@@ -461,26 +456,26 @@ def _pull_from_classroom(engine: Engine, name: str, say: Say) -> bool:
     return True
 
 
-def _not_usable(engine: Engine, ref: str, name: str) -> str | None:
-    if (_labels(engine, ref) or {}).get(CONTENT) != content(name):
+def _unusable_reason(engine: Engine, ref: str, name: str) -> str | None:
+    if (_labels(engine, ref) or {}).get(CONTENT_LABEL) != content_hash(name):
         return "its image belongs to another version of the course"
-    return _foreign(engine, ref)
+    return _architecture_mismatch(engine, ref)
 
 
-def _pull(engine: Engine, ref: str, see: Callable[[Mapping[str, Any]], object]) -> Refusal | None:
+def _pull(engine: Engine, ref: str, on_progress: Callable[[Mapping[str, Any]], object]) -> PullFailure | None:
     """Pull `ref`; None, or why it could not be."""
     repository, tag = registries.split(ref)
     try:
         for step in engine.client.api.pull(repository, tag=tag, stream=True, decode=True):
             if "error" in step:
-                return registries.explain(ref, str(step["error"]))
-            see(step)
+                return registries.explain_failure(ref, str(step["error"]))
+            on_progress(step)
     except APIError as error:
-        return registries.failed(error, ref)
+        return registries.pull_error(error, ref)
     return None
 
 
-def _layers(title: str, say: Say) -> Callable[[Mapping[str, Any]], None]:
+def _pull_progress(title: str, say: Echo) -> Callable[[Mapping[str, Any]], None]:
     known: set[str] = set()
     done: set[str] = set()
     show = _progress(title, say)
@@ -500,7 +495,7 @@ def _layers(title: str, say: Say) -> Callable[[Mapping[str, Any]], None]:
 
 
 def _is_current(engine: Engine, name: str) -> bool:
-    with _speaking(engine):
+    with _translate_errors(engine):
         labels = _labels(engine, reference(name))
     if labels is not None and labels.get(IMAGE) != name:
         raise NameTaken(
@@ -509,7 +504,9 @@ def _is_current(engine: Engine, name: str) -> bool:
             f"docker tag {reference(name)} mine; docker rmi {reference(name)}",
         )
     return (
-        labels is not None and labels.get(CONTENT) == content(name) and not _foreign(engine, reference(name))
+        labels is not None
+        and labels.get(CONTENT_LABEL) == content_hash(name)
+        and not _architecture_mismatch(engine, reference(name))
     )
 
 
@@ -541,18 +538,18 @@ def _tags(engine: Engine, name: str) -> list[str]:
 def _source(engine: Engine, name: str) -> str | None:
     if len(_tags(engine, name)) > 1:
         return "registry"
-    return (_labels(engine, reference(name)) or {}).get(SOURCE)
+    return (_labels(engine, reference(name)) or {}).get(SOURCE_LABEL)
 
 
 @contextmanager
-def _speaking(engine: Engine) -> Iterator[None]:
+def _translate_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
     except LabError:
         raise
     except (requests.RequestException, DockerException) as error:
         raise EngineUnreachable(
-            f"lost the connection to the engine at {state.shown(engine.address)} while checking or building "
+            f"lost the connection to the engine at {state.abbreviate_home(engine.address)} while checking or building "
             "images",
             hint="run `./lab doctor`, then try again; finished steps are kept",
             engine_message=str(getattr(error, "explanation", None) or error),

@@ -14,13 +14,13 @@ from labhelpers.engine import apt
 from labhelpers.engine.find import INSTALL_PAGE
 from labhelpers.engine.root import SYSTEM_PATH, as_root, may_be_root, run_as_root, with_proxies
 from labhelpers.errors import EngineMissing, SetupFailed
-from labhelpers.terminal import run_shown, say
+from labhelpers.terminal import echo, run_with_status
 
-ENGINE = ("docker.io", "containerd", "runc", "iptables", "iproute2")
-IMAGES = ("debootstrap",)
-GUESTS = ("qemu-system-x86", "e2fsprogs")
-BROWSER = ("chromium", "fonts-noto-cjk")
-PROGRAMS = {
+ENGINE_PACKAGES = ("docker.io", "containerd", "runc", "iptables", "iproute2")
+IMAGE_PACKAGES = ("debootstrap",)
+GUEST_PACKAGES = ("qemu-system-x86", "e2fsprogs")
+BROWSER_PACKAGES = ("chromium", "fonts-noto-cjk")
+PACKAGE_PROGRAMS = {
     "docker.io": "dockerd",
     "docker-cli": "docker",
     "iproute2": "ip",
@@ -28,13 +28,17 @@ PROGRAMS = {
     "e2fsprogs": "mke2fs",
     "fonts-noto-cjk": "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
 }
-INSTALLED = "packages.json"
+RECORD_FILE = "packages.json"
 
 
 def missing(packages: Sequence[str]) -> list[str]:
     """Those of `packages` whose program is not on this machine."""
     there = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
-    return [name for name in packages if not shutil.which(PROGRAMS.get(name, name), mode=os.F_OK, path=there)]
+    return [
+        name
+        for name in packages
+        if not shutil.which(PACKAGE_PROGRAMS.get(name, name), mode=os.F_OK, path=there)
+    ]
 
 
 def is_debian() -> bool:
@@ -49,7 +53,7 @@ def is_debian() -> bool:
     return bool({word.strip('"') for word in words} & {"debian", "ubuntu"})
 
 
-def ensure(packages: Sequence[str], why: str) -> None:
+def ensure(packages: Sequence[str], reason: str) -> None:
     """Install those of `packages` that are missing, saying which first.
 
     Raises:
@@ -58,57 +62,57 @@ def ensure(packages: Sequence[str], why: str) -> None:
     """
     wanted = missing(packages)
     if "docker.io" in wanted and not shutil.which("docker"):
-        wanted += ["docker-cli"] if _known("docker-cli") else []
+        wanted += ["docker-cli"] if _is_available("docker-cli") else []
     if not wanted:
         return
-    if not is_debian() or not apt.is_here():
+    if not is_debian() or not apt.is_available():
         raise EngineMissing(
-            f"{why}: {', '.join(wanted)} is not installed, and the lab can install packages only on Debian "
+            f"{reason}: {', '.join(wanted)} is not installed, and the lab can install packages only on Debian "
             "and Ubuntu",
             hint=f"install and start Docker ({INSTALL_PAGE}), then try again",
         )
     if not may_be_root():
         raise EngineMissing(
-            f"{why}: packages are missing, and you are neither root nor allowed to use sudo",
+            f"{reason}: packages are missing, and you are neither root nor allowed to use sudo",
             hint="have an administrator run these two commands, log in again, then try again:\n"
             "    sudo apt-get update && sudo apt-get install --no-remove --no-install-recommends "
             f"{' '.join(wanted)}\n"
             "    sudo usermod -aG docker $USER",
         )
     with state.locked(
-        "packages", waiting=lambda: say("packages: waiting for another lab command to install them")
+        "packages", waiting=lambda: echo("packages: waiting for another lab command to install them")
     ):
         wanted = [name for name in wanted if name in missing(packages) or name == "docker-cli"]
         if wanted:
-            _install(wanted, why)
+            _install(wanted, reason)
 
 
 def run(command: Sequence[str], title: str) -> tuple[int, str]:
     """Run `command` as root with this process's proxies, showing its newest line: (exit status, its last 20 lines)."""
     with with_proxies(command) as (as_it_runs, proxies):
-        return run_shown(as_it_runs, title, stdin=proxies)
+        return run_with_status(as_it_runs, title, stdin=proxies)
 
 
 def installed_by_the_lab() -> list[str]:
     """The packages that the lab asked for on this machine, with what came along."""
-    return [str(name) for name in state.read_json(INSTALLED, [])]
+    return [str(name) for name in state.read_json(RECORD_FILE, [])]
 
 
 def _install(wanted: list[str], why: str) -> None:
-    say(f"packages: {why}; installing the distribution's {', '.join(wanted)}")
+    echo(f"packages: {why}; installing the distribution's {', '.join(wanted)}")
     before = _packages()
-    not_read, output = apt.update(run, say)
+    not_read, output = apt.update(run, echo)
     try:
-        with _no_service_starts("docker.io" in wanted):
+        with _policy_rc_d("docker.io" in wanted):
             apt.install(wanted, run)
     except SetupFailed as error:
-        if not_read and (known := apt.cause(output)):
+        if not_read and (known := apt.known_cause(output)):
             raise SetupFailed(
                 f"{error.message} ({known[0]})", hint=known[1], engine_message=output
             ) from error
         raise
     finally:
-        state.write_json(INSTALLED, sorted({*installed_by_the_lab(), *(_packages() - before)}))
+        state.write_json(RECORD_FILE, sorted({*installed_by_the_lab(), *(_packages() - before)}))
 
 
 def _packages() -> set[str]:
@@ -121,7 +125,7 @@ def _packages() -> set[str]:
     return {line.split()[0] for line in listed.stdout.splitlines() if line.endswith(" installed")}
 
 
-def _known(package: str) -> bool:
+def _is_available(package: str) -> bool:
     return (
         "Package:"
         in subprocess.run(
@@ -131,7 +135,7 @@ def _known(package: str) -> bool:
 
 
 @contextmanager
-def _no_service_starts(concerned: bool) -> Iterator[None]:
+def _policy_rc_d(concerned: bool) -> Iterator[None]:
     """Keep docker.io from starting an engine of its own: invoke-rc.d(8) asks /usr/sbin/policy-rc.d.
 
     The distribution's service would listen on the usual socket, come back at every boot, and share docker0

@@ -9,10 +9,10 @@ from labhelpers.errors import EngineRefused
 if TYPE_CHECKING:
     from labhelpers.engine.find import Engine
 
-WORKS = ("00",)
+SUPPORTED_CHAPTERS = ("00",)
 """The chapters that run to their end on Podman."""
 
-MISSES = {
+UNSUPPORTED_REASONS = {
     "01": "its virtual machine does not start in a Podman container",
     "02": "it pushes images to the lab's registry, and Podman rejects their names",
     "03": "the root directory of its containers is read-only for a process without CAP_DAC_OVERRIDE",
@@ -26,7 +26,7 @@ MISSES = {
 """The other chapters, and the first thing in each that Podman does in another way."""
 
 
-def check(engine: Engine, chapter: str) -> None:
+def check_chapter(engine: Engine, chapter: str) -> None:
     """Refuse a chapter that would fail somewhere in the middle.
 
     Args:
@@ -35,19 +35,19 @@ def check(engine: Engine, chapter: str) -> None:
     Raises:
         EngineRefused: the engine is Podman, and the chapter does not work on it.
     """
-    reason = MISSES.get(chapter[:2])
+    reason = UNSUPPORTED_REASONS.get(chapter[:2])
     if reason and engine.is_podman:
         raise EngineRefused(
             f"chapter {chapter} does not work on Podman: {reason}",
-            hint=f"{these()}; for this chapter use Docker: "
+            hint=f"{supported_text()}; for this chapter use Docker: "
             "`./lab up --engine private` on Debian and Ubuntu, or install it",
         )
 
 
-def these() -> str:
+def supported_text() -> str:
     """Which chapters work, as a clause of a sentence."""
     return (
-        f"chapter {WORKS[0]} works on Podman"
-        if len(WORKS) == 1
-        else f"chapters {', '.join(WORKS)} work on Podman"
+        f"chapter {SUPPORTED_CHAPTERS[0]} works on Podman"
+        if len(SUPPORTED_CHAPTERS) == 1
+        else f"chapters {', '.join(SUPPORTED_CHAPTERS)} work on Podman"
     )

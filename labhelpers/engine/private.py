@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
-from labhelpers.engine import foreign
+from labhelpers.engine import other_dockerd
 from labhelpers.engine.root import may_be_root, run_as_root, unmount_below, with_proxies
 from labhelpers.errors import EngineMissing, SetupFailed
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
-START_S = 60
-STOP_S = 60
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
 # dockerd calls itself twice for each container that starts, and each call collects garbage before it begins:
 # 60 ms of a processor with Go's 100, 35 ms so (pkg.go.dev/runtime, GOGC)
 GOGC = 400
@@ -33,9 +33,9 @@ GOGC = 400
 SOCKET_BYTES = 107
 # dockerd outlives the command that starts it: sudo, which may have a terminal of its own for it, ends at once
 _DETACHED = 'trap "" HUP; setsid "$@" >&2 & echo $!'
-LONGEST_SOCKET = "exec/containerd/containerd-debug.sock"
+LONGEST_SOCKET_PATH = "exec/containerd/containerd-debug.sock"
 # what dockerd 20 to 29 and its containerd write outside the directories that they are given
-ELSEWHERE = (
+PATHS_OUTSIDE_STATE = (
     "/etc/docker/key.json",
     "/run/docker/plugins",
     "/run/docker/netns",
@@ -131,12 +131,12 @@ def address() -> str:
     return f"unix://{home() / 'docker.sock'}"
 
 
-def is_wanted() -> bool:
+def should_run() -> bool:
     """Whether the engine was started and not stopped since: it runs, or it was killed."""
     return (state.home() / "engine" / "wanted").exists()
 
 
-def answers() -> bool:
+def is_responding() -> bool:
     """Whether something accepts connections on the engine's socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(2)
@@ -153,7 +153,7 @@ def running_pid() -> int | None:
     return _pid()
 
 
-def start(say: Say) -> None:
+def start(echo: Echo) -> None:
     """Start the engine if it does not answer; two callers start one.
 
     Raises:
@@ -161,22 +161,22 @@ def start(say: Say) -> None:
         EngineUnreachable: another engine has this machine's docker0 and firewall chains.
         SetupFailed: dockerd ended or did not answer in time; its last words are kept.
     """
-    if answers():
+    if is_responding():
         return
-    with state.locked("engine", waiting=lambda: say("engine: waiting for another lab command to start it")):
-        if answers():
+    with state.locked("engine", waiting=lambda: echo("engine: waiting for another lab command to start it")):
+        if is_responding():
             return
-        _check_it_can_start()
+        _check_prerequisites()
         _clear_stale()
-        _remember_the_machine()
+        _save_snapshot()
         began = time.monotonic()
-        say("engine: starting the lab's private engine")
+        echo("engine: starting the lab's private engine")
         _launch()
         (home() / "wanted").write_text("started by the lab; removed by `./lab down`\n", encoding="utf-8")
-        say(f"engine: ready after {time.monotonic() - began:.1f} s")
+        echo(f"engine: ready after {time.monotonic() - began:.1f} s")
 
 
-def stop(say: Say) -> None:
+def stop(say: Echo) -> None:
     """Stop the engine and its containers, keep its data, and put back what it changed on the machine."""
     if not (state.home() / "engine").exists():
         return
@@ -190,13 +190,13 @@ def stop(say: Say) -> None:
         if pid:
             say("engine: stopping its containers, then the engine")
             run_as_root(["kill", "-TERM", str(pid)])
-            if not _gone(lambda: _pid() is None, STOP_S):
-                say(f"engine: timed out after {STOP_S} s waiting for it to stop; killing it")
+            if not _wait_until(lambda: _pid() is None, STOP_TIMEOUT_S):
+                say(f"engine: timed out after {STOP_TIMEOUT_S} s waiting for it to stop; killing it")
                 run_as_root(["kill", "-KILL", str(pid)])
-                _gone(lambda: _pid() is None, 10)
-        _end_orphans(say)
+                _wait_until(lambda: _pid() is None, 10)
+        _kill_orphans(say)
         unmount_below(home())
-        _put_the_machine_back(say)
+        _restore_machine(say)
         (home() / "wanted").unlink(missing_ok=True)
         run_as_root(["rm", "-rf", *(str(home() / name) for name in ("exec", "docker.sock", "docker.pid"))])
         if pid:
@@ -211,16 +211,16 @@ def remove_data() -> None:
 # ── starting ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_it_can_start() -> None:
-    if len(str(home() / LONGEST_SOCKET)) > SOCKET_BYTES:
+def _check_prerequisites() -> None:
+    if len(str(home() / LONGEST_SOCKET_PATH)) > SOCKET_BYTES:
         raise SetupFailed(
             f"the path of the state directory is too long for a socket below it ({state.home()})",
             hint="use a shorter path: `LABHELPERS_HOME=~/.labhelpers ./lab up`",
         )
     # first of all: a reader who may not use the engine that runs needs no other one
-    other = foreign.running(_pid())
+    other = other_dockerd.running(_pid())
     if other:
-        raise foreign.in_the_way(other)
+        raise other_dockerd.conflict_error(other)
     if not may_be_root():
         raise EngineMissing(
             "the private engine needs root, and you cannot use sudo",
@@ -260,19 +260,19 @@ def _clear_stale() -> None:
     if _pid() is None:
         containerd = home() / "exec" / "containerd" / "containerd.pid"
         # the kernel kills it with its dockerd; until somebody reaps it, a new dockerd takes the zombie for alive
-        _gone(lambda: _running(containerd, str(home())) is None, 3)
+        _wait_until(lambda: _running(containerd, str(home())) is None, 3)
         stale = [home() / "docker.pid", home() / "docker.sock"]
         stale += [containerd] if _running(containerd, str(home())) is None else []
         run_as_root(["rm", "-f", *map(str, stale)])
-    elif not _gone(lambda: answers() or _pid() is None, 20):
+    elif not _wait_until(lambda: is_responding() or _pid() is None, 20):
         raise SetupFailed(
             f"the lab's engine (PID {_pid()}) is running but has not responded for 20 s",
-            hint=f"`./lab down`, then `./lab up`; its log is {state.shown(home() / 'dockerd.log')}",
+            hint=f"`./lab down`, then `./lab up`; its log is {state.abbreviate_home(home() / 'dockerd.log')}",
         )
 
 
 def _launch() -> None:
-    if answers():
+    if is_responding():
         return
     directory = home()
     # a file of our own, so that a machine's /etc/docker/daemon.json is neither read nor needed
@@ -291,13 +291,13 @@ def _launch() -> None:
     with log.open("ab") as out, with_proxies(dockerd) as (as_it_runs, proxies):
         started = subprocess.run(as_it_runs, stdin=proxies, stdout=subprocess.PIPE, stderr=out, cwd="/")
     pid = int(started.stdout) if started.stdout.strip().isdigit() else None
-    _gone(lambda: answers() or not _is_alive(pid), START_S)
-    if answers():
+    _wait_until(lambda: is_responding() or not _is_alive(pid), START_TIMEOUT_S)
+    if is_responding():
         return
     output = log.read_bytes()[where:].decode(errors="replace").strip().splitlines()
     if pid and _is_alive(pid):
         run_as_root(["kill", "-TERM", str(pid)])
-    raise _did_not_start(output, log)
+    raise _start_error(output, log)
 
 
 def _is_alive(pid: int | None) -> bool:
@@ -308,7 +308,7 @@ def _is_alive(pid: int | None) -> bool:
         return False
 
 
-def _did_not_start(output: Sequence[str], log: Path) -> SetupFailed:
+def _start_error(output: Sequence[str], log: Path) -> SetupFailed:
     """What to tell the reader where dockerd ended, from what it printed."""
     whole = "\n".join(output)
     for pattern, why, hint in _CAUSES:
@@ -316,17 +316,17 @@ def _did_not_start(output: Sequence[str], log: Path) -> SetupFailed:
             last = "\n".join(dict.fromkeys([found[0], *output[-2:]]))
             return SetupFailed(
                 f"the private engine did not start: {why}",
-                hint=f"{hint}; see its log: {state.shown(log)}",
+                hint=f"{hint}; see its log: {state.abbreviate_home(log)}",
                 engine_message=last,
             )
     return SetupFailed(
         "the private engine did not start",
-        hint=f"fix the problem in the last lines of {state.shown(log)}, then run `./lab up` again",
+        hint=f"fix the problem in the last lines of {state.abbreviate_home(log)}, then run `./lab up` again",
         engine_message="\n".join(whole.splitlines()[-5:]),
     )
 
 
-def _gone(condition: Callable[[], object], seconds: float) -> bool:
+def _wait_until(condition: Callable[[], object], seconds: float) -> bool:
     """Whether `condition` came true within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
@@ -339,22 +339,22 @@ def _gone(condition: Callable[[], object], seconds: float) -> bool:
 # ── putting the machine back ──────────────────────────────────────────────────────────────────────────
 
 
-def _remember_the_machine() -> None:
-    """Note what the machine was like before the engine's first start since boot, for `_put_the_machine_back`."""
+def _save_snapshot() -> None:
+    """Note what the machine was like before the engine's first start since boot, for `_restore_machine`."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
-    if _remembered().get("boot") == boot:
+    if _load_snapshot().get("boot") == boot:
         return
-    state.write_json("engine/before.json", {"boot": boot, **machine()})
+    state.write_json("engine/before.json", {"boot": boot, **machine_snapshot()})
 
 
-def _remembered() -> dict[str, Any]:
-    """What `_remember_the_machine` noted; empty where there is nothing, or it is damaged."""
+def _load_snapshot() -> dict[str, Any]:
+    """What `_save_snapshot` noted; empty where there is nothing, or it is damaged."""
     noted = state.read_json("engine/before.json", {})
     complete = {"network", "links", "firewall", "forwarding", "cgroups", "elsewhere"} <= noted.keys()
     return noted if complete else {}
 
 
-def machine() -> dict[str, Any]:
+def machine_snapshot() -> dict[str, Any]:
     """What an engine changes on its machine: links, firewall, forwarding, cgroups, paths elsewhere."""
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     return {
@@ -363,7 +363,7 @@ def machine() -> dict[str, Any]:
         "firewall": {tool: _rules(tool) for tool in ("iptables", "ip6tables")},
         "forwarding": forwarding.read_text(encoding="utf-8").strip() if forwarding.exists() else "",
         "cgroups": sorted(str(path) for path in _cgroups()),
-        "elsewhere": [path for path in ELSEWHERE if Path(path).exists()],
+        "elsewhere": [path for path in PATHS_OUTSIDE_STATE if Path(path).exists()],
     }
 
 
@@ -377,25 +377,25 @@ def _cgroups() -> Iterable[Path]:
     return [path for name in ("docker", "*/docker") for path in Path("/sys/fs/cgroup").glob(name)]
 
 
-def _put_the_machine_back(say: Say) -> None:
-    was = _remembered()
+def _restore_machine(say: Echo) -> None:
+    was = _load_snapshot()
     if was:
-        is_now = machine()
+        is_now = machine_snapshot()
         if was["network"] != is_now["network"]:
             say("engine: it ran in another network namespace, which is not changed")
-        elif other := foreign.running(_pid()):
+        elif other := other_dockerd.running(_pid()):
             say(
                 f"engine: another dockerd (PID {other.pid}) uses docker0 and Docker's firewall chains; they "
                 "are kept"
             )
         else:
-            _put_the_network_back(was, is_now, say)
+            _restore_network(was, is_now, say)
         if not any(_dockerds()):
-            _put_the_files_back(was, is_now)
+            _restore_files(was, is_now)
     (home() / "before.json").unlink(missing_ok=True)
 
 
-def _put_the_network_back(was: dict[str, Any], is_now: dict[str, Any], say: Say) -> None:
+def _restore_network(was: dict[str, Any], is_now: dict[str, Any], say: Echo) -> None:
     added = set(is_now["links"]) - set(was["links"])
     ours = {link for link in added if _ENGINE_LINK.fullmatch(link)}
     for link in ours:
@@ -429,27 +429,29 @@ def foreign_forwarding(was: dict[str, str], is_now: dict[str, str]) -> list[str]
     return found
 
 
-def _put_the_files_back(was: dict[str, Any], is_now: dict[str, Any]) -> None:
+def _restore_files(was: dict[str, Any], is_now: dict[str, Any]) -> None:
     """Remove empty cgroups and what dockerd wrote elsewhere; other engines, in any namespace, share these."""
     for group in set(is_now["cgroups"]) - set(was["cgroups"]):
         run_as_root(["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
-    for path in (path for path in ELSEWHERE if path in is_now["elsewhere"] and path not in was["elsewhere"]):
+    for path in (
+        path for path in PATHS_OUTSIDE_STATE if path in is_now["elsewhere"] and path not in was["elsewhere"]
+    ):
         run_as_root(["rm", "-f", path] if Path(path).is_file() else ["rmdir", path])
 
 
-def undo_firewall(was: str, is_now: str) -> list[list[str]]:
-    """The arguments of iptables that take Docker's rules and chains out of `is_now` again.
+def undo_firewall(before: str, after: str) -> list[list[str]]:
+    """The arguments of iptables that take Docker's rules and chains out of `after` again.
 
     Both are texts of `iptables-save`. A rule goes if it was not there before and names a Docker chain or an
     engine's bridge; a chain goes if it was not there before and is named DOCKER…; a changed policy goes back.
     """
-    old, new = _by_table(was), _by_table(is_now)
+    old, new = _by_table(before), _by_table(after)
     rules: list[list[str]] = []
     chains: list[list[str]] = []
     for table, lines in new.items():
         kept = set(old.get(table, []))
         for line in lines:
-            words = _words(line)
+            words = _split_rule(line)
             if line in kept:
                 continue
             if line.startswith("-A") and _ENGINE_RULE.search(line):
@@ -457,13 +459,13 @@ def undo_firewall(was: str, is_now: str) -> list[list[str]]:
             elif line.startswith(":") and re.fullmatch(_CHAIN, words[0][1:]):
                 chains += [["-t", table, "-F", words[0][1:]], ["-t", table, "-X", words[0][1:]]]
             elif line.startswith(":") and len(words) > 1 and words[1] != "-":
-                policy = next((_words(e)[1] for e in kept if e.startswith(words[0] + " ")), "ACCEPT")
+                policy = next((_split_rule(e)[1] for e in kept if e.startswith(words[0] + " ")), "ACCEPT")
                 rules.append(["-t", table, "-P", words[0][1:], policy])
     # all are emptied before any is removed: a chain that another one jumps to cannot go
     return rules + [c for c in chains if c[2] == "-F"] + [c for c in chains if c[2] == "-X"]
 
 
-def _words(line: str) -> list[str]:
+def _split_rule(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError:  # a quotation mark that nothing closes
@@ -481,7 +483,7 @@ def _by_table(saved: str) -> dict[str, list[str]]:
     return tables
 
 
-def _end_orphans(say: Say) -> None:
+def _kill_orphans(say: Echo) -> None:
     """End what a killed dockerd left: its containerd, shims and proxies, all named by our exec root or data."""
     ours = [pid for pid, line in _command_lines() if str(home()) + "/" in line and _is_engine_part(line)]
     contained = [pid for pid in _in_our_containers() if pid not in ours]
@@ -489,7 +491,7 @@ def _end_orphans(say: Say) -> None:
         run_as_root(["kill", "-KILL", str(pid)])
     if ours + contained:
         say(f"engine: killed {len(ours + contained)} orphaned processes of a previous engine")
-        _gone(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ours + contained), 10)
+        _wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ours + contained), 10)
 
 
 def _command_lines() -> Iterable[tuple[int, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from labhelpers.engine import install, private
 from labhelpers.engine.find import Engine, connect
 from labhelpers.errors import EngineMissing
-from labhelpers.terminal import say
+from labhelpers.terminal import echo
 
 
 def provide(choice: str = "auto") -> Engine:
@@ -24,6 +24,6 @@ def provide(choice: str = "auto") -> Engine:
     except EngineMissing:
         if choice not in ("auto", "private"):
             raise
-    install.ensure(install.ENGINE, "no Docker engine is running here")
-    private.start(say)
+    install.ensure(install.ENGINE_PACKAGES, "no Docker engine is running here")
+    private.start(echo)
     return connect("private")

@@ -25,23 +25,25 @@ _HOST = re.compile(r"localhost$|.*[.:A-Z]|\[")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PullFailure:
     """Why a registry, or the way to it, did not give an image.
 
     Attributes:
         cause: one sentence, without a full stop.
         hint: what to do next.
-        words: the engine's own message.
+        engine_message: the engine's own message.
     """
 
     cause: str
     hint: str
-    words: str
+    engine_message: str
 
-    def error(self, ref: str) -> ImageMissing:
+    def to_error(self, ref: str) -> ImageMissing:
         """The same as an error about the image `ref`."""
         return ImageMissing(
-            f"the image {ref!r} could not be pulled: {self.cause}", hint=self.hint, engine_message=self.words
+            f"the image {ref!r} could not be pulled: {self.cause}",
+            hint=self.hint,
+            engine_message=self.engine_message,
         )
 
 
@@ -66,7 +68,7 @@ def registry_of(ref: str) -> str:
     return HUB if host == auth.INDEX_NAME or host == f"index.{HUB}" else host
 
 
-def ask(engine: Engine, ref: str, seconds: float) -> Refusal | None:
+def check_image(engine: Engine, ref: str, seconds: float) -> PullFailure | None:
     """Ask the registry of `ref` for it, through the engine; None where it has it.
 
     Args:
@@ -75,21 +77,21 @@ def ask(engine: Engine, ref: str, seconds: float) -> Refusal | None:
     api: Any = engine.client.api
     url = f"{api.base_url}/v{api.api_version}/distribution/{ref}/json"
     try:
-        answer = api.get(url, headers=login(engine, ref), timeout=max(seconds, 0.1))
+        answer = api.get(url, headers=auth_header(engine, ref), timeout=max(seconds, 0.1))
     except requests.Timeout:
-        return explain(ref, f"the registry did not answer within {seconds:g} s", 504)
+        return explain_failure(ref, f"the registry did not answer within {seconds:g} s", 504)
     except (requests.RequestException, DockerException) as error:
-        return explain(ref, str(error), 0)
+        return explain_failure(ref, str(error), 0)
     if answer.status_code == 200:
         return None
     try:
         words = str(answer.json()["message"])
     except (ValueError, KeyError, TypeError):
         words = answer.text
-    return explain(ref, words, answer.status_code)
+    return explain_failure(ref, words, answer.status_code)
 
 
-def login(engine: Engine, ref: str) -> dict[str, str]:
+def auth_header(engine: Engine, ref: str) -> dict[str, str]:
     """The header with what `docker login` has kept for the registry of `ref`; empty where that is nothing."""
     registry = registry_of(ref)
     name = auth.INDEX_NAME if registry == HUB else registry
@@ -103,14 +105,14 @@ def login(engine: Engine, ref: str) -> dict[str, str]:
 # --- why
 
 
-def explain(ref: str, words: str, status: int = 0) -> Refusal:
+def explain_failure(ref: str, message: str, status: int = 0) -> PullFailure:
     """Why the pull of `ref` failed: from the engine's message, and from the status of its response."""
     host = registry_of(ref)
     name = "Docker Hub" if host == HUB else f"the registry {host}"
-    text = _without_names(words, ref)
+    text = _without_names(message, ref)
     for sign, cause, hint in _CAUSES:
         if re.search(sign, text):
-            return Refusal(cause.format(name=name), hint.format(host=host, ref=ref), words)
+            return PullFailure(cause.format(name=name), hint.format(host=host, ref=ref), message)
     by_status = {
         429: _LIMIT,
         401: _LOGIN,
@@ -121,7 +123,7 @@ def explain(ref: str, words: str, status: int = 0) -> Refusal:
         504: _NETWORK,
     }
     cause, hint = by_status.get(status, ("{name} did not provide it", "read the engine's message above"))
-    return Refusal(cause.format(name=name), hint.format(host=host, ref=ref), words)
+    return PullFailure(cause.format(name=name), hint.format(host=host, ref=ref), message)
 
 
 _LIMIT = (
@@ -237,7 +239,7 @@ def _without_names(words: str, ref: str) -> str:
 
 # --- the processor
 
-_SAME = {
+_ARCHITECTURE_ALIASES = {
     "x86_64": "amd64",
     "aarch64": "arm64",
     "armv7l": "arm",
@@ -249,7 +251,7 @@ _SAME = {
 
 def architecture(name: str) -> str:
     """A processor by its name in image configurations (Go's GOARCH): `x86_64` is `amd64`."""
-    return _SAME.get(name.lower(), name.lower())
+    return _ARCHITECTURE_ALIASES.get(name.lower(), name.lower())
 
 
 def foreign_architecture(engine: Engine, image: Mapping[str, Any]) -> str | None:
@@ -261,7 +263,7 @@ def foreign_architecture(engine: Engine, image: Mapping[str, Any]) -> str | None
     return found if wanted and found and wanted != found else None
 
 
-def failed(error: APIError | DockerException, ref: str) -> Refusal:
+def pull_error(error: APIError | DockerException, ref: str) -> PullFailure:
     """Why the SDK's pull of `ref` failed."""
     status = error.response.status_code if isinstance(error, APIError) and error.response is not None else 0
-    return explain(ref, str(getattr(error, "explanation", None) or error), status)
+    return explain_failure(ref, str(getattr(error, "explanation", None) or error), status)

@@ -14,16 +14,16 @@ from docker.errors import APIError
 from docker.models.containers import Container
 
 from labhelpers.engine.find import Engine
-from labhelpers.engine.once import JSON_FILE
 from labhelpers.engine.removal import remove_container
+from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER
 from labhelpers.errors import EngineRefused, TimedOut
 
-STORAGE = "/registry/docker/registry/v2"
+STORAGE_PATH = "/registry/docker/registry/v2"
 """Where its container keeps manifests and blobs (CNCF Distribution, registry/storage/paths.go)."""
 
-_ROOT = STORAGE.removesuffix("/docker/registry/v2")
+_ROOT = STORAGE_PATH.removesuffix("/docker/registry/v2")
 _INSIDE = "5000/tcp"
-_START_S = 20.0
+_START_TIMEOUT_S = 20.0
 
 
 class Registry:
@@ -66,7 +66,7 @@ class Registry:
 
     @property
     def container(self) -> Container:
-        """Its container; `STORAGE` is where it keeps what was pushed."""
+        """Its container; `STORAGE_PATH` is where it keeps what was pushed."""
         if self._container is None:
             self._start()
         assert self._container is not None
@@ -90,9 +90,9 @@ class Registry:
             self._client.api.tag(ref, target)
             for step in self._client.api.push(target, stream=True, decode=True):
                 if "error" in step:
-                    raise _refused(ref, step["error"])
+                    raise _push_error(ref, step["error"])
         except APIError as error:
-            raise _refused(ref, error.explanation) from None
+            raise _push_error(ref, error.explanation) from None
         self._client.api.remove_image(target, noprune=True)
         return target
 
@@ -113,7 +113,7 @@ class Registry:
                 detach=True,
                 labels=self._labels,
                 # its log is read, so it does not depend on the engine's default driver
-                log_config={"type": JSON_FILE, "config": {}},
+                log_config={"type": DEFAULT_LOG_DRIVER, "config": {}},
                 ports={_INSIDE: ("127.0.0.1", None)},
                 volumes=[f"{self._storage}:{_ROOT}"] if self._storage else [],
                 cap_drop=["ALL"],
@@ -132,7 +132,7 @@ class Registry:
         self._started(self._address)
 
     def _wait(self, container: Container) -> None:
-        end = time.monotonic() + _START_S
+        end = time.monotonic() + _START_TIMEOUT_S
         while b"listening on" not in container.logs():
             container.reload()
             if container.status not in ("created", "running") or time.monotonic() > end:
@@ -147,7 +147,7 @@ class Registry:
         container.reload()
 
 
-def _refused(ref: str, words: Any) -> EngineRefused:
+def _push_error(ref: str, words: Any) -> EngineRefused:
     return EngineRefused(
         f"the image {ref!r} could not be pushed to the lab's registry",
         hint="see the engine's message; `docker images` lists its images",

@@ -12,11 +12,11 @@ from requests.exceptions import RequestException
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
-ASKED = 5
+ATTEMPTS = 5
 """How often an engine is asked to remove a container; each time it waits 12 s for the end of what it killed."""
-GOING_S = 30
+REMOVAL_TIMEOUT_S = 30
 """How long what was begun is waited for, a removal by somebody else too; a translated machine takes up to 5 s."""
-NOT_HEARD = "did not receive an exit event"
+NO_EXIT_EVENT = "did not receive an exit event"
 
 
 def kill_container(container: Container) -> None:
@@ -28,14 +28,14 @@ def kill_container(container: Container) -> None:
     Raises:
         NotFound: the engine does not have it.
         APIError: it does not run.
-        RequestException: it has not ended after `GOING_S` more.
+        RequestException: it has not ended after `REMOVAL_TIMEOUT_S` more.
     """
     try:
         container.kill()
     except APIError as error:
-        if NOT_HEARD not in str(error.explanation):
+        if NO_EXIT_EVENT not in str(error.explanation):
             raise
-        container.wait(timeout=GOING_S)
+        container.wait(timeout=REMOVAL_TIMEOUT_S)
 
 
 def remove_container(api: Any, container: str, *, force: bool = True, v: bool = False) -> None:
@@ -55,20 +55,20 @@ def remove_container(api: Any, container: str, *, force: bool = True, v: bool = 
         NotFound: the engine has no such container.
         APIError: it runs, and `force` is not given; or the engine gave up each time.
     """
-    for left in reversed(range(ASKED)):
+    for left in reversed(range(ATTEMPTS)):
         try:
             api.remove_container(container, v=v, force=force)
             return
         except NotFound:
-            if left == ASKED - 1:
+            if left == ATTEMPTS - 1:
                 raise
             return
         except APIError as error:
             words = str(error.explanation)
             if "in progress" in words:
                 with suppress(NotFound, RequestException):
-                    api.wait(container, timeout=GOING_S, condition="removed")
-            elif NOT_HEARD not in words:
+                    api.wait(container, timeout=REMOVAL_TIMEOUT_S, condition="removed")
+            elif NO_EXIT_EVENT not in words:
                 raise
             if not left:
                 raise
@@ -88,7 +88,7 @@ def remove_image(api: Any, ref: str) -> None:
         ImageNotFound: the engine has no such image.
         APIError: a container stands on it.
     """
-    image, steps = str(api.inspect_image(ref)["Id"]), list(_steps(api, ref))
+    image, steps = str(api.inspect_image(ref)["Id"]), list(_intermediate_images(api, ref))
     api.remove_image(ref)
     if _inspect(api, image) is None:  # it had no other name
         for step in steps:
@@ -96,7 +96,7 @@ def remove_image(api: Any, ref: str) -> None:
                 api.remove_image(step)
 
 
-def _steps(api: Any, ref: str) -> Iterator[str]:
+def _intermediate_images(api: Any, ref: str) -> Iterator[str]:
     """The nameless images below an image, topmost first."""
     here = _inspect(api, ref)
     while here and (parent := here.get("Parent")):

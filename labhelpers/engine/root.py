@@ -37,10 +37,10 @@ def may_be_root() -> bool:
 
 def as_root(command: Sequence[str]) -> list[str]:
     """`command` as root runs it."""
-    return [*([] if os.geteuid() == 0 else ["sudo"]), *_located(command)]
+    return [*([] if os.geteuid() == 0 else ["sudo"]), *_absolute_command(command)]
 
 
-def _located(command: Sequence[str]) -> list[str]:
+def _absolute_command(command: Sequence[str]) -> list[str]:
     found = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
     return [found or command[0], *command[1:]]
 
@@ -57,7 +57,7 @@ def with_proxies(command: Sequence[str]) -> Iterator[tuple[list[str], BinaryIO]]
     with open(reading, "rb") as source:
         with open(writing, "wb") as sink:
             sink.write(os.fsencode(lines))
-        yield as_root(["sh", "-c", _WITH_PROXIES, "labhelpers", *_located(command)]), source
+        yield as_root(["sh", "-c", _WITH_PROXIES, "labhelpers", *_absolute_command(command)]), source
 
 
 def run_as_root(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ _PART_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ExecResult:
     """A command that ended: its exit status and what it wrote."""
 
     exit_code: int
@@ -29,7 +29,7 @@ class Done:
     stderr: bytes
 
 
-def execute(api: Any, container: str, cmd: list[str], **options: Any) -> Done:
+def execute(api: Any, container: str, cmd: list[str], **options: Any) -> ExecResult:
     """Run one more process in a running container, wait for its end, however long, and give what it wrote.
 
     Args:
@@ -47,7 +47,7 @@ def execute(api: Any, container: str, cmd: list[str], **options: Any) -> Done:
             wrote[kind].append(data)
     finally:
         stream.close()
-    return Done(api.exec_inspect(made)["ExitCode"], b"".join(wrote[STDOUT]), b"".join(wrote[STDERR]))
+    return ExecResult(api.exec_inspect(made)["ExitCode"], b"".join(wrote[STDOUT]), b"".join(wrote[STDERR]))
 
 
 class Stream:
@@ -61,7 +61,7 @@ class Stream:
     def __init__(self, answer: Any, timeout_s: float | None = None) -> None:
         self._answer = answer  # it holds the connection open
         self.connection: Any = getattr(answer, "_sock", answer)
-        self._first = _already_read(answer, self.connection)
+        self._first = _buffered_bytes(answer, self.connection)
         self.connection.settimeout(timeout_s)
 
     def send(self, data: bytes) -> None:
@@ -92,11 +92,11 @@ class Stream:
         Raises:
             OSError: the connection is closed, or `timeout_s` passed.
         """
-        while len(head := self._up_to(_HEAD_BYTES)) == _HEAD_BYTES:
+        while len(head := self._read_up_to(_HEAD_BYTES)) == _HEAD_BYTES:
             kind, size = struct.unpack(">BxxxL", head)
-            yield kind, self._up_to(size)
+            yield kind, self._read_up_to(size)
 
-    def _up_to(self, size: int) -> bytes:
+    def _read_up_to(self, size: int) -> bytes:
         """So many bytes; fewer only where the stream ends."""
         part, self._first = self._first[:size], self._first[size:]
         parts = [part]
@@ -115,7 +115,7 @@ class Stream:
                     end.close()
 
 
-def _already_read(answer: Any, connection: Any) -> bytes:
+def _buffered_bytes(answer: Any, connection: Any) -> bytes:
     """What came with the head of the answer, and is in the buffer that read it."""
     response = getattr(answer, "_response", None)
     if response is None or not isinstance(connection, socket.socket):

@@ -18,11 +18,11 @@ PRIVATE = tuple(
 """RFC 1918 and RFC 6598 (shared address space); first a part that Docker's default pools do not have."""
 UNIQUE_LOCAL = ipaddress.IPv6Network("fd6c:6162::/48")
 """Out of RFC 4193, for networks with IPv6."""
-OF_DEFAULT_ROUTE = 8
+MIN_PREFIX_LENGTH = 8
 """Prefix lengths below this are parts of a default route, as VPN clients write them (0.0.0.0/1); nobody's subnet."""
 
 
-def parsed(text: object) -> Subnet | None:
+def parse_subnet(text: object) -> Subnet | None:
     """The subnet that `text` writes, host bits or not; None where it is something else."""
     try:
         return ipaddress.ip_network(str(text), strict=False)
@@ -30,24 +30,24 @@ def parsed(text: object) -> Subnet | None:
         return None
 
 
-def of_networks(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Subnet, str]]:
+def network_subnets(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Subnet, str]]:
     """(subnet, name) of each pool of the engine's networks (Engine API, `GET /networks`)."""
     for row in rows:
         for pool in (row.get("IPAM") or {}).get("Config") or []:
-            subnet = parsed((pool or {}).get("Subnet") or "")
+            subnet = parse_subnet((pool or {}).get("Subnet") or "")
             if subnet is not None:
                 yield subnet, str(row.get("Name", ""))
 
 
-def of_routes(destinations: Iterable[str]) -> Iterator[Subnet]:
+def route_subnets(destinations: Iterable[str]) -> Iterator[Subnet]:
     """The subnets out of destinations of routes, without default routes and their parts."""
     for destination in destinations:
-        subnet = parsed(destination)
-        if subnet is not None and subnet.prefixlen >= OF_DEFAULT_ROUTE:
+        subnet = parse_subnet(destination)
+        if subnet is not None and subnet.prefixlen >= MIN_PREFIX_LENGTH:
             yield subnet
 
 
-def free(taken: Sequence[Subnet], version: int = 4) -> Subnet | None:
+def free_subnet(taken: Sequence[Subnet], version: int = 4) -> Subnet | None:
     """A private subnet (/24, or /64 of IPv6) that overlaps none of `taken`; None where there is none."""
     blocks: Iterable[Subnet] = PRIVATE if version == 4 else (UNIQUE_LOCAL,)
     length = 24 if version == 4 else 64

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labhelpers import state
-from labhelpers.engine.dial import NoAnswer, NoEngine, Place, SshFailed, TlsFile
+from labhelpers.engine.dial import EngineEndpoint, NoResponse, NotAnEngine, SshFailed, TlsFile
 from labhelpers.errors import EngineUnreachable
 
 ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/"
@@ -34,26 +34,26 @@ _UNKNOWN_CA = (2, 7, 18, 19, 20, 21)
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    what: str
+    message: str
     hint: str
 
 
-def is_nobody(error: Exception) -> bool:
+def is_not_listening(error: Exception) -> bool:
     """Whether `error` says that nothing listens there: no reason to mention a place that nobody named."""
     return isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError)
 
 
-def explain(place: Place, error: Exception) -> EngineUnreachable:
+def explain(place: EngineEndpoint, error: Exception) -> EngineUnreachable:
     """What to tell the reader when connecting to `place` raised `error`."""
     cause = _cause(place, error)
     return EngineUnreachable(
-        cause.what.replace("{by}", place.found_by).replace("{at}", state.shown(place.address)),
+        cause.message.replace("{by}", place.found_by).replace("{at}", state.abbreviate_home(place.address)),
         hint=cause.hint,
         engine_message=str(error) or type(error).__name__,
     )
 
 
-def another(place: Place) -> str:
+def other_engine_hint(place: EngineEndpoint) -> str:
     """How to use another engine than the one that the reader named."""
     if place.found_by.startswith("docker context"):
         way = "`docker context use default`"
@@ -61,19 +61,19 @@ def another(place: Place) -> str:
     return "leave out `--engine`" if place.found_by == "--engine" else f"`unset {place.found_by}`"
 
 
-def _cause(place: Place, error: Exception) -> _Cause:
+def _cause(place: EngineEndpoint, error: Exception) -> _Cause:
     if isinstance(error, SshFailed) or (place.scheme == "ssh" and isinstance(error, FileNotFoundError)):
         return _ssh(place, error)
     if isinstance(error, TlsFile):
         return _tls_file(error)
     if isinstance(error, ssl.SSLError):
         return _tls(place, error)
-    if isinstance(error, NoAnswer):
+    if isinstance(error, NoResponse):
         return _Cause(
             "the engine at {at} accepts connections but does not respond: it is overloaded or hangs",
             "wait until `docker version` works, or restart it; then try again",
         )
-    if isinstance(error, NoEngine):
+    if isinstance(error, NotAnEngine):
         return _not_an_engine(place, error)
     if isinstance(error, ValueError):
         return _Cause("{by} is {at}, which is not a valid address", _forms())
@@ -87,7 +87,7 @@ def _cause(place: Place, error: Exception) -> _Cause:
 # ── on this machine ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _local(place: Place, error: Exception) -> _Cause:
+def _local(place: EngineEndpoint, error: Exception) -> _Cause:
     path = Path(place.path)
     points = "{by} points at {at}"
     if "too long" in str(error):
@@ -98,17 +98,17 @@ def _local(place: Place, error: Exception) -> _Cause:
         kind = "a directory" if path.is_dir() else "an ordinary file"
         hint = "a bind mount of a socket that does not exist creates a directory: remove it, then restart the engine"
         return _Cause(
-            f"{points}, and that is {kind}, not a socket", hint if path.is_dir() else another(place)
+            f"{points}, and that is {kind}, not a socket", hint if path.is_dir() else other_engine_hint(place)
         )
     what = (
         "and nothing listens on it" if isinstance(error, ConnectionRefusedError) else "which does not exist"
     )
-    if not is_nobody(error):
+    if not is_not_listening(error):
         what = "and the connection failed"
-    return _Cause(f"{points}, {what}", f"{_start(place)}, or use another engine: {another(place)}")
+    return _Cause(f"{points}, {what}", f"{_start(place)}, or use another engine: {other_engine_hint(place)}")
 
 
-def _start(place: Place) -> str:
+def _start(place: EngineEndpoint) -> str:
     """How the engine that usually listens at `place` is started."""
     path = place.path.replace("\\", "/")
     if "podman" in path:
@@ -123,7 +123,7 @@ def _start(place: Place) -> str:
     return "start the engine at this address"
 
 
-def _permission(place: Place) -> _Cause:
+def _permission(place: EngineEndpoint) -> _Cause:
     if place.scheme == "npipe":
         return _Cause(
             "an engine listens at {at}, but you do not have permission to use it",
@@ -172,7 +172,7 @@ def _is_member(group: str) -> bool:
 # ── over TCP ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tcp(place: Place, error: Exception) -> _Cause:
+def _tcp(place: EngineEndpoint, error: Exception) -> _Cause:
     host, port = place.host_port
     if isinstance(error, socket.gaierror):
         return _Cause(
@@ -211,7 +211,7 @@ def _no_route(error: Exception) -> str:
     return "check the address, your VPN, and the firewalls in between"
 
 
-def _not_an_engine(place: Place, error: NoEngine) -> _Cause:
+def _not_an_engine(place: EngineEndpoint, error: NotAnEngine) -> _Cause:
     words = str(error)
     if "HTTP request to an HTTPS server" in words or words.encode(errors="replace").startswith(_TLS_ALERT):
         return _Cause(
@@ -226,7 +226,7 @@ def _not_an_engine(place: Place, error: NoEngine) -> _Cause:
         )
     return _Cause(
         "{by} points at {at}, but the server there is not a Docker engine",
-        f"check the address; or use another engine: {another(place)}",
+        f"check the address; or use another engine: {other_engine_hint(place)}",
     )
 
 
@@ -234,7 +234,7 @@ def _not_an_engine(place: Place, error: NoEngine) -> _Cause:
 
 
 def _tls_file(error: TlsFile) -> _Cause:
-    file = state.shown(error.filename)
+    file = state.abbreviate_home(error.filename)
     hint = f"put it there, or set DOCKER_CERT_PATH to its directory ({TLS_PAGE})"
     if error.errno == errno.EINVAL:
         hint = f"neither the lab nor `docker` prompts for it: `openssl pkey -in {file} -out FILE` writes a key without"
@@ -243,9 +243,9 @@ def _tls_file(error: TlsFile) -> _Cause:
     return _Cause(f"the file {file} for TLS with {{at}} cannot be used: {error.strerror}", hint)
 
 
-def _tls(place: Place, error: ssl.SSLError) -> _Cause:
+def _tls(place: EngineEndpoint, error: ssl.SSLError) -> _Cause:
     host = place.host_port[0]
-    files = _files(place)
+    files = _tls_directory(place)
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate(place, error, host, files)
     reason = f"{getattr(error, 'reason', '')} {error}".upper().replace(" ", "_")
@@ -272,18 +272,18 @@ def _tls(place: Place, error: ssl.SSLError) -> _Cause:
     return _Cause("the TLS connection to {at} failed", f"check the certificates in {files} ({TLS_PAGE})")
 
 
-def _refused_client(place: Place) -> _Cause:
+def _refused_client(place: EngineEndpoint) -> _Cause:
     sent = place.tls is not None and place.tls.cert is not None
     why = (
         "does not accept the client certificate"
         if sent
         else "requires a client certificate, and none is configured"
     )
-    hint = f"ask the engine's administrator for cert.pem and key.pem; they belong in {_files(place)}"
+    hint = f"ask the engine's administrator for cert.pem and key.pem; they belong in {_tls_directory(place)}"
     return _Cause(f"the engine at {{at}} {why}", hint)
 
 
-def _certificate(place: Place, error: ssl.SSLCertVerificationError, host: str, files: str) -> _Cause:
+def _certificate(place: EngineEndpoint, error: ssl.SSLCertVerificationError, host: str, files: str) -> _Cause:
     code = error.verify_code
     if code == _EXPIRED:
         return _Cause(
@@ -312,16 +312,16 @@ def _certificate(place: Place, error: ssl.SSLCertVerificationError, host: str, f
     )
 
 
-def _files(place: Place) -> str:
+def _tls_directory(place: EngineEndpoint) -> str:
     """The folder of the TLS files, for messages."""
     known = place.tls and (place.tls.ca or place.tls.cert or place.tls.key)
-    return state.shown(Path(known).parent) if known else "the directory in DOCKER_CERT_PATH"
+    return state.abbreviate_home(Path(known).parent) if known else "the directory in DOCKER_CERT_PATH"
 
 
 # ── ssh ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ssh(place: Place, error: Exception) -> _Cause:
+def _ssh(place: EngineEndpoint, error: Exception) -> _Cause:
     if isinstance(error, FileNotFoundError):
         install = "on Debian or Ubuntu: `sudo apt-get install openssh-client`"
         return _Cause(
@@ -337,7 +337,7 @@ def _ssh(place: Place, error: Exception) -> _Cause:
     )
 
 
-def _login(place: Place) -> str:
+def _login(place: EngineEndpoint) -> str:
     user, host = place.login
     port = f"-p {place.url.port} " if place.url.port else ""
     return f"{port}{user + '@' if user else ''}{host}"
@@ -419,7 +419,7 @@ _SSH_CAUSES = (
 # ── addresses ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def normalised(address: str, found_by: str) -> str:
+def normalize_address(address: str, found_by: str) -> str:
     """`address` as docker's command line understands it: `host:port` is TCP, `unix://` alone is the usual socket.
 
     Raises:
@@ -429,14 +429,14 @@ def normalised(address: str, found_by: str) -> str:
     scheme, colon, rest = address.partition("://")
     if not colon and re.match(r"[~./\\]", address):
         meant = Path(address).expanduser()
-        raise _bad(
+        raise _invalid_address(
             address,
             found_by,
             f"the scheme is missing: `unix://{meant if meant.is_absolute() else meant.absolute()}`",
         )
     if not colon and (typo := re.match(r"(unix|tcp|ssh|npipe):/?(.*)", address)):
         slash = "/" if typo[1] == "unix" else ""
-        raise _bad(
+        raise _invalid_address(
             address, found_by, f"two slashes follow the scheme: `{typo[1]}://{slash}{typo[2].lstrip('/')}`"
         )
     if not colon:
@@ -446,13 +446,13 @@ def normalised(address: str, found_by: str) -> str:
     if scheme == "unix" and not rest:
         return "unix:///var/run/docker.sock"
     if scheme in ("http", "https"):
-        raise _bad(address, found_by, f"the scheme is tcp, also for TLS: `tcp://{rest}`")
+        raise _invalid_address(address, found_by, f"the scheme is tcp, also for TLS: `tcp://{rest}`")
     if scheme not in ("unix", "tcp", "ssh", "npipe") or not rest:
-        raise _bad(address, found_by, _forms())
+        raise _invalid_address(address, found_by, _forms())
     if scheme == "npipe" and platform.system() != "Windows":
-        raise _bad(address, found_by, f"named pipes exist only on Windows; {_forms()}")
+        raise _invalid_address(address, found_by, f"named pipes exist only on Windows; {_forms()}")
     try:
-        checked = Place(f"{scheme}://{rest}", found_by)
+        checked = EngineEndpoint(f"{scheme}://{rest}", found_by)
         if scheme in ("tcp", "ssh") and not checked.url.hostname:
             raise ValueError("it has no host name")
         if scheme == "ssh" and checked.url.password is not None:
@@ -460,12 +460,12 @@ def normalised(address: str, found_by: str) -> str:
         if scheme == "tcp" and checked.url.path.strip("/"):
             raise ValueError("a path after the port is not supported")
     except ValueError as error:
-        raise _bad(address, found_by, f"{_forms()} ({error})") from None
+        raise _invalid_address(address, found_by, f"{_forms()} ({error})") from None
     return checked.address
 
 
-def _bad(address: str, found_by: str, hint: str) -> EngineUnreachable:
-    shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", state.shown(address))
+def _invalid_address(address: str, found_by: str, hint: str) -> EngineUnreachable:
+    shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", state.abbreviate_home(address))
     return EngineUnreachable(f"{found_by} is “{shown}”, which is not a valid engine address", hint=hint)
 
 

@@ -10,17 +10,17 @@ from labhelpers.errors import TimedOut
 
 T = TypeVar("T")
 
-LIMIT_S = 60.0
+TIMEOUT_S = 60.0
 """A container takes 8 s to start on an engine in an emulated machine."""
-EVERY_S = 0.03
+POLL_S = 0.03
 
 
 def wait_for(
     what: str,
     check: Callable[[], T],
-    limit_s: float = LIMIT_S,
+    limit_s: float = TIMEOUT_S,
     *,
-    every_s: float = EVERY_S,
+    every_s: float = POLL_S,
     details: Callable[[], str] | None = None,
 ) -> T:
     """Call `check` until it returns something true, and return that.

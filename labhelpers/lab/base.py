@@ -13,15 +13,16 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 from docker.models.volumes import Volume
 
-from labhelpers.engine import Engine, answers
+from labhelpers.engine import Engine, responses
+from labhelpers.engine.arguments import resource_name
+from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.host import HostView
-from labhelpers.engine.words import speaking
-from labhelpers.errors import NameTaken, NotOurs
+from labhelpers.errors import NameTaken, NotOwned
 from labhelpers.lab import refusals, sessions
 from labhelpers.lab.commands import show_commands
 from labhelpers.lab.operations import Connect, OnContainer, Operation, Update
 
-See = Callable[[Mapping[str, Any]], object]
+ProgressCallback = Callable[[Mapping[str, Any]], object]
 """Is called with each message of the engine while it works."""
 
 
@@ -81,7 +82,7 @@ class Base:
     def _is_hidden(self) -> bool:
         return getattr(self._here, "is_hidden", False)
 
-    def _say(self, operation: Operation) -> None:
+    def _print_command(self, operation: Operation) -> None:
         line = operation.line()
         if self._is_hidden:
             return
@@ -99,25 +100,25 @@ class Base:
     def _labels(self, kind: str) -> dict[str, str]:
         return sessions.labels(kind, self.chapter, self.session)
 
-    def _must_be_ours(self, container: str) -> None:
-        found = answers.labels(self.client.api.inspect_container(container))
-        if not sessions.is_ours("container", found):
-            raise NotOurs(
+    def _check_owned(self, container: str) -> None:
+        found = responses.labels(self.client.api.inspect_container(container))
+        if not sessions.has_lab_labels("container", found):
+            raise NotOwned(
                 f"the lab did not create the container {container!r} and will not change it",
                 hint=f"if it is yours, remove it in a terminal: docker rm {container}",
             )
-        if not sessions.may_touch(found.get(sessions.SESSION, ""), self.session):
-            raise NotOurs(
-                f"the container {container!r} belongs to {_whose(found)}; this notebook will not change it",
+        if not sessions.may_modify(found.get(sessions.SESSION, ""), self.session):
+            raise NotOwned(
+                f"the container {container!r} belongs to {_owner(found)}; this notebook will not change it",
                 hint="use a container of this notebook; `%docker ps` lists them",
             )
 
     @contextmanager
     def _changing(self, call: OnContainer | Update | Connect) -> Iterator[None]:
         """Show a command that changes a container, which must be the lab's, and report what the block raises."""
-        with speaking(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+        with translate_errors(self.engine, container=call.container):
+            self._check_owned(call.container)
+            self._print_command(call)
             yield
 
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
@@ -130,9 +131,13 @@ def _is_main_thread() -> bool:
 
 
 def name_of(thing: Container | Network | Volume | str) -> str:
-    """The name of a container, network or volume that is given by its name or as an object."""
-    return thing if isinstance(thing, str) else str(thing.name)
+    """The name of a container, network or volume that is passed by its name or as an object.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    return resource_name(thing)
 
 
-def _whose(labels: Mapping[str, str]) -> str:
+def _owner(labels: Mapping[str, str]) -> str:
     return f"another lab session (chapter {labels[sessions.CHAPTER]})"

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 
-from labhelpers.engine.once import JSON_FILE, LIMIT_S, keeps_logs, run_once
+from labhelpers.engine.arguments import time_limit
+from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.removal import kill_container, remove_container
-from labhelpers.engine.streams import Done, execute
-from labhelpers.engine.words import speaking
+from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER, TIMEOUT_S, has_readable_logs, run_once
+from labhelpers.engine.streams import ExecResult, execute
 from labhelpers.errors import TimedOut
 from labhelpers.lab import refusals
 from labhelpers.lab.base import Base, name_of
+from labhelpers.lab.docker_py import translate_options
 from labhelpers.lab.operations import (
     Exec,
     Kill,
@@ -31,23 +32,18 @@ from labhelpers.lab.operations import (
     Unpause,
     Update,
     Wait,
-    make,
+    make_operation,
 )
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Output(Result):
-    """What a command in a container answered.
+    """What a command in a container answered."""
 
-    Attributes:
-        exit_code: its exit status; 0 is success.
-        stdout, stderr: what it wrote, as text.
-    """
-
-    exit_code: int
-    stdout: str
-    stderr: str
+    exit_code: int = column("its exit status; 0 is success")
+    stdout: str = column("what it wrote, as text")
+    stderr: str = column("what it wrote, as text")
 
     def __str__(self) -> str:
         return self.stdout + self.stderr
@@ -59,18 +55,22 @@ class Containers(Base):
     def run(self, image: str, command: str | Sequence[str] | None = None, **options: Any) -> Container:
         """Make a container and start it, in the background; `labhelpers.lab.operations.Run` lists the options.
 
+        Options may also be spelled as in docker-py where they mean the same: `mem_limit`, `detach=True`, …
+
         Raises:
-            BadInput: a value that cannot be meant.
+            BadInput: an unknown option, or an invalid value.
             ImageMissing: the engine does not have the image.
             NameTaken, PortTaken: the name or a port belongs to something else.
             EngineRefused: the engine refused the request for another reason.
         """
-        run = make(Run, image, command, **self._with_log(self._with_userns(options)))
-        self._say(run)
+        run = make_operation(
+            Run, image, command, **self._with_log(self._with_userns(translate_options(options)))
+        )
+        self._print_command(run)
         body = run.api()
         name = body.pop("name", None)
         body["Labels"] = body.get("Labels", {}) | self._labels("container")
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             try:
                 made = self.client.api.create_container_from_config(body, name)  # type: ignore[no-untyped-call]
             except ImageNotFound as error:
@@ -83,19 +83,19 @@ class Containers(Base):
             try:
                 self.client.api.start(made["Id"])
             except BaseException as error:
-                # half made is worse than not made: the name would stay taken
+                # or its name would stay in use
                 remove_container(self.client.api, made["Id"], v=True)
                 if isinstance(error, APIError):
                     raise refusals.not_started(self.client, run, error) from None
                 raise
             return self.client.containers.get(made["Id"])
 
-    def once(
+    def run_once(
         self,
         image: str,
         command: str | Sequence[str] | None = None,
         *,
-        limit_s: float = LIMIT_S,
+        limit_s: float = TIMEOUT_S,
         **options: Any,
     ) -> Output:
         """Run a command in a container of its own, wait for it, give its output, and remove the container.
@@ -110,13 +110,13 @@ class Containers(Base):
             BadInput, ImageMissing, EngineRefused: see `run`.
             LabError: it was silent for `limit_s`.
         """
-        run = make(RunOnce, image, command, **self._with_userns(options))
-        self._say(run)
+        run = make_operation(RunOnce, image, command, **self._with_userns(translate_options(options)))
+        self._print_command(run)
         body = run.api()
         body["Labels"] = body.get("Labels", {}) | self._labels("container")
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             try:
-                done = run_once(self.client.api, body, limit_s=limit_s)
+                done = run_once(self.client.api, body, limit_s=time_limit(limit_s))
             except ImageNotFound as error:
                 raise refusals.image_missing(image, error) from None
             except APIError as error:
@@ -131,10 +131,10 @@ class Containers(Base):
         Raises:
             ContainerMissing, NotRunning: the container is gone or does not run.
         """
-        call = make(Exec, name_of(container), command, **options)
-        self._say(call)
+        call = make_operation(Exec, name_of(container), command, **options)
+        self._print_command(call)
         request = call.api()
-        with speaking(self.engine, container=call.container):
+        with translate_errors(self.engine, container=call.container):
             if request.pop("detach", False):
                 self.client.api.exec_start(self.client.api.exec_create(**request)["Id"], detach=True)
                 return Output(0, "", "")
@@ -149,7 +149,7 @@ class Containers(Base):
             EngineRefused: the engine refused the request, for example for less memory than is in use.
             LabError: it is gone.
         """
-        call = make(Update, name_of(container), **options)
+        call = make_operation(Update, name_of(container), **options)
         with self._changing(call):
             api: Any = self.client.api  # its own update_container() knows neither --cpus nor --pids-limit
             answer = api._post_json(api._url("/containers/{0}/update", call.container), data=call.api())
@@ -162,7 +162,7 @@ class Containers(Base):
             NotOurs: the lab did not create it.
             LabError: it is gone.
         """
-        call = make(Stop, name_of(container), timeout_s)
+        call = make_operation(Stop, name_of(container), timeout_s)
         with self._changing(call):
             self.client.api.stop(**call.api())
 
@@ -173,7 +173,7 @@ class Containers(Base):
             NotOurs: the lab did not create it.
             LabError: it is gone, or it runs.
         """
-        call = make(Remove, name_of(container), force, volumes)
+        call = make_operation(Remove, name_of(container), force, volumes)
         with self._changing(call):
             remove_container(self.client.api, **call.api())
 
@@ -190,8 +190,8 @@ class Containers(Base):
         try:
             yield container
         finally:
-            self._say(make(Remove, name_of(container), True, True))
-            with speaking(self.engine), suppress(NotFound):  # the block has removed it
+            self._print_command(make_operation(Remove, name_of(container), True, True))
+            with translate_errors(self.engine), suppress(NotFound):  # the block has removed it
                 remove_container(self.client.api, str(container.id), v=True, force=True)
 
     def start(self, container: Container | str) -> None:
@@ -202,7 +202,7 @@ class Containers(Base):
             ContainerMissing: there is no such container.
             EngineRefused: the engine did not start it.
         """
-        call = make(Start, name_of(container))
+        call = make_operation(Start, name_of(container))
         with self._changing(call):
             self.client.api.start(**call.api())
 
@@ -213,7 +213,7 @@ class Containers(Base):
             NotOurs: the lab did not create it.
             ContainerMissing: there is no such container.
         """
-        call = make(Restart, name_of(container), timeout_s)
+        call = make_operation(Restart, name_of(container), timeout_s)
         with self._changing(call):
             self.client.api.restart(**call.api())
 
@@ -225,7 +225,7 @@ class Containers(Base):
             ContainerMissing: there is no such container.
             NotRunning: it does not run.
         """
-        call = make(Kill, name_of(container), signal)
+        call = make_operation(Kill, name_of(container), signal)
         with self._changing(call):
             if signal is None:
                 kill_container(self.client.containers.get(call.container))
@@ -239,7 +239,7 @@ class Containers(Base):
             NotOurs: the lab did not create it.
             ContainerMissing: there is no such container.
         """
-        call = make(Pause, name_of(container))
+        call = make_operation(Pause, name_of(container))
         with self._changing(call):
             self.client.api.pause(**call.api())
 
@@ -250,23 +250,23 @@ class Containers(Base):
             NotOurs: the lab did not create it.
             ContainerMissing: there is no such container.
         """
-        call = make(Unpause, name_of(container))
+        call = make_operation(Unpause, name_of(container))
         with self._changing(call):
             self.client.api.unpause(**call.api())
 
-    def wait(self, container: Container | str, *, limit_s: float = LIMIT_S) -> int:
+    def wait(self, container: Container | str, *, limit_s: float = TIMEOUT_S) -> int:
         """Wait until a container ends, and give its exit code.
 
         Raises:
             ContainerMissing: there is no such container.
             TimedOut: it still runs after `limit_s`.
         """
-        call = make(Wait, name_of(container))
+        call = make_operation(Wait, name_of(container))
         api: Any = self.client.api  # its types know no fractions of a second
-        self._say(call)
-        with speaking(self.engine, container=call.container):
+        self._print_command(call)
+        with translate_errors(self.engine, container=call.container):
             try:
-                return int(api.wait(call.container, timeout=limit_s)["StatusCode"])
+                return int(api.wait(call.container, timeout=time_limit(limit_s))["StatusCode"])
             except (requests.ReadTimeout, requests.ConnectionError) as error:
                 if "timed out" not in str(error).lower():
                     raise
@@ -277,8 +277,12 @@ class Containers(Base):
 
     def _with_log(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Options of `run`: what a container of the lab writes can be read, also where the engine keeps no logs."""
-        with speaking(self.engine):
-            return options if keeps_logs(self.engine.info) else {"log_driver": JSON_FILE, **options}
+        with translate_errors(self.engine):
+            return (
+                options
+                if has_readable_logs(self.engine.info)
+                else {"log_driver": DEFAULT_LOG_DRIVER, **options}
+            )
 
     def _with_userns(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Options of `run`: an engine with `userns-remap` wants all namespaces of a container from one place.
@@ -287,7 +291,7 @@ class Containers(Base):
         namespace than that container's.
         Source: moby, daemon/daemon_unix.go, verifyPlatformContainerSettings; runc, libcontainer/configs/validate.
         """
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             if not self.engine.remaps_users:
                 return options
             modes = [str(options.get(name) or "") for name in ("network", "pid", "ipc")]
@@ -303,5 +307,7 @@ class Containers(Base):
         return bool(found["HostConfig"].get("UsernsMode") == "host")
 
 
-def _output(done: Done) -> Output:
-    return Output(done.exit_code, *(part.decode(errors="replace") for part in (done.stdout, done.stderr)))
+def _output(result: ExecResult) -> Output:
+    return Output(
+        result.exit_code, *(part.decode(errors="replace") for part in (result.stdout, result.stderr))
+    )

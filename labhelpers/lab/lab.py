@@ -13,22 +13,24 @@ from docker.models.containers import Container
 
 from labhelpers import engine as engines
 from labhelpers.engine import Engine, podman
-from labhelpers.engine.differences import differences, matter_in
+from labhelpers.engine.differences import differences, relevant_to
+from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.events import Events
 from labhelpers.engine.find import environment
 from labhelpers.engine.host import HostView
-from labhelpers.engine.reach import Reach
+from labhelpers.engine.port_forward import PortForwarder
 from labhelpers.engine.registry import Registry
-from labhelpers.engine.words import speaking
 from labhelpers.errors import LabError
 from labhelpers.lab import learners, magic, sessions
+from labhelpers.lab.base import name_of
 from labhelpers.lab.containers import Containers, Output
-from labhelpers.lab.inventory import MadeElsewhere
-from labhelpers.lab.labsocket import Conversation, LabSocket
+from labhelpers.lab.inventory import RemainingResources
+from labhelpers.lab.labsocket import LabSocket, RequestLog
 from labhelpers.lab.lookups import Lookups
 from labhelpers.lab.reaper import Reaper
 from labhelpers.lab.resources import Resources
-from labhelpers.lab.sessions import Thing
+from labhelpers.lab.sessions import Resource
+from labhelpers.lab.values import parse_port
 
 if TYPE_CHECKING:
     from labhelpers.engine.images import HubImage, Images
@@ -63,18 +65,18 @@ class Lab(Containers, Resources, Lookups):
     def __init__(self, chapter: str, *, engine: Engine | None = None) -> None:
         self.chapter = chapter
         self.engine = engine if engine is not None else engines.connect()
-        with speaking(self.engine):
-            podman.check(self.engine, chapter)
+        with translate_errors(self.engine):
+            podman.check_chapter(self.engine, chapter)
         self.commands: list[str] = []
         self._quiet = 0
         self._here = threading.local()
         self._closed = False
-        with speaking(self.engine):
-            self._session = sessions.begin(self.client, chapter)
-            self._there_before = {thing.id for thing in self._made_by_others()}
+        with translate_errors(self.engine):
+            self._session = sessions.start_session(self.client, chapter)
+            self._there_before = {thing.id for thing in self._unlabelled_since_start()}
         self.session = self._session.id
         try:
-            with speaking(self.engine):
+            with translate_errors(self.engine):
                 notes = learners.check(self.client, chapter, self.session)
         except BaseException:
             self._session.end()
@@ -84,7 +86,7 @@ class Lab(Containers, Resources, Lookups):
         self._reaper = Reaper(self.session, environment(self.engine))
         atexit.register(self._close_at_exit)
         magic.register(self)
-        for difference in matter_in(chapter, differences(self.engine)):
+        for difference in relevant_to(chapter, differences(self.engine)):
             print(f"note: {difference}")
 
     def image(self, name: str) -> str:
@@ -101,20 +103,20 @@ class Lab(Containers, Resources, Lookups):
         found: Images = images.overview(self.engine, self._labels("container"))
         return found
 
-    def from_hub(self, asked: str, stand_in: str) -> HubImage:
-        """The image `asked` of Docker Hub, or of the registry in its name; or a lab image where it cannot be had.
+    def from_hub(self, ref: str, substitute: str) -> HubImage:
+        """The image `ref` of Docker Hub, or of the registry in its name; or a lab image where it cannot be had.
 
         A line says which it is. What stands in never gets the other's name.
 
         Args:
-            stand_in: the name of a lab image.
+            substitute: the name of a lab image.
         """
         from labhelpers.engine import images
 
-        found: HubImage = images.from_hub(self.engine, asked, stand_in, print)
+        found: HubImage = images.from_hub(self.engine, ref, substitute, print)
         return found
 
-    def reach(self, container: Container | str, port: int) -> tuple[str, int]:
+    def forward_port(self, container: Container | str, port: int) -> tuple[str, int]:
         """Where the TCP port `port` of a running container answers on this machine: (`127.0.0.1`, a port).
 
         It is the published port where the engine's loopback is this machine's (tried once), else a way through the
@@ -123,12 +125,14 @@ class Lab(Containers, Resources, Lookups):
         Raises:
             LabError: there is no such container, or it does not run.
         """
-        with speaking(self.engine):
-            return self._reach.to(container, port)
+        name_of(container)
+        number = int(parse_port(port))
+        with translate_errors(self.engine):
+            return self._port_forwarder.forward(container, number)
 
     @cached_property
-    def _reach(self) -> Reach:
-        return Reach(self.engine, self._labels("container"), lambda: self.image("payload"))
+    def _port_forwarder(self) -> PortForwarder:
+        return PortForwarder(self.engine, self._labels("container"), lambda: self.image("payload"))
 
     @cached_property
     def host(self) -> HostView:  # type: ignore[override]
@@ -138,17 +142,17 @@ class Lab(Containers, Resources, Lookups):
     @cached_property
     def socket(self) -> LabSocket:
         """The lab socket: the engine, for what the reader types; started by its first use."""
-        return LabSocket(self.engine.place, self.session, self._labels)
+        return LabSocket(self.engine.endpoint, self.session, self._labels)
 
     def use_socket(self) -> None:
         """Set this process's `DOCKER_HOST` to the lab socket, until the lab is closed."""
         _SOCKETS.append((self.socket.address, os.environ.get("DOCKER_HOST")))
         os.environ["DOCKER_HOST"] = self.socket.address
 
-    def recorded(self) -> AbstractContextManager[Conversation]:
+    def record_requests(self) -> AbstractContextManager[RequestLog]:
         """Record the requests to the engine of what is typed while the block lasts.
 
-        `with lab.recorded() as calls: …`; the lab's own operations do not go through the lab socket.
+        `with lab.record_requests() as calls: …`; the lab's own operations do not go through the lab socket.
         """
         return self.socket.record()
 
@@ -161,26 +165,30 @@ class Lab(Containers, Resources, Lookups):
     def registry(self) -> Registry:
         """A registry of this lab's own, started by its first use; `close` removes it with what came from it."""
         labels = self._labels("container")
-        return Registry(self.engine, labels, lambda: self.image("registry"), self._session.has_registry)
+        return Registry(self.engine, labels, lambda: self.image("registry"), self._session.record_registry)
 
-    def made_elsewhere(self) -> MadeElsewhere:
+    def remaining(self) -> RemainingResources:
         """What stays on the engine when this lab closes, and was made since it began, or to be kept.
 
         That is what was made in JupyterLab's terminals, what carries no label of a lab, and the volumes that the
         reader created. As the last value of a cell it shows the list with a box for each item. Only what is ticked
         there, or named in `.remove("name", …)`, is removed.
         """
-        with speaking(self.engine):
-            new = [t for t in self._made_by_others() if t.id not in self._there_before]
+        with translate_errors(self.engine):
+            new = [t for t in self._unlabelled_since_start() if t.id not in self._there_before]
             listed = {(t.kind, t.id) for t in new}
-            readers = [t for t in sessions.things(self.client) if t.readers and (t.kind, t.id) not in listed]
-            readers = [t for t in readers if sessions.may_touch(t.session, self.session)]
-        return MadeElsewhere(self, (*new, *readers))
+            readers = [
+                t
+                for t in sessions.session_resources(self.client)
+                if t.created_by_reader and (t.kind, t.id) not in listed
+            ]
+            readers = [t for t in readers if sessions.may_modify(t.session, self.session)]
+        return RemainingResources(self, (*new, *readers))
 
-    def _made_by_others(self) -> list[Thing]:
+    def _unlabelled_since_start(self) -> list[Resource]:
         """What no lab made, and what was made in JupyterLab's terminals."""
-        made = sessions.others(self.client)
-        typed = [t for t in sessions.things(self.client) if t.chapter == sessions.TERMINAL]
+        made = sessions.unlabelled_resources(self.client)
+        typed = [t for t in sessions.session_resources(self.client) if t.chapter == sessions.TERMINAL]
         return [*typed, *made]
 
     @property
@@ -195,17 +203,17 @@ class Lab(Containers, Resources, Lookups):
         self._closed = True
         atexit.unregister(self._close_at_exit)
         if "socket" in self.__dict__:
-            self._leave_socket()
-        with speaking(self.engine):
+            self._restore_docker_host()
+        with translate_errors(self.engine):
             for helper in ("host", "events", "_reach"):
                 if helper in self.__dict__:
                     getattr(self, helper).close()
-            kept = sessions.clear(self.client, self.session)
+            kept = sessions.remove_session_resources(self.client, self.session)
         if not kept:
             self._session.end()
-            self._reaper.dismiss()
+            self._reaper.stop()
 
-    def _leave_socket(self) -> None:
+    def _restore_docker_host(self) -> None:
         self.socket.close()
         address = self.socket.address
         while entry := next((entry for entry in _SOCKETS if entry[0] == address), None):

@@ -20,18 +20,18 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from labhelpers import state
-from labhelpers.engine.dial import Connection, Place, Streams, dial, join
-from labhelpers.engine.gateway import Gateway, private_socket
+from labhelpers.engine.dial import Connection, EngineEndpoint, Streams, dial, join
+from labhelpers.engine.gateway import Gateway, new_socket_path
 from labhelpers.errors import BadRequest
 from labhelpers.lab import sessions
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +44,12 @@ Labels = Callable[[str], dict[str, str]]
 
 # moby's own pattern: it takes "v1.41.0" as well (api/server/server.go, versionMatcher)
 _VERSION = re.compile(r"^/v[0-9.]+(?=/)")
-_CREATES = {"/containers/create": "container", "/networks/create": "network", "/volumes/create": "volume"}
-_PRUNES = {f"/{kind}s/prune": kind for kind in ("container", "network", "volume", "image")}
+_CREATE_ENDPOINTS = {
+    "/containers/create": "container",
+    "/networks/create": "network",
+    "/volumes/create": "volume",
+}
+_PRUNE_ENDPOINTS = {f"/{kind}s/prune": kind for kind in ("container", "network", "volume", "image")}
 _FORM = "application/x-www-form-urlencoded"
 _ID = re.compile(r"\b[0-9a-f]{64}\b")
 
@@ -126,9 +130,9 @@ def _no_request() -> BadRequest:
 # --- what is changed in a request
 
 
-def creates(request: Request) -> str | None:
+def created_kind(request: Request) -> str | None:
     """The kind of thing that a request creates from a JSON body: container, network or volume."""
-    return _CREATES.get(request.path) if request.method == "POST" else None
+    return _CREATE_ENDPOINTS.get(request.path) if request.method == "POST" else None
 
 
 def with_labels(body: bytes, labels: Mapping[str, str]) -> bytes:
@@ -167,7 +171,7 @@ def limit_prune(request: Request, session: str) -> None:
         BadRequest: the filters cannot be read, so nobody knows what the engine would make of them.
     """
     asked = next((value for name, value in request.query if name == "filters"), "")  # Go takes the first one
-    kind = _PRUNES[request.path]
+    kind = _PRUNE_ENDPOINTS[request.path]
     filters = _filters(asked)
     filters["label"] = filters.get("label", {}) | {
         f"{sessions.SESSION}={session}": True,
@@ -222,7 +226,7 @@ def label_image(request: Request, labels: Mapping[str, str]) -> None:
 
 
 @dataclass
-class ApiCall:
+class ApiRequest:
     """One request to the engine and the status of its response.
 
     Attributes:
@@ -239,30 +243,26 @@ class ApiCall:
         return f"{self.method} {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation(Result):
-    """The requests that went through the lab socket while they were recorded, in order.
+@record
+class RequestLog(Result):
+    """The requests that went through the lab socket while they were recorded, in order."""
 
-    Attributes:
-        calls: one for each request.
-    """
-
-    calls: list[ApiCall] = field(default_factory=list)
+    requests: list[ApiRequest] = column("one for each request", shown=False, default_factory=list)
 
     def frame(self) -> pd.DataFrame:
         """One row a request: request, status, meaning (HTTP's phrase for the status)."""
         rows = [
             (str(call), call.status, HTTPStatus(call.status).phrase if call.status else "")
-            for call in self.calls
+            for call in self.requests
         ]
         return table(rows, ["request", "status", "meaning"])
 
     def __repr__(self) -> str:
-        return "\n".join(f"{call.status or '…'}  {call}" for call in self.calls)
+        return "\n".join(f"{call.status or '…'}  {call}" for call in self.requests)
 
-    def has(self, *requests: str) -> bool:
+    def contains(self, *requests: str) -> bool:
         """Whether these requests (`POST /containers/create`) were made, in this order, others between them or not."""
-        made = iter(map(str, self.calls))
+        made = iter(map(str, self.requests))
         return all(request in made for request in requests)
 
 
@@ -273,7 +273,7 @@ class LabSocket:
     """A proxy in front of an engine, on a Unix socket of its own.
 
     Args:
-        place: where the engine is.
+        endpoint: where the engine is.
         session: what a prune is limited to.
         labels: the labels that a kind of thing gets.
         path: where to listen; None for a path of its own.
@@ -282,12 +282,14 @@ class LabSocket:
         address: what `DOCKER_HOST` takes.
     """
 
-    def __init__(self, place: Place, session: str, labels: Labels, path: Path | None = None) -> None:
-        self._place, self._session = place, session
+    def __init__(
+        self, endpoint: EngineEndpoint, session: str, labels: Labels, path: Path | None = None
+    ) -> None:
+        self._place, self._session = endpoint, session
         self._labels = labels
-        self._recordings: list[Conversation] = []
+        self._recordings: list[RequestLog] = []
         self._lock = threading.Lock()
-        self._gateway = Gateway(path or private_socket(f"{session}-{secrets.token_hex(2)}"), self._serve)
+        self._gateway = Gateway(path or new_socket_path(f"{session}-{secrets.token_hex(2)}"), self._serve)
         self.address = self._gateway.address
 
     def close(self) -> None:
@@ -295,9 +297,9 @@ class LabSocket:
         self._gateway.close()
 
     @contextmanager
-    def record(self) -> Iterator[Conversation]:
+    def record(self) -> Iterator[RequestLog]:
         """Keep the requests that go through the socket while the block lasts."""
-        conversation = Conversation()
+        conversation = RequestLog()
         with self._lock:
             self._recordings.append(conversation)
         try:
@@ -313,21 +315,21 @@ class LabSocket:
         try:
             request = await _read_head(reader)
             if request is not None:
-                call = self._note(request)
+                call = self._record_request(request)
                 await self._pass_on(request, call, reader, client)
         except BadRequest as error:
             await client.write(_response(400, {"message": f"lab socket: {error.message}"}))
         except (OSError, ValueError) as error:
             # in a response that has begun, this would be part of a stream
             if call is not None and call.status is None:
-                where = state.shown(self._place.address)
+                where = state.abbreviate_home(self._place.address)
                 message = f"lab socket: the engine at {where} does not respond: {error}"
                 await client.write(_response(502, {"message": message}))
         finally:
             await client.close()
 
     async def _pass_on(
-        self, request: Request, call: ApiCall, reader: asyncio.StreamReader, client: Streams
+        self, request: Request, call: ApiRequest, reader: asyncio.StreamReader, client: Streams
     ) -> None:
         if request.method == "POST" and request.path == "/build/prune":
             # the build cache has no labels: nobody can know whose it is
@@ -337,25 +339,25 @@ class LabSocket:
         body = await self._changed_body(request, reader, client)
         # the engine may refuse to upgrade, and would then read the client's next request here
         request.replace_header("connection", "Upgrade, close" if request.is_upgrade else "close")
-        engine = _Noted(await dial(self._place), call)
+        engine = _StatusRecorder(await dial(self._place), call)
         try:
             await engine.write(request.head() + body)
             await join(client, engine)
         finally:
             await engine.close()
 
-    def _note(self, request: Request) -> ApiCall:
-        call = ApiCall(request.method, _ID.sub("ID", request.path))
+    def _record_request(self, request: Request) -> ApiRequest:
+        call = ApiRequest(request.method, _ID.sub("ID", request.path))
         with self._lock:
             for conversation in self._recordings:
-                conversation.calls.append(call)
+                conversation.requests.append(call)
         return call
 
     async def _changed_body(self, request: Request, reader: asyncio.StreamReader, client: Streams) -> bytes:
         """Add what the session asks for to `request`; gives the body where it had to be read for that."""
-        kind = creates(request)
+        kind = created_kind(request)
         body = b""
-        is_prune = request.method == "POST" and request.path in _PRUNES
+        is_prune = request.method == "POST" and request.path in _PRUNE_ENDPOINTS
         if kind or is_prune:
             if request.header("expect").lower() == "100-continue":
                 await client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -369,7 +371,7 @@ class LabSocket:
             limit_prune(request, self._session)
             body = b""
         elif kind:
-            body = with_labels(body, {**self._labels(kind), sessions.BY: sessions.READER})
+            body = with_labels(body, {**self._labels(kind), sessions.CREATED_BY: sessions.READER})
         else:
             label_image(request, self._labels("image"))
             return b""
@@ -433,10 +435,10 @@ def _response(status: int, body: Mapping[str, Any]) -> bytes:
     return head.encode() + text
 
 
-class _Noted:
+class _StatusRecorder:
     """A connection to the engine that notes the status of the response."""
 
-    def __init__(self, engine: Connection, call: ApiCall) -> None:
+    def __init__(self, engine: Connection, call: ApiRequest) -> None:
         self._engine, self._call = engine, call
         self.write, self.write_eof, self.close = engine.write, engine.write_eof, engine.close
 

@@ -19,8 +19,8 @@ from labhelpers.errors import BadInput, NameTaken, SetupFailed
 from labhelpers.lab import sessions
 from labhelpers.lab.names import (
     CHAPTERS,
-    LETTERS,
     SUFFIX,
+    SUFFIX_LETTERS,
     Kinds,
     Names,
     checked_letter,
@@ -29,9 +29,9 @@ from labhelpers.lab.names import (
     port_with,
     suffix,
 )
-from labhelpers.lab.sessions import Thing
+from labhelpers.lab.sessions import Resource
 
-ENDING_S = 8.0
+SESSION_END_TIMEOUT_S = 8.0
 """How long the things of a notebook of the same state directory are waited for: its kernel may be restarting."""
 
 
@@ -47,10 +47,10 @@ def check(client: docker.DockerClient, chapter: str, session: str) -> list[str]:
     if chapter not in CHAPTERS:
         return []
     names, letter = CHAPTERS[chapter], suffix()
-    end = time.monotonic() + ENDING_S
+    end = time.monotonic() + SESSION_END_TIMEOUT_S
     while True:
         there = list(_on_engine(client))
-        cells = _taken(there, names.cells, names.cell_ports, letter, session)
+        cells = _conflicts(there, names.cells, names.cell_ports, letter, session)
         if (
             not cells
             or time.monotonic() > end
@@ -62,36 +62,36 @@ def check(client: docker.DockerClient, chapter: str, session: str) -> list[str]:
     if cells:
         raise NameTaken(
             f"chapter {chapter} needs names that are in use on this engine; nothing was created: "
-            + _listed(cells),
-            hint=way_forward(chapter, cells, free),
+            + _list_resources(cells),
+            hint=resolution_hint(chapter, cells, free),
         )
-    asked = _taken(there, names.exercises, names.exercise_ports, letter, session)
+    asked = _conflicts(there, names.exercises, names.exercise_ports, letter, session)
     if not asked:
         return []
     return [
-        f"note: exercises of this chapter use names that are in use on this engine: {_listed(asked)}; "
-        f"{way_forward(chapter, asked, free)}"
+        f"note: exercises of this chapter use names that are in use on this engine: {_list_resources(asked)}; "
+        f"{resolution_hint(chapter, asked, free)}"
     ]
 
 
-def owner(thing: Thing) -> str:
+def owner(resource: Resource) -> str:
     """The creator of a resource that this notebook must not touch, as the end of "a container that …"."""
-    if not thing.session:
+    if not resource.session:
         return "the lab did not create"
     whose = (
         "another notebook of yours created"
-        if sessions.is_alive(thing.session)
+        if sessions.is_alive(resource.session)
         else "another lab session created"
     )
-    return f"{whose} (chapter {thing.chapter})"
+    return f"{whose} (chapter {resource.chapter})"
 
 
-def way_forward(chapter: str, things: Sequence[Thing], free: str | None = None) -> str:
+def resolution_hint(chapter: str, resources: Sequence[Resource], free: str | None = None) -> str:
     """What to do about names that are taken."""
     steps = []
-    if any(sessions.is_alive(thing.session) for thing in things):
+    if any(sessions.is_alive(thing.session) for thing in resources):
         steps.append("shut down that notebook's kernel")
-    foreign = next((thing for thing in things if not thing.session and thing.kind != "port"), None)
+    foreign = next((thing for thing in resources if not thing.session and thing.kind != "port"), None)
     if foreign is not None:
         verb = "rm" if foreign.kind in ("container", "image") else f"{foreign.kind} rm"
         steps.append(f"if you do not need {foreign}, remove it: docker {verb} {foreign.name}")
@@ -105,17 +105,17 @@ def way_forward(chapter: str, things: Sequence[Thing], free: str | None = None) 
 
 
 def _next_letter() -> str | None:
-    return next((letter for letter in LETTERS if letter > (suffix() or "a")), None)
+    return next((letter for letter in SUFFIX_LETTERS if letter > (suffix() or "a")), None)
 
 
-def _on_engine(client: docker.DockerClient) -> Iterator[Thing]:
+def _on_engine(client: docker.DockerClient) -> Iterator[Resource]:
     """Everything on the engine that has a name, with its owner's session; a published port as the kind "port"."""
     api = client.api
 
-    def thing(kind: str, name: str, id: str, labels: dict[str, str] | None) -> Thing:
-        found = (labels or {}) if sessions.is_ours(kind, labels) else {}
-        readers = sessions.outlives_its_session(kind, name, found)
-        return Thing(
+    def thing(kind: str, name: str, id: str, labels: dict[str, str] | None) -> Resource:
+        found = (labels or {}) if sessions.has_lab_labels(kind, labels) else {}
+        readers = sessions.outlives_session(kind, name, found)
+        return Resource(
             kind, name, found.get(sessions.CHAPTER, ""), found.get(sessions.SESSION, ""), id, readers
         )
 
@@ -125,7 +125,7 @@ def _on_engine(client: docker.DockerClient) -> Iterator[Thing]:
         for published in row["Ports"] or []:
             if made and "PublicPort" in published:
                 number = str(published["PublicPort"])
-                yield Thing("port", number, made[0].chapter, made[0].session, row["Id"])
+                yield Resource("port", number, made[0].chapter, made[0].session, row["Id"])
     for row in api.networks():
         yield thing("network", row["Name"], row["Id"], row["Labels"])
     for row in api.volumes()["Volumes"] or []:
@@ -135,22 +135,22 @@ def _on_engine(client: docker.DockerClient) -> Iterator[Thing]:
             yield thing("image", tag, row["Id"], row["Labels"])
 
 
-def _taken(
-    there: Sequence[Thing], kinds: Kinds, ports: Sequence[int], letter: str, session: str
-) -> list[Thing]:
+def _conflicts(
+    there: Sequence[Resource], kinds: Kinds, ports: Sequence[int], letter: str, session: str
+) -> list[Resource]:
     wanted = {(kind, name_with(name, letter)) for kind, names in kinds.items() for name in names}
     wanted |= {("port", str(port_with(number, letter))) for number in ports}
     found = [t for t in there if (t.kind, t.name) in wanted and not _is_usable(t, session)]
     return list({(t.kind, t.name): t for t in found}.values())
 
 
-def _is_usable(thing: Thing, session: str) -> bool:
-    return bool(thing.session) and sessions.may_touch(thing.session, session)
+def _is_usable(thing: Resource, session: str) -> bool:
+    return bool(thing.session) and sessions.may_modify(thing.session, session)
 
 
-def _free_letter(there: Sequence[Thing], names: Names) -> str | None:
+def _free_letter(there: Sequence[Resource], names: Names) -> str | None:
     taken = {(thing.kind, thing.name) for thing in there}
-    for letter in LETTERS:
+    for letter in SUFFIX_LETTERS:
         wanted = {
             (kind, name_with(name, letter)) for kind, all in names_by_kind(names).items() for name in all
         }
@@ -161,12 +161,12 @@ def _free_letter(there: Sequence[Thing], names: Names) -> str | None:
     return None
 
 
-def _listed(things: Sequence[Thing]) -> str:
-    shown = [f"{thing} ({_whose(thing)})" for thing in things[:4]]
+def _list_resources(things: Sequence[Resource]) -> str:
+    shown = [f"{thing} ({_owner_text(thing)})" for thing in things[:4]]
     return ", ".join(shown) + (f" and {len(things) - 4} more" if len(things) > 4 else "")
 
 
-def _whose(thing: Thing) -> str:
+def _owner_text(thing: Resource) -> str:
     if not thing.session:
         return "not created by a lab"
     if sessions.is_alive(thing.session):
@@ -226,12 +226,12 @@ def write_copy(notebook: Path, letter: str, folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Change:
+class _Substitution:
     code: Callable[[str], str]
     text: Callable[[str], str]
 
 
-def _changes(chapter: Names, letter: str) -> _Change:
+def _changes(chapter: Names, letter: str) -> _Substitution:
     """How the source of a cell is changed: names in commands and code, and where the text quotes them."""
     names = sorted({name for all in names_by_kind(chapter).values() for name in all}, key=len, reverse=True)
     # a word of English is a name only where it is quoted or in a command; a compound is one everywhere
@@ -277,7 +277,7 @@ def _changes(chapter: Names, letter: str) -> _Change:
         changed = [shell(span) if number % 2 else everywhere(span) for number, span in enumerate(spans)]
         return moved(rf"(?<=port ){ports}(?!\d)", "".join(changed))
 
-    return _Change(code, text)
+    return _Substitution(code, text)
 
 
 def _one_of(words: Sequence[str]) -> str:

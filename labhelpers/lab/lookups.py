@@ -10,12 +10,13 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 from docker.models.volumes import Volume
 
-from labhelpers.engine import answers, waiting
-from labhelpers.engine.once import last_lines
-from labhelpers.engine.words import speaking
+from labhelpers.engine import responses, waiting
+from labhelpers.engine.error_translation import translate_errors
+from labhelpers.engine.run_once import last_lines
 from labhelpers.errors import EngineRefused, NotRunning
 from labhelpers.lab import refusals
 from labhelpers.lab.base import Base, name_of
+from labhelpers.lab.values import parse_filters, parse_image
 
 T = TypeVar("T")
 LAST_LINES = 8
@@ -34,7 +35,7 @@ class Lookups(Base):
             ContainerMissing: there is no such container.
         """
         name = name_of(container)
-        with speaking(self.engine, container=name):
+        with translate_errors(self.engine, container=name):
             found: Attributes = self.client.api.inspect_container(name)
             return found
 
@@ -44,9 +45,9 @@ class Lookups(Base):
         Raises:
             ImageMissing: the engine does not have it.
         """
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             try:
-                found: Attributes = self.client.api.inspect_image(ref)  # type: ignore[no-untyped-call]
+                found: Attributes = self.client.api.inspect_image(parse_image(ref))  # type: ignore[no-untyped-call]
             except ImageNotFound as error:
                 raise refusals.image_missing(ref, error) from None
             return found
@@ -57,9 +58,9 @@ class Lookups(Base):
         Raises:
             ImageMissing: the engine does not have it.
         """
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             try:
-                found: list[Attributes] = self.client.api.history(ref)  # type: ignore[no-untyped-call]
+                found: list[Attributes] = self.client.api.history(parse_image(ref))  # type: ignore[no-untyped-call]
             except ImageNotFound as error:
                 raise refusals.image_missing(ref, error) from None
             return found
@@ -70,7 +71,7 @@ class Lookups(Base):
         Raises:
             EngineRefused: there is no such network.
         """
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             found: Attributes = self.client.api.inspect_network(name_of(network))
             return found
 
@@ -81,7 +82,7 @@ class Lookups(Base):
             EngineRefused: there is no such volume.
         """
         name = name_of(volume)
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             try:
                 found: Attributes = self.client.api.inspect_volume(name)
             except NotFound as error:
@@ -100,9 +101,9 @@ class Lookups(Base):
         Args:
             sizes: also what each one's own layer holds (`SizeRw`, bytes).
         """
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             found: list[Attributes] = self.client.api.containers(
-                all=stopped, size=sizes, filters=dict(filters or {})
+                all=stopped, size=sizes, filters=parse_filters(filters or {})
             )
             return found
 
@@ -115,27 +116,27 @@ class Lookups(Base):
             ContainerMissing: there is no such container.
         """
         name = name_of(container)
-        with speaking(self.engine, container=name):
+        with translate_errors(self.engine, container=name):
             # the engine answers null where nothing has changed
             found: list[Attributes] = self.client.api.diff(name) or []
             return found
 
     def list_networks(self) -> list[Attributes]:
         """The networks; a row of `GET /networks` for each."""
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             found: list[Attributes] = self.client.api.networks()
             return found
 
     def list_images(self) -> list[Attributes]:
         """The images; a row of `GET /images/json` for each."""
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             found: list[Attributes] = self.client.api.images()
             return found
 
     def list_volumes(self) -> list[Attributes]:
         """The volumes; a row of `GET /volumes` for each."""
-        with speaking(self.engine):
-            return answers.rows(self.client.api.volumes(), "Volumes")
+        with translate_errors(self.engine):
+            return responses.nested_list(self.client.api.volumes(), "Volumes")
 
     def logs(self, container: Container | str, **options: Any) -> str:
         """What a container has written so far; `options` are those of docker-py's `logs` that do not stream.
@@ -145,7 +146,7 @@ class Lookups(Base):
             EngineRefused: its log driver keeps nothing.
         """
         name = name_of(container)
-        with speaking(self.engine, container=name):
+        with translate_errors(self.engine, container=name):
             return str(self.client.api.logs(name, **options).decode(errors="replace"))
 
     def is_running(self, container: Container | str) -> bool:
@@ -162,8 +163,8 @@ class Lookups(Base):
         Raises:
             ContainerMissing: there is no such container.
         """
-        networks = answers.networks(self.inspect(container))
-        chosen = networks.get(network, {}) if network else next(iter(networks.values()), {})
+        networks = responses.networks(self.inspect(container))
+        chosen = networks.get(name_of(network), {}) if network else next(iter(networks.values()), {})
         return str(chosen.get("IPAddress") or "")
 
     def directory_of(self, volume: Volume | str) -> str:
@@ -178,9 +179,9 @@ class Lookups(Base):
         self,
         what: str,
         check: Callable[[], T],
-        limit_s: float = waiting.LIMIT_S,
+        limit_s: float = waiting.TIMEOUT_S,
         *,
-        every_s: float = waiting.EVERY_S,
+        every_s: float = waiting.POLL_S,
         while_running: Container | str | None = None,
     ) -> T:
         """Call `check` until it returns something true, and return that.
@@ -222,5 +223,5 @@ class Lookups(Base):
 
     def engine_time(self) -> str:
         """The time now on the engine's clock (RFC 3339, with nanoseconds)."""
-        with speaking(self.engine):
+        with translate_errors(self.engine):
             return str(self.client.api.info()["SystemTime"])

@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 from docker.models.images import Image
 from docker.models.resource import Model
 
-from labhelpers.engine.words import RAISED, in_words
+from labhelpers.engine.error_translation import SDK_ERRORS, to_lab_error
 from labhelpers.errors import BadInput, LabError
 from labhelpers.results import Result
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 # what a shell or the docker CLI itself reads: a variable of the notebook with such a name stays in the notebook
-_NOT_INSERTED = re.compile(r"PATH|HOME|IFS|ENV|SHELLOPTS|(BASH|DOCKER|LD|LABHELPERS|COMPOSE)_?.*")
+_RESERVED_VARIABLES = re.compile(r"PATH|HOME|IFS|ENV|SHELLOPTS|(BASH|DOCKER|LD|LABHELPERS|COMPOSE)_?.*")
 _NAME = re.compile(r"\$\{?([A-Za-z_]\w*)")
-STOP_S = 5.0
+STOP_TIMEOUT_S = 5.0
 """How long an interrupted command may take to end before it is killed."""
-SILENT_S = 0.5
+OUTPUT_TIMEOUT_S = 0.5
 """How long the output of a shell that has ended is waited for, where something still holds it open."""
 
 
@@ -72,11 +72,11 @@ def register(lab: Lab) -> None:
         # the SDK's requests may be the reader's own as well: what says that it was sent elsewhere is not the engine's
         url = getattr(getattr(error, "request", None), "url", None)
         elsewhere = url is not None and not url.startswith(lab.client.api.base_url)
-        told = error if elsewhere else in_words(lab.engine, error)
+        told = error if elsewhere else to_lab_error(lab.engine, error)
         shell.showtraceback((type(told), told, traceback), tb_offset=tb_offset)
 
     shell.register_magic_function(docker, "line_cell", "docker")
-    shell.set_custom_exc(RAISED, tell)
+    shell.set_custom_exc(SDK_ERRORS, tell)
 
 
 def script(line: str, cell: str | None = None) -> str:
@@ -91,14 +91,14 @@ def script(line: str, cell: str | None = None) -> str:
     return first if cell is None else f"set -e\n{first}\n{cell}"
 
 
-def inserted(text: str, variables: Mapping[str, Any]) -> dict[str, str]:
+def shell_variables(text: str, variables: Mapping[str, Any]) -> dict[str, str]:
     """The variables of the notebook that `text` names (`$NAME`, `${NAME}`), as a shell takes them.
 
     Text, numbers (NumPy's too), paths and the lab's results are inserted as `str` gives them; a container, network or
     volume of the SDK by its name, an image by its tag, and a list as its quoted items. Other values stay in the
     notebook.
     """
-    names = {name for name in _NAME.findall(text) if not _NOT_INSERTED.fullmatch(name)}
+    names = {name for name in _NAME.findall(text) if not _RESERVED_VARIABLES.fullmatch(name)}
     values = {name: _as_text(variables[name]) for name in names if name in variables}
     return {name: value for name, value in values.items() if value is not None and "\0" not in value}
 
@@ -134,7 +134,7 @@ def run(lab: Lab, text: str, variables: Mapping[str, Any]) -> int:
             if shell
             else "on Windows, run the course in WSL: https://docs.docker.com/desktop/features/wsl/",
         )
-    environment = os.environ | inserted(text, variables) | {"DOCKER_HOST": lab.socket.address}
+    environment = os.environ | shell_variables(text, variables) | {"DOCKER_HOST": lab.socket.address}
     try:
         process = subprocess.Popen(
             [shell, "-c", text],
@@ -159,19 +159,19 @@ def run(lab: Lab, text: str, variables: Mapping[str, Any]) -> int:
     try:
         process.wait()
     except KeyboardInterrupt:
-        _end(process)
+        _terminate(process)
     for copy in copies:
         copy.wait()
     return process.wait()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     """Interrupt the whole pipeline, as Ctrl-C does in a terminal; kill what does not end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_S if number == signal.SIGINT else 1)
+            process.wait(STOP_TIMEOUT_S if number == signal.SIGINT else 1)
             return
 
 
@@ -185,9 +185,9 @@ class _Copy(threading.Thread):
         self.start()
 
     def wait(self) -> None:
-        """Wait until it has shown everything, or nothing came for `SILENT_S`: a background process has it open."""
+        """Wait until all is shown, or nothing came for `OUTPUT_TIMEOUT_S`: a background process has it open."""
         self._last = time.monotonic()
-        while self.is_alive() and time.monotonic() - self._last < SILENT_S:
+        while self.is_alive() and time.monotonic() - self._last < OUTPUT_TIMEOUT_S:
             self.join(0.05)
 
     def run(self) -> None:

@@ -2,7 +2,7 @@
 
 A container, network, volume or image has one name per engine, and a port one owner. `CHAPTERS` lists what each chapter
 uses. The kernel of another learner's copy of a notebook has `LABHELPERS_SUFFIX` set, by which the rooms name what their
-exercises ask for (`named`); `labhelpers.lab.learners` finds clashes and writes such copies.
+exercises ask for (`with_suffix`); `labhelpers.lab.learners` finds clashes and writes such copies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from string import ascii_lowercase
 from labhelpers.errors import BadInput
 
 SUFFIX = "LABHELPERS_SUFFIX"
-LETTERS = ascii_lowercase[1:]
+SUFFIX_LETTERS = ascii_lowercase[1:]
 """The letters for a second learner and more: the first one has the names of the course."""
 PORT_STEP = 30
 """How far the ports of one letter are from those of the next."""
@@ -143,7 +143,7 @@ def suffix() -> str:
     return checked_letter(letter) if letter else ""
 
 
-def named(name: str) -> str:
+def with_suffix(name: str) -> str:
     """The name of the course as this process's learner uses it: "web", or "web-b"; "price-b:1" for an image.
 
     Raises:
@@ -154,9 +154,9 @@ def named(name: str) -> str:
     return name_with(name, suffix())
 
 
-def all_named(*names: str) -> tuple[str, ...]:
-    """`named`, for several."""
-    return tuple(named(name) for name in names)
+def all_with_suffix(*names: str) -> tuple[str, ...]:
+    """`with_suffix`, for several."""
+    return tuple(with_suffix(name) for name in names)
 
 
 def port(number: int) -> int:
@@ -164,10 +164,12 @@ def port(number: int) -> int:
     return port_with(number, suffix())
 
 
-def is_prescribed_volume(name: str) -> bool:
+def is_course_volume(name: str) -> bool:
     """Whether a cell or an exercise of a chapter, or of a copy, has a volume of that name."""
     prescribed = {name for chapter in CHAPTERS.values() for name in names_by_kind(chapter).get("volume", ())}
-    return name in prescribed or (name[-2:-1] == "-" and name[-1] in LETTERS and name[:-2] in prescribed)
+    return name in prescribed or (
+        name[-2:-1] == "-" and name[-1] in SUFFIX_LETTERS and name[:-2] in prescribed
+    )
 
 
 def checked_letter(letter: str) -> str:
@@ -176,9 +178,9 @@ def checked_letter(letter: str) -> str:
     Raises:
         BadInput: it is not.
     """
-    if len(letter) != 1 or letter not in LETTERS:
+    if len(letter) != 1 or letter not in SUFFIX_LETTERS:
         raise BadInput(
-            f"{letter!r} is not a valid suffix: use one letter from {LETTERS[0]} to {LETTERS[-1]}",
+            f"{letter!r} is not a valid suffix: use one letter from {SUFFIX_LETTERS[0]} to {SUFFIX_LETTERS[-1]}",
             hint="for example --suffix b; the first learner on an engine needs none",
         )
     return letter

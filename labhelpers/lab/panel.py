@@ -11,13 +11,13 @@ from labhelpers.lab.sessions import described
 from labhelpers.results import code_html
 
 if TYPE_CHECKING:
-    from labhelpers.lab.inventory import MadeElsewhere
-    from labhelpers.lab.sessions import Thing
+    from labhelpers.lab.inventory import RemainingResources
+    from labhelpers.lab.sessions import Resource
 
 
-def made_elsewhere_panel(made: MadeElsewhere) -> widgets.Widget:
+def remaining_panel(made: RemainingResources) -> widgets.Widget:
     """What stays on the engine, with a box for each item, none ticked; the button removes what is ticked."""
-    if not made.things:
+    if not made.resources:
         return widgets.HTML(f'<pre style="line-height:1.4">{escape(repr(made))}</pre>')
     head = widgets.HTML(
         "These remain on the engine when this notebook is closed. Select what you do not need:"
@@ -25,13 +25,13 @@ def made_elsewhere_panel(made: MadeElsewhere) -> widgets.Widget:
     wide = widgets.Layout(width="auto", max_width="52em")
     boxes = {
         thing: widgets.Checkbox(value=False, description=described(thing), indent=False, layout=wide)
-        for thing in made.things
+        for thing in made.resources
     }
     button = widgets.Button(description="Remove selected", icon="trash", disabled=True)
     button.layout.width = "auto"
     said = widgets.HTML()
 
-    def ticked() -> list[Thing]:
+    def ticked() -> list[Resource]:
         return [thing for thing, box in boxes.items() if box.value and not box.disabled]
 
     def enable(_: object) -> None:

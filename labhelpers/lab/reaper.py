@@ -1,7 +1,7 @@
 """Removes what a session made once its process has gone: `python -m labhelpers.lab.reaper SESSION ENGINE`.
 
 ENGINE is the engine's id. Nothing here reads it: it says to another state directory of this machine that the session is
-alive on that engine (`ours.alive_elsewhere`).
+alive on that engine (`sessions.live_foreign_sessions`).
 
 Testcontainers' Ryuk is the model: its owner holds a connection open, and a connection that ends says that the
 owner is gone, whatever ended it. Here the connection is this process's standard input, a pipe from the notebook's
@@ -17,9 +17,9 @@ import time
 from collections.abc import Mapping
 
 # an engine that is being restarted comes back within this time; after it, the next lab cleans up
-PATIENCE_S = 60.0
+RETRY_LIMIT_S = 60.0
 # a request that was on its way when its owner died may still make something, on a busy machine seconds later
-PASSES, PAUSE_S = 5, 2.0
+ATTEMPTS, PAUSE_S = 5, 2.0
 
 
 class Reaper:
@@ -36,7 +36,7 @@ class Reaper:
         from labhelpers.lab import sessions
 
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "labhelpers.lab.reaper", session, *sessions.engine_of(session)],
+            [sys.executable, "-m", "labhelpers.lab.reaper", session, *sessions.engine_id_of(session)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -46,7 +46,7 @@ class Reaper:
             start_new_session=True,
         )
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Nothing is left to remove: end it."""
         self._process.kill()
         self._process.wait()
@@ -65,15 +65,15 @@ def main(session: str) -> None:
     from labhelpers.errors import LabError
     from labhelpers.lab import sessions
 
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + RETRY_LIMIT_S
     passes = 0
-    while passes < PASSES and time.monotonic() < end:
+    while passes < ATTEMPTS and time.monotonic() < end:
         try:
             client = engines.connect(revive=False).client
-            if passes + 1 < PASSES:
-                sessions.clear(client, session)
+            if passes + 1 < ATTEMPTS:
+                sessions.remove_session_resources(client, session)
                 passes += 1
-            elif sessions.bury(client, session, identity(client.info())):
+            elif sessions.reap_session(client, session, identity(client.info())):
                 return
         except (LabError, OSError, DockerException, RequestException):
             passes = 0  # the engine is away: look again when it is back

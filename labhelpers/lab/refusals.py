@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import docker
 from docker.errors import APIError, ImageNotFound
 
-from labhelpers.engine import answers, registries, subnets
-from labhelpers.engine.words import refused
+from labhelpers.engine import registries, responses, subnets
+from labhelpers.engine.error_translation import engine_refused
 from labhelpers.errors import BuildFailed, EngineRefused, ImageMissing, LabError, NameTaken, PortTaken
 from labhelpers.lab import learners, sessions
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 NO_POOL = re.compile(
     r"non-overlapping IPv[46] address pool|predefined address pools have been fully subnetted"
 )
-_ENGINES_OWN = ("bridge", "host", "none", "docker_gwbridge", "ingress")
-_NAMED = 4
+_PREDEFINED_NETWORKS = ("bridge", "host", "none", "docker_gwbridge", "ingress")
+_MAX_LISTED = 4
 # runc's own first process is charged to the container, and killed where it is given too little (moby#41167): up to
 # 16.8 MB were seen to be taken. What the engine says then depends on how far it had come, and never is the cause.
-_TO_START = 32 << 20
+_START_MEMORY_BYTES = 32 << 20
 
 
 def image_missing(ref: str, error: object) -> ImageMissing:
@@ -40,7 +40,7 @@ def image_missing(ref: str, error: object) -> ImageMissing:
             hint=f"pull it: lab.pull({ref!r}); for a lab image: lab.image(NAME)",
             engine_message=words,
         )
-    return registries.explain(ref, words).error(ref)
+    return registries.explain_failure(ref, words).to_error(ref)
 
 
 def build_failed(call: Build, said: list[str], words: str) -> BuildFailed:
@@ -64,8 +64,8 @@ def not_started(client: docker.DockerClient, run: Run, error: APIError) -> LabEr
             engine_message=words,
         )
     if "already allocated" not in words and "address already in use" not in words:
-        said = refused(error)
-        if 0 < run.api()["HostConfig"].get("Memory", 0) < _TO_START:
+        said = engine_refused(error)
+        if 0 < run.api()["HostConfig"].get("Memory", 0) < _START_MEMORY_BYTES:
             said.hint = (
                 "starting a container needs up to 17 MB on some engines: use memory='32m' or more, unless "
                 "the engine's message names another cause"
@@ -79,7 +79,7 @@ def not_started(client: docker.DockerClient, run: Run, error: APIError) -> LabEr
     }
     taken = next((port for port in ports if re.search(rf":{port}\b", words)), None)
     if taken is None:
-        return refused(error)
+        return engine_refused(error)
     used = _published_ports(client)
     owner = f"the container {used[taken]!r}" if taken in used else "a process on the engine's host"
     return PortTaken(
@@ -97,7 +97,7 @@ def name_taken(
     owner = next(
         (
             thing
-            for look in (sessions.things, sessions.strangers)
+            for look in (sessions.session_resources, sessions.foreign_resources)
             for thing in look(client)
             if (thing.kind, thing.name) == (kind, name)
         ),
@@ -105,7 +105,7 @@ def name_taken(
     )
     if owner is None:
         return NameTaken(
-            f"the name {name!r} is used by {_a(kind)} that the lab did not create",
+            f"the name {name!r} is used by {_with_article(kind)} that the lab did not create",
             hint="choose another name or, if you do not need it, remove it in a terminal",
             engine_message=words,
         )
@@ -114,15 +114,17 @@ def name_taken(
         if kind == "container":
             hint = f"lab.remove({name!r}, force=True) removes it; or choose another name"
     else:
-        whose, hint = learners.owner(owner), learners.way_forward(chapter, [owner])
-    return NameTaken(f"the name {name!r} is used by {_a(kind)} that {whose}", hint=hint, engine_message=words)
+        whose, hint = learners.owner(owner), learners.resolution_hint(chapter, [owner])
+    return NameTaken(
+        f"the name {name!r} is used by {_with_article(kind)} that {whose}", hint=hint, engine_message=words
+    )
 
 
 def subnet_taken(client: docker.DockerClient, host: HostView, subnet: str, error: APIError) -> NameTaken:
     """That the addresses of a subnet belong to another network."""
-    wanted = subnets.parsed(subnet)
+    wanted = subnets.parse_subnet(subnet)
     assert wanted is not None, "checked by CreateNetwork"
-    taken = list(subnets.of_networks(client.api.networks()))
+    taken = list(subnets.network_subnets(client.api.networks()))
     owner = next((name for one, name in taken if subnets.overlaps(wanted, [one])), None)
     whose = f"the network {owner!r}" if owner else "another network of the engine's machine"
     return NameTaken(
@@ -136,7 +138,7 @@ def subnet_taken(client: docker.DockerClient, host: HostView, subnet: str, error
 def no_pool(client: docker.DockerClient, host: HostView, error: APIError) -> EngineRefused:
     """That no address pool is left: too many networks, small pools, or routes (a VPN's) that cover the pools."""
     words = str(error.explanation)
-    rows = [row for row in client.api.networks() if row.get("Name") not in _ENGINES_OWN]
+    rows = [row for row in client.api.networks() if row.get("Name") not in _PREDEFINED_NETWORKS]
     used = {
         str(name)
         for row in client.api.containers(all=True)
@@ -148,11 +150,11 @@ def no_pool(client: docker.DockerClient, host: HostView, error: APIError) -> Eng
     hint = _free_subnet(
         client,
         host,
-        [one for one, _ in subnets.of_networks(client.api.networks())],
+        [one for one, _ in subnets.network_subnets(client.api.networks())],
         6 if "IPv6" in words else 4,
     )
     if unused:
-        some = " ".join(unused[:_NAMED]) + (" …" if len(unused) > _NAMED else "")
+        some = " ".join(unused[:_MAX_LISTED]) + (" …" if len(unused) > _MAX_LISTED else "")
         hint += (
             f"or remove unused networks: docker network rm {some} (`./lab clean` removes those of ended labs)"
         )
@@ -175,16 +177,16 @@ def _free_subnet(
     # the host's routes are not shown everywhere; an error is no time to build the image that reads them
     with suppress(LabError, ImageNotFound):
         client.images.get(images.reference("tools"))
-        taken = [*taken, *subnets.of_routes(route.destination for route in host.routes())]
-    free = subnets.free(taken, version)
+        taken = [*taken, *subnets.route_subnets(route.destination for route in host.routes())]
+    free = subnets.free_subnet(taken, version)
     return f"choose addresses yourself: subnet='{free}'; " if free else ""
 
 
 def _published_ports(client: docker.DockerClient) -> Mapping[int, str]:
     return {
-        port["PublicPort"]: answers.name(row)
+        port["PublicPort"]: responses.name(row)
         for row in client.api.containers()
-        for port in answers.rows(row, "Ports")
+        for port in responses.nested_list(row, "Ports")
         if "PublicPort" in port
     }
 
@@ -209,5 +211,5 @@ def _networks(count: int) -> str:
     return "1 network" if count == 1 else f"{count} networks"
 
 
-def _a(kind: str) -> str:
+def _with_article(kind: str) -> str:
     return f"an {kind}" if kind == "image" else f"a {kind}"

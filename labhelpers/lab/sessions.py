@@ -20,7 +20,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import docker
@@ -31,13 +30,13 @@ from requests.exceptions import RequestException
 from labhelpers import state
 from labhelpers.engine.find import identity
 from labhelpers.engine.removal import remove_container, remove_image
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 CHAPTER = "labhelpers.chapter"
 SESSION = "labhelpers.session"
 KIND = "labhelpers.kind"
 KEEP = "labhelpers.keep"
-BY = "labhelpers.by"
+CREATED_BY = "labhelpers.by"
 """Who created a thing: `READER` by a typed command; without this label the Lab API did."""
 READER = "reader"
 
@@ -50,7 +49,7 @@ TEST_ENGINES = "test-engines"
 RUN = "LABHELPERS_RUN"
 """The environment variable with which `./lab run` marks the sessions of its kernels."""
 
-_LOOKS = 5
+_ATTEMPTS = 5
 # what a session's record has lists of; the rest is text
 _LISTS = ("volumes", "stages")
 # the engine names an anonymous volume so (moby, volume/service: stringid.GenerateRandomID)
@@ -62,80 +61,74 @@ def labels(kind: str, chapter: str, session: str) -> dict[str, str]:
     return {CHAPTER: chapter, SESSION: session, KIND: kind}
 
 
-def is_ours(kind: str, found: dict[str, str] | None) -> bool:
-    """Whether labels `found` on a thing of `kind` say that the lab made it."""
-    return found is not None and CHAPTER in found and found.get(KIND, kind) == kind and KEEP not in found
+def has_lab_labels(kind: str, labels: dict[str, str] | None) -> bool:
+    """Whether `labels` on a thing of `kind` say that the lab made it."""
+    return labels is not None and CHAPTER in labels and labels.get(KIND, kind) == kind and KEEP not in labels
 
 
-def outlives_its_session(kind: str, name: str, found: Mapping[str, str] | None) -> bool:
+def outlives_session(kind: str, name: str, labels: Mapping[str, str] | None) -> bool:
     """Whether it is a volume that a reader created in order to keep it: only the reader has it removed.
 
     It has a name, and one that no chapter prescribes: those of the lessons go with their session, so that a chapter
     can be run again from its top.
     """
-    from labhelpers.lab.names import is_prescribed_volume
+    from labhelpers.lab.names import is_course_volume
 
-    by_reader = kind == "volume" and (found or {}).get(BY) == READER
-    return by_reader and not _ANONYMOUS.fullmatch(name) and not is_prescribed_volume(name)
+    by_reader = kind == "volume" and (labels or {}).get(CREATED_BY) == READER
+    return by_reader and not _ANONYMOUS.fullmatch(name) and not is_course_volume(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Thing(Result):
-    """Something on the engine that a lab made.
+@record
+class Resource(Result):
+    """Something on the engine that a lab made."""
 
-    Attributes:
-        kind: container, network, volume or image.
-        name: its name; the start of its id where it has no name.
-        readers: whether it is a volume that a reader created and that outlives its session.
-    """
-
-    kind: str
-    name: str
-    chapter: str
-    session: str
-    id: str
-    readers: bool = False
+    kind: str = column("container, network, volume or image")
+    name: str = column("its name; the start of its id where it has no name")
+    chapter: str = column("the chapter whose lab made it")
+    session: str = column("the session that made it")
+    id: str = column("its full ID", shown=False)
+    created_by_reader: bool = column("whether the reader created it, to keep it", default=False)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
 
 
-def described(thing: Thing) -> str:
+def described(thing: Resource) -> str:
     """A thing that stays, with the reason where the labels give one."""
-    if thing.readers:
+    if thing.created_by_reader:
         return f"{thing}: created by you; its data is kept"
     return f"{thing}: created in a JupyterLab terminal" if thing.chapter == TERMINAL else str(thing)
 
 
-def things(client: docker.DockerClient, session: str | None = None) -> list[Thing]:
+def session_resources(client: docker.DockerClient, session: str | None = None) -> list[Resource]:
     """What one session made, or all sessions of this state directory, in the order in which it can be removed."""
     if session is not None:
         return _labelled(client, f"{SESSION}={session}")
-    known = _known_on(client)
+    known = _sessions_on_engine(client)
     return [thing for thing in _labelled(client, CHAPTER) if thing.session in known]
 
 
-def strangers(client: docker.DockerClient) -> list[Thing]:
+def foreign_resources(client: docker.DockerClient) -> list[Resource]:
     """What carries a lab's label but belongs to no session of this state directory."""
-    known = _known_on(client)
+    known = _sessions_on_engine(client)
     return [thing for thing in _labelled(client, CHAPTER) if thing.session not in known]
 
 
-def _labelled(client: docker.DockerClient, label: str) -> list[Thing]:
+def _labelled(client: docker.DockerClient, label: str) -> list[Resource]:
     return [
-        Thing(kind, name, found[CHAPTER], found.get(SESSION, ""), id, outlives_its_session(kind, name, found))
+        Resource(kind, name, found[CHAPTER], found.get(SESSION, ""), id, outlives_session(kind, name, found))
         for kind, name, id, found in _listed(client, {"label": [label]})
-        if is_ours(kind, found)
+        if has_lab_labels(kind, found)
     ]
 
 
-def _known_on(client: docker.DockerClient) -> set[str]:
+def _sessions_on_engine(client: docker.DockerClient) -> set[str]:
     """The sessions that have a record here, on this engine."""
     engine_id = identity(client.info())
-    return {session for session in _known() if _engine_of(session, engine_id) == engine_id}
+    return {session for session in _recorded_sessions() if _engine_of(session, engine_id) == engine_id}
 
 
-def engine_of(session: str) -> list[str]:
+def engine_id_of(session: str) -> list[str]:
     """The id of the engine that a session works on; empty for a session that has no record here."""
     found = _told(session).get("engine")
     return [str(found)] if found else []
@@ -145,14 +138,14 @@ def _engine_of(session: str, default: str) -> str:
     return str(_told(session).get("engine", default))
 
 
-def others(client: docker.DockerClient) -> list[Thing]:
+def unlabelled_resources(client: docker.DockerClient) -> list[Resource]:
     """What is on the engine and no lab made, in the order in which it can be removed; the lab images left out.
 
     Nor is a volume without a name listed that a lab's container has: it goes with that container.
     """
     used = _volumes_of_labs(client)
     return [
-        Thing(kind, name, "", "", id)
+        Resource(kind, name, "", "", id)
         for kind, name, id, found in _listed(client, {})
         if CHAPTER not in found
         and not (kind == "image" and _is_lab_image(name, found))
@@ -195,13 +188,13 @@ def _listed(
 def images_of(client: docker.DockerClient, filters: dict[str, Any]) -> list[dict[str, Any]]:
     """The engine's images. With containerd's store the listing fails where one of them is removed meanwhile."""
     listed: Callable[..., list[dict[str, Any]]] = client.api.images
-    for _ in range(_LOOKS):
+    for _ in range(_ATTEMPTS):
         with suppress(NotFound):
             return listed(filters=filters)
     return listed(filters=filters)
 
 
-def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing], list[str]]:
+def remove(client: docker.DockerClient, resources: list[Resource]) -> tuple[list[Resource], list[str]]:
     """Remove things; gives those removed, and a line for each that the engine would not give up.
 
     A thing that somebody else's container still uses stays, and so does one that is gone already.
@@ -214,7 +207,7 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
         "image": lambda id: _remove_image(client, id),
     }
     removed, kept = [], []
-    for thing in what:
+    for thing in resources:
         try:
             how[thing.kind](thing.id)
             removed.append(thing)
@@ -225,7 +218,7 @@ def remove(client: docker.DockerClient, what: list[Thing]) -> tuple[list[Thing],
     return removed, kept
 
 
-def clear(client: docker.DockerClient, session: str) -> list[str]:
+def remove_session_resources(client: docker.DockerClient, session: str) -> list[str]:
     """Remove all that a session made, what its builds left without a name, and what it pulled from its own registry.
 
     A volume that outlives its session stays, and is noted in the session's record.
@@ -236,11 +229,11 @@ def clear(client: docker.DockerClient, session: str) -> list[str]:
     return _clear(client, session)[1]
 
 
-def _clear(client: docker.DockerClient, session: str) -> tuple[list[Thing], list[str]]:
-    made = things(client, session)
-    removed, kept = remove(client, [thing for thing in made if not thing.readers])
+def _clear(client: docker.DockerClient, session: str) -> tuple[list[Resource], list[str]]:
+    made = session_resources(client, session)
+    removed, kept = remove(client, [thing for thing in made if not thing.created_by_reader])
     told = _told(session)
-    volumes = [thing.name for thing in made if thing.readers]
+    volumes = [thing.name for thing in made if thing.created_by_reader]
     if told and told.get("volumes", []) != volumes:
         state.write_json(_record(session), told | {"volumes": volumes})
     for id in told.get("stages", []):
@@ -283,33 +276,33 @@ class Session:
         self._lock.acquire(timeout=5)
         state.write_json(_record(self.id), self._told)
 
-    def has_registry(self, address: str) -> None:
+    def record_registry(self, address: str) -> None:
         """Note the address of the session's registry: names of images that begin with it are the session's."""
         self._told["registry"] = address
         state.write_json(_record(self.id), self._told)
 
-    def has_stages(self, ids: Iterable[str]) -> None:
+    def record_build_stages(self, ids: Iterable[str]) -> None:
         """Note nameless images that its builds left: stages, and what a failed build stopped at."""
         self._told["stages"] = [*self._told.get("stages", []), *ids]
         state.write_json(_record(self.id), self._told)
 
     def end(self) -> None:
         """Give the session up: what it made is gone, except for volumes that outlive it, for which its record stays."""
-        _forget(self.id)
+        _delete_record(self.id)
         self._lock.release()
         state.path(f"sessions/{self.id}.lock").unlink(missing_ok=True)
 
 
-def begin(client: docker.DockerClient, chapter: str) -> Session:
+def start_session(client: docker.DockerClient, chapter: str) -> Session:
     """Remove what dead sessions of this state directory left on this engine, and begin a new one.
 
     What was made in JupyterLab's terminals stays: it is no notebook's. `./lab clean` and `./lab down` remove it.
     """
     engine_id = identity(client.info())
     with state.locked("sessions"):
-        for session in _known():
+        for session in _recorded_sessions():
             if _told(session).get("chapter") != TERMINAL:
-                bury(client, session, engine_id)
+                reap_session(client, session, engine_id)
         return Session(engine_id, chapter)
 
 
@@ -327,7 +320,7 @@ def is_alive(session: str) -> bool:
 
 
 @contextmanager
-def short_session(client: docker.DockerClient, chapter: str) -> Iterator[Callable[[str], dict[str, str]]]:
+def temporary_session(client: docker.DockerClient, chapter: str) -> Iterator[Callable[[str], dict[str, str]]]:
     """A session for the block, without a reaper: gives the labels for a kind of thing.
 
     What the block leaves is removed at its end or, where that fails or the process dies, by the next lab.
@@ -339,29 +332,29 @@ def short_session(client: docker.DockerClient, chapter: str) -> Iterator[Callabl
         yield lambda kind: labels(kind, chapter, session.id)
     finally:
         with suppress(DockerException, RequestException):
-            if not clear(client, session.id):
+            if not remove_session_resources(client, session.id):
                 session.end()
 
 
-def may_touch(session: str, own: str) -> bool:
-    """Whether the notebook of the session `own` may change what `session` made.
+def may_modify(session: str, current: str) -> bool:
+    """Whether the notebook of the session `current` may change what `session` made.
 
     It may if that is itself, the reader's terminal, or a session of this state directory that has ended.
     """
-    if session == own:
+    if session == current:
         return True
-    if session not in _known():
+    if session not in _recorded_sessions():
         return False
     return _told(session).get("chapter") == TERMINAL or not is_alive(session)
 
 
-def is_usable_volume(labels: Mapping[str, str] | None, own: str) -> bool:
-    """Whether the session `own` may use a volume with these labels: it is its own, or one that its reader created."""
+def is_usable_volume(labels: Mapping[str, str] | None, current: str) -> bool:
+    """Whether the session `current` may use a volume with these labels: its own, or one that its reader created."""
     session = (labels or {}).get(SESSION, "")
-    return session == own or ((labels or {}).get(BY) == READER and may_touch(session, own))
+    return session == current or ((labels or {}).get(CREATED_BY) == READER and may_modify(session, current))
 
 
-def alive_elsewhere() -> dict[str, str]:
+def live_foreign_sessions() -> dict[str, str]:
     """Sessions of other state directories that are alive on this machine, and the ids of their engines.
 
     Each is guarded by a reaper, whose command line names both. A session of another machine, or of a user whose
@@ -371,7 +364,7 @@ def alive_elsewhere() -> dict[str, str]:
         import psutil
     except ImportError:  # an incomplete environment: nothing is known
         return {}
-    known = _known()
+    known = _recorded_sessions()
     found: dict[str, str] = {}
     for process in psutil.process_iter(["cmdline"]):
         words: list[str] = process.info["cmdline"] or []
@@ -382,44 +375,46 @@ def alive_elsewhere() -> dict[str, str]:
     return found
 
 
-def sweep(client: docker.DockerClient) -> tuple[list[Thing], list[str]]:
+def reap_ended_sessions(client: docker.DockerClient) -> tuple[list[Resource], list[str]]:
     """Remove what dead sessions of this state directory left on this engine: what went, and a line for what stays."""
     engine_id = identity(client.info())
-    removed: list[Thing] = []
+    removed: list[Resource] = []
     kept: list[str] = []
     with state.locked("sessions"):
-        for session in _known():
-            gone, stays = _bury(client, session, engine_id) or ([], [])
+        for session in _recorded_sessions():
+            gone, stays = _reap_session(client, session, engine_id) or ([], [])
             removed += gone
             kept += stays
     return removed, kept
 
 
-def open_in(run: str) -> list[str]:
+def open_sessions_of_run(run: str) -> list[str]:
     """The sessions of a `./lab run` that have not ended yet, by the value of `RUN`."""
     return [session for session, told in _records() if told.get("run") == run and _has_lock(session)]
 
 
-def kept_in(run: str) -> list[str]:
+def kept_volumes_of_run(run: str) -> list[str]:
     """The names of the volumes that outlive the sessions of a `./lab run`."""
     return [name for _, told in _records() if told.get("run") == run for name in told.get("volumes", [])]
 
 
-def wait_until_ended(run: str, within_s: float) -> list[str]:
+def wait_for_run(run: str, within_s: float) -> list[str]:
     """Wait until all sessions of a `./lab run` have ended; those that have not within `within_s` seconds."""
     end = time.monotonic() + within_s
-    while (still := open_in(run)) and time.monotonic() < end:
+    while (still := open_sessions_of_run(run)) and time.monotonic() < end:
         time.sleep(0.1)
     return still
 
 
-def bury(client: docker.DockerClient, session: str, engine_id: str) -> bool:
+def reap_session(client: docker.DockerClient, session: str, engine_id: str) -> bool:
     """Remove what a session left if its process is gone and its things are on this engine; whether it has ended."""
-    done = _bury(client, session, engine_id)
+    done = _reap_session(client, session, engine_id)
     return done is not None and not done[1]
 
 
-def _bury(client: docker.DockerClient, session: str, engine_id: str) -> tuple[list[Thing], list[str]] | None:
+def _reap_session(
+    client: docker.DockerClient, session: str, engine_id: str
+) -> tuple[list[Resource], list[str]] | None:
     """What went and what would not go; None if the session is alive, or of another engine."""
     if _engine_of(session, engine_id) != engine_id:
         return None
@@ -430,14 +425,14 @@ def _bury(client: docker.DockerClient, session: str, engine_id: str) -> tuple[li
         return None
     removed, kept = _clear(client, session)
     if not kept:
-        _forget(session)
+        _delete_record(session)
     lock.release()
     if not kept:
         state.path(f"sessions/{session}.lock").unlink(missing_ok=True)
     return removed, kept
 
 
-def _known() -> list[str]:
+def _recorded_sessions() -> list[str]:
     """The sessions that have a record, or at least a lock: one that died while it began has no record yet."""
     folder = state.path("sessions", "any").parent
     files = [file for pattern in ("*.json", "*.lock") for file in folder.glob(pattern)]
@@ -445,7 +440,7 @@ def _known() -> list[str]:
 
 
 def _records() -> Iterator[tuple[str, dict[str, Any]]]:
-    for session in _known():
+    for session in _recorded_sessions():
         yield session, _told(session)
 
 
@@ -467,7 +462,7 @@ def _told(session: str) -> dict[str, Any]:
     }
 
 
-def _forget(session: str) -> None:
+def _delete_record(session: str) -> None:
     if not _told(session).get("volumes"):
         state.path(_record(session)).unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labhelpers.engine.gateway import private_socket
+from labhelpers.engine.gateway import new_socket_path
 from labhelpers.lab import sessions
 from labhelpers.lab.labsocket import LabSocket
 
@@ -21,7 +21,7 @@ PATH = "LABHELPERS_TERMINAL_SOCKET"
 
 def environment() -> dict[str, str]:
     """The variables of a server whose terminals use a lab socket."""
-    path = private_socket("terminal")
+    path = new_socket_path("terminal")
     return {"DOCKER_HOST": f"unix://{path}", PATH: str(path)}
 
 
@@ -30,9 +30,9 @@ def _load_jupyter_server_extension(server: Any) -> None:
     from labhelpers.engine import connect
 
     engine = connect(revive=False)
-    session = sessions.begin(engine.client, sessions.TERMINAL)
+    session = sessions.start_session(engine.client, sessions.TERMINAL)
     labels = partial(sessions.labels, chapter=sessions.TERMINAL, session=session.id)
-    socket = LabSocket(engine.place, session.id, labels, path=Path(os.environ[PATH]))
+    socket = LabSocket(engine.endpoint, session.id, labels, path=Path(os.environ[PATH]))
     # the session is held for as long as this process lives
     atexit.register(_close, socket, session)
     server.log.info("lab socket: %s, session %s", socket.address, session.id)

@@ -21,102 +21,108 @@ import pandas as pd
 
 from labhelpers.errors import BadArchive, BadInput
 from labhelpers.layers import manifests, trees
-from labhelpers.layers.extraction import Budget, Tree, follow, inside
+from labhelpers.layers.extraction import LayerTree, ResourceLimits, path_below_root, resolve_links
 from labhelpers.layers.manifests import Blob, mapping, sequence, short
 from labhelpers.layers.tarstream import (
     BLOCK,
     CHUNK,
     MAGIC_BYTES,
+    BufferedSource,
     Chunks,
     File,
-    Flow,
     Hashed,
-    HashedAhead,
+    LimitedSource,
     Member,
-    Part,
+    ParallelHasher,
     Source,
     Unpacked,
     compression,
-    cut_short,
-    damaged,
-    hostile,
+    damaged_error,
     looks_like_tar,
     members,
-    printable,
+    printable_name,
+    truncated_error,
+    unsafe_error,
 )
 from labhelpers.layers.trees import Entries, Entry, Waste
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 # containerd reads no manifest or configuration above 8 MiB; most have some KiB
-MOST_JSON = 8 << 20
-MOST_JSON_IN_ALL = 128 << 20
-MOST_BYTES = 1 << 62
-SMALL_WINDOW = 1 << 12
+MAX_JSON_BYTES = 8 << 20
+MAX_TOTAL_JSON_BYTES = 128 << 20
+MAX_LAYER_BYTES = 1 << 62
+WINDOW_BYTES = 1 << 12
 UNKNOWN = "(not recorded)"
 
-Look = Callable[[str, Part], Any]
+FileCallback = Callable[[str, LimitedSource], Any]
 """Sees a regular file of a layer: its path, and its contents to read. What it gives back is kept, None is not."""
 
-Hashing = Callable[[Source, Flow, int], tuple[Source, Callable[[], str]]]
+HashSource = Callable[[Source, BufferedSource, int], tuple[Source, Callable[[], str]]]
 """For the next so many bytes of a flow, as a source: the source to read from, and what gives the digest."""
 
 
 # --- results
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layer:
-    """One layer of an image.
+    """One layer of an image."""
 
-    Attributes:
-        number: its place, the lowest is 0.
-        digest: SHA-256 of the blob as the registry or the archive has it; None where the source does not say.
-        diff_id: SHA-256 of the unpacked layer (OCI image-spec, config.md).
-        instruction: what made it, as the image's history says.
-        bytes: the sizes of its files, added up.
-        files_added, files_changed, files_removed: against what the layers below show; directories are not
-            counted, a file that is written again counts as changed whatever its contents.
-        entries: path → what the layer holds there; whiteouts under their own names.
-        opaque: the directories that hide all that is below them in lower layers.
-        seen: path → what a look at the file's contents gave (`stream`); empty where nobody looked.
-    """
+    number: int = column("its place, the lowest is 0")
+    digest: str | None = column(
+        "SHA-256 of the blob as the registry or the archive has it; None where the source does not say"
+    )
+    diff_id: str = column("SHA-256 of the unpacked layer (OCI image-spec, config.md)")
+    instruction: str = column("what made it, as the image's history says")
+    bytes: int = column("the sizes of its files, added up")
+    files_added: int = column(
+        "against what the layers below show; directories are not counted, a file that is written again "
+        "counts as changed whatever its contents"
+    )
+    files_changed: int = column(
+        "against what the layers below show; directories are not counted, a file that is written again "
+        "counts as changed whatever its contents"
+    )
+    files_removed: int = column(
+        "against what the layers below show; directories are not counted, a file that is written again "
+        "counts as changed whatever its contents"
+    )
+    entries: Entries = column(
+        "path → what the layer holds there; whiteouts under their own names", repr=False, compare=False
+    )
+    opaque: tuple[str, ...] = column(
+        "the directories that hide all that is below them in lower layers", repr=False, compare=False
+    )
+    seen: Mapping[str, Any] = column(
+        "path → what a look at the file's contents gave (`stream`); empty where nobody looked",
+        shown=False,
+        repr=False,
+        compare=False,
+    )
 
-    number: int
-    digest: str | None
-    diff_id: str
-    instruction: str
-    bytes: int
-    files_added: int
-    files_changed: int
-    files_removed: int
-    entries: Entries = field(repr=False, compare=False)
-    opaque: tuple[str, ...] = field(repr=False, compare=False)
-    seen: Mapping[str, Any] = field(repr=False, compare=False)
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class ImageStack(Result):
-    """The layers of an image, and how well they use their bytes.
+    """The layers of an image, and how well they use their bytes."""
 
-    Attributes:
-        name: what the image is called.
-        layers: from the lowest to the highest.
-        efficiency: 0 to 1, as dive defines it: see `trees.efficiency`.
-        wasted_files: path, count, bytes of every path that is stored more than once, the largest first.
-        platform: what it is for, `linux/amd64`; None where the archive does not say.
-        other_platforms: those that the archive holds as well (`archive(…, platform=)` reads one of them).
-        absent_platforms: those that the archive lists, and does not hold in full.
-        skipped: the types of what the archive lists that is no image (a chart, a signature).
-    """
-
-    name: str
-    layers: tuple[Layer, ...]
-    efficiency: float
-    wasted_files: tuple[Waste, ...]
-    platform: str | None = None
-    other_platforms: tuple[str, ...] = ()
-    absent_platforms: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
+    name: str = column("what the image is called")
+    layers: tuple[Layer, ...] = column("from the lowest to the highest", shown=False)
+    efficiency: float = column("0 to 1, as dive defines it: see `trees.efficiency`")
+    wasted_files: tuple[Waste, ...] = column(
+        "path, count, bytes of every path that is stored more than once, the largest first", shown=False
+    )
+    platform: str | None = column(
+        "what it is for, `linux/amd64`; None where the archive does not say", default=None
+    )
+    other_platforms: tuple[str, ...] = column(
+        "those that the archive holds as well (`archive(…, platform=)` reads one of them)", default=()
+    )
+    absent_platforms: tuple[str, ...] = column(
+        "those that the archive lists, and does not hold in full", default=()
+    )
+    skipped: tuple[str, ...] = column(
+        "the types of what the archive lists that is no image (a chart, a signature)", default=()
+    )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -149,7 +155,7 @@ class ImageStack(Result):
     @property
     def union(self) -> Union:
         """Where each file that a container sees comes from."""
-        merged = trees.Merged()
+        merged = trees.MergedTree()
         for layer in self.layers:
             merged.apply(layer.number, layer.entries, layer.opaque)
         seen = (
@@ -176,17 +182,12 @@ class Origin:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Union(Result):
-    """The merged view of an image: every file (no directories) with the layer that it comes from.
+    """The merged view of an image: every file (no directories) with the layer that it comes from."""
 
-    Attributes:
-        stack: the image.
-        files: by path.
-    """
-
-    stack: ImageStack
-    files: tuple[Origin, ...]
+    stack: ImageStack = column("the image", shown=False)
+    files: tuple[Origin, ...] = rows("by path", of=Origin)
 
     def frame(self) -> pd.DataFrame:
         """One row a file: path, layer, bytes."""
@@ -218,7 +219,7 @@ def archive(
             of the platform.
     """
     where = Path(path).name
-    wanted = _Wanted(ref, platform, manifests.this_machine())
+    wanted = _ImageSelector(ref, platform, manifests.local_platform())
     try:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
@@ -229,8 +230,8 @@ def archive(
             if packed:
                 unpacked = Unpacked(source, where, packed)
                 return _read(unpacked, _Contents(where, _hashing if verify else None), wanted)
-            with HashedAhead(path) as ahead:
-                return _read(source, _Contents(where, _ahead(ahead) if verify else None, size), wanted)
+            with ParallelHasher(path) as ahead:
+                return _read(source, _Contents(where, _hash_ahead(ahead) if verify else None, size), wanted)
     except OSError as error:
         raise BadInput(
             f"the archive {where} cannot be read: {error.strerror or error}",
@@ -241,7 +242,7 @@ def archive(
 def stream(
     chunks: Iterable[bytes],
     name: str,
-    look: Look | None = None,
+    look: FileCallback | None = None,
     *,
     platform: str | None = None,
     default_platform: str | None = None,
@@ -257,12 +258,12 @@ def stream(
     Raises:
         BadInput, BadArchive: as `archive`.
     """
-    wanted = _Wanted(None, platform, default_platform or manifests.this_machine())
+    wanted = _ImageSelector(None, platform, default_platform or manifests.local_platform())
     return _read(Chunks(chunks), _Contents(name, _hashing, look=look), wanted)
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _ImageSelector:
     """Which image of an archive: its name, its platform, and the platform where none is asked for."""
 
     ref: str | None
@@ -270,22 +271,22 @@ class _Wanted:
     default: str
 
 
-def _hashing(source: Source, flow: Flow, size: int) -> tuple[Source, Callable[[], str]]:
+def _hashing(source: Source, flow: BufferedSource, size: int) -> tuple[Source, Callable[[], str]]:
     """A source that is hashed as it is read, and what gives its digest at the end."""
     total = hashlib.sha256()
     return Hashed(source, total), total.hexdigest
 
 
-def _ahead(hashed: HashedAhead) -> Hashing:
+def _hash_ahead(hashed: ParallelHasher) -> HashSource:
     """Hashing beside the reading, where the archive is a plain file: what is skipped needs not be read."""
     return lambda source, flow, size: (source, hashed.sha256(flow.position, size))
 
 
-def _read(source: Source, found: _Contents, wanted: _Wanted) -> ImageStack:
-    flow = Flow(source, found.where, found.window)
+def _read(source: Source, found: _Contents, wanted: _ImageSelector) -> ImageStack:
+    flow = BufferedSource(source, found.where, found.window)
     first = flow.peek(BLOCK)
     if len(first) < BLOCK and isinstance(source, Unpacked):
-        raise cut_short(found.where)
+        raise truncated_error(found.where)
     if not looks_like_tar(first) or len(first) < BLOCK:
         raise BadArchive(
             f"{found.where} is no image archive: it does not begin as a tar does",
@@ -326,12 +327,16 @@ class _Contents:
     """
 
     def __init__(
-        self, where: str, hashing: Hashing | None, size: int | None = None, look: Look | None = None
+        self,
+        where: str,
+        hashing: HashSource | None,
+        size: int | None = None,
+        look: FileCallback | None = None,
     ) -> None:
         self.where, self._hashing, self._size, self._look_at = where, hashing, size, look
         # headers stand far apart where contents are skipped: a large window would read what nobody asks for
-        self.window = CHUNK if size is None else SMALL_WINDOW
-        self._budget = Budget()
+        self.window = CHUNK if size is None else WINDOW_BYTES
+        self._budget = ResourceLimits()
         self._json_bytes = 0
         self._texts: dict[str, bytes] = {}
         self._layers: dict[str, _Files] = {}
@@ -339,12 +344,12 @@ class _Contents:
         self._sizes: dict[str, int] = {}
         self._digests: dict[str, Callable[[], str]] = {}
 
-    def add(self, flow: Flow, member: Member) -> None:
+    def add(self, flow: BufferedSource, member: Member) -> None:
         """Look at one member, and go past it."""
         if self._size is not None and member.stored_bytes > self._size - flow.position:
-            raise cut_short(self.where)
-        name = inside(member.name, self.where)
-        part = Part(flow, member.stored_bytes)
+            raise truncated_error(self.where)
+        name = path_below_root(member.name, self.where)
+        part = LimitedSource(flow, member.stored_bytes)
         if member.kind in ("file", "link", "hard link"):
             self._budget.take_path(name, self.where)
             # the last one of a name counts
@@ -358,7 +363,7 @@ class _Contents:
             self._look(flow, part, name)
         part.finish()
 
-    def _look(self, flow: Flow, part: Part, name: str) -> None:
+    def _look(self, flow: BufferedSource, part: LimitedSource, name: str) -> None:
         """Find out what a file is by its contents, as engines do: a media type or a name may be wrong."""
         size = self._sizes[name]
         begin = flow.peek(min(BLOCK, size))
@@ -370,11 +375,13 @@ class _Contents:
         if is_tar or packed:
             where = f"the layer {short(name)} of {self.where}"
             self._layers[name] = self._layer(source, where, packed)
-        elif begin.lstrip()[:1] in (b"{", b"[") and size <= MOST_JSON:
+        elif begin.lstrip()[:1] in (b"{", b"[") and size <= MAX_JSON_BYTES:
             self._json_bytes += size
-            if self._json_bytes > MOST_JSON_IN_ALL:
-                raise hostile(self.where, f"it has more than {MOST_JSON_IN_ALL >> 20} MiB of descriptions")
-            self._texts[name] = b"".join(iter(lambda: source.read(MOST_JSON), b""))
+            if self._json_bytes > MAX_TOTAL_JSON_BYTES:
+                raise unsafe_error(
+                    self.where, f"it has more than {MAX_TOTAL_JSON_BYTES >> 20} MiB of descriptions"
+                )
+            self._texts[name] = b"".join(iter(lambda: source.read(MAX_JSON_BYTES), b""))
         source.skip(size)
 
     def _layer(self, source: Source, where: str, packed: str | None) -> _Files:
@@ -385,10 +392,10 @@ class _Contents:
                 if self._hashing:
                     total = hashlib.sha256()
                     source, diff_id = Hashed(source, total), total.hexdigest
-            flow = Flow(source, where, CHUNK if packed else self.window)
+            flow = BufferedSource(source, where, CHUNK if packed else self.window)
             files = _files(flow, where, self._look_at, self._budget)
             # what stands after the end of the tar belongs to the digest
-            source.skip(MOST_BYTES)
+            source.skip(MAX_LAYER_BYTES)
         except BadArchive as error:
             # perhaps no layer at all: it matters only if the image says that it is one
             return _Files(problem=error)
@@ -412,32 +419,32 @@ class _Contents:
         """The JSON of a file."""
         found = self._follow(name)
         if found not in self._texts:
-            raise damaged(self.where, f"{short(name)} is listed and not there, or is no JSON")
+            raise damaged_error(self.where, f"{short(name)} is listed and not there, or is no JSON")
         try:
             return json.loads(self._texts[found])
         except (ValueError, RecursionError):
-            raise damaged(self.where, f"{short(name)} is no JSON") from None
+            raise damaged_error(self.where, f"{short(name)} is no JSON") from None
 
     def check(self, blob: Blob) -> None:
         """Compare a blob with the size that a descriptor gives, and with the digest that it is named for."""
         name = self._follow(blob.name)
         size = self._sizes.get(name)
         if size is not None and blob.size not in (None, size):
-            raise damaged(
+            raise damaged_error(
                 self.where,
                 f"the blob {short(name)} should have {blob.size} bytes; it has {size}: a size lies",
             )
         named, found = _digest_in(name), self._digest(name)
         if named and found and named != found:
-            raise damaged(self.where, f"the blob {named} has the digest {found}")
+            raise damaged_error(self.where, f"the blob {named} has the digest {found}")
 
     def _follow(self, name: str) -> str:
         """Where a name leads: old engines save a layer that occurs twice as a link."""
-        return follow(name, self._links, self._budget, self.where)
+        return resolve_links(name, self._links, self._budget, self.where)
 
     # --- putting it together
 
-    def image(self, wanted: _Wanted) -> ImageStack:
+    def image(self, wanted: _ImageSelector) -> ImageStack:
         """The image that is asked for."""
         if not self.has("manifest.json") and not self.has("index.json"):
             raise BadArchive(
@@ -445,7 +452,7 @@ class _Contents:
                 hint="`docker export` writes a container's files, not an image: use `docker save`; where it was an "
                 "image archive, it may have been cut short",
             )
-        choice = manifests.choose(self, wanted.ref, wanted.platform, wanted.default)
+        choice = manifests.select_image(self, wanted.ref, wanted.platform, wanted.default)
         image = choice.image
         assert image.config is not None  # else the choice raises
         self.check(image.config)
@@ -454,10 +461,10 @@ class _Contents:
         diff_ids = [str(one) for one in sequence(root.get("diff_ids"), self.where)]
         if len(diff_ids) != len(image.layers):
             lists = f"{len(image.layers)} layers, its configuration {len(diff_ids)}"
-            raise damaged(self.where, f"its manifest lists {lists}")
+            raise damaged_error(self.where, f"its manifest lists {lists}")
         found = [self._found(*pair) for pair in zip(image.layers, diff_ids, strict=True)]
         digests = [_digest_in(self._follow(layer.name)) for layer in image.layers]
-        name = choice.name if choice.name.isprintable() else printable(choice.name)
+        name = choice.name if choice.name.isprintable() else printable_name(choice.name)
         built = stack(name, found, diff_ids, digests, _instructions(config, len(found)))
         return replace(
             built,
@@ -472,12 +479,12 @@ class _Contents:
         name = self._follow(layer.name)
         files = self._layers.get(name)
         if files is None:
-            raise damaged(self.where, f"{short(name)}, which it lists as a layer, is no tar")
+            raise damaged_error(self.where, f"{short(name)}, which it lists as a layer, is no tar")
         if files.problem:
             raise files.problem
         unpacked = files.diff_id or self._digest(name)
         if unpacked and unpacked != diff_id:
-            raise damaged(
+            raise damaged_error(
                 self.where, f"the layer {short(name)} should have the diff id {diff_id}; it has {unpacked}"
             )
         return files
@@ -491,7 +498,7 @@ def stack(
     instructions: Sequence[str],
 ) -> ImageStack:
     """Put the layers on one another, and count what that adds, changes, hides and wastes."""
-    merged = trees.Merged()
+    merged = trees.MergedTree()
     layers = []
     for number, one in enumerate(files):
         counts = merged.apply(number, one.entries, one.opaque)
@@ -515,11 +522,11 @@ def stack(
 # --- one layer
 
 
-def _files(flow: Flow, where: str, look: Look | None, budget: Budget) -> _Files:
-    found, tree = _Files(), Tree(where, budget)
+def _files(flow: BufferedSource, where: str, look: FileCallback | None, budget: ResourceLimits) -> _Files:
+    found, tree = _Files(), LayerTree(where, budget)
     for member in members(flow):
         path = tree.add(member)
-        part = Part(flow, member.stored_bytes)
+        part = LimitedSource(flow, member.stored_bytes)
         found.seen.pop(path, None)
         if look and path and member.kind == "file" and (kept := look(path, part)) is not None:
             found.seen[path] = kept

@@ -6,7 +6,6 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from secrets import token_hex
@@ -17,27 +16,29 @@ from docker.errors import NotFound
 
 from labhelpers.errors import BadInput
 from labhelpers.layers import recipes, trees
-from labhelpers.layers.recipes import Recipe
-from labhelpers.layers.saved import save
-from labhelpers.layers.tarstream import Chunks, Flow, Part, members
-from labhelpers.results import Result
+from labhelpers.layers.docker_save import read_docker_save
+from labhelpers.layers.recipes import BuildContext
+from labhelpers.layers.tarstream import BufferedSource, Chunks, LimitedSource, members
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from labhelpers.lab import Lab
-    from labhelpers.lab.base import See
+    from labhelpers.lab.base import ProgressCallback
 
 # a secret and what is around it are small
-_MOST_TEXT = 1 << 20
+_MAX_TEXT_BYTES = 1 << 20
 
 
-def own_name(lab: Lab, name: str) -> str:
+def unique_name(lab: Lab, name: str) -> str:
     """A name for an image that no other session of the lab uses."""
     return f"lab-{lab.session}/{name}"
 
 
-def build(lab: Lab, recipe: Recipe, tag: str, see: See | None = None, **buildargs: str) -> str:
+def build(
+    lab: Lab, recipe: BuildContext, tag: str, see: ProgressCallback | None = None, **buildargs: str
+) -> str:
     """Build a recipe in a folder that exists for the build only; gives the tag.
 
     Raises:
@@ -47,41 +48,29 @@ def build(lab: Lab, recipe: Recipe, tag: str, see: See | None = None, **buildarg
     with tempfile.TemporaryDirectory() as folder, lab.quiet():
         for name, text in {"Dockerfile": recipe.dockerfile, **recipe.files}.items():
             Path(folder, name).write_text(text, encoding="utf-8")
-        lab.build(folder, tag, see=see, buildargs=buildargs)
+        lab.build(folder, tag, on_progress=see, buildargs=buildargs)
     return tag
 
 
 # --- the cache
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
-    """One step of a build.
+    """One step of a build."""
 
-    Attributes:
-        instruction: as the Dockerfile says it.
-        cached: whether the engine took the layer that it had.
-        seconds: wall time.
-    """
-
-    instruction: str
-    cached: bool
-    seconds: float
+    instruction: str = column("as the Dockerfile says it")
+    cached: bool = column("whether the engine took the layer that it had")
+    seconds: float = column("wall time")
 
 
-@dataclass(frozen=True, slots=True)
-class OneBuild:
-    """One build.
+@record
+class BuildRun:
+    """One build."""
 
-    Attributes:
-        order: `dependencies first` or `source first`.
-        when: `first build` or `one line changed`.
-        steps: in order.
-    """
-
-    order: str
-    when: str
-    steps: tuple[Step, ...]
+    order: str = column("`dependencies first` or `source first`")
+    when: str = column("`first build` or `one line changed`")
+    steps: tuple[Step, ...] = column("in order", shown=False)
 
     @property
     def seconds(self) -> float:
@@ -91,31 +80,29 @@ class OneBuild:
     @property
     def ran(self) -> tuple[str, ...]:
         """The instructions that were not taken from the cache; FROM names an image and does nothing."""
-        return tuple(step.instruction for step in self.steps if not step.cached and _works(step.instruction))
+        return tuple(
+            step.instruction for step in self.steps if not step.cached and _creates_layer(step.instruction)
+        )
 
 
-def _works(instruction: str) -> bool:
+def _creates_layer(instruction: str) -> bool:
     return not instruction.startswith(("FROM", "ARG"))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BuildCache(Result):
-    """The same image from a Dockerfile in two orders, built, and built again after one line has changed.
+    """The same image from a Dockerfile in two orders, built, and built again after one line has changed."""
 
-    Attributes:
-        builds: four of them.
-    """
+    builds: tuple[BuildRun, ...] = rows("four of them", of=BuildRun)
 
-    builds: tuple[OneBuild, ...]
-
-    def of(self, order: str, when: str) -> OneBuild:
+    def of(self, order: str, when: str) -> BuildRun:
         """One of the four."""
         return next(one for one in self.builds if (one.order, one.when) == (order, when))
 
     @property
     def saved_s(self) -> float:
         """What the better order saves each time that a line changes, in seconds."""
-        slow, quick = (self.of(order, CHANGED).seconds for order in (BAD, GOOD))
+        slow, quick = (self.of(order, LINE_CHANGED).seconds for order in (SOURCE_FIRST, DEPENDENCIES_FIRST))
         return slow - quick
 
     def frame(self) -> pd.DataFrame:
@@ -124,11 +111,11 @@ class BuildCache(Result):
         return pd.DataFrame(rows, columns=["order", "when", "instruction", "cached", "seconds"])
 
 
-GOOD, BAD = "dependencies first", "source first"
-BEGUN, CHANGED = "first build", "one line changed"
+DEPENDENCIES_FIRST, SOURCE_FIRST = "dependencies first", "source first"
+FIRST_BUILD, LINE_CHANGED = "first build", "one line changed"
 
 
-def build_orders(lab: Lab) -> BuildCache:
+def build_cache(lab: Lab) -> BuildCache:
     """Build a Dockerfile in two orders, change one line of the source, and build both again.
 
     The first builds find nothing in the cache: a file that they copy is new in each call. Steps are those that
@@ -139,22 +126,22 @@ def build_orders(lab: Lab) -> BuildCache:
         BuildFailed: a step failed.
     """
     base, salt = lab.image("tools"), str(time.time_ns())
-    orders = {GOOD: recipes.DEPENDENCIES_FIRST, BAD: recipes.SOURCE_FIRST}
+    orders = {DEPENDENCIES_FIRST: recipes.DEPENDENCIES_FIRST, SOURCE_FIRST: recipes.SOURCE_FIRST}
     built = []
     with lab.quiet(["docker build"]):
-        for order, (version, when) in product(orders, enumerate((BEGUN, CHANGED), 1)):
-            watch = _BuildWatch()
+        for order, (version, when) in product(orders, enumerate((FIRST_BUILD, LINE_CHANGED), 1)):
+            watch = _BuildOutputParser()
             files = {
                 "deps_txt": recipes.DEPS.format(salt=salt),
                 "main_py": recipes.SOURCE.format(version=version),
             }
-            tag = own_name(lab, f"{order.split()[0]}:{version}")
+            tag = unique_name(lab, f"{order.split()[0]}:{version}")
             build(lab, orders[order].with_files(**files), tag, watch.see, BASE=base)
-            built.append(OneBuild(order, when, watch.steps()))
+            built.append(BuildRun(order, when, watch.steps()))
     return BuildCache(tuple(built))
 
 
-class _BuildWatch:
+class _BuildOutputParser:
     """Reads steps from what the classic builder says: `Step 2/7 : COPY …`, and ` ---> Using cache`."""
 
     def __init__(self) -> None:
@@ -181,35 +168,23 @@ class _BuildWatch:
 # --- stages
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Built:
-    """An image that was built.
+    """An image that was built."""
 
-    Attributes:
-        name: `one stage` or `two stages`.
-        bytes: its size, as the engine says it.
-        layers: how many it has.
-        page: the page that it was built for.
-        has_python: whether the tool that made the page is still in it.
-    """
-
-    name: str
-    bytes: int
-    layers: int
-    page: str
-    has_python: bool
+    name: str = column("`one stage` or `two stages`")
+    bytes: int = column("its size, as the engine says it")
+    layers: int = column("how many it has")
+    page: str = column("the page that it was built for")
+    has_python: bool = column("whether the tool that made the page is still in it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stages(Result):
-    """The same page in an image of one stage and in one of two.
+    """The same page in an image of one stage and in one of two."""
 
-    Attributes:
-        one, two: the images.
-    """
-
-    one: Built
-    two: Built
+    one: Built = column("the images", shown=False)
+    two: Built = column("the images", shown=False)
 
     @property
     def ratio(self) -> float:
@@ -230,8 +205,8 @@ def stages(lab: Lab) -> Stages:
     """
     tools, small = lab.image("tools"), lab.image("payload")
     with lab.quiet(["docker build"]):
-        one = build(lab, recipes.ONE_STAGE, own_name(lab, "page:one"), BASE=tools)
-        two = build(lab, recipes.MULTI_STAGE, own_name(lab, "page:two"), BASE=tools, SMALL=small)
+        one = build(lab, recipes.ONE_STAGE, unique_name(lab, "page:one"), BASE=tools)
+        two = build(lab, recipes.MULTI_STAGE, unique_name(lab, "page:two"), BASE=tools, SMALL=small)
         return Stages(_built(lab, "one stage", one), _built(lab, "two stages", two))
 
 
@@ -256,44 +231,31 @@ def _text_of(lab: Lab, container: str, path: str) -> str | None:
         chunks, _ = lab.client.api.get_archive(container, path)
     except NotFound:
         return None
-    flow = Flow(Chunks(chunks), path)
+    flow = BufferedSource(Chunks(chunks), path)
     first = next(members(flow))
-    return flow.take(min(first.stored_bytes, _MOST_TEXT)).decode(errors="replace")
+    return flow.take(min(first.stored_bytes, _MAX_TEXT_BYTES)).decode(errors="replace")
 
 
 # --- a secret
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Copy:
-    """A path in one layer.
+    """A path in one layer."""
 
-    Attributes:
-        layer: its number, the lowest is 0.
-        instruction: what made the layer.
-        kind: file, directory, link, … or `whiteout`.
-        text: what the file holds, at most 1 MiB; empty for the others.
-    """
-
-    layer: int
-    instruction: str
-    kind: str
-    text: str
+    layer: int = column("its number, the lowest is 0")
+    instruction: str = column("what made the layer")
+    kind: str = column("file, directory, link, … or `whiteout`")
+    text: str = column("what the file holds, at most 1 MiB; empty for the others")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recovered(Result):
-    """A path in all layers of an image that have it.
+    """A path in all layers of an image that have it."""
 
-    Attributes:
-        path: as a container says it.
-        copies: from the lowest layer up.
-        visible: whether a container sees it.
-    """
-
-    path: str
-    copies: tuple[Copy, ...]
-    visible: bool
+    path: str = column("as a container says it")
+    copies: tuple[Copy, ...] = rows("from the lowest layer up", of=Copy)
+    visible: bool = column("whether a container sees it")
 
     def frame(self) -> pd.DataFrame:
         """One row a layer that has the path: layer, instruction, kind, text."""
@@ -311,7 +273,9 @@ def recover(lab: Lab, ref: str, path: str) -> Recovered:
     if not path.startswith("/"):
         raise BadInput(f"{path!r} is no path in an image", hint="write it from the root, such as /etc/motd")
     wanted = path.strip("/")
-    stack = save(lab, ref, lambda found, part: part.read(_MOST_TEXT) if found == wanted else None)
+    stack = read_docker_save(
+        lab, ref, lambda found, part: part.read(_MAX_TEXT_BYTES) if found == wanted else None
+    )
     above, slash, name = wanted.rpartition("/")
     whiteout = f"{above}{slash}{trees.WHITEOUT}{name}"
     copies = []
@@ -324,32 +288,21 @@ def recover(lab: Lab, ref: str, path: str) -> Recovered:
     return Recovered(path, tuple(copies), any(file.path == path for file in stack.union.files))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Leak:
-    """A place where a secret can be read by everybody who has the image.
+    """A place where a secret can be read by everybody who has the image."""
 
-    Attributes:
-        image: which image.
-        place: `layer 1: /token.txt`, or `history: RUN …`; the secret itself is not in it.
-    """
-
-    image: str
-    place: str
+    image: str = column("which image")
+    place: str = column("`layer 1: /token.txt`, or `history: RUN …`; the secret itself is not in it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Secrets(Result):
-    """Three ways to use a secret in a build, and where it stays.
+    """Three ways to use a secret in a build, and where it stays."""
 
-    Attributes:
-        secret: a random text.
-        refs: the way → its image.
-        leaks: every place where the secret was found.
-    """
-
-    secret: str
-    refs: Mapping[str, str]
-    leaks: tuple[Leak, ...]
+    secret: str = column("a random text")
+    refs: Mapping[str, str] = column("the way → its image", shown=False)
+    leaks: tuple[Leak, ...] = rows("every place where the secret was found", of=Leak)
 
     def places(self, way: str) -> tuple[str, ...]:
         """Where an image holds the secret."""
@@ -361,7 +314,7 @@ class Secrets(Result):
         return pd.DataFrame(rows, columns=["image", "place"])
 
 
-WAYS: Mapping[str, Recipe] = {
+SECRET_RECIPES: Mapping[str, BuildContext] = {
     "deleted": recipes.DELETED,
     "argument": recipes.ARGUMENT,
     "other stage": recipes.OTHER_STAGE,
@@ -377,22 +330,22 @@ def secrets(lab: Lab) -> Secrets:
     secret, base = f"secret-{token_hex(8)}", lab.image("payload")
     refs, leaks = {}, []
     with lab.quiet(["docker build"]):
-        for way, recipe in WAYS.items():
+        for way, recipe in SECRET_RECIPES.items():
             if "token.txt" in recipe.files:
                 recipe = recipe.with_files(token_txt=secret)
             arguments = {"BASE": base} | ({"TOKEN": secret} if way == "argument" else {})
-            refs[way] = build(lab, recipe, own_name(lab, f"{way.replace(' ', '-')}:1"), None, **arguments)
-            leaks += [Leak(way, place) for place in leaks_of(lab, refs[way], secret)]
+            refs[way] = build(lab, recipe, unique_name(lab, f"{way.replace(' ', '-')}:1"), None, **arguments)
+            leaks += [Leak(way, place) for place in find_leaks(lab, refs[way], secret)]
     return Secrets(secret, refs, tuple(leaks))
 
 
-def leaks_of(lab: Lab, ref: str, secret: str) -> list[str]:
+def find_leaks(lab: Lab, ref: str, secret: str) -> list[str]:
     """The places of an image where `secret` can be read.
 
     Raises:
         ImageMissing: the engine does not have the image.
     """
-    stack = save(lab, ref, _finds(secret.encode()))
+    stack = read_docker_save(lab, ref, _contains(secret.encode()))
     found = [f"layer {layer.number}: /{path}" for layer in stack.layers for path in layer.seen]
     steps = [str(step["CreatedBy"]) for step in lab.history_of(ref)]
     found += [f"history: {step.replace(secret, '…')[:60]}" for step in steps if secret in step]
@@ -401,12 +354,12 @@ def leaks_of(lab: Lab, ref: str, secret: str) -> list[str]:
     return found
 
 
-def _finds(needle: bytes) -> Callable[[str, Part], bool | None]:
+def _contains(needle: bytes) -> Callable[[str, LimitedSource], bool | None]:
     """Whether a file holds `needle`, read in pieces."""
 
-    def look(path: str, part: Part) -> bool | None:
+    def look(path: str, part: LimitedSource) -> bool | None:
         end = b""
-        while piece := part.read(_MOST_TEXT):
+        while piece := part.read(_MAX_TEXT_BYTES):
             if needle in end + piece:
                 return True
             end = piece[-len(needle) :]

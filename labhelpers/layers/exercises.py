@@ -115,9 +115,7 @@ def _same_files(lab: Lab) -> str | None:
 def _same_hint(lab: Lab) -> str:
     if (_same_files(lab) or "").startswith("/data"):
         return f"/data holds random bytes: they cannot be made again, only taken from {FAT} itself."
-    return (
-        f"Compare the two: layers.image(lab, IMAGE).union lists what a container sees of {DIET} and of {FAT}."
-    )
+    return f"Compare the two: layers.image_layers(lab, IMAGE).union lists what a container sees of {DIET} and of {FAT}."
 
 
 def _waste(lab: Lab) -> str | None:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from labhelpers.engine.registry import STORAGE
+from labhelpers.engine.registry import STORAGE_PATH
 from labhelpers.errors import BadInput, ImageMissing
 from labhelpers.layers.archives import ImageStack
-from labhelpers.layers.builds import build, own_name
+from labhelpers.layers.builds import build, unique_name
+from labhelpers.layers.docker_save import read_docker_save
 from labhelpers.layers.overlay import mounts
-from labhelpers.layers.recipes import FIRST, SECOND, SIZED
-from labhelpers.layers.saved import save
-from labhelpers.results import Result
+from labhelpers.layers.recipes import FIRST, SECOND, SIZED_FILES
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -30,27 +30,22 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 MIB = 1024 * 1024
-WRITES_LIMIT_S = 120.0
+TIMEOUT_S = 120.0
 _INSIDE = Path(__file__).with_name("inside")
 
 
 # --- two images to look at
 
 
-@dataclass(frozen=True, slots=True)
-class Example(Result):
-    """Two images in the lab's registry; the engine has neither.
+@record
+class ExampleImages(Result):
+    """Two images in the lab's registry; the engine has neither."""
 
-    Attributes:
-        first: an image of five layers.
-        second: the same and one layer more.
-    """
-
-    first: str
-    second: str
+    first: str = column("an image of five layers")
+    second: str = column("the same and one layer more")
 
 
-def example(lab: Lab) -> Example:
+def example_images(lab: Lab) -> ExampleImages:
     """Build two images, the second on the first, push them to the lab's registry, and remove them here.
 
     Their layers are new in each call: no other image of the engine shares them.
@@ -60,12 +55,12 @@ def example(lab: Lab) -> Example:
     """
     base = lab.image("payload")
     with lab.quiet(["docker build"]):
-        first = build(lab, FIRST, own_name(lab, "first:1"), BASE=base, SALT=str(time.time_ns()))
-        second = build(lab, SECOND, own_name(lab, "second:1"), BASE=first)
+        first = build(lab, FIRST, unique_name(lab, "first:1"), BASE=base, SALT=str(time.time_ns()))
+        second = build(lab, SECOND, unique_name(lab, "second:1"), BASE=first)
         pushed = [lab.registry.push(ref, ref.partition("/")[2]) for ref in (first, second)]
         for ref in (second, first):
             lab.remove_image(ref)
-    return Example(*pushed)
+    return ExampleImages(*pushed)
 
 
 # --- pulling
@@ -82,45 +77,32 @@ class Phase:
     end_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PulledLayer:
-    """One layer of a pull.
+    """One layer of a pull."""
 
-    Attributes:
-        id: the first twelve digits of its digest, as docker shows it.
-        says: the engine's last words about it.
-        bytes: of its blob as it travels (compressed); 0 where the engine did not say.
-        done_bytes: of them, downloaded or unpacked so far.
-        phases: without gaps; none for a layer that was already there.
-    """
-
-    id: str
-    says: str
-    bytes: int
-    done_bytes: int
-    phases: tuple[Phase, ...]
+    id: str = column("the first twelve digits of its digest, as docker shows it")
+    says: str = column("the engine's last words about it")
+    bytes: int = column("of its blob as it travels (compressed); 0 where the engine did not say")
+    done_bytes: int = column("of them, downloaded or unpacked so far")
+    phases: tuple[Phase, ...] = column("without gaps; none for a layer that was already there", shown=False)
 
     @property
     def already_there(self) -> bool:
         """Whether the engine had it before."""
-        return self.says == ALREADY
+        return self.says == ALREADY_EXISTS
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pull(Result):
-    """A `docker pull`, layer by layer.
+    """A `docker pull`, layer by layer."""
 
-    Attributes:
-        ref: what was pulled.
-        layers: in the order in which the engine told of them, the lowest first.
-        total_ms: wall time since it began, in milliseconds.
-        done: whether it has ended.
-    """
-
-    ref: str
-    layers: tuple[PulledLayer, ...]
-    total_ms: float
-    done: bool
+    ref: str = column("what was pulled")
+    layers: tuple[PulledLayer, ...] = rows(
+        "in the order in which the engine told of them, the lowest first", of=PulledLayer
+    )
+    total_ms: float = column("wall time since it began, in milliseconds")
+    done: bool = column("whether it has ended")
 
     @property
     def already_there(self) -> int:
@@ -154,9 +136,9 @@ class Pull(Result):
         return pd.DataFrame(rows, columns=["layer", "says", "bytes", "phase", "start_ms", "end_ms"])
 
 
-ALREADY, COMPLETE = "Already exists", "Pull complete"
+ALREADY_EXISTS, PULL_COMPLETE = "Already exists", "Pull complete"
 # the engine's words, and the phase that each begins (moby, distribution/xfer and image/pull progress)
-_BEGINS: Mapping[str, PhaseName] = {
+_PHASE_STARTS: Mapping[str, PhaseName] = {
     "Pulling fs layer": "waiting",
     "Waiting": "waiting",
     "Downloading": "download",
@@ -170,7 +152,7 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
     """A real `docker pull`, timed layer by layer as the engine tells of it.
 
     Args:
-        see: given the pull so far at each of the engine's words; None for a live panel where the notebook can
+        on_progress: given the pull so far at each of the engine's words; None for a live panel where the notebook can
             show one.
 
     Raises:
@@ -181,16 +163,16 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
         from labhelpers.layers.live import live_pull
 
         see = live_pull()
-    watch = _PullWatch(ref, see)
+    watch = _PullTracker(ref, see)
     with lab.quiet(["docker pull"]):
-        pulled = lab.pull(ref, see=watch.step)
+        pulled = lab.pull(ref, on_progress=watch.step)
         watch.stop()
         return watch.end(_layer_ids(lab, ref, pulled.attrs["RootFS"]["Layers"]))
 
 
 def _layer_ids(lab: Lab, ref: str, diff_ids: Sequence[str]) -> list[str]:
     """What `docker pull` calls the layers, the lowest first; by diff id where no manifest can be asked for."""
-    if _is_in_our_registry(lab, ref):
+    if _is_in_lab_registry(lab, ref):
         return [_short_id(blob.digest) for blob in verify(lab, ref).blobs if blob.kind == "layer"]
     return [_short_id(diff_id) for diff_id in diff_ids]
 
@@ -199,7 +181,7 @@ def _short_id(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-class _PullWatch:
+class _PullTracker:
     def __init__(self, ref: str, see: Callable[[Pull], object]) -> None:
         self._ref, self._see = ref, see
         self._began, self._ended_ms = time.monotonic(), 0.0
@@ -209,7 +191,7 @@ class _PullWatch:
     def step(self, step: Mapping[str, Any]) -> None:
         """One word of the engine about one layer."""
         layer, says = str(step.get("id", "")), str(step.get("status", ""))
-        if says not in (*_BEGINS, ALREADY, COMPLETE):
+        if says not in (*_PHASE_STARTS, ALREADY_EXISTS, PULL_COMPLETE):
             return  # about the image as a whole
         marks = self._marks.setdefault(layer, [])
         if not marks or marks[-1][0] != says:
@@ -233,7 +215,7 @@ class _PullWatch:
         # containerd's store tells of what it fetches only
         untold = max(len(ids) - len(self._marks), 0)
         had = [id for id in ids if id not in self._marks][:untold]
-        marks = {id: [(ALREADY, 0.0)] for id in had} | self._marks
+        marks = {id: [(ALREADY_EXISTS, 0.0)] for id in had} | self._marks
         self._marks = {
             id: marks[id] for id in sorted(marks, key=lambda id: ids.index(id) if id in ids else len(ids))
         }
@@ -254,17 +236,17 @@ class _PullWatch:
         ends = [*marks[1:], (says, self._now())]
         phases: list[Phase] = []
         for (word, at), (_, after) in zip(marks, ends, strict=True):
-            if name := _BEGINS.get(word):
+            if name := _PHASE_STARTS.get(word):
                 same = phases and phases[-1].name == name
                 start = phases.pop().start_ms if same else at
                 phases.append(Phase(name, start, after))
-        return PulledLayer(id, says, total, total if says == COMPLETE else current, tuple(phases))
+        return PulledLayer(id, says, total, total if says == PULL_COMPLETE else current, tuple(phases))
 
 
 # --- the stack
 
 
-def image(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
+def image_layers(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
     """The layers of an image of the engine, from what `docker save` sends; nothing is kept on a disk.
 
     Digests are known where the engine saves them (from Engine 25 on), or where the image comes from the lab's
@@ -278,8 +260,8 @@ def image(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
         BadInput: it has the image for several platforms, and none of them is the one that is wanted.
         BadArchive: what the engine sent is damaged or lacks layers.
     """
-    stack = save(lab, ref, platform=platform)
-    if all(layer.digest for layer in stack.layers) or not _is_in_our_registry(lab, ref):
+    stack = read_docker_save(lab, ref, platform=platform)
+    if all(layer.digest for layer in stack.layers) or not _is_in_lab_registry(lab, ref):
         return stack
     blobs = [blob.digest for blob in verify(lab, ref).blobs if blob.kind == "layer"]
     if len(blobs) != len(stack.layers):
@@ -291,20 +273,14 @@ def image(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
 # --- what a write costs
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CopyUp:
-    """What it costs to append one byte to a file of the image, and then one more.
+    """What it costs to append one byte to a file of the image, and then one more."""
 
-    Attributes:
-        file_bytes: the size of the file in its read-only layer.
-        grown_bytes: how much the container's own layer grew (512-byte blocks on the disk).
-        first_write_ms, second_write_ms: open, write one byte, close; timed in the container.
-    """
-
-    file_bytes: int
-    grown_bytes: int
-    first_write_ms: float
-    second_write_ms: float
+    file_bytes: int = column("the size of the file in its read-only layer")
+    grown_bytes: int = column("how much the container's own layer grew (512-byte blocks on the disk)")
+    first_write_ms: float = column("open, write one byte, close; timed in the container")
+    second_write_ms: float = column("open, write one byte, close; timed in the container")
 
     @property
     def whole_file_was_copied(self) -> bool:
@@ -312,15 +288,11 @@ class CopyUp:
         return self.grown_bytes >= self.file_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CopyUpCost(Result):
-    """The cost of a first and a second write, against the size of the file.
+    """The cost of a first and a second write, against the size of the file."""
 
-    Attributes:
-        writes: every one, by size.
-    """
-
-    writes: tuple[CopyUp, ...]
+    writes: tuple[CopyUp, ...] = rows("every one, by size", of=CopyUp)
 
     def medians(self) -> tuple[CopyUp, ...]:
         """For each size, the medians of its writes."""
@@ -366,17 +338,19 @@ def copy_up(lab: Lab, sizes: Sequence[int], repeats: int = 3) -> CopyUpCost:
         )
     names = [str(size) for size in sorted(set(sizes))]
     with lab.quiet(["docker run -d"]):
-        ref = build(lab, SIZED, own_name(lab, "sized:1"), BASE=lab.image("tools"), SIZES=" ".join(names))
-        writes = [write for _ in range(repeats) for write in _appended(lab, ref, names)]
+        ref = build(
+            lab, SIZED_FILES, unique_name(lab, "sized:1"), BASE=lab.image("tools"), SIZES=" ".join(names)
+        )
+        writes = [write for _ in range(repeats) for write in _measure_append(lab, ref, names)]
     return CopyUpCost(tuple(sorted(writes, key=lambda write: write.file_bytes)))
 
 
-def _appended(lab: Lab, ref: str, names: Sequence[str]) -> list[CopyUp]:
+def _measure_append(lab: Lab, ref: str, names: Sequence[str]) -> list[CopyUp]:
     command = ["-c", _program("append"), *names]
     with lab.running(ref, command, entrypoint="python3", network="none") as container:
         times = json.loads(_first_line(lab, container))
         upper = mounts(lab, container).upper
-        grown = [lab.host.disk_use(f"{upper}/sized/{name}").allocated_bytes for name in names]
+        grown = [lab.host.disk_usage(f"{upper}/sized/{name}").allocated_bytes for name in names]
     return [CopyUp(int(name), size, *pair) for name, size, pair in zip(names, grown, times, strict=True)]
 
 
@@ -387,7 +361,7 @@ def _first_line(lab: Lab, container: Container) -> str:
         first, newline, _ = lab.logs(container, stderr=False).partition("\n")
         return first if newline else ""
 
-    return lab.wait_for("the writes to finish", line, WRITES_LIMIT_S, while_running=container)
+    return lab.wait_for("the writes to finish", line, TIMEOUT_S, while_running=container)
 
 
 def _program(name: str) -> str:
@@ -398,43 +372,30 @@ def _program(name: str) -> str:
 # --- who shares what
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """A layer's directory on the engine's host.
+@record
+class LayerDirectory:
+    """A layer's directory on the engine's host."""
 
-    Attributes:
-        id: tells it from the others; the same for all who mount it.
-        bytes: what it takes on the disk.
-    """
-
-    id: str
-    bytes: int
+    id: str = column("tells it from the others; the same for all who mount it")
+    bytes: int = column("what it takes on the disk")
 
 
-@dataclass(frozen=True, slots=True)
-class User:
-    """A container, the image that it is made from, and the directories that it mounts.
+@record
+class LayerUser:
+    """A container, the image that it is made from, and the directories that it mounts."""
 
-    Attributes:
-        image: its reference, without the registry.
-        layers: the image's, the lowest first.
-        own: what is the container's alone: its upper directory and the engine's small one below it.
-    """
-
-    image: str
-    layers: tuple[Directory, ...]
-    own: tuple[Directory, ...]
+    image: str = column("its reference, without the registry")
+    layers: tuple[LayerDirectory, ...] = column("the image's, the lowest first", shown=False)
+    own: tuple[LayerDirectory, ...] = column(
+        "what is the container's alone: its upper directory and the engine's small one below it", shown=False
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sharing(Result):
-    """Bytes on the disk against the sum of sizes, for containers and images that share layers.
+    """Bytes on the disk against the sum of sizes, for containers and images that share layers."""
 
-    Attributes:
-        users: one a container.
-    """
-
-    users: tuple[User, ...]
+    users: tuple[LayerUser, ...] = rows("one a container", of=LayerUser)
 
     @property
     def stored_bytes(self) -> int:
@@ -489,17 +450,17 @@ def sharing(lab: Lab, refs: Sequence[str], containers: int) -> Sharing:
         ]
         found = [(ref, mounts(lab, container)) for ref, container in zip(each, made, strict=True)]
         paths = sorted({path for _, one in found for path in (*one.lower, one.upper)})
-        sizes = {path: lab.host.disk_use(path).allocated_bytes for path in paths}
+        sizes = {path: lab.host.disk_usage(path).allocated_bytes for path in paths}
     return Sharing(
         tuple(_user(ref, one.image_layers, (one.lower[-1], one.upper), sizes) for ref, one in found)
     )
 
 
-def _user(ref: str, layers: Sequence[str], own: Sequence[str], sizes: Mapping[str, int]) -> User:
-    def directories(paths: Sequence[str]) -> tuple[Directory, ...]:
-        return tuple(Directory(_id(path), sizes[path]) for path in paths)
+def _user(ref: str, layers: Sequence[str], own: Sequence[str], sizes: Mapping[str, int]) -> LayerUser:
+    def directories(paths: Sequence[str]) -> tuple[LayerDirectory, ...]:
+        return tuple(LayerDirectory(_id(path), sizes[path]) for path in paths)
 
-    return User(ref.rpartition("/")[2], directories(layers), directories(own))
+    return LayerUser(ref.rpartition("/")[2], directories(layers), directories(own))
 
 
 def _id(path: str) -> str:
@@ -511,22 +472,15 @@ def _id(path: str) -> str:
 # --- content addresses
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blob:
-    """Something that a registry holds under its digest.
+    """Something that a registry holds under its digest."""
 
-    Attributes:
-        kind: manifest, config or layer.
-        digest: what it is asked for.
-        recomputed: the SHA-256 of what the registry sent.
-        promised_bytes, bytes: the size that the manifest says, and what was sent.
-    """
-
-    kind: str
-    digest: str
-    recomputed: str
-    promised_bytes: int
-    bytes: int
+    kind: str = column("manifest, config or layer")
+    digest: str = column("what it is asked for")
+    recomputed: str = column("the SHA-256 of what the registry sent")
+    promised_bytes: int = column("the size that the manifest says, and what was sent")
+    bytes: int = column("the size that the manifest says, and what was sent")
 
     @property
     def matches(self) -> bool:
@@ -534,17 +488,12 @@ class Blob:
         return self.digest == self.recomputed and self.promised_bytes == self.bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verification(Result):
-    """The digests of an image, recomputed.
+    """The digests of an image, recomputed."""
 
-    Attributes:
-        ref: the image.
-        blobs: manifest, configuration and layers.
-    """
-
-    ref: str
-    blobs: tuple[Blob, ...]
+    ref: str = column("the image")
+    blobs: tuple[Blob, ...] = rows("manifest, configuration and layers", of=Blob)
 
     @property
     def all_match(self) -> bool:
@@ -565,7 +514,7 @@ def verify(lab: Lab, ref: str) -> Verification:
     Raises:
         BadInput: the image is not in the lab's registry.
     """
-    if not _is_in_our_registry(lab, ref):
+    if not _is_in_lab_registry(lab, ref):
         raise BadInput(
             f"{ref!r} is not in the lab's registry",
             hint="push it there first: ref = lab.registry.push(IMAGE); then verify(lab, ref)",
@@ -574,7 +523,9 @@ def verify(lab: Lab, ref: str) -> Verification:
     command = ["-I", "-c", _program("fetch"), f"http://127.0.0.1:5000/v2/{name}", tag]
     with lab.quiet():
         network = f"container:{lab.registry.container.id}"
-        done = lab.once(lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"])
+        done = lab.run_once(
+            lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"]
+        )
     if done.exit_code:
         raise BadInput(
             f"the lab's registry does not have {ref!r}",
@@ -584,31 +535,22 @@ def verify(lab: Lab, ref: str) -> Verification:
     return Verification(ref, tuple(Blob(**row) for row in json.loads(done.stdout)))
 
 
-def _is_in_our_registry(lab: Lab, ref: str) -> bool:
+def _is_in_lab_registry(lab: Lab, ref: str) -> bool:
     # only a name that could be ours makes the registry start
     return bool(re.match(r"127\.0\.0\.1:\d+/.+:", ref)) and ref.startswith(f"{lab.registry.address}/")
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedPull(Result):
-    """A pull of an image of which one byte was changed in the registry.
+@record
+class CorruptedPull(Result):
+    """A pull of an image of which one byte was changed in the registry."""
 
-    Attributes:
-        ref: the image.
-        digest: the blob that was changed, its highest layer.
-        offset: which byte, from 0.
-        before, after: its value.
-        engine_message: what `docker pull` said; None if it took the image.
-        put_back: whether all digests were right again at the end.
-    """
-
-    ref: str
-    digest: str
-    offset: int
-    before: int
-    after: int
-    engine_message: str | None
-    put_back: bool
+    ref: str = column("the image")
+    digest: str = column("the blob that was changed, its highest layer")
+    offset: int = column("which byte, from 0")
+    before: int = column("its value")
+    after: int = column("its value")
+    engine_message: str | None = column("what `docker pull` said; None if it took the image")
+    put_back: bool = column("whether all digests were right again at the end")
 
     @property
     def refused(self) -> bool:
@@ -616,7 +558,7 @@ class RefusedPull(Result):
         return self.engine_message is not None and self.digest in self.engine_message
 
 
-def refused_pull(lab: Lab, ref: str) -> RefusedPull:
+def pull_corrupted(lab: Lab, ref: str) -> CorruptedPull:
     """Flip one byte in the highest layer of an image in the lab's own registry, pull, and put the byte back.
 
     The engine must not have that layer already: the image is removed from it first.
@@ -627,7 +569,7 @@ def refused_pull(lab: Lab, ref: str) -> RefusedPull:
     with lab.quiet(["docker exec", "docker pull"]):
         layer = [blob for blob in verify(lab, ref).blobs if blob.kind == "layer"][-1]
         offset = layer.bytes // 2
-        path = f"{STORAGE}/blobs/sha256/{layer.digest[7:9]}/{layer.digest[7:]}/data"
+        path = f"{STORAGE_PATH}/blobs/sha256/{layer.digest[7:9]}/{layer.digest[7:]}/data"
         before = _byte(lab, path, offset)
         after = before ^ 1
         lab.remove_image(ref)
@@ -641,7 +583,7 @@ def refused_pull(lab: Lab, ref: str) -> RefusedPull:
             _set_byte(lab, path, offset, before)
         if words is None:
             lab.remove_image(ref)
-        return RefusedPull(ref, layer.digest, offset, before, after, words, verify(lab, ref).all_match)
+        return CorruptedPull(ref, layer.digest, offset, before, after, words, verify(lab, ref).all_match)
 
 
 def _byte(lab: Lab, path: str, offset: int) -> int:

@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labhelpers.layers import trees
-from labhelpers.layers.tarstream import Member, damaged, hostile, printable
-from labhelpers.layers.trees import IMPLIED, Entry
+from labhelpers.layers.tarstream import Member, damaged_error, printable_name, unsafe_error
+from labhelpers.layers.trees import IMPLIED_DIRECTORY, Entry
 
 # containerd, continuity/fs.RootPath; the kernel gives up after 40
-MOST_LINKS = 255
+MAX_LINKS = 255
 
 
 @dataclass(slots=True)
-class Budget:
+class ResourceLimits:
     """What one archive may cost, all of its layers together; no image comes near it.
 
     Attributes:
@@ -38,18 +38,18 @@ class Budget:
         self.entries -= 1
         self.characters -= len(path)
         if self.entries < 0:
-            raise hostile(where, "it has millions of files, more than any image")
+            raise unsafe_error(where, "it has millions of files, more than any image")
         if self.characters < 0:
-            raise hostile(where, "the paths in it take hundreds of megabytes, more than in any image")
+            raise unsafe_error(where, "the paths in it take hundreds of megabytes, more than in any image")
 
     def take_step(self, where: str) -> None:
         """Count a name that is looked up."""
         self.steps -= 1
         if self.steps < 0:
-            raise hostile(where, "the links in it are made so that following them never ends")
+            raise unsafe_error(where, "the links in it are made so that following them never ends")
 
 
-def inside(name: str, where: str) -> str:
+def path_below_root(name: str, where: str) -> str:
     """`name` as a path below the root of the archive, without slashes around it; empty for the root.
 
     Raises:
@@ -59,11 +59,11 @@ def inside(name: str, where: str) -> str:
         return name.rstrip("/")
     path = posixpath.normpath(name.lstrip("/") or ".")
     if path == ".." or path.startswith("../"):
-        raise hostile(where, f"a path in it climbs out of it: {printable(name)}")
+        raise unsafe_error(where, f"a path in it climbs out of it: {printable_name(name)}")
     return "" if path == "." else path
 
 
-def follow(path: str, links: Mapping[str, str], budget: Budget, where: str) -> str:
+def resolve_links(path: str, links: Mapping[str, str], budget: ResourceLimits, where: str) -> str:
     """Where `path` leads if every link in it is followed; an absolute target begins at the archive's root.
 
     Args:
@@ -80,8 +80,9 @@ def follow(path: str, links: Mapping[str, str], budget: Budget, where: str) -> s
             continue
         if part == "..":
             if not here:
-                raise hostile(
-                    where, f"{printable(path)} climbs out of it through the link {printable(trail[-1])}"
+                raise unsafe_error(
+                    where,
+                    f"{printable_name(path)} climbs out of it through the link {printable_name(trail[-1])}",
                 )
             here = trees.parent(here)
             continue
@@ -89,15 +90,17 @@ def follow(path: str, links: Mapping[str, str], budget: Budget, where: str) -> s
         target = links.get(here)
         if target is not None:
             trail.append(here)
-            if len(trail) > MOST_LINKS:
+            if len(trail) > MAX_LINKS:
                 ring = trail[: trail.index(trail[0], 1) + 1] if trail[0] in trail[1:] else trail[:3]
-                raise damaged(where, f"links in it lead in a loop: {' → '.join(map(printable, ring))}")
+                raise damaged_error(
+                    where, f"links in it lead in a loop: {' → '.join(map(printable_name, ring))}"
+                )
             here = "" if target.startswith("/") else trees.parent(here)
             todo += target.split("/")[::-1]
     return here
 
 
-class Tree:
+class LayerTree:
     """The files of one layer as an engine would unpack them: a later entry replaces an earlier one.
 
     Attributes:
@@ -109,7 +112,7 @@ class Tree:
         budget: of the archive.
     """
 
-    def __init__(self, where: str, budget: Budget) -> None:
+    def __init__(self, where: str, budget: ResourceLimits) -> None:
         self.entries: dict[str, Entry] = {}
         self.opaque: dict[str, None] = {}
         self._where, self._budget = where, budget
@@ -124,14 +127,16 @@ class Tree:
             BadArchive: unpacking it would write outside of the layer or remove what is above it, or no engine
                 could unpack it.
         """
-        path = inside(member.name, self._where)
+        path = path_below_root(member.name, self._where)
         above, _, name = path.rpartition("/")
         if name == trees.OPAQUE:
-            self.opaque[follow(above, self._links, self._budget, self._where)] = None
+            self.opaque[resolve_links(above, self._links, self._budget, self._where)] = None
         if not path or name.startswith(trees.RESERVED):
             return path
         if name.startswith(trees.WHITEOUT) and name[len(trees.WHITEOUT) :] in ("", ".", ".."):
-            raise hostile(self._where, f"the whiteout {printable(path)} would remove its own directory")
+            raise unsafe_error(
+                self._where, f"the whiteout {printable_name(path)} would remove its own directory"
+            )
         above = self._directory(above, path)
         path = f"{above}/{name}" if above else name
         target = member.target
@@ -147,7 +152,7 @@ class Tree:
         """The directory that `path` leads to; directories without an entry of their own are implied."""
         if not path or self._is_directory(path):
             return path
-        path = follow(path, self._links, self._budget, self._where)
+        path = resolve_links(path, self._links, self._budget, self._where)
         missing = list[str]()
         above = path
         while above and above not in self.entries:
@@ -155,9 +160,11 @@ class Tree:
             above = trees.parent(above)
         if above and not self._is_directory(above):
             kind = self.entries[above].kind
-            raise damaged(self._where, f"{printable(below)} is below {printable(above)}, which is a {kind}")
+            raise damaged_error(
+                self._where, f"{printable_name(below)} is below {printable_name(above)}, which is a {kind}"
+            )
         for implied in reversed(missing):
-            self._put(implied, IMPLIED)
+            self._put(implied, IMPLIED_DIRECTORY)
         return path
 
     def _is_directory(self, path: str) -> bool:
@@ -165,13 +172,14 @@ class Tree:
         return entry is not None and entry.kind in ("directory", "")
 
     def _hard_link(self, path: str, target: str) -> str:
-        above, _, name = inside(target, self._where).rpartition("/")
-        above = follow(above, self._links, self._budget, self._where)
+        above, _, name = path_below_root(target, self._where).rpartition("/")
+        above = resolve_links(above, self._links, self._budget, self._where)
         found = f"{above}/{name}" if above else name
         if found == path or found not in self.entries or self._is_directory(found):
             what = "a directory" if self._is_directory(found) else "not in the layer"
-            raise damaged(
-                self._where, f"the hard link {printable(path)} leads to {printable(target)}, which is {what}"
+            raise damaged_error(
+                self._where,
+                f"the hard link {printable_name(path)} leads to {printable_name(target)}, which is {what}",
             )
         return found
 

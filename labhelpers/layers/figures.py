@@ -19,7 +19,7 @@ from labhelpers.drawing import (
     new_axes,
     resize,
 )
-from labhelpers.layers.tarstream import printable
+from labhelpers.layers.tarstream import printable_name
 from labhelpers.layers.trees import WHITEOUT, parent
 from labhelpers.state import ROOT
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from labhelpers.layers.archives import ImageStack, Layer, Union
     from labhelpers.layers.builds import BuildCache, Recovered, Secrets, Stages
-    from labhelpers.layers.experiments import CopyUpCost, Pull, RefusedPull, Sharing, Verification
-    from labhelpers.layers.overlay import BeforeAndAfter, Changes, Mounts, SameFile
+    from labhelpers.layers.experiments import CopyUpCost, CorruptedPull, Pull, Sharing, Verification
+    from labhelpers.layers.overlay import Changes, Mounts, PathInLayers, WriteEffects
 
 # one colour for one layer, from the lowest up; neighbours differ in lightness too
 LAYERS = (CONTAINER, KERNEL, HOST, LIMIT, ENGINE, VM)
@@ -154,7 +154,14 @@ def draw_union(result: Union, ax: Axes) -> Axes:
         else:
             _box(ax, (x + 0.06, top + 0.08), 0.88, 0.84, "white", "", edge=FAINT)
         ax.text(
-            x + 0.5, top + 1.1, printable(path), rotation=40, ha="left", va="bottom", fontsize=8.5, color=INK
+            x + 0.5,
+            top + 1.1,
+            printable_name(path),
+            rotation=40,
+            ha="left",
+            va="bottom",
+            fontsize=8.5,
+            color=INK,
         )
     for layer in layers:
         _box(ax, (-0.1, layer.number + 0.01), len(paths) + 0.2, 0.98, "none", edge="#DDDDDD")
@@ -238,7 +245,7 @@ def draw_mounts(result: Mounts, ax: Axes) -> Axes:
     return ax
 
 
-def draw_same_file(result: SameFile, ax: Axes) -> Axes:
+def draw_path_in_layers(result: PathInLayers, ax: Axes) -> Axes:
     """One box a directory, from the lowest to the merged view: what it holds at the path."""
     resize(ax, 8, 0.8 + 0.42 * len(result.seen))
     for row, one in enumerate(result.seen):
@@ -275,7 +282,7 @@ def draw_changes(result: Changes, ax: Axes) -> Axes:
     return ax
 
 
-def draw_before_and_after(result: BeforeAndAfter, ax: Axes) -> Axes:
+def draw_write_effects(result: WriteEffects, ax: Axes) -> Axes:
     """The container's layer over the image's layers, left before and right after it has written."""
     places = [one.place for one in result.before[0].seen]
     width = len(result.before)
@@ -313,7 +320,7 @@ def _height(row: int, places: Sequence[str]) -> float:
     return row + 0.25 * (row >= len(places) - 2) + 0.25 * (row == len(places) - 1)
 
 
-def _place_cell(ax: Axes, x: float, y: float, kind: str, place: str, file: SameFile) -> None:
+def _place_cell(ax: Axes, x: float, y: float, kind: str, place: str, file: PathInLayers) -> None:
     if kind == "nothing":
         return
     seen = place == file.comes_from
@@ -494,7 +501,7 @@ def draw_verification(result: Verification, ax: Axes) -> Axes:
     return ax
 
 
-def draw_refused_pull(result: RefusedPull, ax: Axes) -> Axes:
+def draw_corrupted_pull(result: CorruptedPull, ax: Axes) -> Axes:
     """The byte before and after, and the engine's words."""
     resize(ax, 9, 2.2)
     for x, value, said in ((0.0, result.before, "pushed"), (2.2, result.after, "in the registry, changed")):
@@ -521,11 +528,11 @@ def main() -> None:
     folder = ROOT / "assets" / "layers"
     folder.mkdir(parents=True, exist_ok=True)
     with Lab("02") as lab, lab.quiet():
-        example = layers.example(lab)
+        example = layers.example_images(lab)
         pulled = layers.pull(lab, example.first)
-        union = layers.image(lab, example.first).union
+        union = layers.image_layers(lab, example.first).union
         container = lab.run(example.first)
-        written = layers.before_and_after(
+        written = layers.write_effects(
             lab,
             container,
             keep="/data/large",

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from labhelpers.errors import BadArchive, BadInput
-from labhelpers.layers.extraction import inside
-from labhelpers.layers.tarstream import damaged, hostile, printable
+from labhelpers.layers.extraction import path_below_root
+from labhelpers.layers.tarstream import damaged_error, printable_name, unsafe_error
+from labhelpers.results import column, record
 
 # a BuildKit archive with every architecture and its attestations lists some dozens
-MOST_DESCRIPTORS = 20_000
+MAX_DESCRIPTORS = 20_000
 IMAGE_CONFIGS = frozenset(
     ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 )
@@ -27,7 +28,7 @@ ARCHITECTURES = {"x86_64": "amd64", "x64": "amd64", "aarch64": "arm64", "i386": 
 ARCHITECTURES |= {"armv7l": "arm/v7", "armhf": "arm/v7", "armv6l": "arm/v6", "armel": "arm/v6"}
 
 
-class Held(Protocol):
+class ArchiveContents(Protocol):
     """What an archive holds."""
 
     where: str
@@ -42,19 +43,13 @@ class Held(Protocol):
         """Compare a file with what a manifest says of it. Raises BadArchive if its size or digest differs."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blob:
-    """A part of an image, as a manifest lists it.
+    """A part of an image, as a manifest lists it."""
 
-    Attributes:
-        name: of the file in the archive.
-        size: in bytes; None where the manifest does not say.
-        url: where a foreign layer is to be fetched, else empty.
-    """
-
-    name: str
-    size: int | None = None
-    url: str = ""
+    name: str = column("of the file in the archive")
+    size: int | None = column("in bytes; None where the manifest does not say", default=None)
+    url: str = column("where a foreign layer is to be fetched, else empty", default="")
 
 
 @dataclass(slots=True)
@@ -92,31 +87,23 @@ class Image:
         return not self.absent and self.problem is None
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The image that was asked for.
+@record
+class SelectedImage:
+    """The image that was asked for."""
 
-    Attributes:
-        name: what it is called.
-        image: what to read.
-        platforms: those that the archive holds in full.
-        absent: those that it lists, and does not hold in full.
-        skipped: what it lists beside them that is no image, by type.
-    """
-
-    name: str
-    image: Image
-    platforms: tuple[str, ...]
-    absent: tuple[str, ...]
-    skipped: tuple[str, ...]
+    name: str = column("what it is called")
+    image: Image = column("what to read", shown=False)
+    platforms: tuple[str, ...] = column("those that the archive holds in full")
+    absent: tuple[str, ...] = column("those that it lists, and does not hold in full")
+    skipped: tuple[str, ...] = column("what it lists beside them that is no image, by type")
 
 
-def this_machine() -> str:
+def local_platform() -> str:
     """The platform of containers on this machine: `linux/amd64`."""
-    return normal_platform(f"linux/{machine.machine().lower() or 'amd64'}")
+    return normalize_platform(f"linux/{machine.machine().lower() or 'amd64'}")
 
 
-def normal_platform(text: str) -> str:
+def normalize_platform(text: str) -> str:
     """A platform as OCI spells it: os/architecture, with the variant only where it tells something.
 
     `arm64`, `linux/aarch64` and `linux/arm64/v8` are the same (containerd/platforms, Normalize).
@@ -139,7 +126,7 @@ def normal_platform(text: str) -> str:
     return "/".join(part for part in (os, known, last) if part)
 
 
-def choose(held: Held, ref: str | None, platform: str | None, default: str) -> Choice:
+def select_image(held: ArchiveContents, ref: str | None, platform: str | None, default: str) -> SelectedImage:
     """The image that is asked for, out of all that an archive lists.
 
     Args:
@@ -150,26 +137,26 @@ def choose(held: Held, ref: str | None, platform: str | None, default: str) -> C
         BadInput: the archive holds several, or not the one that is asked for.
         BadArchive: it lists none, or lacks parts of the one that is asked for.
     """
-    wanted = None if platform is None else normal_platform(platform)
+    wanted = None if platform is None else normalize_platform(platform)
     listed = list(_listed(held))
     images = [one for one in listed if not one.artifact]
     skipped = tuple(dict.fromkeys(one.artifact for one in listed if one.artifact))
     if not images and skipped:
         raise BadArchive(
-            f"{held.where} holds no image; it holds {', '.join(map(printable, skipped))}",
+            f"{held.where} holds no image; it holds {', '.join(map(printable_name, skipped))}",
             hint="that is an OCI artifact, such as a chart or a signature; give the archive of an image",
         )
     if not images:
-        raise damaged(held.where, "it lists no image")
+        raise damaged_error(held.where, "it lists no image")
     name, group = _named(held.where, images, ref)
-    image = _for_platform(held.where, name, group, wanted, normal_platform(default))
+    image = _for_platform(held.where, name, group, wanted, normalize_platform(default))
     if image.problem:
         raise image.problem
     if image.absent:
         raise _incomplete(held.where, name, image, group)
     there = [_platform(one) for one in group if one.is_complete]
     absent = [_platform(one) for one in group if not one.is_complete]
-    return Choice(
+    return SelectedImage(
         name,
         image,
         tuple(dict.fromkeys(there)),
@@ -181,7 +168,7 @@ def choose(held: Held, ref: str | None, platform: str | None, default: str) -> C
 # --- what is listed
 
 
-def _listed(held: Held) -> Iterator[Image]:
+def _listed(held: ArchiveContents) -> Iterator[Image]:
     """Every image of manifest.json and of index.json, each once."""
     if not held.has("manifest.json"):
         yield from _of_index(held)
@@ -208,20 +195,22 @@ def _listed(held: Held) -> Iterator[Image]:
     yield from indexed
 
 
-def _of_row(row: Any, held: Held) -> Image:
+def _of_row(row: Any, held: ArchiveContents) -> Image:
     row = mapping(row, held.where)
     config = row.get("Config")
     if not config or not isinstance(config, str):
-        raise damaged(held.where, "its manifest.json names no configuration (`Config` is empty)")
+        raise damaged_error(held.where, "its manifest.json names no configuration (`Config` is empty)")
     names = [str(tag) for tag in sequence(row.get("RepoTags"), held.where)]
-    blob = Blob(inside(config, held.where))
+    blob = Blob(path_below_root(config, held.where))
     image = Image(names or [blob.name], config=blob)
-    image.layers = [Blob(inside(str(layer), held.where)) for layer in sequence(row.get("Layers"), held.where)]
+    image.layers = [
+        Blob(path_below_root(str(layer), held.where)) for layer in sequence(row.get("Layers"), held.where)
+    ]
     _complete(image, held)
     return image
 
 
-def _of_index(held: Held) -> list[Image]:
+def _of_index(held: ArchiveContents) -> list[Image]:
     """Every image of index.json and of the indexes in it, each once with all of its names."""
     found: dict[str, Image] = {}
     for image in _walk(held):
@@ -230,7 +219,7 @@ def _of_index(held: Held) -> list[Image]:
     return list(found.values())
 
 
-def _walk(held: Held) -> Iterator[Image]:
+def _walk(held: ArchiveContents) -> Iterator[Image]:
     top = sequence(mapping(held.text("index.json"), held.where).get("manifests"), held.where)
     todo: list[tuple[dict[str, Any], list[str]]] = []
     for one in reversed(top):
@@ -242,8 +231,8 @@ def _walk(held: Held) -> Iterator[Image]:
     while todo:
         descriptor, names = todo.pop()
         count += 1
-        if count > MOST_DESCRIPTORS:
-            raise hostile(held.where, f"its indexes list more than {MOST_DESCRIPTORS:,} manifests")
+        if count > MAX_DESCRIPTORS:
+            raise unsafe_error(held.where, f"its indexes list more than {MAX_DESCRIPTORS:,} manifests")
         blob = blob_of(descriptor, held.where)
         image = _of_descriptor(descriptor, names)
         manifest: dict[str, Any] = {}
@@ -264,7 +253,7 @@ def _walk(held: Held) -> Iterator[Image]:
                 for inner in reversed(manifest["manifests"]):
                     own = _annotated_name(mapping(inner, held.where))
                     todo.append((mapping(inner, held.where), [own] if own and ":" in own else names))
-        elif not _is_about_an_image(descriptor):
+        elif not _is_attestation(descriptor):
             if image.is_complete:
                 _read_manifest(image, manifest, held)
             yield image
@@ -275,7 +264,7 @@ def _of_descriptor(descriptor: Mapping[str, Any], names: list[str]) -> Image:
     return Image(names or [digest], _platform_in(descriptor.get("platform")), digest)
 
 
-def _read_manifest(image: Image, manifest: Mapping[str, Any], held: Held) -> None:
+def _read_manifest(image: Image, manifest: Mapping[str, Any], held: ArchiveContents) -> None:
     try:
         config = mapping(manifest.get("config") or {}, held.where)
         kind = str(manifest.get("artifactType") or config.get("mediaType") or "")
@@ -283,7 +272,9 @@ def _read_manifest(image: Image, manifest: Mapping[str, Any], held: Held) -> Non
             image.artifact = kind
             return
         if not config:
-            raise damaged(held.where, f"the manifest {printable(image.digest)} names no configuration")
+            raise damaged_error(
+                held.where, f"the manifest {printable_name(image.digest)} names no configuration"
+            )
         image.config = blob_of(config, held.where)
         image.layers = [blob_of(layer, held.where) for layer in sequence(manifest.get("layers"), held.where)]
     except BadArchive as error:
@@ -292,7 +283,7 @@ def _read_manifest(image: Image, manifest: Mapping[str, Any], held: Held) -> Non
         _complete(image, held)
 
 
-def _is_image(config: Mapping[str, Any], held: Held) -> bool:
+def _is_image(config: Mapping[str, Any], held: ArchiveContents) -> bool:
     """Whether a configuration of an unknown type is an image's all the same."""
     try:
         return "rootfs" in held.text(blob_of(config, held.where).name)
@@ -300,7 +291,7 @@ def _is_image(config: Mapping[str, Any], held: Held) -> bool:
         return False
 
 
-def _complete(image: Image, held: Held) -> None:
+def _complete(image: Image, held: ArchiveContents) -> None:
     """Note what the archive lacks of an image, and its platform."""
     parts = [*([image.config] if image.config else []), *image.layers]
     image.absent = [part for part in parts if not held.has(part.name)]
@@ -317,12 +308,12 @@ def _platform_in(value: Any) -> str | None:
         return None
     parts = [value.get("os") or "linux", value["architecture"], value.get("variant") or ""]
     try:
-        return normal_platform("/".join(str(part) for part in parts if part))
+        return normalize_platform("/".join(str(part) for part in parts if part))
     except BadInput:
         return None
 
 
-def _is_about_an_image(descriptor: Mapping[str, Any]) -> bool:
+def _is_attestation(descriptor: Mapping[str, Any]) -> bool:
     """Whether it is a statement about an image, such as BuildKit's provenance, and no image."""
     notes = descriptor.get("annotations")
     return (isinstance(notes, dict) and "vnd.docker.reference.type" in notes) or _platform_in(
@@ -335,10 +326,10 @@ def _annotated_name(descriptor: Mapping[str, Any]) -> str | None:
     if not isinstance(notes, dict):
         return None
     name = notes.get("io.containerd.image.name") or notes.get("org.opencontainers.image.ref.name")
-    return familiar(str(name)) if name else None
+    return familiar_name(str(name)) if name else None
 
 
-def familiar(name: str) -> str:
+def familiar_name(name: str) -> str:
     """A reference as docker shows it: `busybox:1` for `docker.io/library/busybox:1`."""
     return name.removeprefix("docker.io/").removeprefix("library/") if name.startswith("docker.io/") else name
 
@@ -350,7 +341,7 @@ def blob_of(descriptor: Any, where: str) -> Blob:
     size = descriptor.get("size")
     urls = descriptor.get("urls")
     return Blob(
-        inside(f"blobs/{algorithm}/{code}", where),
+        path_below_root(f"blobs/{algorithm}/{code}", where),
         size if isinstance(size, int) else None,
         str(urls[0]) if isinstance(urls, list) and urls else "",
     )
@@ -366,7 +357,7 @@ def _named(where: str, images: Sequence[Image], ref: str | None) -> tuple[str, l
         for name in image.names:
             groups.setdefault(name, []).append(image)
     if ref is not None:
-        for name in (ref, f"{ref}:latest", familiar(ref), f"{familiar(ref)}:latest"):
+        for name in (ref, f"{ref}:latest", familiar_name(ref), f"{familiar_name(ref)}:latest"):
             if name in groups:
                 return name, groups[name]
         same = [image for image in images if image.digest and image.digest.startswith(ref) and len(ref) > 11]
@@ -380,7 +371,7 @@ def _named(where: str, images: Sequence[Image], ref: str | None) -> tuple[str, l
     if ref is None and len({tuple(map(id, group)) for group in groups.values()}) == 1:
         return next(iter(groups.items()))
     what = "several images" if ref is None else f"no image called {ref!r}"
-    listed = (f"{printable(name)} ({_listed_platforms(group)})" for name, group in groups.items())
+    listed = (f"{printable_name(name)} ({_listed_platforms(group)})" for name, group in groups.items())
     raise BadInput(f"{where} holds {what}", hint=f"give one of them as ref: {', '.join(listed)}")
 
 
@@ -396,7 +387,7 @@ def _for_platform(where: str, name: str, group: Sequence[Image], wanted: str | N
     known = next((one.platform for one in candidates if one.platform), None)
     advice = f"give one of them, such as platform='{known}'" if known else "leave platform out"
     raise BadInput(
-        f"{where} holds {printable(name)} {what}", hint=f"it has {_listed_platforms(group)}: {advice}"
+        f"{where} holds {printable_name(name)} {what}", hint=f"it has {_listed_platforms(group)}: {advice}"
     )
 
 
@@ -413,20 +404,20 @@ def _incomplete(where: str, name: str, image: Image, group: Sequence[Image]) -> 
     foreign = next((blob for blob in image.absent if blob.url), None)
     if foreign is not None:
         return BadArchive(
-            f"{where} does not hold the layer {short(foreign.name)} of {printable(name)}: it is a foreign layer, which "
-            f"an engine fetches from {printable(foreign.url)}",
+            f"{where} does not hold the layer {short(foreign.name)} of {printable_name(name)}: it is a foreign "
+            f"layer, which an engine fetches from {printable_name(foreign.url)}",
             hint="such layers (mostly of Windows) are never saved; give an image without them",
         )
     if not image.digest:
         what = "the layer" if image.absent[0] in image.layers else "the configuration"
-        return damaged(where, f"{what} {short(image.absent[0].name)} is listed and not there")
+        return damaged_error(where, f"{what} {short(image.absent[0].name)} is listed and not there")
     whole = [_platform(one) for one in group if one.is_complete]
     holds = f"it holds {', '.join(dict.fromkeys(whole))} in full" if whole else "it holds no image in full"
     listed = f"{short(image.absent[0].name)} is the first of {len(image.absent)} that are not there"
     choose = f"give platform='{whole[0]}' for what is there; or " if whole else ""
     platform = _platform(image)
     return BadArchive(
-        f"{where} lists {printable(name)} for {platform} and does not hold all of it ({listed}); {holds}. The "
+        f"{where} lists {printable_name(name)} for {platform} and does not hold all of it ({listed}); {holds}. The "
         "containerd image store saves what it has, and that is not always every platform and every layer",
         hint=f"{choose}fetch it and save it again: docker pull --platform {platform} IMAGE, then docker save "
         f"--platform {platform} -o FILE IMAGE (--platform needs Engine 28)",
@@ -451,17 +442,17 @@ def _listed_platforms(group: Iterable[Image]) -> str:
 def mapping(value: Any, where: str) -> dict[str, Any]:
     """`value`, an object of JSON."""
     if not isinstance(value, dict):
-        raise damaged(where, "a description in it does not have the form that its format asks for")
+        raise damaged_error(where, "a description in it does not have the form that its format asks for")
     return value
 
 
 def sequence(value: Any, where: str) -> list[Any]:
     """`value`, an array of JSON; null stands for an empty one, as Go writes it."""
     if value is not None and not isinstance(value, list):
-        raise damaged(where, "a list in it does not have the form that its format asks for")
+        raise damaged_error(where, "a list in it does not have the form that its format asks for")
     return value or []
 
 
 def short(name: str) -> str:
     """A name with its long codes cut, as docker shows them."""
-    return "/".join(part[:12] if len(part) >= 64 else printable(part) for part in name.split("/"))
+    return "/".join(part[:12] if len(part) >= 64 else printable_name(part) for part in name.split("/"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
@@ -19,8 +18,8 @@ from docker.errors import NotFound
 from labhelpers.engine.host import Entry
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab.base import name_of
-from labhelpers.layers.tarstream import Chunks, Flow, members
-from labhelpers.results import Result
+from labhelpers.layers.tarstream import BufferedSource, Chunks, members
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -28,33 +27,28 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import HostView
     from labhelpers.lab import Lab
 
-MOST_TEXT = 200
-MOST_CHANGES = 100_000
+MAX_TEXT_BYTES = 200
+MAX_CHANGES = 100_000
 
 
 # --- the mount
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record
 class Mounts(Result):
     """The directories that are mounted as one: a container's root.
 
     Paths are those of the engine's host.
-
-    Attributes:
-        container: its name.
-        lower: read-only, from the lowest layer of the image to the highest; the last one is the engine's own,
-            with places for /etc/hosts and the like.
-        upper: the container's own layer, where every change goes.
-        work: overlay's scratch directory: a file is made ready here and then moved into upper.
-        merged: what the container sees as `/`.
     """
 
-    container: str
-    lower: tuple[str, ...]
-    upper: str
-    work: str
-    merged: str
+    container: str = column("its name")
+    lower: tuple[str, ...] = column(
+        "read-only, from the lowest layer of the image to the highest; the last one is the engine's own, "
+        "with places for /etc/hosts and the like"
+    )
+    upper: str = column("the container's own layer, where every change goes")
+    work: str = column("overlay's scratch directory: a file is made ready here and then moved into upper")
+    merged: str = column("what the container sees as `/`")
 
     @property
     def image_layers(self) -> tuple[str, ...]:
@@ -79,7 +73,7 @@ def _end(path: str) -> str:
     return "…/" + "/".join(name[:12] for name in path.split("/")[-2:])
 
 
-def no_overlay(lab: Lab, container: Container | str) -> str | None:
+def no_overlay_reason(lab: Lab, container: Container | str) -> str | None:
     """Why a running container's layers cannot be looked at here: a sentence for the page; None where they can.
 
     The mount table decides, not the storage driver's name: fuse-overlayfs has no directories in it, and vfs, btrfs and
@@ -126,36 +120,24 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
 # --- the same file through each
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A path in one place.
+@record
+class LayerEntry:
+    """A path in one place."""
 
-    Attributes:
-        place: `lower 0` (the lowest), …, `upper`, or `merged`.
-        kind: file, directory, link, whiteout, other, or `nothing`.
-        bytes: the size of a file.
-        text: how a file begins.
-    """
-
-    place: str
-    kind: str
-    bytes: int
-    text: str
+    place: str = column("`lower 0` (the lowest), …, `upper`, or `merged`")
+    kind: str = column("file, directory, link, whiteout, other, or `nothing`")
+    bytes: int = column("the size of a file")
+    text: str = column("how a file begins")
 
 
-@dataclass(frozen=True, slots=True)
-class SameFile(Result):
-    """One path, seen in every directory of a container's root.
+@record
+class PathInLayers(Result):
+    """One path, seen in every directory of a container's root."""
 
-    Attributes:
-        path: as the container says it.
-        seen: from the lowest directory to the merged view.
-    """
+    path: str = column("as the container says it")
+    seen: tuple[LayerEntry, ...] = rows("from the lowest directory to the merged view", of=LayerEntry)
 
-    path: str
-    seen: tuple[Seen, ...]
-
-    def at(self, place: str) -> Seen:
+    def at(self, place: str) -> LayerEntry:
         """What is there."""
         return next(one for one in self.seen if one.place == place)
 
@@ -172,7 +154,7 @@ class SameFile(Result):
         return pd.DataFrame(rows, columns=["place", "kind", "bytes", "text"])
 
 
-def through(lab: Lab, container: Container | str, path: str) -> SameFile:
+def path_in_layers(lab: Lab, container: Container | str, path: str) -> PathInLayers:
     """The same path in each lower directory, in upper, and merged.
 
     Raises:
@@ -182,7 +164,7 @@ def through(lab: Lab, container: Container | str, path: str) -> SameFile:
     return _through(lab, container, [path])[0]
 
 
-def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tuple[SameFile, ...]:
+def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tuple[PathInLayers, ...]:
     for path in paths:
         if not path.startswith("/") or ".." in path.split("/"):
             raise BadInput(f"{path!r} is no path in a container", hint="write it from the root: /etc/motd")
@@ -193,21 +175,21 @@ def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tupl
     places = {**{f"lower {number}": one for number, one in enumerate(found.lower)}, "upper": found.upper}
     rows = {place: _seen(lab.host, place, folder, names) for place, folder in places.items()}
     return tuple(
-        SameFile(path, (*(row[name] for row in rows.values()), _merged_view(lab, found.container, path)))
+        PathInLayers(path, (*(row[name] for row in rows.values()), _merged_view(lab, found.container, path)))
         for path, name in zip(paths, names, strict=True)
     )
 
 
-def _seen(host: HostView, place: str, folder: str, names: Sequence[str]) -> dict[str, Seen]:
+def _seen(host: HostView, place: str, folder: str, names: Sequence[str]) -> dict[str, LayerEntry]:
     found = {}
     for name, one in host.entries(folder, names).items():
         if one is None:
-            found[name] = Seen(place, "nothing", 0, "")
+            found[name] = LayerEntry(place, "nothing", 0, "")
         elif (kind := _kind(one)) == "file":
-            text = host.read(f"{folder}/{name}", begin_bytes=MOST_TEXT)
-            found[name] = Seen(place, kind, one.size_bytes, text)
+            text = host.read(f"{folder}/{name}", begin_bytes=MAX_TEXT_BYTES)
+            found[name] = LayerEntry(place, kind, one.size_bytes, text)
         else:
-            found[name] = Seen(place, kind, 0, "")
+            found[name] = LayerEntry(place, kind, 0, "")
     return found
 
 
@@ -217,58 +199,51 @@ def _kind(one: Entry) -> str:
     return one.kind if one.kind in ("file", "directory", "link") else "other"
 
 
-def _merged_view(lab: Lab, name: str, path: str) -> Seen:
+def _merged_view(lab: Lab, name: str, path: str) -> LayerEntry:
     """What the container itself sees: the engine hands it out as `docker cp` does."""
     try:
         chunks, _ = lab.client.api.get_archive(name, path)
     except NotFound:
-        return Seen("merged", "nothing", 0, "")
-    flow = Flow(Chunks(chunks), path)
+        return LayerEntry("merged", "nothing", 0, "")
+    flow = BufferedSource(Chunks(chunks), path)
     first = next(members(flow))
-    return Seen(
-        "merged", first.kind, first.bytes, flow.take(min(first.bytes, MOST_TEXT)).decode(errors="replace")
+    return LayerEntry(
+        "merged",
+        first.kind,
+        first.bytes,
+        flow.take(min(first.bytes, MAX_TEXT_BYTES)).decode(errors="replace"),
     )
 
 
 # --- what a container changed
 
 
-What = Literal["added", "changed", "deleted", "replaced", "copied"]
+ChangeKind = Literal["added", "changed", "deleted", "replaced", "copied"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Change:
-    """A path of the upper directory.
+    """A path of the upper directory."""
 
-    Attributes:
-        path: as the container says it.
-        what: `added`; `changed` (a lower layer has it too); `deleted` (a whiteout); `replaced` (a directory
-            that hides what lower layers hold there: opaque); `copied` (copied up, and the same as below).
-        kind: file, directory, link, whiteout or other.
-        bytes: the size of a file in upper.
-    """
-
-    path: str
-    what: What
-    kind: str
-    bytes: int
+    path: str = column("as the container says it")
+    what: ChangeKind = column(
+        "`added`; `changed` (a lower layer has it too); `deleted` (a whiteout); `replaced` (a directory "
+        "that hides what lower layers hold there: opaque); `copied` (copied up, and the same as below)"
+    )
+    kind: str = column("file, directory, link, whiteout or other")
+    bytes: int = column("the size of a file in upper")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Changes(Result):
-    """What a container has changed, read from its upper directory.
+    """What a container has changed, read from its upper directory."""
 
-    Attributes:
-        container: its name.
-        found: every path of upper.
-        hidden: what its opaque directories hide and do not hold themselves.
-        docker_diff: the engine's own list: (letter, path), A added, C changed, D deleted.
-    """
-
-    container: str
-    found: tuple[Change, ...]
-    hidden: tuple[str, ...]
-    docker_diff: tuple[tuple[str, str], ...]
+    container: str = column("its name")
+    found: tuple[Change, ...] = rows("every path of upper", of=Change)
+    hidden: tuple[str, ...] = column("what its opaque directories hide and do not hold themselves")
+    docker_diff: tuple[tuple[str, str], ...] = column(
+        "the engine's own list: (letter, path), A added, C changed, D deleted", shown=False
+    )
 
     @property
     def whiteouts(self) -> tuple[str, ...]:
@@ -313,7 +288,7 @@ def changes(lab: Lab, container: Container | str) -> Changes:
         LabError: the container is gone, or does not run.
     """
     found = mounts(lab, container)
-    upper = {one.path: one for one in lab.host.directory(found.upper, deep=True, limit=MOST_CHANGES)}
+    upper = {one.path: one for one in lab.host.directory(found.upper, recursive=True, limit=MAX_CHANGES)}
     lower = _Lower(lab.host, found.lower)
     below = lower.shown(upper)
     hidden = _hidden(upper, lower)
@@ -348,7 +323,7 @@ class _Lower:
     def shown(self, paths: Iterable[str]) -> dict[str, Entry | None]:
         """What they show at each path; None for nothing."""
         wanted = list(paths)
-        asked = {*wanted, *(above for path in wanted for above in _above(path))}
+        asked = {*wanted, *(above for path in wanted for above in _ancestors(path))}
         tables = [self._host.entries(one, asked) for one in self._from_the_top] if wanted else []
         return {path: _topmost(tables, path) for path in wanted}
 
@@ -368,13 +343,13 @@ def _topmost(tables: Sequence[Mapping[str, Entry | None]], path: str) -> Entry |
         if found is not None:
             return None if found.is_whiteout else found
         # a directory on the way that is opaque, or is none, hides what the others have
-        way = [table[above] for above in _above(path)]
+        way = [table[above] for above in _ancestors(path)]
         if any(one is not None and (one.kind != "directory" or one.is_opaque) for one in way):
             return None
     return None
 
 
-def _above(path: str) -> list[str]:
+def _ancestors(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[:number]) for number in range(1, len(parts))]
 
@@ -408,7 +383,7 @@ def _any_below(path: str, paths: set[str]) -> bool:
     return any(one.startswith(f"{path}/") for one in paths)
 
 
-def _what(one: Entry, below: Entry | None, same: bool) -> What:
+def _what(one: Entry, below: Entry | None, same: bool) -> ChangeKind:
     if one.is_whiteout:
         return "deleted"
     if below is None:
@@ -421,18 +396,15 @@ def _what(one: Entry, below: Entry | None, same: bool) -> What:
 # --- part3-4
 
 
-@dataclass(frozen=True, slots=True)
-class BeforeAndAfter(Result):
-    """A container's layer over its image's layers, before and after it has written.
+@record
+class WriteEffects(Result):
+    """A container's layer over its image's layers, before and after it has written."""
 
-    Attributes:
-        before, after: the same paths in every directory.
-        did: path → what was done to it: `left alone`, `changed`, `deleted` or `added`.
-    """
-
-    before: tuple[SameFile, ...]
-    after: tuple[SameFile, ...]
-    did: Mapping[str, str]
+    before: tuple[PathInLayers, ...] = column("the same paths in every directory", shown=False)
+    after: tuple[PathInLayers, ...] = column("the same paths in every directory", shown=False)
+    did: Mapping[str, str] = column(
+        "path → what was done to it: `left alone`, `changed`, `deleted` or `added`", shown=False
+    )
 
     @property
     def image_is_unchanged(self) -> bool:
@@ -454,9 +426,9 @@ class BeforeAndAfter(Result):
         return pd.DataFrame(rows, columns=["path", "did", "place", "before", "after"])
 
 
-def before_and_after(
+def write_effects(
     lab: Lab, container: Container | str, keep: str, change: str, delete: str, add: str
-) -> BeforeAndAfter:
+) -> WriteEffects:
     """Look at four paths, change, delete and add three of them in a running container, and look again.
 
     Args:
@@ -478,4 +450,4 @@ def before_and_after(
             hint="give files that it has, and one that it does not have",
             engine_message=str(said),
         )
-    return BeforeAndAfter(before, _through(lab, container, list(did)), did)
+    return WriteEffects(before, _through(lab, container, list(did)), did)

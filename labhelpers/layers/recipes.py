@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from labhelpers.results import column, record
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """A Dockerfile and the files beside it.
 
-    Attributes:
-        dockerfile: its text.
-        files: name → text of what stands beside it.
-    """
+@record
+class BuildContext:
+    """A Dockerfile and the files beside it."""
 
-    dockerfile: str
-    files: Mapping[str, str] = field(default_factory=dict)
+    dockerfile: str = column("its text")
+    files: Mapping[str, str] = column(
+        "name → text of what stands beside it", shown=False, default_factory=dict
+    )
 
-    def with_files(self, **changed: str) -> Recipe:
+    def with_files(self, **changed: str) -> BuildContext:
         """The same Dockerfile with other files; a name's dot is written as `_`."""
-        return Recipe(
+        return BuildContext(
             self.dockerfile,
             {**self.files, **{name.replace("_", "."): text for name, text in changed.items()}},
         )
@@ -30,7 +28,7 @@ class Recipe:
         return self.dockerfile
 
 
-FIRST = Recipe(
+FIRST = BuildContext(
     """\
 ARG BASE
 FROM ${BASE} AS files
@@ -51,7 +49,7 @@ CMD ["sleep", "3600"]
 )
 """Five layers: busybox, two large files, a small application, and a change of it."""
 
-SECOND = Recipe(
+SECOND = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -60,7 +58,7 @@ RUN dd if=/dev/urandom of=/data/extra bs=1M count=6
 )
 """One layer on top of another image."""
 
-SIZED = Recipe(
+SIZED_FILES = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -74,7 +72,7 @@ INSTALL = (Path(__file__).with_name("inside") / "install.py").read_text(encoding
 DEPS = "#{salt} asyncio concurrent email encodings http importlib json logging multiprocessing unittest xml\n"
 SOURCE = 'print("version {version}")\n'
 
-DEPENDENCIES_FIRST = Recipe(
+DEPENDENCIES_FIRST = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -86,7 +84,7 @@ COPY main.py ./
 """,
     {"deps.txt": DEPS, "install.py": INSTALL, "main.py": SOURCE},
 )
-SOURCE_FIRST = Recipe(
+SOURCE_FIRST = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -102,7 +100,7 @@ PAGE = """\
 rows = "".join(f"<tr><td>{n}</td><td>{n * n}</td></tr>" for n in range(1, 101))
 print(f"<table>{rows}</table>")
 """
-ONE_STAGE = Recipe(
+ONE_STAGE = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -111,7 +109,7 @@ RUN mkdir /www && python3 /page.py > /www/index.html
 """,
     {"page.py": PAGE},
 )
-MULTI_STAGE = Recipe(
+MULTI_STAGE = BuildContext(
     """\
 ARG BASE
 ARG SMALL
@@ -125,7 +123,7 @@ COPY --from=build /www/index.html /www/index.html
     {"page.py": PAGE},
 )
 
-DELETED = Recipe(
+DELETED = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -137,7 +135,7 @@ RUN rm /token.txt
 )
 """A secret that is copied in, used and deleted."""
 
-ARGUMENT = Recipe(
+ARGUMENT = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -147,7 +145,7 @@ RUN echo "$TOKEN" | wc -c > /used
 )
 """A secret that comes as a build argument."""
 
-OTHER_STAGE = Recipe(
+OTHER_STAGE = BuildContext(
     """\
 ARG BASE
 FROM ${BASE} AS build
@@ -163,7 +161,7 @@ COPY --from=build /used /used
 
 # --- what the exercises begin with
 
-FAT = Recipe(
+WASTEFUL = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -176,7 +174,7 @@ RUN rm /tmp/scratch
 )
 """The same files can be had without the waste; nobody else's build cache has them."""
 
-LEAKY = Recipe(
+LEAKED_SECRET = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -190,7 +188,7 @@ CMD ["sleep", "3600"]
     {"token.txt": ""},
 )
 
-NOTICE = Recipe(
+NOTICE = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -198,7 +196,7 @@ RUN echo "open from nine to five" > /notice
 CMD ["sleep", "3600"]
 """
 )
-NOTICE_CHANGED = Recipe(
+NOTICE_CHANGED = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -206,7 +204,7 @@ RUN echo "closed" > /notice
 """
 )
 
-ORDER = Recipe(
+ORDER = BuildContext(
     """\
 FROM labhelpers/tools
 WORKDIR /app
@@ -221,6 +219,6 @@ CMD ["python3", "main.py"]
     },
 )
 
-SITE = Recipe(
+SITE = BuildContext(
     ONE_STAGE.dockerfile.replace("ARG BASE\nFROM ${BASE}", "FROM labhelpers/tools"), {"page.py": PAGE}
 )

@@ -27,14 +27,14 @@ CHUNK = 1 << 20
 STEP = 1 << 14
 ZEROS = bytes(BLOCK)
 # Linux's PATH_MAX; a pax record may claim any length
-MOST_PATH = 4096
-MOST_RECORDS = 1 << 20
+MAX_PATH_BYTES = 4096
+MAX_PAX_BYTES = 1 << 20
 # RFC 8878 lets a frame ask for far more memory than a layer needs; `zstd --long` asks for 2^27
-MOST_WINDOW = 1 << 27
+MAX_ZSTD_WINDOW = 1 << 27
 # `xz -9` needs 65 MiB, and a header may ask for 4 GiB
-MOST_XZ_BYTES = 1 << 28
+MAX_XZ_MEMORY_BYTES = 1 << 28
 # archive/tar's and containerd's largest number of bytes
-MOST_SIZE = (1 << 63) - 1
+MAX_MEMBER_BYTES = (1 << 63) - 1
 MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0"}
 MAGIC_BYTES = 6
 # RFC 8878, "Skippable Frames": 16 numbers; zstd:chunked may begin with one
@@ -113,7 +113,7 @@ class Chunks:
 
     def skip(self, count: int, /) -> int:
         """As `Source.skip`."""
-        return read_past(self, count)
+        return skip_by_reading(self, count)
 
 
 class Hashed:
@@ -130,10 +130,10 @@ class Hashed:
 
     def skip(self, count: int, /) -> int:
         """As `Source.skip`."""
-        return read_past(self, count)
+        return skip_by_reading(self, count)
 
 
-class HashedAhead:
+class ParallelHasher:
     """SHA-256 of ranges of a file, recomputed on all cores while its headers are read.
 
     hashlib lets other threads run while it works. A block that is left ends what is not done yet.
@@ -143,7 +143,7 @@ class HashedAhead:
         self._path = path
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
 
-    def __enter__(self) -> HashedAhead:
+    def __enter__(self) -> ParallelHasher:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,7 +188,7 @@ class Unpacked:
         self._where = where
         self._read: Callable[[int], bytes]
         if kind == "zstd":
-            unpack = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW)
+            unpack = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
             joined: Any = source  # the library asks for no more than a `read`
             self._read = unpack.stream_reader(joined, read_across_frames=True).read
         else:
@@ -209,7 +209,7 @@ class Unpacked:
 
     def skip(self, count: int, /) -> int:
         """As `Source.skip`."""
-        return read_past(self, count)
+        return skip_by_reading(self, count)
 
 
 class _Members:
@@ -218,7 +218,7 @@ class _Members:
     _NEW: Mapping[str, Callable[[], Any]] = {
         "gzip": lambda: zlib.decompressobj(wbits=31),
         "bzip2": bz2.BZ2Decompressor,
-        "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_XZ_BYTES),
+        "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY_BYTES),
     }
 
     def __init__(self, source: Source, where: str, kind: str) -> None:
@@ -235,7 +235,7 @@ class _Members:
                 if not self._packed:
                     if self._member is None:
                         return b""
-                    raise cut_short(self._where)
+                    raise truncated_error(self._where)
             if self._member is None:
                 # zeros may fill up the last block of a tape or, in xz, a multiple of four bytes
                 self._packed = self._packed.lstrip(b"\0") if self._has_begun else self._packed
@@ -250,7 +250,7 @@ class _Members:
                 return part
 
 
-def read_past(source: Source, count: int) -> int:
+def skip_by_reading(source: Source, count: int) -> int:
     """Go past `count` bytes by reading them; how many there were."""
     left = count
     while left:
@@ -261,7 +261,7 @@ def read_past(source: Source, count: int) -> int:
     return count - left
 
 
-class Flow:
+class BufferedSource:
     """A source with a window on it, from which small pieces are cut quickly.
 
     Attributes:
@@ -322,17 +322,17 @@ class Flow:
         self._window, self._at = b"".join(parts), 0
 
 
-class Part:
+class LimitedSource:
     """The next `size` bytes of a flow, as a source of their own."""
 
-    def __init__(self, flow: Flow, size: int) -> None:
+    def __init__(self, flow: BufferedSource, size: int) -> None:
         self._flow, self._left = flow, size
 
     def read(self, count: int, /) -> bytes:
         """As `Source.read`."""
         part = self._flow.some(min(count, self._left)) if self._left else b""
         if self._left and not part:
-            raise cut_short(self._flow.where)
+            raise truncated_error(self._flow.where)
         self._left -= len(part)
         return part
 
@@ -340,7 +340,7 @@ class Part:
         """As `Source.skip`."""
         count = min(count, self._left)
         if self._flow.skip(count) < count:
-            raise cut_short(self._flow.where)
+            raise truncated_error(self._flow.where)
         self._left -= count
         return count
 
@@ -349,7 +349,7 @@ class Part:
         self.skip(self._left)
 
 
-def members(flow: Flow) -> Iterator[Member]:
+def members(flow: BufferedSource) -> Iterator[Member]:
     """Every member in order. Between two of them, the caller goes past the member's `stored_bytes`.
 
     Raises:
@@ -360,7 +360,7 @@ def members(flow: Flow) -> Iterator[Member]:
         if block == ZEROS:
             return
         if len(block) < BLOCK:
-            raise cut_short(flow.where)
+            raise truncated_error(flow.where)
         kind = chr(block[156])
         size = _checked_size(block, flow.where)
         if kind in "xgLK":
@@ -379,7 +379,7 @@ def looks_like_tar(block: bytes) -> bool:
     return block == ZEROS or (len(block) == BLOCK and _sum_is_right(block))
 
 
-def cut_short(where: str) -> BadArchive:
+def truncated_error(where: str) -> BadArchive:
     """The error for an archive that ends too early."""
     return BadArchive(
         f"{where} ends before its end: it was cut short, or a size in it lies",
@@ -387,18 +387,18 @@ def cut_short(where: str) -> BadArchive:
     )
 
 
-def damaged(where: str, what: str) -> BadArchive:
+def damaged_error(where: str, what: str) -> BadArchive:
     """The error for an archive that cannot be read."""
     return BadArchive(f"{where} is damaged: {what}", hint="copy, fetch or save it again")
 
 
-def printable(name: str) -> str:
+def printable_name(name: str) -> str:
     """A name from an archive as a message may show it: short, and without what a terminal would obey."""
     short = name if len(name) <= 80 else f"{name[:80]}…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
-def hostile(where: str, what: str) -> BadArchive:
+def unsafe_error(where: str, what: str) -> BadArchive:
     """The error for an archive that tries what no image needs."""
     return BadArchive(
         f"{where} is not to be trusted: {what}",
@@ -409,7 +409,7 @@ def hostile(where: str, what: str) -> BadArchive:
 # --- one header
 
 
-def _member(block: bytes, kind: str, size: int, said: dict[str, str], flow: Flow) -> Member:
+def _member(block: bytes, kind: str, size: int, said: dict[str, str], flow: BufferedSource) -> Member:
     name, target = said.get("path"), said.get("linkpath")
     if name is None:
         name = _text(block[:100])
@@ -418,8 +418,10 @@ def _member(block: bytes, kind: str, size: int, said: dict[str, str], flow: Flow
             name = f"{_text(block[345:500])}/{name}"
     if target is None:
         target = _text(block[157:257]) if kind in "12" else ""
-    if len(name) > MOST_PATH or len(target) > MOST_PATH:
-        raise hostile(flow.where, f"a path in it is longer than {MOST_PATH} bytes: {printable(name[:40])}…")
+    if len(name) > MAX_PATH_BYTES or len(target) > MAX_PATH_BYTES:
+        raise unsafe_error(
+            flow.where, f"a path in it is longer than {MAX_PATH_BYTES} bytes: {printable_name(name[:40])}…"
+        )
     if "size" in said:
         size = _number(said["size"], flow.where)
     if kind == "\0" and name.endswith("/"):
@@ -437,7 +439,7 @@ def _member(block: bytes, kind: str, size: int, said: dict[str, str], flow: Flow
 
 def _checked_size(block: bytes, where: str) -> int:
     if not _sum_is_right(block):
-        raise damaged(where, "a header's checksum is wrong")
+        raise damaged_error(where, "a header's checksum is wrong")
     return _octal(block[124:136], where)
 
 
@@ -471,14 +473,14 @@ def _octal(field: bytes, where: str) -> int:
             number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     except ValueError:
         pass
-    if not 0 <= number <= MOST_SIZE:
-        raise damaged(where, "a header holds a size that is no number of bytes")
+    if not 0 <= number <= MAX_MEMBER_BYTES:
+        raise damaged_error(where, "a header holds a size that is no number of bytes")
     return number
 
 
 def _number(text: str, where: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) > MOST_SIZE:
-        raise damaged(where, "a header holds a size that is no number of bytes")
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) > MAX_MEMBER_BYTES:
+        raise damaged_error(where, "a header holds a size that is no number of bytes")
     return int(text)
 
 
@@ -486,12 +488,12 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _short_text(flow: Flow, size: int) -> bytes:
-    if size > MOST_RECORDS:
-        raise hostile(flow.where, f"a header in it claims to be {size:,} bytes long")
+def _short_text(flow: BufferedSource, size: int) -> bytes:
+    if size > MAX_PAX_BYTES:
+        raise unsafe_error(flow.where, f"a header in it claims to be {size:,} bytes long")
     text = flow.take(size)
     if len(text) < size:
-        raise cut_short(flow.where)
+        raise truncated_error(flow.where)
     _to_the_next_block(flow, size)
     return text
 
@@ -506,9 +508,9 @@ def _records(kind: str, text: bytes, where: str) -> dict[str, str]:
         count = int(length) if length.isdigit() and len(length) < 8 else 0
         key, equals, value = text[len(length) + 1 : count - 1].partition(b"=")
         if not equals or text[count - 1 : count] != b"\n":
-            raise damaged(where, "the records of a header do not add up")
+            raise damaged_error(where, "the records of a header do not add up")
         if key in (b"path", b"linkpath") and b"\0" in value:
-            raise damaged(where, "a path in it has a zero byte")
+            raise damaged_error(where, "a path in it has a zero byte")
         name = key.decode("utf-8", "replace")
         # an empty value leaves what the header itself says (POSIX.1-2001, pax)
         if name in PAX_KEYS and value:
@@ -517,13 +519,13 @@ def _records(kind: str, text: bytes, where: str) -> dict[str, str]:
     return said
 
 
-def _past_sparse_map(flow: Flow, goes_on: int) -> None:
+def _past_sparse_map(flow: BufferedSource, goes_on: int) -> None:
     while goes_on:
         block = flow.take(BLOCK)
         if len(block) < BLOCK:
-            raise cut_short(flow.where)
+            raise truncated_error(flow.where)
         goes_on = block[504]
 
 
-def _to_the_next_block(flow: Flow, size: int) -> None:
+def _to_the_next_block(flow: BufferedSource, size: int) -> None:
     flow.skip(-size % BLOCK)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from labhelpers.results import column, record
+
 # OCI image-spec, layer.md, "Whiteouts"
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -27,7 +29,7 @@ class Entry(NamedTuple):
     kind: str
 
 
-IMPLIED = Entry(0, "")
+IMPLIED_DIRECTORY = Entry(0, "")
 Entries = Mapping[str, Entry]
 
 
@@ -61,7 +63,7 @@ def _by_name(path: str) -> str:
 
 
 @dataclass(slots=True)
-class Merged:
+class MergedTree:
     """What a stack of layers shows, as OCI image-spec (layer.md, "Applying Changesets") builds it up.
 
     Attributes:
@@ -95,7 +97,7 @@ class Merged:
 
     def _put(self, path: str, entry: Entry, number: int) -> None:
         before = self.entries.get(path)
-        if entry is IMPLIED and before is not None and _is_directory(before):
+        if entry is IMPLIED_DIRECTORY and before is not None and _is_directory(before):
             return
         self.entries[path], self.layer_of[path] = entry, number
         self._below.setdefault(parent(path), set()).add(path)
@@ -126,20 +128,16 @@ class Merged:
 # --- waste, as dive counts it
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waste:
-    """How often a path is stored, and what all its copies take together.
+    """How often a path is stored, and what all its copies take together."""
 
-    Attributes:
-        path: with a leading slash.
-        count: in how many layers it is, whiteouts included.
-        bytes: of all its copies, the one in use included; a whiteout counts what it hides if that was a
-            directory, else nothing.
-    """
-
-    path: str
-    count: int
-    bytes: int
+    path: str = column("with a leading slash")
+    count: int = column("in how many layers it is, whiteouts included")
+    bytes: int = column(
+        "of all its copies, the one in use included; a whiteout counts what it hides if that was a "
+        "directory, else nothing"
+    )
 
 
 def efficiency(layers: Sequence[Entries]) -> tuple[float, tuple[Waste, ...]]:

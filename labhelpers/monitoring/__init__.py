@@ -1,18 +1,18 @@
 """The room of `09_monitoring`: how containers do, what becomes of them, and who may command the engine."""
 
-from labhelpers.monitoring.desk import control_panel
-from labhelpers.monitoring.door import docker_sock, holders
-from labhelpers.monitoring.places import files_in, home
-from labhelpers.monitoring.restart import engine_restarts, restarts
+from labhelpers.monitoring.engine_control import control_panel
+from labhelpers.monitoring.engine_socket import find_engine_socket, socket_access
+from labhelpers.monitoring.restart import engine_restart_policies, restart_policies
+from labhelpers.monitoring.storage import host_home, volume_files
 from labhelpers.monitoring.timeline import timeline
 
 __all__ = [
     "control_panel",
-    "docker_sock",
-    "engine_restarts",
-    "files_in",
-    "holders",
-    "home",
-    "restarts",
+    "engine_restart_policies",
+    "find_engine_socket",
+    "host_home",
+    "restart_policies",
+    "socket_access",
     "timeline",
+    "volume_files",
 ]

@@ -20,9 +20,9 @@ def main() -> None:
     with Lab("09") as lab:
         results = {
             "timeline": monitoring.timeline(lab),
-            "restarts": monitoring.restarts(lab),
-            "engine_restarts": monitoring.engine_restarts(lab),
-            "docker_sock": monitoring.holders(lab, monitoring.docker_sock(lab)),
+            "restarts": monitoring.restart_policies(lab),
+            "engine_restarts": monitoring.engine_restart_policies(lab),
+            "docker_sock": monitoring.socket_access(lab, monitoring.find_engine_socket(lab)),
         }
     for name, result in results.items():
         result.plot()

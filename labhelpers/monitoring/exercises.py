@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
-    from labhelpers.monitoring.door import Door
+    from labhelpers.monitoring.engine_socket import EngineSocket
 
 SHELF = named("shelf_data")
 TILL, TILL_DATA = all_named("till", "till_data")
@@ -287,7 +287,7 @@ def watch_only(lab: Lab) -> Exercise:
 def _start_guard(lab: Lab, door: Door) -> None:
     lab.create_volume(POST)
     guard = start_proxy(lab, door, POST, name=GUARD)
-    lab.exec(guard, ["rm", f"{PLACE}/get.sock"])
+    lab.exec(guard, ["rm", f"{PROXY_DIRECTORY}/get.sock"])
 
 
 def _is_apart(lab: Lab) -> str | None:
@@ -305,7 +305,7 @@ def _apart_hint(lab: Lab) -> str:
         )
     if "over the network" in way:
         return "The engine listens on a port. What it needs is a socket in a volume: it can do without a network."
-    return f"Give it the volume {POST}, and nothing of {INSIDE} or of the host's directories."
+    return f"Give it the volume {POST}, and nothing of {SOCKET_PATH} or of the host's directories."
 
 
 def _judge_list(lab: Lab, text: str) -> str | None:

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from labhelpers.monitoring.door import Holders
-    from labhelpers.monitoring.restart import Fate, Fates
-    from labhelpers.monitoring.timeline import Moment, Timeline
+    from labhelpers.monitoring.engine_socket import SocketAccess
+    from labhelpers.monitoring.restart import RestartResult, RestartResults
+    from labhelpers.monitoring.timeline import Timeline, TimelineEntry
 
 STATES = {"created": FAINT, "running": HOST, "paused": KERNEL, "down": "#FFFFFF"}
 
@@ -31,7 +31,7 @@ def _box(
     ax.text(x + width / 2, y + 0.45, said, ha="center", va="center", color=ink, fontsize=8.5)
 
 
-def draw_fates(result: Fates, ax: Axes) -> Axes:
+def draw_restart_results(result: RestartResults, ax: Axes) -> Axes:
     """One row a policy, one column a way of dying: green comes back, white stays down."""
     if not result.fates:
         resize(ax, 7.5, 1.0)
@@ -56,7 +56,7 @@ def draw_fates(result: Fates, ax: Axes) -> Axes:
     return ax
 
 
-def _fate(fate: Fate) -> tuple[str, str, str]:
+def _fate(fate: RestartResult) -> tuple[str, str, str]:
     """The colour, the words and their ink."""
     if fate.runs:
         return HOST, "comes back", "white"
@@ -65,15 +65,23 @@ def _fate(fate: Fate) -> tuple[str, str, str]:
     return "#FFFFFF", "stays down", INK
 
 
-def draw_holders(result: Holders, ax: Axes) -> Axes:
+def draw_socket_access(result: SocketAccess, ax: Axes) -> Axes:
     """One row a way to the engine, one column what could be had by it: red is had, white is refused."""
-    from labhelpers.monitoring.door import THINGS, WORDS
+    from labhelpers.monitoring.engine_socket import TARGET_DESCRIPTIONS, TARGETS
 
     left, width = 2.55, 1.65
-    resize(ax, left + width * len(THINGS), 1.1 + 0.5 * len(result.holders))
-    for column, thing in enumerate(THINGS):
+    resize(ax, left + width * len(TARGETS), 1.1 + 0.5 * len(result.holders))
+    for column, thing in enumerate(TARGETS):
         x = left + column * width + width / 2
-        ax.text(x, -0.12, _two_lines(WORDS[thing]), ha="center", va="bottom", fontsize=9.5, weight="bold")
+        ax.text(
+            x,
+            -0.12,
+            _two_lines(TARGET_DESCRIPTIONS[thing]),
+            ha="center",
+            va="bottom",
+            fontsize=9.5,
+            weight="bold",
+        )
         for row, holder in enumerate(result.holders):
             had = holder.got[thing]
             harmless = thing == "names"
@@ -92,7 +100,7 @@ def draw_holders(result: Holders, ax: Axes) -> Axes:
     for row, holder in enumerate(result.holders):
         ax.text(left - 0.12, row + 0.45, holder.way, ha="right", va="center", fontsize=9.5)
     ax.text(left - 0.12, -0.12, "it holds", ha="right", va="bottom", fontsize=9.5, color="#555555")
-    ax.set(xlim=(0, left + width * len(THINGS)), ylim=(len(result.holders) + 0.05, -1.0))
+    ax.set(xlim=(0, left + width * len(TARGETS)), ylim=(len(result.holders) + 0.05, -1.0))
     _bare(ax)
     return ax
 
@@ -130,7 +138,7 @@ def draw_timeline(result: Timeline, ax: Axes) -> Axes:
     return ax
 
 
-def _heights(events: Sequence[Moment], last: float) -> list[int]:
+def _heights(events: Sequence[TimelineEntry], last: float) -> list[int]:
     """On which step the words of each event stand: above those of later ones that begin below them."""
     found: list[int] = []
     later: list[tuple[float, int]] = []
@@ -142,12 +150,12 @@ def _heights(events: Sequence[Moment], last: float) -> list[int]:
     return found
 
 
-def _lives(result: Timeline) -> list[tuple[str, list[Moment]]]:
+def _lives(result: Timeline) -> list[tuple[str, list[TimelineEntry]]]:
     """The lines of each life, by the number that they begin with."""
-    found: dict[str, list[Moment]] = {}
+    found: dict[str, list[TimelineEntry]] = {}
     for one in result.lines:
         found.setdefault(one.words.removeprefix("life ")[:1], []).append(one)
     return sorted(found.items())
 
 
-__all__ = ["draw_fates", "draw_holders", "draw_timeline"]
+__all__ = ["draw_restart_results", "draw_socket_access", "draw_timeline"]

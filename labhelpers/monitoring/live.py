@@ -1,4 +1,4 @@
-"""The control panel: shows what `labhelpers.monitoring.desk` sees, hands clicks to it, and decides nothing."""
+"""The control panel: shows what `monitoring.engine_control` reports, passes clicks to it, and decides nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, KERNEL, PAPER, VM, h
 from labhelpers.errors import LabError, TimedOut
 
 if TYPE_CHECKING:
-    from labhelpers.monitoring.desk import Desk, Item, Snapshot, Use
+    from labhelpers.monitoring.engine_control import EngineControl, Item, Snapshot, Usage
 
 ICONS = {"start": "play", "stop": "stop", "restart": "refresh", "remove": "trash"}
 COLOURS = {
@@ -24,13 +24,13 @@ COLOURS = {
     "created": FAINT,
     "dead": VM,
 }
-HEADS = {
+HEADINGS = {
     "container": ("", "name", "image", "status", "CPU", "memory", "ports"),
     "image": ("", "name", "size"),
     "network": ("", "name", "driver"),
     "volume": ("", "name", "driver"),
 }
-MOST_ROWS = 40
+MAX_ROWS = 40
 WIDE, HIGH = 90, 18
 
 
@@ -42,7 +42,7 @@ class ControlPanel:
         last: what is shown now, None before the first look.
     """
 
-    def __init__(self, desk: Desk, kinds: Sequence[str], verbs: Sequence[str], warning: str) -> None:
+    def __init__(self, desk: EngineControl, kinds: Sequence[str], verbs: Sequence[str], warning: str) -> None:
         self._desk, self._warning = desk, warning
         self.last: Snapshot | None = None
         self._shown: tuple[Any, ...] = ()
@@ -222,9 +222,9 @@ class ControlPanel:
     def _repr_mimebundle_(
         self, include: Any = None, exclude: Any = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        from labhelpers.results import with_text
+        from labhelpers.results import with_text_fallback
 
-        return with_text(self.page, repr(self))
+        return with_text_fallback(self.page, repr(self))
 
 
 def list_html(kind: str, items: Sequence[Item], seen: Snapshot) -> str:
@@ -234,17 +234,17 @@ def list_html(kind: str, items: Sequence[Item], seen: Snapshot) -> str:
     wide = {"CPU": ";min-width:11.5em", "memory": ";min-width:5em"}
     head = "".join(
         f'<th style="{cell};color:#555;font-weight:normal{wide.get(word, "")}">{word}</th>'
-        for word in HEADS[kind]
+        for word in HEADINGS[kind]
     )
     rows = ""
-    for one in items[:MOST_ROWS]:
+    for one in items[:MAX_ROWS]:
         cells = [_mark(one), f"<b>{escape(_short(one.name, 36))}</b>", escape(_short(one.about, 32))]
         if kind == "container":
             use = seen.use.get(one.id)
             cells += [_state(one), _cpu(use), _memory(use), escape(" ".join(one.ports))]
         boxed = (f'<td style="{cell}">{text}</td>' for text in cells)
         rows += f"<tr>{''.join(boxed)}</tr>"
-    more = f"<div>… and {len(items) - MOST_ROWS} more</div>" if len(items) > MOST_ROWS else ""
+    more = f"<div>… and {len(items) - MAX_ROWS} more</div>" if len(items) > MAX_ROWS else ""
     none = "" if items else f"<div>no {kind}s</div>"
     mine = sum(one.mine for one in items)
     legend = f'<div style="color:#555;font-size:90%">{_dot(True)} {mine} of this notebook'
@@ -274,7 +274,7 @@ def _state(item: Item) -> str:
     return f'<span style="color:{COLOURS.get(item.state, INK)}">▮</span> {escape(item.status or item.state)}'
 
 
-def _cpu(use: Use | None) -> str:
+def _cpu(use: Usage | None) -> str:
     if use is None or use.cpu_percent is None:
         return ""
     top = max(100.0, *use.past_percent)
@@ -290,7 +290,7 @@ def _cpu(use: Use | None) -> str:
     return f"{curve} {number}"
 
 
-def _memory(use: Use | None) -> str:
+def _memory(use: Usage | None) -> str:
     return "" if use is None else human_bytes(use.memory_bytes)
 
 

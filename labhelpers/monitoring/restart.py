@@ -9,14 +9,13 @@ import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course import nested
-from labhelpers.course.nested import WRITABLE_CGROUPS
+from labhelpers.course import nested_engine
+from labhelpers.course.nested_engine import REMOUNT_CGROUPS_SCRIPT
 from labhelpers.errors import ContainerError, EngineRefused, LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,44 +24,41 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 POLICIES = ("no", "on-failure", "on-failure:1", "always", "unless-stopped")
-DEATHS = ("exit code 0", "exit code 1", "out of memory", "docker kill", "docker stop")
-INSIDE = DEATHS[:3]
+EXIT_CAUSES = ("exit code 0", "exit code 1", "out of memory", "docker kill", "docker stop")
+SELF_EXIT_CAUSES = EXIT_CAUSES[:3]
 """Those that the program does itself; the other two come from the engine's API."""
-ENGINE_DEATHS = ("engine restarted", "stopped, then engine restarted", "power cut")
+ENGINE_EXIT_CAUSES = ("engine restarted", "stopped, then engine restarted", "power cut")
 
-DYING_LIVES = 2
+FAILING_RUNS = 2
 """How many lives end; in the next one the program stays."""
 # a container needs some only to start: up to 16.8 MB were measured with runc 1.1.15, and 7 to 15 more often
-LIMIT_BYTES = 32 << 20
+MEMORY_LIMIT_BYTES = 32 << 20
 # it would take 128 MiB and no more, if the limit did not hold
-EATS = "exec dd if=/dev/zero of=/dev/null bs=134217728 count=1"
-ENDS = {INSIDE[0]: "exit 0", INSIDE[1]: "exit 1", INSIDE[2]: EATS}
-STAYS = "trap 'exit 0' TERM; while :; do sleep 600 & wait $!; done"
-WAIT_S = 300.0
-AT_ONCE = 4
+ALLOCATE_COMMAND = "exec dd if=/dev/zero of=/dev/null bs=134217728 count=1"
+EXIT_COMMANDS = {
+    SELF_EXIT_CAUSES[0]: "exit 0",
+    SELF_EXIT_CAUSES[1]: "exit 1",
+    SELF_EXIT_CAUSES[2]: ALLOCATE_COMMAND,
+}
+KEEP_RUNNING = "trap 'exit 0' TERM; while :; do sleep 600 & wait $!; done"
+TIMEOUT_S = 300.0
+MAX_PARALLEL = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Fate(Result):
-    """What became of one container.
+@record
+class RestartResult(Result):
+    """What became of one container."""
 
-    Attributes:
-        policy: its restart policy.
-        death: how it died.
-        runs: whether it runs, now that nothing happens any more.
-        restarts: how often the engine started it again (RestartCount of `docker inspect`).
-        exit_code: of its last death; None where it runs.
-        oom_killed: whether the engine says that it died for want of memory (OOMKilled). False proves nothing: with
-            cgroup v1 the engine hears of the kill beside the death, and too late where a container died at once (of
-            60 on a busy Docker 20.10, 1 to 20 were missed).
-    """
-
-    policy: str
-    death: str
-    runs: bool
-    restarts: int
-    exit_code: int | None
-    oom_killed: bool
+    policy: str = column("its restart policy")
+    death: str = column("how it died")
+    runs: bool = column("whether it runs, now that nothing happens any more")
+    restarts: int = column("how often the engine started it again (RestartCount of `docker inspect`)")
+    exit_code: int | None = column("of its last death; None where it runs")
+    oom_killed: bool = column(
+        "whether the engine says that it died for want of memory (OOMKilled). False proves nothing: with "
+        "cgroup v1 the engine hears of the kill beside the death, and too late where a container died at "
+        "once (of 60 on a busy Docker 20.10, 1 to 20 were missed)"
+    )
 
     @property
     def words(self) -> str:
@@ -72,22 +68,16 @@ class Fate(Result):
         return f"comes back {_times(self.restarts)}, then stays down" if self.restarts else "stays down"
 
 
-@dataclass(frozen=True, slots=True)
-class Fates(Result):
-    """Every policy against every way of dying.
+@record
+class RestartResults(Result):
+    """Every policy against every way of dying."""
 
-    Attributes:
-        policies, deaths: the rows and the columns.
-        fates: one for each pair that was tried.
-        why_not: None, or why nothing was tried here; then there are no fates.
-    """
+    policies: tuple[str, ...] = column("the rows and the columns")
+    deaths: tuple[str, ...] = column("the rows and the columns")
+    fates: tuple[RestartResult, ...] = rows("one for each pair that was tried", of=RestartResult)
+    why_not: str | None = column("None, or why nothing was tried here; then there are no fates", default=None)
 
-    policies: tuple[str, ...]
-    deaths: tuple[str, ...]
-    fates: tuple[Fate, ...]
-    why_not: str | None = None
-
-    def of(self, policy: str, death: str) -> Fate:
+    def of(self, policy: str, death: str) -> RestartResult:
         """What became of the container with that policy that died so.
 
         Raises:
@@ -123,7 +113,9 @@ class Fates(Result):
         return table(rows if self.fates else [], ["policy", *self.deaths])
 
 
-def restarts(lab: Lab, policies: Sequence[str] = POLICIES, deaths: Sequence[str] = DEATHS) -> Fates:
+def restart_policies(
+    lab: Lab, policies: Sequence[str] = POLICIES, deaths: Sequence[str] = EXIT_CAUSES
+) -> RestartResults:
     """Let one container for each pair of policy and death die, all at once, and see what becomes of it.
 
     A program dies in each of its first two lives and stays in the third, so that nothing restarts for ever. Nothing is
@@ -146,44 +138,45 @@ def restarts(lab: Lab, policies: Sequence[str] = POLICIES, deaths: Sequence[str]
             lab.stop(made[pair], timeout_s=10)
 
     essential = ["docker run -d --network none --pids-limit 20 --cap-drop ALL --restart always"]
-    with lab.quiet(essential=essential), ThreadPoolExecutor(AT_ONCE) as pool:
+    with lab.quiet(essential=essential), ThreadPoolExecutor(MAX_PARALLEL) as pool:
         try:
             list(pool.map(begin, pairs))
             list(pool.map(end, pairs))
             fates = tuple(pool.map(lambda pair: _fate(lab, pair[0], pair[1], made[pair]), pairs))
         finally:
             list(pool.map(lambda one: lab.remove(one, force=True), made.values()))
-    return Fates(tuple(policies), tuple(deaths), fates)
+    return RestartResults(tuple(policies), tuple(deaths), fates)
 
 
 def _begin(lab: Lab, image: str, policy: str, death: str) -> Container:
-    script = STAYS
-    if death in ENDS:
+    script = KEEP_RUNNING
+    if death in EXIT_COMMANDS:
         # the container's own layer outlives its lives
-        script = f"echo >>/lives; [ $(wc -l </lives) -gt {DYING_LIVES} ] || {{ {ENDS[death]}; }}; {STAYS}"
+        exits = f"{{ {EXIT_COMMANDS[death]}; }}"
+        script = f"echo >>/lives; [ $(wc -l </lives) -gt {FAILING_RUNS} ] || {exits}; {KEEP_RUNNING}"
     limits: dict[str, Any] = {}
     if death == "out of memory":
-        limits = {"memory": LIMIT_BYTES, "memory_swap": LIMIT_BYTES}
+        limits = {"memory": MEMORY_LIMIT_BYTES, "memory_swap": MEMORY_LIMIT_BYTES}
     return lab.run(
         image, ["sh", "-c", script], restart=policy, network="none", cap_drop=["ALL"], pids_limit=20, **limits
     )
 
 
-def _fate(lab: Lab, policy: str, death: str, container: Container) -> Fate:
+def _fate(lab: Lab, policy: str, death: str, container: Container) -> RestartResult:
     """The state of a container once nothing will happen to it any more."""
 
-    def settled() -> Fate | None:
+    def settled() -> RestartResult | None:
         inspected = lab.inspect(container)
         state, count = inspected["State"], int(inspected["RestartCount"])
         # killed or stopped from outside it stays; from inside it stays once it has died often enough
-        lives = DYING_LIVES if death in INSIDE else 1
+        lives = FAILING_RUNS if death in SELF_EXIT_CAUSES else 1
         if state["Status"] != "exited" and not (state["Running"] and count >= lives):
             return None
         code = None if state["Running"] else int(state["ExitCode"])
-        return Fate(policy, death, state["Running"], count, code, bool(state["OOMKilled"]))
+        return RestartResult(policy, death, state["Running"], count, code, bool(state["OOMKilled"]))
 
     what = f"a container with --restart {policy} that died by {death} to settle"
-    fate = lab.wait_for(what, settled, WAIT_S, every_s=0.1)
+    fate = lab.wait_for(what, settled, TIMEOUT_S, every_s=0.1)
     assert fate is not None, "wait_for returns what is true"
     return fate
 
@@ -195,7 +188,7 @@ def _times(count: int) -> str:
 # --- the engine itself goes
 
 
-def engine_restarts(lab: Lab) -> Fates:
+def engine_restart_policies(lab: Lab) -> RestartResults:
     """The same policies, and an engine that goes away and comes again: one of the lab's own, in a container.
 
     - `engine restarted`: the engine gets SIGTERM, as from `systemctl restart docker`; it stops its containers first.
@@ -208,22 +201,26 @@ def engine_restarts(lab: Lab) -> Fates:
     image = lab.image("engine")
     with lab.quiet(essential=["docker kill", "docker start"]):
         try:
-            script = f"{WRITABLE_CGROUPS}{_program('engine.sh')}"
-            container = nested.started(lab, image, script, network="none")
+            script = f"{REMOUNT_CGROUPS_SCRIPT}{_program('engine.sh')}"
+            container = nested_engine.engine_container(lab, image, script, network="none")
         except EngineRefused as error:
             return _not_tried(f"this engine refuses an engine in a container: {error.engine_message}")
         try:
-            failed = nested.ready(lab, container, nested.archive(lab, payload))
+            failed = nested_engine.wait_until_ready(
+                lab, container, nested_engine.payload_archive(lab, payload)
+            )
             if failed:
                 return _not_tried(f"this engine cannot run one in a container: {failed}")
-            return Fates(POLICIES, ENGINE_DEATHS, tuple(_let_it_die(_Inner(lab, container), payload)))
+            return RestartResults(
+                POLICIES, ENGINE_EXIT_CAUSES, tuple(_trigger_exit(_NestedEngine(lab, container), payload))
+            )
         finally:
             with suppress(LabError):
                 lab.remove(container, force=True, volumes=True)
 
 
-def _not_tried(why_not: str) -> Fates:
-    return Fates(POLICIES, ENGINE_DEATHS, (), why_not)
+def _not_tried(why_not: str) -> RestartResults:
+    return RestartResults(POLICIES, ENGINE_EXIT_CAUSES, (), why_not)
 
 
 _INSPECT = (
@@ -236,7 +233,7 @@ def _program(name: str) -> str:
     return Path(__file__).with_name("inside").joinpath(name).read_text(encoding="utf-8")
 
 
-class _Inner:
+class _NestedEngine:
     """The engine in the container."""
 
     def __init__(self, lab: Lab, container: Container) -> None:
@@ -268,14 +265,16 @@ class _Inner:
         self._lab.start(self._container)
         self.sh(_program("wait-for-engine.sh"))
 
-    def fates(self, death: str, prefix: str) -> list[Fate]:
+    def fates(self, death: str, prefix: str) -> list[RestartResult]:
         """What became of the containers whose names begin so."""
         rows = {name[1:]: rest for name, *rest in (line.split() for line in self.sh(_INSPECT).splitlines())}
         found = []
         for policy in POLICIES:
             runs, count, code, oom = rows[_name(prefix, policy)]
             up = runs == "true"
-            found.append(Fate(policy, death, up, int(count), None if up else int(code), oom == "true"))
+            found.append(
+                RestartResult(policy, death, up, int(count), None if up else int(code), oom == "true")
+            )
         return found
 
 
@@ -283,11 +282,11 @@ def _name(prefix: str, policy: str) -> str:
     return f"{prefix}-{policy.replace(':', '-')}"
 
 
-def _let_it_die(inner: _Inner, image: str) -> list[Fate]:
-    ran, stopped, cut = ENGINE_DEATHS
+def _trigger_exit(inner: _NestedEngine, image: str) -> list[RestartResult]:
+    ran, stopped, cut = ENGINE_EXIT_CAUSES
     names = {prefix: [_name(prefix, policy) for policy in POLICIES] for prefix in ("ran", "stopped")}
     starts = [
-        f"docker run -d --network none --restart {policy} --name {name} {image} sh -c {shlex.quote(STAYS)} &"
+        f"docker run -d --network none --restart {policy} --name {name} {image} sh -c {shlex.quote(KEEP_RUNNING)} &"
         for own in names.values()
         for policy, name in zip(POLICIES, own, strict=True)
     ]

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import requests
 from docker.errors import APIError, NotFound
 
 from labhelpers.errors import ContainerMissing, TimedOut
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 # what the state of a container becomes with an event
-BECOMES = {
+STATE_AFTER = {
     "create": "created",
     "start": "running",
     "pause": "paused",
@@ -35,52 +34,43 @@ BECOMES = {
     "die": "down",
     "destroy": "gone",
 }
-LEFT_OUT = ("attach", "exec_create", "exec_start", "exec_die", "resize")
-WAIT_S = 120.0
+IGNORED_EVENTS = ("attach", "exec_create", "exec_start", "exec_die", "resize")
+TIMEOUT_S = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Moment(Result):
-    """Something that happened.
+@record
+class TimelineEntry(Result):
+    """Something that happened."""
 
-    Attributes:
-        at_s: since the first event, on the engine's clock.
-        kind: `event` (the engine noted it) or `log` (the container said it).
-        words: the event with what belongs to it (`die, exit code 1`), or the line.
-    """
-
-    at_s: float
-    kind: str
-    words: str
+    at_s: float = column("since the first event, on the engine's clock")
+    kind: str = column("`event` (the engine noted it) or `log` (the container said it)")
+    words: str = column("the event with what belongs to it (`die, exit code 1`), or the line")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timeline(Result):
-    """A container's life.
+    """A container's life."""
 
-    Attributes:
-        moments: in the order of time.
-        states: (state, from second, to second), one after the other: created, running, paused, down.
-        follows: how many calls of `docker logs -f` it took to hear all lives.
-        said: the lines that `docker logs` had at the end, all of the container's lives.
-    """
-
-    moments: tuple[Moment, ...]
-    states: tuple[tuple[str, float, float], ...]
-    follows: int
-    said: tuple[str, ...]
+    moments: tuple[TimelineEntry, ...] = rows("in the order of time", of=TimelineEntry)
+    states: tuple[tuple[str, float, float], ...] = column(
+        "(state, from second, to second), one after the other: created, running, paused, down", shown=False
+    )
+    follows: int = column("how many calls of `docker logs -f` it took to hear all lives")
+    said: tuple[str, ...] = column(
+        "the lines that `docker logs` had at the end, all of the container's lives"
+    )
 
     @property
-    def events(self) -> tuple[Moment, ...]:
+    def events(self) -> tuple[TimelineEntry, ...]:
         """What the engine noted."""
         return tuple(one for one in self.moments if one.kind == "event")
 
     @property
-    def lines(self) -> tuple[Moment, ...]:
+    def lines(self) -> tuple[TimelineEntry, ...]:
         """What the container said, as it was followed."""
         return tuple(one for one in self.moments if one.kind == "log")
 
-    def within(self, state: str) -> tuple[Moment, ...]:
+    def within(self, state: str) -> tuple[TimelineEntry, ...]:
         """The lines that were said in a state."""
         spells = [(begin, end) for name, begin, end in self.states if name == state]
         return tuple(one for one in self.lines if any(begin < one.at_s < end for begin, end in spells))
@@ -104,7 +94,7 @@ def timeline(lab: Lab) -> Timeline:
     """
     name = f"story-{lab.session}"
     image = lab.image("payload")
-    ears = _Ears(lab, name)
+    ears = _Recorder(lab, name)
     with lab.quiet(essential=["docker pause", "docker stop", "docker kill"]):
         try:
             logged = _live(lab, name, image, ears)
@@ -115,7 +105,7 @@ def timeline(lab: Lab) -> Timeline:
     return _joined(ears, logged)
 
 
-def _live(lab: Lab, name: str, image: str, ears: _Ears) -> list[str]:
+def _live(lab: Lab, name: str, image: str, ears: _Recorder) -> list[str]:
     """Let the container live its lives; give the lines of its whole log."""
     story = Path(__file__).with_name("inside").joinpath("story.sh").read_text(encoding="utf-8")
     options: dict[str, Any] = {"network": "none", "cap_drop": ["ALL"], "restart": "on-failure"}
@@ -137,7 +127,7 @@ def _live(lab: Lab, name: str, image: str, ears: _Ears) -> list[str]:
     return logged
 
 
-class _Ears:
+class _Recorder:
     """Listens to the engine and to one container, until it is closed."""
 
     def __init__(self, lab: Lab, name: str) -> None:
@@ -169,9 +159,9 @@ class _Ears:
 
     def wait(self, happened: Callable[[], bool]) -> None:
         with self._news:
-            if not self._news.wait_for(happened, timeout=WAIT_S):
+            if not self._news.wait_for(happened, timeout=TIMEOUT_S):
                 raise TimedOut(
-                    f"timed out after {WAIT_S:g} s waiting for the next event or line of the container",
+                    f"timed out after {TIMEOUT_S:g} s waiting for the next event or line of the container",
                     hint="the machine may be very busy: run the cell again",
                 )
 
@@ -184,7 +174,7 @@ class _Ears:
         # close() hangs up under it: the SDK has no one error for that
         with suppress(requests.RequestException, OSError, ValueError, AttributeError):
             for event in self._stream:
-                if event["Type"] == "container" and event["Action"].partition(":")[0] not in LEFT_OUT:
+                if event["Type"] == "container" and event["Action"].partition(":")[0] not in IGNORED_EVENTS:
                     self._hear(event["timeNano"], "event", _words(event))
 
     def _logs(self) -> None:
@@ -229,14 +219,14 @@ def _words(event: Mapping[str, Any]) -> str:
     return f"kill, signal {about['signal']}" if event["Action"] == "kill" else str(event["Action"])
 
 
-def _joined(ears: _Ears, logged: list[str]) -> Timeline:
+def _joined(ears: _Recorder, logged: list[str]) -> Timeline:
     heard = sorted(ears.heard)
     begin = heard[0][0]
-    moments = tuple(Moment((at - begin) / 1e9, kind, words) for at, kind, words in heard)
+    moments = tuple(TimelineEntry((at - begin) / 1e9, kind, words) for at, kind, words in heard)
     changes = [
-        (BECOMES[one.words.partition(",")[0]], one.at_s)
+        (STATE_AFTER[one.words.partition(",")[0]], one.at_s)
         for one in moments
-        if one.kind == "event" and one.words.partition(",")[0] in BECOMES
+        if one.kind == "event" and one.words.partition(",")[0] in STATE_AFTER
     ]
     states = [(state, at, changes[n + 1][1]) for n, (state, at) in enumerate(changes[:-1])]
     return Timeline(moments, tuple(states), ears.follows, tuple(_stamped(line)[1] for line in logged))

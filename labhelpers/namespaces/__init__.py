@@ -1,29 +1,29 @@
 """The room of `03_namespaces`: what a process can see, and what it shares with whom."""
 
-from labhelpers.namespaces.experiments import ipc, mnt, net, pid, uts
-from labhelpers.namespaces.first_process import masks, signals, stops, zombies
-from labhelpers.namespaces.identity import matrix, of
-from labhelpers.namespaces.joining import entered, sharing
-from labhelpers.namespaces.others import cgroup, time, user
-from labhelpers.namespaces.trees import inside, start_nested, tree
+from labhelpers.namespaces.identity import matrix, namespaces_of
+from labhelpers.namespaces.joining import enter_namespaces, sharing
+from labhelpers.namespaces.optional_namespaces import cgroup, time, user
+from labhelpers.namespaces.pid1 import signal_dispositions, signals, stops, zombies
+from labhelpers.namespaces.trees import pids_in_container, process_tree, start_nested
+from labhelpers.namespaces.visibility import ipc, mnt, net, pid, uts
 
 __all__ = [
     "cgroup",
-    "entered",
-    "inside",
+    "enter_namespaces",
     "ipc",
-    "masks",
     "matrix",
     "mnt",
+    "namespaces_of",
     "net",
-    "of",
     "pid",
+    "pids_in_container",
+    "process_tree",
     "sharing",
+    "signal_dispositions",
     "signals",
     "start_nested",
     "stops",
     "time",
-    "tree",
     "user",
     "uts",
     "zombies",

@@ -7,7 +7,7 @@ from labhelpers.lab import Lab
 from labhelpers.state import ROOT
 
 with Lab("03") as lab, lab.quiet():
-    tree = namespaces.tree(lab, namespaces.start_nested(lab, name="container"))
+    tree = namespaces.process_tree(lab, namespaces.start_nested(lab, name="container"))
 folder = ROOT / "assets" / "namespaces"
 folder.mkdir(parents=True, exist_ok=True)
 for name, result in {"part3-5": tree, "part3-6": tree.views}.items():

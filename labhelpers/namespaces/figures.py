@@ -11,26 +11,26 @@ from labhelpers.namespaces.tree_figures import draw_process_tree, draw_views
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.namespaces.experiments import Sight
-    from labhelpers.namespaces.first_process import Masks, Signals, Stops, Zombies
-    from labhelpers.namespaces.identity import Matrix, Namespaces
-    from labhelpers.namespaces.joining import Entered, Sharing
-    from labhelpers.namespaces.others import CgroupView, TimeShift, UserNamespaces
+    from labhelpers.namespaces.identity import NamespaceMatrix, Namespaces
+    from labhelpers.namespaces.joining import EnteredNamespaces, Sharing
+    from labhelpers.namespaces.optional_namespaces import CgroupView, TimeNamespaceOffset, UserNamespaces
+    from labhelpers.namespaces.pid1 import SignalDispositions, Signals, Stops, Zombies
+    from labhelpers.namespaces.visibility import Visibility
 
 __all__ = [
     "draw_cgroup_view",
-    "draw_entered",
-    "draw_masks",
-    "draw_matrix",
+    "draw_entered_namespaces",
+    "draw_namespace_matrix",
     "draw_namespaces",
     "draw_process_tree",
     "draw_sharing",
-    "draw_sight",
+    "draw_signal_dispositions",
     "draw_signals",
     "draw_stops",
-    "draw_time_shift",
+    "draw_time_namespace_offset",
     "draw_user_namespaces",
     "draw_views",
+    "draw_visibility",
     "draw_zombies",
 ]
 
@@ -106,14 +106,14 @@ def _table(
 
 def draw_namespaces(result: Namespaces, ax: Axes) -> Axes:
     """One row of cells, one for each kind, with the ids."""
-    from labhelpers.namespaces.identity import Matrix
+    from labhelpers.namespaces.identity import NamespaceMatrix
 
-    draw_matrix(Matrix((result,)), ax)
+    draw_namespace_matrix(NamespaceMatrix((result,)), ax)
     ax.set_title(f"The namespaces of {result.who} (PID {result.pid} on the host)")
     return ax
 
 
-def draw_matrix(result: Matrix, ax: Axes, marked: Sequence[tuple[str, str]] = ()) -> Axes:
+def draw_namespace_matrix(result: NamespaceMatrix, ax: Axes, marked: Sequence[tuple[str, str]] = ()) -> Axes:
     """One row a process, one column a kind. In a column, one colour is one namespace, with the end of its id.
 
     Args:
@@ -144,14 +144,14 @@ def draw_matrix(result: Matrix, ax: Axes, marked: Sequence[tuple[str, str]] = ()
 
 def draw_sharing(result: Sharing, ax: Axes) -> Axes:
     """The matrix; the cell that each option asked for is framed."""
-    draw_matrix(result.matrix, ax, [(option, kind) for option, (kind, _) in result.asked.items()])
+    draw_namespace_matrix(result.matrix, ax, [(option, kind) for option, (kind, _) in result.asked.items()])
     ax.set_title("Of the first five, each option shares the one that it names, and no other")
     return ax
 
 
-def draw_entered(result: Entered, ax: Axes) -> Axes:
+def draw_entered_namespaces(result: EnteredNamespaces, ax: Axes) -> Axes:
     """The matrix of the three processes, with what each is called inside."""
-    draw_matrix(result.matrix, ax)
+    draw_namespace_matrix(result.matrix, ax)
     places = {row.who: y for y, row in enumerate(result.matrix.rows)}
     right = ax.get_xlim()[1]
     for name, pid in result.inside_pids.items():
@@ -166,7 +166,7 @@ def draw_entered(result: Entered, ax: Axes) -> Axes:
 # --- who sees what
 
 
-def draw_sight(result: Sight, ax: Axes) -> Axes:
+def draw_visibility(result: Visibility, ax: Axes) -> Axes:
     """One row a thing, one column a place: as what it is seen there, or that it is not; below, what was tried."""
     lines = [
         f"{one.where}$  {_cut(one.what, 60)}   →   {_cut(one.said, 60) or 'done'}" for one in result.tries
@@ -240,7 +240,7 @@ def draw_cgroup_view(result: CgroupView, ax: Axes) -> Axes:
     return ax
 
 
-def draw_time_shift(result: TimeShift, ax: Axes) -> Axes:
+def draw_time_namespace_offset(result: TimeNamespaceOffset, ax: Axes) -> Axes:
     """The clock since boot, outside and inside, in hours."""
     resize(ax, 8, 1.8)
     if result.uptime_inside_s is None:
@@ -260,7 +260,7 @@ def draw_time_shift(result: TimeShift, ax: Axes) -> Axes:
 # --- process 1
 
 
-def draw_masks(result: Masks, ax: Axes) -> Axes:
+def draw_signal_dispositions(result: SignalDispositions, ax: Axes) -> Axes:
     """Four lines: the names in each mask."""
     resize(ax, 8, 1.6)
     rows = [

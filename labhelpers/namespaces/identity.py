@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from docker.models.containers import Container
 
 from labhelpers.errors import BadInput, LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Where = Container | str | int | None
 
 HOST = "host"
-FIVE = ("pid", "net", "ipc", "mnt", "uts")
+BASIC_KINDS = ("pid", "net", "ipc", "mnt", "uts")
 """Those that every container of Docker has for itself, unless one asks for less."""
 KINDS: Mapping[str, str] = {
     "pid": "process ids",
@@ -34,19 +34,16 @@ KINDS: Mapping[str, str] = {
 """Each kind of namespace, and what it makes one's own (namespaces(7))."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Namespaces(Result):
-    """The namespaces of one process.
+    """The namespaces of one process."""
 
-    Attributes:
-        who: what the process is called here: a container's name, `pid 12`, or `host`.
-        pid: the process, as the host counts.
-        ids: kind → id, the inode number that `lsns` and /proc/PID/ns show; only the kinds that the kernel has.
-    """
-
-    who: str
-    pid: int
-    ids: Mapping[str, int]
+    who: str = column("what the process is called here: a container's name, `pid 12`, or `host`")
+    pid: int = column("the process, as the host counts")
+    ids: Mapping[str, int] = column(
+        "kind → id, the inode number that `lsns` and /proc/PID/ns show; only the kinds that the kernel has",
+        shown=False,
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row a kind: kind, id, isolates."""
@@ -54,15 +51,11 @@ class Namespaces(Result):
         return table(rows, ["kind", "id", "isolates"])
 
 
-@dataclass(frozen=True, slots=True)
-class Matrix(Result):
-    """Namespaces of several processes side by side: the same id in a column is the same namespace.
+@record
+class NamespaceMatrix(Result):
+    """Namespaces of several processes side by side: the same id in a column is the same namespace."""
 
-    Attributes:
-        rows: the host first.
-    """
-
-    rows: tuple[Namespaces, ...]
+    rows: tuple[Namespaces, ...] = rows("the host first", of=Namespaces)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -96,7 +89,7 @@ class Matrix(Result):
         return table(rows, ["who", "pid_on_host", *self.kinds])
 
 
-def of(lab: Lab, where: Where = None) -> Namespaces:
+def namespaces_of(lab: Lab, where: Where = None) -> Namespaces:
     """Every namespace of a container's first process, of a process of the host, or of the host itself.
 
     The host's are those of the process that runs containers for the engine: process 1 may be fenced off.
@@ -111,14 +104,14 @@ def of(lab: Lab, where: Where = None) -> Namespaces:
     found = lab.host.process(where)
     if not found.namespaces:
         raise LabError(
-            f"the namespaces of {_called(where)} cannot be read on this engine's host",
-            hint="; ".join(lab.host.cannot_show) or "a process that has ended (a zombie) is in none any more",
+            f"the namespaces of {_name_of(where)} cannot be read on this engine's host",
+            hint="; ".join(lab.host.unavailable) or "a process that has ended (a zombie) is in none any more",
         )
     ids = {kind: found.namespaces[kind] for kind in KINDS if kind in found.namespaces}
-    return Namespaces(_called(where), found.pid, ids)
+    return Namespaces(_name_of(where), found.pid, ids)
 
 
-def matrix(lab: Lab, *who: Container | str | int, **named: Container | str | int) -> Matrix:
+def matrix(lab: Lab, *who: Container | str | int, **named: Container | str | int) -> NamespaceMatrix:
     """The namespaces of the host, and of each container or process given.
 
     Args:
@@ -126,14 +119,14 @@ def matrix(lab: Lab, *who: Container | str | int, **named: Container | str | int
         named: the same, to be called by the keyword.
 
     Raises:
-        BadInput, LabError: as `of`.
+        BadInput, LabError: as `namespaces_of`.
     """
-    rows = [of(lab), *(of(lab, one) for one in who)]
-    rows += [replace(of(lab, one), who=name) for name, one in named.items()]
-    return Matrix(tuple(rows))
+    rows = [namespaces_of(lab), *(namespaces_of(lab, one) for one in who)]
+    rows += [replace(namespaces_of(lab, one), who=name) for name, one in named.items()]
+    return NamespaceMatrix(tuple(rows))
 
 
-def _called(where: Where) -> str:
+def _name_of(where: Where) -> str:
     if isinstance(where, Container):
         return str(where.name)
     if isinstance(where, int):

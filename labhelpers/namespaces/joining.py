@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import EngineRefused
-from labhelpers.namespaces.identity import FIVE, HOST, Matrix, matrix, of
-from labhelpers.namespaces.stage import stage
-from labhelpers.results import Result, table
+from labhelpers.namespaces.containers import temporary_containers
+from labhelpers.namespaces.identity import BASIC_KINDS, HOST, NamespaceMatrix, matrix, namespaces_of
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,24 +20,22 @@ if TYPE_CHECKING:
 FIRST = "first"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sharing(Result):
-    """Containers that were asked to share a namespace, and what they share.
+    """Containers that were asked to share a namespace, and what they share."""
 
-    Attributes:
-        matrix: the host, the container that is joined (`first`), and one row for each option.
-        asked: option → the kind that it names, and with whom it is to be shared.
-        refused: what the engine said to `--ipc container:` of a container that is not shareable.
-    """
-
-    matrix: Matrix
-    asked: Mapping[str, tuple[str, str]]
-    refused: str
+    matrix: NamespaceMatrix = column(
+        "the host, the container that is joined (`first`), and one row for each option", shown=False
+    )
+    asked: Mapping[str, tuple[str, str]] = column(
+        "option → the kind that it names, and with whom it is to be shared", shown=False
+    )
+    refused: str = column("what the engine said to `--ipc container:` of a container that is not shareable")
 
     def shares(self, option: str) -> tuple[str, ...]:
         """Those of the five kinds that the container with this option shares with the one it was asked for."""
         found = self.matrix.shared(option, self.asked[option][1])
-        return tuple(kind for kind in found if kind in FIVE)
+        return tuple(kind for kind in found if kind in BASIC_KINDS)
 
     @property
     def as_asked(self) -> bool:
@@ -56,7 +54,7 @@ def sharing(lab: Lab) -> Sharing:
     The fifth asks for the IPC namespace of a container that was not made shareable, and is refused.
     """
     joins = [f"docker run -d --{kind} container:" for kind in ("pid", "network", "ipc")]
-    with stage(lab, joins) as run:
+    with temporary_containers(lab, joins) as run:
         image = lab.image("payload")
         first = run(image, "sleep 9120", ipc="shareable")
         options = {
@@ -77,21 +75,18 @@ def sharing(lab: Lab) -> Sharing:
     return Sharing(seen, {name: (kind, who) for name, (kind, who, _) in options.items()}, refused)
 
 
-@dataclass(frozen=True, slots=True)
-class Entered(Result):
-    """A process that `docker exec` put into a container, and one that `nsenter` did, beside its first process.
+@record
+class EnteredNamespaces(Result):
+    """A process that `docker exec` put into a container, and one that `nsenter` did, beside its first process."""
 
-    Attributes:
-        matrix: rows `host`, `first process`, `docker exec`, `nsenter`.
-        inside_pids: the same but the host → the pid in the container.
-        parents: the same → the parent's pid as the container counts; 0 where it does not see the parent.
-        same_cgroup: the same → whether it is in the cgroup of the first process.
-    """
-
-    matrix: Matrix
-    inside_pids: Mapping[str, int]
-    parents: Mapping[str, int]
-    same_cgroup: Mapping[str, bool]
+    matrix: NamespaceMatrix = column("rows `host`, `first process`, `docker exec`, `nsenter`", shown=False)
+    inside_pids: Mapping[str, int] = column("the same but the host → the pid in the container", shown=False)
+    parents: Mapping[str, int] = column(
+        "the same → the parent's pid as the container counts; 0 where it does not see the parent", shown=False
+    )
+    same_cgroup: Mapping[str, bool] = column(
+        "the same → whether it is in the cgroup of the first process", shown=False
+    )
 
     @property
     def all_the_same(self) -> bool:
@@ -115,7 +110,7 @@ class Entered(Result):
         return table(rows, ["who", "pid_inside", "parent_inside", "same_cgroup", "namespaces_shared"])
 
 
-def entered(lab: Lab) -> Entered:
+def enter_namespaces(lab: Lab) -> EnteredNamespaces:
     """Put a process into a running container in two ways, and compare its namespaces with the first process's.
 
     `docker exec` starts a process that calls setns(2) for each namespace of the container. `nsenter` does the
@@ -125,7 +120,7 @@ def entered(lab: Lab) -> Entered:
         LabError: the engine does not let a container enter another one.
     """
     exec_, nsenter = "sleep 9131", "sleep 9132"
-    with stage(lab, ["docker exec -d"]) as run:
+    with temporary_containers(lab, ["docker exec -d"]) as run:
         container = run(lab.image("payload"), "sleep 9130")
         first = lab.host.process(container)
         lab.exec(container, exec_, detach=True)
@@ -142,11 +137,11 @@ def entered(lab: Lab) -> Entered:
         lab.wait_for("both processes in the container", lambda: len(_of(lab, first, exec_, nsenter)) == 2)
         by_exec, by_nsenter = _of(lab, first, exec_, nsenter)
         found = {"first process": first, "docker exec": by_exec, "nsenter": by_nsenter}
-        rows = tuple(replace(of(lab, one.pid), who=name) for name, one in found.items())
+        rows = tuple(replace(namespaces_of(lab, one.pid), who=name) for name, one in found.items())
         own = {one.pid for one in lab.host.processes(container)}
         inner = {one.pid: one.inside_pid for one in _in_space(lab, first)}
-        return Entered(
-            Matrix((of(lab), *rows)),
+        return EnteredNamespaces(
+            NamespaceMatrix((namespaces_of(lab), *rows)),
             {name: one.inside_pid for name, one in found.items()},
             {name: inner.get(one.parent_pid, 0) for name, one in found.items()},
             {name: one.pid in own for name, one in found.items()},

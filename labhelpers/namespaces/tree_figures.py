@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, VM, resize
-from labhelpers.namespaces.stage import NOWHERE
-from labhelpers.namespaces.trees import short
+from labhelpers.namespaces.containers import NOT_FOUND
+from labhelpers.namespaces.trees import short_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from labhelpers.engine.host import Process
-    from labhelpers.namespaces.trees import PidSpace, ProcessTree, Views
+    from labhelpers.namespaces.trees import PidNamespace, ProcessTree, Views
 
 # one colour for one level: the host, a container, what was made inside of it
 LEVELS = (HOST, CONTAINER, VM, "#8C6BB1")
@@ -37,7 +37,7 @@ def draw_process_tree(result: ProcessTree, ax: Axes) -> Axes:
     tree = result if len(result.processes) <= MOST_ROWS else _only_nested(result)
     rows = {process.pid: row for row, process in enumerate(tree.processes)}
     depth = {process.pid: tree.depth(process) for process in tree.processes}
-    words = max(INDENT * depth[p.pid] + 0.105 * len(short(p)) for p in tree.processes) + 0.5
+    words = max(INDENT * depth[p.pid] + 0.105 * len(short_command(p)) for p in tree.processes) + 0.5
     right = words + COLUMN * tree.levels
     resize(ax, max(6.5, 0.92 * right + 0.6), 1.35 + 0.38 * len(rows))
 
@@ -63,7 +63,7 @@ def draw_process_tree(result: ProcessTree, ax: Axes) -> Axes:
         if parent is not None:
             up = x - INDENT + 0.08
             ax.plot([up, up, x], [parent + 0.25, row, row], color=INK, lw=1, zorder=8)
-        ax.text(x + 0.04, row, short(process), va="center", fontsize=9.5, zorder=9)
+        ax.text(x + 0.04, row, short_command(process), va="center", fontsize=9.5, zorder=9)
         around = tree.around(tree.space_of(process))
         for space in around:
             _pid(ax, words + COLUMN * (tree.levels - space.level - 0.5), row, process, space)
@@ -78,7 +78,7 @@ def draw_process_tree(result: ProcessTree, ax: Axes) -> Axes:
     return ax
 
 
-def _pid(ax: Axes, x: float, row: int, process: Process, space: PidSpace) -> None:
+def _pid(ax: Axes, x: float, row: int, process: Process, space: PidNamespace) -> None:
     said = str(process.nspid[space.level])
     weight = "bold" if said == "1" else "normal"
     colour = LEVELS[space.level % 4]
@@ -113,7 +113,7 @@ def draw_views(result: Views, ax: Axes) -> Axes:
             if process.parent_pid in place:
                 _edge(ax, left, place, process, seen=one is not None and process.parent_pid in seen)
             colour = LEVELS[_level(tree, process) % 4] if one else FAINT
-            _node(ax, x, y, str(one.pid) if one else "", _cut(short(process)) if one else "", colour)
+            _node(ax, x, y, str(one.pid) if one else "", _cut(short_command(process)) if one else "", colour)
         count = f"{len(seen)} of {len(tree.processes)} processes"
         ax.text(
             left + APART * (wide - 1) / 2 + WIDE / 2,
@@ -191,4 +191,4 @@ def _node(ax: Axes, x: float, y: float, pid: str, name: str, colour: str) -> Non
         )
         ax.text(x + WIDE / 2, y + 0.18, name, ha="center", va="center", fontsize=8, color="white", zorder=3)
     else:
-        ax.text(x + WIDE / 2, y, NOWHERE, ha="center", va="center", fontsize=9, color=FAINT, zorder=3)
+        ax.text(x + WIDE / 2, y, NOT_FOUND, ha="center", va="center", fontsize=9, color=FAINT, zorder=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ from labhelpers.engine.host import Process
 from labhelpers.engine.host.text import integer
 from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.lab.base import name_of
+from labhelpers.namespaces.containers import NOT_FOUND
 from labhelpers.namespaces.identity import HOST
-from labhelpers.namespaces.stage import NOWHERE
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,59 +29,48 @@ _NESTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PidSpace:
-    """A pid namespace, and where it lies.
+@record
+class PidNamespace:
+    """A pid namespace, and where it lies."""
 
-    Attributes:
-        id: its inode number.
-        name: `host`, a container's name, or `inside NAME` for one that was made in there.
-        level: how many lie around it; the host's is 0.
-        parent: the id of the one around it; None for the host's.
-    """
-
-    id: int
-    name: str
-    level: int
-    parent: int | None
+    id: int = column("its inode number")
+    name: str = column("`host`, a container's name, or `inside NAME` for one that was made in there")
+    level: int = column("how many lie around it; the host's is 0")
+    parent: int | None = column("the id of the one around it; None for the host's")
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A process as one pid namespace sees it.
+@record
+class VisibleProcess:
+    """A process as one pid namespace sees it."""
 
-    Attributes:
-        process: the process.
-        pid: what it is called there.
-        parent_pid: what its parent is called there; 0 where the parent is not seen (pid_namespaces(7)).
-    """
-
-    process: Process
-    pid: int
-    parent_pid: int
+    process: Process = column("the process", shown=False)
+    pid: int = column("what it is called there")
+    parent_pid: int = column(
+        "what its parent is called there; 0 where the parent is not seen (pid_namespaces(7))"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProcessTree(Result):
     """Processes of the engine's host, and their pid in each pid namespace that they are in.
 
     A process is in its own pid namespace and in all that lie around it, with one pid in each
     (pid_namespaces(7); NSpid in /proc/PID/status).
-
-    Attributes:
-        processes: parents before children; those that were asked for and what leads to them.
-        spaces: their pid namespaces, the host's first, each after the one around it.
     """
 
-    processes: tuple[Process, ...]
-    spaces: tuple[PidSpace, ...]
+    processes: tuple[Process, ...] = column(
+        "parents before children; those that were asked for and what leads to them", shown=False
+    )
+    spaces: tuple[PidNamespace, ...] = column(
+        "their pid namespaces, the host's first, each after the one around it", shown=False
+    )
 
     @property
     def levels(self) -> int:
         """How many pid namespaces lie inside one another at the deepest place, the host's counted."""
         return 1 + max(space.level for space in self.spaces)
 
-    def space(self, name: str) -> PidSpace:
+    def space(self, name: str) -> PidNamespace:
         """The pid namespace called `name`.
 
         Raises:
@@ -93,11 +82,11 @@ class ProcessTree(Result):
         names = ", ".join(space.name for space in self.spaces)
         raise BadInput(f"no pid namespace here is called {name!r}", hint=f"there are: {names}")
 
-    def space_of(self, process: Process) -> PidSpace:
+    def space_of(self, process: Process) -> PidNamespace:
         """The innermost pid namespace that the process is in."""
         return next(space for space in self.spaces if space.id == process.namespaces["pid"])
 
-    def around(self, space: PidSpace) -> tuple[PidSpace, ...]:
+    def around(self, space: PidNamespace) -> tuple[PidNamespace, ...]:
         """The pid namespaces from the host's to `space`, both counted."""
         by_id = {one.id: one for one in self.spaces}
         chain = [space]
@@ -105,13 +94,13 @@ class ProcessTree(Result):
             chain.insert(0, by_id[chain[0].parent])
         return tuple(chain)
 
-    def pid_in(self, process: Process, space: PidSpace) -> int | None:
+    def pid_in(self, process: Process, space: PidNamespace) -> int | None:
         """What the process is called in `space`; None where it is not seen."""
         if space not in self.around(self.space_of(process)):
             return None
         return process.nspid[space.level]
 
-    def seen_from(self, name: str) -> tuple[Seen, ...]:
+    def seen_from(self, name: str) -> tuple[VisibleProcess, ...]:
         """The processes that the pid namespace called `name` sees.
 
         Raises:
@@ -124,7 +113,7 @@ class ProcessTree(Result):
             pid = self.pid_in(process, space)
             if pid is not None:
                 parent = by_pid.get(process.parent_pid)
-                seen.append(Seen(process, pid, (parent and self.pid_in(parent, space)) or 0))
+                seen.append(VisibleProcess(process, pid, (parent and self.pid_in(parent, space)) or 0))
         return tuple(seen)
 
     def depth(self, process: Process) -> int:
@@ -139,8 +128,8 @@ class ProcessTree(Result):
         """One row a process: process (indented), and a column with its pid for each pid namespace, or NOWHERE."""
         rows = [
             (
-                "\N{NO-BREAK SPACE}" * 3 * self.depth(process) + short(process),
-                *(str(self.pid_in(process, space) or NOWHERE) for space in self.spaces),
+                "\N{NO-BREAK SPACE}" * 3 * self.depth(process) + short_command(process),
+                *(str(self.pid_in(process, space) or NOT_FOUND) for space in self.spaces),
             )
             for process in self.processes
         ]
@@ -152,27 +141,23 @@ class ProcessTree(Result):
         return Views(self)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Views(Result):
-    """One process tree as each of its pid namespaces sees it.
+    """One process tree as each of its pid namespaces sees it."""
 
-    Attributes:
-        tree: the tree.
-    """
-
-    tree: ProcessTree
+    tree: ProcessTree = column("the tree", shown=False)
 
     def frame(self) -> pd.DataFrame:
         """One row a process and namespace that sees it: seen_from, process, pid, parent_pid."""
         rows = [
-            (space.name, short(seen.process), seen.pid, seen.parent_pid)
+            (space.name, short_command(seen.process), seen.pid, seen.parent_pid)
             for space in self.tree.spaces
             for seen in self.tree.seen_from(space.name)
         ]
         return table(rows, ["seen_from", "process", "pid", "parent_pid"])
 
 
-def tree(lab: Lab, *containers: Container | str) -> ProcessTree:
+def process_tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     """The process tree of the engine's host, with the pid of each process in every namespace that it is in.
 
     Args:
@@ -187,7 +172,7 @@ def tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     if containers:
         # one that shares the host's pid namespace is told by its cgroup
         own = {process.pid for one in containers for process in lab.host.processes(one)}
-        wanted = _leading_to(everything, own | _inside(everything, firsts))
+        wanted = _with_ancestors(everything, own | _inside(everything, firsts))
     spaces = _spaces(everything, firsts, wanted)
     known = {space.id for space in spaces}
     return ProcessTree(tuple(p for p in _in_order(wanted) if p.namespaces["pid"] in known), spaces)
@@ -219,7 +204,7 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
         if "refused" in output:
             raise EngineRefused(
                 f"the engine or its kernel did not let {name} make a pid namespace, so there is no third level",
-                hint="namespaces.tree(lab, CONTAINER) shows the two levels that every container has",
+                hint="namespaces.process_tree(lab, CONTAINER) shows the two levels that every container has",
                 engine_message=output,
             )
         return INNERMOST in [one.command for one in lab.host.processes(container)]
@@ -228,7 +213,7 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
     return container
 
 
-def inside(lab: Lab, container: Container | str) -> list[int]:
+def pids_in_container(lab: Lab, container: Container | str) -> list[int]:
     """The pids that a process in the container finds in its /proc, but for those that look.
 
     Raises:
@@ -241,7 +226,7 @@ def inside(lab: Lab, container: Container | str) -> list[int]:
     return sorted(pid for word in found.split() if word != own.strip() and (pid := integer(word)) is not None)
 
 
-def short(process: Process) -> str:
+def short_command(process: Process) -> str:
     """A process's command in a few words: no path, no option, nothing long."""
     if process.pid == 1:
         return "first process"
@@ -300,7 +285,7 @@ def _parents(everything: Sequence[Process]) -> dict[int, int]:
     return found
 
 
-def _leading_to(everything: Sequence[Process], wanted: set[int]) -> list[Process]:
+def _with_ancestors(everything: Sequence[Process], wanted: set[int]) -> list[Process]:
     by_pid = {one.pid: one for one in everything}
     kept: set[int] = set()
     for pid in wanted:
@@ -312,12 +297,12 @@ def _leading_to(everything: Sequence[Process], wanted: set[int]) -> list[Process
 
 def _spaces(
     everything: Sequence[Process], names: Mapping[int, str], wanted: Sequence[Process]
-) -> tuple[PidSpace, ...]:
+) -> tuple[PidNamespace, ...]:
     """The pid namespaces of `wanted`; the host's is the one that a process of one level is in."""
     around = _parents(everything)
     called = {one.namespaces["pid"]: names[one.pid] for one in reversed(everything) if one.pid in names}
     top = next(one.namespaces["pid"] for one in everything if len(one.nspid) == 1)
-    made = {top: PidSpace(top, HOST, 0, None)}
+    made = {top: PidNamespace(top, HOST, 0, None)}
 
     def add(id: int) -> None:
         if id in made or id not in around:
@@ -329,7 +314,7 @@ def _spaces(
         name = called.get(id) or (f"inside {outer.name}" if outer.level else f"namespace {id}")
         taken = {space.name for space in made.values()}
         free = (name, *(f"{name} ({number})" for number in range(2, len(made) + 2)))
-        made[id] = PidSpace(id, next(one for one in free if one not in taken), outer.level + 1, outer.id)
+        made[id] = PidNamespace(id, next(one for one in free if one not in taken), outer.level + 1, outer.id)
 
     for one in wanted:
         add(one.namespaces["pid"])

@@ -1,36 +1,36 @@
 """The room of `05_networking`: who is joined to whom, what happens to a packet on its way, and what a way costs."""
 
-from labhelpers.networks.census import census
-from labhelpers.networks.drivers import host_driver, ipvlan, macvlan, no_network, reach, resolver
-from labhelpers.networks.firewall import port_reach, port_rules, rules_of
-from labhelpers.networks.follow import follow
-from labhelpers.networks.limits import limits
-from labhelpers.networks.live import live
-from labhelpers.networks.maps import map
-from labhelpers.networks.overlay import two_engines
+from labhelpers.networks.drivers import host_driver, ipvlan, macvlan, no_network, reachability, resolver
+from labhelpers.networks.engine_settings import network_settings
+from labhelpers.networks.firewall import bridge_rules, port_access, port_rules
+from labhelpers.networks.host_snapshot import host_network_snapshot
+from labhelpers.networks.live import live_map
+from labhelpers.networks.maps import network_map
+from labhelpers.networks.overlay import swarm_of_two
+from labhelpers.networks.packet_trace import trace_packets
 from labhelpers.networks.paths import paths
-from labhelpers.networks.swarm import across, crossing, lose_an_engine
-from labhelpers.networks.wire import wire
+from labhelpers.networks.swarm import kill_engine, mtu_probe, overlay_ping
+from labhelpers.networks.veth import veth_pair
 
 __all__ = [
-    "across",
-    "census",
-    "crossing",
-    "follow",
+    "bridge_rules",
     "host_driver",
+    "host_network_snapshot",
     "ipvlan",
-    "limits",
-    "live",
-    "lose_an_engine",
+    "kill_engine",
+    "live_map",
     "macvlan",
-    "map",
+    "mtu_probe",
+    "network_map",
+    "network_settings",
     "no_network",
+    "overlay_ping",
     "paths",
-    "port_reach",
+    "port_access",
     "port_rules",
-    "reach",
+    "reachability",
     "resolver",
-    "rules_of",
-    "two_engines",
-    "wire",
+    "swarm_of_two",
+    "trace_packets",
+    "veth_pair",
 ]

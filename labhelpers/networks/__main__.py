@@ -29,7 +29,7 @@ def main() -> None:
         lab.run(image, ["sleep", "600"], name="shared", network="host")
         lab.run(image, ["sleep", "600"], name="alone", network="none")
         names = ["web", "mail", "cart", "both", "safe", "shared", "alone"]
-        networks.map(lab, names).plot()
+        networks.network_map(lab, names).plot()
         FIGURE.parent.mkdir(parents=True, exist_ok=True)
         plt.savefig(FIGURE)
     print(f"drawn: {FIGURE.relative_to(ROOT)}")

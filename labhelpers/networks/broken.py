@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.course.containers import container_named, running, setup_container
 from labhelpers.engine.host.traffic import received
 from labhelpers.errors import BadInput, ContainerError, EngineRefused, LabError
-from labhelpers.networks.limits import limits
-from labhelpers.networks.wire import once, wire
+from labhelpers.networks.engine_settings import network_settings
+from labhelpers.networks.veth import run_in_tools, veth_pair
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-QUIET = ["127.0.0.1"]
+NO_DNS = ["127.0.0.1"]
 PORT = 8080
 PAGE = "one page"
 SERVE = ["httpd", "-f", "-p", str(PORT), "-h", "/www"]
@@ -23,7 +23,7 @@ INSIDE_ONLY = ["httpd", "-f", "-p", f"127.0.0.1:{PORT}", "-h", "/www"]
 
 
 @dataclass(frozen=True)
-class Case:
+class BrokenNetwork:
     """One broken network.
 
     Attributes:
@@ -46,7 +46,7 @@ class Case:
     kept_hint: str
 
 
-def break_network(lab: Lab, number: int) -> Case:
+def break_network(lab: Lab, number: int) -> BrokenNetwork:
     """Make the broken network of that number, as far as it is not there.
 
     Raises:
@@ -61,14 +61,14 @@ def break_network(lab: Lab, number: int) -> Case:
 # --- 1: an address of another subnet
 
 
-def _wrong_subnet(lab: Lab) -> Case:
+def _wrong_subnet(lab: Lab) -> BrokenNetwork:
     client, server, network = "till", "stock", "shop-floor"
     _network(lab, network)
     _container(lab, client, network=network)
     if _container(lab, server, SERVE, network=network):
         # as if somebody had set it by hand: the engine still says the address that it gave
         other = "192.0.2.77/24"  # RFC 5737: for documentation, so nobody's
-        once(
+        run_in_tools(
             lab,
             f"ip address flush dev eth0 && ip address add {other} dev eth0",
             network=f"container:{server}",
@@ -94,7 +94,7 @@ def _wrong_subnet(lab: Lab) -> Case:
 # --- 2: another network
 
 
-def _wrong_network(lab: Lab) -> Case:
+def _wrong_network(lab: Lab) -> BrokenNetwork:
     client, server = "waiter", "kitchen"
     for network in ("restaurant", "cellar"):
         _network(lab, network)
@@ -116,7 +116,7 @@ def _wrong_network(lab: Lab) -> Case:
 # --- 3: names on the default bridge
 
 
-def _name_on_default(lab: Lab) -> Case:
+def _name_on_default(lab: Lab) -> BrokenNetwork:
     client, server = "reader", "library"
     _container(lab, client)
     _container(lab, server, SERVE)
@@ -124,7 +124,9 @@ def _name_on_default(lab: Lab) -> Case:
     def hint(lab: Lab) -> str:
         on = sorted({*_networks(lab, client), *_networks(lab, server)})
         if on == ["bridge"]:
-            by_address = "" if limits(lab).icc("bridge") else f"By its address, {server} answers {client}. "
+            by_address = (
+                "" if network_settings(lab).icc("bridge") else f"By its address, {server} answers {client}. "
+            )
             return (
                 f"{by_address}Names are found by Docker's own name server, and the default bridge has none: which "
                 "networks have it?"
@@ -137,9 +139,9 @@ def _name_on_default(lab: Lab) -> Case:
 # --- 4: published on another address
 
 
-def _wrong_address(lab: Lab) -> Case:
+def _wrong_address(lab: Lab) -> BrokenNetwork:
     client, server = "guest", "front-desk"
-    address = outside(lab, client)
+    address = external_host(lab, client)
     _container(lab, server, SERVE, ports={f"{PORT}/tcp": ("127.0.0.1", None)})
 
     def published() -> list[tuple[str, int]]:
@@ -152,9 +154,9 @@ def _wrong_address(lab: Lab) -> Case:
         ports = published()
         if not ports:
             return f"no port of {server} is published"
-        before = received(lab.host, running(lab, server)).connections
+        before = received_traffic(lab.host, running(lab, server)).connections
         if any(_page(lab, client, f"http://{address}:{port}/") for _, port in ports):
-            if received(lab.host, running(lab, server)).connections > before:
+            if received_traffic(lab.host, running(lab, server)).connections > before:
                 return None
             return f"{client} gets a page from {address}, but it is not {server} that sends it"
         told = ", ".join(f"{ip}:{port}" for ip, port in ports)
@@ -174,7 +176,7 @@ def _wrong_address(lab: Lab) -> Case:
             f"the address {address}. What a container publishes is decided when it is made."
         )
 
-    return Case(
+    return BrokenNetwork(
         "the guest outside does not reach the front desk",
         client,
         server,
@@ -190,7 +192,7 @@ def _wrong_address(lab: Lab) -> Case:
 # --- 5: an app that listens on 127.0.0.1
 
 
-def _inside_only(lab: Lab) -> Case:
+def _loopback_only(lab: Lab) -> BrokenNetwork:
     client, server, network = "patient", "doctor", "clinic"
     _network(lab, network)
     _container(lab, client, network=network)
@@ -209,16 +211,16 @@ def _inside_only(lab: Lab) -> Case:
     )
 
 
-CASES: tuple[Callable[[Lab], Case], ...] = (
+CASES: tuple[Callable[[Lab], BrokenNetwork], ...] = (
     _wrong_subnet,
     _wrong_network,
     _name_on_default,
     _wrong_address,
-    _inside_only,
+    _loopback_only,
 )
 
 
-def outside(lab: Lab, name: str) -> str:
+def external_host(lab: Lab, name: str) -> str:
     """A neighbour of the host called `name`, made if it is not there; gives the host's address on its side."""
     setup_container(lab, name, lambda: wire(lab, name))
     link = next((one for one in lab.host.interfaces(running(lab, name)) if one.name == "wire"), None)
@@ -236,13 +238,15 @@ def outside(lab: Lab, name: str) -> str:
 # --- what the cases share
 
 
-def _by_name(client: str, server: str, title: str, network: str | None, hint: Callable[[Lab], str]) -> Case:
+def _by_name(
+    client: str, server: str, title: str, network: str | None, hint: Callable[[Lab], str]
+) -> BrokenNetwork:
     def check(lab: Lab) -> str | None:
         # who answers is seen at the server: another container may have its name as an alias, or a line in /etc/hosts
-        before = received(lab.host, running(lab, server)).connections
+        before = received_traffic(lab.host, running(lab, server)).connections
         said = _fetch(lab, client, f"http://{server}:{PORT}/")
         if PAGE in said:
-            if received(lab.host, running(lab, server)).connections > before:
+            if received_traffic(lab.host, running(lab, server)).connections > before:
                 return None
             return f"{client} gets a page from http://{server}:{PORT}/, but it is not {server} that sends it"
         if "executable file not found" in said or "'wget'" in said:
@@ -263,7 +267,7 @@ def _by_name(client: str, server: str, title: str, network: str | None, hint: Ca
         ids = [lab.host.process(running(lab, name)).namespaces.get("net") for name in (client, server)]
         return f"{client} and {server} share one network namespace" if ids[0] and ids[0] == ids[1] else None
 
-    return Case(
+    return BrokenNetwork(
         title,
         client,
         server,
@@ -285,7 +289,7 @@ def _container(lab: Lab, name: str, command: list[str] | None = None, **options:
     """Run a container of that name if there is none; whether it was made now."""
     if container_named(lab, name) is not None:
         return False
-    lab.run(lab.image("payload"), command, name=name, dns=QUIET, **options)
+    lab.run(lab.image("payload"), command, name=name, dns=NO_DNS, **options)
     return True
 
 

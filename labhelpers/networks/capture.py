@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-MOST_PACKETS, MOST_S, SNAP_BYTES = 500, 60, 256
-READY_S, PATIENCE_S, SETTLE_S = 60.0, 20.0, 0.2
-BECOME_NOBODY = ("SETUID", "SETGID", "CHOWN")
+MAX_PACKETS, MAX_S, SNAP_BYTES = 500, 60, 256
+READY_S, TIMEOUT_S, SETTLE_S = 60.0, 20.0, 0.2
+DROP_PRIVILEGES_CAPS = ("SETUID", "SETGID", "CHOWN")
 FILE = "/tmp/packets"
 HEADER_BYTES = 24  # of the file: until then nothing is written
 
-Seen = Callable[[Callable[[Mapping[str, Sequence[Packet]]], bool]], dict[str, list[Packet]]]
+CaptureResult = Callable[[Callable[[Mapping[str, Sequence[Packet]]], bool]], dict[str, list[Packet]]]
 """Given what must be seen, waits for it a while, and gives the packets by place."""
 
 
 @contextmanager
-def capturing(lab: Lab, places: Mapping[str, str], what: str, interface: str = "any") -> Iterator[Seen]:
+def capture(
+    lab: Lab, places: Mapping[str, str], what: str, interface: str = "any"
+) -> Iterator[CaptureResult]:
     """Watch packets while the block lasts; what it gives, called in the block, says what was seen.
 
     Each place has a container of its own with NET_RAW, and what tcpdump needs to become a user without rights once
-    it listens; it ends by itself after `MOST_PACKETS` packets or `MOST_S` seconds.
+    it listens; it ends by itself after `MAX_PACKETS` packets or `MAX_S` seconds.
 
     Args:
         places: label → network mode whose namespace is looked at: `host`, `container:web`.
@@ -42,13 +44,13 @@ def capturing(lab: Lab, places: Mapping[str, str], what: str, interface: str = "
         NotRunning: tcpdump did not start there; its last lines are kept.
         TimedOut: it did not begin to listen.
     """
-    command = ["timeout", str(MOST_S), "tcpdump", "-i", interface, "-p", "-n", "-U", "--immediate-mode"]
-    command += ["-c", str(MOST_PACKETS), "-s", str(SNAP_BYTES), "-w", FILE, what]
+    command = ["timeout", str(MAX_S), "tcpdump", "-i", interface, "-p", "-n", "-U", "--immediate-mode"]
+    command += ["-c", str(MAX_PACKETS), "-s", str(SNAP_BYTES), "-w", FILE, what]
     started: dict[str, Container] = {}
 
     def start(place: tuple[str, str]) -> None:
         label, network = place
-        rights = {"cap_drop": ["ALL"], "cap_add": ["NET_RAW", *BECOME_NOBODY]}
+        rights = {"cap_drop": ["ALL"], "cap_add": ["NET_RAW", *DROP_PRIVILEGES_CAPS]}
         started[label] = lab.run(lab.image("tools"), command, network=network, **rights)
         lab.wait_for(
             "tcpdump to listen, which needs the capability NET_RAW",
@@ -72,7 +74,7 @@ def capturing(lab: Lab, places: Mapping[str, str], what: str, interface: str = "
 
         time.sleep(SETTLE_S)  # what has passed is written a moment later
         with suppress(TimedOut):  # the caller judges what was captured
-            lab.wait_for("the packets", is_enough, PATIENCE_S, every_s=SETTLE_S)
+            lab.wait_for("the packets", is_enough, TIMEOUT_S, every_s=SETTLE_S)
         return found
 
     with lab.quiet(), ThreadPoolExecutor(4) as pool:

@@ -16,7 +16,7 @@ from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, LIMI
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.networks.maps import End, NetworkMap, Node, Published
+    from labhelpers.networks.maps import MappedContainer, NetworkEndpoint, NetworkMap, PublishedPort
 
 COLUMNS = 8
 """How many interfaces stand side by side before a new row begins."""
@@ -25,14 +25,14 @@ LINK = "#9CC7E4"
 
 
 @dataclass
-class Group:
+class Segment:
     """What hangs on one interface of the host: a bridge, a parent; or nothing."""
 
     title: str
     detail: str
     color: str
-    ends: list[End] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
+    ends: list[NetworkEndpoint] = field(default_factory=list)
+    nodes: list[MappedContainer] = field(default_factory=list)
 
     @property
     def slots(self) -> int:
@@ -56,10 +56,10 @@ def draw_network_map(result: NetworkMap, ax: Axes) -> Axes:
 # --- what stands where
 
 
-def _groups(result: NetworkMap) -> list[Group]:
+def _groups(result: NetworkMap) -> list[Segment]:
     """The bridges in an order in which those that share a container stand side by side; then all else."""
     bridges = [
-        Group(
+        Segment(
             bridge.name,
             f"bridge · {', '.join(a for a in bridge.addresses if '.' in a)} · network “{bridge.network}”"
             if bridge.network
@@ -69,7 +69,7 @@ def _groups(result: NetworkMap) -> list[Group]:
         )
         for bridge in result.bridges
     ]
-    ordered: list[Group] = []
+    ordered: list[Segment] = []
     while bridges:
         here = {end.container for end in ordered[-1].ends} if ordered else set()
         # the one that shares most with the last; without one, that which shares with the fewest others
@@ -84,15 +84,15 @@ def _groups(result: NetworkMap) -> list[Group]:
         bridges.remove(best)
         ordered.append(best)
     for left, right in itertools.pairwise(ordered):
-        _bring_together(left, right)
-    parents: dict[str, Group] = {}
+        _make_adjacent(left, right)
+    parents: dict[str, Segment] = {}
     for end in result.ends:
         if end.bridge is None:
             name = end.host_interface or "elsewhere"
             said = "a parent: no bridge" if end.kind in ("macvlan", "ipvlan") else "the host's end of a wire"
             if end.host_interface is None:
                 said = "the other end is in another namespace"
-            group = parents.setdefault(name, Group(name, said, KERNEL))
+            group = parents.setdefault(name, Segment(name, said, KERNEL))
             if end.kind in ("macvlan", "ipvlan"):
                 group.detail = f"parent of {end.kind} interfaces"
             group.ends.append(end)
@@ -100,18 +100,18 @@ def _groups(result: NetworkMap) -> list[Group]:
     own = [node for node in result.nodes if node.shares_host]
     none = [node for node in result.nodes if not node.shares_host and node.name not in joined]
     rest = [
-        Group("", "the host's own interfaces", LIMIT, nodes=own),
-        Group("", "no way to anybody", FAINT, nodes=none),
+        Segment("", "the host's own interfaces", LIMIT, nodes=own),
+        Segment("", "no way to anybody", FAINT, nodes=none),
     ]
     return [*ordered, *parents.values(), *(group for group in rest if group.nodes)]
 
 
-def _shared(group: Group, others: Sequence[Group]) -> int:
+def _shared(group: Segment, others: Sequence[Segment]) -> int:
     names = {end.container for end in group.ends}
     return sum(bool(names & {end.container for end in other.ends}) for other in others if other is not group)
 
 
-def _bring_together(left: Group, right: Group) -> None:
+def _make_adjacent(left: Segment, right: Segment) -> None:
     """Put one container that is in both at the end of one and at the beginning of the other."""
     both = {end.container for end in left.ends} & {end.container for end in right.ends}
     if both:
@@ -120,8 +120,8 @@ def _bring_together(left: Group, right: Group) -> None:
         right.ends.sort(key=lambda end: end.container != name)
 
 
-def _rows(groups: Sequence[Group]) -> list[list[Group]]:
-    rows: list[list[Group]] = [[]]
+def _rows(groups: Sequence[Segment]) -> list[list[Segment]]:
+    rows: list[list[Segment]] = [[]]
     for group in groups:
         for part in _parts(group):
             if rows[-1] and sum(one.slots for one in rows[-1]) + part.slots > COLUMNS:
@@ -130,7 +130,7 @@ def _rows(groups: Sequence[Group]) -> list[list[Group]]:
     return rows
 
 
-def _parts(group: Group) -> list[Group]:
+def _parts(group: Segment) -> list[Segment]:
     if group.slots <= COLUMNS:
         return [group]
     things = [*group.ends, *group.nodes]
@@ -140,20 +140,20 @@ def _parts(group: Group) -> list[Group]:
             group.ends[start : start + COLUMNS],
             group.nodes[max(0, start - len(group.ends)) :][:COLUMNS],
         )
-        parts.append(Group(group.title, group.detail, group.color, ends, nodes if not ends else []))
+        parts.append(Segment(group.title, group.detail, group.color, ends, nodes if not ends else []))
     return parts
 
 
 # --- drawing
 
 
-def _draw_row(ax: Axes, row: Sequence[Group], y: float, result: NetworkMap) -> None:
+def _draw_row(ax: Axes, row: Sequence[Segment], y: float, result: NetworkMap) -> None:
     width = sum(group.slots for group in row) * WIDE
     _box(ax, -0.15, y - 0.5, width + 0.1, 2.76, PAPER, FAINT)
     here = "the host's\nnetwork\nnamespace"
     ax.text(-0.08, y + 1.92, here, fontsize=7, color=FAINT, va="center", style="italic")
     x = 0.0
-    places: list[tuple[float, End]] = []
+    places: list[tuple[float, NetworkEndpoint]] = []
     for group in row:
         for node in group.nodes:
             _draw_node(ax, node, x, y)
@@ -168,7 +168,7 @@ def _draw_row(ax: Axes, row: Sequence[Group], y: float, result: NetworkMap) -> N
     _draw_containers(ax, places, y, result)
 
 
-def _draw_group(ax: Axes, group: Group, x: float, y: float, result: NetworkMap) -> None:
+def _draw_group(ax: Axes, group: Segment, x: float, y: float, result: NetworkMap) -> None:
     width = len(group.ends) or 1
     left, span = x + 0.08, width * WIDE - 0.24
     _box(ax, left, y + 0.45, span, 0.68, group.color, "white")
@@ -188,7 +188,7 @@ def _draw_group(ax: Axes, group: Group, x: float, y: float, result: NetworkMap) 
         _draw_published(ax, ports, x + number * WIDE, y)
 
 
-def _draw_published(ax: Axes, ports: Sequence[Published], x: float, y: float) -> None:
+def _draw_published(ax: Axes, ports: Sequence[PublishedPort], x: float, y: float) -> None:
     if not ports:
         return
     lines = [f"{p.host_address}:{p.host_port}\n→ {p.port}" for p in ports[:1]]
@@ -200,7 +200,9 @@ def _draw_published(ax: Axes, ports: Sequence[Published], x: float, y: float) ->
     ax.plot([left + span / 2] * 2, [y - 0.5, y + 0.45], color=LIMIT, lw=1.6, zorder=1)
 
 
-def _draw_containers(ax: Axes, places: Sequence[tuple[float, End]], y: float, result: NetworkMap) -> None:
+def _draw_containers(
+    ax: Axes, places: Sequence[tuple[float, NetworkEndpoint]], y: float, result: NetworkMap
+) -> None:
     drawn: set[str] = set()
     index = 0
     while index < len(places):
@@ -232,25 +234,25 @@ def _draw_containers(ax: Axes, places: Sequence[tuple[float, End]], y: float, re
         index = last + 1
 
 
-def _draw_end(ax: Axes, end: End, x: float, y: float) -> None:
+def _draw_end(ax: Axes, end: NetworkEndpoint, x: float, y: float) -> None:
     middle = x + WIDE / 2 - 0.06
     address = next(iter(end.addresses), "no address")
     ax.text(middle, y + 3.16, address, ha="center", va="center", fontsize=8, color=INK)
     ax.text(middle, y + 2.97, end.mac, ha="center", va="center", fontsize=6.3, color=FAINT)
     ax.plot([middle] * 2, [y + 1.13, y + 2.7], color=CONTAINER if end.bridge else KERNEL, lw=2, zorder=1)
-    _tag(ax, middle, y + 2.68, f"{end.interface} · {end.index}", LINK)
+    _label(ax, middle, y + 2.68, f"{end.interface} · {end.index}", LINK)
     if end.kind == "veth" and end.host_interface:
         ax.text(middle + 0.05, y + 1.92, "veth pair", fontsize=6.3, color=FAINT, va="center")
     if end.host_interface is None:
-        _tag(ax, middle, y + 1.5, f"other end: {end.host_index or 'not here'}", "white")
+        _label(ax, middle, y + 1.5, f"other end: {end.host_index or 'not here'}", "white")
     elif end.bridge is not None:
-        _tag(ax, middle, y + 1.5, f"{end.host_interface} · {end.host_index}", LINK)
+        _label(ax, middle, y + 1.5, f"{end.host_interface} · {end.host_index}", LINK)
     else:
         said = f"{end.kind}: no pair" if end.kind != "veth" else f"veth pair · {end.host_index}"
-        _tag(ax, middle, y + 1.5, said, "#F6DDA9")
+        _label(ax, middle, y + 1.5, said, "#F6DDA9")
 
 
-def _draw_node(ax: Axes, node: Node, x: float, y: float) -> None:
+def _draw_node(ax: Axes, node: MappedContainer, x: float, y: float) -> None:
     """A container without a line: inside of the host where it shares the host's namespace, else above it."""
     if node.shares_host:
         bottom, said, mode = y + 0.6, "network: host", "no interface of its own"
@@ -306,7 +308,7 @@ def _box(
     )
 
 
-def _tag(ax: Axes, x: float, y: float, said: str, face: str) -> None:
+def _label(ax: Axes, x: float, y: float, said: str, face: str) -> None:
     box = {"boxstyle": "round,pad=0.3", "fc": face, "ec": "white"}
     ax.text(x, y, said, ha="center", va="center", fontsize=7.3, color=INK, bbox=box, zorder=3)
 

@@ -6,100 +6,70 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.engine import answers
+from labhelpers.engine import responses
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, PortTaken, TimedOut
 from labhelpers.lab.base import name_of
-from labhelpers.networks.maps import NetworkMap, map
-from labhelpers.networks.wire import free_subnet, once, wire
-from labhelpers.results import Result, table
+from labhelpers.networks.maps import NetworkMap, network_map
+from labhelpers.networks.veth import free_subnet, run_in_tools, veth_pair
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
 PING = "ping -c 1 -W 2"
-NAME_S = 3
-LOOKS = 10
+RESOLVE_TIMEOUT_S = 3
+ATTEMPTS = 10
 """A name that nobody knows is asked for again and again; one that is known takes milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reach(Result):
-    """Whether one container reaches another.
+@record
+class Reachability(Result):
+    """Whether one container reaches another."""
 
-    Attributes:
-        source, target: their names.
-        by_address: whether one of the target's addresses answered a ping.
-        by_name: whether the target's name was found and answered.
-    """
-
-    source: str
-    target: str
-    by_address: bool
-    by_name: bool
+    source: str = column("their names")
+    target: str = column("their names")
+    by_address: bool = column("whether one of the target's addresses answered a ping")
+    by_name: bool = column("whether the target's name was found and answered")
 
 
-@dataclass(frozen=True, slots=True)
-class Reaches(Result):
-    """Who reaches whom.
+@record
+class ReachabilityMatrix(Result):
+    """Who reaches whom."""
 
-    Attributes:
-        names: of the containers, in the order in which they were given.
-        pairs: every ordered pair of them.
-    """
+    names: tuple[str, ...] = column("of the containers, in the order in which they were given")
+    pairs: tuple[Reachability, ...] = rows("every ordered pair of them", of=Reachability)
 
-    names: tuple[str, ...]
-    pairs: tuple[Reach, ...]
-
-    def of(self, source: str, target: str) -> Reach:
+    def of(self, source: str, target: str) -> Reachability:
         """One pair."""
         return next(one for one in self.pairs if (one.source, one.target) == (source, target))
 
-    def frame(self) -> pd.DataFrame:
-        """One row a pair."""
-        rows = [(one.source, one.target, one.by_address, one.by_name) for one in self.pairs]
-        return table(rows, ["source", "target", "by address", "by name"])
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class Resolver(Result):
-    """Whom a container asks for names.
+    """Whom a container asks for names."""
 
-    Attributes:
-        container: its name.
-        server: the first name server of its /etc/resolv.conf is 127.0.0.11, Docker's own: whether it is.
-        host_file: the names that its /etc/hosts gives to its own addresses.
-    """
-
-    container: str
-    server: bool
-    host_file: tuple[str, ...]
+    container: str = column("its name")
+    server: bool = column(
+        "the first name server of its /etc/resolv.conf is 127.0.0.11, Docker's own: whether it is"
+    )
+    host_file: tuple[str, ...] = column("the names that its /etc/hosts gives to its own addresses")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HostDriver(Result):
-    """A container with `--network host`.
+    """A container with `--network host`."""
 
-    Attributes:
-        namespace, host_namespace: ids of the network namespaces (inode numbers).
-        interfaces, host_interfaces: how many interfaces each sees.
-        answered: whether its web server answered on the host's 127.0.0.1, with no port published.
-        second_status: the exit status of a second server that wants the same port.
-        second_words: what that one said.
-    """
-
-    namespace: int
-    host_namespace: int
-    interfaces: int
-    host_interfaces: int
-    answered: bool
-    second_status: int
-    second_words: str
+    namespace: int = column("ids of the network namespaces (inode numbers)")
+    host_namespace: int = column("ids of the network namespaces (inode numbers)")
+    interfaces: int = column("how many interfaces each sees")
+    host_interfaces: int = column("how many interfaces each sees")
+    answered: bool = column("whether its web server answered on the host's 127.0.0.1, with no port published")
+    second_status: int = column("the exit status of a second server that wants the same port")
+    second_words: str = column("what that one said")
 
     @property
     def same_namespace(self) -> bool:
@@ -107,68 +77,50 @@ class HostDriver(Result):
         return self.namespace == self.host_namespace
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoNetwork(Result):
-    """A container with `--network none`.
+    """A container with `--network none`."""
 
-    Attributes:
-        interfaces: the names of its interfaces that are up.
-        routes: how many routes it has.
-        loopback_answers: whether it reaches itself.
-        words: what it says when it tries to reach somebody.
-    """
-
-    interfaces: tuple[str, ...]
-    routes: int
-    loopback_answers: bool
-    words: str
+    interfaces: tuple[str, ...] = column("the names of its interfaces that are up")
+    routes: int = column("how many routes it has")
+    loopback_answers: bool = column("whether it reaches itself")
+    words: str = column("what it says when it tries to reach somebody")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Macvlan(Result):
-    """Two containers on a macvlan network, a neighbour at the other end of the parent's wire, and the host.
+    """Two containers on a macvlan network, a neighbour at the other end of the parent's wire, and the host."""
 
-    Attributes:
-        parent, parent_mac: the host's interface that the macvlans stand on.
-        macs: container → its own hardware address.
-        neighbour_saw: container → the hardware address that the neighbour's ARP table has for it.
-        between: whether the containers reach each other.
-        from_neighbour: whether the neighbour reaches one of them.
-        from_host: whether the host does, sent out of the parent.
-        host_neighbour: what the host's ARP table says of that container: `INCOMPLETE` or `FAILED` where none answered.
-        map: how it was joined.
-    """
-
-    parent: str
-    parent_mac: str
-    macs: tuple[tuple[str, str], ...]
-    neighbour_saw: tuple[tuple[str, str], ...]
-    between: bool
-    from_neighbour: bool
-    from_host: bool
-    host_neighbour: str
-    map: NetworkMap
+    parent: str = column("the host's interface that the macvlans stand on")
+    parent_mac: str = column("the host's interface that the macvlans stand on")
+    macs: tuple[tuple[str, str], ...] = column("container → its own hardware address", shown=False)
+    neighbour_saw: tuple[tuple[str, str], ...] = column(
+        "container → the hardware address that the neighbour's ARP table has for it", shown=False
+    )
+    between: bool = column("whether the containers reach each other")
+    from_neighbour: bool = column("whether the neighbour reaches one of them")
+    from_host: bool = column("whether the host does, sent out of the parent")
+    host_neighbour: str = column(
+        "what the host's ARP table says of that container: `INCOMPLETE` or `FAILED` where none answered"
+    )
+    map: NetworkMap = column("how it was joined", shown=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ipvlan(Result):
-    """A container on an ipvlan network, where the kernel has it.
+    """A container on an ipvlan network, where the kernel has it."""
 
-    Attributes:
-        supported: whether the engine's kernel could make one.
-        same_mac: whether its hardware address is the parent's; None where it is not supported.
-        words: what the engine said, "" where it is supported.
-    """
-
-    supported: bool
-    same_mac: bool | None
-    words: str
+    supported: bool = column("whether the engine's kernel could make one")
+    same_mac: bool | None = column(
+        "whether its hardware address is the parent's; None where it is not supported"
+    )
+    words: str = column("what the engine said, an empty string where it is supported")
 
 
 # --- reaching
 
 
-def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
+def reachability(lab: Lab, containers: Sequence[Container | str]) -> ReachabilityMatrix:
     """Let every container ping every other one, by its addresses and by its name.
 
     The containers need `ping` and `sh`: those of `labhelpers/payload` have them.
@@ -183,7 +135,7 @@ def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
     with lab.quiet(essential=[first]), ThreadPoolExecutor(len(names) or 1) as pool:
         answered = dict(zip(names, pool.map(lambda source: _answers(lab, source, found), names), strict=True))
     pairs = [
-        Reach(
+        Reachability(
             source,
             name,
             any((name, address) in answered[source] for address in found[name]),
@@ -193,14 +145,14 @@ def reach(lab: Lab, containers: Sequence[Container | str]) -> Reaches:
         for name in names
         if name != source
     ]
-    return Reaches(tuple(names), tuple(pairs))
+    return ReachabilityMatrix(tuple(names), tuple(pairs))
 
 
 def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
     """Whom `source` reaches: (container, the address or name that answered)."""
     tries = [(name, to) for name, own in found.items() if name != source for to in (*own, name)]
     script = "\n".join(
-        f"(timeout {NAME_S} {PING} {to} >/dev/null 2>&1 && echo {number}) &"
+        f"(timeout {RESOLVE_TIMEOUT_S} {PING} {to} >/dev/null 2>&1 && echo {number}) &"
         for number, (_, to) in enumerate(tries)
     )
     said = lab.exec(source, ["sh", "-c", f"{script}\nwait"]).stdout.split()
@@ -209,7 +161,7 @@ def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[t
 
 def _addresses(lab: Lab, name: str) -> list[str]:
     try:
-        return answers.addresses(lab.inspect(name))
+        return responses.addresses(lab.inspect(name))
     except ContainerMissing:
         raise BadInput(
             f"there is no container {name!r}",
@@ -242,8 +194,8 @@ def host_driver(lab: Lab) -> HostDriver:
     with lab.quiet(essential=["docker run -d --network host"]):
         first, port = _server_on_host(lab)
         try:
-            second = lab.once(lab.image("payload"), _serve(port), network="host")
-            answer = once(
+            second = lab.run_once(lab.image("payload"), _serve(port), network="host")
+            answer = run_in_tools(
                 lab,
                 f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/",
                 network="host",
@@ -271,7 +223,7 @@ def _interfaces(lab: Lab, container: Container) -> tuple[int, int]:
         return sorted(one.name for one in lab.host.network().interfaces)
 
     before = names()
-    for _ in range(LOOKS):
+    for _ in range(ATTEMPTS):
         own = len(lab.host.network(container).interfaces)
         after = names()
         if after == before:
@@ -323,7 +275,7 @@ def _on_parent(lab: Lab, driver: str) -> Iterator[tuple[Any, str, str]]:
     mark = lab.session[:4]
     far, name = f"neighbour-{mark}", f"{driver}-{mark}"
     with ExitStack() as stack:
-        laid = wire(lab, far)
+        laid = veth_pair(lab, far)
         stack.callback(lab.remove, far, force=True)
         lab.create_network(
             name, driver=driver, subnet=laid.subnet, gateway=laid.host_address, options={"parent": laid.link}
@@ -351,7 +303,7 @@ def macvlan(lab: Lab) -> Macvlan:
         neighbour = [lab.exec(laid.far, f"{PING} {addresses[name]}").exit_code == 0 for name in names]
         saw = {one.address: one.mac for one in lab.host.neighbours(laid.far)}
         # out of the parent and nowhere else: without a route it would go to the world
-        words = once(
+        words = run_in_tools(
             lab,
             f"ping -c 1 -W 1 -I {laid.link} {addresses[names[0]]}",
             network="host",
@@ -359,7 +311,7 @@ def macvlan(lab: Lab) -> Macvlan:
             check=False,
         )
         met = {one.address: one.state for one in lab.host.neighbours() if one.interface == laid.link}
-        seen = map(lab, [*names, laid.far])
+        seen = network_map(lab, [*names, laid.far])
         macs = {end.container: end.mac for end in seen.ends}
         parent = next(one for one in seen.host_interfaces if one.name == laid.link)
     return Macvlan(
@@ -383,7 +335,7 @@ def ipvlan(lab: Lab) -> Ipvlan:
                 _on_parent(lab, "ipvlan") as (laid, network, mark),
                 lab.running(lab.image("payload"), name=f"ip-{mark}", network=network) as container,
             ):
-                seen = map(lab, [str(container.name)])
+                seen = network_map(lab, [str(container.name)])
                 parent = next(one for one in seen.host_interfaces if one.name == laid.link)
                 return Ipvlan(True, seen.ends[0].mac == parent.mac, "")
         except EngineRefused as error:

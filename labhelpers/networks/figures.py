@@ -12,19 +12,19 @@ from labhelpers.networks.chart import draw_network_map
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.networks.drivers import Macvlan, Reaches
-    from labhelpers.networks.follow import Hop, Journey
+    from labhelpers.networks.drivers import Macvlan, ReachabilityMatrix
+    from labhelpers.networks.packet_trace import Hop, PacketTrace
     from labhelpers.networks.paths import Paths
-    from labhelpers.networks.swarm import Across, EngineLost
+    from labhelpers.networks.swarm import EngineFailure, OverlayPing
 
 __all__ = [
-    "draw_across",
-    "draw_engine_lost",
-    "draw_journey",
+    "draw_engine_failure",
     "draw_macvlan",
     "draw_network_map",
+    "draw_overlay_ping",
+    "draw_packet_trace",
     "draw_paths",
-    "draw_reaches",
+    "draw_reachability_matrix",
 ]
 
 HEADERS = {
@@ -44,7 +44,7 @@ def draw_macvlan(result: Macvlan, ax: Axes) -> Axes:
     return draw_network_map(result.map, ax)
 
 
-def draw_reaches(result: Reaches, ax: Axes) -> Axes:
+def draw_reachability_matrix(result: ReachabilityMatrix, ax: Axes) -> Axes:
     """A grid: a row for who asks, a column for who is asked; what worked is said in each cell."""
     names = result.names
     resize(ax, 2.2 + 1.15 * len(names), 1.2 + 0.55 * len(names))
@@ -71,7 +71,7 @@ def draw_reaches(result: Reaches, ax: Axes) -> Axes:
     return ax
 
 
-def draw_across(result: Across, ax: Axes) -> Axes:
+def draw_overlay_ping(result: OverlayPing, ax: Axes) -> Axes:
     """The request as it is on the wire: its headers in order, the outer packet around the inner one."""
     resize(ax, 11, 3.3)
     request = result.request
@@ -129,7 +129,7 @@ def _bracket(ax: Axes, left: float, right: float, y: float, said: str, color: st
     )
 
 
-def draw_journey(result: Journey, ax: Axes) -> Axes:
+def draw_packet_trace(result: PacketTrace, ax: Axes) -> Axes:
     """A column for each interface on the way, time downwards: the request goes right, its answer comes back."""
     columns = list(dict.fromkeys((hop.place, hop.interface) for hop in result.request))
     columns += [c for hop in result.reply if (c := (hop.place, hop.interface)) not in columns]
@@ -180,7 +180,7 @@ def draw_journey(result: Journey, ax: Axes) -> Axes:
 
 def draw_paths(result: Paths, ax: Axes) -> Axes:
     """Round trips as distributions, throughput as medians with every round as a dot; the host's loopback as a line."""
-    from labhelpers.networks.paths import CEILING
+    from labhelpers.networks.paths import BASELINE
 
     resize(ax, 11, 4.6)
     ax.axis("off")
@@ -212,8 +212,8 @@ def draw_paths(result: Paths, ax: Axes) -> Axes:
             found = [bits / 1e9 for bits in result.streams(name, count)]
             right.barh(row + shift, statistics.median(found), height=0.34, color=color)
             right.plot(found, [row + shift] * len(found), ".", color=INK, ms=4)
-    if CEILING in names:
-        top = statistics.median(result.streams(CEILING, 1)) / 1e9
+    if BASELINE in names:
+        top = statistics.median(result.streams(BASELINE, 1)) / 1e9
         right.axvline(top, color=LIMIT, ls="--", lw=1.2)
         right.text(top, -0.75, "the host's own loopback", color=LIMIT, fontsize=8, ha="center", va="bottom")
     right.set_yticks([])
@@ -231,7 +231,7 @@ def _plain_ticks(ax: Axes, values: Sequence[float]) -> None:
     ax.minorticks_off()
 
 
-def draw_engine_lost(result: EngineLost, ax: Axes) -> Axes:
+def draw_engine_failure(result: EngineFailure, ax: Axes) -> Axes:
     """The replicas on each engine against time, and what the name meant."""
     resize(ax, 9, 2.9)
     end = result.replaced_s * 1.25

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.engine import answers
+from labhelpers.engine import responses
 from labhelpers.engine.host import Rule
-from labhelpers.engine.host.text import has_word
+from labhelpers.engine.host.text import contains_word
 from labhelpers.errors import BadInput
 from labhelpers.networks.maps import bridge_interface
 from labhelpers.networks.rules import mentions
-from labhelpers.networks.wire import once, wire
-from labhelpers.results import Result, table
+from labhelpers.networks.veth import run_in_tools, veth_pair
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,21 +25,16 @@ UNPUBLISHED = "nothing leads to a published port: no rule (iptables=false), no p
 WITHOUT_PROXY = "the engine was started with userland-proxy=false: the kernel alone forwards to the container"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PortRules(Result):
-    """The rules that came with one container, and went with it.
+    """The rules that came with one container, and went with it."""
 
-    Attributes:
-        published: how the port was published, as one writes it after `-p`.
-        inside: the container's address.
-        rules: (table, chain, text) of each rule that names the container.
-        proxies: how many processes of the engine listen on the port.
-    """
-
-    published: str
-    inside: str
-    rules: tuple[tuple[str, str, str], ...]
-    proxies: int
+    published: str = column("how the port was published, as one writes it after `-p`")
+    inside: str = column("the container's address")
+    rules: tuple[tuple[str, str, str], ...] = column(
+        "(table, chain, text) of each rule that names the container", shown=False
+    )
+    proxies: int = column("how many processes of the engine listen on the port")
 
     def frame(self) -> pd.DataFrame:
         """One row a rule."""
@@ -49,7 +43,7 @@ class PortRules(Result):
     @property
     def translations(self) -> tuple[str, ...]:
         """The rules that give packets a new destination: the container's."""
-        return tuple(text for _, _, text in self.rules if has_word(text, "DNAT") or '"dnat"' in text)
+        return tuple(text for _, _, text in self.rules if contains_word(text, "DNAT") or '"dnat"' in text)
 
     @property
     def unpublished(self) -> str | None:
@@ -62,32 +56,21 @@ class PortRules(Result):
         return None if self.proxies else WITHOUT_PROXY
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NetworkRules(Result):
-    """The firewall's rules that name the bridge of one network.
+    """The firewall's rules that name the bridge of one network."""
 
-    Attributes:
-        network: its name.
-        rules: those that filter; rules of address translation are left out.
-    """
-
-    network: str
-    rules: tuple[Rule, ...]
-
-    def frame(self) -> pd.DataFrame:
-        """One row a rule."""
-        return table([(one.chain, one.text, one.packets) for one in self.rules], ["chain", "rule", "packets"])
+    network: str = column("its name")
+    rules: tuple[Rule, ...] = rows("those that filter; rules of address translation are left out", of=Rule)
 
 
-@dataclass(frozen=True, slots=True)
-class PortReach(Result):
-    """Who gets an answer from a published port.
+@record
+class PortAccess(Result):
+    """Who gets an answer from a published port."""
 
-    Attributes:
-        rows: (published on, asked from, asked at, whether it answered).
-    """
-
-    rows: tuple[tuple[str, str, str, bool], ...]
+    rows: tuple[tuple[str, str, str, bool], ...] = column(
+        "(published on, asked from, asked at, whether it answered)", shown=False
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row a request."""
@@ -98,7 +81,7 @@ class PortReach(Result):
         return next(row[3] for row in self.rows if row[:2] == (published, source))
 
 
-def rules_of(lab: Lab, network: str) -> NetworkRules:
+def bridge_rules(lab: Lab, network: str) -> NetworkRules:
     """The firewall's rules that name the bridge of a network and filter what passes.
 
     Raises:
@@ -129,7 +112,7 @@ def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
         lab.running(lab.image("payload"), ["sleep", "600"], ports=ports) as container,
     ):
         own = lab.address_of(container)
-        port = answers.bindings(lab.inspect(container), "80/tcp")[0][1]
+        port = responses.bindings(lab.inspect(container), "80/tcp")[0][1]
         rules = [rule for rule in lab.host.firewall().rules if mentions(rule, [own])]
         proxies = [
             one
@@ -140,7 +123,7 @@ def port_rules(lab: Lab, *, everywhere: bool) -> PortRules:
     return PortRules(shown, own, tuple((r.table, r.chain, r.text) for r in rules), len(proxies))
 
 
-def port_reach(lab: Lab) -> PortReach:
+def port_access(lab: Lab) -> PortAccess:
     """Publish one server on 127.0.0.1 and one on an address that a neighbour can see, and ask both from both.
 
     The neighbour is at the other end of a wire of the lab's own: nobody else can reach that address.
@@ -149,18 +132,18 @@ def port_reach(lab: Lab) -> PortReach:
     serve = ["httpd", "-f", "-p", "80", "-h", "/www"]
     rows = []
     with lab.quiet(essential=["docker run -d -p"]), ExitStack() as stack:
-        laid = wire(lab, f"outside-{mark}")
+        laid = veth_pair(lab, f"outside-{mark}")
         stack.callback(lab.remove, laid.far, force=True)
         for address, place in (("127.0.0.1", "127.0.0.1"), (laid.host_address, "the neighbour's side")):
             ports: Mapping[str | int, Any] = {"80/tcp": (address, None)}
             server = stack.enter_context(lab.running(lab.image("payload"), serve, ports=ports))
-            port = answers.bindings(lab.inspect(server), "80/tcp")[0][1]
-            from_host = once(lab, _ask(address, port), network="host", check=False)
+            port = responses.bindings(lab.inspect(server), "80/tcp")[0][1]
+            from_host = run_in_tools(lab, _ask(address, port), network="host", check=False)
             rows.append((place, "the host", "the address that it is published on", "page" in from_host))
             request = ["sh", "-c", f"timeout 5 wget -q -O - http://{laid.host_address}:{port}/"]
             page = lab.exec(laid.far, request).stdout
             rows.append((place, "the neighbour", "the host's address on the wire", "page" in page))
-    return PortReach(tuple(rows))
+    return PortAccess(tuple(rows))
 
 
 def _ask(address: str, port: int) -> str:

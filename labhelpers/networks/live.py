@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labhelpers.networks.maps import NetworkMap, map
+from labhelpers.networks.maps import NetworkMap, network_map
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
-    from labhelpers.networks.live_map import LiveMap
+    from labhelpers.networks.map_widget import LiveMap
 
 
-def live(lab: Lab, prefix: str = "") -> LiveMap:
+def live_map(lab: Lab, prefix: str = "") -> LiveMap:
     """The map of the containers whose names begin with `prefix`, drawn anew as they come and go.
 
     As the last value of a cell it shows a picture that changes. `.stop()` ends it, and so does the lab's end.
     """
-    from labhelpers.networks.live_map import LiveMap
+    from labhelpers.networks.map_widget import LiveMap
 
     def look() -> NetworkMap:
-        return map(lab, _names(lab, prefix))
+        return network_map(lab, _names(lab, prefix))
 
     return LiveMap(lab, look)
 

@@ -6,159 +6,119 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.engine import answers, host
+from labhelpers.engine import host, responses
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, EngineUnreachable, LabError
-from labhelpers.networks.rules import is_for_port, translation
-from labhelpers.results import Result, table
+from labhelpers.networks.rules import dnat_target, is_for_port
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labhelpers.lab import Lab
 
-TRIES, DYING_TRIES, PAUSE_S = 4, 25, 0.2
-AT_ONCE = 8
+TRIES, STOPPING_TRIES, PAUSE_S = 4, 25, 0.2
+MAX_PARALLEL = 8
 
 
-@dataclass(frozen=True, slots=True)
-class End(Result):
+@record
+class NetworkEndpoint(Result):
     """One interface of a container, and where its other end is.
 
     Source: the kernel gives each end of a veth pair the index of the other one (IFLA_LINK; ip-link(8) writes
     `eth0@if42`). A macvlan gives the index of its parent.
-
-    Attributes:
-        container: the container's name.
-        interface: its name inside: `eth0`.
-        index: its number inside.
-        kind: `veth`, `macvlan`, `ipvlan`, …; `loopback` is left out.
-        mac: its hardware address.
-        addresses: with prefix length, IPv4 first.
-        mtu_bytes: the longest packet that it takes.
-        network: the engine's name of the network, or "" where the engine does not say.
-        host_index, host_interface: the other end on the host; None where it is in another namespace.
-        bridge: the bridge that the host end is a port of, or None.
-        gateway: the next hop of its default route, or None where the default route is elsewhere.
     """
 
-    container: str
-    interface: str
-    index: int
-    kind: str
-    mac: str
-    addresses: tuple[str, ...]
-    mtu_bytes: int
-    network: str
-    host_index: int | None
-    host_interface: str | None
-    bridge: str | None
-    gateway: str | None
+    container: str = column("the container's name")
+    interface: str = column("its name inside: `eth0`")
+    index: int = column("its number inside")
+    kind: str = column("`veth`, `macvlan`, `ipvlan`, …; `loopback` is left out")
+    mac: str = column("its hardware address")
+    addresses: tuple[str, ...] = column("with prefix length, IPv4 first")
+    mtu_bytes: int = column("the longest packet that it takes")
+    network: str = column(
+        "the engine's name of the network, or an empty string where the engine does not say"
+    )
+    host_index: int | None = column("the other end on the host; None where it is in another namespace")
+    host_interface: str | None = column("the other end on the host; None where it is in another namespace")
+    bridge: str | None = column("the bridge that the host end is a port of, or None")
+    gateway: str | None = column(
+        "the next hop of its default route, or None where the default route is elsewhere"
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Node(Result):
-    """A container on the map.
+@record
+class MappedContainer(Result):
+    """A container on the map."""
 
-    Attributes:
-        name, id: the engine's.
-        mode: its network mode: `bridge`, `host`, `none`, `container:…`, or a network's name.
-        namespace: the id of its network namespace (the inode that `lsns` shows), None where the host hides it.
-        shares_host: whether that is the host's own network namespace.
-    """
-
-    name: str
-    id: str
-    mode: str
-    namespace: int | None
-    shares_host: bool
+    name: str = column("the engine's")
+    id: str = column("the engine's")
+    mode: str = column("its network mode: `bridge`, `host`, `none`, `container:…`, or a network's name")
+    namespace: int | None = column(
+        "the id of its network namespace (the inode that `lsns` shows), None where the host hides it"
+    )
+    shares_host: bool = column("whether that is the host's own network namespace")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Network(Result):
-    """A network of the engine.
+    """A network of the engine."""
 
-    Attributes:
-        name, id, driver: the engine's.
-        subnets: with prefix length.
-        gateway: the address that the engine gives out as the next hop, or None.
-        interface: its bridge on the host, or the parent of its macvlans; None where the host has none.
-        internal: whether it has no way out.
-    """
-
-    name: str
-    id: str
-    driver: str
-    subnets: tuple[str, ...]
-    gateway: str | None
-    interface: str | None
-    internal: bool
+    name: str = column("the engine's")
+    id: str = column("the engine's")
+    driver: str = column("the engine's")
+    subnets: tuple[str, ...] = column("with prefix length")
+    gateway: str | None = column("the address that the engine gives out as the next hop, or None")
+    interface: str | None = column(
+        "its bridge on the host, or the parent of its macvlans; None where the host has none"
+    )
+    internal: bool = column("whether it has no way out")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bridge(Result):
-    """A bridge of the host.
+    """A bridge of the host."""
 
-    Attributes:
-        name: of the interface: `docker0`, `br-…`.
-        index: its number.
-        addresses: the host's own on it, with prefix length.
-        network: the engine's network that it is for, or "" for somebody else's bridge.
-        ports: the interfaces that are its ports, sorted.
-    """
-
-    name: str
-    index: int
-    addresses: tuple[str, ...]
-    network: str
-    ports: tuple[str, ...]
+    name: str = column("of the interface: `docker0`, `br-…`")
+    index: int = column("its number")
+    addresses: tuple[str, ...] = column("the host's own on it, with prefix length")
+    network: str = column(
+        "the engine's network that it is for, or an empty string for somebody else's bridge"
+    )
+    ports: tuple[str, ...] = column("the interfaces that are its ports, sorted")
 
 
-@dataclass(frozen=True, slots=True)
-class Published(Result):
-    """A port of the host that leads to a container.
+@record
+class PublishedPort(Result):
+    """A port of the host that leads to a container."""
 
-    Attributes:
-        container: its name.
-        host_address, host_port: where it is published; `0.0.0.0` and `::` mean every address of the host.
-        port: the port inside, as `80/tcp`.
-        rules: the firewall's rules that send packets there, each as `tool table/chain: text`.
-        proxy: whether a process of the engine (`docker-proxy`) listens on the port, too.
-    """
-
-    container: str
-    host_address: str
-    host_port: int
-    port: str
-    rules: tuple[str, ...]
-    proxy: bool
+    container: str = column("its name")
+    host_address: str = column("where it is published; `0.0.0.0` and `::` mean every address of the host")
+    host_port: int = column("where it is published; `0.0.0.0` and `::` mean every address of the host")
+    port: str = column("the port inside, as `80/tcp`")
+    rules: tuple[str, ...] = column(
+        "the firewall's rules that send packets there, each as `tool table/chain: text`"
+    )
+    proxy: bool = column("whether a process of the engine (`docker-proxy`) listens on the port, too")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NetworkMap(Result):
-    """Who is joined to whom on the engine's host, at one moment.
+    """Who is joined to whom on the engine's host, at one moment."""
 
-    Attributes:
-        nodes: the containers that ran, by name.
-        ends: every interface of theirs but loopback, by container and index.
-        bridges: those of the host, by index.
-        networks: the engine's, by name.
-        published: by container and port.
-        host_interfaces: every interface of the host, by index.
-        host_routes: the host's main routing table.
-        cannot_show: what the engine's host hides from the lab; empty where all is shown.
-    """
-
-    nodes: tuple[Node, ...]
-    ends: tuple[End, ...]
-    bridges: tuple[Bridge, ...]
-    networks: tuple[Network, ...]
-    published: tuple[Published, ...]
-    host_interfaces: tuple[host.Interface, ...]
-    host_routes: tuple[host.Route, ...]
-    cannot_show: tuple[str, ...]
+    nodes: tuple[MappedContainer, ...] = column("the containers that ran, by name", shown=False)
+    ends: tuple[NetworkEndpoint, ...] = column(
+        "every interface of theirs but loopback, by container and index", shown=False
+    )
+    bridges: tuple[Bridge, ...] = column("those of the host, by index", shown=False)
+    networks: tuple[Network, ...] = column("the engine's, by name", shown=False)
+    published: tuple[PublishedPort, ...] = column("by container and port", shown=False)
+    host_interfaces: tuple[host.Interface, ...] = column("every interface of the host, by index", shown=False)
+    host_routes: tuple[host.Route, ...] = column("the host's main routing table", shown=False)
+    cannot_show: tuple[str, ...] = column(
+        "what the engine's host hides from the lab; empty where all is shown"
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row an interface of a container."""
@@ -183,7 +143,7 @@ class NetworkMap(Result):
             f"{len(self.bridges)} bridges and {len(self.networks)} networks"
         )
 
-    def ends_of(self, container: str) -> tuple[End, ...]:
+    def ends_of(self, container: str) -> tuple[NetworkEndpoint, ...]:
         """The interfaces of one container."""
         return tuple(end for end in self.ends if end.container == container)
 
@@ -192,7 +152,7 @@ class NetworkMap(Result):
         return next((bridge for bridge in self.bridges if bridge.network == network), None)
 
 
-def map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
+def network_map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
     """The map of every container that runs, or of those named.
 
     A container that ends while it is looked at is left out: the map shows what is there when the look is over.
@@ -207,13 +167,13 @@ def map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
     wanted = None if containers is None else set(containers)
     lab.host.kernel()  # starts the view: its helper is then known, and left out
     ids = _running(lab, wanted)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_PARALLEL) as pool:
         seen = {id: one for id, one in zip(ids, pool.map(lambda id: _seen(lab, id), ids), strict=True) if one}
     for attempt in range(TRIES):
         here = lab.host.network()
         # all of them against one look at the host
         joined = [(row, _ends(row, inside, here)) for row, inside in seen.values()]
-        loose = [row["Id"] for row, ends in joined if _is_loose(ends)]
+        loose = [row["Id"] for row, ends in joined if _has_missing_peer(ends)]
         if not loose:
             break
         if attempt == TRIES - 1:
@@ -235,7 +195,7 @@ def map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
 
 def _map(
     lab: Lab,
-    joined: Sequence[tuple[Mapping[str, Any], list[End]]],
+    joined: Sequence[tuple[Mapping[str, Any], list[NetworkEndpoint]]],
     here: host.Network,
     processes: Sequence[host.Process],
     only_used: bool,
@@ -249,7 +209,7 @@ def _map(
         space = spaces.get(row["State"]["Pid"])
         shares = mode == "host" or (space is not None and space == spaces.get(here_pid))
         name = "bridge" if mode == "default" else mode
-        nodes.append(Node(row["Name"].lstrip("/"), row["Id"], name, space, shares))
+        nodes.append(MappedContainer(row["Name"].lstrip("/"), row["Id"], name, space, shares))
         ends += [] if shares else found
     networks = _networks(lab)
     bridges = _bridges(here, networks)
@@ -266,17 +226,17 @@ def _map(
         tuple(_published(lab, [row for row, _ in joined], processes)),
         here.interfaces,
         here.routes,
-        lab.host.cannot_show,
+        lab.host.unavailable,
     )
 
 
-def _is_loose(ends: Sequence[End]) -> bool:
+def _has_missing_peer(ends: Sequence[NetworkEndpoint]) -> bool:
     return any(end.kind == "veth" and end.host_interface is None for end in ends)
 
 
 def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
     """A container and its network; None for one that has ended, or is being ended."""
-    for attempt in range(DYING_TRIES):
+    for attempt in range(STOPPING_TRIES):
         row = _inspected(lab, id)
         if row is None:
             return None
@@ -286,7 +246,7 @@ def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
             raise
         except LabError:
             # the kernel has ended it, and the engine has not heard of it yet; or it really cannot be seen
-            if attempt == DYING_TRIES - 1:
+            if attempt == STOPPING_TRIES - 1:
                 raise
             time.sleep(PAUSE_S)
     raise AssertionError("unreachable")
@@ -295,7 +255,7 @@ def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
 def _running(lab: Lab, wanted: set[str] | None) -> list[str]:
     """The ids of the containers that run, without the one that looks."""
     rows = lab.list_containers()
-    names = {name.lstrip("/"): row["Id"] for row in rows for name in answers.rows(row, "Names")}
+    names = {name.lstrip("/"): row["Id"] for row in rows for name in responses.nested_list(row, "Names")}
     if wanted is not None:
         if unknown := sorted(wanted - names.keys()):
             raise BadInput(
@@ -311,11 +271,11 @@ def _inspected(lab: Lab, id: str) -> dict[str, Any] | None:
         row = lab.inspect(id)
     except (ContainerMissing, EngineRefused):
         return None
-    state = answers.part(row, "State")
+    state = responses.nested_object(row, "State")
     return row if state.get("Running") and state.get("Pid") else None
 
 
-def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> list[End]:
+def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> list[NetworkEndpoint]:
     on_host = {one.index: one for one in here.interfaces}
     ends = []
     for one in inside.interfaces:
@@ -341,7 +301,7 @@ def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> l
             None,
         )
         ends.append(
-            End(
+            NetworkEndpoint(
                 container=row["Name"].lstrip("/"),
                 interface=one.name,
                 index=one.index,
@@ -361,7 +321,7 @@ def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> l
 
 def _network_of(row: Mapping[str, Any], addresses: Sequence[str], mac: str) -> str:
     own = {address.partition("/")[0] for address in addresses}
-    for name, endpoint in answers.networks(row).items():
+    for name, endpoint in responses.networks(row).items():
         given = {endpoint.get("IPAddress"), endpoint.get("GlobalIPv6Address")}
         if given & own or (endpoint.get("MacAddress") or "-") == mac:
             return str(name)
@@ -371,7 +331,7 @@ def _network_of(row: Mapping[str, Any], addresses: Sequence[str], mac: str) -> s
 def _networks(lab: Lab) -> list[Network]:
     found = []
     for row in lab.list_networks():
-        pools = answers.rows(row, "IPAM", "Config")
+        pools = responses.nested_list(row, "IPAM", "Config")
         options = row.get("Options") or {}
         interface = None
         if row["Driver"] == "bridge":
@@ -383,7 +343,7 @@ def _networks(lab: Lab) -> list[Network]:
                 row["Name"],
                 row["Id"],
                 row["Driver"],
-                tuple(answers.subnets(row)),
+                tuple(responses.subnets(row)),
                 next((str(pool["Gateway"]) for pool in pools if pool and pool.get("Gateway")), None),
                 interface,
                 bool(row.get("Internal")),
@@ -422,11 +382,11 @@ def _bridges(here: host.Network, networks: Sequence[Network]) -> list[Bridge]:
 
 def _published(
     lab: Lab, rows: Sequence[Mapping[str, Any]], processes: Sequence[host.Process]
-) -> list[Published]:
+) -> list[PublishedPort]:
     wanted = [
         (row, inside, binding)
         for row in rows
-        for inside, bindings in sorted(answers.part(row, "NetworkSettings", "Ports").items())
+        for inside, bindings in sorted(responses.nested_object(row, "NetworkSettings", "Ports").items())
         for binding in bindings or []
     ]
     if not wanted:
@@ -437,13 +397,13 @@ def _published(
     for row, inside, binding in wanted:
         own = {
             endpoint[key]
-            for endpoint in answers.networks(row).values()
+            for endpoint in responses.networks(row).values()
             for key in ("IPAddress", "GlobalIPv6Address")
             if endpoint.get(key)
         }
         address, port = binding.get("HostIp") or "0.0.0.0", int(binding.get("HostPort") or 0)
         found.append(
-            Published(
+            PublishedPort(
                 row["Name"].lstrip("/"),
                 address,
                 port,
@@ -451,7 +411,7 @@ def _published(
                 tuple(
                     f"{rule.tool} {rule.table}/{rule.chain}: {rule.text}"
                     for rule in rules
-                    if _sends(rule, port, own, inside) and (":" in address) == (rule.family == "ip6")
+                    if _translates_to(rule, port, own, inside) and (":" in address) == (rule.family == "ip6")
                 ),
                 any(re.search(rf"-host-port {port}(?!\S)", command) for command in proxies),
             )
@@ -459,8 +419,8 @@ def _published(
     return sorted(found, key=lambda one: (one.container, one.port, one.host_address))
 
 
-def _sends(rule: host.Rule, port: int, own: set[str], inside: str) -> bool:
+def _translates_to(rule: host.Rule, port: int, own: set[str], inside: str) -> bool:
     """Whether a rule translates packets for the host's `port` to the container."""
-    target = translation(rule)
+    target = dnat_target(rule)
     number = int(inside.partition("/")[0])
     return target is not None and target[0] in own and target[1] in (None, number) and is_for_port(rule, port)

@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from labhelpers.course import nested
-from labhelpers.course.nested import WRITABLE_CGROUPS
+from labhelpers.course import nested_engine
+from labhelpers.course.nested_engine import REMOUNT_CGROUPS_SCRIPT
 from labhelpers.errors import BadInput, EngineRefused, LabError, NotRunning
-from labhelpers.lab.names import all_named, named
+from labhelpers.lab.names import all_with_suffix, with_suffix
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-NAMES = all_named("engine-1", "engine-2")
-WIRE = named("between-engines")
+NAMES = all_with_suffix("engine-1", "engine-2")
+UNDERLAY_NETWORK = with_suffix("between-engines")
 OVERLAY = "across"
 IMAGE = "labhelpers/payload:latest"
 # the swarm, and the network that spans it
@@ -28,7 +28,7 @@ ESSENTIAL = tuple(
 )
 
 
-class Engines:
+class SwarmEngines:
     """Two engines, each in a container of the lab's engine, joined as a swarm with one overlay network.
 
     `close`, or the end of a `with` block, removes both, and so does the end of the lab.
@@ -51,7 +51,7 @@ class Engines:
     def __bool__(self) -> bool:
         return self.why_not is None and bool(self.containers)
 
-    def __enter__(self) -> Engines:
+    def __enter__(self) -> SwarmEngines:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,7 +117,7 @@ class Engines:
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(self._remove, self.containers))
             self.containers = []
-            self.lab.remove_network(WIRE)
+            self.lab.remove_network(UNDERLAY_NETWORK)
 
     def _remove(self, container: Container) -> None:
         with suppress(LabError):
@@ -125,17 +125,17 @@ class Engines:
             self.lab.remove(container, force=True, volumes=True)
 
 
-def two_engines(lab: Lab) -> Engines:
+def swarm_of_two(lab: Lab) -> SwarmEngines:
     """Start two engines and join them; where that cannot be, the answer says why.
 
-    They run in containers with the rights of `labhelpers.course.nested`, on a network of their own, with no port
+    They run in containers with the rights of `labhelpers.course.nested_engine`, on a network of their own, with no port
     published; their data is in anonymous volumes that go with them.
 
     Raises:
         NameTaken: somebody else has a container called engine-1 or engine-2.
         LabError: the image of the engines could not be made.
     """
-    engines = Engines(lab)
+    engines = SwarmEngines(lab)
     payload = lab.image("payload")
     image = lab.image("engine")
     began = time.monotonic()
@@ -155,27 +155,31 @@ def two_engines(lab: Lab) -> Engines:
     return engines
 
 
-def _start(lab: Lab, engines: Engines, image: str, payload: str) -> str | None:
+def _start(lab: Lab, engines: SwarmEngines, image: str, payload: str) -> str | None:
     """Start both engines and give them the payload; why this engine cannot run them, or None."""
-    script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///var/run/docker.sock"
+    script = f"{REMOUNT_CGROUPS_SCRIPT}exec dockerd --host=unix:///var/run/docker.sock"
     try:
         # of 1,500 also where the engine gives its networks another MTU (default-network-opts)
-        lab.create_network(WIRE, options={"com.docker.network.driver.mtu": "1500"})
+        lab.create_network(UNDERLAY_NETWORK, options={"com.docker.network.driver.mtu": "1500"})
         for name in NAMES:
             engines.containers.append(
-                nested.started(lab, image, script, name=name, hostname=name, network=WIRE)
+                nested_engine.engine_container(
+                    lab, image, script, name=name, hostname=name, network=UNDERLAY_NETWORK
+                )
             )
     except EngineRefused as error:
         return f"this engine refuses engines in its containers: {error.engine_message}"
-    archive = nested.archive(lab, payload)
+    archive = nested_engine.payload_archive(lab, payload)
     with ThreadPoolExecutor(2) as pool:
-        failures = list(pool.map(lambda one: nested.ready(lab, one, archive), engines.containers))
+        failures = list(
+            pool.map(lambda one: nested_engine.wait_until_ready(lab, one, archive), engines.containers)
+        )
     failed = next((one for one in failures if one), None)
     return failed and f"this engine cannot run engines in its containers: {failed}"
 
 
-def _join(lab: Lab, engines: Engines) -> None:
-    engines.addresses += [lab.address_of(container, WIRE) for container in engines.containers]
+def _join(lab: Lab, engines: SwarmEngines) -> None:
+    engines.addresses += [lab.address_of(container, UNDERLAY_NETWORK) for container in engines.containers]
     # a short heartbeat: a lost engine is noticed in seconds, not in a quarter of a minute
     first = engines.addresses[0]
     engines.docker(1, "swarm", "init", "--advertise-addr", first, "--dispatcher-heartbeat", "1s")

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import BadInput
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ETHERNET, COOKED_1, COOKED = 1, 113, 276
-COOKED_BYTES = {COOKED_1: 16, COOKED: 20}
+ETHERNET, LINUX_SLL, LINUX_SLL2 = 1, 113, 276
+COOKED_BYTES = {LINUX_SLL: 16, LINUX_SLL2: 20}
 VXLAN_PORT = 4789
 # one in another; a packet may hold a thousand, more than Python's stack
 MOST_TUNNELS = 8
@@ -29,47 +28,37 @@ MAGIC = {
     b"\x4d\x3c\xb2\xa1": ("<", 1e9),
     b"\xa1\xb2\x3c\x4d": (">", 1e9),
 }
-WAYS = ("in", "in (broadcast)", "in (multicast)", "passing", "out")
+DIRECTIONS = ("in", "in (broadcast)", "in (multicast)", "passing", "out")
 ICMP = {0: "echo reply", 3: "unreachable", 8: "echo request"}
 FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 
 
-@dataclass(frozen=True, slots=True)
-class Layer(Result):
-    """One header of a packet.
+@record
+class Header(Result):
+    """One header of a packet."""
 
-    Attributes:
-        name: `Ethernet`, `IPv4`, `UDP`, `VXLAN`, …
-        bytes: how long the header is.
-        fields: (name, value) of those that the course looks at.
-    """
-
-    name: str
-    bytes: int
-    fields: tuple[tuple[str, str], ...]
+    name: str = column("`Ethernet`, `IPv4`, `UDP`, `VXLAN`, …")
+    bytes: int = column("how long the header is")
+    fields: tuple[tuple[str, str], ...] = column(
+        "(name, value) of those that the course looks at", shown=False
+    )
 
     def get(self, name: str) -> str:
         """The value of one field; KeyError where the layer has none of that name."""
         return dict(self.fields)[name]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Packet(Result):
-    """A packet as it was seen at one interface.
+    """A packet as it was seen at one interface."""
 
-    Attributes:
-        at_s: when, in seconds since 1970, on the clock of the engine's host.
-        interface: the index of the interface, 0 where the capture does not tell.
-        way: `in`, `out`, `passing` (for somebody else), or "" where the capture does not tell.
-        bytes: how long the packet was on the wire.
-        layers: its headers, the outermost first.
-    """
-
-    at_s: float
-    interface: int
-    way: str
-    bytes: int
-    layers: tuple[Layer, ...]
+    at_s: float = column("when, in seconds since 1970, on the clock of the engine's host")
+    interface: int = column("the index of the interface, 0 where the capture does not tell")
+    way: str = column(
+        "`in`, `out`, `passing` (for somebody else), or an empty string where the capture does not tell"
+    )
+    bytes: int = column("how long the packet was on the wire")
+    layers: tuple[Header, ...] = rows("its headers, the outermost first", of=Header)
 
     def frame(self) -> pd.DataFrame:
         """One row a header."""
@@ -79,7 +68,7 @@ class Packet(Result):
         ]
         return table(rows, ["header", "bytes", "says"])
 
-    def layer(self, name: str, which: int = 0) -> Layer | None:
+    def layer(self, name: str, which: int = 0) -> Header | None:
         """The header called `name`, counted from the outermost; None where there is none."""
         found = [layer for layer in self.layers if layer.name == name]
         return found[which] if which < len(found) else None
@@ -111,36 +100,36 @@ def _packet(at_s: float, length: int, data: bytes, kind: int) -> Packet:
     cooked = COOKED_BYTES.get(kind, 0)
     if len(data) < cooked or (not cooked and kind != ETHERNET):
         return Packet(at_s, 0, "", length, ())
-    if kind == COOKED:
+    if kind == LINUX_SLL2:
         protocol, _, index, _, way, _ = struct.unpack_from("!HHIHBB", data)
-    elif kind == COOKED_1:
+    elif kind == LINUX_SLL:
         # written by libpcap before 1.10; it does not say which interface
         way, *_, protocol = struct.unpack_from("!HHHQH", data)
         index = 0
     else:
         return Packet(at_s, 0, "", length, tuple(_ethernet(data)))
     layers = tuple(_network(protocol, data[cooked:]))
-    return Packet(at_s, index, WAYS[min(way, 4)], length - cooked, layers)
+    return Packet(at_s, index, DIRECTIONS[min(way, 4)], length - cooked, layers)
 
 
 def _mac(data: bytes) -> str:
     return data.hex(":")
 
 
-def _ethernet(data: bytes, tunnels: int = 0) -> list[Layer]:
+def _ethernet(data: bytes, tunnels: int = 0) -> list[Header]:
     if len(data) < 14:
         return []
     (protocol,) = struct.unpack_from("!H", data, 12)
-    header = Layer("Ethernet", 14, (("from", _mac(data[6:12])), ("to", _mac(data[:6]))))
+    header = Header("Ethernet", 14, (("from", _mac(data[6:12])), ("to", _mac(data[:6]))))
     return [header, *_network(protocol, data[14:], tunnels)]
 
 
-def _network(protocol: int, data: bytes, tunnels: int = 0) -> list[Layer]:
+def _network(protocol: int, data: bytes, tunnels: int = 0) -> list[Header]:
     if protocol == 0x0806 and len(data) >= 28:
         (operation,) = struct.unpack_from("!H", data, 6)
         asks = "who has" if operation == 1 else "is at"
         who = str(ipaddress.IPv4Address(data[24:28] if operation == 1 else data[14:18]))
-        return [Layer("ARP", 28, ((asks, who), ("from", _mac(data[8:14]))))]
+        return [Header("ARP", 28, ((asks, who), ("from", _mac(data[8:14]))))]
     if protocol != 0x0800 or len(data) < 20:
         return []
     length = (data[0] & 15) * 4
@@ -154,15 +143,15 @@ def _network(protocol: int, data: bytes, tunnels: int = 0) -> list[Layer]:
     offset = (fragment & 0x1FFF) * 8
     if fragment & 0x2000 or offset:
         fields.append(("fragment", f"at {offset}" + (", more follow" if fragment & 0x2000 else ", the last")))
-    header = Layer("IPv4", length, tuple(fields))
+    header = Header("IPv4", length, tuple(fields))
     return [header, *([] if offset else _transport(data[9], data[length:], tunnels))]
 
 
-def _transport(protocol: int, data: bytes, tunnels: int) -> list[Layer]:
+def _transport(protocol: int, data: bytes, tunnels: int) -> list[Header]:
     if protocol == 1 and len(data) >= 8:
         number, sequence = struct.unpack_from("!HH", data, 4)
         return [
-            Layer(
+            Header(
                 "ICMP",
                 8,
                 (("is", ICMP.get(data[0], str(data[0]))), ("id", str(number)), ("seq", str(sequence))),
@@ -178,15 +167,15 @@ def _transport(protocol: int, data: bytes, tunnels: int) -> list[Layer]:
             ("seq", str(sequence)),
             ("ack", str(acknowledged)),
         )
-        return [Layer("TCP", (data[12] >> 4) * 4, fields)]
+        return [Header("TCP", (data[12] >> 4) * 4, fields)]
     if protocol == 17 and len(data) >= 8:
         source, target = struct.unpack_from("!HH", data)
-        header = Layer("UDP", 8, (("from", str(source)), ("to", str(target))))
+        header = Header("UDP", 8, (("from", str(source)), ("to", str(target))))
         if target == VXLAN_PORT and len(data) >= 16 and tunnels < MOST_TUNNELS:
             number = int.from_bytes(data[12:15], "big")
             return [
                 header,
-                Layer("VXLAN", 8, (("network", str(number)),)),
+                Header("VXLAN", 8, (("network", str(number)),)),
                 *_ethernet(data[16:], tunnels + 1),
             ]
         return [header]

@@ -13,18 +13,17 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.engine import answers
+from labhelpers.engine import responses
 from labhelpers.errors import BadInput, LabError
+from labhelpers.networks.engine_settings import network_settings
 from labhelpers.networks.firewall import UNPUBLISHED
-from labhelpers.networks.limits import limits
-from labhelpers.networks.maps import map
-from labhelpers.networks.overlay import OVERLAY, Engines
-from labhelpers.networks.wire import wire
-from labhelpers.results import Result, table
+from labhelpers.networks.maps import network_map
+from labhelpers.networks.overlay import OVERLAY, SwarmEngines
+from labhelpers.networks.veth import veth_pair
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,46 +40,38 @@ PATHS = (
     "published port",
     "overlay",
 )
-CEILING = "host"
+BASELINE = "host"
 """A program in a container with `--network host` talks over the host's own loopback: nothing can be faster."""
 IPERF, ECHO = 5201, 5202
 SCRIPT = (Path(__file__).parent / "inside" / "probe.py").read_text(encoding="utf-8")
 ROUND_TRIPS = 400
-MOST_ROUNDS = 50
+MAX_ROUNDS = 50
 WARM_BYTES = 16 << 20
 STREAM_S = 0.25
 SERVE = f'iperf3 -s -D -p {IPERF} && exec python3 -c "$PROBE" serve 0.0.0.0 {ECHO}'
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sample(Result):
-    """One measurement of one way.
+    """One measurement of one way."""
 
-    Attributes:
-        path: its name, out of `PATHS`.
-        round: its number; in each round every way is measured once.
-        round_trips_us: of one small message each over TCP and its echo, one after the other.
-        one_stream_bits_per_s, four_streams_bits_per_s: what iperf3 carried, as the receiver counted it.
-    """
-
-    path: str
-    round: int
-    round_trips_us: tuple[float, ...]
-    one_stream_bits_per_s: float
-    four_streams_bits_per_s: float
+    path: str = column("its name, out of `PATHS`")
+    round: int = column("its number; in each round every way is measured once")
+    round_trips_us: tuple[float, ...] = column(
+        "of one small message each over TCP and its echo, one after the other"
+    )
+    one_stream_bits_per_s: float = column("what iperf3 carried, as the receiver counted it")
+    four_streams_bits_per_s: float = column("what iperf3 carried, as the receiver counted it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Paths(Result):
-    """What the ways between two programs cost, on one engine, in one run.
+    """What the ways between two programs cost, on one engine, in one run."""
 
-    Attributes:
-        samples: in the order in which they were taken.
-        left_out: (way, why) of those that this engine cannot have.
-    """
-
-    samples: tuple[Sample, ...]
-    left_out: tuple[tuple[str, str], ...]
+    samples: tuple[Sample, ...] = rows("in the order in which they were taken", of=Sample)
+    left_out: tuple[tuple[str, str], ...] = column(
+        "(way, why) of those that this engine cannot have", shown=False
+    )
 
     def __repr__(self) -> str:
         return f"{len(self.samples)} measurements of {len(self.names)} ways"
@@ -136,11 +127,13 @@ def _spread(bits: Sequence[float]) -> str:
     return f"{middle} ({least} to {most})"
 
 
-Ask = Callable[..., dict[str, Any]]
+Measure = Callable[..., dict[str, Any]]
 """Measures one way: keyword arguments of `probe.py`'s client → what it found."""
 
 
-def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: int | None = None) -> Paths:
+def paths(
+    lab: Lab, engines: SwarmEngines | None = None, *, rounds: int = 3, seed: int | None = None
+) -> Paths:
     """Measure every way that this engine has.
 
     Args:
@@ -152,13 +145,13 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
         BadInput: a number of rounds that cannot be meant.
         LabError: a measurement failed; its words are kept.
     """
-    if isinstance(rounds, bool) or not 1 <= rounds <= MOST_ROUNDS:
-        raise BadInput(f"{rounds!r} rounds are not possible", hint=f"give 1 to {MOST_ROUNDS}")
+    if isinstance(rounds, bool) or not 1 <= rounds <= MAX_ROUNDS:
+        raise BadInput(f"{rounds!r} rounds are not possible", hint=f"give 1 to {MAX_ROUNDS}")
     order = random.Random(seed)
     left_out: list[tuple[str, str]] = []
     samples = []
     with lab.quiet(essential=["docker network create"]), ExitStack() as stack:
-        ways = stack.enter_context(_ways(lab, left_out))
+        ways = stack.enter_context(_connection_pairs(lab, left_out))
         if engines:
             ways["overlay"] = stack.enter_context(_overlay(engines))
         else:
@@ -190,7 +183,7 @@ def paths(lab: Lab, engines: Engines | None = None, *, rounds: int = 3, seed: in
 
 
 @contextmanager
-def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]:
+def _connection_pairs(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Measure]]:
     """A client and a server for every way on one engine; what it cannot have is added to `left_out`."""
     mark = lab.session[:4]
     made: list[Container] = []
@@ -210,7 +203,7 @@ def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]
             list(pool.map(lambda one: lab.remove(one, force=True), made))
 
     with ExitStack() as stack:
-        laid = wire(lab, far)
+        laid = veth_pair(lab, far)
         stack.callback(lab.remove, far, force=True)
         for name, options in (
             (f"paths-{mark}", {}),
@@ -240,17 +233,17 @@ def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]
         with ThreadPoolExecutor(4) as pool:
             plain, own, mac, from_plain, from_own, from_mac, from_host = pool.map(start, wanted)
         attrs = lab.inspect(plain)
-        iperf, echo = (answers.bindings(attrs, f"{port}/tcp")[0][1] for port in (IPERF, ECHO))
+        iperf, echo = (responses.bindings(attrs, f"{port}/tcp")[0][1] for port in (IPERF, ECHO))
         inside = (IPERF, ECHO)
         ways = {
-            "same container": _asker(lab, plain, "127.0.0.1", inside),
-            "host": _asker(lab, from_host, "127.0.0.1", host_ports),
-            "default bridge": _asker(lab, from_plain, lab.address_of(plain), inside),
-            "user-defined bridge": _asker(lab, from_own, lab.address_of(own), inside),
-            "macvlan": _asker(lab, from_mac, lab.address_of(mac), inside),
-            "published port": _asker(lab, from_host, "127.0.0.1", (iperf, echo)),
+            "same container": _measure_from(lab, plain, "127.0.0.1", inside),
+            "host": _measure_from(lab, from_host, "127.0.0.1", host_ports),
+            "default bridge": _measure_from(lab, from_plain, lab.address_of(plain), inside),
+            "user-defined bridge": _measure_from(lab, from_own, lab.address_of(own), inside),
+            "macvlan": _measure_from(lab, from_mac, lab.address_of(mac), inside),
+            "published port": _measure_from(lab, from_host, "127.0.0.1", (iperf, echo)),
         }
-        here, published = limits(lab), map(lab, [str(plain.name)]).published
+        here, published = network_settings(lab), network_map(lab, [str(plain.name)]).published
         reasons = {
             "default bridge": here.icc("bridge"),
             "user-defined bridge": here.icc(f"paths-{mark}"),
@@ -265,7 +258,7 @@ def _ways(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dict[str, Ask]]
 
 def _server_on_host(lab: Lab, made: list[Container], mark: str) -> tuple[int, int]:
     """A server in the host's network namespace, on two ports of 127.0.0.1 that the kernel chose."""
-    found = lab.once(lab.image("tools"), ["python3", "-c", SCRIPT, "free"], network="host")
+    found = lab.run_once(lab.image("tools"), ["python3", "-c", SCRIPT, "free"], network="host")
     try:
         iperf, echo = (int(word) for word in found.stdout.split())
     except ValueError:
@@ -289,7 +282,7 @@ def _server_on_host(lab: Lab, made: list[Container], mark: str) -> tuple[int, in
 
 
 @contextmanager
-def _overlay(engines: Engines) -> Iterator[Ask]:
+def _overlay(engines: SwarmEngines) -> Iterator[Measure]:
     """A client on one engine, a server on the other: programs of their machines, in their containers' networks."""
     source, target = "paths-client", "paths-server"
     if not engines.docker(1, "ps", "-q", "--filter", f"name=^{source}$"):
@@ -312,7 +305,7 @@ def _overlay(engines: Engines) -> Iterator[Ask]:
         engines.docker(2, "rm", "-f", target, check=False)
 
 
-def _asker(lab: Lab, container: Container, address: str, ports: tuple[int, int]) -> Ask:
+def _measure_from(lab: Lab, container: Container, address: str, ports: tuple[int, int]) -> Measure:
     def ask(**options: Any) -> dict[str, Any]:
         told = json.dumps({"address": address, "iperf": ports[0], "echo": ports[1], **options})
         return _read(str(lab.exec(container, ["python3", "-c", SCRIPT, "ask", told])))

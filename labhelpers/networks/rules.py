@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.engine.host.text import has_word
+from labhelpers.engine.host.text import contains_word
 
 if TYPE_CHECKING:
     from labhelpers.engine.host import Rule
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def mentions(rule: Rule, words: Iterable[str]) -> bool:
     """Whether a rule names one of `words`: interfaces, addresses, or subnets with their prefix length."""
     texts = [rule.text, rule.chain.replace("__", " "), *(_prefixes(rule) if rule.tool == "nft" else ())]
-    return any(has_word(text, word) for word in words for text in texts)
+    return any(contains_word(text, word) for word in words for text in texts)
 
 
-def translation(rule: Rule) -> tuple[str, int | None] | None:
+def dnat_target(rule: Rule) -> tuple[str, int | None] | None:
     """Where a rule that changes the destination sends packets: (address, port or None). None for another rule."""
     if rule.tool == "nft":
         for name, value in _expressions(rule):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.waiting import wait_for
 from labhelpers.errors import BadInput, TimedOut
-from labhelpers.networks.capture import capturing
-from labhelpers.networks.overlay import IMAGE, NAMES, OVERLAY, Engines
+from labhelpers.networks.capture import capture
+from labhelpers.networks.overlay import IMAGE, NAMES, OVERLAY, SwarmEngines
 from labhelpers.networks.packets import Packet
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,30 +25,25 @@ PING_HEADERS = 28
 """IPv4 and ICMP: what `ping -s` does not count."""
 VXLAN_HEADERS = 50
 """Outer Ethernet 14 (not counted in an MTU) is replaced by the inner one: 14 + 8 VXLAN + 8 UDP + 20 IPv4 (RFC 7348)."""
-LOST_S = 90.0
-LOOK_S = 0.5
+FAILOVER_TIMEOUT_S = 90.0
+POLL_S = 0.5
 """Between two looks: each is a few processes on a machine that has just lost half of itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Across(Result):
-    """A ping from a container on one engine to a container on the other, seen on the wire between the engines.
+@record
+class OverlayPing(Result):
+    """A ping from a container on one engine to a container on the other, seen on the wire between the engines."""
 
-    Attributes:
-        addresses: (container, its address on the overlay) of both.
-        engines: (engine, its address on the wire between them) of both.
-        answered: whether the other container answered to its name.
-        mtu_bytes: of the container's interface.
-        wire_mtu_bytes: of the engine's interface, where the packet leaves.
-        packets: those seen on the wire.
-    """
-
-    addresses: tuple[tuple[str, str], ...]
-    engines: tuple[tuple[str, str], ...]
-    answered: bool
-    mtu_bytes: int
-    wire_mtu_bytes: int
-    packets: tuple[Packet, ...]
+    addresses: tuple[tuple[str, str], ...] = column(
+        "(container, its address on the overlay) of both", shown=False
+    )
+    engines: tuple[tuple[str, str], ...] = column(
+        "(engine, its address on the wire between them) of both", shown=False
+    )
+    answered: bool = column("whether the other container answered to its name")
+    mtu_bytes: int = column("of the container's interface")
+    wire_mtu_bytes: int = column("of the engine's interface, where the packet leaves")
+    packets: tuple[Packet, ...] = rows("those seen on the wire", of=Packet)
 
     @property
     def request(self) -> Packet:
@@ -67,43 +61,33 @@ class Across(Result):
         return self.request.frame()
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing(Result):
-    """Whether a ping of one size crosses, not allowed to be cut into fragments.
+@record
+class MtuProbe(Result):
+    """Whether a ping of one size crosses, not allowed to be cut into fragments."""
 
-    Attributes:
-        payload_bytes: as given to `ping -s`; the packet is 28 bytes longer.
-        crossed: whether it was answered.
-        words: what ping said where it was not.
-    """
-
-    payload_bytes: int
-    crossed: bool
-    words: str
+    payload_bytes: int = column("as given to `ping -s`; the packet is 28 bytes longer")
+    crossed: bool = column("whether it was answered")
+    words: str = column("what ping said where it was not")
 
 
-@dataclass(frozen=True, slots=True)
-class EngineLost(Result):
-    """A service with two replicas, and what happened when one of the engines was killed.
+@record
+class EngineFailure(Result):
+    """A service with two replicas, and what happened when one of the engines was killed."""
 
-    Attributes:
-        before: (engine, running replicas) at the start.
-        after: (engine, running replicas) at the end, by the manager's word.
-        noticed_s: from the kill until the manager called the engine down.
-        replaced_s: from the kill until two replicas ran again on the engine that is left.
-        addresses_before, addresses_after: what the service's name meant, for a container on the network.
-        served_meanwhile: how many of the requests by name were answered between the kill and the end.
-        asked_meanwhile: how many there were.
-    """
-
-    before: tuple[tuple[str, int], ...]
-    after: tuple[tuple[str, int], ...]
-    noticed_s: float
-    replaced_s: float
-    addresses_before: tuple[str, ...]
-    addresses_after: tuple[str, ...]
-    served_meanwhile: int
-    asked_meanwhile: int
+    before: tuple[tuple[str, int], ...] = column("(engine, running replicas) at the start", shown=False)
+    after: tuple[tuple[str, int], ...] = column(
+        "(engine, running replicas) at the end, by the manager's word", shown=False
+    )
+    noticed_s: float = column("from the kill until the manager called the engine down")
+    replaced_s: float = column("from the kill until two replicas ran again on the engine that is left")
+    addresses_before: tuple[str, ...] = column(
+        "what the service's name meant, for a container on the network"
+    )
+    addresses_after: tuple[str, ...] = column("what the service's name meant, for a container on the network")
+    served_meanwhile: int = column(
+        "how many of the requests by name were answered between the kill and the end"
+    )
+    asked_meanwhile: int = column("how many there were")
 
     def frame(self) -> pd.DataFrame:
         """One row a moment."""
@@ -129,7 +113,7 @@ def _is_request(packet: Packet) -> bool:
     return ping is not None and ping.get("is") == "echo request"
 
 
-def across(lab: Lab, engines: Engines) -> Across:
+def overlay_ping(lab: Lab, engines: SwarmEngines) -> OverlayPing:
     """Run `red` on engine 1 and `blue` on engine 2, let red ping blue by name, and capture packets between the engines.
 
     Raises:
@@ -142,7 +126,7 @@ def across(lab: Lab, engines: Engines) -> Across:
             (RED, _started(engines, 1, RED, OVERLAY)),
             (BLUE, _started(engines, 2, BLUE, OVERLAY)),
         )
-        with capturing(lab, {"wire": f"container:{NAMES[0]}"}, "udp port 4789", interface="eth0") as seen:
+        with capture(lab, {"wire": f"container:{NAMES[0]}"}, "udp port 4789", interface="eth0") as seen:
             output = engines.docker(1, "exec", RED, "ping", "-c", "2", "-W", "5", BLUE, check=False)
             packets = seen(lambda found: any(_is_request(one) for one in found["wire"]))["wire"]
         if not any(_is_request(one) for one in packets):
@@ -151,7 +135,7 @@ def across(lab: Lab, engines: Engines) -> Across:
                 hint="run the cell again",
                 engine_message=output,
             )
-        return Across(
+        return OverlayPing(
             addresses,
             tuple(zip(NAMES, engines.addresses, strict=True)),
             " 0% packet loss" in output,
@@ -161,7 +145,7 @@ def across(lab: Lab, engines: Engines) -> Across:
         )
 
 
-def _started(engines: Engines, number: int, name: str, network: str) -> str:
+def _started(engines: SwarmEngines, number: int, name: str, network: str) -> str:
     form = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
     # a cell that is run again finds the container that it made
     return engines.docker(number, "inspect", "-f", form, name, check=False) or engines.start(
@@ -175,7 +159,7 @@ def _mtu(text: str) -> int:
     return int(found[1])
 
 
-def crossing(engines: Engines, payload_bytes: int, *, wide: bool = False) -> Crossing:
+def mtu_probe(engines: SwarmEngines, payload_bytes: int, *, wide: bool = False) -> MtuProbe:
     """Send one ping of a size from engine 1's container to engine 2's, with the don't-fragment bit set.
 
     Args:
@@ -193,7 +177,7 @@ def crossing(engines: Engines, payload_bytes: int, *, wide: bool = False) -> Cro
         return _crossing(engines, payload_bytes, wide)
 
 
-def _crossing(engines: Engines, payload_bytes: int, wide: bool) -> Crossing:
+def _crossing(engines: SwarmEngines, payload_bytes: int, wide: bool) -> MtuProbe:
     if wide:
         if WIDE not in engines.docker(1, "network", "ls", "--format", "{{.Name}}").split():
             mtu = f"com.docker.network.driver.mtu={1500 + VXLAN_HEADERS}"
@@ -212,10 +196,10 @@ def _crossing(engines: Engines, payload_bytes: int, wide: bool) -> Crossing:
     )
     crossed = " 0% packet loss" in output
     errors = [line.strip() for line in output.splitlines() if "needed" in line or "too long" in line]
-    return Crossing(payload_bytes, crossed, "" if crossed else next(iter(errors), "no answer"))
+    return MtuProbe(payload_bytes, crossed, "" if crossed else next(iter(errors), "no answer"))
 
 
-def lose_an_engine(engines: Engines) -> EngineLost:
+def kill_engine(engines: SwarmEngines) -> EngineFailure:
     """Run a service with a replica on each engine, kill engine 2, and wait until two replicas run again.
 
     The service has no virtual address (`--endpoint-mode dnsrr`): its name resolves to the addresses of its replicas.
@@ -230,7 +214,7 @@ def lose_an_engine(engines: Engines) -> EngineLost:
         return _lose_an_engine(engines)
 
 
-def _lose_an_engine(engines: Engines) -> EngineLost:
+def _lose_an_engine(engines: SwarmEngines) -> EngineFailure:
     _started(engines, 1, RED, OVERLAY)
     engines.docker(
         1,
@@ -252,7 +236,7 @@ def _lose_an_engine(engines: Engines) -> EngineLost:
     engines.lab.kill(engines.containers[1])
     noticed = replaced = 0.0
     served = asked = 0
-    while time.monotonic() - began < LOST_S:
+    while time.monotonic() - began < FAILOVER_TIMEOUT_S:
         answer = engines.docker(
             1, "exec", RED, "timeout", "1", "wget", "-q", "-O", "-", f"http://{SERVICE}/", check=False
         )
@@ -264,11 +248,11 @@ def _lose_an_engine(engines: Engines) -> EngineLost:
         if noticed and _replicas(engines).get(NAMES[0]) == 2:
             replaced = time.monotonic() - began
             break
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
     if not replaced:
         raise TimedOut("the swarm did not replace what it lost", hint="run the notebook again from the top")
     after = _replicas(engines)
-    return EngineLost(
+    return EngineFailure(
         tuple(sorted(before.items())),
         tuple((name, after.get(name, 0)) for name in NAMES),
         noticed,
@@ -280,7 +264,7 @@ def _lose_an_engine(engines: Engines) -> EngineLost:
     )
 
 
-def _replicas(engines: Engines) -> dict[str, int]:
+def _replicas(engines: SwarmEngines) -> dict[str, int]:
     """Engine → how many replicas run there and should."""
     tasks = engines.docker(
         1,
@@ -300,7 +284,7 @@ def _replicas(engines: Engines) -> dict[str, int]:
     return found
 
 
-def _spread(engines: Engines) -> dict[str, int]:
+def _spread(engines: SwarmEngines) -> dict[str, int]:
     """The replicas, once there is one on each engine."""
 
     def replicas() -> dict[str, int]:
@@ -310,13 +294,13 @@ def _spread(engines: Engines) -> dict[str, int]:
     return wait_for(
         "one replica of the service on each engine",
         replicas,
-        LOST_S,
-        every_s=LOOK_S,
+        FAILOVER_TIMEOUT_S,
+        every_s=POLL_S,
         details=lambda: engines.docker(1, "service", "ps", SERVICE, check=False),
     )
 
 
-def _resolved(engines: Engines, other_than: tuple[str, ...] = ()) -> tuple[str, ...]:
+def _resolved(engines: SwarmEngines, other_than: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The addresses of the service's name, once there are two of them and they are not those `other_than`."""
 
     def addresses() -> tuple[str, ...]:
@@ -325,4 +309,4 @@ def _resolved(engines: Engines, other_than: tuple[str, ...] = ()) -> tuple[str, 
         return found if len(found) == 2 and set(found) != set(other_than) else ()
 
     what = f"the name {SERVICE} to resolve to the addresses of two replicas"
-    return engines.lab.wait_for(what, addresses, LOST_S, every_s=LOOK_S)
+    return engines.lab.wait_for(what, addresses, FAILOVER_TIMEOUT_S, every_s=POLL_S)

@@ -1,26 +1,39 @@
 """The room of `08_persistence`: data that outlives its container."""
 
-from labhelpers.persistence.kills import FAST, SAFE, WRITTEN, kills, trade
-from labhelpers.persistence.places import Places, place
-from labhelpers.persistence.servers import ask, copy, data_directory, host_directory, ulimit, wait
-from labhelpers.persistence.survival import guesses, survival
-from labhelpers.persistence.twins import two_on_one
+from labhelpers.persistence.data_location import DataLocations, find_data_location
+from labhelpers.persistence.kills import (
+    FLUSHED_AT_COMMIT,
+    FLUSHED_EACH_SECOND,
+    WRITTEN_EACH_SECOND,
+    durability_tradeoff,
+    kills,
+)
+from labhelpers.persistence.servers import (
+    copy_volume,
+    data_directory,
+    host_directory,
+    query,
+    ulimit_option,
+    wait_until_ready,
+)
+from labhelpers.persistence.shared_data import two_servers_one_volume
+from labhelpers.persistence.survival import predict_survival, survival
 
 __all__ = [
-    "FAST",
-    "SAFE",
-    "WRITTEN",
-    "Places",
-    "ask",
-    "copy",
+    "FLUSHED_AT_COMMIT",
+    "FLUSHED_EACH_SECOND",
+    "WRITTEN_EACH_SECOND",
+    "DataLocations",
+    "copy_volume",
     "data_directory",
-    "guesses",
+    "durability_tradeoff",
+    "find_data_location",
     "host_directory",
     "kills",
-    "place",
+    "predict_survival",
+    "query",
     "survival",
-    "trade",
-    "two_on_one",
-    "ulimit",
-    "wait",
+    "two_servers_one_volume",
+    "ulimit_option",
+    "wait_until_ready",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labhelpers import persistence
 from labhelpers.lab import Lab
-from labhelpers.persistence.servers import remove, start, start_without_volume
+from labhelpers.persistence.servers import remove_server, start_server, start_without_volume
 from labhelpers.results import Result
 from labhelpers.state import ROOT
 
@@ -12,21 +12,23 @@ FOLDER = ROOT / "assets" / "persistence"
 SOURCE, HOST = "mysql-vol", "mysql-host"
 
 
-def where(lab: Lab, image: str) -> persistence.Places:
+def where(lab: Lab, image: str) -> persistence.DataLocations:
     """A server for each way to keep its data; where each one has them."""
     directory = persistence.host_directory(lab, HOST)
-    persistence.copy(lab, SOURCE, directory)
+    persistence.copy_volume(lab, SOURCE, directory)
     made = [start_without_volume(lab, image, SOURCE, name="no-volume")]
     for name, mount in (("with-a-volume", SOURCE), ("with-a-bind-mount", directory)):
-        made.append(start(lab, image, mount, name=name, network="none"))
+        made.append(start_server(lab, image, mount, name=name, network="none"))
     try:
         for one in made:
-            persistence.wait(lab, one)
-        return persistence.Places(tuple(persistence.place(lab, str(one.name)) for one in made))
+            persistence.wait_until_ready(lab, one)
+        return persistence.DataLocations(
+            tuple(persistence.find_data_location(lab, str(one.name)) for one in made)
+        )
     finally:
         for one in made:
             lab.stop(one, timeout_s=300)
-            remove(lab, one)
+            remove_server(lab, one)
 
 
 def main() -> None:
@@ -50,8 +52,8 @@ def main() -> None:
         keep("part3-17", persistence.survival(lab, image, SOURCE))
         kills = persistence.kills(lab, image, SOURCE)
         keep("part3-18", kills)
-        keep("trade", persistence.trade(lab, image, SOURCE, kills))
-        keep("twins", persistence.two_on_one(lab, image, SOURCE))
+        keep("trade", persistence.durability_tradeoff(lab, image, SOURCE, kills))
+        keep("twins", persistence.two_servers_one_volume(lab, image, SOURCE))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,18 @@ from labhelpers.course.containers import container_named, running, session_value
 from labhelpers.course.exercises import Check, Exercise, Task
 from labhelpers.errors import LabError
 from labhelpers.lab import sessions
-from labhelpers.lab.names import all_named, named
-from labhelpers.persistence import places, servers
-from labhelpers.persistence.kills import FAST, SAFE
-from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, Place
-from labhelpers.persistence.servers import DATA, DATABASE, ROW, copy, start, start_without_volume
+from labhelpers.lab.names import all_with_suffix, with_suffix
+from labhelpers.persistence import data_location, servers
+from labhelpers.persistence.data_location import ANONYMOUS_VOLUME, BIND, CONTAINER_LAYER, VOLUME, DataLocation
+from labhelpers.persistence.kills import FLUSHED_AT_COMMIT, WRITTEN_EACH_SECOND
+from labhelpers.persistence.servers import (
+    DATA,
+    DATABASE,
+    ROW,
+    copy_volume,
+    start_server,
+    start_without_volume,
+)
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
@@ -44,13 +51,13 @@ LOGIN_HINT = "`docker logs` shows its last messages."
 def ask(lab: Lab, name: str, sql: str) -> list[tuple[str, ...]]:
     """The rows that the server of a container returns; a check shows no command."""
     with lab.hidden():
-        return servers.ask(lab, name, sql)
+        return servers.query(lab, name, sql)
 
 
-def place(lab: Lab, name: str) -> Place:
+def place(lab: Lab, name: str) -> DataLocation:
     """Where a container keeps its data directory; a check shows no command."""
     with lab.hidden():
-        return places.place(lab, name)
+        return data_location.find_data_location(lab, name)
 
 
 def _server_in(lab: Lab, name: str) -> str | None:
@@ -397,7 +404,7 @@ def _is_safe(lab: Lab) -> str | None:
     if method.lower() in ("nosync", "littlesync"):
         return f"{METHOD} is {method}: nothing is flushed to the disk"
     # without a binary log there is one log to flush
-    if flush == str(SAFE.flush) and (sync == str(SAFE.sync) or has_binlog == "0"):
+    if flush == str(FLUSHED_AT_COMMIT.flush) and (sync == str(FLUSHED_AT_COMMIT.sync) or has_binlog == "0"):
         return None
     return f"{FLUSH} is {flush}, {SYNC} is {sync}"
 

@@ -5,18 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, PAPER, VM, human_bytes, resize
-from labhelpers.persistence.kills import FAST, SAFE, WRITTEN, Kills, Trade
-from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, Place, Places
-from labhelpers.persistence.survival import GONE, OPERATIONS, THERE, WAYS, Survival
-from labhelpers.persistence.twins import Twins
+from labhelpers.persistence.data_location import (
+    ANONYMOUS_VOLUME,
+    BIND,
+    CONTAINER_LAYER,
+    DataLocation,
+    DataLocations,
+)
+from labhelpers.persistence.kills import (
+    FLUSHED_AT_COMMIT,
+    FLUSHED_EACH_SECOND,
+    WRITTEN_EACH_SECOND,
+    DurabilityTradeoff,
+    Kills,
+)
+from labhelpers.persistence.shared_data import SharedDataDirectory
+from labhelpers.persistence.survival import GONE, OPERATIONS, STILL_THERE, STORAGE_KINDS, Survival
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GREY = "#555555"
 _ENDS = {
-    LAYER: "docker rm removes it",
-    ANONYMOUS: "docker rm leaves it, and nobody finds it:\nthe next container gets a new, empty one;\n"
+    CONTAINER_LAYER: "docker rm removes it",
+    ANONYMOUS_VOLUME: "docker rm leaves it, and nobody finds it:\nthe next container gets a new, empty one;\n"
     "docker rm -v removes it",
     BIND: "docker rm leaves it;\nits path brings it back",
 }
@@ -33,7 +45,7 @@ def _box(
     ax.add_patch(box)
 
 
-def draw_places(result: Places, ax: Axes) -> Axes:
+def draw_data_locations(result: DataLocations, ax: Axes) -> Axes:
     """One column a container: the container, the path in it, and the place behind that path."""
     count = len(result.places)
     resize(ax, 3.3 * count + 0.4, 4.0)
@@ -45,7 +57,7 @@ def draw_places(result: Places, ax: Axes) -> Axes:
     return ax
 
 
-def _place(ax: Axes, x: float, one: Place) -> None:
+def _place(ax: Axes, x: float, one: DataLocation) -> None:
     from matplotlib.patches import FancyArrowPatch
 
     middle = x + 1.5
@@ -56,10 +68,10 @@ def _place(ax: Axes, x: float, one: Place) -> None:
     ax.text(
         middle, 2.78, "/var/lib/mysql", ha="center", va="center", fontsize=10, family="monospace", color=INK
     )
-    if one.kind == LAYER:
+    if one.kind == CONTAINER_LAYER:
         ax.text(middle, 2.48, "in its own layer", ha="center", va="center", fontsize=9, color=INK)
     else:
-        colour, face = (VM, "#FBEFE6") if one.kind == ANONYMOUS else (HOST, "#E6F4EF")
+        colour, face = (VM, "#FBEFE6") if one.kind == ANONYMOUS_VOLUME else (HOST, "#E6F4EF")
         arrow = FancyArrowPatch((middle, 2.6), (middle, 1.32), arrowstyle="-|>", mutation_scale=12)
         arrow.set(color=colour, linewidth=1.6)
         ax.add_patch(arrow)
@@ -83,9 +95,9 @@ def draw_survival(result: Survival, ax: Axes) -> Axes:
     resize(ax, 8.4, 3.9)
     for row, operation in enumerate(OPERATIONS):
         ax.text(-0.06, row, operation, ha="right", va="center", fontsize=10, color=INK)
-        for column, way in enumerate(WAYS):
+        for column, way in enumerate(STORAGE_KINDS):
             one = result.of(way, operation)
-            told, found = result.predicted.get((way, operation)), THERE if one.survived else GONE
+            told, found = result.predicted.get((way, operation)), STILL_THERE if one.survived else GONE
             face, edge = ("#DDF0E9", HOST) if one.survived else ("#FADFCB", VM)
             ax.add_patch(Rectangle((column + 0.02, row - 0.44), 0.96, 0.88, fc=face, ec=edge, lw=1.2))
             ax.text(column + 0.5, row - 0.14, found, ha="center", va="center", fontsize=10.5, weight="bold")
@@ -100,11 +112,11 @@ def draw_survival(result: Survival, ax: Axes) -> Axes:
                 # "ERROR 1049 (42000) at line 1: Unknown database …"
                 said, colour = one.said.rpartition(": ")[2], GREY
             ax.text(column + 0.5, row + 0.21, said, ha="center", va="center", fontsize=8.8, color=colour)
-    for column, way in enumerate(WAYS):
+    for column, way in enumerate(STORAGE_KINDS):
         ax.text(column + 0.5, -0.62, way, ha="center", va="center", fontsize=10.5, weight="bold", color=INK)
     score = f" {result.right} of {len(result.predicted)} predictions came true" if result.predicted else ""
     ax.set_title(f"The row of mytab, afterwards.{score}")
-    ax.set(xlim=(-0.95, len(WAYS) + 0.02), ylim=(len(OPERATIONS) - 0.45, -0.85))
+    ax.set(xlim=(-0.95, len(STORAGE_KINDS) + 0.02), ylim=(len(OPERATIONS) - 0.45, -0.85))
     ax.axis("off")
     return ax
 
@@ -136,13 +148,13 @@ def draw_kills(result: Kills, ax: Axes) -> Axes:
 
 
 _MEANS = {
-    SAFE: ("flushed to the disk\nat every commit", CONTAINER),
-    WRITTEN: ("given to the kernel at every\ncommit, flushed once a second", ENGINE),
-    FAST: ("given to the kernel\nonce a second", VM),
+    FLUSHED_AT_COMMIT: ("flushed to the disk\nat every commit", CONTAINER),
+    FLUSHED_EACH_SECOND: ("given to the kernel at every\ncommit, flushed once a second", ENGINE),
+    WRITTEN_EACH_SECOND: ("given to the kernel\nonce a second", VM),
 }
 
 
-def draw_trade(result: Trade, ax: Axes) -> Axes:
+def draw_durability_tradeoff(result: DurabilityTradeoff, ax: Axes) -> Axes:
     """Two panels of one figure: rows a second under each setting, and what each kill has lost of them."""
     resize(ax, 9.2, 3.6)
     ax.axis("off")
@@ -154,7 +166,9 @@ def draw_trade(result: Trade, ax: Axes) -> Axes:
         means, colour = _MEANS.get(one.setting, ("", FAINT))
         rate = result.rows_per_s(one.setting)
         left.barh(row, rate, height=0.55, color=colour)
-        said = f"{rate:,.0f}" + ("" if one.setting == SAFE else f" · {result.gain(one.setting):.1f} times")
+        said = f"{rate:,.0f}" + (
+            "" if one.setting == FLUSHED_AT_COMMIT else f" · {result.gain(one.setting):.1f} times"
+        )
         left.text(rate + fastest * 0.02, row, said, va="center", fontsize=9.5)
         left.text(
             -fastest * 0.04, row - 0.1, str(one.setting), ha="right", va="bottom", weight="bold", fontsize=10
@@ -182,7 +196,7 @@ def draw_trade(result: Trade, ax: Axes) -> Axes:
     return ax
 
 
-def draw_twins(result: Twins, ax: Axes) -> Axes:
+def draw_shared_data_directory(result: SharedDataDirectory, ax: Axes) -> Axes:
     """Two containers, one volume: who holds the lock, and what the other one says."""
     from matplotlib.patches import FancyArrowPatch
 

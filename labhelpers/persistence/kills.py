@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pymysql
@@ -24,13 +23,13 @@ from labhelpers.errors import BadInput, ServerRefused, TimedOut
 from labhelpers.persistence.servers import (
     DATABASE,
     PASSWORD,
-    a_volume,
-    copy,
-    remove,
-    start,
-    until_it_says_ready,
+    copy_volume,
+    remove_server,
+    start_server,
+    temporary_volume,
+    wait_for_ready_log_line,
 )
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,29 +38,29 @@ if TYPE_CHECKING:
     from labhelpers.course.mysql import Connection
     from labhelpers.lab import Lab
 
-LEAST_S, MOST_S = 0.2, 0.5
+MIN_S, MAX_S = 0.2, 0.5
 """How long the writer writes before the kill, from its first acknowledged row: a random time between these."""
-MOST_KILLS = 100
-_FIRST_ROW_S = 300.0
-_LANES = 3
+MAX_KILLS = 100
+_FIRST_ROW_TIMEOUT_S = 300.0
+_SERVERS = 3
 RATE_S = 0.3
 _RATES = 3
 _ESSENTIAL = ("docker kill",)
 _INSERT = f"insert into {DATABASE}.numbered values (%s)"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting(Result):
-    """What the server does at a commit (MySQL 8.4 Reference Manual, 17.14 and 19.1.6.4).
+@record
+class Durability(Result):
+    """What the server does at a commit (MySQL 8.4 Reference Manual, 17.14 and 19.1.6.4)."""
 
-    Attributes:
-        flush: `innodb_flush_log_at_trx_commit`. 1: the log is written and flushed to the disk at each commit; 2: it is
-            written at each commit and flushed once a second; 0: it is written and flushed once a second.
-        sync: `sync_binlog`: after so many commits the binary log is flushed; 0: when the kernel likes to.
-    """
-
-    flush: int
-    sync: int
+    flush: int = column(
+        "`innodb_flush_log_at_trx_commit`. 1: the log is written and flushed to the disk at each commit; "
+        "2: it is written at each commit and flushed once a second; 0: it is written and flushed once a "
+        "second"
+    )
+    sync: int = column(
+        "`sync_binlog`: after so many commits the binary log is flushed; 0: when the kernel likes to"
+    )
 
     def __str__(self) -> str:
         return f"{self.flush} / {self.sync}"
@@ -72,27 +71,23 @@ class Setting(Result):
         return [f"--innodb-flush-log-at-trx-commit={self.flush}", f"--sync-binlog={self.sync}"]
 
 
-SAFE, WRITTEN, FAST = Setting(1, 1), Setting(2, 0), Setting(0, 0)
+FLUSHED_AT_COMMIT, FLUSHED_EACH_SECOND, WRITTEN_EACH_SECOND = (
+    Durability(1, 1),
+    Durability(2, 0),
+    Durability(0, 0),
+)
 """As MySQL sets it; handed to the kernel at each commit; handed to the kernel once a second."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kill(Result):
-    """One kill.
+    """One kill."""
 
-    Attributes:
-        acknowledged: rows whose commit the server had acknowledged in this round.
-        lost: how many of these were not there afterwards.
-        unacknowledged: rows that were there although their commit had not been acknowledged.
-        wrote_s: from the first acknowledged row to the last one.
-        down_s: from the kill until the server, started again, accepted a connection.
-    """
-
-    acknowledged: int
-    lost: int
-    unacknowledged: int
-    wrote_s: float
-    down_s: float
+    acknowledged: int = column("rows whose commit the server had acknowledged in this round")
+    lost: int = column("how many of these were not there afterwards")
+    unacknowledged: int = column("rows that were there although their commit had not been acknowledged")
+    wrote_s: float = column("from the first acknowledged row to the last one")
+    down_s: float = column("from the kill until the server, started again, accepted a connection")
 
     @property
     def rows_per_s(self) -> float:
@@ -100,17 +95,12 @@ class Kill(Result):
         return (self.acknowledged - 1) / self.wrote_s if self.wrote_s else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kills(Result):
-    """A database that was killed several times under one setting.
+    """A database that was killed several times under one setting."""
 
-    Attributes:
-        setting: read back from the server.
-        kills: one each.
-    """
-
-    setting: Setting
-    kills: tuple[Kill, ...]
+    setting: Durability = column("read back from the server", shown=False)
+    kills: tuple[Kill, ...] = rows("one each", of=Kill)
 
     def __repr__(self) -> str:
         return f"{len(self.kills)} kills at {self.setting}: {self.acknowledged} rows acknowledged, {self.lost} lost"
@@ -147,30 +137,28 @@ class Kills(Result):
         return table(rows, ["kill", "acknowledged", "lost", "unacknowledged", "rows_per_s", "down_s"])
 
 
-@dataclass(frozen=True, slots=True)
-class Trade(Result):
-    """What safety costs and what speed costs: kills under several settings, and how fast each one commits.
+@record
+class DurabilityTradeoff(Result):
+    """What safety costs and what speed costs: kills under several settings, and how fast each one commits."""
 
-    Attributes:
-        runs: the kills, one for each setting.
-        rates: for each of them, rows acknowledged a second, measured several times while nothing else was written.
-    """
+    runs: tuple[Kills, ...] = rows("the kills, one for each setting", of=Kills)
+    rates: tuple[tuple[float, ...], ...] = column(
+        "for each of them, rows acknowledged a second, measured several times while nothing else was written",
+        shown=False,
+    )
 
-    runs: tuple[Kills, ...]
-    rates: tuple[tuple[float, ...], ...]
-
-    def of(self, setting: Setting) -> Kills:
+    def of(self, setting: Durability) -> Kills:
         """The kills under one setting."""
         return next(one for one in self.runs if one.setting == setting)
 
-    def rows_per_s(self, setting: Setting) -> float:
+    def rows_per_s(self, setting: Durability) -> float:
         """Rows acknowledged a second: the median of what was measured."""
         pairs = zip(self.runs, self.rates, strict=True)
         return statistics.median(next(rates for run, rates in pairs if run.setting == setting))
 
-    def gain(self, setting: Setting) -> float:
-        """How many times as many rows a second as under `SAFE`."""
-        return self.rows_per_s(setting) / self.rows_per_s(SAFE)
+    def gain(self, setting: Durability) -> float:
+        """How many times as many rows a second as under `FLUSHED_AT_COMMIT`."""
+        return self.rows_per_s(setting) / self.rows_per_s(FLUSHED_AT_COMMIT)
 
     def frame(self) -> pd.DataFrame:
         """One row a setting: flush, sync, rows_per_s, times_as_fast, kills, acknowledged, lost, most_lost."""
@@ -210,18 +198,21 @@ def kills(lab: Lab, image: str, source: str, times: int = 10) -> Kills:
         source: a volume with a data directory that is not in use; copies of it are used.
 
     Raises:
-        BadInput: `times` is not 1 to `MOST_KILLS`.
+        BadInput: `times` is not 1 to `MAX_KILLS`.
     """
     _must_be_a_number_of_kills(times)
-    lanes = [times // _LANES + (lane < times % _LANES) for lane in range(min(times, _LANES))]
-    with lab.quiet(essential=_ESSENTIAL), _servers(lab, image, source, [SAFE] * len(lanes)) as servers:
+    lanes = [times // _SERVERS + (lane < times % _SERVERS) for lane in range(min(times, _SERVERS))]
+    with (
+        lab.quiet(essential=_ESSENTIAL),
+        _servers(lab, image, source, [FLUSHED_AT_COMMIT] * len(lanes)) as servers,
+    ):
         found = _side_by_side(lab, servers, lanes)
         setting = servers[0].setting()
     return Kills(setting, tuple(kill for one in found for kill in one))
 
 
-def trade(lab: Lab, image: str, source: str, safe: Kills, times: int = 3) -> Trade:
-    """The same under two faster settings, `WRITTEN` and `FAST`; and how fast all three commit, one at a time.
+def durability_tradeoff(lab: Lab, image: str, source: str, safe: Kills, times: int = 3) -> DurabilityTradeoff:
+    """The same under `FLUSHED_EACH_SECOND` and `WRITTEN_EACH_SECOND`; and how fast all three commit, one at a time.
 
     Args:
         image, source: as for `kills`.
@@ -229,35 +220,40 @@ def trade(lab: Lab, image: str, source: str, safe: Kills, times: int = 3) -> Tra
         times: kills under each of the others.
 
     Raises:
-        BadInput: `times` is not 1 to `MOST_KILLS`.
+        BadInput: `times` is not 1 to `MAX_KILLS`.
     """
     _must_be_a_number_of_kills(times)
-    with lab.quiet(essential=_ESSENTIAL), _servers(lab, image, source, [SAFE, WRITTEN, FAST]) as servers:
+    with (
+        lab.quiet(essential=_ESSENTIAL),
+        _servers(
+            lab, image, source, [FLUSHED_AT_COMMIT, FLUSHED_EACH_SECOND, WRITTEN_EACH_SECOND]
+        ) as servers,
+    ):
         # in turns, so that a machine which is busy for a moment does not harm one setting alone
         rates = [[one.rate() for one in servers] for _ in range(_RATES)]
         killed = servers[1:]
         found = _side_by_side(lab, killed, [times] * len(killed))
         runs = [Kills(one.setting(), tuple(each)) for one, each in zip(killed, found, strict=True)]
-    return Trade((safe, *runs), tuple(zip(*rates, strict=True)))
+    return DurabilityTradeoff((safe, *runs), tuple(zip(*rates, strict=True)))
 
 
 def _must_be_a_number_of_kills(times: int) -> None:
-    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= MOST_KILLS:
-        raise BadInput(f"{times!r} is no number of kills", hint=f"write a whole number, 1 to {MOST_KILLS}")
+    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= MAX_KILLS:
+        raise BadInput(f"{times!r} is no number of kills", hint=f"write a whole number, 1 to {MAX_KILLS}")
 
 
 @contextmanager
-def _servers(lab: Lab, image: str, source: str, settings: Sequence[Setting]) -> Iterator[list[_Server]]:
+def _servers(lab: Lab, image: str, source: str, settings: Sequence[Durability]) -> Iterator[list[_Server]]:
     """A server for each setting, each on a copy of `source` in a volume of its own, ready to be written to."""
     with ExitStack() as stack:
-        volumes = [stack.enter_context(a_volume(lab, "kills")) for _ in settings]
+        volumes = [stack.enter_context(temporary_volume(lab, "kills")) for _ in settings]
         ports = {f"{mysql.PORT}/tcp": None}
 
-        def begin(pair: tuple[Setting, str]) -> _Server:
+        def begin(pair: tuple[Durability, str]) -> _Server:
             setting, volume = pair
-            copy(lab, source, volume)
-            container = start(lab, image, volume, setting.arguments, ports=ports)
-            stack.callback(remove, lab, container)
+            copy_volume(lab, source, volume)
+            container = start_server(lab, image, volume, setting.arguments, ports=ports)
+            stack.callback(remove_server, lab, container)
             return _Server(lab, container)
 
         # made at its first use, which must not be in several threads at once
@@ -284,11 +280,11 @@ class _Server:
         mysql.rows(self._connection, f"create database if not exists {DATABASE}")
         mysql.rows(self._connection, f"create table {DATABASE}.numbered (n int primary key)")
 
-    def setting(self) -> Setting:
+    def setting(self) -> Durability:
         """What it does at a commit, as it says itself."""
         names = "@@innodb_flush_log_at_trx_commit, @@sync_binlog"
         ((flush, sync),) = mysql.rows(self._connection, f"select {names}")
-        return Setting(int(flush), int(sync))
+        return Durability(int(flush), int(sync))
 
     def rate(self) -> float:
         """Rows committed a second, over a short while."""
@@ -308,7 +304,7 @@ class _Server:
         with writing:
             writer.start()
             writer.wait_for_the_first_row()
-            time.sleep(random.uniform(LEAST_S, MOST_S))
+            time.sleep(random.uniform(MIN_S, MAX_S))
             killed = time.monotonic()
             self._lab.kill(self._container)
             writer.join()
@@ -327,8 +323,8 @@ class _Server:
         )
 
     def _connect(self) -> Connection:
-        until_it_says_ready(self._lab, str(self._container.name))
-        return mysql.until_ready(self._lab, self._container, password=PASSWORD)
+        wait_for_ready_log_line(self._lab, str(self._container.name))
+        return mysql.wait_until_ready(self._lab, self._container, password=PASSWORD)
 
     def _last(self) -> int:
         ((last,),) = mysql.rows(self._connection, f"select coalesce(max(n), 0) from {DATABASE}.numbered")
@@ -361,7 +357,7 @@ class _Writer(threading.Thread):
             self._begun.set()
 
     def wait_for_the_first_row(self) -> None:
-        self._begun.wait(_FIRST_ROW_S)
+        self._begun.wait(_FIRST_ROW_TIMEOUT_S)
         if not self.acknowledged:
             if self._words:
                 raise ServerRefused(
@@ -370,6 +366,6 @@ class _Writer(threading.Thread):
                     engine_message=self._words,
                 )
             raise TimedOut(
-                f"timed out after {_FIRST_ROW_S:g} s waiting for the first acknowledged row",
+                f"timed out after {_FIRST_ROW_TIMEOUT_S:g} s waiting for the first acknowledged row",
                 hint="run the cell again; `./lab doctor` checks the engine",
             )

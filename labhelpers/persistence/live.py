@@ -9,10 +9,10 @@ import ipywidgets as widgets  # type: ignore[import-untyped]  # it ships no type
 from labhelpers.course.predictions import Prediction
 from labhelpers.drawing import FAINT
 
-NOTHING = "?"
+UNANSWERED = "?"
 
 
-def guesses_panel(
+def prediction_table(
     cells: Mapping[tuple[str, str], Prediction], columns: Sequence[str], rows: Sequence[str]
 ) -> widgets.Widget:
     """A drop-down for each prediction, under its column and beside its row; a choice is kept at once."""
@@ -28,13 +28,13 @@ def guesses_panel(
 
 def _choice(prediction: Prediction, said: widgets.HTML) -> widgets.Widget:
     menu = widgets.Dropdown(
-        options=(NOTHING, *prediction.options),
-        value=prediction.chosen or NOTHING,
+        options=(UNANSWERED, *prediction.options),
+        value=prediction.chosen or UNANSWERED,
         layout=widgets.Layout(width="8.5em"),
     )
 
     def keep(change: dict[str, str]) -> None:
-        if change["new"] != NOTHING:
+        if change["new"] != UNANSWERED:
             said.value = prediction.choose(change["new"]) or "Your predictions are kept."
 
     menu.observe(keep, names="value")

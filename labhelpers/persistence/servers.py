@@ -11,17 +11,16 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.course.mysql import READY_S, open_files
-from labhelpers.engine import answers
+from labhelpers.course.mysql import READY_TIMEOUT_S, open_files_ulimit
+from labhelpers.engine import responses
 from labhelpers.errors import ContainerError, EngineRefused, LabError, ServerRefused
 from labhelpers.lab import Output
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -32,16 +31,16 @@ DATA = "/var/lib/mysql"
 """Where the server keeps its data directory; the image declares it as a VOLUME."""
 PASSWORD, DATABASE = "root", "dockertest"
 ENVIRONMENT = {"MYSQL_ROOT_PASSWORD": PASSWORD}
-SESSION = (
+FIRST_SESSION_SQL = (
     f"create database {DATABASE}; use {DATABASE}; "
     "create table mytab(c1 int, c2 char); insert into mytab values(1,'a');"
 )
 ROW = ("1", "a")
-STOP_S = 300
+STOP_TIMEOUT_S = 300
 """How long a clean stop may take before the engine kills: an idle machine needs one second."""
 
-_LOOK_S = 0.1
-_COPY_S = 600.0
+_POLL_S = 0.1
+_COPY_TIMEOUT_S = 600.0
 """How long a copy of a data directory may take, in seconds; it prints nothing meanwhile."""
 # the server that initialises a directory says port 0; MySQL 5.7 writes two lines
 _READY = re.compile(r"ready for connections.*\n?.*port: 3306\b")
@@ -57,23 +56,18 @@ _COPIES: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ready(Result):
-    """A server that answers.
+    """A server that answers."""
 
-    Attributes:
-        container: its name.
-        waited_s: from the call until its first answer.
-    """
-
-    container: str
-    waited_s: float
+    container: str = column("its name")
+    waited_s: float = column("from the call until its first answer")
 
     def __repr__(self) -> str:
         return f"{self.container} answers, after {self.waited_s:.1f} s"
 
 
-def wait(lab: Lab, container: Container | str, limit_s: float = READY_S) -> Ready:
+def wait_until_ready(lab: Lab, container: Container | str, limit_s: float = READY_TIMEOUT_S) -> Ready:
     """Wait until the server in `container` answers over TCP. (The one that initialises a directory has no TCP.)
 
     Raises:
@@ -98,11 +92,11 @@ def wait(lab: Lab, container: Container | str, limit_s: float = READY_S) -> Read
 
     with lab.quiet():
         what = "the MySQL server to answer"
-        lab.wait_for(what, answers, limit_s, every_s=_LOOK_S, while_running=name)
+        lab.wait_for(what, answers, limit_s, every_s=_POLL_S, while_running=name)
     return Ready(name, time.monotonic() - begin)
 
 
-def until_it_says_ready(lab: Lab, name: str, limit_s: float = READY_S) -> None:
+def wait_for_ready_log_line(lab: Lab, name: str, limit_s: float = READY_TIMEOUT_S) -> None:
     """Wait until the server's log says that it is ready: before that a client need not try.
 
     On a remote engine each try is a process in a container.
@@ -112,7 +106,7 @@ def until_it_says_ready(lab: Lab, name: str, limit_s: float = READY_S) -> None:
         NotRunning, TimedOut: the container ended, or `limit_s` passed.
     """
     what = "the MySQL server to be ready"
-    lab.wait_for(what, lambda: says_ready(lab, name), limit_s, every_s=_LOOK_S, while_running=name)
+    lab.wait_for(what, lambda: says_ready(lab, name), limit_s, every_s=_POLL_S, while_running=name)
 
 
 def says_ready(lab: Lab, name: str) -> bool:
@@ -129,7 +123,7 @@ def says_ready(lab: Lab, name: str) -> bool:
     return bool(_READY.search(log))
 
 
-def ask(lab: Lab, container: Container | str, sql: str) -> list[tuple[str, ...]]:
+def query(lab: Lab, container: Container | str, sql: str) -> list[tuple[str, ...]]:
     """Run SQL as root in the server of `container`; the rows of its answers, every value as text.
 
     Raises:
@@ -159,11 +153,11 @@ def _client(lab: Lab, container: Container | str, sql: str) -> Output:
 # --- starting and ending
 
 
-_HELD = "until [ -e /go ]; do sleep 0.1; done; exec docker-entrypoint.sh mysqld"
+_WAIT_FOR_COPY = "until [ -e /go ]; do sleep 0.1; done; exec docker-entrypoint.sh mysqld"
 _FIRST_SQL = "/first.sql"
 
 
-def start(
+def start_server(
     lab: Lab, image: str, mount: str | None, arguments: Sequence[str] = (), **options: Any
 ) -> Container:
     """A server in the background, with `mount` (as `-v` takes it, without the inside) at its data directory."""
@@ -172,7 +166,7 @@ def start(
         ["mysqld", *arguments] if arguments else None,
         environment=ENVIRONMENT,
         volumes=[f"{mount}:{DATA}"] if mount else None,
-        ulimits=open_files(lab),
+        ulimits=open_files_ulimit(lab),
         **options,
     )
 
@@ -187,23 +181,23 @@ def start_without_volume(
     Args:
         first_sql: one line of SQL that the server runs at each start, before it accepts connections.
     """
-    command = ["sh", "-c", f"{_HELD} --init-file={_FIRST_SQL}" if first_sql else _HELD]
+    command = ["sh", "-c", f"{_WAIT_FOR_COPY} --init-file={_FIRST_SQL}" if first_sql else _WAIT_FOR_COPY]
     server = lab.run(
-        image, command, environment=ENVIRONMENT, network="none", ulimits=open_files(lab), **options
+        image, command, environment=ENVIRONMENT, network="none", ulimits=open_files_ulimit(lab), **options
     )
     if first_sql:
         # mysqld reads one statement a line
         lines = first_sql.replace("; ", ";\n")
         lab.exec(server, ["sh", "-c", f'echo "$1" >{_FIRST_SQL} && chmod 644 {_FIRST_SQL}', "sh", lines])
     mounts = lab.inspect(server)["Mounts"]
-    copy(lab, source, next(volume_name(one) for one in mounts if one["Destination"] == DATA), uuid)
+    copy_volume(lab, source, next(volume_name(one) for one in mounts if one["Destination"] == DATA), uuid)
     lab.exec(server, ["touch", "/go"])
     return server
 
 
-def ulimit(lab: Lab) -> str:
-    """What a `docker run` of a server needs in addition on this engine: "" or `--ulimit nofile=…`; see `open_files`."""
-    return " ".join(f"--ulimit {name}={limit}:{limit}" for name, limit in open_files(lab).items())
+def ulimit_option(lab: Lab) -> str:
+    """What `docker run` of a server also needs on this engine: "" or `--ulimit nofile=…`; see `open_files_ulimit`."""
+    return " ".join(f"--ulimit {name}={limit}:{limit}" for name, limit in open_files_ulimit(lab).items())
 
 
 def volume_name(mount: Mapping[str, Any]) -> str:
@@ -211,7 +205,7 @@ def volume_name(mount: Mapping[str, Any]) -> str:
     return str(mount.get("Name") or PurePosixPath(mount["Source"]).parent.name)
 
 
-def remove(lab: Lab, container: Container) -> None:
+def remove_server(lab: Lab, container: Container) -> None:
     """Remove it with its anonymous volumes, in whatever state; nothing happens where it is gone already."""
     with suppress(LabError):
         lab.remove(container, force=True, volumes=True)
@@ -220,7 +214,7 @@ def remove(lab: Lab, container: Container) -> None:
 # --- data directories
 
 
-def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
+def copy_volume(lab: Lab, source: str, target: str, uuid: str = "") -> None:
     """Copy the volume `source` to `target`: a volume's name, or a directory of the engine's host.
 
     Args:
@@ -232,18 +226,20 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
     """
     users = lab.list_containers(filters={"volume": source})
     # one that reads is another copy's, most likely: several are made at once
-    busy = next((one for one in users if _may_write(answers.rows(one, "Mounts"), source)), None)
+    busy = next(
+        (one for one in users if _mounts_writable(responses.nested_list(one, "Mounts"), source)), None
+    )
     if busy:
-        name = answers.name(busy)
+        name = responses.name(busy)
         raise ContainerError(
             f"the container {name!r} runs on the volume {source!r}: a copy would be of different moments",
             hint=f"stop it first: docker stop {name}",
         )
     with lab.quiet(essential=["docker run --rm"]):
-        done = lab.once(
+        done = lab.run_once(
             lab.image("payload"),
             ["sh", "-c", _COPY, uuid],
-            limit_s=_COPY_S,
+            limit_s=_COPY_TIMEOUT_S,
             volumes=[f"{source}:/from:ro", f"{target}:/to"],
             **_COPIES,
         )
@@ -255,18 +251,18 @@ def copy(lab: Lab, source: str, target: str, uuid: str = "") -> None:
         )
 
 
-def _may_write(mounts: Sequence[Mapping[str, Any]], volume: str) -> bool:
+def _mounts_writable(mounts: Sequence[Mapping[str, Any]], volume: str) -> bool:
     return any(one["RW"] for one in mounts if one["Type"] == "volume" and volume_name(one) == volume)
 
 
 @contextmanager
-def a_volume(lab: Lab, purpose: str, source: str | None = None) -> Iterator[str]:
+def temporary_volume(lab: Lab, purpose: str, source: str | None = None) -> Iterator[str]:
     """The name of a volume for the block, empty or a copy of another one."""
     name = f"{purpose}-{lab.session}-{secrets.token_hex(2)}"
     lab.create_volume(name)
     try:
         if source is not None:
-            copy(lab, source, name)
+            copy_volume(lab, source, name)
         yield name
     finally:
         with suppress(EngineRefused):
@@ -281,7 +277,7 @@ def host_directory(lab: Lab, name: str) -> str:
     with lab.quiet(essential=["docker volume create"]):
         lab.create_volume(name)
         make = ["mkdir", "-p", "/to/mysql"]
-        lab.once(lab.image("payload"), make, volumes=[f"{name}:/to"], network="none")
+        lab.run_once(lab.image("payload"), make, volumes=[f"{name}:/to"], network="none")
     return f"{lab.directory_of(name)}/mysql"
 
 
@@ -289,10 +285,10 @@ def data_directory(lab: Lab, image: str, name: str) -> None:
     """Make the volume `name` with a data directory in it that has the book's table and row, stopped cleanly."""
     with lab.quiet(essential=["docker volume create", "docker run -d"]):
         lab.create_volume(name)
-        server = start(lab, image, name, network="none")
+        server = start_server(lab, image, name, network="none")
         try:
-            wait(lab, server)
-            ask(lab, server, SESSION)
-            lab.stop(server, timeout_s=STOP_S)
+            wait_until_ready(lab, server)
+            query(lab, server, FIRST_SESSION_SQL)
+            lab.stop(server, timeout_s=STOP_TIMEOUT_S)
         finally:
-            remove(lab, server)
+            remove_server(lab, server)

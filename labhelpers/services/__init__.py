@@ -1,21 +1,21 @@
 """The room of `06_services`: a database that becomes ready, the ways in which it does not, and a monitor beside it."""
 
-from labhelpers.services.broken import killed_starts
-from labhelpers.services.monitor import PORT, kind, page, sources, tidy
-from labhelpers.services.numbers import numbers
-from labhelpers.services.pulls import offer, pull
-from labhelpers.services.starting import CHECK, watch
+from labhelpers.services.interrupted_start import killed_starts
+from labhelpers.services.monitor import PORT, host_mounts, monitor_kind, page, remove_created_directories
+from labhelpers.services.pulls import pull, push_image
+from labhelpers.services.startup import CHECK, watch_startup
+from labhelpers.services.usage_comparison import compare_usage
 
 __all__ = [
     "CHECK",
     "PORT",
+    "compare_usage",
+    "host_mounts",
     "killed_starts",
-    "kind",
-    "numbers",
-    "offer",
+    "monitor_kind",
     "page",
     "pull",
-    "sources",
-    "tidy",
-    "watch",
+    "push_image",
+    "remove_created_directories",
+    "watch_startup",
 ]

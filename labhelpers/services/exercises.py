@@ -35,7 +35,7 @@ from labhelpers.course.containers import (
 from labhelpers.course.containment import ways_to_the_host
 from labhelpers.course.exercises import Exercise, Hint, Task
 from labhelpers.errors import EngineRefused, LabError, ServerRefused
-from labhelpers.lab.names import all_named
+from labhelpers.lab.names import all_with_suffix
 from labhelpers.services import monitor
 
 if TYPE_CHECKING:

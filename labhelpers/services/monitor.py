@@ -8,17 +8,15 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from html import escape, unescape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from labhelpers.errors import LabError, TimedOut
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.engine.images import HubImage
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 PORT = 8080
 """Where cAdvisor listens inside of its container, and the lab's image of Netdata as well."""
-BOOK = (
+BOOK_MOUNTS = (
     ("/", "/rootfs", "every file of the host"),
     ("/var/run", "/var/run", "sockets of programs, the engine's own among them where it is kept there"),
     ("/sys", "/sys", "the kernel's objects; the counters of all control groups are in /sys/fs/cgroup"),
@@ -36,37 +34,27 @@ BOOK = (
 """The five mounts of the book's line: on the host, in the container, what is there."""
 SOCKETS = "/var/run"
 NETDATA, CADVISOR = "Netdata", "cAdvisor"
-_CALL_S = 30.0
-_FOUND_S = 60.0
-_FRESH_S = 30.0
+_REQUEST_TIMEOUT_S = 30.0
+_DISCOVERY_TIMEOUT_S = 60.0
+_MAX_AGE_S = 30.0
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Source(Result):
-    """What one mount of the book's line gives.
+@record
+class HostMount(Result):
+    """What one mount of the book's line gives."""
 
-    Attributes:
-        host, inside: its path on the engine's host, and in the container.
-        gives: what is there, in a few words.
-        there: whether the host has it.
-    """
-
-    host: str
-    inside: str
-    gives: str
-    there: bool
+    host: str = column("its path on the engine's host, and in the container")
+    inside: str = column("its path on the engine's host, and in the container")
+    gives: str = column("what is there, in a few words")
+    there: bool = column("whether the host has it")
 
 
-@dataclass(frozen=True, slots=True)
-class Sources(Result):
-    """The mounts of the book's line, as the engine's host has them.
+@record
+class HostMounts(Result):
+    """The mounts of the book's line, as the engine's host has them."""
 
-    Attributes:
-        mounts: in the book's order.
-    """
-
-    mounts: tuple[Source, ...]
+    mounts: tuple[HostMount, ...] = rows("in the book's order", of=HostMount)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -78,22 +66,17 @@ class Sources(Result):
         kept = (one for one in self.mounts if one.there and one.host not in without)
         return " ".join(f"--volume={one.host}:{one.inside}:ro" for one in kept)
 
-    def frame(self) -> pd.DataFrame:
-        """One row a mount: on the host, in the container, there, gives."""
-        rows = [(one.host, one.inside, one.there, one.gives) for one in self.mounts]
-        return table(rows, ["on the host", "in the container", "there", "gives"])
 
-
-def sources(lab: Lab, mounts: Sequence[tuple[str, str, str]] = BOOK) -> Sources:
+def host_mounts(lab: Lab, mounts: Sequence[tuple[str, str, str]] = BOOK_MOUNTS) -> HostMounts:
     """Which paths of the book's mounts the engine's host has. `-v` makes a directory where one is missing.
 
     Args:
         mounts: on the host, in the container, what is there.
     """
-    return Sources(tuple(Source(*one, _is_there(lab, one[0])) for one in mounts))
+    return HostMounts(tuple(HostMount(*one, _is_there(lab, one[0])) for one in mounts))
 
 
-def tidy(lab: Lab, before: Sources) -> tuple[str, ...]:
+def remove_created_directories(lab: Lab, before: HostMounts) -> tuple[str, ...]:
     """Remove the empty directories that `-v` made on the engine's host where a source was missing.
 
     A container of the lab does it with rmdir(2), which removes no directory that holds something.
@@ -105,7 +88,7 @@ def tidy(lab: Lab, before: Sources) -> tuple[str, ...]:
     with lab.quiet(essential=["docker run --rm"]):
         for path in made:
             above, _, name = lab.host.real_path(path).rpartition("/")
-            lab.once(
+            lab.run_once(
                 lab.image("payload"),
                 ["rmdir", f"/above/{name}"],
                 volumes=[f"{above or '/'}:/above"],
@@ -143,17 +126,12 @@ for (const place of document.querySelectorAll(".labhelpers-page:not(.is-tried)")
 """
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Page(Result):
-    """A web page of a container: in a frame where the browser reaches it, and everywhere as a link.
+    """A web page of a container: in a frame where the browser reaches it, and everywhere as a link."""
 
-    Attributes:
-        url: on the loopback of the machine on which the notebook's kernel runs.
-        shows: what the page shows, in a line.
-    """
-
-    url: str
-    shows: str = ""
+    url: str = column("on the loopback of the machine on which the notebook's kernel runs")
+    shows: str = column("what the page shows, in a line", default="")
 
     @property
     def port(self) -> int:
@@ -189,7 +167,7 @@ def page(lab: Lab, container: Container | str, path: str = "") -> Page:
         NotRunning, TimedOut: it ended, or did not answer in time.
     """
     answer = _get(lab, container, path.partition("#")[0])
-    host, port = lab.reach(container, PORT)
+    host, port = lab.forward_port(container, PORT)
     return Page(f"http://{host}:{port}/{path}", _shown(lab, container, answer))
 
 
@@ -210,15 +188,15 @@ def _shown(lab: Lab, container: Container | str, answer: Any) -> str:
     return f"{title} of this monitor: processor time and memory of {count}."
 
 
-def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _FOUND_S) -> Any:
+def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _DISCOVERY_TIMEOUT_S) -> Any:
     """What the monitor answers: parsed where it is JSON, else text. It waits for a monitor that has just started."""
-    host, port = lab.reach(container, PORT)
+    host, port = lab.forward_port(container, PORT)
     last = ""
 
     def answered() -> tuple[Any, ...]:
         nonlocal last
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}/{path}", timeout=_CALL_S) as answer:
+            with urllib.request.urlopen(f"http://{host}:{port}/{path}", timeout=_REQUEST_TIMEOUT_S) as answer:
                 text = answer.read().decode(errors="replace")
             return (json.loads(text) if text.lstrip()[:1] in ("{", "[") else text,)
         except (OSError, ValueError) as error:
@@ -240,26 +218,23 @@ def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _FOUN
 # --- its numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a monitor says of a container.
+@record
+class MonitorReadings:
+    """What a monitor says of a container."""
 
-    Attributes:
-        cpu: (seconds since 1970 on the host's clock, percent of one processor in the time before).
-        memory: (seconds, anonymous memory in bytes).
-    """
-
-    cpu: tuple[tuple[float, float], ...]
-    memory: tuple[tuple[float, float], ...]
+    cpu: tuple[tuple[float, float], ...] = column(
+        "(seconds since 1970 on the host's clock, percent of one processor in the time before)"
+    )
+    memory: tuple[tuple[float, float], ...] = column("(seconds, anonymous memory in bytes)")
 
 
-def kind(image: HubImage) -> str:
+def monitor_kind(image: HubImage) -> str:
     """Which monitor `image` is: `cAdvisor`, or the `Netdata` that stands in for it."""
-    return NETDATA if image.stands_in else CADVISOR
+    return NETDATA if image.is_substitute else CADVISOR
 
 
-def knows(
-    lab: Lab, monitor: Container | str, which: str, container_id: str, limit_s: float = _FOUND_S
+def has_container(
+    lab: Lab, monitor: Container | str, which: str, container_id: str, limit_s: float = _DISCOVERY_TIMEOUT_S
 ) -> bool:
     """Whether the monitor has found a container; False where it does not answer in the way of `which`."""
     try:
@@ -279,7 +254,7 @@ def memory_now(lab: Lab, monitor: Container | str, container_id: str) -> int | N
     for read in (_netdata_now, _cadvisor_now):
         with suppress(LabError, LookupError, TypeError, ValueError, AttributeError):
             found = read(lab, monitor, container_id, now)
-            rows = [(when, held) for when, held in found if abs(now - when) < _FRESH_S]
+            rows = [(when, held) for when, held in found if abs(now - when) < _MAX_AGE_S]
             if rows:
                 return int(max(rows)[1])
     return None
@@ -296,7 +271,7 @@ def _netdata_now(
 ) -> tuple[tuple[float, float], ...]:
     if "mem" not in _charts(lab, monitor, container_id, 0.5):
         return ()
-    return netdata(lab, monitor, container_id, now - _FRESH_S, now).memory
+    return netdata(lab, monitor, container_id, now - _MAX_AGE_S, now).memory
 
 
 def _cadvisor_now(
@@ -307,10 +282,12 @@ def _cadvisor_now(
     if not stats:
         groups = _get(lab, monitor, "api/v1.3/subcontainers/", 0.5)
         stats = next((one.get("stats") or [] for one in groups if container_id in one["name"]), [])
-    return cadvisor_told(stats, now - _FRESH_S, now).memory
+    return parse_cadvisor(stats, now - _MAX_AGE_S, now).memory
 
 
-def told(lab: Lab, monitor: Container | str, which: str, container_id: str, begin: float, end: float) -> Told:
+def readings(
+    lab: Lab, monitor: Container | str, which: str, container_id: str, begin: float, end: float
+) -> MonitorReadings:
     """What the monitor says of a container between two times, in seconds since 1970.
 
     Raises:
@@ -326,11 +303,13 @@ def told(lab: Lab, monitor: Container | str, which: str, container_id: str, begi
     )
 
 
-def netdata(lab: Lab, monitor: Container | str, container_id: str, begin: float, end: float) -> Told:
+def netdata(
+    lab: Lab, monitor: Container | str, container_id: str, begin: float, end: float
+) -> MonitorReadings:
     """Netdata's /api/v1/data (learn.netdata.cloud, "REST API"): one row a second, a column for each dimension."""
     charts = _charts(lab, monitor, container_id)
     if not {"cpu", "mem"} <= charts.keys():
-        return Told((), ())
+        return MonitorReadings((), ())
     rows = {}
     for what in ("cpu", "mem"):
         query = f"chart={charts[what]}&after={int(begin)}&before={int(end) + 1}&format=json"
@@ -340,11 +319,11 @@ def netdata(lab: Lab, monitor: Container | str, container_id: str, begin: float,
     column = names.index("anon" if "anon" in names else "rss")
     cpu = sorted((row[0], sum(row[1:])) for row in rows["cpu"]["data"] if None not in row)
     memory = sorted((row[0], row[column] * MIB) for row in rows["mem"]["data"] if None not in row)
-    return Told(tuple(cpu), tuple(memory))
+    return MonitorReadings(tuple(cpu), tuple(memory))
 
 
 def _charts(
-    lab: Lab, monitor: Container | str, container_id: str, limit_s: float = _FOUND_S
+    lab: Lab, monitor: Container | str, container_id: str, limit_s: float = _DISCOVERY_TIMEOUT_S
 ) -> dict[str, str]:
     """`cpu` and `mem` → Netdata's charts of a container, as far as it has them."""
     pattern = re.compile(rf"cgroup_\S*{container_id}\S*\.(cpu|mem)")
@@ -353,9 +332,11 @@ def _charts(
     return {one[1]: one[0] for one in found if one}
 
 
-def cadvisor(lab: Lab, monitor: Container | str, container_id: str, begin: float, end: float) -> Told:
+def cadvisor(
+    lab: Lab, monitor: Container | str, container_id: str, begin: float, end: float
+) -> MonitorReadings:
     """cAdvisor's /api/v1.3/docker/ID (github.com/google/cadvisor, docs/api.md): counters, each with its time."""
-    return cadvisor_told(_cadvisor(lab, monitor, container_id), begin, end)
+    return parse_cadvisor(_cadvisor(lab, monitor, container_id), begin, end)
 
 
 def _cadvisor(
@@ -370,9 +351,9 @@ def _cadvisor(
     return list(one.get("stats") or [])
 
 
-def cadvisor_told(stats: Sequence[dict[str, Any]], begin: float, end: float) -> Told:
+def parse_cadvisor(stats: Sequence[dict[str, Any]], begin: float, end: float) -> MonitorReadings:
     """What cAdvisor's stats say: rates between one reading of the processor counter and the next."""
-    from labhelpers.services.starting import seconds
+    from labhelpers.services.startup import seconds
 
     rows = sorted(
         (seconds(one["timestamp"]), one["cpu"]["usage"]["total"] / 1e9, float(one["memory"]["rss"]))
@@ -381,4 +362,4 @@ def cadvisor_told(stats: Sequence[dict[str, Any]], begin: float, end: float) -> 
     inside = [row for row in rows if begin <= row[0] <= end + 1]
     pairs = pairwise(inside)
     cpu = ((b[0], 100 * (b[1] - a[1]) / (b[0] - a[0])) for a, b in pairs if b[0] > a[0])
-    return Told(tuple(cpu), tuple((row[0], row[2]) for row in inside))
+    return MonitorReadings(tuple(cpu), tuple((row[0], row[2]) for row in inside))

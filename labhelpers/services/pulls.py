@@ -6,22 +6,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.errors import LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.engine.images import HubImage
     from labhelpers.lab import Lab
 
 COMPLETE, ALREADY = "Pull complete", "Already exists"
-_FETCHING, _UNPACKING = ("Pulling fs layer", "Waiting", "Downloading"), ("Download complete", "Extracting")
+_DOWNLOAD_STATUSES, _EXTRACT_STATUSES = (
+    ("Pulling fs layer", "Waiting", "Downloading"),
+    ("Download complete", "Extracting"),
+)
 # settings of the official image's directory for them; a salt, so that no engine has these layers yet
 _RECIPE = """\
 FROM {base}
@@ -32,60 +32,38 @@ _SETTINGS = {
     "names.cnf": "# {salt}\n[mysqld]\ncharacter-set-server = utf8mb4\n",
     "zone.cnf": "# {salt}\n[mysqld]\ndefault-time-zone = '+00:00'\n",
 }
-_WAIT_S = 900.0
+_TIMEOUT_S = 900.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PulledLayer:
-    """One layer of a pull, times in seconds since it began.
+    """One layer of a pull, times in seconds since it began."""
 
-    Attributes:
-        id: as docker shows it.
-        bytes: of its blob as it travels; 0 where the engine did not say.
-        begin_s, fetched_s, done_s: told of; fetched; unpacked. All the same for one that was already there.
-        already_there: whether the engine had it before.
-    """
-
-    id: str
-    bytes: int
-    begin_s: float
-    fetched_s: float
-    done_s: float
-    already_there: bool
+    id: str = column("as docker shows it")
+    bytes: int = column("of its blob as it travels; 0 where the engine did not say")
+    begin_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
+    fetched_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
+    done_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
+    already_there: bool = column("whether the engine had it before")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pulled(Result):
-    """A `docker pull` of a service's image.
+    """A `docker pull` of a service's image."""
 
-    Attributes:
-        ref: what was pulled.
-        layers: in the order in which the engine told of them.
-        total_s: wall time.
-        size_bytes: of the image, as the engine counts.
-    """
-
-    ref: str
-    layers: tuple[PulledLayer, ...]
-    total_s: float
-    size_bytes: int
+    ref: str = column("what was pulled")
+    layers: tuple[PulledLayer, ...] = rows("in the order in which the engine told of them", of=PulledLayer)
+    total_s: float = column("wall time")
+    size_bytes: int = column("of the image, as the engine counts")
 
     @property
     def fetched(self) -> int:
         """How many layers travelled."""
         return sum(not one.already_there for one in self.layers)
 
-    def frame(self) -> pd.DataFrame:
-        """One row a layer: layer, bytes, already there, begin_s, fetched_s, done_s."""
-        rows = [
-            (one.id, one.bytes, one.already_there, one.begin_s, one.fetched_s, one.done_s)
-            for one in self.layers
-        ]
-        return table(rows, ["layer", "bytes", "already there", "begin_s", "fetched_s", "done_s"])
 
-
-class Offer:
-    """An image on its way into the lab's registry, so that it can be pulled from there: see `offer`."""
+class PushedImage:
+    """An image on its way into the lab's registry, so that it can be pulled from there: see `push_image`."""
 
     def __init__(self, lab: Lab, image: str) -> None:
         self._lab, self._image = lab, image
@@ -100,12 +78,12 @@ class Offer:
         Raises:
             LabError: it could not be built or pushed.
         """
-        self._thread.join(_WAIT_S)
+        self._thread.join(_TIMEOUT_S)
         if not self._ref:
             raise LabError(
                 f"the image {self._image} did not come into the lab's registry",
                 hint="run the cell again; `./lab doctor` looks at the engine",
-                engine_message=self._error or f"not done after {_WAIT_S:.0f} s",
+                engine_message=self._error or f"not done after {_TIMEOUT_S:.0f} s",
             )
         return self._ref
 
@@ -126,13 +104,13 @@ class Offer:
             self._error = str(error)
 
 
-def offer(lab: Lab, image: HubImage) -> Offer | HubImage:
+def push_image(lab: Lab, image: HubImage) -> PushedImage | HubImage:
     """Something to pull: `.ref`. Where `image` is the real one that is its own reference, and nothing is done.
 
     Where a lab image stands in, the lab puts two small layers of settings on it and pushes the result to its own
     registry, in the background: the engine compresses hundreds of MB for that.
     """
-    return Offer(lab, image.ref) if image.stands_in else image
+    return PushedImage(lab, image.ref) if image.is_substitute else image
 
 
 def pull(lab: Lab, ref: str) -> Pulled:
@@ -142,14 +120,14 @@ def pull(lab: Lab, ref: str) -> Pulled:
         BadInput: `ref` cannot be an image.
         ImageMissing: the registry does not have it, or does not answer.
     """
-    watch = _Watch()
+    watch = _PullTracker()
     with lab.quiet(essential=["docker pull"]):
-        image = lab.pull(ref, see=watch.step)
+        image = lab.pull(ref, on_progress=watch.step)
     total_s = time.monotonic() - watch.began
     return Pulled(ref, watch.layers(), total_s, int(image.attrs["Size"]))
 
 
-class _Watch:
+class _PullTracker:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self._seen: dict[str, dict[str, float]] = {}
@@ -158,9 +136,9 @@ class _Watch:
     def step(self, step: Mapping[str, Any]) -> None:
         """One word of the engine about one layer."""
         layer, says = str(step.get("id", "")), str(step.get("status", ""))
-        if says not in (*_FETCHING, *_UNPACKING, COMPLETE, ALREADY):
+        if says not in (*_DOWNLOAD_STATUSES, *_EXTRACT_STATUSES, COMPLETE, ALREADY):
             return  # about the image as a whole
-        kind = "fetch" if says in _FETCHING else "unpack" if says in _UNPACKING else says
+        kind = "fetch" if says in _DOWNLOAD_STATUSES else "unpack" if says in _EXTRACT_STATUSES else says
         self._seen.setdefault(layer, {}).setdefault(kind, time.monotonic() - self.began)
         total = (step.get("progressDetail") or {}).get("total", 0)
         self._bytes[layer] = max(self._bytes.get(layer, 0), int(total or 0))

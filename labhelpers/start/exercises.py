@@ -23,7 +23,7 @@ from labhelpers.course.exercises import Exercise, Task
 from labhelpers.engine import answers
 from labhelpers.errors import TimedOut
 from labhelpers.lab import sessions
-from labhelpers.lab.names import named
+from labhelpers.lab.names import with_suffix
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

@@ -2,12 +2,12 @@
 
 from labhelpers.vm.experiments import (
     boot_log,
+    density,
     devices,
-    disk_used,
-    engine_home,
-    how_many_fit,
+    disk_usage,
+    engine_host,
     kernels,
-    memory_held,
+    memory_usage,
     payload_image,
     probe_accel,
     stacks,
@@ -19,12 +19,12 @@ from labhelpers.vm.experiments import (
 
 __all__ = [
     "boot_log",
+    "density",
     "devices",
-    "disk_used",
-    "engine_home",
-    "how_many_fit",
+    "disk_usage",
+    "engine_host",
     "kernels",
-    "memory_held",
+    "memory_usage",
     "payload_image",
     "probe_accel",
     "stacks",

@@ -8,7 +8,7 @@ from labhelpers.state import ROOT
 
 with Lab("01") as lab, lab.quiet():
     pair = vm.start_pair(lab)
-    vm.stacks(lab, vm.kernels(lab, pair), vm.memory_held(lab, pair), vm.disk_used(lab, pair)).plot()
+    vm.stacks(lab, vm.kernels(lab, pair), vm.memory_usage(lab, pair), vm.disk_usage(lab, pair)).plot()
 target = ROOT / "assets" / "vm" / "part3-1.png"
 target.parent.mkdir(parents=True, exist_ok=True)
 plt.savefig(target, dpi=130)

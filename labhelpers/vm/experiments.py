@@ -20,7 +20,7 @@ from docker.errors import NotFound
 
 from labhelpers import state
 from labhelpers.errors import BadInput, EngineRefused, GuestFailed, LabError, NotRunning, TimedOut
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -31,10 +31,10 @@ Kind = Literal["vm", "container"]
 KINDS: tuple[Kind, ...] = ("vm", "container")
 READY, IDLE = "PAYLOAD READY", "PAYLOAD IDLE"
 GUEST_MEMORY_MB = 128
-READY_LIMIT_S = 60.0
-PROBE_LIMIT_S = 8.0
+READY_TIMEOUT_S = 60.0
+PROBE_TIMEOUT_S = 8.0
 TAIL_LINES = 40
-LOOK_S = 0.2
+POLL_S = 0.2
 # QEMU itself holds this much beside the guest's memory, with room to spare
 QEMU_BYTES = 192 * 1024 * 1024
 CACHE = "vm-accel.json"
@@ -49,7 +49,7 @@ def start_guest(
     memory_mb: int = GUEST_MEMORY_MB,
     accel: Literal["tcg", "kvm"] = "tcg",
     name: str | None = None,
-    limit_s: float = READY_LIMIT_S,
+    limit_s: float = READY_TIMEOUT_S,
 ) -> Container:
     """Boot a guest in a container of the image `vm`, and wait until its payload is idle.
 
@@ -81,11 +81,11 @@ def payload_image(lab: Lab) -> tuple[str, ...]:
     Source: a container's own listing; what the engine mounts into it (/dev, /proc, /sys, /etc) is left out.
     """
     with lab.quiet(["docker run --rm"]):
-        listing = _look(lab, "find / -xdev ! -type l ! -path '/etc*' ! -path '/dev*' | sort")
+        listing = _run_script(lab, "find / -xdev ! -type l ! -path '/etc*' ! -path '/dev*' | sort")
     return tuple(listing.split())
 
 
-def start_payload(lab: Lab, *, name: str | None = None, limit_s: float = READY_LIMIT_S) -> Container:
+def start_payload(lab: Lab, *, name: str | None = None, limit_s: float = READY_TIMEOUT_S) -> Container:
     """Start the same payload in a container, and wait until it is idle.
 
     Raises:
@@ -140,7 +140,7 @@ def _wait_until_idle(lab: Lab, container: Container, limit_s: float) -> None:
 
     try:
         try:
-            lab.wait_for("the payload to be idle", is_idle, limit_s, every_s=LOOK_S, while_running=container)
+            lab.wait_for("the payload to be idle", is_idle, limit_s, every_s=POLL_S, while_running=container)
         except (NotRunning, TimedOut) as error:
             raise _failed(lab, container, error, limit_s) from error
     except BaseException:
@@ -199,13 +199,13 @@ def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
-def _look(lab: Lab, script: str, *, image: str = "payload") -> str:
+def _run_script(lab: Lab, script: str, *, image: str = "payload") -> str:
     """What a shell script prints in a container of its own.
 
     Raises:
         EngineRefused: the script failed.
     """
-    done = lab.once(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
+    done = lab.run_once(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
     if done.exit_code:
         raise EngineRefused(
             f"this command failed in a container of labhelpers/{image}: {script}",
@@ -223,21 +223,18 @@ def _held_bytes(lab: Lab, containers: Sequence[Container]) -> list[int]:
 # --- acceleration
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Acceleration(Result):
-    """How the guests run here.
+    """How the guests run here."""
 
-    Attributes:
-        kind: `kvm` (the processor runs the guest's code) or `tcg` (QEMU translates it).
-        reason: why, in words.
-    """
-
-    kind: Literal["tcg", "kvm"]
-    reason: str
+    kind: Literal["tcg", "kvm"] = column(
+        "`kvm` (the processor runs the guest's code) or `tcg` (QEMU translates it)"
+    )
+    reason: str = column("why, in words")
 
 
 def probe_accel(lab: Lab) -> Acceleration:
-    """KVM where a guest has reached its payload with it within `PROBE_LIMIT_S`, else TCG.
+    """KVM where a guest has reached its payload with it within `PROBE_TIMEOUT_S`, else TCG.
 
     The answer is kept for this engine until its host boots again: a probe costs seconds.
     """
@@ -253,12 +250,12 @@ def probe_accel(lab: Lab) -> Acceleration:
 def _probe(lab: Lab) -> Acceleration:
     with lab.quiet(["docker run -d"]):
         try:
-            guest = start_guest(lab, accel="kvm", limit_s=PROBE_LIMIT_S)
+            guest = start_guest(lab, accel="kvm", limit_s=PROBE_TIMEOUT_S)
         except GuestFailed as error:
             last = (error.engine_message or "").splitlines()[-1:]
             if isinstance(error.__cause__, TimedOut):
                 return Acceleration(
-                    "tcg", f"/dev/kvm is there, but a guest hangs with it ({PROBE_LIMIT_S:g} s)"
+                    "tcg", f"/dev/kvm is there, but a guest hangs with it ({PROBE_TIMEOUT_S:g} s)"
                 )
             return Acceleration("tcg", f"/dev/kvm is there, but QEMU ended with it: {' '.join(last)}")
         except LabError as error:
@@ -286,19 +283,13 @@ class Phase:
     end_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Start:
-    """One start, from `docker create` to the payload's first answer.
+    """One start, from `docker create` to the payload's first answer."""
 
-    Attributes:
-        kind: `vm` or `container`.
-        order: the place in which it was started, from 0; the order is random.
-        phases: without gaps, in order.
-    """
-
-    kind: Kind
-    order: int
-    phases: tuple[Phase, ...]
+    kind: Kind = column("`vm` or `container`")
+    order: int = column("the place in which it was started, from 0; the order is random")
+    phases: tuple[Phase, ...] = column("without gaps, in order", shown=False)
 
     @property
     def total_ms(self) -> float:
@@ -306,17 +297,12 @@ class Start:
         return self.phases[-1].end_ms - self.phases[0].start_ms
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartTimes(Result):
-    """Starts of guests and containers with the same payload.
+    """Starts of guests and containers with the same payload."""
 
-    Attributes:
-        starts: every one, in the order in which they were started.
-        accel: `kvm` or `tcg`.
-    """
-
-    starts: tuple[Start, ...]
-    accel: str
+    starts: tuple[Start, ...] = rows("every one, in the order in which they were started", of=Start)
+    accel: str = column("`kvm` or `tcg`")
 
     def of(self, kind: Kind) -> tuple[Start, ...]:
         """The starts of one kind."""
@@ -354,7 +340,7 @@ class StartTimes(Result):
         return pd.DataFrame(rows, columns=["order", "kind", "phase", "start_ms", "end_ms"])
 
 
-MARKS: Mapping[Kind, Sequence[tuple[str, Callable[[str], bool]]]] = {
+PHASE_MARKERS: Mapping[Kind, Sequence[tuple[str, Callable[[str], bool]]]] = {
     # the phase that begins, and the line that begins it
     "vm": (
         ("QEMU", lambda line: line.startswith("GUEST POWER ON")),
@@ -391,7 +377,7 @@ def _timed(lab: Lab, kind: Kind, order: int) -> Start:
     created = _seconds(found["Created"])
     # the engine notes the start a little after the process has begun: the first line may be earlier
     begun = min(_seconds(found["State"]["StartedAt"]), lines[0][0])
-    seen = [(name, _first(lines, is_mark)) for name, is_mark in MARKS[kind]]
+    seen = [(name, _first(lines, is_mark)) for name, is_mark in PHASE_MARKERS[kind]]
     if kind == "container":
         seen.insert(0, ("user space", begun))
     marks = [("container", created), *((name, at) for name, at in seen if at is not None)]
@@ -409,19 +395,13 @@ def _first(lines: Sequence[tuple[float, str]], is_mark: Callable[[str], bool]) -
 # --- memory and disk
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryHeld(Result):
-    """What an idle guest and an idle container hold of the memory of the engine's host.
+@record
+class MemoryUsage(Result):
+    """What an idle guest and an idle container hold of the memory of the engine's host."""
 
-    Attributes:
-        vm_bytes: of QEMU with its guest (Pss of every process).
-        container_bytes: of the container's processes (Pss).
-        guest_memory_bytes: what the guest was given.
-    """
-
-    vm_bytes: int
-    container_bytes: int
-    guest_memory_bytes: int
+    vm_bytes: int = column("of QEMU with its guest (Pss of every process)")
+    container_bytes: int = column("of the container's processes (Pss)")
+    guest_memory_bytes: int = column("what the guest was given")
 
     @property
     def ratio(self) -> float:
@@ -429,34 +409,27 @@ class MemoryHeld(Result):
         return self.vm_bytes / self.container_bytes
 
 
-def memory_held(lab: Lab, pair: Pair) -> MemoryHeld:
+def memory_usage(lab: Lab, pair: Pair) -> MemoryUsage:
     """Measure both at the same moment, idle.
 
     Raises:
         NotRunning: one does not run any more.
     """
     guest, container = _held_bytes(lab, _both(pair))
-    return MemoryHeld(guest, container, GUEST_MEMORY_MB * 1024 * 1024)
+    return MemoryUsage(guest, container, GUEST_MEMORY_MB * 1024 * 1024)
 
 
-@dataclass(frozen=True, slots=True)
-class DiskUsed(Result):
-    """What each carries on disk, and what one more copy of it costs.
+@record
+class DiskUsage(Result):
+    """What each carries on disk, and what one more copy of it costs."""
 
-    Attributes:
-        kernel_bytes, initramfs_bytes, root_disk_bytes: of the guest.
-        qemu_bytes: the rest of the image `vm`: QEMU, its libraries and firmware.
-        payload_image_bytes: the container's whole image.
-        vm_copy_bytes, container_copy_bytes: what a started one adds (`SizeRw`, Engine API).
-    """
-
-    kernel_bytes: int
-    initramfs_bytes: int
-    root_disk_bytes: int
-    qemu_bytes: int
-    payload_image_bytes: int
-    vm_copy_bytes: int
-    container_copy_bytes: int
+    kernel_bytes: int = column("of the guest")
+    initramfs_bytes: int = column("of the guest")
+    root_disk_bytes: int = column("of the guest")
+    qemu_bytes: int = column("the rest of the image `vm`: QEMU, its libraries and firmware")
+    payload_image_bytes: int = column("the container's whole image")
+    vm_copy_bytes: int = column("what a started one adds (`SizeRw`, Engine API)")
+    container_copy_bytes: int = column("what a started one adds (`SizeRw`, Engine API)")
 
     @property
     def guest_bytes(self) -> int:
@@ -464,18 +437,18 @@ class DiskUsed(Result):
         return self.kernel_bytes + self.initramfs_bytes + self.root_disk_bytes
 
 
-def disk_used(lab: Lab, pair: Pair) -> DiskUsed:
+def disk_usage(lab: Lab, pair: Pair) -> DiskUsage:
     """Measure what is in the two images, and what the started ones have added.
 
     Raises:
         NotRunning: one does not run any more.
     """
     with lab.quiet(["docker run --rm"]):
-        listing = _look(lab, "cd /guest && stat -c '%n %s' kernel initramfs root.img", image="vm")
+        listing = _run_script(lab, "cd /guest && stat -c '%n %s' kernel initramfs root.img", image="vm")
     parts = {name: int(size) for name, size in (line.split() for line in listing.splitlines())}
     whole = lab.inspect_image(lab.image("vm"))["Size"]
     vm_copy, container_copy = (_added_bytes(lab, one) for one in _both(pair))
-    return DiskUsed(
+    return DiskUsage(
         kernel_bytes=parts["kernel"],
         initramfs_bytes=parts["initramfs"],
         root_disk_bytes=parts["root.img"],
@@ -494,37 +467,26 @@ def _added_bytes(lab: Lab, container: Container) -> int:
 # --- kernels
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kernel:
-    """A kernel as seen from one place.
+    """A kernel as seen from one place."""
 
-    Attributes:
-        seen_from: where.
-        release: `uname -r`.
-        version: /proc/version.
-        boot_id: drawn by the kernel at each boot (random(4)): two places with one boot id share one kernel.
-    """
-
-    seen_from: str
-    release: str
-    version: str
-    boot_id: str
+    seen_from: str = column("where")
+    release: str = column("`uname -r`")
+    version: str = column("/proc/version")
+    boot_id: str = column(
+        "drawn by the kernel at each boot (random(4)): two places with one boot id share one kernel"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kernels(Result):
-    """The kernel seen from the engine's host, from two containers of different images, and from two guests.
+    """The kernel seen from the engine's host, from two containers of different images, and from two guests."""
 
-    Attributes:
-        host: the engine's host.
-        containers, guests: two of each.
-        engine_says: the release that the engine itself reports (Engine API, GET /info).
-    """
-
-    host: Kernel
-    containers: tuple[Kernel, ...]
-    guests: tuple[Kernel, ...]
-    engine_says: str
+    host: Kernel = column("the engine's host", shown=False)
+    containers: tuple[Kernel, ...] = column("two of each", shown=False)
+    guests: tuple[Kernel, ...] = column("two of each", shown=False)
+    engine_says: str = column("the release that the engine itself reports (Engine API, GET /info)")
 
     @property
     def containers_share_the_hosts(self) -> bool:
@@ -559,7 +521,9 @@ def kernels(lab: Lab, pair: Pair) -> Kernels:
     host = Kernel("engine's host", there.release, there.version, there.boot_id)
     with lab.quiet(["docker run --rm"]):
         inside = [
-            Kernel(f"container of labhelpers/{image}", *_look(lab, SHOW_KERNEL, image=image).splitlines())
+            Kernel(
+                f"container of labhelpers/{image}", *_run_script(lab, SHOW_KERNEL, image=image).splitlines()
+            )
             for image in ("payload", "vm")
         ]
         first, _ = _both(pair)
@@ -572,58 +536,49 @@ def kernels(lab: Lab, pair: Pair) -> Kernels:
     return Kernels(host, tuple(inside), tuple(guests), str(lab.engine.info["KernelVersion"]))
 
 
-@dataclass(frozen=True, slots=True)
-class EngineHome(Result):
-    """Where the engine lives.
+@record
+class EngineHost(Result):
+    """Where the engine lives."""
 
-    Attributes:
-        operating_system: what the engine says of it.
-        in_a_vm: whether the engine's host is itself a virtual machine.
-        reason: how that was found.
-    """
-
-    operating_system: str
-    in_a_vm: bool
-    reason: str
+    operating_system: str = column("what the engine says of it")
+    in_a_vm: bool = column("whether the engine's host is itself a virtual machine")
+    reason: str = column("how that was found")
 
 
 DMI = ("sys_vendor", "bios_vendor", "board_vendor", "product_name")
 DEVICE_TREE = "/proc/device-tree/model"
 
 
-def engine_home(lab: Lab) -> EngineHome:
+def engine_host(lab: Lab) -> EngineHost:
     """Whether the engine lives in a virtual machine: by its own word, by the processor's flag `hypervisor`
     (set by a hypervisor for its guests, CPUID leaf 1), or by the name of the machine (DMI, device tree).
     """
     system = str(lab.engine.info["OperatingSystem"])
     if system == "Docker Desktop":
-        return EngineHome(system, True, "Docker Desktop runs the engine in a virtual machine of its own")
+        return EngineHost(system, True, "Docker Desktop runs the engine in a virtual machine of its own")
     seen = lab.host.read_many(["/proc/cpuinfo", *(f"/sys/class/dmi/id/{name}" for name in DMI), DEVICE_TREE])
     cpu, *names = (text or "" for text in seen.values())
     if re.search(r"^flags.* hypervisor", cpu, re.MULTILINE):
-        return EngineHome(system, True, "its processor says that a hypervisor is above it")
+        return EngineHost(system, True, "its processor says that a hypervisor is above it")
     machine = re.search(
         r"QEMU|KVM|VMware|VirtualBox|Virtual Machine|Xen|Apple Virtualization", " ".join(names)
     )
     if machine:
-        return EngineHome(system, True, f"its machine calls itself {machine[0]}")
-    return EngineHome(system, False, "nothing there tells of a hypervisor")
+        return EngineHost(system, True, f"its machine calls itself {machine[0]}")
+    return EngineHost(system, False, "nothing there tells of a hypervisor")
 
 
 # --- what they see
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BootLog(Result):
-    """What a guest said on its serial line.
+    """What a guest said on its serial line."""
 
-    Attributes:
-        at_ms: the time of each line, milliseconds since power-on, by the engine's clock.
-        lines: the text of each.
-    """
-
-    at_ms: tuple[float, ...]
-    lines: tuple[str, ...]
+    at_ms: tuple[float, ...] = column(
+        "the time of each line, milliseconds since power-on, by the engine's clock"
+    )
+    lines: tuple[str, ...] = column("the text of each")
 
     @property
     def kernel_lines(self) -> int:
@@ -653,43 +608,27 @@ def boot_log(pair: Pair) -> BootLog:
     return BootLog(tuple((at - lines[0][0]) * 1000 for at, _ in lines), tuple(text for _, text in lines))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class View:
-    """What the payload sees of the machine.
+    """What the payload sees of the machine."""
 
-    Attributes:
-        seen_from: `host`, `container` or `guest`.
-        pci: its PCI devices, `address vendor:device class`.
-        memory_bytes: all of the memory that it sees.
-        cpus: processors.
-        processes: in its /proc, kernel threads included.
-        root_filesystem: the type of what is mounted at /.
-    """
-
-    seen_from: str
-    pci: tuple[str, ...]
-    memory_bytes: int
-    cpus: int
-    processes: int
-    root_filesystem: str
+    seen_from: str = column("`host`, `container` or `guest`")
+    pci: tuple[str, ...] = column("its PCI devices, `address vendor:device class`")
+    memory_bytes: int = column("all of the memory that it sees")
+    cpus: int = column("processors")
+    processes: int = column("in its /proc, kernel threads included")
+    root_filesystem: str = column("the type of what is mounted at /")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Devices(Result):
-    """The machine as a container and a guest see it.
+    """The machine as a container and a guest see it."""
 
-    Attributes:
-        container, guest: one view each.
-        host_memory_bytes: what the engine says that its host has.
-        host_sees_payload: whether the container's payload is among the host's processes.
-        host_sees_guest_payload: whether the guest's payload is.
-    """
-
-    container: View
-    guest: View
-    host_memory_bytes: int
-    host_sees_payload: bool
-    host_sees_guest_payload: bool
+    container: View = column("one view each", shown=False)
+    guest: View = column("one view each", shown=False)
+    host_memory_bytes: int = column("what the engine says that its host has")
+    host_sees_payload: bool = column("whether the container's payload is among the host's processes")
+    host_sees_guest_payload: bool = column("whether the guest's payload is")
 
     @property
     def container_sees_the_hosts_memory(self) -> bool:
@@ -740,20 +679,14 @@ def _view(seen_from: str, log: str) -> View:
 # --- how many fit
 
 
-@dataclass(frozen=True, slots=True)
-class HowManyFit(Result):
-    """How many guests and containers fit in a given memory: a few measured, the rest extrapolated.
+@record
+class Density(Result):
+    """How many guests and containers fit in a given memory: a few measured, the rest extrapolated."""
 
-    Attributes:
-        memory_bytes: the memory to fill.
-        started: how many were running, for each measurement.
-        vm_bytes, container_bytes: the memory that they held together, measured.
-    """
-
-    memory_bytes: int
-    started: tuple[int, ...]
-    vm_bytes: tuple[int, ...]
-    container_bytes: tuple[int, ...]
+    memory_bytes: int = column("the memory to fill")
+    started: tuple[int, ...] = column("how many were running, for each measurement")
+    vm_bytes: tuple[int, ...] = column("the memory that they held together, measured")
+    container_bytes: tuple[int, ...] = column("the memory that they held together, measured")
 
     def line(self, kind: Kind) -> tuple[float, float]:
         """The least-squares line through the measurements: bytes at zero, bytes for each."""
@@ -782,7 +715,7 @@ class HowManyFit(Result):
         return pd.DataFrame(rows, columns=["kind", "count", "held_bytes", "how"])
 
 
-def how_many_fit(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3, 4)) -> HowManyFit:
+def density(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3, 4)) -> Density:
     """Start a few of each, measure what they hold, and extrapolate to `memory_bytes`.
 
     No more than half of the memory that is free on the engine's host is ever used.
@@ -801,7 +734,7 @@ def how_many_fit(lab: Lab, memory_bytes: int, started: Sequence[int] = (1, 2, 3,
     _must_have_room(lab, counts[-1])
     with lab.quiet(["docker run -d"]):
         guests, containers = (_held_by(lab, kind, counts) for kind in KINDS)
-    return HowManyFit(memory_bytes, counts, guests, containers)
+    return Density(memory_bytes, counts, guests, containers)
 
 
 def _must_have_room(lab: Lab, guests: int) -> None:
@@ -828,23 +761,17 @@ def _held_by(lab: Lab, kind: Kind, counts: Sequence[int]) -> tuple[int, ...]:
 # --- part3-1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stacks(Result):
-    """What stands on what, from the hardware to the payload, with what was measured.
+    """What stands on what, from the hardware to the payload, with what was measured."""
 
-    Attributes:
-        host_release, guest_release: kernel releases.
-        accel: how the guest's code runs.
-        memory, disk: as measured.
-    """
-
-    host_release: str
-    guest_release: str
-    accel: str
-    memory: MemoryHeld
-    disk: DiskUsed
+    host_release: str = column("kernel releases")
+    guest_release: str = column("kernel releases")
+    accel: str = column("how the guest's code runs")
+    memory: MemoryUsage = column("as measured", shown=False)
+    disk: DiskUsage = column("as measured", shown=False)
 
 
-def stacks(lab: Lab, seen: Kernels, memory: MemoryHeld, disk: DiskUsed) -> Stacks:
+def stacks(lab: Lab, seen: Kernels, memory: MemoryUsage, disk: DiskUsage) -> Stacks:
     """Put together what was measured before for the figure of the two stacks."""
     return Stacks(seen.engine_says, seen.guests[0].release, probe_accel(lab).kind, memory, disk)

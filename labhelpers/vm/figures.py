@@ -21,7 +21,7 @@ from labhelpers.drawing import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.vm.experiments import DiskUsed, HowManyFit, Kind, MemoryHeld, Stacks, StartTimes
+    from labhelpers.vm.experiments import Density, DiskUsage, Kind, MemoryUsage, Stacks, StartTimes
 
 PHASE = {
     "container": FAINT,
@@ -72,7 +72,7 @@ def draw_start_times(result: StartTimes, ax: Axes) -> Axes:
     return ax
 
 
-def draw_memory_held(result: MemoryHeld, ax: Axes) -> Axes:
+def draw_memory_usage(result: MemoryUsage, ax: Axes) -> Axes:
     """One bar for each, with its bytes."""
     resize(ax, 8, 2.2)
     held = {"vm": result.vm_bytes, "container": result.container_bytes}
@@ -88,7 +88,7 @@ def draw_memory_held(result: MemoryHeld, ax: Axes) -> Axes:
     return ax
 
 
-def draw_disk_used(result: DiskUsed, ax: Axes) -> Axes:
+def draw_disk_usage(result: DiskUsage, ax: Axes) -> Axes:
     """What each carries, part by part, and what one more copy adds; QEMU apart from the guest."""
     resize(ax, 8.5, 3.2)
     parts = (
@@ -118,7 +118,7 @@ def draw_disk_used(result: DiskUsed, ax: Axes) -> Axes:
     return ax
 
 
-def draw_how_many_fit(result: HowManyFit, ax: Axes) -> Axes:
+def draw_density(result: Density, ax: Axes) -> Axes:
     """Memory against number, on two logarithmic scales: dots measured, dashed lines extrapolated."""
     resize(ax, 8, 4)
     for kind, name, color in KINDS:

@@ -24,9 +24,9 @@ with tempfile.TemporaryDirectory() as folder, Lab("07") as lab, lab.quiet():
         tmpfs={"/run": "size=16m"},
     )
     results = {
-        "part3-12": volumes.places(lab, container),
-        "part3-13": volumes.filling(lab),
-        "part3-14": volumes.delays(lab),
+        "part3-12": volumes.file_locations(lab, container),
+        "part3-13": volumes.populate(lab),
+        "part3-14": volumes.propagation_delays(lab),
         "part3-15": volumes.speeds(lab),
     }
 assets = ROOT / "assets" / "volumes"

@@ -7,13 +7,12 @@ import json
 import tarfile
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.errors import BadInput
-from labhelpers.results import Result
-from labhelpers.volumes import stage
+from labhelpers.results import Result, column, record
+from labhelpers.volumes import common
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -21,45 +20,31 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 # no more than these rights: to read what belongs to others, and nothing else
-READER: dict[str, Any] = {"cap_drop": ["ALL"], "cap_add": ["DAC_READ_SEARCH"]}
+READ_ONLY_PRIVILEGES: dict[str, Any] = {"cap_drop": ["ALL"], "cap_add": ["DAC_READ_SEARCH"]}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Contents(Result):
-    """What a volume or a file of a back-up holds.
+    """What a volume or a file of a back-up holds."""
 
-    Attributes:
-        of: of what.
-        files: how many files.
-        bytes: their lengths, summed.
-        sha256: over path, kind, mode, owner, group, length and the contents' own SHA-256 of every entry, in order.
-    """
-
-    of: str
-    files: int
-    bytes: int
-    sha256: str
+    of: str = column("of what")
+    files: int = column("how many files")
+    bytes: int = column("their lengths, summed")
+    sha256: str = column(
+        "over path, kind, mode, owner, group, length and the contents' own SHA-256 of every entry, in order"
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class BackUp(Result):
-    """A volume written to a file of the notebook's machine.
+@record
+class Backup(Result):
+    """A volume written to a file of the notebook's machine."""
 
-    Attributes:
-        volume: its name.
-        file: the name of the file, a tar archive.
-        file_bytes: its size.
-        volume_contents: what the volume held, read in a container.
-        file_contents: what the file holds, read on this machine.
-        took_ms: for the copy alone.
-    """
-
-    volume: str
-    file: str
-    file_bytes: int
-    volume_contents: Contents
-    file_contents: Contents
-    took_ms: float
+    volume: str = column("its name")
+    file: str = column("the name of the file, a tar archive")
+    file_bytes: int = column("its size")
+    volume_contents: Contents = column("what the volume held, read in a container", shown=False)
+    file_contents: Contents = column("what the file holds, read on this machine", shown=False)
+    took_ms: float = column("for the copy alone")
 
     @property
     def agrees(self) -> bool:
@@ -67,21 +52,14 @@ class BackUp(Result):
         return self.volume_contents.sha256 == self.file_contents.sha256
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Restored(Result):
-    """A volume filled from a file.
+    """A volume filled from a file."""
 
-    Attributes:
-        volume: its name.
-        file_contents: what the file holds.
-        volume_contents: what the volume holds now, read in a container.
-        took_ms: for the copy alone.
-    """
-
-    volume: str
-    file_contents: Contents
-    volume_contents: Contents
-    took_ms: float
+    volume: str = column("its name")
+    file_contents: Contents = column("what the file holds", shown=False)
+    volume_contents: Contents = column("what the volume holds now, read in a container", shown=False)
+    took_ms: float = column("for the copy alone")
 
     @property
     def agrees(self) -> bool:
@@ -89,16 +67,16 @@ class Restored(Result):
         return self.volume_contents.sha256 == self.file_contents.sha256
 
 
-def put_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Contents:
+def create_test_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Contents:
     """Put some files into a volume of this session: a text, random bytes, a link, a secret with another owner.
 
     Raises:
         NameTaken: this session did not make it.
     """
-    stage.ours(lab, volume)
-    command = ["python3", "-c", stage.program("put.py"), "/data", str(random_bytes)]
+    common.owned_volume(lab, volume)
+    command = ["python3", "-c", common.program("fill.py"), "/data", str(random_bytes)]
     with lab.quiet():
-        stage.output(lab, command, image="tools", volumes=[f"{volume}:/data"])
+        common.output(lab, command, image="tools", volumes=[f"{volume}:/data"])
         return contents(lab, volume)
 
 
@@ -109,13 +87,15 @@ def contents(lab: Lab, volume: str) -> Contents:
         EngineRefused: there is no such volume.
     """
     lab.inspect_volume(volume)  # with -v the engine would make one
-    command = ["python3", "-c", stage.program("look.py"), "/data"]
+    command = ["python3", "-c", common.program("list_files.py"), "/data"]
     with lab.quiet():
-        rows = stage.output(lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READER)
+        rows = common.output(
+            lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READ_ONLY_PRIVILEGES
+        )
     return _summed(f"volume {volume}", json.loads(rows))
 
 
-def back_up(lab: Lab, volume: str, file: Path) -> BackUp:
+def back_up(lab: Lab, volume: str, file: Path) -> Backup:
     """Write a volume to a file of this machine, as a tar archive, piece by piece; then compare what both hold.
 
     The engine makes the archive (Engine API, GET /containers/{id}/archive), so it works on an engine elsewhere. What is
@@ -129,7 +109,7 @@ def back_up(lab: Lab, volume: str, file: Path) -> BackUp:
         return _back_up(lab, volume, file)
 
 
-def _back_up(lab: Lab, volume: str, file: Path) -> BackUp:
+def _back_up(lab: Lab, volume: str, file: Path) -> Backup:
     before = contents(lab, volume)
     try:
         target = file.open("xb")
@@ -145,14 +125,14 @@ def _back_up(lab: Lab, volume: str, file: Path) -> BackUp:
         took = time.perf_counter() - begin
         maps = _id_maps(lab, holder) if lab.engine.remaps_users else None
     if maps is not None:
-        renumber(file, *maps)
-    return BackUp(volume, file.name, file.stat().st_size, before, _of_archive(file), 1000 * took)
+        remap_ids(file, *maps)
+    return Backup(volume, file.name, file.stat().st_size, before, _of_archive(file), 1000 * took)
 
 
 def _holder(lab: Lab, volume: str) -> AbstractContextManager[Container]:
     """A container that has the volume at /data: archives are of a container's files."""
     image = lab.image("payload")
-    return lab.running(image, stage.STAY, network="none", volumes=[volume], cap_drop=["ALL"])
+    return lab.running(image, common.KEEP_RUNNING, network="none", volumes=[volume], cap_drop=["ALL"])
 
 
 def _id_maps(lab: Lab, container: Container) -> tuple[str, str]:
@@ -161,7 +141,7 @@ def _id_maps(lab: Lab, container: Container) -> tuple[str, str]:
     return lab.host.read(f"/proc/{first}/uid_map"), lab.host.read(f"/proc/{first}/gid_map")
 
 
-def renumber(file: Path, uid_map: str, gid_map: str) -> None:
+def remap_ids(file: Path, uid_map: str, gid_map: str) -> None:
     """Rewrite a tar archive with the owners and groups that containers count, in place of the host's.
 
     An engine with `userns-remap` puts the host's numbers into the archives that it makes, and takes the container's
@@ -174,7 +154,7 @@ def renumber(file: Path, uid_map: str, gid_map: str) -> None:
     try:
         with tarfile.open(file, "r:") as old, tarfile.open(new, "x:", format=tarfile.PAX_FORMAT) as target:
             for one in old:
-                one.uid, one.gid = id_inside(uid_map, one.uid), id_inside(gid_map, one.gid)
+                one.uid, one.gid = container_id(uid_map, one.uid), container_id(gid_map, one.gid)
                 one.pax_headers = {
                     key: value for key, value in one.pax_headers.items() if key not in ("uid", "gid")
                 }
@@ -184,7 +164,7 @@ def renumber(file: Path, uid_map: str, gid_map: str) -> None:
         new.unlink(missing_ok=True)
 
 
-def id_inside(id_map: str, number: int) -> int:
+def container_id(id_map: str, number: int) -> int:
     """What a container calls a number of the host; the number itself where it is outside of the map."""
     for line in id_map.splitlines():
         first, outside, count = map(int, line.split())
@@ -203,7 +183,7 @@ def restore(lab: Lab, file: Path, volume: str) -> Restored:
         NameTaken: this session did not make the volume.
     """
     with lab.quiet(essential=["docker run -d --network none -v"]):
-        if contents(lab, stage.ours(lab, volume)).files:
+        if contents(lab, common.owned_volume(lab, volume)).files:
             raise BadInput(f"the volume {volume!r} holds files already", hint="restore into a new volume")
         with file.open("rb") as archive, _holder(lab, f"{volume}:/data") as holder:
             begin = time.perf_counter()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 CHAPTER = "07"
-SHELF, COMMA, STAYS, SHOP, CLERK, COPY = all_named(
+SHELF, COMMA, STAYS, SHOP, CLERK, COPY = all_with_suffix(
     "bookshelf", "bind-fix", "stays", "shop", "clerk", "archive-copy"
 )
 MOUNT_POINT = "/var/log"

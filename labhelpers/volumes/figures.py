@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, human_bytes, resize
-from labhelpers.volumes.sides import percentile
-from labhelpers.volumes.speed import CACHED, MIB, PLACES, SMALL, SYNCED
+from labhelpers.volumes.shared_directory import percentile
+from labhelpers.volumes.speed import CACHED, MIB, MOUNT_POINTS, SMALL, SYNCED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.volumes.filling import Filling
-    from labhelpers.volumes.places import Place, Places
-    from labhelpers.volumes.sides import Delays
+    from labhelpers.volumes.locations import FileLocation, FileLocations
+    from labhelpers.volumes.population import VolumePopulation
+    from labhelpers.volumes.shared_directory import PropagationDelays
     from labhelpers.volumes.speed import Speeds
 
 KIND = {"container layer": CONTAINER, "volume": HOST, "bind": KERNEL, "bind mount": KERNEL, "tmpfs": LIMIT}
@@ -32,7 +32,7 @@ def _box(
     ax.add_patch(FancyBboxPatch(corner, *size, boxstyle=shape, fc=face, ec=edge, lw=1.4))
 
 
-def draw_places(result: Places, ax: Axes) -> Axes:
+def draw_file_locations(result: FileLocations, ax: Axes) -> Axes:
     """The places of a container's files on the left, and on the right where they are on the engine's host."""
     ordered = sorted(result.places, key=lambda place: (_where(place), place.inside))
     count = len(ordered)
@@ -60,11 +60,11 @@ def draw_places(result: Places, ax: Axes) -> Axes:
     return ax
 
 
-def _where(place: Place) -> int:
+def _where(place: FileLocation) -> int:
     return ("container layer", "volume", "bind", "tmpfs").index(place.kind)
 
 
-def _meaning(place: Place) -> str:
+def _meaning(place: FileLocation) -> str:
     return {
         "container layer": "goes with the container",
         "volume": "the engine's; stays until somebody removes it",
@@ -73,7 +73,7 @@ def _meaning(place: Place) -> str:
     }[place.kind]
 
 
-def draw_filling(result: Filling, ax: Axes) -> Axes:
+def draw_volume_population(result: VolumePopulation, ax: Axes) -> Axes:
     """One row a mount: what it is, what the container sees there, and what is on the engine's host."""
     rows = len(result.cases)
     resize(ax, 10.5, 1.2 + 0.62 * rows)
@@ -108,7 +108,7 @@ def _chips(ax: Axes, x: float, y: float, names: Sequence[str], of_image: Sequenc
         x += width + 0.1
 
 
-def draw_delays(result: Delays, ax: Axes) -> Axes:
+def draw_propagation_delays(result: PropagationDelays, ax: Axes) -> Axes:
     """Every delay as a point, in microseconds on a logarithmic axis, one row a direction; the median is marked."""
     resize(ax, 8.5, 3)
     rows = (
@@ -148,7 +148,7 @@ def draw_speeds(result: Speeds, ax: Axes) -> Axes:
     ticks, names, y = [], [], 0.0
     for what, words in groups:
         ax.text(0, y, words, weight="bold", va="center", transform=ax.get_yaxis_transform())
-        for place in PLACES:
+        for place in MOUNT_POINTS:
             y += 1
             turns = result.of(place, what)
             rates = [turn.bytes_per_s / MIB for turn in turns]
@@ -168,7 +168,7 @@ def draw_speeds(result: Speeds, ax: Axes) -> Axes:
     low, high = (end(turn.bytes_per_s / MIB for turn in result.turns) for end in (min, max))
     ax.set(xlim=(low / 1.5, high * 12), ylim=(y - 0.6, -0.7), xlabel="MiB/s (logarithmic)")
     ax.set_yticks(ticks, names)
-    for tick, place in zip(ax.get_yticklabels(), [*PLACES] * len(groups), strict=True):
+    for tick, place in zip(ax.get_yticklabels(), [*MOUNT_POINTS] * len(groups), strict=True):
         tick.set_color(KIND[place])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)

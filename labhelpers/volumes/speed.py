@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import random
 import statistics
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labhelpers.engine.differences import security
-from labhelpers.results import Result, table
-from labhelpers.volumes import stage
+from labhelpers.engine.differences import security_option
+from labhelpers.results import Result, column, record, rows, table
+from labhelpers.volumes import common
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 MIB = 1024 * 1024
-PLACES = {
+MOUNT_POINTS = {
     "container layer": "/layer",
     "volume": "/volume",
     "bind mount": "/bind",
@@ -26,27 +25,21 @@ PLACES = {
 }
 CACHED, SYNCED, SMALL = "written", "written and synced", "small, each synced"
 # a disk that others keep busy, in a translated machine
-SLOWEST_S = 400.0
+TIMEOUT_S = 400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One measurement.
+@record
+class SpeedMeasurement:
+    """One measurement."""
 
-    Attributes:
-        place: `container layer`, `volume`, `bind mount` or `tmpfs`.
-        what: `written` (the kernel has it in memory), `written and synced` (fdatasync(2) came back), or
-            `small, each synced`.
-        moved_bytes: how much was written.
-        took_s: in how long.
-        operation_bytes: of one write(2).
-    """
-
-    place: str
-    what: str
-    moved_bytes: int
-    took_s: float
-    operation_bytes: int
+    place: str = column("`container layer`, `volume`, `bind mount` or `tmpfs`")
+    what: str = column(
+        "`written` (the kernel has it in memory), `written and synced` (fdatasync(2) came back), or "
+        "`small, each synced`"
+    )
+    moved_bytes: int = column("how much was written")
+    took_s: float = column("in how long")
+    operation_bytes: int = column("of one write(2)")
 
     @property
     def bytes_per_s(self) -> float:
@@ -59,25 +52,19 @@ class Turn:
         return 1000 * self.took_s * self.operation_bytes / self.moved_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Speeds(Result):
-    """How fast a container wrote into four places, in random order.
+    """How fast a container wrote into four places, in random order."""
 
-    Attributes:
-        turns: every measurement, in the order in which it was made.
-        file_systems: place → what the mount table says of it.
-        whole_bytes: size of the file.
-        small_bytes: size of a small write, at a random place of a file that is there.
-        repeats: how often each was measured.
-    """
+    turns: tuple[SpeedMeasurement, ...] = rows(
+        "every measurement, in the order in which it was made", of=SpeedMeasurement
+    )
+    file_systems: dict[str, str] = column("place → what the mount table says of it", shown=False)
+    whole_bytes: int = column("size of the file")
+    small_bytes: int = column("size of a small write, at a random place of a file that is there")
+    repeats: int = column("how often each was measured")
 
-    turns: tuple[Turn, ...]
-    file_systems: dict[str, str]
-    whole_bytes: int
-    small_bytes: int
-    repeats: int
-
-    def of(self, place: str, what: str) -> tuple[Turn, ...]:
+    def of(self, place: str, what: str) -> tuple[SpeedMeasurement, ...]:
         """The measurements of one kind at one place."""
         return tuple(turn for turn in self.turns if (turn.place, turn.what) == (place, what))
 
@@ -89,14 +76,16 @@ class Speeds(Result):
     def is_whole(self) -> bool:
         """Whether every place was measured in every way as often as was asked."""
         return all(
-            len(self.of(place, what)) == self.repeats for place in PLACES for what in (CACHED, SYNCED, SMALL)
+            len(self.of(place, what)) == self.repeats
+            for place in MOUNT_POINTS
+            for what in (CACHED, SYNCED, SMALL)
         )
 
     def frame(self) -> pd.DataFrame:
         """One row a place and way: median, lowest and highest MiB/s; for small writes the median ms of one."""
         rows = []
         for what in (CACHED, SYNCED, SMALL):
-            for place in PLACES:
+            for place in MOUNT_POINTS:
                 turns = self.of(place, what)
                 rates = sorted(turn.bytes_per_s / MIB for turn in turns)
                 one = statistics.median(t.operation_ms for t in turns) if what == SMALL else float("nan")
@@ -129,29 +118,31 @@ def speeds(
     """
     turns = [
         (place, folder, what)
-        for place, folder in PLACES.items()
+        for place, folder in MOUNT_POINTS.items()
         for what in ("sequential", "small")
         for _ in range(repeats)
     ]
     random.shuffle(turns)
     asked = json.dumps([turns, whole_bytes, small_bytes, small_writes, limit_s])
-    with lab.quiet(), stage.volume(lab, "speed") as name, stage.volume(lab, "bound") as bound:
+    with lab.quiet(), common.volume(lab, "speed") as name, common.volume(lab, "bound") as bound:
         # a container may not write into the reader's directory, and the lab changes neither its owner nor its label
-        if source is None or lab.engine.remaps_users or security(lab.engine.info, "selinux"):
-            source = stage.directory_of(lab, bound)
-        printed = stage.output(
+        if source is None or lab.engine.remaps_users or security_option(lab.engine.info, "selinux"):
+            source = common.directory_of(lab, bound)
+        printed = common.output(
             lab,
-            ["python3", "-c", stage.program("write.py"), asked],
+            ["python3", "-c", common.program("write.py"), asked],
             image="tools",
-            limit_s=SLOWEST_S,
-            **stage.bound(lab, source, PLACES["bind mount"], volumes=[f"{name}:{PLACES['volume']}"]),
-            tmpfs={PLACES["tmpfs"]: f"size={4 * whole_bytes}"},
+            limit_s=TIMEOUT_S,
+            **common.bind_options(
+                lab, source, MOUNT_POINTS["bind mount"], volumes=[f"{name}:{MOUNT_POINTS['volume']}"]
+            ),
+            tmpfs={MOUNT_POINTS["tmpfs"]: f"size={4 * whole_bytes}"},
         )
     measured, kinds = json.loads(printed)
     found = [
-        Turn(place, what, moved, took, small_bytes if kind == "small" else MIB)
+        SpeedMeasurement(place, what, moved, took, small_bytes if kind == "small" else MIB)
         for place, kind, parts in measured
         for what, (moved, took) in zip((SMALL,) if kind == "small" else (CACHED, SYNCED), parts, strict=True)
     ]
-    file_systems = {place: kinds[folder] for place, folder in PLACES.items()}
+    file_systems = {place: kinds[folder] for place, folder in MOUNT_POINTS.items()}
     return Speeds(tuple(found), file_systems, whole_bytes, small_bytes, repeats)

@@ -11,7 +11,7 @@ from labhelpers.lab import Lab
 
 
 @pytest.fixture(scope="module")
-def shared(engine: Engine) -> Iterator[Lab]:
+def shared_lab(engine: Engine) -> Iterator[Lab]:
     """A quiet lab for the tests of one file; it must remove all that it made."""
     with Lab("test", engine=engine) as lab, lab.quiet():
         yield lab

@@ -16,7 +16,7 @@ BURST = "timeout 0.2 sh -c 'while :; do :; done'"
 BURN = ["timeout", "300", "sh", "-c", "while :; do :; done"]
 
 
-pytestmark = pytest.mark.usefixtures("own_state")
+pytestmark = pytest.mark.usefixtures("temporary_state")
 
 
 def started(lab: Lab, name: str, command: list[str], image: str = "payload", **options: Any) -> None:
@@ -27,8 +27,8 @@ def started(lab: Lab, name: str, command: list[str], image: str = "payload", **o
     lab.run(lab.image(image), command, name=name, **bound | options)
 
 
-def test_thirty(quiet: Lab) -> None:
-    lab = quiet
+def test_thirty(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = exercises.thirty(lab)
     assert "no container named warm" in str(exercise.check())
     started(lab, "warm", ["sleep", "300"], cpus=0.3)
@@ -49,14 +49,14 @@ def test_thirty(quiet: Lab) -> None:
     assert exercise.check().passed
 
 
-def test_thirty_by_quota_and_period_counts_too(quiet: Lab) -> None:
-    exercise = exercises.thirty(quiet)
-    started(quiet, "warm", BURN, cpu_quota=15_000, cpu_period=50_000)
+def test_thirty_by_quota_and_period_counts_too(quiet_lab: Lab) -> None:
+    exercise = exercises.thirty(quiet_lab)
+    started(quiet_lab, "warm", BURN, cpu_quota=15_000, cpu_period=50_000)
     assert exercise.check().passed, exercise.check()
 
 
-def test_survive(quiet: Lab) -> None:
-    lab = quiet
+def test_survive(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = exercises.survive(lab)
     need = stored_value(lab, "hungry-food")[0]
     command = ["python3", "/food/hungry.py"]
@@ -99,19 +99,22 @@ def test_survive(quiet: Lab) -> None:
     assert stored_value(lab, "hungry-food")[0] == need
 
 
-def test_a_hog_without_a_limit_lives_and_does_not_pass(quiet: Lab) -> None:
-    exercise = exercises.survive(quiet)
+def test_a_hog_without_a_limit_lives_and_does_not_pass(quiet_lab: Lab) -> None:
+    exercise = exercises.survive(quiet_lab)
     # its own bound: it ends by itself, and its address space is held
-    quiet.run(
-        quiet.image("tools"), ["python3", "/food/hungry.py"], name="hungry", volumes=["hungry-food:/food:ro"]
+    quiet_lab.run(
+        quiet_lab.image("tools"),
+        ["python3", "/food/hungry.py"],
+        name="hungry",
+        volumes=["hungry-food:/food:ro"],
     )
     wait_for(
         "the verdict", lambda: "no limit" in str(exercise.check()), 60, details=lambda: str(exercise.check())
     )
 
 
-def test_throttled(quiet: Lab) -> None:
-    lab = quiet
+def test_throttled(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = exercises.throttled(lab)
     # before its work begins it is not throttled either
     assert not exercise.check().passed
@@ -145,8 +148,8 @@ def test_throttled(quiet: Lab) -> None:
     assert stored_value(lab, "workers") == (victim, busy, idle, free)
 
 
-def test_three_to_one(quiet: Lab) -> None:
-    lab = quiet
+def test_three_to_one(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = exercises.three_to_one(lab)
     assert "no container named fast" in str(exercise.check())
     started(lab, "fast", BURN)
@@ -168,8 +171,8 @@ def test_three_to_one(quiet: Lab) -> None:
     assert "a quota holds one of them back" in str(exercise.check())
 
 
-def test_full_house(quiet: Lab) -> None:
-    lab = quiet
+def test_full_house(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = exercises.full_house(lab)
     assert "no container named full-house" in str(exercise.check())
     five = ["sh", "-c", "for n in 1 2 3 4; do sleep 300 & done; wait"]
@@ -197,8 +200,8 @@ def test_full_house(quiet: Lab) -> None:
     assert exercise.check().passed
 
 
-def test_more_room(quiet: Lab) -> None:
-    lab = quiet
+def test_more_room(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = exercises.more_room(lab)
     assert "it may use 32 MiB" in str(exercise.check())
     assert "change both" in exercise.hint()
@@ -222,8 +225,8 @@ def test_more_room(quiet: Lab) -> None:
     assert "it may use 32 MiB" in str(exercises.more_room(lab).check())
 
 
-def test_a_full_house_of_threads_and_by_update_counts_too(quiet: Lab) -> None:
-    lab = quiet
+def test_a_full_house_of_threads_and_by_update_counts_too(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = exercises.full_house(lab)
     threads = (
         "import threading, time; [threading.Thread(target=time.sleep, args=(300,)).start() for _ in range(5)]"
@@ -241,5 +244,5 @@ def test_throttled_without_any_quota_counts_too(quiet: Lab) -> None:
     quiet.client.api._post_json(  # `docker update --cpu-quota -1`
         quiet.client.api._url("/containers/{0}/update", victim), data={"CpuQuota": -1, "NanoCpus": 0}
     )
-    if quiet.host.cgroup(victim).cpu.limit_cpus is None:
+    if quiet_lab.host.cgroup(victim).cpu.limit_cpus is None:
         wait_for("it to pass", lambda: exercise.check().passed, 30, details=lambda: str(exercise.check()))

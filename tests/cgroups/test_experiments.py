@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from labhelpers import cgroups
-from labhelpers.cgroups.bounds import MIB
+from labhelpers.cgroups.safety_limits import MIB
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab
 
 
-def test_quota(shared: Lab) -> None:
-    result = cgroups.quota(shared, asked=(0.1, 0.4), seconds=0.6)
+def test_quota(shared_lab: Lab) -> None:
+    result = cgroups.quota(shared_lab, asked=(0.1, 0.4), seconds=0.6)
     assert [step.asked_cpus for step in result.steps] == [0.1, 0.4]
     assert all(step.holds for step in result.steps)
     tenth = result.step(0.1).use
@@ -19,11 +19,11 @@ def test_quota(shared: Lab) -> None:
     assert tenth.cpus < 0.09 or (tenth.throttled_periods > 0 and tenth.throttled_s > 0)
     assert len(result.frame()) == 2
     with pytest.raises(BadInput, match="CPUs"):
-        cgroups.quota(shared, asked=(1000,))
+        cgroups.quota(shared_lab, asked=(1000,))
 
 
-def test_shares(shared: Lab) -> None:
-    result = cgroups.shares(shared, ratios=((1, 1), (4, 1)), seconds=0.6)
+def test_shares(shared_lab: Lab) -> None:
+    result = cgroups.shares(shared_lab, ratios=((1, 1), (4, 1)), seconds=0.6)
     assert result.off_percent() < 10
     even, more = result.steps
     assert even.weights[0] == even.weights[1]
@@ -31,8 +31,8 @@ def test_shares(shared: Lab) -> None:
     assert result.alone_cpus > 0
 
 
-def test_cpuset(shared: Lab) -> None:
-    result = cgroups.cpuset(shared, seconds=0.4)
+def test_cpuset(shared_lab: Lab) -> None:
+    result = cgroups.cpuset(shared_lab, seconds=0.4)
     assert result.seen_after == {result.pinned}
     assert result.allowed == str(result.pinned)
     assert result.after_cpus < 1.1
@@ -40,8 +40,8 @@ def test_cpuset(shared: Lab) -> None:
     assert any(f"--cpuset-cpus {result.pinned}" in text.get_text() for text in ax.texts)
 
 
-def test_update(shared: Lab) -> None:
-    result = cgroups.update(shared, quotas=(0.5, 0.1), seconds=0.5)
+def test_update(shared_lab: Lab) -> None:
+    result = cgroups.update(shared_lab, quotas=(0.5, 0.1), seconds=0.5)
     assert result.same_process
     assert result.use(1).cpus <= 0.1 * 1.5 + 0.05
     readings = result.samples.of(result.name)
@@ -53,8 +53,8 @@ def test_update(shared: Lab) -> None:
     assert any(list(line.get_xdata()) == [result.changed_at_s[0]] * 2 for line in ax.lines)  # type: ignore[arg-type]
 
 
-def test_neighbour(shared: Lab) -> None:
-    result = cgroups.neighbour(shared, seconds=0.5)
+def test_neighbour(shared_lab: Lab) -> None:
+    result = cgroups.measure_noisy_neighbour(shared_lab, seconds=0.5)
     alone, beside, held, more = result.cases
     assert alone.burner_cpus == 0
     assert 0.35 < beside.service_part < 0.62
@@ -65,8 +65,8 @@ def test_neighbour(shared: Lab) -> None:
     assert len(result.frame()) == 4
 
 
-def test_out_of_memory(shared: Lab) -> None:
-    result = cgroups.out_of_memory(shared, limit=40 * MIB)
+def test_out_of_memory(shared_lab: Lab) -> None:
+    result = cgroups.out_of_memory(shared_lab, limit=40 * MIB)
     assert (result.exit_code, result.oom_kills) == (137, 1)
     assert result.limit_bytes == 40 * MIB
     assert result.highest_bytes <= result.limit_bytes
@@ -79,23 +79,23 @@ def test_out_of_memory(shared: Lab) -> None:
     assert "limit: 40 MiB" in words
 
 
-def test_reservation(shared: Lab) -> None:
-    result = cgroups.reservation(shared, reserved=12 * MIB, wanted=24 * MIB, limit=64 * MIB)
+def test_reservation(shared_lab: Lab) -> None:
+    result = cgroups.reservation(shared_lab, reserved=12 * MIB, wanted=24 * MIB, limit=64 * MIB)
     assert (result.reservation_bytes, result.limit_bytes) == (12 * MIB, 64 * MIB)
     assert result.highest_bytes > result.reservation_bytes
     assert result.oom_kills == 0
 
 
-def test_crowd(shared: Lab) -> None:
-    result = cgroups.crowd(shared, limit=24, seconds=0.3)
+def test_crowd(shared_lab: Lab) -> None:
+    result = cgroups.pids_limit(shared_lab, limit=24, seconds=0.3)
     assert result.most == 24
     assert result.refused > 0
     assert result.kernel_refused is None or result.kernel_refused > 0
     assert result.others_start
 
 
-def test_devices(shared: Lab) -> None:
-    result = cgroups.devices(shared)
+def test_devices(shared_lab: Lab) -> None:
+    result = cgroups.devices(shared_lab)
     without = result.of("")
     assert without is not None
     assert (without.made, without.read, without.write) == (True, False, False)
@@ -103,11 +103,11 @@ def test_devices(shared: Lab) -> None:
     assert result.opened_only_what_was_given
     if (only_read := result.of(f"--device {result.path}:{result.path}:r")) is not None:
         assert (only_read.there, only_read.read, only_read.write) == (True, True, False)
-    assert (result.list_file is not None) == (str(shared.engine.facts().cgroup_version) == "1")
+    assert (result.list_file is not None) == (str(shared_lab.engine.facts().cgroup_version) == "1")
 
 
-def test_disk_limits(shared: Lab) -> None:
-    result = cgroups.disk_limits(shared, asked=(2 * MIB,), seconds=0.6)
+def test_disk_limits(shared_lab: Lab) -> None:
+    result = cgroups.disk_limits(shared_lab, asked=(2 * MIB,), seconds=0.6)
     if not result.steps:
         assert result.disk.why_not
         pytest.skip(f"no disk to limit here: {result.disk.why_not}")
@@ -116,11 +116,11 @@ def test_disk_limits(shared: Lab) -> None:
         free, limited = result.of(way)
         assert limited.measured_bps < free.measured_bps
         assert [at for at, _ in limited.points] == sorted(at for at, _ in limited.points)
-    assert not [one for one in shared.client.volumes.list() if shared.session in one.name]
+    assert not [one for one in shared_lab.client.volumes.list() if shared_lab.session in one.name]
 
 
-def test_bandwidth(shared: Lab) -> None:
-    result = cgroups.bandwidth(shared, mbit_s=20)
+def test_bandwidth(shared_lab: Lab) -> None:
+    result = cgroups.bandwidth(shared_lab, mbit_s=20)
     assert result.limiting_controllers == ()
     assert "memory" in result.controllers
     if result.during is None:
@@ -129,11 +129,11 @@ def test_bandwidth(shared: Lab) -> None:
     assert "tbf" in result.qdisc
     assert result.bucket_held
     assert result.during.mbit_s < result.before.mbit_s
-    assert not [one for one in shared.client.networks.list() if shared.session in (one.name or "")]
+    assert not [one for one in shared_lab.client.networks.list() if shared_lab.session in (one.name or "")]
 
 
-def test_spellings(shared: Lab) -> None:
-    result = cgroups.spellings(shared)
+def test_spellings(shared_lab: Lab) -> None:
+    result = cgroups.compare_versions(shared_lab)
     assert result.read_as_spelled
     by_option = {row.option.split()[0]: row for row in result.rows}
     assert by_option["--cpus"].v1_text == "50000 · 100000"
@@ -143,7 +143,7 @@ def test_spellings(shared: Lab) -> None:
     assert "read here" in " ".join(result.frame().columns)
 
 
-def test_limits(shared: Lab) -> None:
+def test_limits(shared_lab: Lab) -> None:
     options = {
         "cpus": 0.25,
         "cpu_shares": 300,
@@ -151,9 +151,9 @@ def test_limits(shared: Lab) -> None:
         "memory_reservation": "24m",
         "cpuset_cpus": "0",
     }
-    with cgroups.hog(shared, ["sleep", "60"], **options) as container:
-        seen = cgroups.limits(shared, container)
-        by_id = cgroups.limits(shared, str(container.id))
+    with cgroups.load(shared_lab, ["sleep", "60"], **options) as container:
+        seen = cgroups.limits(shared_lab, container)
+        by_id = cgroups.limits(shared_lab, str(container.id))
     assert seen.of("--cpus").words == "0.25 CPUs: 25 ms of processor time in every 100 ms"
     assert seen.of("--memory").words == "at most 48 MiB; killed beyond it"
     assert seen.of("--memory-reservation").words == "24 MiB when the host runs short of memory"
@@ -168,12 +168,12 @@ def test_limits(shared: Lab) -> None:
     assert [one.texts for one in by_id.limits] == [one.texts for one in seen.limits]
 
 
-def test_without_a_limit_nothing_is_set_but_devices(shared: Lab) -> None:
-    plain = shared.run(shared.image("payload"), ["sleep", "60"], network="none")
+def test_without_a_limit_nothing_is_set_but_devices(shared_lab: Lab) -> None:
+    plain = shared_lab.run(shared_lab.image("payload"), ["sleep", "60"], network="none")
     try:
-        seen = cgroups.limits(shared, plain)
+        seen = cgroups.limits(shared_lab, plain)
     finally:
-        shared.remove(plain, force=True)
+        shared_lab.remove(plain, force=True)
     # an engine under systemd has a limit of tasks for everybody
     assert {one.option for one in seen.are_set} - {"--pids-limit"} == {"--device"}
     assert len(seen.frame()) == len(seen.limits)

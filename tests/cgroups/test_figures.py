@@ -8,14 +8,14 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from labhelpers.cgroups.cpu import Quota, QuotaStep, Shares, SharesStep
-from labhelpers.cgroups.crowd import Crowd
-from labhelpers.cgroups.devices import Attempt, Devices
+from labhelpers.cgroups.devices import DeviceAttempt, Devices
 from labhelpers.cgroups.disk import Disk, DiskLimits, DiskStep
-from labhelpers.cgroups.limits import Spelling, Spellings
+from labhelpers.cgroups.limits import VersionComparison, VersionedLimit
 from labhelpers.cgroups.memory import OutOfMemory, Reservation
-from labhelpers.cgroups.neighbour import Answers, Neighbour
 from labhelpers.cgroups.network import Bandwidth, Transfer
-from labhelpers.cgroups.samples import Reading, Samples, Use
+from labhelpers.cgroups.noisy_neighbour import Latencies, NoisyNeighbour
+from labhelpers.cgroups.pids import PidsLimit
+from labhelpers.cgroups.samples import Reading, Samples, Usage
 from labhelpers.engine.host import Cgroup, Cpu, Io, Memory, Pids
 
 matplotlib.use("agg")
@@ -44,8 +44,8 @@ def samples(*readings: Reading) -> Samples:
 STEADY = samples(*(reading(number / 10, number / 20) for number in range(21)))
 
 
-def use(cpus: float, throttled: int) -> Use:
-    return Use(1.0, cpus, 0.5, 10, throttled)
+def use(cpus: float, throttled: int) -> Usage:
+    return Usage(1.0, cpus, 0.5, 10, throttled)
 
 
 def test_samples_draw_the_use_and_the_quota() -> None:
@@ -96,17 +96,17 @@ def test_the_end_of_a_hog() -> None:
 
 def test_a_crowd() -> None:
     grown = samples(reading(0, 0, pids=2), reading(1, 0, pids=40))
-    ax = Crowd("web", 40, 123, None, True, grown).plot()
+    ax = PidsLimit("web", 40, 123, None, True, grown).plot()
     assert list(ax.lines[0].get_ydata()) == [2, 40]  # type: ignore[arg-type]
     assert "refused 123 times" in texts(ax)
 
 
 def test_latencies_are_a_distribution() -> None:
     cases = (
-        Answers("alone", (6.0, 6.0, 7.0, 8.0), 0.6, 0.0),
-        Answers("beside", (90.0, 300.0, 200.0, 100.0), 0.5, 0.5),
+        Latencies("alone", (6.0, 6.0, 7.0, 8.0), 0.6, 0.0),
+        Latencies("beside", (90.0, 300.0, 200.0, 100.0), 0.5, 0.5),
     )
-    result = Neighbour(0, 10, 6, cases)
+    result = NoisyNeighbour(0, 10, 6, cases)
     ax = result.plot()
     assert list(ax.lines[1].get_xdata()) == [90, 100, 200, 300]  # type: ignore[arg-type]
     assert list(ax.lines[1].get_ydata()) == [25, 50, 75, 100]  # type: ignore[arg-type]
@@ -129,8 +129,8 @@ def test_disks() -> None:
 
 
 def test_devices() -> None:
-    nothing = Attempt("", False, True, False, False, "Operation not permitted")
-    given = Attempt("--device /dev/fuse", True, True, True, True, "")
+    nothing = DeviceAttempt("", False, True, False, False, "Operation not permitted")
+    given = DeviceAttempt("--device /dev/fuse", True, True, True, True, "")
     result = Devices("/dev/fuse", "10:229", (nothing, given), None, ("--device-cgroup-rule x: no",))
     assert result.opened_only_what_was_given
     said = texts(result.plot())
@@ -156,9 +156,11 @@ def test_bandwidth() -> None:
 
 
 def test_the_readers_own_host_is_marked() -> None:
-    row = Spelling("--cpus 0.5", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000", "50000", "50000")
+    row = VersionedLimit(
+        "--cpus 0.5", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000", "50000", "50000"
+    )
     for version in (1, 2):
-        result = Spellings(version, (row,))
+        result = VersionComparison(version, (row,))
         assert f"version {version} · this host, read" in texts(result.plot())
         assert result.read_as_spelled
-    assert not Spellings(1, (replace(row, read="-1"),)).read_as_spelled
+    assert not VersionComparison(1, (replace(row, read="-1"),)).read_as_spelled

@@ -24,20 +24,22 @@ Told = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def samples(shared: Lab) -> tuple[Samples, Told, Samples]:
+def samples(shared_lab: Lab) -> tuple[Samples, Told, Samples]:
     """Samples of two containers, what `docker stats` said meanwhile (`raw`: its numbers), and samples after it."""
     with (
-        cgroups.hog(shared, ["sh", "-c", STEADY], cpus=0.4, name=f"steady-{shared.session}") as steady,
-        cgroups.hog(shared, ["sleep", "100"], name=f"idle-{shared.session}") as idle,
-        cgroups.Sampler(shared, [steady, idle], hz=20) as sampler,
+        cgroups.load(
+            shared_lab, ["sh", "-c", STEADY], cpus=0.4, name=f"steady-{shared_lab.session}"
+        ) as steady,
+        cgroups.load(shared_lab, ["sleep", "100"], name=f"idle-{shared_lab.session}") as idle,
+        cgroups.Sampler(shared_lab, [steady, idle], hz=20) as sampler,
     ):
         # `docker stats` looks at another moment than we do, so nothing may change any more
-        shared.wait_for(
-            "24 MiB of cache", lambda: shared.host.cgroup(steady).memory.cache_bytes >= 24 * MIB, 60
+        shared_lab.wait_for(
+            "24 MiB of cache", lambda: shared_lab.host.cgroup(steady).memory.cache_bytes >= 24 * MIB, 60
         )
         sampler.wait(0.5)
         form = ["stats", "--no-stream", "--format", "{{json .}}", str(steady.name)]
-        typed = ["docker", "--host", shared.engine.address, *form]
+        typed = ["docker", "--host", shared_lab.engine.address, *form]
         told = json.loads(subprocess.run(typed, check=True, capture_output=True, encoding="utf-8").stdout)
         told["raw"] = steady.stats(stream=False)
         sampler.wait(0.2)
@@ -128,15 +130,15 @@ def test_the_curves_of_samples(samples: tuple[Samples, Told, Samples]) -> None:
     assert max(lines[samples[2].names[0]]) <= 0.4 * 100 * 1.5 + 5
 
 
-def test_one_that_ends_is_told_and_the_other_goes_on(shared: Lab) -> None:
+def test_one_that_ends_is_told_and_the_other_goes_on(shared_lab: Lab) -> None:
     with (
-        cgroups.hog(shared, ["true"], begin=False, name=f"short-{shared.session}") as short,
-        cgroups.hog(shared, ["sleep", "100"], name=f"long-{shared.session}") as long,
-        cgroups.Sampler(shared, [short, long], hz=20) as sampler,
+        cgroups.load(shared_lab, ["true"], begin=False, name=f"short-{shared_lab.session}") as short,
+        cgroups.load(shared_lab, ["sleep", "100"], name=f"long-{shared_lab.session}") as long,
+        cgroups.Sampler(shared_lab, [short, long], hz=20) as sampler,
     ):
         sampler.wait(0.5)
         short.kill()
-        shared.wait_for("the end of one", lambda: sampler.samples().ended, 60)
+        shared_lab.wait_for("the end of one", lambda: sampler.samples().ended, 60)
         sampler.wait(0.5)
     seen = sampler.samples()
     assert set(seen.ended) == {short.name}
@@ -146,19 +148,19 @@ def test_one_that_ends_is_told_and_the_other_goes_on(shared: Lab) -> None:
     assert frame[frame["container"] == short.name]["time_s"].max() == seen.ended[str(short.name)]
 
 
-def test_all_that_end_end_the_sampling(shared: Lab) -> None:
+def test_all_that_end_end_the_sampling(shared_lab: Lab) -> None:
     with (
-        cgroups.hog(shared, ["true"], begin=False) as short,
-        cgroups.Sampler(shared, short, hz=20) as sampler,
+        cgroups.load(shared_lab, ["true"], begin=False) as short,
+        cgroups.Sampler(shared_lab, short, hz=20) as sampler,
     ):
         short.kill()
         sampler.wait(500)
     assert sampler.now() < 400
 
 
-def test_it_takes_as_long_as_it_was_told(shared: Lab) -> None:
-    with cgroups.hog(shared, ["sleep", "100"]) as container:
-        seen = cgroups.sample(shared, container, seconds=0.6, hz=10)
+def test_it_takes_as_long_as_it_was_told(shared_lab: Lab) -> None:
+    with cgroups.load(shared_lab, ["sleep", "100"]) as container:
+        seen = cgroups.sample(shared_lab, container, seconds=0.6, hz=10)
     assert 0.5 <= seen.instants_s[-1] <= 0.7
 
 
@@ -182,14 +184,14 @@ def test_a_rate_that_is_not_reached_is_told() -> None:
         ("a", 1, 51),
     ],
 )
-def test_what_cannot_be_sampled(shared: Lab, containers: Any, seconds: float, hz: float) -> None:
+def test_what_cannot_be_sampled(shared_lab: Lab, containers: Any, seconds: float, hz: float) -> None:
     with pytest.raises(BadInput):
-        cgroups.sample(shared, containers, seconds, hz)
+        cgroups.sample(shared_lab, containers, seconds, hz)
 
 
-def test_one_that_does_not_run(shared: Lab) -> None:
+def test_one_that_does_not_run(shared_lab: Lab) -> None:
     with pytest.raises(LabError, match="no container"):
-        cgroups.sample(shared, "nobody-here", 1, 20)
+        cgroups.sample(shared_lab, "nobody-here", 1, 20)
 
 
 def test_the_live_plot_draws_every_line_and_is_silent_outside_a_notebook() -> None:

@@ -242,7 +242,7 @@ def test_too_small_a_disk_is_named_before_anything_is_downloaded(
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
     monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda path: SimpleNamespace(free=60_000_000))
     with pytest.raises(SetupFailed, match=r"no space left on device: 60 MB free in .*, about 900 MB needed"):
-        bootstrap._make()
+        bootstrap._create_environment()
 
 
 # ── the state directory, and the script itself ────────────────────────────────────────────────────────

@@ -21,14 +21,14 @@ import docker
 import pytest
 
 from labhelpers.commandline import doctor
-from labhelpers.commandline.doctor import FACTS, examine
-from labhelpers.engine import Engine, smallest
-from labhelpers.engine.dial import Place, Streams, dial, join
+from labhelpers.commandline.doctor import FACTS, run_checks
+from labhelpers.engine import Engine, smoke_test
+from labhelpers.engine.dial import EngineEndpoint, Streams, dial, join
 from labhelpers.engine.gateway import Gateway
 from labhelpers.lab import Lab, sessions
 
 IMAGE = "labhelpers/payload"
-PROGRAM = smallest.program("x86_64")
+PROGRAM = smoke_test.program("x86_64")
 
 
 def verb(engine: Engine, *words: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +48,7 @@ def test_the_report_has_its_shape(engine: Engine) -> None:
 
 
 def test_each_problem_says_what_to_do(engine: Engine) -> None:
-    report = examine("tcp://127.0.0.1:1")
+    report = run_checks("tcp://127.0.0.1:1")
     assert report["ok"] is False
     assert report["engine"] is None
     for problem in report["problems"]:
@@ -56,9 +56,9 @@ def test_each_problem_says_what_to_do(engine: Engine) -> None:
 
 
 def test_an_engine_that_cannot_run_is_a_problem(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labhelpers.engine.smallest.WORD", b"something else\n")
-    monkeypatch.setattr("labhelpers.engine.smallest.program", lambda machine: PROGRAM)
-    report = examine(engine.address)
+    monkeypatch.setattr("labhelpers.engine.smoke_test.EXPECTED_OUTPUT", b"something else\n")
+    monkeypatch.setattr("labhelpers.engine.smoke_test.program", lambda machine: PROGRAM)
+    report = run_checks(engine.address)
     assert report["engine"] is not None
     assert any("the test container" in problem["what"] for problem in report["problems"])
 
@@ -68,7 +68,7 @@ def slow(engine: Engine, path: Path, seconds: float, slow_path: bytes) -> Iterat
     """The suite's engine, whose answers to requests that begin with `slow_path` come late; what they ask is done."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        near, far = Streams(reader, writer), await dial(engine.place)
+        near, far = Streams(reader, writer), await dial(engine.endpoint)
         head = await near.read(1 << 16)
         await far.write(head)
         if re.match(rb"\w+ /v[\d.]+" + slow_path, head):
@@ -79,12 +79,12 @@ def slow(engine: Engine, path: Path, seconds: float, slow_path: bytes) -> Iterat
 
     gateway = Gateway(path, handle)
     client = docker.DockerClient(base_url=gateway.address, version=engine.client.api.api_version)
-    yield Engine(Place(gateway.address, "test"), "existing", client)
+    yield Engine(EngineEndpoint(gateway.address, "test"), "existing", client)
     gateway.close()
 
 
 def left(engine: Engine) -> set[str]:
-    return {thing.id for thing in sessions.things(engine.client) if thing.chapter == "doctor"}
+    return {thing.id for thing in sessions.session_resources(engine.client) if thing.chapter == "doctor"}
 
 
 def test_a_slow_engine_is_called_slow_and_nothing_else(
@@ -93,7 +93,7 @@ def test_a_slow_engine_is_called_slow_and_nothing_else(
     monkeypatch.setattr("labhelpers.commandline.doctor.SLOW_S", 1)
     with slow(engine, tmp_path / "s.sock", 1.5, b"/images/create") as late:
         monkeypatch.setattr("labhelpers.commandline.doctor.connect", lambda *_, **__: late)
-        report = examine(late.address)
+        report = run_checks(late.address)
     told = [problem for problem in report["problems"] if "slow" in problem["what"]]
     assert [problem["kind"] for problem in told] == ["note"]
     assert "more than 1 s" in told[0]["what"]
@@ -104,11 +104,11 @@ def test_a_slow_engine_is_called_slow_and_nothing_else(
 def test_an_engine_that_answers_too_late_is_left_as_it_was(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_path: bytes
 ) -> None:
-    monkeypatch.setattr("labhelpers.commandline.doctor.CALL_S", 3)
+    monkeypatch.setattr("labhelpers.commandline.doctor.REQUEST_TIMEOUT_S", 3)
     before = left(engine)
     with slow(engine, tmp_path / "s.sock", 6, request_path) as late:
         monkeypatch.setattr("labhelpers.commandline.doctor.connect", lambda *_, **__: late)
-        report = examine(late.address)
+        report = run_checks(late.address)
     (told,) = [problem for problem in report["problems"] if "slow" in problem["what"]]
     assert "provider" not in told["next"]
     assert "kind" not in told
@@ -149,13 +149,13 @@ def test_a_docker_command_that_is_too_old_for_the_engine(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, pinned: str
 ) -> None:
     monkeypatch.delenv("DOCKER_API_VERSION", raising=False)
-    assert doctor._of_the_command_line(engine) == []
+    assert doctor._docker_cli_problem(engine) == []
     if pinned:
         monkeypatch.setenv("DOCKER_API_VERSION", pinned)
     with HTTPServer(("127.0.0.1", 0), Engine29) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        newer = replace(engine, place=Place(f"tcp://127.0.0.1:{server.server_port}", "test"))
-        (problem,) = doctor._of_the_command_line(newer)
+        newer = replace(engine, endpoint=EngineEndpoint(f"tcp://127.0.0.1:{server.server_port}", "test"))
+        (problem,) = doctor._docker_cli_problem(newer)
         server.shutdown()
     assert "is too old" in problem["why"]
     assert ("unset DOCKER_API_VERSION" if pinned else "update the `docker` command") in problem["next"]

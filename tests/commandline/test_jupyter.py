@@ -56,7 +56,7 @@ def test_the_token_is_asked_for(server: jupyter.Server) -> None:
 
 def test_the_token_is_on_no_command_line(server: jupyter.Server) -> None:
     assert server.token not in " ".join(psutil.Process(server.pid).cmdline())
-    record = state.path(jupyter.RECORD)
+    record = state.path(jupyter.SERVER_FILE)
     assert record.stat().st_mode & 0o077 == 0
 
 
@@ -90,7 +90,7 @@ def test_a_running_server_is_not_ended_for_another_port(server: jupyter.Server, 
         assert "./lab down" in refused.value.hint
         assert jupyter.start(engine, server.port) == server
         elsewhere = dataclasses.replace(
-            engine, place=dataclasses.replace(engine.place, address="tcp://192.0.2.1:2375")
+            engine, endpoint=dataclasses.replace(engine.endpoint, address="tcp://192.0.2.1:2375")
         )
         with pytest.raises(BadInput, match="already runs at"):
             jupyter.start(elsewhere)
@@ -165,7 +165,7 @@ def test_the_number_of_a_dead_server_is_not_killed(tmp_path: Path, monkeypatch: 
     record = jupyter.Server(
         pid=os.getppid(), port=1, token="x", engine="unix:///nowhere", checkout="/nowhere"
     )
-    state.write_json(jupyter.RECORD, record.__dict__)
+    state.write_json(jupyter.SERVER_FILE, record.__dict__)
     alive = psutil.Process(os.getppid())
     assert "jupyterlab" not in alive.cmdline()
     assert not jupyter.stop()
@@ -213,7 +213,7 @@ def test_what_a_terminal_made_is_removed_by_clean_and_not_by_the_next_notebook(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path))
-    session = sessions.begin(engine.client, sessions.TERMINAL)
+    session = sessions.start_session(engine.client, sessions.TERMINAL)
     labels = sessions.labels("network", sessions.TERMINAL, session.id)
     network = engine.client.networks.create(f"t-{session.id}", labels=labels)
     del session  # its server has ended

@@ -27,7 +27,7 @@ def shared(engine: Engine) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def server(shared: Lab) -> Container:
     container = shared.run(shared.image("mysql"), environment=VARIABLES, ports={"3306/tcp": None})
-    mysql.until_ready(shared, container, password=PASSWORD).close()
+    mysql.wait_until_ready(shared, container, password=PASSWORD).close()
     return container
 
 
@@ -56,7 +56,7 @@ def test_what_the_server_refuses_is_said(shared: Lab, server: Container) -> None
     with pytest.raises(ServerRefused, match="create database nothing"):
         mysql.connect(shared, server, password=PASSWORD, database="nothing")
     with pytest.raises(ServerRefused):
-        mysql.until_ready(shared, server, password="wrong")
+        mysql.wait_until_ready(shared, server, password="wrong")
 
 
 def test_it_runs_as_mysql_and_logs_to_the_engine(shared: Lab, server: Container) -> None:
@@ -94,7 +94,7 @@ def test_without_a_password_it_ends_and_says_what_it_misses(shared: Lab) -> None
     assert container.wait()["StatusCode"] == 1
     assert b"MYSQL_ROOT_PASSWORD" in container.logs()
     with pytest.raises(LabError, match="exited with code 1") as told:
-        mysql.until_ready(shared, container, password=PASSWORD)
+        mysql.wait_until_ready(shared, container, password=PASSWORD)
     assert "MYSQL_ROOT_PASSWORD" in str(told.value)
     shared.remove(container, volumes=True)
 
@@ -112,7 +112,7 @@ def test_values_can_come_from_files(shared: Lab) -> None:
         environment=files,
         ports={"3306/tcp": None},
     )
-    mysql.until_ready(shared, container, password=PASSWORD).close()
+    mysql.wait_until_ready(shared, container, password=PASSWORD).close()
     shared.remove(container, force=True, volumes=True)
 
 
@@ -123,7 +123,7 @@ def test_a_password_can_be_drawn_and_stands_in_the_log(shared: Lab) -> None:
     while not (found := re.search(rb"GENERATED ROOT PASSWORD: (\S+)", container.logs())):
         assert time.monotonic() < end, container.logs()
         time.sleep(0.1)
-    mysql.until_ready(shared, container, password=found[1].decode()).close()
+    mysql.wait_until_ready(shared, container, password=found[1].decode()).close()
     shared.remove(container, force=True, volumes=True)
 
 
@@ -162,14 +162,16 @@ def _until_healthy(lab: Lab, container: Container) -> None:
     ids=["engine 29", "a daemon of systemd", "containerd with infinity", "unlimited"],
 )
 def test_a_limit_of_open_files_that_costs_memory(
-    there: Lab, monkeypatch: pytest.MonkeyPatch, limits: str, given: dict[str, int]
+    shared_lab: Lab, monkeypatch: pytest.MonkeyPatch, limits: str, given: dict[str, int]
 ) -> None:
     text = f"Limit                     Soft Limit           Hard Limit\nMax open files            {limits}\n"
-    monkeypatch.setattr(there.host, "read", lambda path: text)
-    assert mysql.open_files(there) == given
+    monkeypatch.setattr(shared_lab.host, "read", lambda path: text)
+    assert mysql.open_files_ulimit(shared_lab) == given
 
 
-def test_this_engines_own_limit_is_read(there: Lab) -> None:
-    said = there.once("labhelpers/payload", ["sh", "-c", "ulimit -Hn"], network="none").stdout.strip()
+def test_this_engines_own_limit_is_read(shared_lab: Lab) -> None:
+    said = shared_lab.run_once(
+        "labhelpers/payload", ["sh", "-c", "ulimit -Hn"], network="none"
+    ).stdout.strip()
     above = said == "unlimited" or int(said) > 1 << 20
-    assert bool(mysql.open_files(there)) is above
+    assert bool(mysql.open_files_ulimit(shared_lab)) is above

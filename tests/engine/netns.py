@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers.engine import Engine
-from labhelpers.engine.dial import Place
+from labhelpers.engine.dial import EngineEndpoint
 
-OF_AN_ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT", "LABHELPERS_ENGINE")
+ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "LABHELPERS_ENGINE")
 """The variables that lead to an engine."""
 PRELUDE = "import json; from labhelpers import state; from labhelpers.engine import private, connect\n"
 
@@ -37,7 +37,7 @@ class Machine:
 
     def environment(self, home: Path | None = None) -> dict[str, str]:
         """The environment of a command there: its own state directory, nobody's DOCKER_HOST."""
-        clean = {key: value for key, value in os.environ.items() if key not in OF_AN_ENGINE}
+        clean = {key: value for key, value in os.environ.items() if key not in ENGINE_VARIABLES}
         return clean | {"LABHELPERS_HOME": str(home or self.home)}
 
     def run(self, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -67,11 +67,11 @@ class Machine:
 
         address = f"unix://{home or self.home}/engine/docker.sock"
         client = docker.DockerClient(base_url=address, timeout=60)
-        return Engine(Place(address, "test"), "private", client)
+        return Engine(EngineEndpoint(address, "test"), "private", client)
 
     def census(self) -> dict[str, Any]:
         """What an engine changes on a machine, with what iptables-save says of tables that hold nothing left out."""
-        seen: dict[str, Any] = self.python("print(json.dumps(private.machine()))")
+        seen: dict[str, Any] = self.python("print(json.dumps(private.machine_snapshot()))")
         for tool, text in seen["firewall"].items():
             seen["firewall"][tool] = sorted(
                 line.strip()
@@ -99,7 +99,7 @@ class Machine:
 
 
 @contextmanager
-def bare_machine(home: Path) -> Iterator[Machine]:
+def machine_without_engine(home: Path) -> Iterator[Machine]:
     """A network namespace with only loopback, for as long as the block lasts."""
     holder = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "ip link set lo up; echo up; exec sleep 3600"],

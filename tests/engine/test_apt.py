@@ -118,7 +118,7 @@ def test_a_package_that_no_source_has_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_lines_of_a_simulation(line: str, harmful: bool) -> None:
-    assert apt.harm(f"Reading package lists...\n{line}\n") == ([line] if harmful else [])
+    assert apt.removed_or_downgraded(f"Reading package lists...\n{line}\n") == ([line] if harmful else [])
 
 
 @pytest.mark.skipif(not shutil.which("dpkg"), reason="no dpkg on this machine compares versions")
@@ -127,7 +127,7 @@ def test_lines_of_a_simulation(line: str, harmful: bool) -> None:
 )
 def test_a_downgrade_is_harm_and_an_upgrade_is_not(old: str, new: str, harmful: bool) -> None:
     line = f"Inst libc6 [{old}] ({new} Debian:12.4/stable [amd64]) []"
-    assert apt.harm(line) == ([line] if harmful else [])
+    assert apt.removed_or_downgraded(line) == ([line] if harmful else [])
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import pytest
 
 from labhelpers import cgroups
-from labhelpers.cgroups.cpu import quiet_cpu
+from labhelpers.cgroups.cpu import idlest_cpu
 from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
-from labhelpers.engine.host.cgroups import Cgroup, Cpu, Memory, Pids, cgroup, is_below, place
+from labhelpers.engine.host.cgroups import Cgroup, Cpu, Memory, Pids, cgroup, is_below, locate_cgroup
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 
@@ -42,7 +42,7 @@ def version_1(*controllers: str) -> tuple[str, str]:
 
 
 def read(table: str, mounts: str, files: Mapping[str, str]) -> Cgroup:
-    where = place(table, mounts)
+    where = locate_cgroup(table, mounts)
     assert where is not None
     return cgroup(where, {path: files.get(path.rpartition("/")[2]) for path in where.files})
 
@@ -90,9 +90,10 @@ def test_version_2_with_a_controller_of_version_1_beside_it(beside: str) -> None
 
 
 def test_a_host_without_any() -> None:
-    assert place("", "") is None
+    assert locate_cgroup("", "") is None
     assert (
-        place("1:name=systemd:/docker/abc\n", MOUNT.format(root="/", name="systemd", controllers="x")) is None
+        locate_cgroup("1:name=systemd:/docker/abc\n", MOUNT.format(root="/", name="systemd", controllers="x"))
+        is None
     )
 
 
@@ -105,25 +106,25 @@ def test_who_is_below_whom_without_memory() -> None:
     assert not is_below(own, "")
 
 
-def test_experiments_say_which_controller_they_miss(there: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cgroups.missing(there, "memory", "cpu", "cpuset", "pids") is None
-    monkeypatch.setitem(there.engine.info, "MemoryLimit", False)
-    monkeypatch.setitem(there.engine.info, "PidsLimit", False)
+def test_experiments_say_which_controller_they_miss(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cgroups.missing_controllers(shared_lab, "memory", "cpu", "cpuset", "pids") is None
+    monkeypatch.setitem(shared_lab.engine.info, "MemoryLimit", False)
+    monkeypatch.setitem(shared_lab.engine.info, "PidsLimit", False)
     with pytest.raises(LabError, match="controller memory"):
-        cgroups.out_of_memory(there)
+        cgroups.out_of_memory(shared_lab)
     with pytest.raises(LabError, match="controller memory"):
-        cgroups.reservation(there)
+        cgroups.reservation(shared_lab)
     with pytest.raises(LabError, match="controller pids"):
-        cgroups.crowd(there)
-    with cgroups.hog(there, ["true"], begin=False) as container:
-        assert cgroups.limits(there, container).of("--memory").is_set  # the others go on
+        cgroups.pids_limit(shared_lab)
+    with cgroups.load(shared_lab, ["true"], begin=False) as container:
+        assert cgroups.limits(shared_lab, container).of("--memory").is_set  # the others go on
 
 
-def test_the_cpus_that_a_container_may_use(there: Lab) -> None:
+def test_the_cpus_that_a_container_may_use(shared_lab: Lab) -> None:
     script = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status"]
-    said = there.once("labhelpers/payload", script, network="none").stdout
-    assert allowed_cpus(there) == said.split()[1]
-    assert quiet_cpu(there) in cpu_numbers(allowed_cpus(there))
+    said = shared_lab.run_once("labhelpers/payload", script, network="none").stdout
+    assert allowed_cpus(shared_lab) == said.split()[1]
+    assert idlest_cpu(shared_lab) in cpu_numbers(allowed_cpus(shared_lab))
 
 
 @pytest.mark.parametrize(
@@ -134,12 +135,12 @@ def test_a_list_of_cpus(text: str, numbers: list[int]) -> None:
     assert cpu_numbers(text) == numbers
 
 
-def test_containers_without_a_cgroup_of_their_own(there: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_without_a_cgroup_of_their_own(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rootless engine on version 1: its processes are told apart by their pid namespace."""
-    one = there.run("labhelpers/payload", ["sh", "-c", "sleep 501 & exec sleep 502"], network="none")
-    there.wait_for("both processes", lambda: len(there.host.processes(one)) == 2, 30)
-    by_cgroup = there.host.processes(one)
-    monkeypatch.setitem(there.engine.info, "CgroupDriver", "none")
-    assert there.host.processes(one) == by_cgroup
+    one = shared_lab.run("labhelpers/payload", ["sh", "-c", "sleep 501 & exec sleep 502"], network="none")
+    shared_lab.wait_for("both processes", lambda: len(shared_lab.host.processes(one)) == 2, 30)
+    by_cgroup = shared_lab.host.processes(one)
+    monkeypatch.setitem(shared_lab.engine.info, "CgroupDriver", "none")
+    assert shared_lab.host.processes(one) == by_cgroup
     with pytest.raises(LabError, match="does not create cgroups for containers"):
-        there.host.cgroup(one)
+        shared_lab.host.cgroup(one)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from labhelpers.engine import Engine
-from labhelpers.engine.differences import differences, is_snap, limit_is_missing, matter_in, of
+from labhelpers.engine.differences import differences, from_info, is_snap, lacks_controller, relevant_to
 from labhelpers.lab import Lab
 
 ENGINE = {"Version": "28.5.1", "ApiVersion": "1.51", "Components": [{"Name": "Engine", "Version": "28.5.1"}]}
@@ -87,7 +87,7 @@ PODMAN_VERSION = {"Version": "5.4.2", "Components": [{"Name": "Podman Engine", "
 
 
 def names(info: dict[str, Any], bridge: dict[str, str] | None = BRIDGE, version: Any = ENGINE) -> list[str]:
-    return [one.name for one in of(info, version, bridge)]
+    return [one.name for one in from_info(info, version, bridge)]
 
 
 def test_the_engines_of_the_suite_are_as_installed(
@@ -179,19 +179,19 @@ def test_options_of_the_default_bridge(bridge: dict[str, str] | None, name: str)
 
 
 def test_the_next_step_fits_the_cause() -> None:
-    (_, rootless), (pi,) = of(ROOTLESS, ENGINE, BRIDGE), of(RASPBERRY_PI, ENGINE, BRIDGE)
-    assert "delegate.conf" in rootless.next
-    assert "cpu, cpuset" in rootless.what
-    assert "cgroup_enable=memory" in pi.next
-    assert not limit_is_missing(RASPBERRY_PI, "cpu")
-    assert limit_is_missing(RASPBERRY_PI, "memory")
+    (_, rootless), (pi,) = from_info(ROOTLESS, ENGINE, BRIDGE), from_info(RASPBERRY_PI, ENGINE, BRIDGE)
+    assert "delegate.conf" in rootless.hint
+    assert "cpu, cpuset" in rootless.message
+    assert "cgroup_enable=memory" in pi.hint
+    assert not lacks_controller(RASPBERRY_PI, "cpu")
+    assert lacks_controller(RASPBERRY_PI, "memory")
 
 
 def test_each_is_printed_in_the_chapters_where_it_matters() -> None:
-    found = of(ORDINARY | {"Driver": "vfs", "LiveRestoreEnabled": True}, ENGINE, BRIDGE)
-    assert [one.name for one in matter_in("02b", found)] == ["storage-driver"]
-    assert [one.name for one in matter_in("09", found)] == ["live-restore"]
-    assert matter_in("00", found) == []
+    found = from_info(ORDINARY | {"Driver": "vfs", "LiveRestoreEnabled": True}, ENGINE, BRIDGE)
+    assert [one.name for one in relevant_to("02b", found)] == ["storage-driver"]
+    assert [one.name for one in relevant_to("09", found)] == ["live-restore"]
+    assert relevant_to("00", found) == []
 
 
 def test_the_chapters_opening_prints_it(

@@ -22,8 +22,8 @@ import pytest
 
 from labhelpers import state
 from labhelpers.commandline import jupyter
-from labhelpers.engine import Engine, connect, contexts, find, foreign, images, podman, unreachable
-from labhelpers.engine.dial import Place, SshFailed, dial, ssh_command
+from labhelpers.engine import Engine, connect, contexts, find, images, other_dockerd, podman, unreachable
+from labhelpers.engine.dial import EngineEndpoint, SshFailed, dial, ssh_command
 from labhelpers.errors import EngineMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.lab import Lab
 
@@ -31,7 +31,7 @@ from labhelpers.lab import Lab
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A process that knows of no engine: no DOCKER_HOST, no context, a state directory of its own."""
-    for name in (*jupyter.NOT_THEIRS, "DOCKER_HOST", find.ENGINE, find.PLACE):
+    for name in (*jupyter.UNSET_VARIABLES, "DOCKER_HOST", find.ENGINE_VARIABLE, find.ENDPOINT_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
@@ -119,10 +119,10 @@ def test_a_socket_of_somebody_elses_does_not_end_the_search(
 ) -> None:
     """Root's socket comes first; the reader's own engine, rootless or Podman, comes later."""
     closed = alone / "closed.sock"
-    others = [engine.address] if answers and engine.place.scheme != "ssh" else []
+    others = [engine.address] if answers and engine.endpoint.scheme != "ssh" else []
     code = (
-        "from labhelpers.engine import connect, find, foreign; foreign.running = lambda own: None\n"
-        f"find._usual = lambda: {[f'unix://{closed}', f'unix://{alone}/none.sock', *others]!r}\n"
+        "from labhelpers.engine import connect, find, other_dockerd; other_dockerd.running = lambda own: None\n"
+        f"find._default_endpoints = lambda: {[f'unix://{closed}', f'unix://{alone}/none.sock', *others]!r}\n"
         "print(connect().address)"
     )
     rights = "-dac_override,-dac_read_search"
@@ -204,7 +204,7 @@ def test_the_next_step_fits_the_cause(
     ],
 )
 def test_who_logs_in_where_over_ssh(address: str, login: tuple[str | None, str]) -> None:
-    place = Place(unreachable.normalised(address, "DOCKER_HOST"), "DOCKER_HOST")
+    place = EngineEndpoint(unreachable.normalize_address(address, "DOCKER_HOST"), "DOCKER_HOST")
     assert place.login == login
     command = ssh_command(place)
     assert command[command.index("--") + 1] == login[1]
@@ -236,7 +236,7 @@ def test_something_else_than_an_engine_is_said(alone: Path) -> None:
 def test_an_engine_that_hangs_is_not_taken_for_one_that_is_gone(
     alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(find, "PATIENT_S", 1)
+    monkeypatch.setattr(find, "SLOW_PROBE_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EngineUnreachable) as caught:
         connect(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
     assert "accepts connections but does not respond" in caught.value.message
@@ -258,7 +258,7 @@ def test_what_ssh_prints_is_kept_if_it_ends_before_it_is_asked(
     monkeypatch.setenv("PATH", str(alone), prepend=os.pathsep)
 
     async def ask() -> None:
-        connection = await dial(Place("ssh://x", "DOCKER_HOST"))
+        connection = await dial(EngineEndpoint("ssh://x", "DOCKER_HOST"))
         try:
             await asyncio.sleep(0.5)  # it has ended, and the event loop has seen that
             await connection.write(b"GET /version HTTP/1.1\r\n\r\n")
@@ -283,7 +283,7 @@ def _context(name: str, endpoint: str, *, use: bool) -> None:
 def test_a_context_is_found_where_there_is_no_config_file(
     engine: Engine, alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if engine.place.scheme != "unix":
+    if engine.endpoint.scheme != "unix":
         pytest.skip("the engine has no socket on this machine")
     _context("mine", f"host={engine.address}", use=False)
     (alone / "docker" / "config.json").unlink(missing_ok=True)
@@ -363,7 +363,7 @@ def test_a_configuration_that_sudo_docker_login_left_to_root() -> None:
         folder.chmod(0o777)
         (folder / "config.json").write_text("{}", encoding="utf-8")
         (folder / "config.json").chmod(0o600)
-        code = "from labhelpers.engine import contexts; contexts.in_use()"
+        code = "from labhelpers.engine import contexts; contexts.current_endpoint()"
         done = _as_another_user(code, folder, DOCKER_CONFIG=name, LABHELPERS_HOME=name)
     assert "EngineUnreachable" in done.stderr
     assert f"sudo chown -R $USER {name}" in done.stderr
@@ -373,8 +373,13 @@ def test_a_configuration_that_sudo_docker_login_left_to_root() -> None:
 def test_a_user_without_a_home_directory_looks_everywhere_else() -> None:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
-        code = "from labhelpers.engine import find; print(find.places('auto')[0].address)"
-        variables = {"XDG_STATE_HOME": name, "LABHELPERS_HOME": "", "DOCKER_HOST": "", find.ENGINE: ""}
+        code = "from labhelpers.engine import find; print(find.candidate_endpoints('auto')[0].address)"
+        variables = {
+            "XDG_STATE_HOME": name,
+            "LABHELPERS_HOME": "",
+            "DOCKER_HOST": "",
+            find.ENGINE_VARIABLE: "",
+        }
         done = _as_another_user(code, Path(name), **variables)
     assert done.stdout.startswith(f"unix://{name}/labhelpers/"), done.stderr
 
@@ -394,7 +399,7 @@ def test_files_for_tls_that_are_missing_are_said(alone: Path, monkeypatch: pytes
         connect()
     (alone / "none" / "cert.pem").touch()
     assert contexts.tls_of_environment() is not None
-    assert find.places("tcp://127.0.0.1:2376")[0].tls == contexts.tls_of_environment()
+    assert find.candidate_endpoints("tcp://127.0.0.1:2376")[0].tls == contexts.tls_of_environment()
 
 
 def test_what_a_parent_hands_over_is_for_that_address_only(
@@ -402,11 +407,11 @@ def test_what_a_parent_hands_over_is_for_that_address_only(
 ) -> None:
     for name, value in find.environment(engine).items():
         monkeypatch.setenv(name, value)
-    assert find.places(engine.address) == [engine.place]
-    assert find.places("tcp://127.0.0.1:1")[0].found_by == "--engine"
+    assert find.candidate_endpoints(engine.address) == [engine.endpoint]
+    assert find.candidate_endpoints("tcp://127.0.0.1:1")[0].found_by == "--engine"
     for damaged in ("", "[]", "{}", "null", '{"address": 1}'):
-        monkeypatch.setenv(find.PLACE, damaged)
-        assert find.places(engine.address)[0].address == engine.address
+        monkeypatch.setenv(find.ENDPOINT_VARIABLE, damaged)
+        assert find.candidate_endpoints(engine.address)[0].address == engine.address
 
 
 # --- Windows, a foreign dockerd, Podman
@@ -421,7 +426,7 @@ def test_windows_has_pipes(alone: Path) -> None:
         "import labhelpers.commandline.doctor, labhelpers.lab\n"
         "from labhelpers.engine import find\n"
         "platform.system = lambda: 'Windows'\n"
-        "for place in find.places('auto'): print(place.address, place.path)"
+        "for place in find.candidate_endpoints('auto'): print(place.address, place.path)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, encoding="utf-8")
     assert done.stdout.splitlines()[0] == r"npipe:////./pipe/docker_engine \\.\pipe\docker_engine", (
@@ -445,7 +450,7 @@ def test_windows_has_pipes(alone: Path) -> None:
 def test_where_a_dockerd_listens(tmp_path: Path, arguments: list[str], found: list[str]) -> None:
     file = tmp_path / "daemon.json"
     file.write_text('{"hosts": ["unix:///c.sock"]}', encoding="utf-8")
-    read = foreign.addresses([word.replace("{file}", str(file)) for word in arguments])
+    read = other_dockerd.addresses([word.replace("{file}", str(file)) for word in arguments])
     assert sorted(read) == sorted(found)
 
 
@@ -453,9 +458,9 @@ def test_a_foreign_dockerd_that_was_not_found_is_named(
     engine: Engine, alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The suite's own engine is one to a reader with another state directory."""
-    if engine.source != "private" or not (other := foreign.running(None)):
+    if engine.source != "private" or not (other := other_dockerd.running(None)):
         pytest.skip("no dockerd runs on this machine")
-    monkeypatch.setattr(find, "_usual", list)
+    monkeypatch.setattr(find, "_default_endpoints", list)
     with pytest.raises(EngineUnreachable, match=f"PID {other.pid}") as caught:
         connect()
     assert f"--engine {other.address}" in caught.value.hint
@@ -468,7 +473,7 @@ def test_podman_has_one_identity_and_one_list_of_chapters(engine: Engine) -> Non
     assert engine.identity == find.identity(engine.client.info())
     assert engine.identity.startswith(engine.info["ID"])
     chapters = {path.name[:2] for path in (state.ROOT / "notebooks").glob("[0-9]*.ipynb")}
-    assert chapters == {*podman.WORKS, *podman.MISSES}
+    assert chapters == {*podman.SUPPORTED_CHAPTERS, *podman.UNSUPPORTED_REASONS}
 
 
 @pytest.fixture
@@ -490,8 +495,8 @@ def test_a_chapter_that_does_not_work_on_podman_is_refused(short_path: Path) -> 
                 time.sleep(0.1)
             found = connect(f"unix://{short_path}/p.sock")
             assert found.identity == find.identity(found.client.info())
-            podman.check(found, "00")
-            for chapter in (*podman.MISSES, "05b"):
+            podman.check_chapter(found, "00")
+            for chapter in (*podman.UNSUPPORTED_REASONS, "05b"):
                 with pytest.raises(
                     EngineRefused, match=f"chapter {chapter} does not work on Podman"
                 ) as caught:

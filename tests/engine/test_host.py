@@ -22,7 +22,7 @@ from docker.models.volumes import Volume
 
 from labhelpers.engine import Engine
 from labhelpers.engine.host import HostView
-from labhelpers.engine.streams import Done, execute
+from labhelpers.engine.streams import ExecResult, execute
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
 
@@ -37,20 +37,20 @@ def there(engine: Engine) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def host(there: Lab) -> HostView:
-    return there.host
+def host(shared_lab: Lab) -> HostView:
+    return shared_lab.host
 
 
 @pytest.fixture(scope="module")
-def volume(there: Lab) -> Volume:
-    return there.create_volume(f"t-{there.session}")
+def volume(shared_lab: Lab) -> Volume:
+    return shared_lab.create_volume(f"t-{shared_lab.session}")
 
 
 @pytest.fixture(scope="module")
-def subject(there: Lab, volume: Volume) -> Container:
+def subject(shared_lab: Lab, volume: Volume) -> Container:
     """What is looked at: three processes, limits, a volume, a published port."""
-    return there.run(
-        there.image("tools"),
+    return shared_lab.run(
+        shared_lab.image("tools"),
         ["sh", "-c", "sleep 5001 & sleep 5002 & exec sleep 5003"],
         memory="64m",
         cpus=0.5,
@@ -62,10 +62,10 @@ def subject(there: Lab, volume: Volume) -> Container:
 
 
 @pytest.fixture(scope="module")
-def looker(there: Lab) -> Container:
+def looker(shared_lab: Lab) -> Container:
     """Where tools look at the host from."""
-    return there.run(
-        there.image("tools"),
+    return shared_lab.run(
+        shared_lab.image("tools"),
         ["sleep", "5004"],
         pid="host",
         network="host",
@@ -75,7 +75,7 @@ def looker(there: Lab) -> Container:
 
 
 @pytest.fixture(scope="module")
-def writer(there: Lab, host: HostView, volume: Volume) -> Iterator[Container]:
+def writer(shared_lab: Lab, host: HostView, volume: Volume) -> Iterator[Container]:
     """What writes to a disk: with a limit that it never reaches, because some kernels count only then."""
     point = volume.attrs["Mountpoint"]
     device = max((m for m in host.mounts() if point.startswith(m.point)), key=lambda m: len(m.point)).device
@@ -83,11 +83,11 @@ def writer(there: Lab, host: HostView, volume: Volume) -> Iterator[Container]:
     names = [line.partition("=")[2] for line in event.splitlines() if line.startswith("DEVNAME=")]
     limit = [{"Path": f"/dev/{name}", "Rate": 1 << 40} for name in names]
     make = partial(
-        there.client.containers.create,
-        there.image("tools"),
+        shared_lab.client.containers.create,
+        shared_lab.image("tools"),
         ["sleep", "5009"],
         volumes=[f"{volume.name}:{VOLUME_POINT}"],
-        labels=there._labels("container"),
+        labels=shared_lab._labels("container"),
     )
     made = make(device_write_bps=limit)
     try:
@@ -100,7 +100,7 @@ def writer(there: Lab, host: HostView, volume: Volume) -> Iterator[Container]:
     made.remove(force=True)
 
 
-def run_in(container: Container, command: str) -> Done:
+def run_in(container: Container, command: str) -> ExecResult:
     assert container.client
     return execute(container.client.api, str(container.id), shlex.split(command))
 
@@ -348,7 +348,7 @@ class TestMountsAndDirectories:
         root = next(mount for mount in host.mounts(subject) if mount.point == "/")
         assert root.kind == "overlay"
         assert root.upper
-        changed = {one.path: one for one in host.directory(root.upper, deep=True)}
+        changed = {one.path: one for one in host.directory(root.upper, recursive=True)}
         assert changed["made"].size_bytes == len("mine\n")
         assert changed["etc/issue"].is_whiteout
         assert changed["opt"].is_opaque
@@ -362,8 +362,8 @@ class TestMountsAndDirectories:
             f'sh -c \'cd "{VOLUME_POINT}"; mkdir -p a/b; head -c 300000 /dev/zero > a/b/c; ln a/b/c twin; '
             "truncate -s 5M hole; chown -R 1234 a; chmod 700 a; sync'",
         )
-        mine = host.disk_use(volume.attrs["Mountpoint"])
-        inside = host.disk_use(VOLUME_POINT, subject)
+        mine = host.disk_usage(volume.attrs["Mountpoint"])
+        inside = host.disk_usage(VOLUME_POINT, subject)
         assert (mine.allocated_bytes, mine.apparent_bytes) == (inside.allocated_bytes, inside.apparent_bytes)
         blocks, lengths, inodes = (
             int(said(subject, f"du -sx {how} '{VOLUME_POINT}'").split()[0])
@@ -509,7 +509,7 @@ READS: dict[str, Read] = {
     "mounts": lambda host, of: host.mounts(of),
     "directory": lambda host, of: host.directory("/etc", of),
     "entries": lambda host, of: host.entries("/etc", ["passwd"], of),
-    "disk_use": lambda host, of: host.disk_use("/etc", of),
+    "disk_usage": lambda host, of: host.disk_usage("/etc", of),
     "interfaces": lambda host, of: host.interfaces(of),
     "addresses": lambda host, of: host.addresses(of),
     "routes": lambda host, of: host.routes(of),
@@ -520,16 +520,16 @@ READS: dict[str, Read] = {
 
 
 @pytest.fixture(scope="module")
-def stopped(there: Lab) -> Container:
-    made = there.run(there.image("payload"), ["-c", "true"], entrypoint="/bin/sh")
+def stopped(shared_lab: Lab) -> Container:
+    made = shared_lab.run(shared_lab.image("payload"), ["-c", "true"], entrypoint="/bin/sh")
     made.wait()
     return made
 
 
 @pytest.fixture(scope="module")
-def dead(there: Lab, host: HostView) -> tuple[Container, int]:
+def dead(shared_lab: Lab, host: HostView) -> tuple[Container, int]:
     """A container, and the pid that its first process had."""
-    made = there.run(there.image("payload"), ["-c", "sleep 5008"], entrypoint="/bin/sh")
+    made = shared_lab.run(shared_lab.image("payload"), ["-c", "sleep 5008"], entrypoint="/bin/sh")
     pid = host._first_pid(made)
     made.kill()
     made.wait()
@@ -607,7 +607,7 @@ class TestHelper:
         assert rights["ReadonlyRootfs"]
         assert rights["Binds"] == ["/sys/fs/cgroup:/sys/fs/cgroup:ro"]
         assert not names.get("Ports")
-        assert host.cannot_show == ()
+        assert host.unavailable == ()
 
     def test_one_that_was_killed_is_started_again(self, there: Lab, host: HostView) -> None:
         first = host.kernel()
@@ -675,7 +675,7 @@ class TestAnEngineThatRefuses:
         assert less.processes(subject)[0].namespaces["net"]
         assert less.cgroup(subject).pids.limit == 50
         assert [one.name for one in less.interfaces()]
-        assert [line.partition(" (refused: ")[2] for line in less.cannot_show] == ["SYS_ADMIN)", "NET_ADMIN)"]
+        assert [line.partition(" (refused: ")[2] for line in less.unavailable] == ["SYS_ADMIN)", "NET_ADMIN)"]
         for read in (less.interfaces, less.firewall):
             with pytest.raises(LabError, match="cannot read") as caught:
                 read(subject)
@@ -731,15 +731,15 @@ def test_a_network_in_one_go_is_what_its_parts_are(subject: Container, host: Hos
     assert list(found.bridge_ports) == host.bridge_ports(subject)
 
 
-def test_the_helper_is_known_by_its_id(there: Lab, host: HostView) -> None:
+def test_the_helper_is_known_by_its_id(shared_lab: Lab, host: HostView) -> None:
     host.kernel()
-    assert host.helper in {row["Id"] for row in there.client.api.containers()}
+    assert host.helper in {row["Id"] for row in shared_lab.client.api.containers()}
 
 
 def test_an_engine_that_starts_no_helper_at_all(engine: Engine) -> None:
     """As Enhanced Container Isolation refuses it: here the engine refuses because it does not have the image."""
     fenced = HostView(engine, {}, lambda: "labhelpers/no-such-image")
-    (said,) = fenced.cannot_show
+    (said,) = fenced.unavailable
     assert said.startswith("anything of the engine's host")
     assert "no-such-image" in said
     with pytest.raises(LabError, match="does not allow the lab to inspect its host"):

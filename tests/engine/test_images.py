@@ -41,7 +41,7 @@ def name(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     # a base of the test's own as well: `remove_all` takes it away
     engine.client.images.get(images.base(engine)).tag(made_of(made), "base")
     monkeypatch.setattr(images, "BASE", f"{made_of(made)}:base")
-    monkeypatch.setattr(images, "FOLDER", tmp_path)
+    monkeypatch.setattr(images, "IMAGES_DIRECTORY", tmp_path)
     monkeypatch.delenv("LABHELPERS_REGISTRY", raising=False)
     write(made, "true")
     yield made
@@ -65,8 +65,8 @@ def made_of(name: str) -> str:
 
 
 def write(name: str, run: str, base: str = "${BASE}") -> None:
-    (images.FOLDER / name).mkdir(exist_ok=True)
-    (images.FOLDER / name / "Dockerfile").write_text(
+    (images.IMAGES_DIRECTORY / name).mkdir(exist_ok=True)
+    (images.IMAGES_DIRECTORY / name / "Dockerfile").write_text(
         DOCKERFILE.format(name=name, run=run, base=base), encoding="utf-8"
     )
 
@@ -152,7 +152,7 @@ def test_a_killed_build_leaves_nothing_half_made(engine: Engine, name: str) -> N
     write(name, "sleep 60")
     code = (
         "import sys; from pathlib import Path; from labhelpers.engine import connect, images; "
-        f"images.FOLDER = Path({str(images.FOLDER)!r}); images.ensure(connect(), {name!r}, print)"
+        f"images.IMAGES_DIRECTORY = Path({str(images.IMAGES_DIRECTORY)!r}); images.ensure(connect(), {name!r}, print)"
     )
     with subprocess.Popen(
         [sys.executable, "-u", "-c", code],
@@ -266,8 +266,8 @@ def test_the_base_of_a_registry_is_taken_as_hubs_would_be(lab: Lab, monkeypatch:
 def test_the_page_says_what_stands_in_for_what(engine: Engine) -> None:
     seen = images.overview(engine)
     assert seen.distribution
-    assert seen.distribution in seen.stands_for
-    assert ("stands in for" in seen.stands_for) == (seen.source == "debootstrap")
+    assert seen.distribution in seen.base_description
+    assert ("stands in for" in seen.base_description) == (seen.source == "debootstrap")
     assert set(seen.frame()["image"]) == set(images.catalogue())
 
 
@@ -275,7 +275,7 @@ def test_what_cannot_be_had_is_stood_in_for_and_said(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = images.from_hub(engine, "127.0.0.1:1/nobody/nothing:1", "payload", print)
-    assert (str(found), found.stands_in) == ("labhelpers/payload:latest", True)
+    assert (str(found), found.is_substitute) == ("labhelpers/payload:latest", True)
     assert "labhelpers/payload:latest stands in for it" in capsys.readouterr().out
 
 
@@ -283,4 +283,4 @@ def test_what_the_engine_has_or_its_registry_gives_is_not_stood_in_for(lab: Lab)
     ref = lab.registry.push("labhelpers/payload", "try/from-hub")
     for _ in range(2):  # pulled, then there
         found = images.from_hub(lab.engine, ref, "base")
-        assert (str(found), found.stands_in) == (ref, False)
+        assert (str(found), found.is_substitute) == (ref, False)

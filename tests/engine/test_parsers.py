@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forms import QUICK, changed, reshaped
 from hypothesis import given
 from hypothesis import strategies as st
+from mutations import QUICK, mutated_json, mutated_text
 
-from labhelpers.engine import answers, debootstrap, private
+from labhelpers.engine import debootstrap, private, responses
 from labhelpers.engine.host import agent, cgroups, network, processes, storage
-from labhelpers.engine.host.text import has_word, integer, json_of, lines
+from labhelpers.engine.host.text import contains_word, integer, json_of, lines
 from labhelpers.errors import LabError
-from labhelpers.monitoring import door
-from labhelpers.volumes.owners import outside
+from labhelpers.monitoring import engine_socket
+from labhelpers.volumes.ownership import host_id
 
 # --- /proc/PID/cgroup and mountinfo
 
@@ -58,13 +58,13 @@ OVERLAY = (
 
 
 def test_a_cgroup_of_each_kind_is_found() -> None:
-    two = cgroups.place(V2, MOUNTS_V2)
-    assert two == cgroups.Place(2, V2[3:].strip(), {"": f"/sys/fs/cgroup{V2[3:].strip()}"})
-    one = cgroups.place(V1, MOUNTS_V1)
+    two = cgroups.locate_cgroup(V2, MOUNTS_V2)
+    assert two == cgroups.CgroupLocation(2, V2[3:].strip(), {"": f"/sys/fs/cgroup{V2[3:].strip()}"})
+    one = cgroups.locate_cgroup(V1, MOUNTS_V1)
     assert one is not None
     assert (one.version, one.path) == (1, f"/docker/{ID}")
     assert one.directories["cpu"] == f"/sys/fs/cgroup/cpu,cpuacct/docker/{ID}"
-    user = cgroups.place(USER, MOUNTS_V2)
+    user = cgroups.locate_cgroup(USER, MOUNTS_V2)
     assert user is not None
     assert user.path.endswith("app-a\\x2db.scope")
 
@@ -74,7 +74,7 @@ def test_a_kernel_without_the_memory_controller_shows_the_rest() -> None:
     mounts = MOUNTS_V1.replace(
         "33 30 0:29 / /sys/fs/cgroup/memory rw,nosuid shared:11 - cgroup cgroup rw,memory\n", ""
     )
-    place = cgroups.place(V1_NO_MEMORY, mounts)
+    place = cgroups.locate_cgroup(V1_NO_MEMORY, mounts)
     assert place is not None
     assert place.version == 1
     texts: dict[str, str | None] = dict.fromkeys(place.files)
@@ -92,7 +92,7 @@ def test_a_kernel_without_the_memory_controller_shows_the_rest() -> None:
         _ = seen.memory
     assert "cgroup_enable=memory" in none.value.hint
     assert cgroups.is_below(V1_NO_MEMORY, V1_NO_MEMORY)
-    two = cgroups.place(V2, MOUNTS_V2)
+    two = cgroups.locate_cgroup(V2, MOUNTS_V2)
     assert two is not None
     where = two.directories[""]
     seen = cgroups.cgroup(
@@ -107,10 +107,10 @@ def test_a_kernel_without_the_memory_controller_shows_the_rest() -> None:
 
 
 def test_a_controller_that_version_1_does_not_use_may_be_version_2s() -> None:
-    service = cgroups.place(V1_NO_MEMORY, MOUNTS_V1)
+    service = cgroups.locate_cgroup(V1_NO_MEMORY, MOUNTS_V1)
     assert service is not None
     assert "" not in service.directories, "that is the cgroup of containerd, which counts other processes"
-    place = cgroups.place(
+    place = cgroups.locate_cgroup(
         V1_NO_MEMORY.replace("0::/system.slice/containerd.service", f"0::/docker/{ID}"), MOUNTS_V1
     )
     assert place is not None
@@ -184,7 +184,7 @@ FILES_2 = {
 
 def _seen(version: int, files: dict[str, str]) -> cgroups.Cgroup:
     names = [name for name in cgroups.FILES if bool(name) == (version == 1)]
-    place = cgroups.Place(version, "/x", {name: f"/{name}" for name in names})
+    place = cgroups.CgroupLocation(version, "/x", {name: f"/{name}" for name in names})
     texts = {f"/{name}/{file}": files.get(file) for name in names for file in cgroups.FILES[name]}
     return cgroups.cgroup(place, texts)
 
@@ -247,15 +247,19 @@ def test_blkio_of_older_kernels() -> None:
 def test_cgroup_files_in_any_form(data: st.DataObject, version: int) -> None:
     files = dict(FILES_1 if version == 1 else FILES_2)
     for name in data.draw(st.lists(st.sampled_from(sorted(files)), min_size=1, max_size=2, unique=True)):
-        files[name] = data.draw(changed([files[name]]))
+        files[name] = data.draw(mutated_text([files[name]]))
     seen = _seen(version, files)
     assert seen.frame()["version"].item() == version
 
 
 @QUICK
-@given(changed([V1, V2, V1_NO_MEMORY, USER, ""]), changed([MOUNTS_V1, MOUNTS_V2, OVERLAY]), changed([V1, V2]))
+@given(
+    mutated_text([V1, V2, V1_NO_MEMORY, USER, ""]),
+    mutated_text([MOUNTS_V1, MOUNTS_V2, OVERLAY]),
+    mutated_text([V1, V2]),
+)
 def test_tables_in_any_form(table: str, mountinfo: str, other: str) -> None:
-    found = cgroups.place(table, mountinfo)
+    found = cgroups.locate_cgroup(table, mountinfo)
     assert found is None or found.files is not None
     cgroups.is_below(table, other)
     storage.mounts(mountinfo)
@@ -294,8 +298,8 @@ def test_a_process_of_an_old_kernel_and_of_a_new_one() -> None:
 
 @QUICK
 @given(
-    changed([STATUS, OLD_STATUS]),
-    changed(["a\0b", ""]),
+    mutated_text([STATUS, OLD_STATUS]),
+    mutated_text(["a\0b", ""]),
     st.sampled_from(["pid:[1]", "pid", "", "[x]", "[²]"]),
 )
 def test_a_process_in_any_form(status: str, cmdline: str, link: str) -> None:
@@ -330,13 +334,13 @@ def test_a_process_in_any_form(status: str, cmdline: str, link: str) -> None:
     ],
 )
 def test_words_are_compared_as_a_whole(text: str, word: str, is_there: bool) -> None:
-    assert has_word(text, word) is is_there
+    assert contains_word(text, word) is is_there
 
 
 @QUICK
 @given(st.text(max_size=30), st.text(max_size=6))
 def test_words_and_numbers_in_any_form(text: str, word: str) -> None:
-    has_word(text, word)
+    contains_word(text, word)
     number = integer(text)
     assert number is None or str(number).lstrip("-") in text
     assert all("\n" not in line for line in lines(text))
@@ -434,7 +438,13 @@ def test_what_the_firewall_prints() -> None:
 
 
 @QUICK
-@given(reshaped(LINKS), reshaped(ADDRESSES), reshaped(ROUTES), reshaped(RULESET), changed([SAVED]))
+@given(
+    mutated_json(LINKS),
+    mutated_json(ADDRESSES),
+    mutated_json(ROUTES),
+    mutated_json(RULESET),
+    mutated_text([SAVED]),
+)
 def test_networks_in_any_form(links: Any, addresses: Any, routes: Any, ruleset: Any, saved: str) -> None:
     # a number or a word in place of a list is no answer of `ip -j`: a LabError
     with suppress(LabError):
@@ -452,7 +462,7 @@ def test_networks_in_any_form(links: Any, addresses: Any, routes: Any, ruleset: 
 
 
 @QUICK
-@given(changed([json.dumps(LINKS), "[", "null", "\0"]))
+@given(mutated_text([json.dumps(LINKS), "[", "null", "\0"]))
 def test_json_in_any_form(text: str) -> None:
     try:
         network.interfaces(text)
@@ -482,7 +492,7 @@ def test_only_dockers_own_rules_are_taken_out() -> None:
 
 
 @QUICK
-@given(changed([SAVED, ""]), changed([SAVED]))
+@given(mutated_text([SAVED, ""]), mutated_text([SAVED]))
 def test_undoing_in_any_form(was: str, is_now: str) -> None:
     assert all(one[0] == "-t" for one in private.undo_firewall(was, is_now))
 
@@ -514,17 +524,19 @@ TCP6 = "   0: 00000000000000000000000000000000:0949 0000000000000000000000000000
 
 def test_sockets_that_listen() -> None:
     held = {"100", "101", "102", "103", "104", "200"}
-    assert door.sockets(UNIX, held) == ["/run/odd name/docker.sock", "/run/docker/libnetwork/x.sock"]
-    assert door.ports([TCP, TCP6, None], held) == [0x947, 0x949]
+    assert engine_socket.sockets(UNIX, held) == ["/run/odd name/docker.sock", "/run/docker/libnetwork/x.sock"]
+    assert engine_socket.ports([TCP, TCP6, None], held) == [0x947, 0x949]
 
 
 @QUICK
-@given(changed([UNIX]), changed([TCP, TCP6]), changed(["0 100000 65536\n1 5 2", "0 0 4294967295"]))
+@given(
+    mutated_text([UNIX]), mutated_text([TCP, TCP6]), mutated_text(["0 100000 65536\n1 5 2", "0 0 4294967295"])
+)
 def test_sockets_and_maps_in_any_form(unix: str, tcp: str, uid_map: str) -> None:
     held = {"100", "101", "200", "0", "max"}
-    door.sockets(unix, held)
-    door.ports([tcp], held)
-    outside(uid_map, 7)
+    engine_socket.sockets(unix, held)
+    engine_socket.ports([tcp], held)
+    host_id(uid_map, 7)
 
 
 # --- answers of the Engine API
@@ -548,35 +560,38 @@ IMAGE_29: dict[str, Any] = {
 
 
 def test_answers_of_engine_29() -> None:
-    assert answers.addresses(CONTAINER_29) == ["172.17.0.2"]
-    assert answers.bindings(CONTAINER_29, "80/tcp") == [("0.0.0.0", 8080), ("::", 8080)]
-    assert answers.bindings(CONTAINER_29, "81/tcp") == answers.bindings(CONTAINER_29, "82/tcp") == []
-    assert (answers.name(CONTAINER_29), answers.labels(CONTAINER_29)) == ("web", {"a": "b"})
-    assert answers.volume_name(CONTAINER_29["Mounts"][0]) == "abc"
-    assert answers.volume_name({"Type": "bind", "Source": "/x"}) == ""
+    assert responses.addresses(CONTAINER_29) == ["172.17.0.2"]
+    assert responses.bindings(CONTAINER_29, "80/tcp") == [("0.0.0.0", 8080), ("::", 8080)]
+    assert responses.bindings(CONTAINER_29, "81/tcp") == responses.bindings(CONTAINER_29, "82/tcp") == []
+    assert (responses.name(CONTAINER_29), responses.labels(CONTAINER_29)) == ("web", {"a": "b"})
+    assert responses.volume_name(CONTAINER_29["Mounts"][0]) == "abc"
+    assert responses.volume_name({"Type": "bind", "Source": "/x"}) == ""
     assert (
-        answers.labels(IMAGE_29) == answers.labels({"Config": None}) == answers.labels({"Labels": None}) == {}
+        responses.labels(IMAGE_29)
+        == responses.labels({"Config": None})
+        == responses.labels({"Labels": None})
+        == {}
     )
-    assert answers.name({"Id": ID, "Names": None}) == ID[:12]
+    assert responses.name({"Id": ID, "Names": None}) == ID[:12]
     assert (
-        answers.tags({"RepoTags": None})
-        == answers.tags({"RepoTags": ["<none>:<none>"]})
-        == answers.tags({})
+        responses.tags({"RepoTags": None})
+        == responses.tags({"RepoTags": ["<none>:<none>"]})
+        == responses.tags({})
         == []
     )
-    assert answers.subnets({"IPAM": {"Config": None}}) == answers.subnets({"IPAM": None}) == []
-    assert answers.subnets({"IPAM": {"Config": [{"Subnet": "10.0.0.0/8"}, {}, None]}}) == ["10.0.0.0/8"]
+    assert responses.subnets({"IPAM": {"Config": None}}) == responses.subnets({"IPAM": None}) == []
+    assert responses.subnets({"IPAM": {"Config": [{"Subnet": "10.0.0.0/8"}, {}, None]}}) == ["10.0.0.0/8"]
 
 
 @QUICK
-@given(reshaped(dict(CONTAINER_29)), reshaped({"Config": [{"Subnet": "a"}]}))
+@given(mutated_json(dict(CONTAINER_29)), mutated_json({"Config": [{"Subnet": "a"}]}))
 def test_answers_with_keys_left_out(container: Any, pools: Any) -> None:
     found = container if isinstance(container, dict) else {}
-    answers.addresses(found)
-    answers.name(found)
-    answers.labels(found)
-    answers.subnets({"IPAM": pools})
-    answers.rows(found, "Mounts")
+    responses.addresses(found)
+    responses.name(found)
+    responses.labels(found)
+    responses.subnets({"IPAM": pools})
+    responses.nested_list(found, "Mounts")
 
 
 # --- the agent, as it runs in the helper
@@ -585,7 +600,7 @@ def test_answers_with_keys_left_out(container: Any, pools: Any) -> None:
 def test_the_agent_reads_odd_names(tmp_path: Path) -> None:
     for name in ("a\nb", "\udcff", "d", "d/e"):
         os.mkdir(tmp_path / name)
-    found = agent.contents(os.getpid(), str(tmp_path), True, 100)
+    found = agent.list_directory(os.getpid(), str(tmp_path), True, 100)
     assert {one["path"] for one in found["entries"]} == {"a\nb", "\udcff", "d", "d/e"}
     assert agent.run([["printf", "\\377"]])[0][1] == "\ufffd"
     asked = (

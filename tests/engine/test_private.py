@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netns import PRELUDE, Machine, bare_machine
+from netns import PRELUDE, Machine, machine_without_engine
 
 from labhelpers.engine import Engine, images, private
 from labhelpers.errors import BuildFailed
@@ -35,7 +35,7 @@ needs_root = pytest.mark.skipif(
 def machine() -> Iterator[Machine]:
     # not pytest's tmp_path: its names are too long for a socket
     home = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
-    with bare_machine(home) as made:
+    with machine_without_engine(home) as made:
         yield made
     shutil.rmtree(home)
 
@@ -76,7 +76,7 @@ class TestLife:
 
     def test_stopped_from_another_network_it_changes_none(self, machine: Machine) -> None:
         machine.python(START)
-        with bare_machine(machine.home / "unused") as other:
+        with machine_without_engine(machine.home / "unused") as other:
             other.run("ip", "link", "add", "docker0", "type", "bridge")
             other.python("private.stop(lambda line: None)", home=machine.home)
             assert "docker0" in other.census()["links"]
@@ -163,7 +163,7 @@ class TestLife:
         (machine.home / "engine" / "data").write_text("a file where a directory must be", encoding="utf-8")
         done = machine.run(sys.executable, "-c", PRELUDE + START)
         assert "SetupFailed: the private engine did not start" in done.stderr
-        assert f"it said: {LOG_BEGINS}" in done.stderr
+        assert f"message: {LOG_BEGINS}" in done.stderr
         assert f"{machine.home}/engine/data" in done.stderr
 
     def test_a_path_too_long_for_a_socket_is_said(self, machine: Machine) -> None:
@@ -188,7 +188,7 @@ class TestLife:
             "FROM base:1\nLABEL labhelpers.stage=big\nRUN dd if=/dev/zero of=/big bs=1M count=99",
             encoding="utf-8",
         )
-        monkeypatch.setattr(images, "FOLDER", tmp_path)
+        monkeypatch.setattr(images, "IMAGES_DIRECTORY", tmp_path)
         monkeypatch.setattr(images, "BASE", "base:1")
         with pytest.raises(BuildFailed) as failed:
             images.ensure(there, "big")
@@ -217,7 +217,7 @@ class TestLife:
         done = machine.lab("down", "--purge")
         assert done.returncode == 1
         assert "nothing was removed" in done.stderr
-        assert machine.python("print(json.dumps(private.answers()))") is True
+        assert machine.python("print(json.dumps(private.is_responding()))") is True
 
     def test_doctor_tells_of_a_killed_engine_and_does_not_start_it(self, machine: Machine) -> None:
         pid = machine.python(START)
@@ -322,12 +322,12 @@ def test_why_dockerd_did_not_start(line: str, why: str, step: str, tmp_path: Pat
         f'time=2 level=error msg="{line}"',
         "time=3 level=info msg=stopped",
     ]
-    error = private._did_not_start(output, tmp_path / "dockerd.log")
+    error = private._start_error(output, tmp_path / "dockerd.log")
     assert why in error.message
     assert step in error.hint
     assert line in (error.engine_message or "")
 
 
 def test_an_unknown_reason_keeps_the_last_lines(tmp_path: Path) -> None:
-    error = private._did_not_start(["one", "two"], tmp_path / "dockerd.log")
+    error = private._start_error(["one", "two"], tmp_path / "dockerd.log")
     assert (error.message, error.engine_message) == ("the private engine did not start", "one\ntwo")

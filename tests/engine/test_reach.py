@@ -11,7 +11,7 @@ import pytest
 from docker.models.containers import Container
 
 from labhelpers.engine import Engine
-from labhelpers.engine.reach import LOOPBACK, _says
+from labhelpers.engine.port_forward import LOOPBACK, _responds_with
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 
@@ -39,7 +39,7 @@ def _echoed(address: tuple[str, int], sent: bytes) -> bytes:
 
 @pytest.mark.parametrize("port", [80, 81])
 def test_what_is_sent_comes_back_whole(shared: Lab, echo: Container, port: int) -> None:
-    address = shared.reach(echo, port)
+    address = shared.forward_port(echo, port)
     assert address[0] == "127.0.0.1"
     sent = bytes(range(256)) * 40
     with ThreadPoolExecutor(3) as pool:
@@ -50,22 +50,22 @@ def test_many_bytes_come_through_the_engine(shared: Lab) -> None:
     sender = shared.run(
         "labhelpers/payload", ["nc", "-ll", "-p", "80", "-e", "head", "-c", str(SIZE), "/dev/zero"]
     )
-    address = shared.reach(sender, 80)
+    address = shared.forward_port(sender, 80)
     with socket.create_connection(address, timeout=60) as connection, connection.makefile("rb") as coming:
         assert coming.read() == bytes(SIZE)
 
 
 def test_a_container_that_was_started_again_is_reached_again(shared: Lab) -> None:
     echo = shared.run("labhelpers/payload", ["nc", "-ll", "-p", "80", "-e", "cat"])
-    address = shared.reach(echo, 80)
+    address = shared.forward_port(echo, 80)
     assert _echoed(address, b"one") == b"one"
     echo.restart(timeout=0)
-    assert shared.reach(echo, 80) == address
+    assert shared.forward_port(echo, 80) == address
     assert _echoed(address, b"two") == b"two"
 
 
 def test_a_port_where_nobody_listens_closes(shared: Lab, echo: Container) -> None:
-    with socket.create_connection(shared.reach(echo, 82), timeout=60) as connection:
+    with socket.create_connection(shared.forward_port(echo, 82), timeout=60) as connection:
         assert connection.recv(1) == b""
 
 
@@ -82,14 +82,14 @@ def test_without_a_proxy_a_published_port_refuses_until_the_program_listens() ->
             threading.Thread(target=_send_once, args=(server, b"word"), daemon=True).start()
         return len(asked) >= 3
 
-    assert _says(address, b"word", listens)
+    assert _responds_with(address, b"word", listens)
     assert len(asked) == 3
 
 
 def test_a_port_that_refuses_although_the_program_listens_is_not_here() -> None:
     with socket.create_server((LOOPBACK, 0)) as probe:
         address = probe.getsockname()
-    assert not _says(address, b"word", lambda: True)
+    assert not _responds_with(address, b"word", lambda: True)
 
 
 def _send_once(server: socket.socket, word: bytes) -> None:
@@ -103,14 +103,14 @@ def test_a_container_that_does_not_run_is_said(shared: Lab) -> None:
     ended = shared.run("labhelpers/payload", "true", network="none")
     ended.wait()
     with pytest.raises(LabError, match="is not running"):
-        shared.reach(ended, 80)
+        shared.forward_port(ended, 80)
     with pytest.raises(LabError, match="no port"):
-        shared.reach("no-such-container", 80)
+        shared.forward_port("no-such-container", 80)
 
 
 def test_closing_takes_its_helpers_away(engine: Engine) -> None:
     with Lab("test", engine=engine) as lab, lab.quiet():
-        address = lab.reach(lab.run("labhelpers/payload", ["nc", "-ll", "-p", "80", "-e", "cat"]), 80)
+        address = lab.forward_port(lab.run("labhelpers/payload", ["nc", "-ll", "-p", "80", "-e", "cat"]), 80)
         assert _echoed(address, b"here") == b"here"
         session = lab.session
     assert not engine.client.api.containers(all=True, filters={"label": f"labhelpers.session={session}"})

@@ -166,9 +166,9 @@ MESSAGES = {
 def test_each_kind_of_failure_has_a_message_and_a_next_step_of_its_own() -> None:
     seen = {}
     for kind, messages in MESSAGES.items():
-        found = {registries.explain("r.example/x", words, status) for status, words in messages}
+        found = {registries.explain_failure("r.example/x", words, status) for status, words in messages}
         assert len({(refusal.cause, refusal.hint) for refusal in found}) == 1, kind
-        assert {refusal.words for refusal in found} == {words for _, words in messages}
+        assert {refusal.engine_message for refusal in found} == {words for _, words in messages}
         seen[kind] = next(iter(found))
     assert len({refusal.cause for refusal in seen.values()}) == len(MESSAGES)
     assert len({refusal.hint for refusal in seen.values()}) == len(MESSAGES)
@@ -178,8 +178,8 @@ def test_each_kind_of_failure_has_a_message_and_a_next_step_of_its_own() -> None
 
 @given(st.text(), st.integers(0, 599))
 def test_any_other_message_is_kept(words: str, status: int) -> None:
-    refusal = registries.explain("x", words, status)
-    assert refusal.words == words
+    refusal = registries.explain_failure("x", words, status)
+    assert refusal.engine_message == words
     assert refusal.cause
     assert refusal.hint
 
@@ -223,12 +223,12 @@ CODES = {429: "TOOMANYREQUESTS", 401: "UNAUTHORIZED", 404: "MANIFEST_UNKNOWN"}
 
 
 @pytest.fixture
-def here(there: Lab) -> Lab:
+def here(shared_lab: Lab) -> Lab:
     """The lab, if its engine's loopback is this machine's."""
     hostname = Path("/proc/sys/kernel/hostname").read_text(encoding="utf-8").strip()
-    if there.engine.info["Name"] != hostname:
+    if shared_lab.engine.info["Name"] != hostname:
         pytest.skip("the test's registry is on this machine, and the engine on another one")
-    return there
+    return shared_lab
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_what_a_registry_says_reaches_the_reader(here: Lab, status: int, cause: 
         found = images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", said.append)
         with pytest.raises(ImageMissing, match=cause) as caught:
             here.pull(f"{address}/mysql:8.4")
-    assert found.stands_in
+    assert found.is_substitute
     assert cause in said[0]
     assert address in said[0]
     assert "next:" in said[0]
@@ -250,7 +250,7 @@ def test_what_a_registry_says_reaches_the_reader(here: Lab, status: int, cause: 
 
 def test_a_registry_that_is_not_there_is_no_limit_and_no_login(here: Lab) -> None:
     said: list[str] = []
-    assert images.from_hub(here.engine, "127.0.0.1:9/mysql:8.4", "payload", said.append).stands_in
+    assert images.from_hub(here.engine, "127.0.0.1:9/mysql:8.4", "payload", said.append).is_substitute
     assert "cannot reach the registry 127.0.0.1:9" in said[0]
 
 
@@ -270,7 +270,7 @@ def test_a_certificate_that_the_engine_does_not_accept(
     gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
     said: list[str] = []
     with answering(gateway, 404, self_signed(tmp_path, gateway, named, days)) as address:
-        assert images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", said.append).stands_in
+        assert images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", said.append).is_substitute
     assert cause.format(address) in said[0]
 
 
@@ -292,28 +292,28 @@ def self_signed(folder: Path, host: str, named: bool, days: int) -> ssl.SSLConte
     return context
 
 
-def test_references_without_a_tag_and_with_a_digest_are_pulled(there: Lab) -> None:
-    pushed = there.registry.push("labhelpers/payload", "try/forms")  # host:port/try/forms:latest
+def test_references_without_a_tag_and_with_a_digest_are_pulled(shared_lab: Lab) -> None:
+    pushed = shared_lab.registry.push("labhelpers/payload", "try/forms")  # host:port/try/forms:latest
     bare = pushed.removesuffix(":latest")
-    found = images.from_hub(there.engine, bare, "base")
-    assert (found.ref, found.stands_in) == (bare, False)
-    (digest,) = [d for d in there.client.images.get(bare).attrs["RepoDigests"] if d.startswith(bare)]
-    there.client.images.remove(pushed)
-    assert not images.from_hub(there.engine, digest, "base").stands_in
-    assert there.client.images.get(digest).id == there.client.images.get("labhelpers/payload").id
-    there.client.images.remove(digest)
+    found = images.from_hub(shared_lab.engine, bare, "base")
+    assert (found.ref, found.is_substitute) == (bare, False)
+    (digest,) = [d for d in shared_lab.client.images.get(bare).attrs["RepoDigests"] if d.startswith(bare)]
+    shared_lab.client.images.remove(pushed)
+    assert not images.from_hub(shared_lab.engine, digest, "base").is_substitute
+    assert shared_lab.client.images.get(digest).id == shared_lab.client.images.get("labhelpers/payload").id
+    shared_lab.client.images.remove(digest)
 
 
-def test_an_image_for_another_processor_is_not_used(there: Lab) -> None:
-    other = "arm64" if registries.architecture(there.engine.info["Architecture"]) != "arm64" else "amd64"
-    ref = f"t-{there.session}/other:1"
-    load_empty_image(there, ref, other)
+def test_an_image_for_another_processor_is_not_used(shared_lab: Lab) -> None:
+    other = "arm64" if registries.architecture(shared_lab.engine.info["Architecture"]) != "arm64" else "amd64"
+    ref = f"t-{shared_lab.session}/other:1"
+    load_empty_image(shared_lab, ref, other)
     try:
         said: list[str] = []
-        assert images.from_hub(there.engine, ref, "payload", said.append).stands_in
+        assert images.from_hub(shared_lab.engine, ref, "payload", said.append).is_substitute
         assert f"is for {other}" in said[0]
     finally:
-        there.client.images.remove(ref)
+        shared_lab.client.images.remove(ref)
 
 
 def load_empty_image(lab: Lab, ref: str, architecture: str) -> None:
@@ -339,13 +339,13 @@ def load_empty_image(lab: Lab, ref: str, architecture: str) -> None:
     "config", [{"credsStore": "none-such"}, {"credHelpers": {"127.0.0.1:5000": "none-such"}, "auths": {}}]
 )
 def test_a_missing_credential_helper_is_named_and_not_needed(
-    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, object]
+    shared_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, object]
 ) -> None:
-    pushed = there.registry.push("labhelpers/payload", "try/helper")
+    pushed = shared_lab.registry.push("labhelpers/payload", "try/helper")
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nLABEL built=yes\n", encoding="utf-8")
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    engine = engines.connect(there.engine.address)
+    engine = engines.connect(shared_lab.engine.address)
     assert any("docker-credential-none-such" in warning for warning in engine.warnings)
     with Lab("test", engine=engine) as lab, lab.quiet():
         assert lab.pull(pushed).tags
@@ -364,9 +364,9 @@ def test_a_missing_credential_helper_is_named_and_not_needed(
     ],
 )
 def test_a_credential_helper_that_fails_keeps_nothing_from_being_pulled_or_built(
-    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+    shared_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    pushed = there.registry.push("labhelpers/payload", "try/failing")
+    pushed = shared_lab.registry.push("labhelpers/payload", "try/failing")
     helper = tmp_path / "docker-credential-failing"
     helper.write_text(program, encoding="utf-8")
     helper.chmod(0o755)
@@ -375,21 +375,21 @@ def test_a_credential_helper_that_fails_keeps_nothing_from_being_pulled_or_built
     (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nLABEL built=yes\n", encoding="utf-8")
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    engine = engines.connect(there.engine.address)
+    engine = engines.connect(shared_lab.engine.address)
     with Lab("test", engine=engine) as lab, lab.quiet():
         assert lab.pull(pushed).tags
         assert lab.build(str(tmp_path), f"t-{lab.session}-built").labels["built"] == "yes"
 
 
 def test_what_the_file_itself_holds_counts_where_a_helper_fails(
-    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = {"credsStore": "none-such", "auths": {"r.example": {"auth": "bWU6c2VjcmV0"}}}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    engine = engines.connect(there.engine.address)
-    assert registries.login(engine, "r.example/x")
-    assert registries.login(engine, "other.example/x") == {}
+    engine = engines.connect(shared_lab.engine.address)
+    assert registries.auth_header(engine, "r.example/x")
+    assert registries.auth_header(engine, "other.example/x") == {}
 
 
 def test_only_missing_helpers_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

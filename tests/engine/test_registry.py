@@ -8,7 +8,7 @@ import json
 import pytest
 
 from labhelpers.engine import Engine
-from labhelpers.engine.registry import STORAGE, Registry
+from labhelpers.engine.registry import STORAGE_PATH, Registry
 from labhelpers.errors import EngineRefused, LabError
 from labhelpers.lab import Lab
 
@@ -21,7 +21,7 @@ def test_what_is_pushed_can_be_pulled_and_its_digest_is_true(lab: Lab) -> None:
         d.partition("@")[2] for d in pulled.attrs["RepoDigests"] if d.startswith(lab.registry.address)
     }
     hexadecimal = digest.removeprefix("sha256:")
-    blob = f"{STORAGE}/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
+    blob = f"{STORAGE_PATH}/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
     manifest = lab.exec(lab.registry.container, ["cat", blob]).stdout
     assert hashlib.sha256(manifest.encode()).hexdigest() == hexadecimal
     assert json.loads(manifest)["schemaVersion"] == 2
@@ -64,6 +64,6 @@ def test_what_is_kept_in_a_volume_is_there_again(lab: Lab) -> None:
 
 def test_a_registry_that_does_not_start_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(lab), "image", lambda self, name: "labhelpers/payload:latest")
-    monkeypatch.setattr("labhelpers.engine.registry._START_S", 1)
+    monkeypatch.setattr("labhelpers.engine.registry._START_TIMEOUT_S", 1)
     with pytest.raises(LabError, match="did not become ready"):
         _ = lab.registry.address

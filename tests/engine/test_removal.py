@@ -21,26 +21,26 @@ WHERE = "freezing what an engine runs needs an engine on this machine, with cgro
 
 
 @pytest.fixture
-def dies_slowly(quiet: Lab) -> Iterator[tuple[str, Path]]:
+def dies_slowly(quiet_lab: Lab) -> Iterator[tuple[str, Path]]:
     """A container that cannot die of its SIGKILL as long as its control group is frozen, and the file that thaws it.
 
     Frozen is the group above its own: what an engine thaws before it kills is the container's.
     """
     freezer = Path("/sys/fs/cgroup/freezer")
     # of a systemd of cgroup v2 or another machine's, the parent would be a slice, or out of this test's reach
-    if not freezer.exists() or quiet.client.info().get("CgroupDriver") != "cgroupfs":
+    if not freezer.exists() or quiet_lab.client.info().get("CgroupDriver") != "cgroupfs":
         pytest.skip(WHERE)
     name = f"slow-{secrets.token_hex(4)}"
     group = freezer / name
-    api = quiet.client.api
-    quiet.client.containers.run(
-        quiet.image("payload"),
+    api = quiet_lab.client.api
+    quiet_lab.client.containers.run(
+        quiet_lab.image("payload"),
         ["sleep", "300"],
         name=name,
         detach=True,
         network_mode="none",
         cgroup_parent=f"/{name}",
-        labels=sessions.labels("container", "test", quiet.session),
+        labels=sessions.labels("container", "test", quiet_lab.session),
     )
     thaw = group / "freezer.state"
     try:
@@ -58,10 +58,10 @@ def dies_slowly(quiet: Lab) -> Iterator[tuple[str, Path]]:
 
 
 def test_a_container_that_dies_after_the_engine_gave_up_is_removed(
-    quiet: Lab, dies_slowly: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    quiet_lab: Lab, dies_slowly: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, thaw = dies_slowly
-    api, refused = quiet.client.api, []
+    api, refused = quiet_lab.client.api, []
     ask = api.remove_container
 
     def heard(*asked: Any, **how: Any) -> None:
@@ -70,17 +70,17 @@ def test_a_container_that_dies_after_the_engine_gave_up_is_removed(
 
     monkeypatch.setattr(api, "remove_container", heard)
     with _thawed_late(thaw):
-        quiet.remove(name, force=True)
+        quiet_lab.remove(name, force=True)
     assert ["did not receive an exit event" in words for words in refused] == [True]
     with pytest.raises(NotFound):
         api.inspect_container(name)
 
 
 def test_a_container_that_dies_after_the_engine_gave_up_is_killed(
-    quiet: Lab, dies_slowly: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    quiet_lab: Lab, dies_slowly: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, thaw = dies_slowly
-    container, refused = quiet.client.containers.get(name), []
+    container, refused = quiet_lab.client.containers.get(name), []
     kill = container.kill
 
     def heard() -> None:

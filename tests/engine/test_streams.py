@@ -19,8 +19,8 @@ LATE_S = 1.5
 
 
 @pytest.fixture(scope="module")
-def idle(there: Lab) -> Container:
-    return there.run(there.image("payload"), ["sleep", "600"], network="none")
+def idle(shared_lab: Lab) -> Container:
+    return shared_lab.run(shared_lab.image("payload"), ["sleep", "600"], network="none")
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("late")
-def test_short_output(there: Lab, idle: Container) -> None:
-    said = there.exec(idle, ["sh", "-c", "echo out; echo err >&2; exit 3"])
+def test_short_output(shared_lab: Lab, idle: Container) -> None:
+    said = shared_lab.exec(idle, ["sh", "-c", "echo out; echo err >&2; exit 3"])
     assert (said.stdout, said.stderr, said.exit_code) == ("out\n", "err\n", 3)
 
 
@@ -48,9 +48,9 @@ def test_long_output(engine: Engine, idle: Container) -> None:
 
 
 @pytest.mark.usefixtures("late")
-def test_a_server_that_speaks_first_is_heard(there: Lab) -> None:
-    greeter = there.run(there.image("payload"), ["nc", "-ll", "-p", "80", "-e", "echo", "welcome"])
-    with socket.create_connection(there.reach(greeter, 80), timeout=60) as connection:
+def test_a_server_that_speaks_first_is_heard(shared_lab: Lab) -> None:
+    greeter = shared_lab.run(shared_lab.image("payload"), ["nc", "-ll", "-p", "80", "-e", "echo", "welcome"])
+    with socket.create_connection(shared_lab.forward_port(greeter, 80), timeout=60) as connection:
         assert connection.recv(7, socket.MSG_WAITALL) == b"welcome"
 
 

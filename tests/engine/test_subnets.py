@@ -26,7 +26,7 @@ from labhelpers.engine.subnets import Subnet
     ],
 )
 def test_forms_of_a_subnet(text: object, subnet: str | None) -> None:
-    found = subnets.parsed(text)
+    found = subnets.parse_subnet(text)
     assert (None if found is None else str(found)) == subnet
 
 
@@ -38,14 +38,14 @@ def test_networks_without_addresses_are_left_out() -> None:
         {"Name": "odd", "IPAM": {"Config": [None, {}, {"Subnet": "invalid Prefix"}]}},
         {"Name": "dual", "IPAM": {"Config": [{"Subnet": "fd00::/64"}, {"Subnet": "10.1.0.0/24"}]}},
     ]
-    found = [(str(subnet), name) for subnet, name in subnets.of_networks(rows)]
+    found = [(str(subnet), name) for subnet, name in subnets.network_subnets(rows)]
     assert found == [("172.17.0.0/16", "bridge"), ("fd00::/64", "dual"), ("10.1.0.0/24", "dual")]
 
 
 def test_parts_of_a_default_route_take_nothing() -> None:
     vpn = ["default", "0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8", "172.16.0.0/12"]
-    taken = list(subnets.of_routes(vpn))
-    assert str(subnets.free(taken)) == "192.168.0.0/24"
+    taken = list(subnets.route_subnets(vpn))
+    assert str(subnets.free_subnet(taken)) == "192.168.0.0/24"
 
 
 SUBNETS = st.builds(
@@ -57,7 +57,7 @@ SUBNETS = st.builds(
 
 @given(st.lists(SUBNETS, max_size=40))
 def test_a_free_subnet_overlaps_nothing(taken: list[Subnet]) -> None:
-    free = subnets.free(taken)
+    free = subnets.free_subnet(taken)
     if free is not None:
         assert not any(free.overlaps(one) for one in taken)  # type: ignore[arg-type]
         assert free.is_private or free.subnet_of(ipaddress.IPv4Network("100.64.0.0/10"))  # type: ignore[arg-type]
@@ -65,6 +65,6 @@ def test_a_free_subnet_overlaps_nothing(taken: list[Subnet]) -> None:
 
 def test_there_may_be_none_free() -> None:
     everything = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
-    assert subnets.free(everything) is None
-    assert subnets.free(everything, 6) is None
-    assert str(subnets.free([], 6)) == "fd6c:6162::/64"
+    assert subnets.free_subnet(everything) is None
+    assert subnets.free_subnet(everything, 6) is None
+    assert str(subnets.free_subnet([], 6)) == "fd6c:6162::/64"

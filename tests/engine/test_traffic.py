@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from forms import QUICK, changed
 from hypothesis import given
 from hypothesis import strategies as st
+from mutations import QUICK, mutated_text
 
-from labhelpers.engine.host.traffic import Received, counted
+from labhelpers.engine.host.traffic import Received, parse_counters
 from labhelpers.lab import Lab
 
 SNMP = """Ip: Forwarding DefaultTTL InReceives InHdrErrors
@@ -26,7 +26,7 @@ SNMP6 = "Ip6InReceives                   \t30\nIcmp6InEchos                    \
 
 
 def test_a_kernel_with_both_protocols() -> None:
-    assert counted([SNMP, NETSTAT, SNMP6]) == Received(packets=100, pings=9, connections=3)
+    assert parse_counters([SNMP, NETSTAT, SNMP6]) == Received(packets=100, pings=9, connections=3)
 
 
 @pytest.mark.parametrize(
@@ -44,24 +44,24 @@ def test_a_kernel_with_both_protocols() -> None:
     ],
 )
 def test_what_is_missing_or_unknown_counts_as_nothing(texts: list[str | None], expected: Received) -> None:
-    assert counted(texts) == expected
+    assert parse_counters(texts) == expected
 
 
 @QUICK
-@given(changed([SNMP, NETSTAT, SNMP6]), st.sampled_from(["", "9" * 5000, "\u00b2", "-"]))
+@given(mutated_text([SNMP, NETSTAT, SNMP6]), st.sampled_from(["", "9" * 5000, "\u00b2", "-"]))
 def test_counters_in_any_form(text: str, number: str) -> None:
-    counted([text, f"Ip: InReceives\nIp: {number}\nIcmp6InEchos {number}", f"{text} {number}"])
+    parse_counters([text, f"Ip: InReceives\nIp: {number}\nIcmp6InEchos {number}", f"{text} {number}"])
 
 
-def test_the_helper_sees_a_containers_own_counters(there: Lab) -> None:
-    from labhelpers.engine.host.traffic import received
+def test_the_helper_sees_a_containers_own_counters(shared_lab: Lab) -> None:
+    from labhelpers.engine.host.traffic import received_traffic
 
-    container = there.run(there.image("payload"), name="traffic", network="none")
+    container = shared_lab.run(shared_lab.image("payload"), name="traffic", network="none")
     try:
-        before = received(there.host, container)
-        assert there.exec(container, ["ping", "-c", "2", "127.0.0.1"]).exit_code == 0
-        after = received(there.host, container)
+        before = received_traffic(shared_lab.host, container)
+        assert shared_lab.exec(container, ["ping", "-c", "2", "127.0.0.1"]).exit_code == 0
+        after = received_traffic(shared_lab.host, container)
         assert after.pings - before.pings == 2
         assert after.packets > before.packets
     finally:
-        there.remove(container, force=True)
+        shared_lab.remove(container, force=True)

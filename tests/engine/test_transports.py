@@ -24,9 +24,9 @@ from cryptography import x509
 
 from labhelpers.commandline import jupyter
 from labhelpers.engine import Engine, connect, find, unreachable
-from labhelpers.engine.dial import NoEngine, Place, SshFailed, Tls, dial
+from labhelpers.engine.dial import EngineEndpoint, NotAnEngine, SshFailed, Tls, dial
+from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.gateway import forward
-from labhelpers.engine.words import speaking
 from labhelpers.errors import EngineUnreachable
 from labhelpers.lab import Lab
 from tests.engine.transports import LOOPBACK, SSHD, Authority, python, sshd, tls_front
@@ -39,7 +39,7 @@ WAYS = ("tls", pytest.param("ssh", marks=pytest.mark.skipif(SSHD is None, reason
 @pytest.fixture(scope="module")
 def clean() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*jupyter.NOT_THEIRS, "DOCKER_HOST", find.ENGINE, find.PLACE):
+        for name in (*jupyter.UNSET_VARIABLES, "DOCKER_HOST", find.ENGINE_VARIABLE, find.ENDPOINT_VARIABLE):
             patch.delenv(name, raising=False)
         yield patch
 
@@ -54,7 +54,7 @@ def far(
     if request.param == "tls":
         authority = Authority(folder / "ca")
         files = authority.client(folder / "client")
-        with tls_front(engine.place, authority, authority.issue("server", names=LOOPBACK)) as port:
+        with tls_front(engine.endpoint, authority, authority.issue("server", names=LOOPBACK)) as port:
             tls = ",".join(f"{name}={files / name}.pem" for name in ("ca", "cert", "key"))
             yield _in_context(f"host=tcp://127.0.0.1:{port},{tls}")
     else:
@@ -111,7 +111,7 @@ def test_a_raw_connection_is_half_closed(lab: Lab, far: Engine) -> None:
     head = "\r\n".join([*lines, "Connection: Upgrade", "Upgrade: tcp", "", ""]).encode()
 
     async def talk() -> bytes:
-        connection = await dial(far.place)
+        connection = await dial(far.endpoint)
         await connection.write(head)
         answer = await connection.read(4096)
         lab.client.api.start(made["Id"])
@@ -128,7 +128,7 @@ def test_a_raw_connection_is_half_closed(lab: Lab, far: Engine) -> None:
 def test_a_port_is_reached_and_the_end_of_input_is_passed_on(lab: Lab) -> None:
     # the server answers only when its input has ended
     server = lab.run(IMAGE, ["nc", "-ll", "-p", "80", "-e", "wc", "-c"])
-    with socket.create_connection(lab.reach(server, 80), timeout=60) as connection:
+    with socket.create_connection(lab.forward_port(server, 80), timeout=60) as connection:
         connection.sendall(b"x" * 100_000)
         connection.shutdown(socket.SHUT_WR)
         assert connection.makefile("rb").read().strip() == b"100000"
@@ -191,12 +191,12 @@ def at_tls(
     engine: Engine, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., None]]:
     """Sets the reader's variables for an engine behind TLS: (its certificate, the client's files)."""
-    for name in (*jupyter.NOT_THEIRS, find.ENGINE, find.PLACE):
+    for name in (*jupyter.UNSET_VARIABLES, find.ENGINE_VARIABLE, find.ENDPOINT_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     with ExitStack() as stack:
 
         def listen(certificate: str, *files: str, verify: bool = True) -> None:
-            front = tls_front(engine.place, authority, authority.folder / f"{certificate}.pem")
+            front = tls_front(engine.endpoint, authority, authority.folder / f"{certificate}.pem")
             monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{stack.enter_context(front)}")
             monkeypatch.setenv("DOCKER_CERT_PATH", str(authority.client(tmp_path / "client", *files)))
             monkeypatch.setenv("DOCKER_TLS_VERIFY", "1" if verify else "")
@@ -298,7 +298,7 @@ def test_certificates_as_older_openssl_makes_them_are_accepted(
 )
 def test_words_of_openssl(reason: str, what: str) -> None:
     error = ssl.SSLError(1, f"[SSL: {reason}] {reason.lower().replace('_', ' ')} (_ssl.c:1006)")
-    assert what in unreachable.explain(Place("tcp://x:2376", "DOCKER_HOST", Tls()), error).message
+    assert what in unreachable.explain(EngineEndpoint("tcp://x:2376", "DOCKER_HOST", Tls()), error).message
 
 
 def test_tls_is_spoken_on_both_sides_or_on_none(
@@ -311,7 +311,7 @@ def test_tls_is_spoken_on_both_sides_or_on_none(
         connect()
     # what a Go server says to a request without TLS (net/http); OpenSSL's just hangs up
     words = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
-    told = unreachable.explain(Place("tcp://127.0.0.1:1", "DOCKER_HOST"), NoEngine(words))
+    told = unreachable.explain(EngineEndpoint("tcp://127.0.0.1:1", "DOCKER_HOST"), NotAnEngine(words))
     assert "which speaks TLS" in told.message
     assert "TLS" in caught.value.message + caught.value.hint
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
@@ -340,7 +340,7 @@ def test_neither_proxies_nor_other_authorities_of_the_environment_come_between(
 def test_what_ssh_says_has_a_next_step(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (find.ENGINE, find.PLACE):
+    for name in (find.ENGINE_VARIABLE, find.ENDPOINT_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     with sshd(tmp_path, engine.address, path="/nowhere") as server:
         monkeypatch.setenv("PATH", server.path)
@@ -411,14 +411,14 @@ def test_what_ssh_says_has_a_next_step(
     ],
 )
 def test_words_of_ssh(words: str, what: str) -> None:
-    told = unreachable.explain(Place("ssh://me@x:23", "DOCKER_HOST"), SshFailed(words))
+    told = unreachable.explain(EngineEndpoint("ssh://me@x:23", "DOCKER_HOST"), SshFailed(words))
     assert what in told.message
     assert told.engine_message == words
     assert told.hint
 
 
 def test_a_gateway_is_for_this_user_only_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
-    gateway = forward(tmp_path / "g.sock", engine.place)
+    gateway = forward(tmp_path / "g.sock", engine.endpoint)
     assert gateway.path.stat().st_mode & 0o777 == 0o600
     client = docker.DockerClient(base_url=gateway.address)
     assert client.info()["ID"] == engine.info["ID"]
@@ -430,9 +430,9 @@ def test_a_gateway_is_for_this_user_only_and_leaves_nothing(engine: Engine, tmp_
 def test_a_gateway_to_nowhere_says_so_and_is_not_taken_for_an_engine_that_refuses(
     engine: Engine, tmp_path: Path
 ) -> None:
-    gateway = forward(tmp_path / "g.sock", Place(f"unix://{tmp_path}/none.sock", "test"))
+    gateway = forward(tmp_path / "g.sock", EngineEndpoint(f"unix://{tmp_path}/none.sock", "test"))
     client = docker.DockerClient(base_url=gateway.address, version="1.41")
-    gone = Engine(Place(f"unix://{tmp_path}/none.sock", "test"), "existing", client)
-    with pytest.raises(EngineUnreachable, match="lost the connection"), speaking(gone):
+    gone = Engine(EngineEndpoint(f"unix://{tmp_path}/none.sock", "test"), "existing", client)
+    with pytest.raises(EngineUnreachable, match="lost the connection"), translate_errors(gone):
         client.info()
     gateway.close()

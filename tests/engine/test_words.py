@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from docker.errors import APIError
 
-from labhelpers.engine.words import refused
+from labhelpers.engine.error_translation import engine_refused
 from labhelpers.errors import EngineRefused
 from labhelpers.lab import Lab
 
@@ -13,12 +13,12 @@ LEAST, TRIES = "6m", 6
 """The least that an engine takes as a limit; whether it suffices to start differs from time to time."""
 
 
-def test_what_is_killed_for_want_of_memory_before_it_begins_is_told_so(quiet: Lab) -> None:
-    image, error = quiet.image("payload"), None
+def test_what_is_killed_for_want_of_memory_before_it_begins_is_told_so(quiet_lab: Lab) -> None:
+    image, error = quiet_lab.image("payload"), None
     for _ in range(TRIES):
         try:
-            started = quiet.run(image, ["true"], memory=LEAST, memory_swap=LEAST, network="none")
-            quiet.remove(started, force=True)
+            started = quiet_lab.run(image, ["true"], memory=LEAST, memory_swap=LEAST, network="none")
+            quiet_lab.remove(started, force=True)
         except EngineRefused as caught:
             error = caught
             break
@@ -28,10 +28,10 @@ def test_what_is_killed_for_want_of_memory_before_it_begins_is_told_so(quiet: La
 
 
 @pytest.mark.parametrize(("memory", "told"), [("24m", True), ("32m", False), (None, False)])
-def test_memory_is_spoken_of_where_there_is_little(quiet: Lab, memory: str | None, told: bool) -> None:
+def test_memory_is_spoken_of_where_there_is_little(quiet_lab: Lab, memory: str | None, told: bool) -> None:
     options = {"memory": memory} if memory else {}
     with pytest.raises(EngineRefused) as caught:
-        quiet.run(quiet.image("payload"), ["no-such-program"], network="none", **options)
+        quiet_lab.run(quiet_lab.image("payload"), ["no-such-program"], network="none", **options)
     assert ("memory=" in caught.value.hint) is told
     assert "no-such-program" in str(caught.value.engine_message)
 
@@ -59,10 +59,10 @@ def test_memory_is_spoken_of_where_there_is_little(quiet: Lab, memory: str | Non
 )
 def test_the_hint_is_for_the_engines_reason(words: str, step: str) -> None:
     """Messages of moby (daemon/daemon_unix.go, daemon/logs.go) and crun, replayed: such engines cannot be had here."""
-    assert step in refused(APIError("400", explanation=words)).hint
+    assert step in engine_refused(APIError("400", explanation=words)).hint
 
 
-def test_a_cpu_that_the_engine_may_not_use(quiet: Lab) -> None:
+def test_a_cpu_that_the_engine_may_not_use(quiet_lab: Lab) -> None:
     with pytest.raises(EngineRefused) as caught:
-        quiet.run(quiet.image("payload"), ["true"], network="none", cpuset_cpus="4000")
+        quiet_lab.run(quiet_lab.image("payload"), ["true"], network="none", cpuset_cpus="4000")
     assert "Cpus_allowed_list" in caught.value.hint

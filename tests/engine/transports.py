@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from labhelpers.engine.dial import Place
+from labhelpers.engine.dial import EngineEndpoint
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 LOOPBACK: list[x509.GeneralName] = [
@@ -102,7 +102,7 @@ class Authority:
 
 
 @contextmanager
-def tls_front(place: Place, authority: Authority, certificate: Path) -> Iterator[int]:
+def tls_front(place: EngineEndpoint, authority: Authority, certificate: Path) -> Iterator[int]:
     """A TLS server on loopback in front of the engine at `place`; its port. It demands a client certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name(f"{certificate.stem}-key.pem"))
@@ -114,19 +114,19 @@ def tls_front(place: Place, authority: Authority, certificate: Path) -> Iterator
         server.shutdown(socket.SHUT_RDWR)
 
 
-def _accept(server: socket.socket, context: ssl.SSLContext, place: Place) -> None:
+def _accept(server: socket.socket, context: ssl.SSLContext, place: EngineEndpoint) -> None:
     with suppress(OSError):
         while True:
             near, _ = server.accept()
             threading.Thread(target=_serve, args=(near, context, place), daemon=True).start()
 
 
-def _serve(near: socket.socket, context: ssl.SSLContext, place: Place) -> None:
+def _serve(near: socket.socket, context: ssl.SSLContext, place: EngineEndpoint) -> None:
     with suppress(OSError), context.wrap_socket(near, server_side=True) as secure, _engine(place) as far:
         _pump(secure, far)
 
 
-def _engine(place: Place) -> socket.socket:
+def _engine(place: EngineEndpoint) -> socket.socket:
     if place.scheme == "tcp":
         return socket.create_connection(place.host_port)
     far = socket.socket(socket.AF_UNIX)

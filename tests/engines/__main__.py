@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from labhelpers.engine import connect
-from labhelpers.terminal import say
+from labhelpers.terminal import echo
 from tests.engines import matrix, runs
 
 
@@ -22,10 +22,10 @@ def main(name: str, file: str, wanted: str, *args: str) -> None:
     # what a terminated process has started is stopped too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     engine = connect("auto")
-    outcomes = [runs.on(name, engine, wanted.split(","), args, say)]
+    outcomes = [runs.run_on(name, engine, wanted.split(","), args, echo)]
     if name == "B" and not args:
-        settings, chapters = matrix.in_rotation(matrix.commits())
-        outcomes.append(matrix.outcome(matrix.run([settings], chapters, engine, say), say))
+        settings, chapters = matrix.settings_for_run(matrix.commits())
+        outcomes.append(matrix.outcome(matrix.run([settings], chapters, engine, echo), echo))
     Path(file).write_text(json.dumps([asdict(outcome) for outcome in outcomes]), encoding="utf-8")
 
 

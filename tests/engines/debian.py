@@ -16,14 +16,20 @@ from labhelpers import state
 from labhelpers.engine import debootstrap, install
 from labhelpers.engine.root import as_root, run_as_root, unmount_below, with_proxies
 from labhelpers.errors import SetupFailed
-from labhelpers.terminal import run_shown
+from labhelpers.terminal import run_with_status
 
 Say = Callable[[str], object]
 
 PREFIX = "test-engine-"
 # what an engine needs; procps is for `docker top`
 ENGINE = ("docker.io", "docker-cli", "docker-buildx", "iptables", "iproute2", "procps", "ca-certificates")
-AWAY = ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
+REMOVED_PATHS = (
+    "var/cache/apt/archives",
+    "var/lib/apt/lists",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +55,14 @@ class Recipe:
 
 
 @contextmanager
-def made(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
+def debian_root(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
     """The system's root directory, for as long as the block lasts.
 
     Raises:
         ImageMissing: apt knows no mirror on the network.
         SetupFailed: debootstrap or a command failed; its last words are kept.
     """
-    install.ensure(install.IMAGES, f"engine {name} is built from packages")
+    install.ensure(install.IMAGE_PACKAGES, f"engine {name} is built from packages")
     cache = state.path("cache", "x").parent
     for left in cache.glob(f"{PREFIX}*"):
         _remove(left)  # of a command that was killed
@@ -71,7 +77,7 @@ def made(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
 def _fill(root: Path, recipe: Recipe, name: str) -> None:
     mirror = debootstrap.sources()[0].uri
     asked = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.packages)}"]
-    _do([*asked, recipe.suite, str(root), mirror], f"engine {name}: debootstrap {recipe.suite}", name)
+    _run_step([*asked, recipe.suite, str(root), mirror], f"engine {name}: debootstrap {recipe.suite}", name)
     for path, text in recipe.files.items():
         run_as_root(["mkdir", "-p", str((root / path).parent)])
         subprocess.run(
@@ -85,19 +91,19 @@ def _fill(root: Path, recipe: Recipe, name: str) -> None:
         if text.startswith("#!"):
             run_as_root(["chmod", "755", str(root / path)])
     for command in recipe.commands:
-        _do(["chroot", str(root), *command], f"engine {name}: {' '.join(command[:2])}", name)
-    for path in AWAY:
+        _run_step(["chroot", str(root), *command], f"engine {name}: {' '.join(command[:2])}", name)
+    for path in REMOVED_PATHS:
         run_as_root(["find", str(root / path), "-mindepth", "1", "-delete"])
 
 
-def _do(command: Sequence[str], title: str, name: str) -> None:
+def _run_step(command: Sequence[str], title: str, name: str) -> None:
     with with_proxies(["env", "LC_ALL=C", *command]) as (as_it_runs, proxies):
-        failed, words = run_shown(as_it_runs, title, stdin=proxies)
+        failed, words = run_with_status(as_it_runs, title, stdin=proxies)
     if failed:
         raise SetupFailed(
             f"engine {name} could not be built; partial results were removed",
             hint="it is built from Debian packages: check the mirror in /etc/apt and the free space of "
-            f"{state.shown(state.home())}; then try again",
+            f"{state.abbreviate_home(state.home())}; then try again",
             engine_message="\n".join(words.splitlines()[-6:]),
         )
 

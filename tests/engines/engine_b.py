@@ -12,27 +12,27 @@ from typing import Any
 from docker.errors import APIError
 
 from labhelpers import state
-from labhelpers.course.nested import RIGHTS, WRITABLE_CGROUPS
+from labhelpers.course.nested_engine import CONTAINER_OPTIONS, REMOUNT_CGROUPS_SCRIPT
 from labhelpers.engine import Engine, images
 from labhelpers.engine.private import GOGC, SOCKET_BYTES
 from labhelpers.engine.root import as_root
 from labhelpers.errors import LabError, SetupFailed
 from labhelpers.lab import Lab
-from tests.engines.debian import ENGINE, Recipe, made, wait_until_it_answers
+from tests.engines.debian import ENGINE, Recipe, debian_root, wait_until_it_answers
 
 Say = Callable[[str], object]
 
 NAME = f"{images.TEST_ENGINE}b"
 REF = f"labhelpers/{NAME}:latest"
-PUSHED = "labhelpers-test-registry"
+REGISTRY_VOLUME = "labhelpers-test-registry"
 """The volume of A that keeps what the registry of the test engines were given."""
 
-START_S = 90.0
+START_TIMEOUT_S = 90.0
 DAEMON: Mapping[str, Any] = {"features": {"containerd-snapshotter": True}}
 """Engine B's daemon.json; what a run of the settings matrix changes is merged into it."""
 START = f"""#!/bin/sh
 set -eu
-{WRITABLE_CGROUPS}printf '%s' "$2" >/etc/docker/daemon.json
+{REMOUNT_CGROUPS_SCRIPT}printf '%s' "$2" >/etc/docker/daemon.json
 GOGC={GOGC} exec dockerd --host=unix:///run/outside/docker.sock --insecure-registry="$1"
 """
 RECIPE = Recipe(
@@ -47,30 +47,30 @@ RECIPE = Recipe(
 
 @contextmanager
 def running(
-    lab: Lab, registry: str, outside: Path, say: Say, settings: Mapping[str, Any] | None = None
+    lab: Lab, registry: str, socket_directory: Path, say: Say, settings: Mapping[str, Any] | None = None
 ) -> Iterator[str]:
     """Engine B's address, for as long as the block lasts.
 
     Args:
         lab: on engine A, which must be on this machine; it owns B's container.
         registry: `host:port` from which B pulls without TLS.
-        outside: a directory of this machine, for B's socket.
+        socket_directory: a directory of this machine, for B's socket.
         settings: keys of daemon.json (dockerd(8)), added to those of `DAEMON` or in their place.
 
     Raises:
         SetupFailed: it could not be made or did not start; its last words are kept.
     """
-    _must_be_short(outside)
+    _check_socket_path(socket_directory)
     image = ensure(lab.engine, say)
-    address = f"unix://{outside}/docker.sock"
+    address = f"unix://{socket_directory}/docker.sock"
     container = None
     try:
         with lab.quiet():
             container = lab.run(
                 image,
                 ["start-engine", registry, json.dumps({**DAEMON, **(settings or {})})],
-                **RIGHTS,
-                volumes=["/var/lib/docker", f"{outside}:/run/outside"],
+                **CONTAINER_OPTIONS,
+                volumes=["/var/lib/docker", f"{socket_directory}:/run/outside"],
             )
 
         def is_alive() -> bool:
@@ -78,7 +78,7 @@ def running(
             return container.status == "running"
 
         try:
-            wait_until_it_answers(address, START_S, is_alive, "B")
+            wait_until_it_answers(address, START_TIMEOUT_S, is_alive, "B")
         except SetupFailed as error:
             error.engine_message = "\n".join(container.logs().decode(errors="replace").splitlines()[-8:])
             raise
@@ -91,7 +91,7 @@ def running(
                 lab.remove(container, force=True, volumes=True)
 
 
-def _must_be_short(outside: Path) -> None:
+def _check_socket_path(outside: Path) -> None:
     if len(str(outside / "docker.sock")) > SOCKET_BYTES:
         raise SetupFailed(
             f"the path of the state directory is too long for a socket below it ({state.home()})",
@@ -109,9 +109,9 @@ def ensure(engine: Engine, say: Say) -> str:
     with state.locked(
         "test-engines", waiting=lambda: say("engine B: waiting for another lab command to create it")
     ):
-        found = engine.client.images.list(filters={"label": f"{images.CONTENT}={RECIPE.content}"})
+        found = engine.client.images.list(filters={"label": f"{images.CONTENT_LABEL}={RECIPE.content}"})
         if not found:
-            with made(RECIPE, "B", say) as root:
+            with debian_root(RECIPE, "B", say) as root:
                 remove(engine)
                 say("engine B: importing it into engine A")
                 _import(engine, root)
@@ -120,7 +120,7 @@ def ensure(engine: Engine, say: Say) -> str:
 
 def remove(engine: Engine) -> None:
     """Remove the image of B that was made from this state directory, unless a container stands on it."""
-    made = images.made_here(engine)
+    made = images.recorded_ids(engine)
     for image in engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"}):
         if image.id in made:
             with suppress(APIError):
@@ -130,12 +130,12 @@ def remove(engine: Engine) -> None:
 def remove_pushed(engine: Engine) -> None:
     """Remove what the registry of the test engines were given, if it is kept there and nobody uses it now."""
     with suppress(APIError):
-        engine.client.api.remove_volume(PUSHED)
+        engine.client.api.remove_volume(REGISTRY_VOLUME)
 
 
 def _import(engine: Engine, root: Path) -> None:
     repository, _, tag = REF.partition(":")
-    labels = {images.IMAGE: NAME, images.CONTENT: RECIPE.content, images.SOURCE: "debootstrap"}
+    labels = {images.IMAGE: NAME, images.CONTENT_LABEL: RECIPE.content, images.SOURCE_LABEL: "debootstrap"}
     with subprocess.Popen(
         as_root(["tar", "-C", str(root), "--numeric-owner", "-c", "."]), stdout=subprocess.PIPE
     ) as tar:
@@ -151,4 +151,4 @@ def _import(engine: Engine, root: Path) -> None:
             hint="the disk may be full: check `docker system df`, then try again",
             engine_message=said,
         )
-    images.note_made(engine, str(engine.client.images.get(REF).id))
+    images.record_created(engine, str(engine.client.images.get(REF).id))

@@ -29,18 +29,18 @@ from labhelpers import state
 from labhelpers.engine import images, install
 from labhelpers.engine.root import run_as_root
 from labhelpers.errors import SetupFailed
-from tests.engines.debian import ENGINE, Recipe, made, wait_until_it_answers
+from tests.engines.debian import ENGINE, Recipe, debian_root, wait_until_it_answers
 
 Say = Callable[[str], object]
 
 HOST = "10.0.2.2"
 """This machine's loopback, as the guest reaches it (QEMU's user network)."""
 
-START_S = 300.0
-STOP_S = 60.0
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 60.0
 CPUS, MEMORY_MB, DISK = 2, 3072, "8G"
 PORT = 2375
-DISK_FILE, MEMORY_FILE, SAVED = "disk.img", "memory", "saved-"
+DISK_FILE, SNAPSHOT_FILE, SAVED = "disk.img", "memory", "saved-"
 UNLIMITED = 1 << 40
 QEMU = "qemu-system-x86_64"
 NOT_NEEDED = (
@@ -102,7 +102,7 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
         if not saved.exists():
             _save(folder, saved, work, pull, say)
     say("engine C: resuming from its saved state")
-    resumed = ["-incoming", f"exec:cat {shlex.quote(str(saved / MEMORY_FILE))}"]
+    resumed = ["-incoming", f"exec:cat {shlex.quote(str(saved / SNAPSHOT_FILE))}"]
     with ExitStack() as stack:
         try:
             machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say)
@@ -116,7 +116,7 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
         finally:
             if process.poll() is not None:
                 say("engine C: its virtual machine exited while in use; its last messages:")
-                say(_last_words(work, process) or "nothing")
+                say(_console_tail(work, process) or "nothing")
 
 
 def _digest(pulled: Sequence[str]) -> str:
@@ -143,25 +143,25 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
         with _machine(folder, partial / DISK_FILE, work, [], say) as (process, address):
             pull(address)
             say("engine C: saving it, disk and memory")
-            _tell(process, "migrate-set-parameters", **{"max-bandwidth": UNLIMITED})
-            _tell(process, "migrate", uri=f"exec:cat > {shlex.quote(str(partial / MEMORY_FILE))}")
-            while (status := _tell(process, "query-migrate")["status"]) != "completed":
+            _qmp(process, "migrate-set-parameters", **{"max-bandwidth": UNLIMITED})
+            _qmp(process, "migrate", uri=f"exec:cat > {shlex.quote(str(partial / SNAPSHOT_FILE))}")
+            while (status := _qmp(process, "query-migrate")["status"]) != "completed":
                 if status == "failed":
                     raise _not_saved("its memory could not be written")
                 time.sleep(0.2)
-            _tell(process, "quit")
+            _qmp(process, "quit")
         partial.rename(saved)
 
 
 def _not_saved(words: str) -> SetupFailed:
     return SetupFailed(
         "engine C could not be saved; partial results were removed",
-        hint=f"check the free space of {state.shown(state.home())}: it takes 2 GB; then try again",
+        hint=f"check the free space of {state.abbreviate_home(state.home())}: it takes 2 GB; then try again",
         engine_message=words,
     )
 
 
-def _tell(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> Any:
+def _qmp(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> Any:
     """What QEMU answers to a command (QEMU Machine Protocol)."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -216,12 +216,12 @@ def _machine(
         env={**os.environ, "TMPDIR": str(work)},
     )
     try:
-        _tell(process, "qmp_capabilities")
+        _qmp(process, "qmp_capabilities")
         address = f"tcp://127.0.0.1:{port}"
         try:
-            wait_until_it_answers(address, START_S, lambda: process.poll() is None, "C")
+            wait_until_it_answers(address, START_TIMEOUT_S, lambda: process.poll() is None, "C")
         except SetupFailed as error:
-            error.engine_message = _last_words(work, process)
+            error.engine_message = _console_tail(work, process)
             raise
         yield process, address
     finally:
@@ -235,7 +235,7 @@ def ensure(say: Say) -> Path:
             f"engine C requires x86_64, and this machine is {platform.machine()}",
             hint="run the tests on the other engines: `./lab test --engine A`, `./lab test --engine B`",
         )
-    install.ensure(install.GUESTS, "engine C is a virtual machine")
+    install.ensure(install.GUEST_PACKAGES, "engine C is a virtual machine")
     cache = state.path("cache", "x").parent
     folder = cache / f"engine-c-{RECIPE.content[:16]}"
     with state.locked(
@@ -244,7 +244,7 @@ def ensure(say: Say) -> Path:
         if not folder.exists():
             for old in cache.glob("engine-c-*"):
                 shutil.rmtree(old)
-            with made(RECIPE, "C", say) as root:
+            with debian_root(RECIPE, "C", say) as root:
                 say("engine C: writing its disk")
                 partial = root.parent / "disk"
                 _write_disk(root, partial)
@@ -259,7 +259,7 @@ def _write_disk(root: Path, folder: Path) -> None:
     if done.returncode:
         raise SetupFailed(
             "the disk of engine C could not be written; partial results were removed",
-            hint=f"check the free space of {state.shown(state.home())}; then try again",
+            hint=f"check the free space of {state.abbreviate_home(state.home())}; then try again",
             engine_message=done.stderr,
         )
     for name in ("vmlinuz", "initrd.img"):
@@ -297,7 +297,7 @@ def _shut_down(process: subprocess.Popen[bytes], say: Say) -> None:
     keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
     command = {"execute": "send-key", "arguments": {"keys": keys}}
     with suppress(BrokenPipeError, subprocess.TimeoutExpired):
-        process.communicate(json.dumps(command).encode() + b"\n", timeout=STOP_S)
+        process.communicate(json.dumps(command).encode() + b"\n", timeout=STOP_TIMEOUT_S)
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
             say("engine C: it did not shut down; killing its QEMU process")
@@ -306,7 +306,7 @@ def _shut_down(process: subprocess.Popen[bytes], say: Say) -> None:
                 process.communicate(timeout=10)
 
 
-def _last_words(work: Path, process: subprocess.Popen[bytes]) -> str:
+def _console_tail(work: Path, process: subprocess.Popen[bytes]) -> str:
     lines = []
     if process.poll() is not None and process.stdout is not None:
         lines = process.stdout.read().decode(errors="replace").splitlines()[-4:]

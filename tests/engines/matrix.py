@@ -81,7 +81,7 @@ class Row(Result):
     not_applicable: tuple[tuple[str, str], ...]
 
 
-def chosen(name: str) -> tuple[str, ...]:
+def select_settings(name: str) -> tuple[str, ...]:
     """The settings that `name` stands for: one of them, or `all`.
 
     Raises:
@@ -97,7 +97,7 @@ def chosen(name: str) -> tuple[str, ...]:
     return (name,)
 
 
-def in_rotation(number: int) -> tuple[str, tuple[str, ...]]:
+def settings_for_run(number: int) -> tuple[str, tuple[str, ...]]:
     """The settings and chapters of CI run `number`: all settings in turn, each with chapter 00 and one other."""
     turn, at = divmod(number, len(SETTINGS))
     others = CHAPTERS[1:]
@@ -131,8 +131,10 @@ def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, say: Say)
         began = time.monotonic()
         try:
             with (
-                runs.elsewhere("B", engine, IMAGES, say, pulled=PULLED, settings=SETTINGS[name]) as there,
-                runs.being(there),
+                runs.run_on_test_engine(
+                    "B", engine, IMAGES, say, pulled=PULLED, settings=SETTINGS[name]
+                ) as there,
+                runs.process_environment(there),
             ):
                 for path in paths:
                     done = runner.execute(path)

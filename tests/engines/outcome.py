@@ -18,7 +18,7 @@ LAST_LINES = 6
 """How many lines of a failure are told: its error, and the engine's words in it."""
 
 
-class _Teller:
+class _ItemMarker:
     """Knows the items: marks those with a finding, and counts those left out."""
 
     def __init__(self) -> None:
@@ -40,14 +40,14 @@ class _Teller:
 
 
 class _Writer:
-    def __init__(self, file: Path, teller: _Teller) -> None:
+    def __init__(self, file: Path, teller: _ItemMarker) -> None:
         self._file = file
         self._teller = teller
         self._told: dict[str, Any] = {"passed": 0, "failed": [], "findings": 0, "skipped": []}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self._told["failed"].append([report.nodeid, _last_words(report.longreprtext)])
+            self._told["failed"].append([report.nodeid, _failure_text(report.longreprtext)])
         elif report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             self._told["skipped"].append([report.nodeid, reason.removeprefix("Skipped: ")])
@@ -67,7 +67,7 @@ class _Writer:
         )
 
 
-def _last_words(text: str) -> str:
+def _failure_text(text: str) -> str:
     lines = [line.rstrip() for line in Text.from_ansi(text).plain.splitlines()]
     return "\n".join([line for line in lines if line][-LAST_LINES:])
 
@@ -75,7 +75,7 @@ def _last_words(text: str) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     """Join in, if somebody wants to know."""
     if file := os.environ.get("LABHELPERS_OUTCOME"):
-        teller = _Teller()
+        teller = _ItemMarker()
         config.pluginmanager.register(teller, "labhelpers-teller")
         if not hasattr(config, "workerinput"):
             config.pluginmanager.register(_Writer(Path(file), teller), "labhelpers-writer")

@@ -37,17 +37,20 @@ NAMES = ("A", "B", "C")
 PHASES = (("A",), ("B", "C"))
 """What runs side by side: A takes two cores by itself, and B, with C at a lower priority, takes them after it."""
 
-END_S = 60.0
-PUSHED_BYTES = 3 << 30
+STOP_TIMEOUT_S = 60.0
+MAX_REGISTRY_BYTES = 3 << 30
 TABLE_WIDTH = 120
-NAMED = 3
+MAX_LISTED = 3
 SELECTED = ("-m", "engine and not local")
 """What runs on B and C: what uses an engine and is not about this machine; every notebook is among it."""
 
-SIDE_BY_SIDE = {name: ("-n", files, "--dist", "loadfile") for name, files in zip(NAMES, "332", strict=True)}
+XDIST_OPTIONS = {name: ("-n", files, "--dist", "loadfile") for name, files in zip(NAMES, "332", strict=True)}
 """For a whole suite: so many files at once, for most of a test is waiting for the engine."""
 
-LATER: Mapping[str, tuple[str, ...]] = {"B": (), "C": ("vm", "engine", "registry", "mysql", "netdata")}
+IMAGES_PULLED_LATER: Mapping[str, tuple[str, ...]] = {
+    "B": (),
+    "C": ("vm", "engine", "registry", "mysql", "netdata"),
+}
 """Images that an engine's own selection does without; a test that is asked for by name pulls what it needs."""
 
 
@@ -83,17 +86,17 @@ class Outcome(Result):
 
 
 def run(
-    names: Sequence[str], engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say
+    names: Sequence[str], engine: Engine, image_names: Sequence[str], args: Sequence[str], say: Say
 ) -> list[Outcome]:
     """Run the tests on each of the engines `names`, one phase of `PHASES` after the other, and take B and C away again.
 
     Args:
         engine: A; this process's environment leads to it.
-        wanted: the lab images that the tests need.
+        image_names: the lab images that the tests need.
         args: for pytest; none means all that the engine runs by itself (`conftest.py` says what).
     """
     if len(names) == 1:
-        return [on(names[0], engine, wanted, args, say)]
+        return [run_on(names[0], engine, image_names, args, say)]
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         files = {name: Path(folder) / name for name in names}
         running: list[subprocess.Popen[str]] = []
@@ -101,7 +104,7 @@ def run(
         try:
             for phase in PHASES:
                 for name in (one for one in phase if one in names):
-                    running.append(_start(name, files[name], wanted, args))
+                    running.append(_start(name, files[name], image_names, args))
                     readers.append(Thread(target=_repeat, args=(name, running[-1], say)))
                     readers[-1].start()
                 for one in running:
@@ -110,7 +113,7 @@ def run(
             _end(running)
             for reader in readers:
                 reader.join()
-        return [outcome for name, file in files.items() for outcome in _told(name, file)]
+        return [outcome for name, file in files.items() for outcome in _read_outcome(name, file)]
 
 
 def _start(name: str, file: Path, wanted: Sequence[str], args: Sequence[str]) -> subprocess.Popen[str]:
@@ -139,7 +142,7 @@ def _end(processes: Iterable[subprocess.Popen[str]]) -> None:
     running = [one for one in processes if one.poll() is None]
     for one in running:
         one.terminate()
-    end = time.monotonic() + 2 * END_S
+    end = time.monotonic() + 2 * STOP_TIMEOUT_S
     for one in running:
         with suppress(subprocess.TimeoutExpired):
             one.wait(max(end - time.monotonic(), 0))
@@ -147,7 +150,7 @@ def _end(processes: Iterable[subprocess.Popen[str]]) -> None:
         one.wait()
 
 
-def _told(name: str, file: Path) -> list[Outcome]:
+def _read_outcome(name: str, file: Path) -> list[Outcome]:
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -159,22 +162,24 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say) -> Outcome:
+def run_on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], say: Say) -> Outcome:
     """Run the tests on one engine, in this process."""
     began = time.monotonic()
     try:
         with ExitStack() as stack:
             environment = (
-                dict(os.environ) if name == "A" else stack.enter_context(elsewhere(name, engine, wanted, say))
+                dict(os.environ)
+                if name == "A"
+                else stack.enter_context(run_on_test_engine(name, engine, wanted, say))
             )
             if not args:
                 environment["LABHELPERS_TEST_ENGINE"] = name
             ready = time.monotonic()
-            with being(environment):
+            with process_environment(environment):
                 what = _what(connect("auto"))
             say(f"engine {name}: {what}; ready after {ready - began:.0f} s")
             selected = SELECTED if name != "A" else ()
-            found = _pytest(name, [*selected, *(args or SIDE_BY_SIDE[name])], environment)
+            found = _pytest(name, [*selected, *(args or XDIST_OPTIONS[name])], environment)
             return Outcome(name, what, ready_s=ready - began, tests_s=time.monotonic() - ready, **found)
     except LabError as error:
         say(f"engine {name}: {error}")
@@ -182,7 +187,7 @@ def on(name: str, engine: Engine, wanted: Sequence[str], args: Sequence[str], sa
 
 
 @contextmanager
-def elsewhere(
+def run_on_test_engine(
     name: str,
     engine: Engine,
     wanted: Sequence[str],
@@ -195,7 +200,7 @@ def elsewhere(
 
     Args:
         wanted: the images that the registry has.
-        pulled: those that the engine has from the start; None for all but `LATER`.
+        pulled: those that the engine has from the start; None for all but `IMAGES_PULLED_LATER`.
         settings: keys of daemon.json for engine B.
     """
     with Lab(sessions.TEST_ENGINES, engine=engine) as lab, _folder(lab.session) as folder:
@@ -208,7 +213,7 @@ def elsewhere(
             there.push(ref)
         port = there.address.rpartition(":")[2]
         if pulled is None:
-            pulled = [one for one in wanted if one not in LATER[name]]
+            pulled = [one for one in wanted if one not in IMAGES_PULLED_LATER[name]]
 
         def environment(address: str) -> dict[str, str]:
             ours = {key: value for key, value in os.environ.items() if key != "LABHELPERS_ENGINE"}
@@ -217,7 +222,7 @@ def elsewhere(
             return {**ours, "DOCKER_HOST": address, "LABHELPERS_HOME": home, "LABHELPERS_REGISTRY": registry}
 
         def pull(address: str) -> None:
-            with being(environment(address)):
+            with process_environment(environment(address)):
                 _pull(connect("auto"), registry, pulled, say)
 
         with ExitStack() as stack:
@@ -241,12 +246,12 @@ def _pushed_before(lab: Lab) -> str:
     To compress the images costs an engine 47 s of processor time, and nothing where the registry has them already.
     """
     with lab.quiet():
-        kept = lab.create_volume(engine_b.PUSHED, keep=True)
-        if lab.host.disk_use(kept.attrs["Mountpoint"]).allocated_bytes > PUSHED_BYTES:
+        kept = lab.create_volume(engine_b.REGISTRY_VOLUME, keep=True)
+        if lab.host.disk_usage(kept.attrs["Mountpoint"]).allocated_bytes > MAX_REGISTRY_BYTES:
             engine_b.remove_pushed(lab.engine)
-            kept = lab.create_volume(engine_b.PUSHED, keep=True)
+            kept = lab.create_volume(engine_b.REGISTRY_VOLUME, keep=True)
         if (kept.attrs["Labels"] or {}).get(sessions.SESSION) == lab.session:
-            images.note_made(lab.engine, str(kept.name))
+            images.record_created(lab.engine, str(kept.name))
         return str(kept.name)
 
 
@@ -264,7 +269,7 @@ def _folder(session: str) -> Iterator[Path]:
 
 
 @contextmanager
-def being(environment: Mapping[str, str]) -> Iterator[None]:
+def process_environment(environment: Mapping[str, str]) -> Iterator[None]:
     """Be, for the block, a process with that environment."""
     before = dict(os.environ)
     os.environ.clear()
@@ -289,7 +294,7 @@ def _pull(engine: Engine, registry: str, wanted: Sequence[str], say: Say) -> Non
         raise SetupFailed(
             f"{', '.join(made) or images.BASE} did not come from the registry: a classroom's way is broken",
             hint="the lines above say what the registry or the engine said",
-            engine_message=refusal.words if refusal else None,
+            engine_message=refusal.engine_message if refusal else None,
         )
 
 
@@ -313,7 +318,7 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
             if not isinstance(error, KeyboardInterrupt):
                 process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(END_S)
+                process.wait(STOP_TIMEOUT_S)
             process.kill()
             process.wait()
             raise
@@ -329,14 +334,14 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
     }
 
 
-def _in_short(tests: Sequence[str]) -> list[str]:
-    """The tests by name; a file of which more than `NAMED` are among them by its name and their number."""
+def _summarize(tests: Sequence[str]) -> list[str]:
+    """The tests by name; a file of which more than `MAX_LISTED` are among them by its name and their number."""
     files: dict[str, list[str]] = {}
     for test in tests:
         files.setdefault(test.partition("::")[0], []).append(test)
     lines = []
     for file, those in files.items():
-        lines += those if len(those) <= NAMED else [f"{file} ({len(those)} tests)"]
+        lines += those if len(those) <= MAX_LISTED else [f"{file} ({len(those)} tests)"]
     return lines
 
 
@@ -361,7 +366,7 @@ def show(outcomes: Sequence[Outcome]) -> bool:
             reasons.setdefault(reason, []).append(test)
         for reason, tests in reasons.items():
             console.print(f"{one.engine} skipped: {reason}", markup=False)
-            for line in _in_short(tests):
+            for line in _summarize(tests):
                 console.print(f"    {line}", markup=False)
         for test, words in one.failed:
             console.print(f"{one.engine} failed:  {test}", markup=False)

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from labhelpers.commandline.runner import execute
 from labhelpers.engine import Engine
-from labhelpers.engine.dial import Place
+from labhelpers.engine.dial import EngineEndpoint
 from labhelpers.errors import BadInput, SetupFailed
 from labhelpers.state import ROOT
 from tests.engines import engine_b, engine_c, matrix, runs
@@ -150,7 +150,7 @@ def test_a_changed_recipe_is_another_one() -> None:
 def test_b_needs_an_engine_on_this_machine() -> None:
     client = docker.DockerClient(base_url="tcp://192.0.2.1:2375", version="1.41")
     with pytest.raises(SetupFailed, match="is elsewhere"):
-        engine_b.ensure(Engine(Place("tcp://192.0.2.1:2375", "test"), "existing", client), print)
+        engine_b.ensure(Engine(EngineEndpoint("tcp://192.0.2.1:2375", "test"), "existing", client), print)
     client.close()
 
 
@@ -158,20 +158,22 @@ def test_b_needs_an_engine_on_this_machine() -> None:
 
 
 def test_every_setting_and_every_chapter_comes_in_rotation() -> None:
-    runs_of_ci = [matrix.in_rotation(number) for number in range(len(matrix.SETTINGS) * len(matrix.CHAPTERS))]
+    runs_of_ci = [
+        matrix.settings_for_run(number) for number in range(len(matrix.SETTINGS) * len(matrix.CHAPTERS))
+    ]
     assert {name for name, _ in runs_of_ci} == set(matrix.SETTINGS)
     assert len(matrix.SETTINGS) >= 8
     for name in matrix.SETTINGS:
         with_it = {chapter for one, chapters in runs_of_ci if one == name for chapter in chapters}
         assert with_it == set(matrix.CHAPTERS)
-    assert matrix.in_rotation(matrix.commits()) == matrix.in_rotation(matrix.commits())
+    assert matrix.settings_for_run(matrix.commits()) == matrix.settings_for_run(matrix.commits())
 
 
 def test_unknown_settings_are_refused_with_those_there_are() -> None:
     with pytest.raises(BadInput, match="icc-of'") as raised:
-        matrix.chosen("icc-of")
+        matrix.select_settings("icc-of")
     assert "icc-off, " in raised.value.hint
-    assert matrix.chosen("all") == tuple(matrix.SETTINGS)
+    assert matrix.select_settings("all") == tuple(matrix.SETTINGS)
 
 
 def test_a_notebook_that_is_executed_reports_what_does_not_apply(tmp_path: Path) -> None:

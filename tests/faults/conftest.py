@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from netns import Machine, bare_machine
+from netns import Machine, machine_without_engine
 
 from labhelpers.engine import Engine, images
 
 IMAGES = ("payload", "registry", "tools", "base")
 DISK_MIB = 1024
 # a notebook from the top, as short as one can be: the names that a killed one had must be free again
-FROM_THE_TOP = """
+RUN_ALL_CELLS = """
 from labhelpers.lab import Lab
 lab = Lab("05")
 web = lab.run("labhelpers/payload", "sleep 300", name="fault-web")
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @dataclass(frozen=True)
-class Own:
+class PrivateEngine:
     """An engine in a network of its own, and a reader's state directory for it."""
 
     machine: Machine
@@ -96,7 +96,7 @@ class Own:
 
     def rerun(self) -> None:
         """The notebook from the top: it works."""
-        done = self.python(FROM_THE_TOP)
+        done = self.python(RUN_ALL_CELLS)
         assert done.returncode == 0, done.stderr
 
     def sessions(self) -> list[str]:
@@ -131,10 +131,10 @@ class Own:
         # a census is twenty requests and a look at every process: not while the reaper is still at it
         while self.sessions() != before["sessions"] and time.monotonic() < end:
             time.sleep(0.2)
-        until(
+        wait_for(
             lambda: self.census() == before,
             max(end - time.monotonic(), 0),
-            lambda: _difference(before, self.census()),
+            lambda: _changed_keys(before, self.census()),
             every_s=0.5,
         )
 
@@ -151,11 +151,11 @@ def _command_lines() -> Iterator[str]:
         yield f"{words} {environment}"
 
 
-def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def _changed_keys(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
-def until(
+def wait_for(
     condition: Callable[[], object],
     within_s: float = 40,
     tell: Callable[[], object] = lambda: "",
@@ -176,7 +176,7 @@ def _machine(engine: Engine) -> Iterator[Machine]:
         images.ensure(engine, name)
     home = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
     # not at the engine's own directory: what is mounted below that is taken away when it stops
-    with _small_disk(home), bare_machine(home) as machine:
+    with _small_disk(home), machine_without_engine(home) as machine:
         machine.python("private.start(lambda line: None)")
         names = [images.reference(name) for name in IMAGES]
         saved = engine.client.api.get(
@@ -200,7 +200,7 @@ def _small_disk(point: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def own(_machine: Machine, tmp_path: Path) -> Own:
-    made = Own(_machine, tmp_path / "reader")
+def private_engine(_machine: Machine, tmp_path: Path) -> PrivateEngine:
+    made = PrivateEngine(_machine, tmp_path / "reader")
     made.start()
     return made

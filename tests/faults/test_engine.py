@@ -17,36 +17,36 @@ import pytest
 from labhelpers.course import watcher
 from labhelpers.course.exercises import Exercise, Task
 from labhelpers.engine import connect
-from labhelpers.engine.registry import STORAGE
+from labhelpers.engine.registry import STORAGE_PATH
 from labhelpers.errors import EngineUnreachable, ImageMissing, LabError, NameTaken, PortTaken
 from labhelpers.lab import Lab
 
-from .conftest import FROM_THE_TOP, Own, until
+from .conftest import RUN_ALL_CELLS, PrivateEngine, wait_for
 
 P = "labhelpers/payload"
 
 
 @pytest.fixture
-def lab(own: Own, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def lab(private_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A lab on the fault tests' own engine; the engine may be gone when it ends."""
-    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
-    made = Lab("05", engine=connect(own.address))
+    monkeypatch.setenv("LABHELPERS_HOME", str(private_engine.reader))
+    made = Lab("05", engine=connect(private_engine.address))
     yield made
-    own.start()
+    private_engine.start()
     made.close()
 
 
-def test_an_engine_that_stops_and_starts(own: Own, lab: Lab) -> None:
+def test_an_engine_that_stops_and_starts(private_engine: PrivateEngine, lab: Lab) -> None:
     web = lab.run(P, "sleep 300", name="fault-web", init=True)  # it ends when the engine asks it to
     lab.host.kernel()
     for name, keep in (("fault-vol", False), ("fault-work", True)):
         lab.create_volume(name, keep=keep)
-    own.stop()
+    private_engine.stop()
     for operation in (lambda: lab.exec(web, "true"), lambda: lab.host.kernel(), lambda: lab.run(P, "true")):
         with pytest.raises(LabError) as told:
             operation()
         assert told.value.hint
-    own.start()
+    private_engine.start()
     # first of all, because a look at them makes this engine remember their labels
     lab.create_volume("fault-vol")
     lab.create_volume("fault-work", keep=True)
@@ -54,13 +54,13 @@ def test_an_engine_that_stops_and_starts(own: Own, lab: Lab) -> None:
     lab.remove(web, force=True)
     lab.close()
     lab.client.api.remove_volume("fault-work")
-    before = own.census()
-    own.rerun()
-    own.back_to(before)
+    before = private_engine.census()
+    private_engine.rerun()
+    private_engine.back_to(before)
 
 
-def test_an_engine_that_is_killed_while_a_container_writes(own: Own, lab: Lab) -> None:
-    before = own.census()
+def test_an_engine_that_is_killed_while_a_container_writes(private_engine: PrivateEngine, lab: Lab) -> None:
+    before = private_engine.census()
     work = lab.create_volume("fault-vol")
     writer = lab.run(
         P,
@@ -68,23 +68,23 @@ def test_an_engine_that_is_killed_while_a_container_writes(own: Own, lab: Lab) -
         volumes=[f"{work.name}:/work"],
         init=True,
     )
-    until(lambda: lab.exec(writer, "wc -l /work/lines").stdout > "1")
-    pid = own.machine.python("print(json.dumps(private._pid()))")
+    wait_for(lambda: lab.exec(writer, "wc -l /work/lines").stdout > "1")
+    pid = private_engine.machine.python("print(json.dumps(private._pid()))")
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(EngineUnreachable, match="lost the connection") as told:
         lab.exec(writer, "true")
     assert "./lab up" in told.value.hint
-    own.start()
+    private_engine.start()
     reader = lab.run(P, ["sh", "-c", "wc -l < /work/lines"], volumes=["fault-vol:/work"])
     reader.wait()
     assert int(reader.logs()) > 0, "what was written before the kill is gone"
     lab.close()
-    until(lambda: {k: v for k, v in own.census().items() if k not in ("reapers", "sessions")}
+    wait_for(lambda: {k: v for k, v in private_engine.census().items() if k not in ("reapers", "sessions")}
           == {k: v for k, v in before.items() if k not in ("reapers", "sessions")}, 40)  # fmt: skip
-    own.rerun()
+    private_engine.rerun()
 
 
-def test_a_registry_that_is_gone_in_the_middle_of_a_pull(own: Own, lab: Lab) -> None:
+def test_a_registry_that_is_gone_in_the_middle_of_a_pull(private_engine: PrivateEngine, lab: Lab) -> None:
     ref = lab.registry.push(P)
     container = lab.registry.container
     container.pause()
@@ -99,25 +99,25 @@ def test_a_registry_that_is_gone_in_the_middle_of_a_pull(own: Own, lab: Lab) -> 
     assert ref not in [tag for row in lab.client.api.images() for tag in row["RepoTags"] or []]
 
 
-def test_a_pull_on_a_full_disk(own: Own, lab: Lab) -> None:
+def test_a_pull_on_a_full_disk(private_engine: PrivateEngine, lab: Lab) -> None:
     ref = lab.registry.push(P)
     saved = b"".join(lab.client.images.get(P).save(named=True))
     lab.client.images.remove(P)  # the engine has the layers already: it must fetch them anew
     try:
-        before = own.census()
-        with own.full_disk(), pytest.raises(ImageMissing) as told:
+        before = private_engine.census()
+        with private_engine.full_disk(), pytest.raises(ImageMissing) as told:
             lab.pull(ref)
         assert "disk is full" in told.value.hint
-        assert own.census() == before
+        assert private_engine.census() == before
         assert lab.pull(ref)
     finally:
         lab.client.images.load(saved)
 
 
-def test_a_corrupted_blob_is_refused_in_the_engines_words(own: Own, lab: Lab) -> None:
+def test_a_corrupted_blob_is_refused_in_the_engines_words(private_engine: PrivateEngine, lab: Lab) -> None:
     ref = lab.registry.push(P)
     script = (
-        f"for f in $(find {STORAGE}/blobs -name data -size +100k); do "
+        f"for f in $(find {STORAGE_PATH}/blobs -name data -size +100k); do "
         "printf X | dd of=$f bs=1 seek=1000 conv=notrunc 2>/dev/null; done"
     )
     assert lab.exec(lab.registry.container, ["sh", "-c", script]).exit_code == 0
@@ -131,8 +131,8 @@ def test_a_corrupted_blob_is_refused_in_the_engines_words(own: Own, lab: Lab) ->
     assert "verif" in (told.value.engine_message or "") or "digest" in (told.value.engine_message or "")
 
 
-def test_what_others_hold_is_named_and_stays(own: Own, lab: Lab) -> None:
-    client = own.client()
+def test_what_others_hold_is_named_and_stays(private_engine: PrivateEngine, lab: Lab) -> None:
+    client = private_engine.client()
     container = client.containers.run(
         P, "sleep 300", name="fault-theirs", ports={"80/tcp": ("127.0.0.1", 28321)}, detach=True
     )
@@ -157,18 +157,18 @@ def test_what_others_hold_is_named_and_stays(own: Own, lab: Lab) -> None:
         client.close()
 
 
-def test_two_notebooks_of_one_reader_at_once(own: Own) -> None:
-    before = own.census()
-    both = FROM_THE_TOP.replace("fault-", "fault-{n}-")
+def test_two_notebooks_of_one_reader_at_once(private_engine: PrivateEngine) -> None:
+    before = private_engine.census()
+    both = RUN_ALL_CELLS.replace("fault-", "fault-{n}-")
     with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(own.python, (both.replace("{n}", n) for n in "ab")))
+        done = list(pool.map(private_engine.python, (both.replace("{n}", n) for n in "ab")))
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
-    own.back_to(before)
+    private_engine.back_to(before)
 
 
-def test_a_name_of_the_other_notebook_is_told_as_such(own: Own, lab: Lab) -> None:
+def test_a_name_of_the_other_notebook_is_told_as_such(private_engine: PrivateEngine, lab: Lab) -> None:
     lab.run(P, "sleep 300", name="fault-web")
-    done = own.python(FROM_THE_TOP)
+    done = private_engine.python(RUN_ALL_CELLS)
     assert done.returncode != 0
     assert "another notebook of yours created (chapter 05)" in done.stderr
     assert "shut down that notebook's kernel" in done.stderr
@@ -219,7 +219,7 @@ def test_an_engine_of_another_age_is_said(version: str, refusal: str) -> None:
 
 
 def test_a_wall_clock_that_jumps_back_does_not_stop_a_watch(
-    own: Own, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    private_engine: PrivateEngine, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watcher, "POLL_S", 600)
 
@@ -242,9 +242,13 @@ def test_a_wall_clock_that_jumps_back_does_not_stop_a_watch(
     assert lab.host.kernel().release
 
 
-def test_the_docker_command_of_a_reader_says_when_the_engine_is_gone(own: Own, lab: Lab) -> None:
-    own.stop()
-    done = subprocess.run(["docker", "ps"], env=own.environment, capture_output=True, encoding="utf-8")
+def test_the_docker_command_of_a_reader_says_when_the_engine_is_gone(
+    private_engine: PrivateEngine, lab: Lab
+) -> None:
+    private_engine.stop()
+    done = subprocess.run(
+        ["docker", "ps"], env=private_engine.environment, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode != 0
     with pytest.raises(EngineUnreachable):
         Lab("05", engine=lab.engine)

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 
 from labhelpers.engine import connect, images
 from labhelpers.engine.find import identity
-from labhelpers.errors import BadInput, NameTaken, NotOurs
+from labhelpers.errors import BadInput, NameTaken, NotOwned
 from labhelpers.lab import Lab, learners
-from labhelpers.lab.inventory import clean, ours
-from labhelpers.lab.sessions import BY, CHAPTER, READER, SESSION, TERMINAL, TEST_ENGINES
-from labhelpers.lab.sessions import begin as begin_session
+from labhelpers.lab.inventory import clean, owned_resources
+from labhelpers.lab.sessions import CHAPTER, CREATED_BY, READER, SESSION, TERMINAL, TEST_ENGINES
 from labhelpers.lab.sessions import labels as labels_of
+from labhelpers.lab.sessions import start_session as begin_session
 from labhelpers.state import ROOT
 
-from .conftest import Own, until
+from .conftest import PrivateEngine, wait_for
 
 P = "labhelpers/payload"
 
@@ -112,7 +112,7 @@ THEIRS = ("their-web", "their-net", "their-vol")
 
 
 @contextmanager
-def neighbour(own: Own, home: Path) -> Iterator[subprocess.Popen[str]]:
+def neighbour(own: PrivateEngine, home: Path) -> Iterator[subprocess.Popen[str]]:
     """A second learner on the same engine: another state directory, with a live session."""
     environment = own.environment | {"LABHELPERS_HOME": str(home)}
     with subprocess.Popen(
@@ -132,13 +132,13 @@ def neighbour(own: Own, home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def two(own: Own, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def two(private_engine: PrivateEngine, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """The second learner."""
-    with neighbour(own, tmp_path / "neighbour") as process:
+    with neighbour(private_engine, tmp_path / "neighbour") as process:
         yield process
 
 
-def seen(own: Own) -> list[Any]:
+def seen(own: PrivateEngine) -> list[Any]:
     """What the engine says of the second learner's things."""
     client = own.client()
     told = [client.api.inspect_container("their-web"), client.api.inspect_network("their-net")]
@@ -147,7 +147,7 @@ def seen(own: Own) -> list[Any]:
     return told
 
 
-def typed(own: Own, *words: str) -> subprocess.CompletedProcess[str]:
+def typed(own: PrivateEngine, *words: str) -> subprocess.CompletedProcess[str]:
     """`./lab WORDS` of the first learner."""
     return subprocess.run(
         [sys.executable, "-m", "labhelpers", *words, "--engine", own.address],
@@ -160,24 +160,26 @@ def typed(own: Own, *words: str) -> subprocess.CompletedProcess[str]:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(what=things)
-def test_not_one_of_them_is_changed(own: Own, two: Any, lab_image: str, what: list[Any]) -> None:
-    client = own.client()
+def test_not_one_of_them_is_changed(
+    private_engine: PrivateEngine, two: Any, lab_image: str, what: list[Any]
+) -> None:
+    client = private_engine.client()
     made = make(client, what, lab_image)
     try:
         before = [told(client, kind, id) for kind, id in made]
-        live = seen(own)
-        engine = connect(own.address)
+        live = seen(private_engine)
+        engine = connect(private_engine.address)
         lab = Lab("05", engine=engine)
         lab.run(P, "true")
         lab.create_network(f"n-{lab.session}")
         lab.create_volume(f"v-{lab.session}")
-        assert {thing.session for thing in ours(engine)} == {lab.session}
+        assert {thing.session for thing in owned_resources(engine)} == {lab.session}
         clean(engine)
-        assert len(ours(engine)) == 3, "what an open notebook made stays"
+        assert len(owned_resources(engine)) == 3, "what an open notebook made stays"
         lab.close()
-        assert ours(engine) == []
+        assert owned_resources(engine) == []
         assert [told(client, kind, id) for kind, id in made] == before
-        assert seen(own) == live
+        assert seen(private_engine) == live
     finally:
         for kind, id in made:
             remove(client, kind, id)
@@ -185,17 +187,17 @@ def test_not_one_of_them_is_changed(own: Own, two: Any, lab_image: str, what: li
 
 
 def test_clean_leaves_what_is_in_use_unless_it_is_confirmed(
-    own: Own, monkeypatch: pytest.MonkeyPatch
+    private_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
-    before = own.census()
+    monkeypatch.setenv("LABHELPERS_HOME", str(private_engine.reader))
+    before = private_engine.census()
     with (
-        Lab("05", engine=connect(own.address)) as reader,
-        Lab(TEST_ENGINES, engine=connect(own.address)) as tests,
+        Lab("05", engine=connect(private_engine.address)) as reader,
+        Lab(TEST_ENGINES, engine=connect(private_engine.address)) as tests,
     ):
         reader.run(P, "sleep 300", name="notebook")
         tests.run(P, "sleep 300", name="engine")
-        done = typed(own, "clean")
+        done = typed(private_engine, "clean")
         assert done.stdout.splitlines() == [
             "container notebook: an open notebook or terminal uses it",
             "kept; `./lab clean --yes` removes it",
@@ -205,27 +207,27 @@ def test_clean_leaves_what_is_in_use_unless_it_is_confirmed(
             "notebook",
             "engine",
         }
-        assert "removed container notebook" in typed(own, "clean", "--yes").stdout
-        assert "in use by a running lab session" in typed(own, "clean", "engine", "--yes").stderr
+        assert "removed container notebook" in typed(private_engine, "clean", "--yes").stdout
+        assert "in use by a running lab session" in typed(private_engine, "clean", "engine", "--yes").stderr
         assert [one.name for one in tests.client.containers.list(ignore_removed=True)] == ["engine"]
-    own.back_to(before)
+    private_engine.back_to(before)
 
 
-def test_no_verb_touches_another_learners_things(own: Own, two: Any) -> None:
-    live = seen(own)
-    client = own.client()
+def test_no_verb_touches_another_learners_things(private_engine: PrivateEngine, two: Any) -> None:
+    live = seen(private_engine)
+    client = private_engine.client()
     client.volumes.create("by-hand", labels={CHAPTER: "05"})
-    left = own.python(
+    left = private_engine.python(
         "from labhelpers.lab import Lab; import os; Lab('05').create_volume('left'); os._exit(0)"
     )
     assert left.returncode == 0
     try:
         for verb in (("clean",), ("clean", "--yes"), ("down",), ("down", "--purge", "--yes")):
-            done = typed(own, *verb)
+            done = typed(private_engine, *verb)
             assert done.returncode == 0, done.stderr
             for line in ("container their-web", "volume by-hand"):
                 assert f"{line} belongs to another state directory or an unknown session" in done.stdout
-            assert seen(own) == live
+            assert seen(private_engine) == live
             assert {volume.name for volume in client.volumes.list()} == {"by-hand", "their-vol"}
             assert two.poll() is None
     finally:
@@ -233,32 +235,37 @@ def test_no_verb_touches_another_learners_things(own: Own, two: Any) -> None:
         client.close()
 
 
-def test_what_is_named_goes_but_not_while_its_session_is_alive(own: Own, two: Any) -> None:
-    client = own.client()
+def test_what_is_named_goes_but_not_while_its_session_is_alive(
+    private_engine: PrivateEngine, two: Any
+) -> None:
+    client = private_engine.client()
     client.volumes.create("by-hand", labels={CHAPTER: "05"})
-    assert "answer y" in typed(own, "clean", "by-hand").stderr, "nobody is there to confirm it"
-    assert "no lab created their" in typed(own, "clean", "their", "--yes").stderr
-    assert "in use by a running lab session" in typed(own, "clean", "by-hand", "their-web", "--yes").stderr
+    assert "answer y" in typed(private_engine, "clean", "by-hand").stderr, "nobody is there to confirm it"
+    assert "no lab created their" in typed(private_engine, "clean", "their", "--yes").stderr
+    assert (
+        "in use by a running lab session"
+        in typed(private_engine, "clean", "by-hand", "their-web", "--yes").stderr
+    )
     assert client.volumes.get("by-hand")
-    assert "removed volume by-hand" in typed(own, "clean", "by-hand", "--yes").stdout
+    assert "removed volume by-hand" in typed(private_engine, "clean", "by-hand", "--yes").stdout
     # a machine that was switched off: neither the session nor its reaper is there
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if "labhelpers.lab.reaper" in words and client.containers.get("their-web").labels[SESSION] in words:
             process.kill()
     two.kill()
-    assert "removed container their-web" in typed(own, "clean", "their-web", "--yes").stdout
+    assert "removed container their-web" in typed(private_engine, "clean", "their-web", "--yes").stdout
     for name in THEIRS[1:]:
-        assert typed(own, "clean", name, "--yes").returncode == 0
+        assert typed(private_engine, "clean", name, "--yes").returncode == 0
     client.close()
 
 
-def test_a_name_means_one_thing_and_not_what_begins_with_it(own: Own) -> None:
-    client = own.client()
+def test_a_name_means_one_thing_and_not_what_begins_with_it(private_engine: PrivateEngine) -> None:
+    client = private_engine.client()
     for name in ("mysql-host-1", "mysql-host-10"):
         client.volumes.create(name, labels={CHAPTER: "05"})
     try:
-        done = typed(own, "clean", "mysql-host-1", "--yes")
+        done = typed(private_engine, "clean", "mysql-host-1", "--yes")
         assert "removed volume mysql-host-1\n" in done.stdout, done.stderr
         assert [volume.name for volume in client.volumes.list()] == ["mysql-host-10"]
     finally:
@@ -266,9 +273,9 @@ def test_a_name_means_one_thing_and_not_what_begins_with_it(own: Own) -> None:
         client.close()
 
 
-def test_a_damaged_record_of_a_session_stops_nobody(own: Own) -> None:
-    client = own.client()
-    folder = own.reader / "sessions"
+def test_a_damaged_record_of_a_session_stops_nobody(private_engine: PrivateEngine) -> None:
+    client = private_engine.client()
+    folder = private_engine.reader / "sessions"
     folder.mkdir(parents=True, exist_ok=True)
     engine_id = identity(client.info())
     records = {
@@ -284,32 +291,32 @@ def test_a_damaged_record_of_a_session_stops_nobody(own: Own) -> None:
         (folder / f"{session}.json").write_text(record, encoding="utf-8")
         client.volumes.create(f"of-{session}", labels={CHAPTER: "05", SESSION: session})
     (folder / "folder.json").mkdir()
-    done = typed(own, "clean")
+    done = typed(private_engine, "clean")
     assert done.returncode == 0, done.stderr
     assert client.volumes.list() == [], "a session is known by the name of its record"
     assert list(folder.glob("*.json")) == [folder / "folder.json"]
-    own.rerun()
+    private_engine.rerun()
     (folder / "folder.json").rmdir()
     client.close()
 
 
-def test_a_notebook_changes_no_container_of_another(own: Own, two: Any) -> None:
-    with Lab("05", engine=connect(own.address)) as lab:
+def test_a_notebook_changes_no_container_of_another(private_engine: PrivateEngine, two: Any) -> None:
+    with Lab("05", engine=connect(private_engine.address)) as lab:
         for change in (
             lab.stop,
             lambda name: lab.remove(name, force=True),
             lambda name: lab.update(name, cpus=1),
         ):
-            with pytest.raises(NotOurs, match="another lab session"):
+            with pytest.raises(NotOwned, match="another lab session"):
                 change("their-web")
         with pytest.raises(NameTaken, match="chapter 05") as told_so:
             lab.run(P, "true", name="their-web")
         assert "./lab copy 05 --suffix b" in told_so.value.hint
 
 
-def test_purge_keeps_images_that_others_made_or_use(own: Own, tmp_path: Path) -> None:
-    client = own.client()
-    labelled = [f"LABEL {images.IMAGE}=netdata", f"LABEL {images.CONTENT}=x"]
+def test_purge_keeps_images_that_others_made_or_use(private_engine: PrivateEngine, tmp_path: Path) -> None:
+    client = private_engine.client()
+    labelled = [f"LABEL {images.IMAGE}=netdata", f"LABEL {images.CONTENT_LABEL}=x"]
     client.api.import_image_from_data(
         b"\0" * 1024, repository="labhelpers/netdata", tag="latest", changes=labelled
     )
@@ -318,9 +325,9 @@ def test_purge_keeps_images_that_others_made_or_use(own: Own, tmp_path: Path) ->
 
     def purge() -> str:
         note = {identity(client.info()): [id]}
-        own.reader.mkdir(exist_ok=True)
-        (own.reader / images.MADE).write_text(json.dumps(note), encoding="utf-8")
-        return typed(own, "down", "--purge", "--yes").stdout
+        private_engine.reader.mkdir(exist_ok=True)
+        (private_engine.reader / images.RECORD_FILE).write_text(json.dumps(note), encoding="utf-8")
+        return typed(private_engine, "down", "--purge", "--yes").stdout
 
     def purge_alone() -> str:
         """After the neighbour's reaper has ended, too: it removes what its session made for some seconds more."""
@@ -329,7 +336,7 @@ def test_purge_keeps_images_that_others_made_or_use(own: Own, tmp_path: Path) ->
             time.sleep(1)
         return said
 
-    with neighbour(own, tmp_path / "neighbour"):
+    with neighbour(private_engine, tmp_path / "neighbour"):
         assert "image labhelpers/netdata:latest kept: another lab on this engine owns" in purge()
         assert [image.tags for image in client.images.list()] == here
     container = client.api.create_container("labhelpers/netdata", ["true"])["Id"]
@@ -339,25 +346,25 @@ def test_purge_keeps_images_that_others_made_or_use(own: Own, tmp_path: Path) ->
     assert "removed image labhelpers/netdata:latest" in said
     assert "image labhelpers/payload:latest kept: it was not built from this state directory" in said
     assert client.images.get(P)
-    assert not own.reader.exists()
+    assert not private_engine.reader.exists()
     client.close()
 
 
 def test_a_volume_that_a_reader_created_stays_until_that_is_confirmed(
-    own: Own, monkeypatch: pytest.MonkeyPatch
+    private_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
-    before = own.census()
-    client = own.client()
-    with Lab("07", engine=connect(own.address)) as lab:
-        by_reader = labels_of("volume", "07", lab.session) | {BY: READER}
+    monkeypatch.setenv("LABHELPERS_HOME", str(private_engine.reader))
+    before = private_engine.census()
+    client = private_engine.client()
+    with Lab("07", engine=connect(private_engine.address)) as lab:
+        by_reader = labels_of("volume", "07", lab.session) | {CREATED_BY: READER}
         for name in ("fault-mine", "my-appvol-1", "my-appvol-1-b"):
             client.volumes.create(name, labels=by_reader)
         anonymous = client.volumes.create(labels=by_reader).name
         client.api.create_container(
-            P, ["true"], labels=labels_of("container", "07", lab.session) | {BY: READER}
+            P, ["true"], labels=labels_of("container", "07", lab.session) | {CREATED_BY: READER}
         )
-        assert "volume fault-mine: created by you" in repr(lab.made_elsewhere())
+        assert "volume fault-mine: created by you" in repr(lab.remaining())
     # those of the lesson go: its notebook must run again from its top
     there = {volume.name for volume in client.volumes.list()}
     assert "fault-mine" in there
@@ -365,34 +372,34 @@ def test_a_volume_that_a_reader_created_stays_until_that_is_confirmed(
     assert not client.containers.list(all=True, ignore_removed=True)
     # another lab, a killed one and its reaper, and `clean` without a yes leave it
     killed = "from labhelpers.lab import Lab; import os; Lab('07').create_volume('fault-mine'); os.kill(os.getpid(), 9)"
-    assert own.python(killed).returncode == -signal.SIGKILL
-    until(lambda: len(own.sessions()) == 1, 40, own.sessions)
-    assert "volume fault-mine (created by you" in typed(own, "status").stdout
-    assert "kept; `./lab clean --yes`" in typed(own, "clean").stdout
+    assert private_engine.python(killed).returncode == -signal.SIGKILL
+    wait_for(lambda: len(private_engine.sessions()) == 1, 40, private_engine.sessions)
+    assert "volume fault-mine (created by you" in typed(private_engine, "status").stdout
+    assert "kept; `./lab clean --yes`" in typed(private_engine, "clean").stdout
     assert client.volumes.get("fault-mine")
-    assert "removed volume fault-mine" in typed(own, "clean", "--yes").stdout
-    typed(own, "clean")
+    assert "removed volume fault-mine" in typed(private_engine, "clean", "--yes").stdout
+    typed(private_engine, "clean")
     client.close()
-    own.back_to(before)
+    private_engine.back_to(before)
 
 
 def test_what_came_without_the_lab_is_listed_and_goes_only_by_name(
-    own: Own, monkeypatch: pytest.MonkeyPatch
+    private_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
-    before = own.census()
-    client = own.client()
+    monkeypatch.setenv("LABHELPERS_HOME", str(private_engine.reader))
+    before = private_engine.census()
+    client = private_engine.client()
     terminal = begin_session(client, TERMINAL)
     client.volumes.create("earlier", labels=labels_of("volume", TERMINAL, terminal.id))
-    with Lab("05", engine=connect(own.address)) as lab:
+    with Lab("05", engine=connect(private_engine.address)) as lab:
         lab.run(P, "sleep 300", name="ours")
-        command = ["docker", "--host", own.address]
+        command = ["docker", "--host", private_engine.address]
         for name in ("typed", "typed-too"):
             subprocess.run([*command, "create", "--name", name, P, "true"], check=True, capture_output=True)
         subprocess.run([*command, "volume", "create", "typed"], check=True, capture_output=True)
         client.volumes.create("in-terminal", labels=labels_of("volume", TERMINAL, terminal.id))
-        made = lab.made_elsewhere()
-        assert {(one.kind, one.name) for one in made.things} == {
+        made = lab.remaining()
+        assert {(one.kind, one.name) for one in made.resources} == {
             ("container", "typed"), ("container", "typed-too"), ("volume", "typed"), ("volume", "in-terminal")
         }  # fmt: skip
         assert "container typed" in repr(made)
@@ -408,7 +415,7 @@ def test_what_came_without_the_lab_is_listed_and_goes_only_by_name(
         client.volumes.get("earlier").remove()
     terminal.end()
     client.close()
-    own.back_to(before)
+    private_engine.back_to(before)
 
 
 # a name of chapter 3's cells, and the name that the exercise of 00 asks for
@@ -419,7 +426,7 @@ TAKEN = (
 )
 
 
-def learner(own: Own, home: Path, code: str) -> subprocess.Popen[str]:
+def learner(own: PrivateEngine, home: Path, code: str) -> subprocess.Popen[str]:
     """A process of another learner."""
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -429,15 +436,15 @@ def learner(own: Own, home: Path, code: str) -> subprocess.Popen[str]:
 
 
 def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
-    own: Own, tmp_path: Path
+    private_engine: PrivateEngine, tmp_path: Path
 ) -> None:
-    client = own.client()
+    client = private_engine.client()
     other = client.containers.create(P, name="mysql-vtest")
-    with learner(own, tmp_path / "first", TAKEN) as first:
+    with learner(private_engine, tmp_path / "first", TAKEN) as first:
         assert first.stdout
-        until(lambda: client.containers.list(filters={"name": "ns-web"}, ignore_removed=True))
-        before = own.census()
-        engine = connect(own.address)
+        wait_for(lambda: client.containers.list(filters={"name": "ns-web"}, ignore_removed=True))
+        before = private_engine.census()
+        engine = connect(private_engine.address)
         for chapter, name, next_step in (
             ("03", "container ns-web (another learner's lab, chapter 05)", "./lab copy 03 --suffix b"),
             ("08", "container mysql-vtest (not created by a lab)", "docker rm mysql-vtest"),
@@ -446,9 +453,9 @@ def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
                 Lab(chapter, engine=engine)
             assert name in refused.value.message
             assert next_step in refused.value.hint
-        assert own.census() == before
+        assert private_engine.census() == before
         # the exercise's name is taken: that is said at once, and what the first learner has does not count
-        said = own.python(EXERCISE)
+        said = private_engine.python(EXERCISE)
         assert "note: exercises of this chapter use names that are in use" in said.stdout, said.stderr
         assert "./lab copy 00 --suffix b" in said.stdout
         assert "False" in said.stdout
@@ -478,9 +485,11 @@ def beginning(notebook: Path, cells: int, folder: Path) -> Path:
     return made
 
 
-def test_two_learners_run_the_same_chapters_to_their_end(own: Own, tmp_path: Path) -> None:
+def test_two_learners_run_the_same_chapters_to_their_end(
+    private_engine: PrivateEngine, tmp_path: Path
+) -> None:
     """The second one from copies whose names end in a letter; both at once, on one engine."""
-    before = own.census()
+    before = private_engine.census()
     start, networking = (next((ROOT / "notebooks").glob(f"{number}_*.ipynb")) for number in ("00", "05"))
     copies = [learners.write_copy(path, "b", tmp_path / "copies") for path in (start, networking)]
     run = "from pathlib import Path\nfrom labhelpers.commandline import runner\n"
@@ -490,21 +499,21 @@ def test_two_learners_run_the_same_chapters_to_their_end(own: Own, tmp_path: Pat
         run.format([str(copies[0]), str(beginning(copies[1], 6, tmp_path / "two"))]),
     ]
     with (
-        learner(own, tmp_path / "first", TAKEN.replace("ns-", "their-")) as holder,
-        learner(own, tmp_path / "second", both[1]) as second,
+        learner(private_engine, tmp_path / "first", TAKEN.replace("ns-", "their-")) as holder,
+        learner(private_engine, tmp_path / "second", both[1]) as second,
     ):
-        first = own.python(both[0], stdin=subprocess.DEVNULL).stdout
+        first = private_engine.python(both[0], stdin=subprocess.DEVNULL).stdout
         assert first.count("to its end") == 2, first
         said = second.communicate(timeout=120)[0]
         assert said.count("to its end") == 2, said
         # an exercise of the second learner, while another one has a container of the original name
-        asked = own.python(
+        asked = private_engine.python(
             f"import os; os.environ['LABHELPERS_SUFFIX'] = 'b'\n{EXERCISE}"
         ).stdout.splitlines()
         assert asked[0] == "False"
         assert any("[x] A container called my-first-b is there" in line for line in asked), asked
         holder.communicate(timeout=60)
-    own.back_to(before)
+    private_engine.back_to(before)
 
 
 INCOMPLETE = """
@@ -520,11 +529,11 @@ main(sys.argv[2:])
 
 
 def test_the_verbs_that_clean_up_work_in_an_incomplete_environment(
-    own: Own, monkeypatch: pytest.MonkeyPatch
+    private_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LABHELPERS_HOME", str(own.reader))
+    monkeypatch.setenv("LABHELPERS_HOME", str(private_engine.reader))
     missing = "rich,psutil,pandas,numpy,matplotlib,nbformat,nbclient,nbconvert,IPython,ipywidgets,jupyterlab"
-    client = own.client()
+    client = private_engine.client()
     died = begin_session(client, "05")
     client.volumes.create("left", labels=labels_of("volume", "05", died.id))
     client.close()
@@ -535,9 +544,9 @@ def test_the_verbs_that_clean_up_work_in_an_incomplete_environment(
         (["down", "--purge", "--yes"], "removed"),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", INCOMPLETE, missing, *verb, "--engine", own.address],
-            env=own.environment, capture_output=True, encoding="utf-8", timeout=120,
+            [sys.executable, "-c", INCOMPLETE, missing, *verb, "--engine", private_engine.address],
+            env=private_engine.environment, capture_output=True, encoding="utf-8", timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
-    assert not own.reader.exists()
+    assert not private_engine.reader.exists()

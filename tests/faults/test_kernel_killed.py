@@ -17,7 +17,7 @@ from jupyter_client.manager import KernelManager
 from labhelpers.lab import sessions
 from labhelpers.state import ROOT
 
-from .conftest import Own, until
+from .conftest import PrivateEngine, wait_for
 
 BEGIN = """
 from labhelpers.lab import Lab
@@ -38,27 +38,27 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_in_the_middle(own: Own, tmp_path: Path, operation: str) -> None:
+def test_killed_in_the_middle(private_engine: PrivateEngine, tmp_path: Path, operation: str) -> None:
     (tmp_path / "Dockerfile").write_text("FROM labhelpers/payload\nRUN sleep 30\n", encoding="utf-8")
-    before = own.census()
+    before = private_engine.census()
     kernel = KernelManager(kernel_name="python3")
-    kernel.start_kernel(env=own.environment)
+    kernel.start_kernel(env=private_engine.environment)
     client = kernel.blocking_client()
     client.start_channels()
     try:
         client.wait_for_ready(timeout=60)
         client.execute(BEGIN + OPERATIONS[operation].format(folder=str(tmp_path)))
-        until(own.sessions)
+        wait_for(private_engine.sessions)
         time.sleep(random.uniform(0.2, 1.2))
     finally:
         client.stop_channels()
         kernel.shutdown_kernel(now=True)  # SIGKILL
-    own.back_to(before)
-    own.rerun()
-    own.back_to(before)
+    private_engine.back_to(before)
+    private_engine.rerun()
+    private_engine.back_to(before)
 
 
-def test_a_real_notebook_that_is_killed_runs_again_from_its_top(own: Own) -> None:
+def test_a_real_notebook_that_is_killed_runs_again_from_its_top(private_engine: PrivateEngine) -> None:
     (notebook,) = ROOT.glob("notebooks/00_*.ipynb")
     code = f"""
 from pathlib import Path
@@ -66,12 +66,12 @@ from labhelpers.commandline import runner
 done = runner.execute(Path({str(notebook)!r}))
 print(done.failed_cell, done.error)
 """
-    before = own.census()
+    before = private_engine.census()
     with subprocess.Popen(
-        [sys.executable, "-c", code], env=own.environment, stdout=subprocess.PIPE
+        [sys.executable, "-c", code], env=private_engine.environment, stdout=subprocess.PIPE
     ) as process:
-        docker = own.client()
-        until(lambda: docker.api.containers(all=True))
+        docker = private_engine.client()
+        wait_for(lambda: docker.api.containers(all=True))
         docker.close()
         time.sleep(random.uniform(0, 3))
         (kernel,) = [
@@ -80,13 +80,13 @@ print(done.failed_cell, done.error)
         kernel.kill()
         assert b"the kernel died" in process.communicate(timeout=120)[0]
     # neither run returns before all that it made is gone; a process or two may still be ending
-    assert made(own) == {kind: before[kind] for kind in MADE}
-    own.back_to(before)
-    docker = own.client()
+    assert made(private_engine) == {kind: before[kind] for kind in MADE}
+    private_engine.back_to(before)
+    docker = private_engine.client()
     created = docker.events(decode=True, filters={"type": "container", "event": "create"})
-    done = own.python(code)
+    done = private_engine.python(code)
     assert done.stdout.splitlines()[-1] == "None ", done.stdout + done.stderr
-    assert made(own) == {kind: before[kind] for kind in MADE}
+    assert made(private_engine) == {kind: before[kind] for kind in MADE}
     last = docker.api.create_container("labhelpers/payload", ["true"], name="fault-last")["Id"]
     seen = list(itertools.takewhile(lambda event: event["id"] != last, created))
     docker.api.remove_container(last)
@@ -99,7 +99,7 @@ print(done.failed_cell, done.error)
 MADE = ("containers", "networks", "volumes")
 
 
-def made(own: Own) -> dict[str, Any]:
+def made(own: PrivateEngine) -> dict[str, Any]:
     census = own.census()
     return {kind: census[kind] for kind in MADE}
 
@@ -109,35 +109,35 @@ def is_of_a_session(event: dict[str, Any]) -> bool:
     return sessions.CHAPTER in found and sessions.SESSION in found and found.get(sessions.KIND) == "container"
 
 
-def test_a_kernel_that_is_shut_down_removes_its_things_itself(own: Own) -> None:
-    before = own.census()
+def test_a_kernel_that_is_shut_down_removes_its_things_itself(private_engine: PrivateEngine) -> None:
+    before = private_engine.census()
     kernel = KernelManager(kernel_name="python3")
-    kernel.start_kernel(env=own.environment)
+    kernel.start_kernel(env=private_engine.environment)
     client = kernel.blocking_client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
     client.execute_interactive(BEGIN + "_ = lab.run(P, 'sleep 300', name='fault-web')", timeout=60)
-    assert own.census() != before
+    assert private_engine.census() != before
     client.stop_channels()
     kernel.shutdown_kernel()
-    own.back_to(before)
+    private_engine.back_to(before)
 
 
-def test_a_volume_that_is_to_be_kept_survives_its_notebook(own: Own) -> None:
-    before = own.census()
-    done = own.python(
+def test_a_volume_that_is_to_be_kept_survives_its_notebook(private_engine: PrivateEngine) -> None:
+    before = private_engine.census()
+    done = private_engine.python(
         "from labhelpers.lab import Lab\nlab = Lab('08')\nlab.create_volume('fault-work', keep=True)\n"
         "lab.create_volume('fault-rest')\nimport os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert done.returncode == -9
-    client = own.client()
-    until(lambda: [volume.name for volume in client.volumes.list()] == ["fault-work"])
+    client = private_engine.client()
+    wait_for(lambda: [volume.name for volume in client.volumes.list()] == ["fault-work"])
     assert (
-        own.python(
+        private_engine.python(
             "from labhelpers.lab import Lab; Lab('08').create_volume('fault-work', keep=True)"
         ).returncode
         == 0
     )
     client.volumes.get("fault-work").remove()
     client.close()
-    own.back_to(before)
+    private_engine.back_to(before)

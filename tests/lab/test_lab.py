@@ -17,9 +17,9 @@ import pytest
 from docker.errors import APIError, NotFound
 
 from labhelpers.engine import Engine
-from labhelpers.errors import BadInput, BuildFailed, ImageMissing, LabError, NameTaken, NotOurs, PortTaken
+from labhelpers.errors import BadInput, BuildFailed, ImageMissing, LabError, NameTaken, NotOwned, PortTaken
 from labhelpers.lab import Lab
-from labhelpers.lab.inventory import ours
+from labhelpers.lab.inventory import owned_resources
 
 IMAGE = "labhelpers/payload:latest"
 
@@ -58,7 +58,7 @@ def test_close_removes_its_own_and_nothing_else(engine: Engine, name: str, forei
         one.create_volume(name)
         other.run(IMAGE, "sleep 300", name=f"{name}-other")
         one.close()
-        left = {thing.name for thing in ours(engine)}
+        left = {thing.name for thing in owned_resources(engine)}
         assert name not in left
         assert f"{name}-other" in left
         assert engine.client.containers.get(foreign).status == "running"
@@ -102,7 +102,7 @@ def test_names_and_ports_of_others_are_respected(lab: Lab, name: str, foreign: s
     with pytest.raises(NameTaken, match="did not create"):
         lab.run(IMAGE, "sleep 300", name=foreign)
     for forbidden in (lab.stop, lab.remove):
-        with pytest.raises(NotOurs):
+        with pytest.raises(NotOwned):
             forbidden(foreign)
     first = lab.run(IMAGE, "sleep 300", name=name, ports={"80/tcp": None})
     first.reload()
@@ -115,8 +115,8 @@ def test_names_and_ports_of_others_are_respected(lab: Lab, name: str, foreign: s
 def test_errors_of_readers(lab: Lab, name: str) -> None:
     with pytest.raises(ImageMissing):
         lab.run("no-such-image-here", "true")
-    with pytest.raises(BadInput, match="mem_limit"):
-        lab.run(IMAGE, "true", mem_limit="64m")
+    with pytest.raises(BadInput, match="memory_limit"):
+        lab.run(IMAGE, "true", memory_limit="64m")
     with pytest.raises(LabError, match="no container"):
         lab.exec(name, "true")
 
@@ -126,7 +126,7 @@ def test_an_image_does_not_make_a_container_ours(lab: Lab, name: str, tmp_path: 
     lab.build(str(tmp_path), f"{name}:1")
     made = lab.client.containers.run(f"{name}:1", "sleep 300", name=name, detach=True)
     try:
-        with pytest.raises(NotOurs):
+        with pytest.raises(NotOwned):
             lab.remove(name, force=True)
     finally:
         made.remove(force=True)
@@ -134,17 +134,17 @@ def test_an_image_does_not_make_a_container_ours(lab: Lab, name: str, tmp_path: 
 
 def test_what_was_there_before_the_lab_is_not_listed(engine: Engine, foreign: str) -> None:
     with Lab("test", engine=engine) as lab:
-        assert foreign not in [thing.name for thing in lab.made_elsewhere().things]
+        assert foreign not in [thing.name for thing in lab.remaining().resources]
 
 
-def test_a_nameless_volume_of_a_container_of_the_lab_is_not_listed_as_somebody_elses(quiet: Lab) -> None:
-    container = quiet.run(IMAGE, "sleep 60", network="none", volumes=["/data"])
+def test_a_nameless_volume_of_a_container_of_the_lab_is_not_listed_as_somebody_elses(quiet_lab: Lab) -> None:
+    container = quiet_lab.run(IMAGE, "sleep 60", network="none", volumes=["/data"])
     (source,) = [mount["Source"] for mount in container.attrs["Mounts"]]
-    (mine,) = [v["Name"] for v in quiet.client.api.volumes()["Volumes"] if f"/{v['Name']}/" in source]
-    assert mine not in [thing.name for thing in quiet.made_elsewhere().things]
-    quiet.remove(container, force=True)  # without -v it stays, and is nobody's
-    assert mine in [thing.name for thing in quiet.made_elsewhere().things]
-    quiet.client.volumes.get(mine).remove()
+    (mine,) = [v["Name"] for v in quiet_lab.client.api.volumes()["Volumes"] if f"/{v['Name']}/" in source]
+    assert mine not in [thing.name for thing in quiet_lab.remaining().resources]
+    quiet_lab.remove(container, force=True)  # without -v it stays, and is nobody's
+    assert mine in [thing.name for thing in quiet_lab.remaining().resources]
+    quiet_lab.client.volumes.get(mine).remove()
 
 
 def images_with(engine: Engine, setting: str) -> list[str]:
@@ -180,7 +180,7 @@ def test_no_stage_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path, 
             lab.build(str(tmp_path), f"{name}:1")
         made = images_with(engine, f"A={name}")
         assert len(made) >= 2
-        assert not {thing.id for thing in lab.made_elsewhere().things} & set(made)
+        assert not {thing.id for thing in lab.remaining().resources} & set(made)
     assert images_with(engine, f"A={name}") == []
 
 
@@ -199,7 +199,7 @@ def test_namespaces_of_the_host_where_the_engine_remaps_users(engine: Engine) ->
         ):
             assert lab.run(IMAGE, "true", **options).attrs["HostConfig"]["UsernsMode"] == mode
             assert ("--userns host" in lab.commands[-1]) is (mode == "host")
-        lab.once(IMAGE, "true", network="host")
+        lab.run_once(IMAGE, "true", network="host")
         assert "--userns host" in lab.commands[-1]
         # what shares a namespace of a container needs that container's user namespace
         for options, mode in (({"pid": "host"}, "host"), ({}, "")):

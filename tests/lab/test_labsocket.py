@@ -37,9 +37,9 @@ def name() -> str:
 
 
 @pytest.fixture
-def client(there: Lab) -> Iterator[docker.DockerClient]:
+def client(shared_lab: Lab) -> Iterator[docker.DockerClient]:
     """The SDK, as a reader's cell uses it: through the lab socket."""
-    through = docker.DockerClient(base_url=there.socket.address, timeout=60)
+    through = docker.DockerClient(base_url=shared_lab.socket.address, timeout=60)
     yield through
     through.close()
 
@@ -78,17 +78,17 @@ def raw(lab: Lab, request: bytes) -> bytes:
 
 
 @every_cli
-def test_what_the_cli_creates_carries_the_labels(there: Lab, name: str, cli: str) -> None:
+def test_what_the_cli_creates_carries_the_labels(shared_lab: Lab, name: str, cli: str) -> None:
     made = typed(
-        there,
+        shared_lab,
         f"docker run -d --network none --label mine=1 --name {name} {IMAGE} sleep 300 && "
         f"docker volume create {name} && docker network create {name} && docker commit {name} {name}:committed && "
         f"docker export {name} | docker import - {name}:imported",
         cli=cli,
     )
     assert made.returncode == 0, made.stderr
-    wanted = {"labhelpers.session": there.session, "labhelpers.chapter": there.chapter}
-    api = there.client.api
+    wanted = {"labhelpers.session": shared_lab.session, "labhelpers.chapter": shared_lab.chapter}
+    api = shared_lab.client.api
     container = api.inspect_container(name)["Config"]["Labels"]
     assert container.items() >= {**wanted, "mine": "1", "labhelpers.kind": "container"}.items()
     volume = api.inspect_volume(name)["Labels"]
@@ -100,23 +100,26 @@ def test_what_the_cli_creates_carries_the_labels(there: Lab, name: str, cli: str
 
 
 def test_a_build_keeps_its_own_labels_and_gets_ours(
-    there: Lab, client: docker.DockerClient, name: str
+    shared_lab: Lab, client: docker.DockerClient, name: str
 ) -> None:
     recipe = io.BytesIO(f"FROM {IMAGE}\nLABEL file=yes\n".encode())
     image, _ = client.images.build(fileobj=recipe, tag=name, labels={"asked": "yes"}, rm=True)
     assert (
-        image.labels.items() >= {"file": "yes", "asked": "yes", "labhelpers.session": there.session}.items()
+        image.labels.items()
+        >= {"file": "yes", "asked": "yes", "labhelpers.session": shared_lab.session}.items()
     )
 
 
-def test_the_sdk_in_a_cell_gets_the_labels_too(there: Lab, client: docker.DockerClient) -> None:
+def test_the_sdk_in_a_cell_gets_the_labels_too(shared_lab: Lab, client: docker.DockerClient) -> None:
     container = client.containers.create(IMAGE, "true", network_mode="none")
-    assert container.labels["labhelpers.session"] == there.session
+    assert container.labels["labhelpers.session"] == shared_lab.session
 
 
 @pytest.mark.parametrize("path", ["/v1.40/volumes/create", "/volumes/create", "/v1.40/volumes/%63reate"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_sent_in_any_way_is_labelled(there: Lab, name: str, path: str, chunked: bool) -> None:
+def test_a_body_that_is_sent_in_any_way_is_labelled(
+    shared_lab: Lab, name: str, path: str, chunked: bool
+) -> None:
     body = json.dumps({"Name": name, "labels": {"mine": "1"}}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
     if chunked:
@@ -125,20 +128,22 @@ def test_a_body_that_is_sent_in_any_way_is_labelled(there: Lab, name: str, path:
         request = f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + pieces + b"0\r\nTrailer: x\r\n\r\n"
     else:
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-    response = raw(there, request)
+    response = raw(shared_lab, request)
     assert response.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201"), response
-    labels = there.client.api.inspect_volume(name)["Labels"]
-    assert labels.items() >= {"mine": "1", "labhelpers.session": there.session}.items()
+    labels = shared_lab.client.api.inspect_volume(name)["Labels"]
+    assert labels.items() >= {"mine": "1", "labhelpers.session": shared_lab.session}.items()
 
 
 @pytest.mark.parametrize("rest", [b" trailing", b'\n{"Name":"y"}', b""])
-def test_a_body_is_labelled_as_the_engine_reads_it(there: Lab, name: str, rest: bytes) -> None:
+def test_a_body_is_labelled_as_the_engine_reads_it(shared_lab: Lab, name: str, rest: bytes) -> None:
     # Go replaces invalid UTF-8, and engines before 23 ignore what follows the first value
     body = b'{"Name":"%s","Unknown":"\xff"}%s' % (name.encode(), rest)
     head = f"POST /v1.41.0/volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n"
-    response = raw(there, f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    response = raw(shared_lab, f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
     if b" 201 Created" in response:
-        assert there.client.api.inspect_volume(name)["Labels"]["labhelpers.session"] == there.session
+        assert (
+            shared_lab.client.api.inspect_volume(name)["Labels"]["labhelpers.session"] == shared_lab.session
+        )
     else:
         assert b" 400 Bad Request" in response
         assert rest, response
@@ -147,11 +152,11 @@ def test_a_body_is_labelled_as_the_engine_reads_it(there: Lab, name: str, rest: 
 @pytest.mark.parametrize("labels", ['["a=b"]', '"a"', "5"])
 @pytest.mark.parametrize("kind", ["containers", "networks", "volumes"])
 def test_labels_of_a_wrong_type_are_the_engines_to_refuse(
-    there: Lab, name: str, kind: str, labels: str, capfd: pytest.CaptureFixture[str]
+    shared_lab: Lab, name: str, kind: str, labels: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     body = f'{{"Name":"{name}","Image":"{IMAGE}","Labels":{labels}}}'
     head = f"POST /v1.41/{kind}/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n"
-    response = raw(there, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    response = raw(shared_lab, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
     assert b"cannot unmarshal" in response
     assert "Traceback" not in capfd.readouterr().err
 
@@ -165,92 +170,94 @@ def test_labels_of_a_wrong_type_are_the_engines_to_refuse(
     ],
 )
 def test_a_connection_whose_upgrade_was_refused_is_not_used_again(
-    there: Lab, name: str, first: bytes
+    shared_lab: Lab, name: str, first: bytes
 ) -> None:
     body = json.dumps({"Name": name}).encode()
     head = f"POST /v1.41/volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n"
     second = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
-    response = raw(there, first + second)
+    response = raw(shared_lab, first + second)
     assert response.count(b"HTTP/1.1 ") == 1, response
     assert b"Connection: close\r\n" in response
     with pytest.raises(NotFound):
-        there.client.volumes.get(name)
+        shared_lab.client.volumes.get(name)
 
 
-def test_a_label_of_the_readers_own_stays(there: Lab, name: str) -> None:
-    assert typed(there, f"docker volume create --label labhelpers.keep=yes {name}").returncode == 0
+def test_a_label_of_the_readers_own_stays(shared_lab: Lab, name: str) -> None:
+    assert typed(shared_lab, f"docker volume create --label labhelpers.keep=yes {name}").returncode == 0
     try:
-        assert there.client.api.inspect_volume(name)["Labels"]["labhelpers.keep"] == "yes"
+        assert shared_lab.client.api.inspect_volume(name)["Labels"]["labhelpers.keep"] == "yes"
     finally:
-        there.client.api.remove_volume(name)
+        shared_lab.client.api.remove_volume(name)
 
 
 # --- streams
 
 
 @every_cli
-def test_streams_pass_unchanged_in_both_directions(there: Lab, name: str, cli: str) -> None:
+def test_streams_pass_unchanged_in_both_directions(shared_lab: Lab, name: str, cli: str) -> None:
     data = bytes(range(256)) * 4096
     # `docker run -i` closes its own direction at the end of its input and reads on
-    assert typed(there, f"docker run -i --rm --network none {IMAGE} cat", data, cli).stdout == data
+    assert typed(shared_lab, f"docker run -i --rm --network none {IMAGE} cat", data, cli).stdout == data
     run = f"docker run -d --network none --name {name} {IMAGE} sh -c 'seq 3; exec sleep 300'"
-    assert typed(there, run, cli=cli).returncode == 0
-    done = typed(there, f"docker exec {name} sh -c 'echo out; echo err >&2; exit 3'", cli=cli)
+    assert typed(shared_lab, run, cli=cli).returncode == 0
+    done = typed(shared_lab, f"docker exec {name} sh -c 'echo out; echo err >&2; exit 3'", cli=cli)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
-    followed = typed(there, f"(sleep 0.5; docker kill {name} >/dev/null) & docker logs -f {name}", cli=cli)
+    followed = typed(
+        shared_lab, f"(sleep 0.5; docker kill {name} >/dev/null) & docker logs -f {name}", cli=cli
+    )
     assert followed.stdout == b"1\n2\n3\n"
 
 
-def test_a_terminal_works(there: Lab, name: str) -> None:
+def test_a_terminal_works(shared_lab: Lab, name: str) -> None:
     script = shutil.which("script")
     if script is None:
         pytest.skip("`script` (util-linux), which gives the CLI a terminal, is not here")
     # the CLI sends the size of its terminal once the container runs
     wait = "until stty size 2>/dev/null | grep 77; do sleep 0.1; done; tty"
     line = f"docker run -it --rm --network none --name {name} {IMAGE} sh -c '{wait}'"
-    done = typed(there, f'{script} -qec "stty rows 33 cols 77; {line}" /dev/null', b"")
+    done = typed(shared_lab, f'{script} -qec "stty rows 33 cols 77; {line}" /dev/null', b"")
     assert b"33 77" in done.stdout
     assert b"/dev/pts/0" in done.stdout
 
 
-def test_large_copies_arrive_whole(there: Lab, name: str, tmp_path: Path) -> None:
+def test_large_copies_arrive_whole(shared_lab: Lab, name: str, tmp_path: Path) -> None:
     data = os.urandom(8 << 20)
     (tmp_path / "file").write_bytes(data)
-    typed(there, f"docker run -d --network none --name {name} {IMAGE} sleep 300")
-    copied = typed(there, f"docker cp {tmp_path}/file {name}:/file && docker cp {name}:/file -")
+    typed(shared_lab, f"docker run -d --network none --name {name} {IMAGE} sleep 300")
+    copied = typed(shared_lab, f"docker cp {tmp_path}/file {name}:/file && docker cp {name}:/file -")
     with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as archive:
         member = archive.extractfile("file")
         assert member is not None
         assert member.read() == data
-    typed(there, f"docker commit {name} {name}:big")
+    typed(shared_lab, f"docker commit {name} {name}:big")
     loaded = typed(
-        there,
+        shared_lab,
         f"docker save {name}:big > {tmp_path}/tar && docker rmi {name}:big && docker load < {tmp_path}/tar",
     )
     assert f"Loaded image: {name}:big".encode() in loaded.stdout
-    there.client.api.remove_image(f"{name}:big")
+    shared_lab.client.api.remove_image(f"{name}:big")
 
 
-def test_a_client_that_leaves_a_silent_stream_ends_its_connection(there: Lab, name: str) -> None:
-    typed(there, f"docker run -d --network none --name {name} {IMAGE} sleep 300")
+def test_a_client_that_leaves_a_silent_stream_ends_its_connection(shared_lab: Lab, name: str) -> None:
+    typed(shared_lab, f"docker run -d --network none --name {name} {IMAGE} sleep 300")
     # nothing is ever written here: without passing the client's end on, the engine would hold the stream
-    assert typed(there, f"timeout 1 docker logs -f {name}; timeout 1 docker events").returncode == 124
-    assert typed(there, f"docker rm -f {name}").returncode == 0
+    assert typed(shared_lab, f"timeout 1 docker logs -f {name}; timeout 1 docker events").returncode == 124
+    assert typed(shared_lab, f"docker rm -f {name}").returncode == 0
 
 
-def test_a_client_that_leaves_with_unread_data_ends_its_connection(there: Lab, name: str) -> None:
+def test_a_client_that_leaves_with_unread_data_ends_its_connection(shared_lab: Lab, name: str) -> None:
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(there.socket.address.removeprefix("unix://"))
+    connection.connect(shared_lab.socket.address.removeprefix("unix://"))
     connection.sendall(
         f"GET /v1.41/events?filters=%7B%22volume%22%3A%5B%22{name}%22%5D%7D HTTP/1.1\r\nHost: d\r\n\r\n".encode()
     )
     connection.recv(1)
-    before = engine_connections(there)
-    typed(there, f"docker volume create {name}; docker volume rm {name}")
+    before = engine_connections(shared_lab)
+    typed(shared_lab, f"docker volume create {name}; docker volume rm {name}")
     select.select([connection], [], [], 10)
     # with data unread, the other side sees a reset and not the end of the input (unix(7))
     connection.close()
-    wait_for(lambda: engine_connections(there) < before)
+    wait_for(lambda: engine_connections(shared_lab) < before)
 
 
 def engine_connections(lab: Lab) -> int:
@@ -267,8 +274,8 @@ def wait_for(condition: Callable[[], bool], within_s: float = 20) -> None:
 # --- prunes
 
 
-def test_a_prune_of_everything_spares_what_is_not_the_sessions(there: Lab, name: str) -> None:
-    foreign = there.client
+def test_a_prune_of_everything_spares_what_is_not_the_sessions(shared_lab: Lab, name: str) -> None:
+    foreign = shared_lab.client
     theirs = foreign.containers.create(IMAGE, "true", name=f"{name}-foreign", network_mode="none")
     foreign.volumes.create(f"{name}-foreign")
     foreign.networks.create(f"{name}-foreign")
@@ -276,14 +283,14 @@ def test_a_prune_of_everything_spares_what_is_not_the_sessions(there: Lab, name:
     dangling = theirs.commit()
     try:
         typed(
-            there,
+            shared_lab,
             f"docker volume create {name}; docker network create {name}; "
             f"docker run --network none --name {name} {IMAGE} true; docker commit {name} {name}:1",
         )
-        pruned = typed(there, "docker system prune -af --volumes")
+        pruned = typed(shared_lab, "docker system prune -af --volumes")
         assert pruned.returncode == 0, pruned.stderr
         for prune in ("container", "network", "image", "volume"):
-            assert typed(there, f"docker {prune} prune -f").returncode == 0
+            assert typed(shared_lab, f"docker {prune} prune -f").returncode == 0
         assert foreign.containers.get(f"{name}-foreign").id == theirs.id
         assert foreign.volumes.get(f"{name}-foreign")
         assert foreign.networks.list(names=[f"{name}-foreign"])
@@ -302,14 +309,14 @@ def test_a_prune_of_everything_spares_what_is_not_the_sessions(there: Lab, name:
         foreign.images.remove(dangling.id)
 
 
-def test_a_filter_of_the_readers_own_still_counts(there: Lab, name: str) -> None:
+def test_a_filter_of_the_readers_own_still_counts(shared_lab: Lab, name: str) -> None:
     for number in (1, 2):
         run = f"docker run --network none --label a={number} --name {name}-{number} {IMAGE} true"
-        assert typed(there, run).returncode == 0
-    typed(there, "docker container prune -f --filter label=a=1")
+        assert typed(shared_lab, run).returncode == 0
+    typed(shared_lab, "docker container prune -f --filter label=a=1")
     with pytest.raises(NotFound):
-        there.client.containers.get(f"{name}-1")
-    assert there.client.containers.get(f"{name}-2")
+        shared_lab.client.containers.get(f"{name}-1")
+    assert shared_lab.client.containers.get(f"{name}-2")
 
 
 @FEW
@@ -336,10 +343,10 @@ def test_each_prune_asks_for_the_session_whatever_the_filters(filters: dict[str,
 
 
 @pytest.fixture
-def foreign_volume(there: Lab, name: str) -> Iterator[str]:
+def foreign_volume(shared_lab: Lab, name: str) -> Iterator[str]:
     """A volume that no lab created."""
-    yield there.client.volumes.create(f"{name}-foreign").name
-    there.client.api.remove_volume(f"{name}-foreign")
+    yield shared_lab.client.volumes.create(f"{name}-foreign").name
+    shared_lab.client.api.remove_volume(f"{name}-foreign")
 
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
@@ -358,47 +365,49 @@ UNREADABLE = ("[]", "5", '"x"', "{bad", "{} x", '{"label":"x"}', '{"label":[["x"
 
 @pytest.mark.parametrize(("target", "form"), PRUNES.values(), ids=PRUNES.keys())
 def test_a_prune_is_limited_however_it_is_written(
-    there: Lab, foreign_volume: str, target: str, form: str
+    shared_lab: Lab, foreign_volume: str, target: str, form: str
 ) -> None:
     # the anonymous volume goes with a plain prune on every engine
-    mine = typed(there, "docker volume create").stdout.decode().strip()
+    mine = typed(shared_lab, "docker volume create").stdout.decode().strip()
     head = f"POST {target} HTTP/1.1\r\nHost: d\r\n{FORM if form else ''}Content-Length: {len(form)}\r\n\r\n"
-    assert b" 200 OK" in raw(there, f"{head}{form}".encode())
-    assert there.client.volumes.get(foreign_volume)
+    assert b" 200 OK" in raw(shared_lab, f"{head}{form}".encode())
+    assert shared_lab.client.volumes.get(foreign_volume)
     with pytest.raises(NotFound):
-        there.client.volumes.get(mine)
+        shared_lab.client.volumes.get(mine)
 
 
 @pytest.mark.parametrize("filters", UNREADABLE)
 def test_a_prune_whose_filters_nobody_can_read_is_refused(
-    there: Lab, foreign_volume: str, filters: str, capfd: pytest.CaptureFixture[str]
+    shared_lab: Lab, foreign_volume: str, filters: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     target = "/v1.41/volumes/prune?" + labsocket.urlencode({"filters": filters})
-    response = raw(there, f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode())
+    response = raw(shared_lab, f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode())
     assert response.startswith(b"HTTP/1.1 400"), response
-    assert there.client.volumes.get(foreign_volume)
+    assert shared_lab.client.volumes.get(foreign_volume)
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_prune_spares_a_container_that_somebody_else_runs_from_the_sessions_image(
-    there: Lab, name: str
+    shared_lab: Lab, name: str
 ) -> None:
     run = f"docker run --network none --name {name} {IMAGE} true && docker commit {name} {name}:1"
-    assert typed(there, run).returncode == 0
-    theirs = there.client.containers.create(f"{name}:1", "true", network_mode="none")
+    assert typed(shared_lab, run).returncode == 0
+    theirs = shared_lab.client.containers.create(f"{name}:1", "true", network_mode="none")
     try:
-        assert theirs.labels["labhelpers.session"] == there.session, "it has the labels of its image"
-        assert typed(there, "docker container prune -f").returncode == 0
-        assert there.client.containers.get(theirs.id)
+        assert theirs.labels["labhelpers.session"] == shared_lab.session, "it has the labels of its image"
+        assert typed(shared_lab, "docker container prune -f").returncode == 0
+        assert shared_lab.client.containers.get(theirs.id)
         with pytest.raises(NotFound):
-            there.client.containers.get(name)
+            shared_lab.client.containers.get(name)
     finally:
         theirs.remove()
-        there.client.images.remove(f"{name}:1")
+        shared_lab.client.images.remove(f"{name}:1")
 
 
-def test_the_build_cache_is_nobodys(there: Lab) -> None:
-    response = raw(there, b"POST /v1.41/build/prune?all=1 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n")
+def test_the_build_cache_is_nobodys(shared_lab: Lab) -> None:
+    response = raw(
+        shared_lab, b"POST /v1.41/build/prune?all=1 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n"
+    )
     assert b"200 OK" in response
     assert json.loads(response.partition(b"\r\n\r\n")[2]) == {"CachesDeleted": [], "SpaceReclaimed": 0}
 
@@ -406,37 +415,37 @@ def test_the_build_cache_is_nobodys(there: Lab) -> None:
 # --- the recording
 
 
-def test_a_recording_shows_what_a_command_is_made_of(there: Lab) -> None:
-    with there.recorded() as calls:
-        typed(there, f"docker run --rm --network none {IMAGE} true")
-    assert calls.has("POST /containers/create", "POST /containers/ID/start")
-    assert not calls.has("POST /containers/ID/start", "POST /containers/create")
+def test_a_recording_shows_what_a_command_is_made_of(shared_lab: Lab) -> None:
+    with shared_lab.record_requests() as calls:
+        typed(shared_lab, f"docker run --rm --network none {IMAGE} true")
+    assert calls.contains("POST /containers/create", "POST /containers/ID/start")
+    assert not calls.contains("POST /containers/ID/start", "POST /containers/create")
     frame = calls.frame().set_index("request")
     assert frame.loc["POST /containers/create", "status"] == 201
     assert frame.loc["POST /containers/ID/attach", "status"] == 101
-    before = len(calls.calls)
-    typed(there, "docker ps")
-    assert len(calls.calls) == before, "a recording ends with its block"
+    before = len(calls.requests)
+    typed(shared_lab, "docker ps")
+    assert len(calls.requests) == before, "a recording ends with its block"
 
 
 # --- bad input and a missing engine
 
 
-def test_what_is_no_request_gets_an_answer(there: Lab) -> None:
-    assert raw(there, b"hello\r\n\r\n").startswith(b"HTTP/1.1 400")
+def test_what_is_no_request_gets_an_answer(shared_lab: Lab) -> None:
+    assert raw(shared_lab, b"hello\r\n\r\n").startswith(b"HTTP/1.1 400")
     too_long = b"POST /v1.41/volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: 99999999999\r\n\r\n"
-    assert raw(there, too_long).startswith(b"HTTP/1.1 400")
-    assert raw(there, b"GET //[ HTTP/1.1\r\nHost: d\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert raw(shared_lab, too_long).startswith(b"HTTP/1.1 400")
+    assert raw(shared_lab, b"GET //[ HTTP/1.1\r\nHost: d\r\n\r\n").startswith(b"HTTP/1.1 400")
     deep = b'{"x":' * 100_000
     head = b"POST /volumes/create HTTP/1.1\r\nHost: d\r\nContent-Length: %d\r\n\r\n" % len(deep)
-    assert raw(there, head + deep).startswith(b"HTTP/1.1 400")
-    assert typed(there, "docker ps").returncode == 0, "it goes on"
+    assert raw(shared_lab, head + deep).startswith(b"HTTP/1.1 400")
+    assert typed(shared_lab, "docker ps").returncode == 0, "it goes on"
 
 
-def test_an_engine_that_is_away_is_named(there: Lab, tmp_path: Path) -> None:
-    from labhelpers.engine.dial import Place
+def test_an_engine_that_is_away_is_named(shared_lab: Lab, tmp_path: Path) -> None:
+    from labhelpers.engine.dial import EngineEndpoint
 
-    away = LabSocket(Place(f"unix://{tmp_path}/none.sock", "a test"), "s", lambda kind: {})
+    away = LabSocket(EngineEndpoint(f"unix://{tmp_path}/none.sock", "a test"), "s", lambda kind: {})
     try:
         done = subprocess.run(
             ["docker", "-H", away.address, "ps"], capture_output=True, encoding="utf-8", timeout=30
@@ -448,8 +457,8 @@ def test_an_engine_that_is_away_is_named(there: Lab, tmp_path: Path) -> None:
     assert not Path(away.address.removeprefix("unix://")).exists()
 
 
-def test_only_its_user_may_open_it(there: Lab) -> None:
-    path = Path(there.socket.address.removeprefix("unix://"))
+def test_only_its_user_may_open_it(shared_lab: Lab) -> None:
+    path = Path(shared_lab.socket.address.removeprefix("unix://"))
     assert path.stat().st_mode & 0o077 == 0
 
 

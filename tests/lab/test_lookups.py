@@ -17,7 +17,7 @@ from labhelpers.errors import (
     ContainerMissing,
     EngineRefused,
     ImageMissing,
-    NotOurs,
+    NotOwned,
     NotRunning,
     TimedOut,
 )
@@ -29,8 +29,8 @@ SLEEP = "sleep 600"
 
 
 @pytest.fixture
-def container(there: Lab) -> Container:
-    return there.run(there.image("payload"), SLEEP, network="none")
+def container(shared_lab: Lab) -> Container:
+    return shared_lab.run(shared_lab.image("payload"), SLEEP, network="none")
 
 
 def state(lab: Lab, container: Container) -> tuple[str, int]:
@@ -59,169 +59,183 @@ def typed(lab: Lab, line: str) -> str:
     ids=["kill", "kill with a signal", "pause", "stop", "restart"],
 )
 def test_a_command_does_what_the_operation_does(
-    there: Lab,
+    shared_lab: Lab,
     container: Container,
     operate: Callable[[Lab, Container], None],
     undo: Callable[[Lab, Container], None],
 ) -> None:
-    before = len(there.commands)
-    operate(there, container)
-    there.wait_for("the state to settle", lambda: state(there, container)[0] != "removing")
-    (line,) = there.commands[before:]
-    by_lab = state(there, container)
-    undo(there, container)
-    assert state(there, container)[0] == "running"
-    typed(there, line)
-    assert state(there, container) == by_lab
+    before = len(shared_lab.commands)
+    operate(shared_lab, container)
+    shared_lab.wait_for("the state to settle", lambda: state(shared_lab, container)[0] != "removing")
+    (line,) = shared_lab.commands[before:]
+    by_lab = state(shared_lab, container)
+    undo(shared_lab, container)
+    assert state(shared_lab, container)[0] == "running"
+    typed(shared_lab, line)
+    assert state(shared_lab, container) == by_lab
 
 
-def test_a_container_lasts_as_long_as_its_block(there: Lab) -> None:
-    with there.running(there.image("payload"), SLEEP, network="none") as made:
-        assert there.is_running(made)
+def test_a_container_lasts_as_long_as_its_block(shared_lab: Lab) -> None:
+    with shared_lab.running(shared_lab.image("payload"), SLEEP, network="none") as made:
+        assert shared_lab.is_running(made)
     with pytest.raises(ContainerMissing, match="no container"):
-        there.inspect(made)
-    assert there.commands[-1] == f"docker rm -f -v {made.name}"
+        shared_lab.inspect(made)
+    assert shared_lab.commands[-1] == f"docker rm -f -v {made.name}"
 
 
-def test_a_block_that_fails_or_removes_it_leaves_nothing(there: Lab) -> None:
+def test_a_block_that_fails_or_removes_it_leaves_nothing(shared_lab: Lab) -> None:
     with (
         pytest.raises(ZeroDivisionError),
-        there.running(there.image("payload"), SLEEP, network="none") as made,
+        shared_lab.running(shared_lab.image("payload"), SLEEP, network="none") as made,
     ):
         _ = 1 / 0
     with pytest.raises(ContainerMissing):
-        there.inspect(made)
-    with there.running(there.image("payload"), SLEEP, network="none") as made:
-        there.remove(made, force=True)
+        shared_lab.inspect(made)
+    with shared_lab.running(shared_lab.image("payload"), SLEEP, network="none") as made:
+        shared_lab.remove(made, force=True)
 
 
-def test_waiting_for_the_end_gives_the_exit_code(there: Lab) -> None:
-    ends = there.run(there.image("payload"), ["sh", "-c", "exit 7"], network="none")
-    assert there.wait(ends) == 7
-    assert there.commands[-1] == f"docker wait {ends.name}"
-    assert typed(there, there.commands[-1]) == "7"
+def test_waiting_for_the_end_gives_the_exit_code(shared_lab: Lab) -> None:
+    ends = shared_lab.run(shared_lab.image("payload"), ["sh", "-c", "exit 7"], network="none")
+    assert shared_lab.wait(ends) == 7
+    assert shared_lab.commands[-1] == f"docker wait {ends.name}"
+    assert typed(shared_lab, shared_lab.commands[-1]) == "7"
 
 
-def test_waiting_too_long_for_the_end(there: Lab, container: Container) -> None:
+def test_waiting_too_long_for_the_end(shared_lab: Lab, container: Container) -> None:
     with pytest.raises(TimedOut, match=r"timed out after 0\.5 s waiting for the container .* to end"):
-        there.wait(container, limit_s=0.5)
+        shared_lab.wait(container, limit_s=0.5)
 
 
-def test_a_condition_that_comes_true_gives_its_value(there: Lab) -> None:
+def test_a_condition_that_comes_true_gives_its_value(shared_lab: Lab) -> None:
     values = iter(["", "", "ready"])
-    assert there.wait_for("a value", lambda: next(values)) == "ready"
+    assert shared_lab.wait_for("a value", lambda: next(values)) == "ready"
 
 
-def test_a_condition_that_does_not_come_true_is_named_with_the_time(there: Lab) -> None:
+def test_a_condition_that_does_not_come_true_is_named_with_the_time(shared_lab: Lab) -> None:
     with pytest.raises(TimedOut, match=r"timed out after 0\.2 s waiting for the moon"):
-        there.wait_for("the moon", lambda: False, 0.2)
+        shared_lab.wait_for("the moon", lambda: False, 0.2)
 
 
-def test_a_container_that_ends_first_is_an_error_with_its_last_lines(there: Lab) -> None:
-    ends = there.run(there.image("payload"), ["sh", "-c", "echo no disk left >&2; exit 3"], network="none")
+def test_a_container_that_ends_first_is_an_error_with_its_last_lines(shared_lab: Lab) -> None:
+    ends = shared_lab.run(
+        shared_lab.image("payload"), ["sh", "-c", "echo no disk left >&2; exit 3"], network="none"
+    )
     with pytest.raises(
         NotRunning, match="exited with code 3 before this happened: the server to answer"
     ) as error:
-        there.wait_for("the server to answer", lambda: False, 30, while_running=ends)
+        shared_lab.wait_for("the server to answer", lambda: False, 30, while_running=ends)
     assert error.value.engine_message == "no disk left"
 
 
-def test_what_is_not_there_is_an_error_of_its_kind(there: Lab) -> None:
-    for ask in (there.inspect, there.logs, there.is_running, there.kill, there.start, there.wait):
+def test_what_is_not_there_is_an_error_of_its_kind(shared_lab: Lab) -> None:
+    for ask in (
+        shared_lab.inspect,
+        shared_lab.logs,
+        shared_lab.is_running,
+        shared_lab.kill,
+        shared_lab.start,
+        shared_lab.wait,
+    ):
         with pytest.raises(ContainerMissing):
             ask("no-such-container")
     with pytest.raises(ImageMissing):
-        there.inspect_image("no-such-image:1")
-    for look in (there.inspect_network, there.inspect_volume):
+        shared_lab.inspect_image("no-such-image:1")
+    for look in (shared_lab.inspect_network, shared_lab.inspect_volume):
         with pytest.raises(EngineRefused):
             look("no-such-thing")
 
 
-def test_addresses_and_directories(there: Lab, container: Container) -> None:
-    assert there.address_of(container) == ""
-    network, volume = there.create_network(f"t-{there.session}"), there.create_volume(f"t-{there.session}")
-    inside = there.run(there.image("payload"), SLEEP, network=str(network.name))
-    address = there.exec(inside, ["hostname", "-i"]).stdout.strip()
-    assert there.address_of(inside) == there.address_of(inside, str(network.name)) == address
-    assert there.directory_of(volume) == there.inspect_volume(volume)["Mountpoint"]
-    assert there.image("payload") in [tag for row in there.list_images() for tag in row["RepoTags"] or []]
-    assert str(network.name) in [row["Name"] for row in there.list_networks()]
-    assert str(volume.name) in [row["Name"] for row in there.list_volumes()]
-    there.remove(inside, force=True)
-    there.remove_network(network)
-    there.remove_volume(volume)
-    there.remove_network(network)
-    assert str(network.name) not in [row["Name"] for row in there.list_networks()]
-    assert str(volume.name) not in [row["Name"] for row in there.list_volumes()]
+def test_addresses_and_directories(shared_lab: Lab, container: Container) -> None:
+    assert shared_lab.address_of(container) == ""
+    network, volume = (
+        shared_lab.create_network(f"t-{shared_lab.session}"),
+        shared_lab.create_volume(f"t-{shared_lab.session}"),
+    )
+    inside = shared_lab.run(shared_lab.image("payload"), SLEEP, network=str(network.name))
+    address = shared_lab.exec(inside, ["hostname", "-i"]).stdout.strip()
+    assert shared_lab.address_of(inside) == shared_lab.address_of(inside, str(network.name)) == address
+    assert shared_lab.directory_of(volume) == shared_lab.inspect_volume(volume)["Mountpoint"]
+    assert shared_lab.image("payload") in [
+        tag for row in shared_lab.list_images() for tag in row["RepoTags"] or []
+    ]
+    assert str(network.name) in [row["Name"] for row in shared_lab.list_networks()]
+    assert str(volume.name) in [row["Name"] for row in shared_lab.list_volumes()]
+    shared_lab.remove(inside, force=True)
+    shared_lab.remove_network(network)
+    shared_lab.remove_volume(volume)
+    shared_lab.remove_network(network)
+    assert str(network.name) not in [row["Name"] for row in shared_lab.list_networks()]
+    assert str(volume.name) not in [row["Name"] for row in shared_lab.list_volumes()]
 
 
-def test_a_detached_process_runs_on(there: Lab, container: Container) -> None:
-    assert str(there.exec(container, "sleep 601", detach=True)) == ""
-    assert there.commands[-1] == f"docker exec -d {container.name} sleep 601"
-    typed(there, there.commands[-1])
-    processes = there.host.processes
-    there.wait_for("both", lambda: [p.command for p in processes(container)].count("sleep 601") == 2)
+def test_a_detached_process_runs_on(shared_lab: Lab, container: Container) -> None:
+    assert str(shared_lab.exec(container, "sleep 601", detach=True)) == ""
+    assert shared_lab.commands[-1] == f"docker exec -d {container.name} sleep 601"
+    typed(shared_lab, shared_lab.commands[-1])
+    processes = shared_lab.host.processes
+    shared_lab.wait_for("both", lambda: [p.command for p in processes(container)].count("sleep 601") == 2)
 
 
-def test_the_steps_of_an_image_and_the_changes_of_a_container(there: Lab, container: Container) -> None:
-    image = there.image("payload")
-    steps = typed(there, f"docker history -q {image}").splitlines()
-    assert len(there.history_of(image)) == len(steps)
+def test_the_steps_of_an_image_and_the_changes_of_a_container(shared_lab: Lab, container: Container) -> None:
+    image = shared_lab.image("payload")
+    steps = typed(shared_lab, f"docker history -q {image}").splitlines()
+    assert len(shared_lab.history_of(image)) == len(steps)
     with pytest.raises(ImageMissing):
-        there.history_of("no-such-image:1")
-    assert there.changes_of(container) == []
-    there.exec(container, ["sh", "-c", "echo 12345 > /new"])
-    assert there.changes_of(container) == [{"Path": "/new", "Kind": 1}]
-    assert typed(there, f"docker diff {container.name}") == "A /new"
-    (row,) = there.list_containers(sizes=True, filters={"id": str(container.id)})
+        shared_lab.history_of("no-such-image:1")
+    assert shared_lab.changes_of(container) == []
+    shared_lab.exec(container, ["sh", "-c", "echo 12345 > /new"])
+    assert shared_lab.changes_of(container) == [{"Path": "/new", "Kind": 1}]
+    assert typed(shared_lab, f"docker diff {container.name}") == "A /new"
+    (row,) = shared_lab.list_containers(sizes=True, filters={"id": str(container.id)})
     assert row["SizeRw"] > 0
 
 
-def test_only_this_notebooks_networks_and_volumes_are_removed(there: Lab) -> None:
-    name = f"foreign-{there.session}"
-    there.client.api.create_volume(name)
+def test_only_this_notebooks_networks_and_volumes_are_removed(shared_lab: Lab) -> None:
+    name = f"foreign-{shared_lab.session}"
+    shared_lab.client.api.create_volume(name)
     try:
-        with pytest.raises(NotOurs, match="did not create the volume"):
-            there.remove_volume(name)
-        with pytest.raises(NotOurs, match="did not create the network"):
-            there.remove_network("bridge")
-        assert there.inspect_volume(name)
+        with pytest.raises(NotOwned, match="did not create the volume"):
+            shared_lab.remove_volume(name)
+        with pytest.raises(NotOwned, match="did not create the network"):
+            shared_lab.remove_network("bridge")
+        assert shared_lab.inspect_volume(name)
     finally:
-        there.client.api.remove_volume(name)
+        shared_lab.client.api.remove_volume(name)
 
 
 def test_what_one_thread_hides_does_not_hide_the_commands_of_another(
-    there: Lab, container: Container
+    shared_lab: Lab, container: Container
 ) -> None:
-    before = len(there.commands)
-    with ThreadPoolExecutor() as pool, there.hidden():
-        there.exec(container, "true")
-        with there.hidden(), there.quiet():
-            there.exec(container, "true")
-        there.exec(container, "true")
-        pool.submit(there.exec, container, "sleep 0").result()
-    assert there.commands[before:] == [f"docker exec {container.name} sleep 0"]
+    before = len(shared_lab.commands)
+    with ThreadPoolExecutor() as pool, shared_lab.hidden():
+        shared_lab.exec(container, "true")
+        with shared_lab.hidden(), shared_lab.quiet():
+            shared_lab.exec(container, "true")
+        shared_lab.exec(container, "true")
+        pool.submit(shared_lab.exec, container, "sleep 0").result()
+    assert shared_lab.commands[before:] == [f"docker exec {container.name} sleep 0"]
 
 
-def test_a_volume_that_a_run_made_is_removed_where_that_is_asked_for(there: Lab) -> None:
-    with there.running(
-        there.image("payload"), SLEEP, network="none", volumes=[f"t-by-run-{there.session}:/data"]
+def test_a_volume_that_a_run_made_is_removed_where_that_is_asked_for(shared_lab: Lab) -> None:
+    with shared_lab.running(
+        shared_lab.image("payload"), SLEEP, network="none", volumes=[f"t-by-run-{shared_lab.session}:/data"]
     ):
         pass
-    name = f"t-by-run-{there.session}"
-    with pytest.raises(NotOurs):
-        there.remove_volume(name)
-    there.remove_volume(name, made_by_run=True)
-    assert there.commands[-1] == f"docker volume rm {name}"
+    name = f"t-by-run-{shared_lab.session}"
+    with pytest.raises(NotOwned):
+        shared_lab.remove_volume(name)
+    shared_lab.remove_volume(name, made_by_run=True)
+    assert shared_lab.commands[-1] == f"docker volume rm {name}"
     with pytest.raises(EngineRefused, match="no volume called"):
-        there.inspect_volume(name)
+        shared_lab.inspect_volume(name)
 
 
 def test_an_older_volume_is_not_taken_for_one_that_a_run_made(engine: Engine) -> None:
     name = f"t-older-{secrets.token_hex(4)}"
     engine.client.api.create_volume(name)
     try:
-        with Lab("test", engine=engine) as lab, pytest.raises(NotOurs):
+        with Lab("test", engine=engine) as lab, pytest.raises(NotOwned):
             lab.remove_volume(name, made_by_run=True)
     finally:
         engine.client.api.remove_volume(name)

@@ -63,11 +63,11 @@ SHELL = {
 
 @pytest.mark.parametrize("line", SHELL.values(), ids=SHELL.keys())
 def test_a_line_means_what_it_means_in_a_shell(
-    there: Lab, line: str, capfd: pytest.CaptureFixture[str]
+    shared_lab: Lab, line: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     line = line.replace("\\n", "\n") if "<<" in line else line
     text = f"true; {line}"
-    status = magic.run(there, text, {})
+    status = magic.run(shared_lab, text, {})
     printed = capfd.readouterr().out
     expected = subprocess.run(["bash", "-c", text], capture_output=True, text=True, encoding="utf-8")
     assert (status, printed) == (expected.returncode, expected.stdout)
@@ -75,20 +75,20 @@ def test_a_line_means_what_it_means_in_a_shell(
 
 
 def test_a_cell_is_a_script_that_stops_at_the_first_failure(
-    there: Lab, capfd: pytest.CaptureFixture[str]
+    shared_lab: Lab, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cell = "false || echo handled\ncat <<END\nin a here-document\nEND\nfalse\necho not reached\n"
-    assert magic.run(there, magic.script("", cell), {}) == 1
+    assert magic.run(shared_lab, magic.script("", cell), {}) == 1
     assert capfd.readouterr().out == "handled\nin a here-document\n"
 
 
 def test_values_of_the_notebook_are_variables_of_the_shell(
-    there: Lab, capfd: pytest.CaptureFixture[str]
+    shared_lab: Lab, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    container = there.run(IMAGE, "sleep 300", network="none")
+    container = shared_lab.run(IMAGE, "sleep 300", network="none")
     values = {
         "who": container,
-        "image": there.client.images.get(IMAGE),
+        "image": shared_lab.client.images.get(IMAGE),
         "blank": "two words; echo no",
         "number": 3,
         "path": Path("/tmp/x"),
@@ -102,7 +102,7 @@ def test_values_of_the_notebook_are_variables_of_the_shell(
     line = "docker inspect $who --format '{{.Config.Image}}'; "
     line += "echo \"$blank|${number}|$path|$items|$table|$_quoted|$image\" '$who'; "
     line += "echo $limit; "
-    assert magic.run(there, line + "echo $PATH $DOCKER_HOST >&2; docker version >&2", values) == 0
+    assert magic.run(shared_lab, line + "echo $PATH $DOCKER_HOST >&2; docker version >&2", values) == 0
     first, second, limit = capfd.readouterr().out.splitlines()
     assert first == IMAGE
     assert limit == "64", "a number out of a table, which is no Python int"
@@ -114,23 +114,25 @@ def test_values_of_the_notebook_are_variables_of_the_shell(
     [("echo $long", {"long": "x" * 200_000}), ("cat <<'END'\n" + "x" * 200_000 + "\nEND", {})],
     ids=["a value", "the cell"],
 )
-def test_what_is_too_long_for_a_command_is_said(there: Lab, text: str, values: dict[str, str]) -> None:
+def test_what_is_too_long_for_a_command_is_said(shared_lab: Lab, text: str, values: dict[str, str]) -> None:
     with pytest.raises(BadInput, match="too long"):
-        magic.run(there, text, values)
+        magic.run(shared_lab, text, values)
 
 
 @pytest.mark.parametrize("redirect", ["", "> /dev/null"])
 def test_a_command_in_the_background_does_not_hold_the_cell(
-    there: Lab, name: str, redirect: str, capfd: pytest.CaptureFixture[str]
+    shared_lab: Lab, name: str, redirect: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    there.run(IMAGE, ["sh", "-c", "echo early; until [ -e /go ]; do sleep 0.1; done; echo late"], name=name)
+    shared_lab.run(
+        IMAGE, ["sh", "-c", "echo early; until [ -e /go ]; do sleep 0.1; done; echo late"], name=name
+    )
     # it ends with the container, which ends after this line
-    assert magic.run(there, f"docker logs -f {name} {redirect} & echo $! ; sleep 1; echo shown", {}) == 0
+    assert magic.run(shared_lab, f"docker logs -f {name} {redirect} & echo $! ; sleep 1; echo shown", {}) == 0
     first = capfd.readouterr().out
     pid = int(first.split()[0])
     assert first.rstrip().endswith("shown")
     os.kill(pid, 0)
-    there.exec(name, ["touch", "/go"])
+    shared_lab.exec(name, ["touch", "/go"])
     end = time.monotonic() + 30
     printed = first
     while (Path(f"/proc/{pid}").exists() or ("late" not in printed) != bool(redirect)) and (
@@ -143,24 +145,24 @@ def test_a_command_in_the_background_does_not_hold_the_cell(
 
 
 def test_the_working_directory_is_the_notebooks(
-    there: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    shared_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "with blank").mkdir()
     monkeypatch.chdir(tmp_path / "with blank")
-    magic.run(there, 'echo type=bind,source="$(pwd)"/target', {})
+    magic.run(shared_lab, 'echo type=bind,source="$(pwd)"/target', {})
     assert capfd.readouterr().out == f"type=bind,source={tmp_path}/with blank/target\n"
 
 
-def test_a_missing_quote_is_the_shells_to_report(there: Lab, capfd: pytest.CaptureFixture[str]) -> None:
-    assert magic.run(there, "docker run 'x", {}) != 0
+def test_a_missing_quote_is_the_shells_to_report(shared_lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+    assert magic.run(shared_lab, "docker run 'x", {}) != 0
     assert "'" in capfd.readouterr().err
 
 
-def test_an_interrupt_ends_the_whole_pipeline(there: Lab) -> None:
+def test_an_interrupt_ends_the_whole_pipeline(shared_lab: Lab) -> None:
     mark = f"{time.time_ns()}"
     # what JupyterLab's stop button sends
     threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    status = magic.run(there, f"sleep 6{mark[:8]} | cat", {})
+    status = magic.run(shared_lab, f"sleep 6{mark[:8]} | cat", {})
     assert status != 0
     running = subprocess.run(["pgrep", "-f", f"sleep 6{mark[:8]}"], capture_output=True, encoding="utf-8")
     assert running.stdout == ""

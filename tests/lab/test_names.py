@@ -11,7 +11,7 @@ import pytest
 
 from labhelpers.errors import BadInput, SetupFailed
 from labhelpers.lab import learners, names
-from labhelpers.lab.names import CHAPTERS, LETTERS
+from labhelpers.lab.names import CHAPTERS, SUFFIX_LETTERS
 from labhelpers.state import ROOT
 
 NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
@@ -64,7 +64,7 @@ def test_the_table_has_the_names_of_each_notebook(chapter: str) -> None:
 
 
 def test_the_table_has_a_name_for_each_that_an_exercise_uses() -> None:
-    """`named` refuses any other, and runs when a room is imported; here, that no room names one past it."""
+    """`with_suffix` refuses any other, and runs when a room is imported; here, that no room names one past it."""
     asked = {name for chapter in CHAPTERS.values() for all in chapter.exercises.values() for name in all}
     literal = re.compile(rf'^[A-Z_, ]+ = .*"({"|".join(map(re.escape, asked))})"', re.M)
     for room in sorted((ROOT / "labhelpers").glob("*/exercises.py")):
@@ -74,7 +74,7 @@ def test_the_table_has_a_name_for_each_that_an_exercise_uses() -> None:
 
 def test_the_ports_of_no_two_learners_meet() -> None:
     ports = [n for chapter in CHAPTERS.values() for n in (*chapter.cell_ports, *chapter.exercise_ports)]
-    mine = {letter: {names.port_with(port, letter) for port in ports} for letter in ("", *LETTERS)}
+    mine = {letter: {names.port_with(port, letter) for port in ports} for letter in ("", *SUFFIX_LETTERS)}
     assert all(not mine[a] & mine[b] for a, b in combinations(mine, 2))
 
 
@@ -132,15 +132,15 @@ def test_a_suffix_is_one_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SetupFailed, match="could not be written") as told:
         learners.write_copy(NOTEBOOKS["00"], "b", tmp_path / "file")
     assert "--to" in told.value.hint
-    assert names.named("my-first") == "my-first"
+    assert names.with_suffix("my-first") == "my-first"
     monkeypatch.setenv(names.SUFFIX, "b")
-    assert [names.named("my-first"), names.named("price:1"), names.port(3310)] == [
+    assert [names.with_suffix("my-first"), names.with_suffix("price:1"), names.port(3310)] == [
         "my-first-b",
         "price-b:1",
         3340,
     ]
     with pytest.raises(KeyError):
-        names.named("no-such-name")
+        names.with_suffix("no-such-name")
     monkeypatch.setenv(names.SUFFIX, "bb")
     with pytest.raises(BadInput, match="one letter"):
-        names.named("my-first")
+        names.with_suffix("my-first")

@@ -85,10 +85,10 @@ VOLATILE = "Id Created Name State NetworkSettings ResolvConfPath HostnamePath Ho
 
 
 @pytest.fixture
-def lab(there: Lab) -> Lab:
+def lab(shared_lab: Lab) -> Lab:
     """One lab for all; its lines are those of the test."""
-    there.commands.clear()
-    return there
+    shared_lab.commands.clear()
+    return shared_lab
 
 
 def _plain(value: Any) -> Any:
@@ -311,8 +311,8 @@ def test_update(lab: Lab, name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def sleeper(there: Lab) -> Container:
-    return there.run(IMAGE, "sleep 300", network="none")
+def sleeper(shared_lab: Lab) -> Container:
+    return shared_lab.run(IMAGE, "sleep 300", network="none")
 
 
 EXEC_OPTIONS: list[dict[str, Any]] = [

@@ -10,17 +10,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-import make
+import archive_builder
 import pytest
-from forms import QUICK, reshaped
 from hypothesis import given
 from hypothesis import strategies as st
+from mutations import QUICK, mutated_json
 
 from labhelpers import layers
 from labhelpers.errors import BadArchive, LabError
-from labhelpers.layers.extraction import Budget, Tree
-from labhelpers.layers.manifests import normal_platform
-from labhelpers.layers.tarstream import Chunks, Flow, Member, members, printable
+from labhelpers.layers.extraction import LayerTree, ResourceLimits
+from labhelpers.layers.manifests import normalize_platform
+from labhelpers.layers.tarstream import BufferedSource, Chunks, Member, members, printable_name
 
 DATA = Path(__file__).parent / "data"
 NAMES = st.sampled_from(
@@ -42,7 +42,7 @@ def test_what_fuzzing_found(path: Path, verify: bool) -> None:
 @QUICK
 @given(st.lists(st.tuples(NAMES, KINDS, NAMES), max_size=8))
 def test_a_tree_never_leads_through_a_link_or_out(found: list[tuple[str, str, str]]) -> None:
-    tree = Tree("a layer", Budget())
+    tree = LayerTree("a layer", ResourceLimits())
     with contextlib.suppress(BadArchive):
         for name, kind, target in found:
             tree.add(Member(name, kind, 0, 0, target if "link" in kind else ""))
@@ -63,9 +63,11 @@ def test_headers_in_any_form(found: list[tuple[str, int, bytes]], end: bytes) ->
     for name, kind, data in found:
         # a long name would be a header of its own
         text = name.encode("utf-8", "surrogateescape")[:99]
-        made += make.block("x", len(data), bytes([kind]), at_0=text + b"\0") + make.filled(data)
+        made += archive_builder.block(
+            "x", len(data), bytes([kind]), at_0=text + b"\0"
+        ) + archive_builder.padded(data)
     path_of = []
-    flow = Flow(Chunks([made + end]), "a layer")
+    flow = BufferedSource(Chunks([made + end]), "a layer")
     with contextlib.suppress(BadArchive):
         for member in members(flow):
             path_of.append(member.name)
@@ -73,7 +75,7 @@ def test_headers_in_any_form(found: list[tuple[str, int, bytes]], end: bytes) ->
     assert len(path_of) <= len(found) + 1
 
 
-IMAGE: Any = json.loads(make.config([make.layer({"a": b"x"})])) | {
+IMAGE: Any = json.loads(archive_builder.config([archive_builder.layer({"a": b"x"})])) | {
     "os": "linux",
     "architecture": "amd64",
     "config": {},
@@ -86,16 +88,16 @@ MANIFEST: Any = {"config": {"digest": ZERO}, "layers": [{"digest": ZERO, "urls":
 
 
 @QUICK
-@given(reshaped(ROW), reshaped(INDEX), reshaped(MANIFEST), reshaped(IMAGE))
+@given(mutated_json(ROW), mutated_json(INDEX), mutated_json(MANIFEST), mutated_json(IMAGE))
 def test_descriptions_in_any_form(
     tmp_path_factory: pytest.TempPathFactory, row: Any, index: Any, manifest: Any, image: Any
 ) -> None:
-    files: list[tuple[str, make.Content]] = [("l", make.layer({"a": b"x"}))]
+    files: list[tuple[str, archive_builder.Content]] = [("l", archive_builder.layer({"a": b"x"}))]
     for name, one in [("c.json", image), (f"blobs/sha256/{'0' * 64}", manifest), ("index.json", index)]:
         files.append((name, json.dumps(one).encode()))
     folder = tmp_path_factory.mktemp("archive")
     for more in ([], [("manifest.json", json.dumps(row).encode())]):
-        path = make.write(folder, gzip.compress(make.tar([*files, *more])))
+        path = archive_builder.write(folder, gzip.compress(archive_builder.tar([*files, *more])))
         with contextlib.suppress(LabError):
             layers.archive(path, verify=False)
 
@@ -103,8 +105,8 @@ def test_descriptions_in_any_form(
 @QUICK
 @given(st.text(max_size=90))
 def test_names_and_platforms_in_any_form(text: str) -> None:
-    assert printable(text).isprintable()
-    printable(text).encode()
+    assert printable_name(text).isprintable()
+    printable_name(text).encode()
     with contextlib.suppress(LabError):
-        assert re.fullmatch(r"[^/]+/[^/]+(/[^/]+)?", normal_platform(text))
-        assert normal_platform(normal_platform(text)) == normal_platform(text)
+        assert re.fullmatch(r"[^/]+/[^/]+(/[^/]+)?", normalize_platform(text))
+        assert normalize_platform(normalize_platform(text)) == normalize_platform(text)

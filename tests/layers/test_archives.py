@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import crafted
-import make
+import archive_builder
+import malicious_archives
 import pytest
+from archive_builder import Content, layer
 from docker.errors import APIError, ImageLoadError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make import Content, layer
 
 from labhelpers import layers
-from labhelpers.errors import BadArchive, BadInput, LabError, NameTaken, NotOurs
+from labhelpers.errors import BadArchive, BadInput, LabError, NameTaken, NotOwned
 from labhelpers.lab import Lab
 from labhelpers.layers.archives import ImageStack
-from labhelpers.layers.extraction import Budget
-from labhelpers.layers.manifests import normal_platform
+from labhelpers.layers.extraction import ResourceLimits
+from labhelpers.layers.manifests import normalize_platform
 from labhelpers.layers.trees import Waste
 
 BASE: dict[str, Content] = {"etc": None, "etc/conf": 2000, "etc/keep": 3000, "bin": None, "bin/tool": b"abc"}
@@ -34,7 +34,7 @@ THREE = [layer(BASE), layer(CHANGED), layer(REMOVED)]
 
 
 def stack(folder: Path, made: Sequence[bytes]) -> ImageStack:
-    return layers.archive(make.write(folder, make.saved(made)))
+    return layers.archive(archive_builder.write(folder, archive_builder.saved(made)))
 
 
 # --- formats
@@ -44,20 +44,22 @@ def stack(folder: Path, made: Sequence[bytes]) -> ImageStack:
 @pytest.mark.parametrize(
     "made",
     [
-        make.saved(THREE),
-        make.layout(THREE),
-        make.layout(THREE, "gzip"),
-        make.layout(THREE, "zstd"),
-        make.layout(THREE, "gzip", docker=True),
-        make.layout(THREE, docker=True),
+        archive_builder.saved(THREE),
+        archive_builder.layout(THREE),
+        archive_builder.layout(THREE, "gzip"),
+        archive_builder.layout(THREE, "zstd"),
+        archive_builder.layout(THREE, "gzip", docker=True),
+        archive_builder.layout(THREE, docker=True),
     ],
     ids=["docker save", "OCI", "OCI gzip", "OCI zstd", "docker save 25 gzip", "docker save 25"],
 )
 def test_every_format_says_the_same(tmp_path: Path, made: bytes, outer: str) -> None:
-    path = make.write(tmp_path, make.packed(made, outer))
+    path = archive_builder.write(tmp_path, archive_builder.packed(made, outer))
     for verify in (True, False):
         found = layers.archive(path, verify=verify)
-        assert [one.diff_id for one in found.layers] == [f"sha256:{make.sha256(one)}" for one in THREE]
+        assert [one.diff_id for one in found.layers] == [
+            f"sha256:{archive_builder.sha256(one)}" for one in THREE
+        ]
         assert [one.instruction for one in found.layers] == ["RUN step 0", "RUN step 1", "RUN step 2"]
         assert [one.bytes for one in found.layers] == [5003, 5010, 0]
         # conf changed, new added; keep and tool removed
@@ -69,9 +71,9 @@ def test_every_format_says_the_same(tmp_path: Path, made: bytes, outer: str) -> 
 
 
 def test_a_blob_has_its_digest_and_an_older_archive_has_none(tmp_path: Path) -> None:
-    found = layers.archive(make.write(tmp_path, make.layout(THREE, "gzip")))
+    found = layers.archive(archive_builder.write(tmp_path, archive_builder.layout(THREE, "gzip")))
     assert [one.digest for one in found.layers] == [
-        f"sha256:{make.sha256(make.packed(o, 'gzip'))}" for o in THREE
+        f"sha256:{archive_builder.sha256(archive_builder.packed(o, 'gzip'))}" for o in THREE
     ]
     assert {one.digest for one in stack(tmp_path, THREE).layers} == {None}
     assert list(found.frame()["bytes"]) == [5003, 5010, 0]
@@ -79,22 +81,24 @@ def test_a_blob_has_its_digest_and_an_older_archive_has_none(tmp_path: Path) -> 
 
 def test_a_layer_that_older_engines_save_as_a_link(tmp_path: Path) -> None:
     made = [THREE[0], THREE[0]]
-    text = make.config(made)
+    text = archive_builder.config(made)
     manifest = [{"Config": "c.json", "RepoTags": ["twice:1"], "Layers": ["a/layer.tar", "b/layer.tar"]}]
     members: list[tuple[str, Content]] = [("a/layer.tar", THREE[0]), ("b/layer.tar", "->../a/layer.tar")]
     members += [("c.json", text), ("manifest.json", json.dumps(manifest).encode())]
-    found = layers.archive(make.write(tmp_path, make.tar(members)))
+    found = layers.archive(archive_builder.write(tmp_path, archive_builder.tar(members)))
     assert found.layers[0].diff_id == found.layers[1].diff_id
     assert found.wasted_files[0] == Waste("/etc/keep", 2, 6000)
 
 
 def test_one_of_several_images_is_asked_for_by_name(tmp_path: Path) -> None:
-    text = make.config([THREE[0]])
+    text = archive_builder.config([THREE[0]])
     row = {"Config": "c.json", "Layers": ["l.tar"]}
     other = {**row, "RepoTags": ["b:1"], "Layers": ["l.tar", "l.tar"]}
     manifest = [{**row, "RepoTags": ["a:latest", "a:2"]}, other]
-    made = make.tar([("l.tar", THREE[0]), ("c.json", text), ("manifest.json", json.dumps(manifest).encode())])
-    path = make.write(tmp_path, made)
+    made = archive_builder.tar(
+        [("l.tar", THREE[0]), ("c.json", text), ("manifest.json", json.dumps(manifest).encode())]
+    )
+    path = archive_builder.write(tmp_path, made)
     assert layers.archive(path, "a").name == "a:latest"
     assert layers.archive(path, "a:2").name == "a:2"
     with pytest.raises(BadInput, match="several images") as asked:
@@ -186,9 +190,9 @@ def damaged(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-LAYOUT = make.layout(THREE)
-SAVED = make.saved(THREE)
-GZIPPED = make.layout(THREE, "gzip")
+LAYOUT = archive_builder.layout(THREE)
+SAVED = archive_builder.saved(THREE)
+GZIPPED = archive_builder.layout(THREE, "gzip")
 
 
 def outer_size_lies() -> bytes:
@@ -200,7 +204,7 @@ def outer_size_lies() -> bytes:
 def inner_size_lies() -> bytes:
     header = tarfile.TarInfo("file")
     header.size = 1 << 33
-    return make.saved([header.tobuf() + bytes(1024)])
+    return archive_builder.saved([header.tobuf() + bytes(1024)])
 
 
 def negative_size() -> bytes:
@@ -208,20 +212,22 @@ def negative_size() -> bytes:
     block[124:136] = b"\xff" * 12
     block[148:156] = b" " * 8
     block[148:156] = f"{sum(block):06o}\0 ".encode()
-    return make.saved([bytes(block) + bytes(1024)])
+    return archive_builder.saved([bytes(block) + bytes(1024)])
 
 
 def links_in_a_loop() -> bytes:
     manifest = [{"Config": "c.json", "RepoTags": ["x:1"], "Layers": ["a.tar"]}]
     members: list[tuple[str, Content]] = [("a.tar", "->b.tar"), ("b.tar", "->a.tar")]
-    members += [("c.json", make.config([b""])), ("manifest.json", json.dumps(manifest).encode())]
-    return make.tar(members)
+    members += [("c.json", archive_builder.config([b""])), ("manifest.json", json.dumps(manifest).encode())]
+    return archive_builder.tar(members)
 
 
 def index_in_itself() -> bytes:
     index = {"manifests": [{"digest": "sha256:" + "0" * 64}]}
     name = "blobs/sha256/" + "0" * 64
-    return make.tar([(name, json.dumps(index).encode()), ("index.json", json.dumps(index).encode())])
+    return archive_builder.tar(
+        [(name, json.dumps(index).encode()), ("index.json", json.dumps(index).encode())]
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,42 +239,51 @@ def index_in_itself() -> bytes:
         (lambda: layer(BASE), "neither manifest.json nor index.json"),
         (lambda: SAVED[: len(SAVED) // 2], "ends before its end|neither manifest"),
         (lambda: SAVED[: 1024 * 5 + 100], "ends before its end"),
-        (lambda: make.packed(SAVED, "gzip")[:-600], "ends before its end"),
-        (lambda: make.packed(SAVED, "zstd")[:-40], "ends before its end"),
-        (lambda: damaged(make.packed(SAVED, "gzip"), 300), "damaged|ends before"),
+        (lambda: archive_builder.packed(SAVED, "gzip")[:-600], "ends before its end"),
+        (lambda: archive_builder.packed(SAVED, "zstd")[:-40], "ends before its end"),
+        (lambda: damaged(archive_builder.packed(SAVED, "gzip"), 300), "damaged|ends before"),
         (lambda: damaged(SAVED, 2 * 512 + 30), "checksum|diff id"),
         # a byte of a file's contents: only its digest tells
         (lambda: damaged(SAVED, SAVED.index(b"abc")), "diff id"),
         (lambda: damaged(LAYOUT, LAYOUT.index(b"abc")), "has the digest"),
         (lambda: damaged(GZIPPED, GZIPPED.index(b"\x1f\x8b") + 60), "has the digest|damaged"),
-        (lambda: make.layout(THREE, size_more=1), "a size lies"),
+        (lambda: archive_builder.layout(THREE, size_more=1), "a size lies"),
         (outer_size_lies, "a size in it lies"),
         (inner_size_lies, "a size in it lies"),
         (negative_size, "no number of bytes"),
         (links_in_a_loop, "in a loop: a.tar → b.tar → a.tar"),
         (index_in_itself, "digest|loop"),
-        (lambda: make.saved([layer({"../../etc/passwd": b"x"})]), "climbs out"),
-        (lambda: make.saved([layer({"a/../../b": b"x"})]), "climbs out"),
-        (lambda: make.saved([layer({"a": "=>../../etc/passwd", "b": "=>a"})]), "climbs out"),
-        (lambda: make.tar([("../manifest.json", b"[]")]), "climbs out"),
-        (lambda: make.saved([layer({"a": "->b", "b": "->a", "a/x": b""})]), "in a loop: a → b → a"),
+        (lambda: archive_builder.saved([layer({"../../etc/passwd": b"x"})]), "climbs out"),
+        (lambda: archive_builder.saved([layer({"a/../../b": b"x"})]), "climbs out"),
+        (lambda: archive_builder.saved([layer({"a": "=>../../etc/passwd", "b": "=>a"})]), "climbs out"),
+        (lambda: archive_builder.tar([("../manifest.json", b"[]")]), "climbs out"),
         (
-            lambda: make.saved([layer({"a": "=>b", "b": "=>a"})]),
+            lambda: archive_builder.saved([layer({"a": "->b", "b": "->a", "a/x": b""})]),
+            "in a loop: a → b → a",
+        ),
+        (
+            lambda: archive_builder.saved([layer({"a": "=>b", "b": "=>a"})]),
             "the hard link a leads to b, which is not in",
         ),
-        (lambda: make.saved([layer({"x" * 5000: b"x"})]), "longer than 4096"),
-        (lambda: make.tar([("manifest.json", b"{]")]), "no JSON"),
-        (lambda: make.tar([("manifest.json", b"[" * 100_000)]), "no JSON"),
-        (lambda: make.tar([("manifest.json", b"[]")]), "no image"),
-        (lambda: make.tar([("manifest.json", b'[{"Config": "c.json", "Layers": ["x"]}]')]), "not there"),
-        (lambda: make.tar([("index.json", b'{"manifests": [{"digest": "sha256:00"}]}')]), "no image"),
+        (lambda: archive_builder.saved([layer({"x" * 5000: b"x"})]), "longer than 4096"),
+        (lambda: archive_builder.tar([("manifest.json", b"{]")]), "no JSON"),
+        (lambda: archive_builder.tar([("manifest.json", b"[" * 100_000)]), "no JSON"),
+        (lambda: archive_builder.tar([("manifest.json", b"[]")]), "no image"),
+        (
+            lambda: archive_builder.tar([("manifest.json", b'[{"Config": "c.json", "Layers": ["x"]}]')]),
+            "not there",
+        ),
+        (
+            lambda: archive_builder.tar([("index.json", b'{"manifests": [{"digest": "sha256:00"}]}')]),
+            "no image",
+        ),
     ],
 )
 @pytest.mark.timeout(60)
 def test_a_bad_archive_is_named_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[], bytes], words: str
 ) -> None:
-    path = make.write(tmp_path, made())
+    path = archive_builder.write(tmp_path, made())
     inside = tmp_path / "here"
     inside.mkdir()
     monkeypatch.chdir(inside)
@@ -297,7 +312,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_whatever_is_damaged_there_is_no_other_error(
     tmp_path_factory: pytest.TempPathFactory, put: bytes, at: int, cut: int
 ) -> None:
-    path = make.write(
+    path = archive_builder.write(
         tmp_path_factory.mktemp("archive"), GZIPPED[:at] + put + GZIPPED[at + len(put) : len(GZIPPED) - cut]
     )
     for verify in (True, False):
@@ -307,8 +322,8 @@ def test_whatever_is_damaged_there_is_no_other_error(
 
 @pytest.mark.parametrize("pack", ["plain", "gzip", "zstd"])
 def test_memory_does_not_grow_with_the_bytes(tmp_path: Path, pack: str) -> None:
-    made = make.layout([layer({"zeros": 200 * 1024 * 1024})], pack)
-    path = make.write(tmp_path, made)
+    made = archive_builder.layout([layer({"zeros": 200 * 1024 * 1024})], pack)
+    path = archive_builder.write(tmp_path, made)
     del made
     for verify in (True, False):
         tracemalloc.start()
@@ -321,54 +336,62 @@ def test_memory_does_not_grow_with_the_bytes(tmp_path: Path, pack: str) -> None:
 # --- as engines load them
 
 
-@pytest.mark.parametrize("name", crafted.ARCHIVES)
+@pytest.mark.parametrize("name", malicious_archives.ARCHIVES)
 def test_an_odd_archive_is_judged_by_what_unpacking_it_would_do(tmp_path: Path, name: str) -> None:
-    made, verdict = crafted.ARCHIVES[name]
-    path = make.write(tmp_path, made)
-    if verdict == crafted.READ:
+    made, verdict = malicious_archives.ARCHIVES[name]
+    path = archive_builder.write(tmp_path, made)
+    if verdict == malicious_archives.READ:
         layers.archive(path)
         return
     with pytest.raises(BadArchive) as bad:
         layers.archive(path)
-    if verdict == crafted.UNSAFE:
+    if verdict == malicious_archives.UNSAFE:
         assert "not to be trusted" in bad.value.message
 
 
-@pytest.mark.parametrize("pack", make.PACK)
+@pytest.mark.parametrize("pack", archive_builder.PACK)
 def test_however_it_is_compressed(tmp_path: Path, pack: str) -> None:
-    whole = make.packed(make.docker_archive([crafted.X]), pack)
-    inside = make.docker_archive([make.packed(crafted.X, pack)], [crafted.X])
+    whole = archive_builder.packed(archive_builder.docker_archive([malicious_archives.X]), pack)
+    inside = archive_builder.docker_archive(
+        [archive_builder.packed(malicious_archives.X, pack)], [malicious_archives.X]
+    )
     for made in (whole, inside):
-        assert list(layers.archive(make.write(tmp_path, made)).layers[0].entries) == ["a"]
-    cut = make.write(tmp_path, whole[: len(whole) // 2])
+        assert list(layers.archive(archive_builder.write(tmp_path, made)).layers[0].entries) == ["a"]
+    cut = archive_builder.write(tmp_path, whole[: len(whole) // 2])
     with pytest.raises(BadArchive, match=r"ends before|damaged|neither manifest"):
         layers.archive(cut)
 
 
-REFUSED = [name for name, (_, verdict) in crafted.ARCHIVES.items() if verdict == crafted.DAMAGED]
+REFUSED = [
+    name
+    for name, (_, verdict) in malicious_archives.ARCHIVES.items()
+    if verdict == malicious_archives.DAMAGED
+]
 LOADED = ["a link to itself", "a layer of no bytes", "names like JSON", "Unix V7", "a hard link"]
 
 
-def test_no_engine_loads_what_is_called_damaged(there: Lab) -> None:
-    assert [name for name in LOADED if not loads(there, crafted.ARCHIVES[name][0])] == []
-    assert [name for name in REFUSED if loads(there, crafted.ARCHIVES[name][0])] == []
+def test_no_engine_loads_what_is_called_damaged(shared_lab: Lab) -> None:
+    assert [name for name in LOADED if not loads(shared_lab, malicious_archives.ARCHIVES[name][0])] == []
+    assert [name for name in REFUSED if loads(shared_lab, malicious_archives.ARCHIVES[name][0])] == []
 
 
-def test_an_image_without_a_configuration_is_an_image_like_others(there: Lab) -> None:
+def test_an_image_without_a_configuration_is_an_image_like_others(shared_lab: Lab) -> None:
     ref = "labhelpers-crafted-null:1"
     null = {"RepoTags": [ref]}
-    made = make.docker_archive(
-        [crafted.X], config=lambda one: {**one, "config": None}, manifest=lambda row: {**row, **null}
+    made = archive_builder.docker_archive(
+        [malicious_archives.X],
+        config=lambda one: {**one, "config": None},
+        manifest=lambda row: {**row, **null},
     )
-    there.client.images.load(made)
+    shared_lab.client.images.load(made)
     try:
-        assert [layer.bytes for layer in layers.image(there, ref).layers] == [1]
-        with pytest.raises(NotOurs):
-            there.tag(ref, "labhelpers-crafted-null:2")
+        assert [layer.bytes for layer in layers.image_layers(shared_lab, ref).layers] == [1]
+        with pytest.raises(NotOwned):
+            shared_lab.tag(ref, "labhelpers-crafted-null:2")
         with pytest.raises(NameTaken):
-            there.commit(there.run(there.image("payload"), ["true"], network="none"), ref)
+            shared_lab.commit(shared_lab.run(shared_lab.image("payload"), ["true"], network="none"), ref)
     finally:
-        there.client.images.remove(ref, force=True)
+        shared_lab.client.images.remove(ref, force=True)
 
 
 def loads(lab: Lab, made: bytes) -> bool:
@@ -405,7 +428,13 @@ def test_a_message_shows_no_control_characters(tmp_path: Path) -> None:
     names = ["\x1b[31m/../../red", "\udcff/../../x", "a\nb/../../.."]
     for name in names:
         with pytest.raises(BadArchive) as bad:
-            stack(tmp_path, [make.block("x", at_0=name.encode("utf-8", "surrogateescape")) + crafted.END])
+            stack(
+                tmp_path,
+                [
+                    archive_builder.block("x", at_0=name.encode("utf-8", "surrogateescape"))
+                    + malicious_archives.END
+                ],
+            )
         assert bad.value.message.isprintable()
         str(bad.value).encode()
 
@@ -432,7 +461,9 @@ def test_this_machines_platform_is_taken_and_the_others_are_named(
 ) -> None:
     if docker == "linux/arm64":
         docker = next(one for one in listed if "arm64" in one)
-    path = make.write(tmp_path, make.platforms(listed, (), name, nested, docker if name else None))
+    path = archive_builder.write(
+        tmp_path, archive_builder.platforms(listed, (), name, nested, docker if name else None)
+    )
     found = layers.archive(path)
     assert (found.platform, found.other_platforms) == ("linux/amd64", ("linux/arm64",))
     assert [one.bytes for one in found.layers] == [5003]
@@ -451,7 +482,7 @@ def test_this_machines_platform_is_taken_and_the_others_are_named(
 @pytest.mark.parametrize("absent", ["linux/arm64 layers", "linux/arm64 manifest"])
 @pytest.mark.parametrize("docker", [None, "linux/amd64"])
 def test_another_platform_may_be_absent(tmp_path: Path, absent: str, docker: str | None) -> None:
-    path = make.write(tmp_path, make.platforms(BOTH, [absent], docker=docker))
+    path = archive_builder.write(tmp_path, archive_builder.platforms(BOTH, [absent], docker=docker))
     found = layers.archive(path)
     assert (found.platform, found.other_platforms, found.absent_platforms) == (
         "linux/amd64",
@@ -467,12 +498,14 @@ def test_another_platform_may_be_absent(tmp_path: Path, absent: str, docker: str
 
 @pytest.mark.usefixtures("on_amd64")
 def test_what_this_machine_would_run_is_absent(tmp_path: Path) -> None:
-    path = make.write(tmp_path, make.platforms(BOTH, ["linux/amd64 layers"]))
+    path = archive_builder.write(tmp_path, archive_builder.platforms(BOTH, ["linux/amd64 layers"]))
     with pytest.raises(BadArchive, match="it holds linux/arm64 in full") as bad:
         layers.archive(path)
     assert "damaged" not in bad.value.message
     assert len(layers.archive(path, platform="arm64").layers) == 2
-    path = make.write(tmp_path, make.platforms({"linux/amd64": AMD}, ["linux/amd64 layers"]))
+    path = archive_builder.write(
+        tmp_path, archive_builder.platforms({"linux/amd64": AMD}, ["linux/amd64 layers"])
+    )
     with pytest.raises(BadArchive, match="it holds no image in full") as bad:
         layers.archive(path)
     assert "docker pull --platform linux/amd64" in bad.value.hint
@@ -481,11 +514,11 @@ def test_what_this_machine_would_run_is_absent(tmp_path: Path) -> None:
 def test_the_only_platform_is_read_whatever_machine_this_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = make.write(tmp_path, make.platforms({"linux/arm64": ARM}))
+    path = archive_builder.write(tmp_path, archive_builder.platforms({"linux/arm64": ARM}))
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     assert layers.archive(path).platform == "linux/arm64"
     assert layers.archive(path).notes == ()
-    path = make.write(tmp_path, make.platforms(BOTH))
+    path = archive_builder.write(tmp_path, archive_builder.platforms(BOTH))
     with pytest.raises(
         BadInput, match="for several platforms, and linux/riscv64 is not one of them"
     ) as asked:
@@ -507,14 +540,14 @@ def test_the_only_platform_is_read_whatever_machine_this_is(
     ],
 )
 def test_a_platform_has_many_spellings(text: str, normal: str) -> None:
-    assert normal_platform(text) == normal
+    assert normalize_platform(text) == normal
 
 
 # --- what else an archive lists
 
 
 def described(data: bytes, kind: str, **more: Any) -> dict[str, Any]:
-    return {"mediaType": kind, "digest": f"sha256:{make.sha256(data)}", "size": len(data), **more}
+    return {"mediaType": kind, "digest": f"sha256:{archive_builder.sha256(data)}", "size": len(data), **more}
 
 
 def oci(*manifests: tuple[dict[str, Any], dict[str, Any]], blobs: Sequence[bytes]) -> bytes:
@@ -522,12 +555,14 @@ def oci(*manifests: tuple[dict[str, Any], dict[str, Any]], blobs: Sequence[bytes
     kind = "application/vnd.oci.image.manifest.v1+json"
     texts = [json.dumps(one).encode() for one, _ in manifests]
     rows = [described(text, kind, **more) for text, (_, more) in zip(texts, manifests, strict=True)]
-    files: list[tuple[str, Content]] = [(f"blobs/sha256/{make.sha256(one)}", one) for one in [*texts, *blobs]]
-    return make.tar([*files, ("index.json", json.dumps({"manifests": rows}).encode())])
+    files: list[tuple[str, Content]] = [
+        (f"blobs/sha256/{archive_builder.sha256(one)}", one) for one in [*texts, *blobs]
+    ]
+    return archive_builder.tar([*files, ("index.json", json.dumps({"manifests": rows}).encode())])
 
 
 def test_statements_and_artifacts_are_no_images(tmp_path: Path) -> None:
-    text, data = make.config(AMD), b"a chart"
+    text, data = archive_builder.config(AMD), b"a chart"
     image = {
         "config": described(text, "application/vnd.oci.image.config.v1+json"),
         "layers": [described(AMD[0], "t")],
@@ -542,15 +577,15 @@ def test_statements_and_artifacts_are_no_images(tmp_path: Path) -> None:
     made = oci(
         (chart, {}), (proof, said), (proof, unknown), (image, {}), blobs=[text, data, b"{}", b"[]", AMD[0]]
     )
-    found = layers.archive(make.write(tmp_path, made))
+    found = layers.archive(archive_builder.write(tmp_path, made))
     assert found.skipped == ("application/vnd.cncf.helm.config.v1+json",)
     assert any("helm" in line for line in found.notes)
     with pytest.raises(BadArchive, match=r"holds no image; it holds application/vnd\.cncf\.helm"):
-        layers.archive(make.write(tmp_path, oci((chart, {}), blobs=[data, b"{}"])))
+        layers.archive(archive_builder.write(tmp_path, oci((chart, {}), blobs=[data, b"{}"])))
 
 
 def test_a_foreign_layer_says_where_it_is(tmp_path: Path) -> None:
-    text = make.config(AMD)
+    text = archive_builder.config(AMD)
     foreign = described(
         AMD[0], "application/vnd.docker.image.rootfs.foreign.diff.tar", urls=["https://example.com/l"]
     )
@@ -558,11 +593,11 @@ def test_a_foreign_layer_says_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(
         BadArchive, match=r"a foreign layer, which an engine fetches from https://example.com/l"
     ):
-        layers.archive(make.write(tmp_path, oci((image, {}), blobs=[text])))
+        layers.archive(archive_builder.write(tmp_path, oci((image, {}), blobs=[text])))
 
 
 def test_one_image_with_two_names_and_an_index_that_lists_itself(tmp_path: Path) -> None:
-    text = make.config(AMD)
+    text = archive_builder.config(AMD)
     image = {
         "config": described(text, "application/vnd.oci.image.config.v1+json"),
         "layers": [described(AMD[0], "t")],
@@ -570,15 +605,15 @@ def test_one_image_with_two_names_and_an_index_that_lists_itself(tmp_path: Path)
     named = [
         {"annotations": {"io.containerd.image.name": f"docker.io/library/{name}"}} for name in ("a:1", "b:1")
     ]
-    path = make.write(tmp_path, oci((image, named[0]), (image, named[1]), blobs=[text, AMD[0]]))
+    path = archive_builder.write(tmp_path, oci((image, named[0]), (image, named[1]), blobs=[text, AMD[0]]))
     assert layers.archive(path).name == "a:1"
     assert layers.archive(path, "docker.io/library/b:1").name == "b:1"
-    digest = "sha256:" + make.sha256(json.dumps(image).encode())
+    digest = "sha256:" + archive_builder.sha256(json.dumps(image).encode())
     assert len(layers.archive(path, digest).layers) == 1
     rows = json.dumps({"manifests": [{"digest": "sha256:" + "0" * 64}] * 3}).encode()
-    made = make.tar([("blobs/sha256/" + "0" * 64, rows), ("index.json", rows)])
+    made = archive_builder.tar([("blobs/sha256/" + "0" * 64, rows), ("index.json", rows)])
     with pytest.raises(BadArchive):
-        layers.archive(make.write(tmp_path, made), verify=False)
+        layers.archive(archive_builder.write(tmp_path, made), verify=False)
 
 
 @pytest.mark.parametrize(
@@ -591,16 +626,18 @@ def test_a_description_of_another_form_is_no_traceback(tmp_path: Path, key: str,
     index = {"manifests": [{"digest": "sha256:" + "0" * 64} | changed]} | (
         {key: value} if key == "manifests" else {}
     )
-    text = json.dumps(json.loads(make.config(AMD)) | changed).encode()
+    text = json.dumps(json.loads(archive_builder.config(AMD)) | changed).encode()
     for top in (
         [("manifest.json", rows)],
         [("index.json", index)],
         [("manifest.json", rows), ("index.json", index)],
     ):
         files: list[tuple[str, Content]] = [(name, json.dumps(one).encode()) for name, one in top]
-        made = make.tar([("c.json", text), ("l", AMD[0]), ("blobs/sha256/" + "0" * 64, text), *files])
+        made = archive_builder.tar(
+            [("c.json", text), ("l", AMD[0]), ("blobs/sha256/" + "0" * 64, text), *files]
+        )
         with contextlib.suppress(LabError):
-            layers.archive(make.write(tmp_path, made), verify=False)
+            layers.archive(archive_builder.write(tmp_path, made), verify=False)
 
 
 # --- bombs
@@ -608,7 +645,7 @@ def test_a_description_of_another_form_is_no_traceback(tmp_path: Path, key: str,
 
 def bomb_of_paths() -> bytes:
     deep = "a/" * 2000
-    return b"".join(make.block(f"{number}/{deep}") for number in range(150))
+    return b"".join(archive_builder.block(f"{number}/{deep}") for number in range(150))
 
 
 def bomb_of_links() -> bytes:
@@ -621,16 +658,16 @@ def bomb_of_links() -> bytes:
 def test_a_bomb_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[], bytes]) -> None:
     # the real bounds are some hundred times as large: the test would take as long
     monkeypatch.setattr(
-        "labhelpers.layers.archives.Budget", lambda: Budget(characters=1 << 20, steps=100_000)
+        "labhelpers.layers.archives.ResourceLimits", lambda: ResourceLimits(characters=1 << 20, steps=100_000)
     )
     with pytest.raises(BadArchive):
         stack(tmp_path, [made()])
 
 
 def test_many_descriptions_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labhelpers.layers.archives.MOST_JSON_IN_ALL", 1 << 16)
+    monkeypatch.setattr("labhelpers.layers.archives.MAX_TOTAL_JSON_BYTES", 1 << 16)
     files: list[tuple[str, Content]] = [
         (f"{number}.json", b"[" + b"0," * 5000 + b"0]") for number in range(9)
     ]
     with pytest.raises(BadArchive, match="descriptions"):
-        layers.archive(make.write(tmp_path, make.tar(files)))
+        layers.archive(archive_builder.write(tmp_path, archive_builder.tar(files)))

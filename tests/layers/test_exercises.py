@@ -12,19 +12,19 @@ from labhelpers.lab import Lab
 from labhelpers.layers import recipes
 from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.builds import build
+from labhelpers.layers.docker_save import read_docker_save
 from labhelpers.layers.exercises import diet, folder, go_back, one_whiteout, order, secret_layer, small_site
-from labhelpers.layers.recipes import Recipe
-from labhelpers.layers.saved import save
+from labhelpers.layers.recipes import BuildContext
 
-pytestmark = pytest.mark.usefixtures("own_state")
+pytestmark = pytest.mark.usefixtures("temporary_state")
 
 
 def made(lab: Lab, dockerfile: str, tag: str) -> None:
-    build(lab, Recipe(f"ARG BASE\n{dockerfile}"), tag, BASE=lab.image("payload"))
+    build(lab, BuildContext(f"ARG BASE\n{dockerfile}"), tag, BASE=lab.image("payload"))
 
 
-def test_diet(quiet: Lab) -> None:
-    lab = quiet
+def test_diet(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = diet(lab)
     assert "no image diet:1" in str(exercise.check())
     made(lab, "FROM fat:1\nRUN true > /extra", "diet:1")
@@ -44,8 +44,8 @@ def test_diet(quiet: Lab) -> None:
     assert exercise.check().passed
 
 
-def test_a_name_that_is_moved_does_not_move_what_was_given(quiet: Lab) -> None:
-    lab = quiet
+def test_a_name_that_is_moved_does_not_move_what_was_given(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     fat, back = diet(lab), go_back(lab)
     made(lab, "FROM ${BASE}\nRUN echo x > /x", "small:1")
     for name in ("fat:1", "diet:1", "notice:1", "notice:latest"):
@@ -62,8 +62,8 @@ def test_a_name_that_is_moved_does_not_move_what_was_given(quiet: Lab) -> None:
     assert "no diff id of leaky:1" in str(leaky.check())
 
 
-def test_diet_by_export_counts_too(quiet: Lab) -> None:
-    lab = quiet
+def test_diet_by_export_counts_too(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = diet(lab)
     fat = lab.run("fat:1", "sleep 60")
     lab.client.api.import_image_from_data(b"".join(fat.export()), repository="diet", tag="1")
@@ -74,8 +74,8 @@ def test_diet_by_export_counts_too(quiet: Lab) -> None:
         lab.client.images.remove("diet:1")
 
 
-def test_secret_layer(quiet: Lab) -> None:
-    lab = quiet
+def test_secret_layer(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = secret_layer(lab)
     assert "no container named finder" in str(exercise.check())
     finder = lab.run(lab.image("payload"), name="finder")
@@ -85,7 +85,7 @@ def test_secret_layer(quiet: Lab) -> None:
         lab.exec(finder, ["sh", "-c", f"echo {layer} > /layer; echo {secret} > /secret"])
         return str(exercise.check())
 
-    stack: ImageStack = save(lab, "leaky:1", lambda path, part: part.read(100))
+    stack: ImageStack = read_docker_save(lab, "leaky:1", lambda path, part: part.read(100))
     assert "image's id" in write(str(lab.client.images.get("leaky:1").id), "x")
     assert "another layer" in write(stack.layers[4].diff_id, "x")
     assert "whiteout" in exercise.hint()
@@ -101,8 +101,8 @@ def test_secret_layer(quiet: Lab) -> None:
     assert secret_layer(lab).check().passed
 
 
-def test_order(quiet: Lab) -> None:
-    lab = quiet
+def test_order(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = order(lab)
     assert "no image ordered:1" in str(exercise.check())
     work = Path(folder("order"))
@@ -154,8 +154,8 @@ def test_order(quiet: Lab) -> None:
     )
 
 
-def test_one_whiteout(quiet: Lab) -> None:
-    lab = quiet
+def test_one_whiteout(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = one_whiteout(lab)
 
     def after(script: str) -> str:
@@ -185,8 +185,8 @@ def test_one_whiteout(quiet: Lab) -> None:
     assert "is not running" in str(exercise.check())
 
 
-def test_go_back(quiet: Lab) -> None:
-    lab = quiet
+def test_go_back(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = go_back(lab)
     assert "notice:latest is another image" in str(exercise.check())
     made(lab, 'FROM ${BASE}\nRUN echo "open from nine to five" > /notice', "notice:latest")
@@ -212,15 +212,15 @@ def test_go_back(quiet: Lab) -> None:
     assert exercise.check().passed, "the cell that is run again"
 
 
-def test_going_back_the_wrong_way(quiet: Lab) -> None:
-    exercise = go_back(quiet)
-    quiet.tag("notice:latest", "notice:1")
+def test_going_back_the_wrong_way(quiet_lab: Lab) -> None:
+    exercise = go_back(quiet_lab)
+    quiet_lab.tag("notice:latest", "notice:1")
     assert "is the changed image now" in str(exercise.check())
     assert "wrong way" in exercise.hint()
 
 
-def test_small_site(quiet: Lab) -> None:
-    lab = quiet
+def test_small_site(quiet_lab: Lab) -> None:
+    lab = quiet_lab
     exercise = small_site(lab)
     assert "no image site:1" in str(exercise.check())
     work = Path(folder("site"))

@@ -12,24 +12,24 @@ from docker.errors import ImageNotFound
 from labhelpers import layers
 from labhelpers.engine import Engine
 from labhelpers.engine.removal import remove_image
-from labhelpers.errors import BadInput, ImageMissing, LabError, NotOurs
+from labhelpers.errors import BadInput, ImageMissing, LabError, NotOwned
 from labhelpers.lab import Lab
-from labhelpers.layers.experiments import Example, Pull
+from labhelpers.layers.experiments import ExampleImages, Pull
 
 
 @pytest.fixture(scope="module")
-def lab(there: Lab) -> Lab:
+def lab(shared_lab: Lab) -> Lab:
     """One lab for all tests: its registry, and the two images in it, are made once."""
-    return there
+    return shared_lab
 
 
 @pytest.fixture(scope="module")
-def pushed(lab: Lab) -> Example:
-    return layers.example(lab)
+def pushed(lab: Lab) -> ExampleImages:
+    return layers.example_images(lab)
 
 
 @pytest.fixture
-def example(lab: Lab, pushed: Example) -> Iterator[Example]:
+def example(lab: Lab, pushed: ExampleImages) -> Iterator[ExampleImages]:
     """Two images in the lab's registry; the engine has neither, before the test and after it."""
     refs = {pushed.first, pushed.second}
     assert not refs & {tag for row in lab.client.api.images() for tag in row["RepoTags"] or []}
@@ -39,7 +39,9 @@ def example(lab: Lab, pushed: Example) -> Iterator[Example]:
             remove_image(lab.client.api, ref)
 
 
-def test_a_pull_is_told_layer_by_layer_and_shared_layers_do_not_travel(lab: Lab, example: Example) -> None:
+def test_a_pull_is_told_layer_by_layer_and_shared_layers_do_not_travel(
+    lab: Lab, example: ExampleImages
+) -> None:
     seen: list[Pull] = []
     first = layers.pull(lab, example.first, seen.append)
     assert (first.fetched, first.already_there) == (5, 0)
@@ -58,9 +60,9 @@ def test_a_pull_is_told_layer_by_layer_and_shared_layers_do_not_travel(lab: Lab,
     assert (again.fetched, again.already_there) == (0, 6)
 
 
-def test_the_stack_of_an_image(lab: Lab, example: Example) -> None:
+def test_the_stack_of_an_image(lab: Lab, example: ExampleImages) -> None:
     lab.pull(example.first)
-    stack = layers.image(lab, example.first)
+    stack = layers.image_layers(lab, example.first)
     told = lab.client.images.get(example.first)
     assert [layer.diff_id for layer in stack.layers] == told.attrs["RootFS"]["Layers"]
     registry = [blob.digest for blob in layers.verify(lab, example.first).blobs if blob.kind == "layer"]
@@ -80,14 +82,14 @@ def test_the_archive_of_an_image_says_the_same(lab: Lab, tmp_path: Path) -> None
     path = tmp_path / "saved.tar"
     with path.open("wb") as file:
         file.writelines(lab.client.images.get(ref).save())
-    ours, engines = layers.archive(path), layers.image(lab, ref)
+    ours, engines = layers.archive(path), layers.image_layers(lab, ref)
     assert ours.layers == engines.layers
     assert (ours.efficiency, ours.wasted_files) == (engines.efficiency, engines.wasted_files)
 
 
 def test_images_that_are_not_there(lab: Lab) -> None:
     with pytest.raises(ImageMissing, match="no-such-image"):
-        layers.image(lab, "no-such-image:1")
+        layers.image_layers(lab, "no-such-image:1")
     with pytest.raises(ImageMissing):
         layers.pull(lab, f"{lab.registry.address}/no-such-image:1")
     with pytest.raises(BadInput):
@@ -98,11 +100,11 @@ def test_images_that_are_not_there(lab: Lab) -> None:
         layers.verify(lab, f"{lab.registry.address}/no-such-image:1")
 
 
-def test_digests_are_recomputed_and_a_flipped_bit_is_refused(lab: Lab, example: Example) -> None:
+def test_digests_are_recomputed_and_a_flipped_bit_is_refused(lab: Lab, example: ExampleImages) -> None:
     verified = layers.verify(lab, example.second)
     assert [blob.kind for blob in verified.blobs] == ["manifest", "config", *["layer"] * 6]
     assert verified.all_match
-    refused = layers.refused_pull(lab, example.second)
+    refused = layers.pull_corrupted(lab, example.second)
     assert refused.refused
     assert refused.before ^ refused.after == 1
     assert refused.put_back
@@ -122,7 +124,7 @@ def test_sizes_that_cannot_be_meant(lab: Lab, sizes: list[int], repeats: int) ->
         layers.copy_up(lab, sizes, repeats)
 
 
-def test_who_shares_what(lab: Lab, example: Example) -> None:
+def test_who_shares_what(lab: Lab, example: ExampleImages) -> None:
     for ref in (example.first, example.second):
         lab.pull(ref)
     shared = layers.sharing(lab, [example.first, example.second], containers=2)
@@ -139,7 +141,7 @@ def test_who_shares_what(lab: Lab, example: Example) -> None:
 
 
 def test_the_order_of_a_dockerfile_decides_what_runs_again(lab: Lab) -> None:
-    cache = layers.build_orders(lab)
+    cache = layers.build_cache(lab)
     assert len(cache.builds) == 4
     assert cache.of("dependencies first", "one line changed").ran == ("COPY main.py ./",)
     bad = cache.of("source first", "one line changed").ran
@@ -197,7 +199,7 @@ def go_back(lab: Lab) -> None:
     ]
     assert lab.client.images.get(f"{name}:latest").id == old.id
     assert lab.exec(lab.run(f"{name}:latest"), "cat /price").stdout == "old\n"
-    with pytest.raises(NotOurs):
+    with pytest.raises(NotOwned):
         lab.tag("labhelpers/payload:latest", f"{name}:3")
     with pytest.raises(ImageMissing):
         lab.tag("no-such-image:1", f"{name}:3")

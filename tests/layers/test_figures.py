@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import crafted
-import make
+import archive_builder
+import malicious_archives
 import matplotlib
 import pytest
 from matplotlib.axes import Axes
 
 from labhelpers import layers
 from labhelpers.layers.archives import ImageStack
-from labhelpers.layers.builds import BuildCache, Built, Copy, Leak, OneBuild, Recovered, Secrets, Stages, Step
+from labhelpers.layers.builds import BuildCache, BuildRun, Built, Copy, Leak, Recovered, Secrets, Stages, Step
 from labhelpers.layers.experiments import (
     Blob,
     CopyUp,
     CopyUpCost,
-    Directory,
+    CorruptedPull,
+    LayerDirectory,
+    LayerUser,
     Phase,
     Pull,
     PulledLayer,
-    RefusedPull,
     Sharing,
-    User,
     Verification,
 )
 from labhelpers.layers.live import live_pull, pull_html
-from labhelpers.layers.overlay import BeforeAndAfter, Change, Changes, Mounts, SameFile, Seen
+from labhelpers.layers.overlay import Change, Changes, LayerEntry, Mounts, PathInLayers, WriteEffects
 
 matplotlib.use("agg")
 MIB = 1024 * 1024
@@ -58,10 +58,10 @@ def texts(ax: Axes) -> str:
 @pytest.fixture
 def stack(tmp_path: Path) -> ImageStack:
     made = [
-        make.layer({"a": 10, "d/x": 5, "keep": 1}),
-        make.layer({"a": 20, ".wh.keep": b"", "d/.wh..wh..opq": b""}),
+        archive_builder.layer({"a": 10, "d/x": 5, "keep": 1}),
+        archive_builder.layer({"a": 20, ".wh.keep": b"", "d/.wh..wh..opq": b""}),
     ]
-    return layers.archive(make.write(tmp_path, make.saved(made)))
+    return layers.archive(archive_builder.write(tmp_path, archive_builder.saved(made)))
 
 
 def test_a_pull_has_a_bar_for_each_phase() -> None:
@@ -94,11 +94,13 @@ def test_the_stack_and_its_union(stack: ImageStack) -> None:
 def test_overlay_figures() -> None:
     mounts = Mounts("web", ("/l0", "/l1", "/init"), "/up", "/work", "/merged")
     assert "The root of web: 4 directories" in texts(mounts.plot())
-    nothing = Seen("upper", "nothing", 0, "")
-    before = SameFile("/a", (Seen("lower 0", "file", 4, "text"), nothing, Seen("merged", "file", 4, "text")))
+    nothing = LayerEntry("upper", "nothing", 0, "")
+    before = PathInLayers(
+        "/a", (LayerEntry("lower 0", "file", 4, "text"), nothing, LayerEntry("merged", "file", 4, "text"))
+    )
     assert "4 B: text" in texts(before.plot())
-    gone = (before.seen[0], Seen("upper", "whiteout", 0, ""), Seen("merged", "nothing", 0, ""))
-    both = BeforeAndAfter((before,), (SameFile("/a", gone),), {"/a": "deleted"})
+    gone = (before.seen[0], LayerEntry("upper", "whiteout", 0, ""), LayerEntry("merged", "nothing", 0, ""))
+    both = WriteEffects((before,), (PathInLayers("/a", gone),), {"/a": "deleted"})
     assert "\u00d7 whiteout" in texts(both.plot())
     assert both.image_is_unchanged
     changes = Changes(
@@ -117,9 +119,9 @@ def test_the_cost_of_copying_up() -> None:
 
 
 def test_a_shared_layer_is_one_box_as_wide_as_those_who_share_it() -> None:
-    base, own = Directory("base", 40 * MIB), Directory("own", 6 * MIB)
+    base, own = LayerDirectory("base", 40 * MIB), LayerDirectory("own", 6 * MIB)
     users = [
-        User(name, one, (Directory(f"up{n}", 4096),))
+        LayerUser(name, one, (LayerDirectory(f"up{n}", 4096),))
         for n, (name, one) in enumerate([("a", (base,)), ("b", (base, own))])
     ]
     result = Sharing(tuple(users))
@@ -131,8 +133,8 @@ def test_a_shared_layer_is_one_box_as_wide_as_those_who_share_it() -> None:
 
 
 def test_builds() -> None:
-    def built(order: str, when: str, cached: bool) -> OneBuild:
-        return OneBuild(
+    def built(order: str, when: str, cached: bool) -> BuildRun:
+        return BuildRun(
             order, when, (Step("FROM x", False, 0), Step("RUN slow", cached, 0.0 if cached else 3.0))
         )
 
@@ -168,19 +170,21 @@ def test_digests() -> None:
     assert not result.all_match
     said = texts(result.plot()).split("\n")
     assert (said.count("="), said.count("≠")) == (1, 1)
-    refused = RefusedPull("x", right, 7, 2, 3, f"verification failed for digest {right}", True)
+    refused = CorruptedPull("x", right, 7, 2, 3, f"verification failed for digest {right}", True)
     assert refused.refused
     assert {"00000010", "00000011"} <= set(texts(refused.plot()).split("\n"))
-    assert not RefusedPull("x", right, 7, 2, 3, None, True).refused
+    assert not CorruptedPull("x", right, 7, 2, 3, None, True).refused
 
 
 @pytest.mark.parametrize("name", ["no layers", "a name that is no UTF-8", "a layer of no bytes"])
 def test_odd_archives_are_drawn(tmp_path: Path, name: str) -> None:
-    stack = layers.archive(make.write(tmp_path, crafted.ARCHIVES[name][0]))
+    stack = layers.archive(archive_builder.write(tmp_path, malicious_archives.ARCHIVES[name][0]))
     for result in (stack, stack.union):
         result.plot().figure.canvas.draw()
 
 
 def test_an_instruction_with_half_a_character_is_drawn(tmp_path: Path) -> None:
-    made = make.docker_archive([crafted.X], config=lambda one: {**one, "history": [{"created_by": "\ud800"}]})
-    layers.archive(make.write(tmp_path, made)).plot().figure.canvas.draw()
+    made = archive_builder.docker_archive(
+        [malicious_archives.X], config=lambda one: {**one, "history": [{"created_by": "\ud800"}]}
+    )
+    layers.archive(archive_builder.write(tmp_path, made)).plot().figure.canvas.draw()

@@ -11,11 +11,11 @@ from labhelpers import layers
 from labhelpers.engine.host import Mount
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
-from labhelpers.layers.builds import build, own_name
+from labhelpers.layers.builds import build, unique_name
 from labhelpers.layers.overlay import Changes
-from labhelpers.layers.recipes import Recipe
+from labhelpers.layers.recipes import BuildContext
 
-FILES = Recipe(
+FILES = BuildContext(
     """\
 ARG BASE
 FROM ${BASE}
@@ -27,15 +27,15 @@ RUN rm -r /d && mkdir -p /d/sub && echo e > /d/e && echo f > /d/sub/f && rm /lin
 
 
 @pytest.fixture(scope="module")
-def lab(there: Lab) -> Lab:
+def lab(shared_lab: Lab) -> Lab:
     """One lab for all tests: none changes what another one finds."""
-    return there
+    return shared_lab
 
 
 @pytest.fixture(scope="module")
 def image(lab: Lab) -> str:
     """An image with an opaque directory and a whiteout of its own."""
-    return build(lab, FILES, own_name(lab, "files:1"), BASE=lab.image("payload"))
+    return build(lab, FILES, unique_name(lab, "files:1"), BASE=lab.image("payload"))
 
 
 @pytest.fixture
@@ -67,21 +67,21 @@ def test_the_directories_are_those_of_the_engine(lab: Lab, container: Container)
 
 
 def test_the_same_file_through_each(lab: Lab, container: Container) -> None:
-    before = layers.through(lab, container, "/old")
+    before = layers.path_in_layers(lab, container, "/old")
     place = str(before.comes_from)
     assert place.startswith("lower ")
     assert (before.at(place).text, before.at("upper").kind) == ("old\n", "nothing")
     do(lab, container, "echo more >> /old")
-    after = layers.through(lab, container, "/old")
+    after = layers.path_in_layers(lab, container, "/old")
     assert (after.at(place).text, after.at("upper").text) == ("old\n", "old\nmore\n")
     assert after.at("merged").text == after.at("upper").text
     assert after.comes_from == "upper"
-    hidden = layers.through(lab, container, "/link")
+    hidden = layers.path_in_layers(lab, container, "/link")
     assert [one.kind for one in hidden.seen if one.kind != "nothing"] == ["link", "whiteout"]
     assert hidden.comes_from is None
     assert (
-        layers.through(lab, container, "/way/e").comes_from
-        == layers.through(lab, container, "/d/e").comes_from
+        layers.path_in_layers(lab, container, "/way/e").comes_from
+        == layers.path_in_layers(lab, container, "/d/e").comes_from
     )
 
 
@@ -119,14 +119,14 @@ def test_docker_diff_agrees_with_upper(
 
 
 def test_before_and_after(lab: Lab, container: Container) -> None:
-    found = layers.before_and_after(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new")
+    found = layers.write_effects(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new")
     assert found.image_is_unchanged
     assert found.upper_was_empty
     kinds = [file.at("upper").kind for file in found.after]
     assert kinds == ["nothing", "file", "whiteout", "file"]
     assert len(found.frame()) == 4 * len(found.before[0].seen)
     with pytest.raises(LabError, match="could not write"):
-        layers.before_and_after(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new2")
+        layers.write_effects(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new2")
 
 
 def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> None:
@@ -134,8 +134,8 @@ def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> 
         layers.mounts(lab, "no-such")
     for path in ("old", "/../etc/passwd"):
         with pytest.raises(BadInput, match="no path"):
-            layers.through(lab, container, path)
-    assert layers.through(lab, container, "/no/such").comes_from is None
+            layers.path_in_layers(lab, container, path)
+    assert layers.path_in_layers(lab, container, "/no/such").comes_from is None
     lab.stop(container, timeout_s=0)
     with pytest.raises(LabError, match="is not running"):
         layers.changes(lab, container)
@@ -148,10 +148,10 @@ def test_other_storage_drivers_are_named_before_they_matter(
     """vfs binds a directory of ext4; fuse-overlayfs does not tell its directories."""
     root = Mount(1, 0, "8:1", "/vfs/dir/abc", "/", ("rw",), kind, "/dev/sda1", {"relatime": ""}, ())
     running = lab.run(lab.image("payload"), ["sleep", "300"], network="none")
-    assert layers.no_overlay(lab, running) is None
+    assert layers.no_overlay_reason(lab, running) is None
     monkeypatch.setattr(lab.host, "mounts", lambda where=None: [root])
     monkeypatch.setitem(lab.engine.info, "Driver", "vfs")
-    said = layers.no_overlay(lab, running)
+    said = layers.no_overlay_reason(lab, running)
     assert said is not None
     assert "stores layers with vfs" in said
     with pytest.raises(LabError, match="storage driver is vfs") as caught:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from labhelpers.errors import BadInput, EngineRefused, LabError, NotOurs
+from labhelpers.errors import BadInput, EngineRefused, LabError, NotOwned
 from labhelpers.lab import Lab
-from labhelpers.monitoring.desk import KINDS, WARNING, Desk, Item, Snapshot, Use
+from labhelpers.monitoring.engine_control import KINDS, WARNING, EngineControl, Item, Snapshot, Usage
 from labhelpers.monitoring.live import ControlPanel, list_html, log_html
 
 TALKS = [
@@ -30,46 +30,52 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def talker(there: Lab) -> Iterator[Container]:
-    made = there.run(there.image("payload"), TALKS, name=f"talker-{there.session}", network="none")
+def talker(shared_lab: Lab) -> Iterator[Container]:
+    made = shared_lab.run(
+        shared_lab.image("payload"), TALKS, name=f"talker-{shared_lab.session}", network="none"
+    )
     yield made
-    there.remove(str(made.name), force=True)
+    shared_lab.remove(str(made.name), force=True)
 
 
 @pytest.fixture
-def foreign(there: Lab) -> Iterator[Container]:
+def foreign(shared_lab: Lab) -> Iterator[Container]:
     """A container that no lab made; this test removes it."""
-    made = there.client.containers.run(
-        there.image("payload"), TALKS, name=f"foreign-{there.session}", network_mode="none", detach=True
+    made = shared_lab.client.containers.run(
+        shared_lab.image("payload"),
+        TALKS,
+        name=f"foreign-{shared_lab.session}",
+        network_mode="none",
+        detach=True,
     )
     yield made
     made.remove(force=True)
 
 
 def test_it_lists_everything_and_knows_what_is_its_own(
-    there: Lab, talker: Container, foreign: Container
+    shared_lab: Lab, talker: Container, foreign: Container
 ) -> None:
-    seen = Desk(there).look()
+    seen = EngineControl(shared_lab).look()
     assert {one.kind for one in seen.items} >= set(KINDS) - {"volume"}  # a fresh engine has none of those
     own = seen.named("container", str(talker.name))
-    assert (own.mine, own.state, own.about) == (True, "running", there.image("payload"))
+    assert (own.mine, own.state, own.about) == (True, "running", shared_lab.image("payload"))
     assert not seen.named("container", str(foreign.name)).mine
     assert not seen.named("network", "bridge").mine
-    assert not seen.named("image", there.image("payload")).mine
+    assert not seen.named("image", shared_lab.image("payload")).mine
     assert seen.of("container")[0].mine  # its own stand first
     with pytest.raises(LabError, match="no container called"):
         seen.named("container", "nobody")
 
 
-def test_its_own_eyes_are_not_on_the_list(there: Lab) -> None:
-    assert there.host.helper is not None
-    assert there.host.helper not in [one.id for one in Desk(there).look().items]
+def test_its_own_eyes_are_not_on_the_list(shared_lab: Lab) -> None:
+    assert shared_lab.host.helper is not None
+    assert shared_lab.host.helper not in [one.id for one in EngineControl(shared_lab).look().items]
 
 
-def test_what_others_made_is_left_alone(there: Lab, foreign: Container) -> None:
-    desk = Desk(there)
+def test_what_others_made_is_left_alone(shared_lab: Lab, foreign: Container) -> None:
+    desk = EngineControl(shared_lab)
     item = desk.look().named("container", str(foreign.name))
-    with pytest.raises(NotOurs, match="did not make"):
+    with pytest.raises(NotOwned, match="did not make"):
         desk.act("remove", item, sure=True)
     desk.only_mine = False
     assert "did not make it" in (desk.question("stop", item) or "")
@@ -82,9 +88,11 @@ def test_what_others_made_is_left_alone(there: Lab, foreign: Container) -> None:
     assert foreign.status == "exited"
 
 
-def test_what_it_does_is_what_its_line_says(there: Lab) -> None:
-    desk = Desk(there)
-    made = there.run(there.image("payload"), TALKS, name=f"acted-{there.session}", network="none")
+def test_what_it_does_is_what_its_line_says(shared_lab: Lab) -> None:
+    desk = EngineControl(shared_lab)
+    made = shared_lab.run(
+        shared_lab.image("payload"), TALKS, name=f"acted-{shared_lab.session}", network="none"
+    )
 
     def do(verb: str, **sure: bool) -> str:
         desk.act(verb, desk.look().named("container", str(made.name)), **sure)
@@ -105,23 +113,23 @@ def test_what_it_does_is_what_its_line_says(there: Lab) -> None:
     assert [line.split()[1] for line in desk.done] == ["stop", "start", "restart", "rm"]
 
 
-def test_networks_and_volumes_are_removed_and_a_refusal_keeps_the_engines_words(there: Lab) -> None:
-    desk = Desk(there)
-    name = f"shelf-{there.session}"
-    there.create_network(name)
-    there.create_volume(name)
-    user = there.run(there.image("payload"), ["true"], volumes=[f"{name}:/data"], network="none")
+def test_networks_and_volumes_are_removed_and_a_refusal_keeps_the_engines_words(shared_lab: Lab) -> None:
+    desk = EngineControl(shared_lab)
+    name = f"shelf-{shared_lab.session}"
+    shared_lab.create_network(name)
+    shared_lab.create_volume(name)
+    user = shared_lab.run(shared_lab.image("payload"), ["true"], volumes=[f"{name}:/data"], network="none")
     volume = desk.look().named("volume", name)
     with pytest.raises(EngineRefused) as refused:
         desk.act("remove", volume, sure=True)
     assert "in use" in (refused.value.engine_message or "")
-    there.remove(user, force=True)
+    shared_lab.remove(user, force=True)
     assert desk.act("remove", volume, sure=True) == f"docker volume rm {name}"
     assert desk.act("remove", desk.look().named("network", name), sure=True) == f"docker network rm {name}"
 
 
-def test_a_log_is_followed_until_it_ends(there: Lab, talker: Container) -> None:
-    desk = Desk(there)
+def test_a_log_is_followed_until_it_ends(shared_lab: Lab, talker: Container) -> None:
+    desk = EngineControl(shared_lab)
     heard: list[Sequence[str]] = []
     stop = desk.follow(
         desk.look().named("container", str(talker.name)), lambda lines: heard.append(list(lines))
@@ -136,10 +144,10 @@ def test_a_log_is_followed_until_it_ends(there: Lab, talker: Container) -> None:
 
 
 @pytest.fixture(scope="module")
-def panel(there: Lab, talker: Container) -> Iterator[ControlPanel]:
+def panel(shared_lab: Lab, talker: Container) -> Iterator[ControlPanel]:
     from labhelpers.monitoring import control_panel
 
-    made = control_panel(there)
+    made = control_panel(shared_lab)
     assert made.shows(str(talker.name))
     yield made
     made.stop()
@@ -162,15 +170,19 @@ def test_it_shows_what_containers_use(panel: ControlPanel, talker: Container) ->
     assert "polyline" in panel.list.value
 
 
-def test_it_notices_what_comes_and_goes(panel: ControlPanel, there: Lab) -> None:
-    made = there.run(there.image("payload"), TALKS, name=f"guest-{there.session}", network="none")
+def test_it_notices_what_comes_and_goes(panel: ControlPanel, shared_lab: Lab) -> None:
+    made = shared_lab.run(
+        shared_lab.image("payload"), TALKS, name=f"guest-{shared_lab.session}", network="none"
+    )
     until(lambda: str(made.name) in panel.list.value)
-    there.remove(made, force=True)
+    shared_lab.remove(made, force=True)
     until(lambda: str(made.name) not in panel.list.value)
 
 
-def test_a_removal_asks_first(panel: ControlPanel, there: Lab) -> None:
-    made = there.run(there.image("payload"), TALKS, name=f"doomed-{there.session}", network="none")
+def test_a_removal_asks_first(panel: ControlPanel, shared_lab: Lab) -> None:
+    made = shared_lab.run(
+        shared_lab.image("payload"), TALKS, name=f"doomed-{shared_lab.session}", network="none"
+    )
     choose(panel, str(made.name))
     panel.buttons["remove"].click()
     assert f"remove the container {made.name}" in panel.asked.value
@@ -220,9 +232,9 @@ def test_the_logs_button(panel: ControlPanel, talker: Container) -> None:
     assert str(talker.name) in panel.log.value
 
 
-def test_it_ends_with_stop(there: Lab, talker: Container) -> None:
+def test_it_ends_with_stop(shared_lab: Lab, talker: Container) -> None:
     calls: list[Snapshot] = []
-    stop = Desk(there).watch(calls.append, every_s=0.2)
+    stop = EngineControl(shared_lab).watch(calls.append, every_s=0.2)
     until(lambda: len(calls) >= 3)
     before = threading.active_count()
     stop()
@@ -236,7 +248,7 @@ def test_it_ends_with_stop(there: Lab, talker: Container) -> None:
 
 def test_what_is_drawn_is_escaped() -> None:
     item = Item("container", "1", "<b>", True, "<i>", "running", "Up", ("127.0.0.1:1→2/tcp",))
-    html = list_html("container", [item], Snapshot((item,), {"1": Use(12.34, 2048, (1.0, 12.34))}))
+    html = list_html("container", [item], Snapshot((item,), {"1": Usage(12.34, 2048, (1.0, 12.34))}))
     assert "<b><b>" not in html
     assert "&lt;i&gt;" in html
     assert "12.3 %" in html

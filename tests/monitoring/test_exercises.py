@@ -16,9 +16,9 @@ from labhelpers.course.exercises import Exercise
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 from labhelpers.monitoring import exercises
-from labhelpers.monitoring.door import INSIDE, Door
+from labhelpers.monitoring.engine_socket import SOCKET_PATH, EngineSocket
 
-pytestmark = pytest.mark.usefixtures("own_state")
+pytestmark = pytest.mark.usefixtures("temporary_state")
 
 ALONE: dict[str, Any] = {"network": "none"}
 STAY = ["sleep", "600"]
@@ -120,32 +120,32 @@ def by_its_path(lab: Lab) -> None:
         ),
     ],
 )
-def test_make_the_volume_wrong(there: Lab, wrong: Act, words: str, hint: str) -> None:
-    gone(there, "keeps", "shelf_data")
-    wrong(there)
-    exercise = exercises.make_the_volume(there)
+def test_make_the_volume_wrong(shared_lab: Lab, wrong: Act, words: str, hint: str) -> None:
+    gone(shared_lab, "keeps", "shelf_data")
+    wrong(shared_lab)
+    exercise = exercises.make_the_volume(shared_lab)
     fails(exercise, words)
     assert hint in exercise.hint()
-    gone(there, "keeps", "shelf_data")
+    gone(shared_lab, "keeps", "shelf_data")
 
 
 @pytest.mark.parametrize("script", ["echo one >/d/book", "mkdir -p /d/a/b; echo one >/d/a/b/book"])
-def test_make_the_volume_right(there: Lab, script: str) -> None:
-    gone(there, "shelf_data")
-    exercise = exercises.make_the_volume(there)
+def test_make_the_volume_right(shared_lab: Lab, script: str) -> None:
+    gone(shared_lab, "shelf_data")
+    exercise = exercises.make_the_volume(shared_lab)
     fails(exercise, "no volume called shelf_data")
-    once(there, script, "shelf_data:/d")
+    once(shared_lab, script, "shelf_data:/d")
     passes_twice(exercise)
-    gone(there, "shelf_data")
+    gone(shared_lab, "shelf_data")
 
 
 @pytest.fixture
-def till(there: Lab) -> Iterator[tuple[Exercise, str]]:
+def till(shared_lab: Lab) -> Iterator[tuple[Exercise, str]]:
     """The exercise, fresh, and the directory where the first container's takings are."""
-    exercise = exercises.name_not_path(there)
-    (mount,) = there.client.containers.get("till").attrs["Mounts"]
+    exercise = exercises.name_not_path(shared_lab)
+    (mount,) = shared_lab.client.containers.get("till").attrs["Mounts"]
     yield exercise, str(mount["Source"])
-    gone(there, "till", "till_data")
+    gone(shared_lab, "till", "till_data")
 
 
 def filled(script: str, *volumes: str) -> Callable[[Lab, str], Any]:
@@ -185,10 +185,10 @@ def filled(script: str, *volumes: str) -> Callable[[Lab, str], Any]:
     ],
 )
 def test_name_not_path_wrong(
-    there: Lab, till: tuple[Exercise, str], wrong: Callable[[Lab, str], Any], words: str, hint: str
+    shared_lab: Lab, till: tuple[Exercise, str], wrong: Callable[[Lab, str], Any], words: str, hint: str
 ) -> None:
     exercise, old = till
-    wrong(there, old)
+    wrong(shared_lab, old)
     fails(exercise, words)
     assert hint in exercise.hint()
 
@@ -201,17 +201,17 @@ def test_name_not_path_wrong(
     ],
 )
 def test_name_not_path_right(
-    there: Lab, till: tuple[Exercise, str], right: Callable[[Lab, str], Any]
+    shared_lab: Lab, till: tuple[Exercise, str], right: Callable[[Lab, str], Any]
 ) -> None:
     exercise, old = till
-    right(there, old)
-    until(lambda: there.exec("till", ["test", "-s", "/data/takings"]).exit_code == 0)
+    right(shared_lab, old)
+    until(lambda: shared_lab.exec("till", ["test", "-s", "/data/takings"]).exit_code == 0)
     passes_twice(exercise)
-    passes_twice(exercises.name_not_path(there))
+    passes_twice(exercises.name_not_path(shared_lab))
 
 
-def test_comes_back(there: Lab) -> None:
-    lab = there
+def test_comes_back(shared_lab: Lab) -> None:
+    lab = shared_lab
     exercise = exercises.comes_back(lab)
     assert "no container named lighthouse" in str(exercise.check())
 
@@ -249,10 +249,10 @@ def test_comes_back(there: Lab) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded(there: Lab) -> Iterator[Exercise]:
+def guarded(shared_lab: Lab) -> Iterator[Exercise]:
     """The exercise, whose guard costs some seconds."""
-    yield exercises.watch_only(there)
-    gone(there, "watchman", "guard", "guard-post", "opened", "other")
+    yield exercises.watch_only(shared_lab)
+    gone(shared_lab, "watchman", "guard", "guard-post", "opened", "other")
 
 
 ASK = "curl -s --unix-socket /guard/list.sock http://x/containers/json >/seen"
@@ -276,7 +276,7 @@ def opened(lab: Lab, device: str) -> None:
     ("wrong", "words"),
     [
         (lambda lab, door: gone(lab, "watchman"), "no container named watchman"),
-        (lambda lab, door: watchman(lab, POSTED, f"{door}:{INSIDE}"), "the engine's socket"),
+        (lambda lab, door: watchman(lab, POSTED, f"{door}:{SOCKET_PATH}"), "the engine's socket"),
         (lambda lab, door: watchman(lab, POSTED, f"{door}:/x:ro"), "even read-only"),
         (lambda lab, door: watchman(lab, POSTED, f"{Path(str(door)).parent}:/x"), "the engine's socket"),
         (lambda lab, door: watchman(lab, POSTED, "/:/host:ro"), "the whole disk of the host"),
@@ -306,20 +306,24 @@ def opened(lab: Lab, device: str) -> None:
     ],
 )
 def test_watch_only_with_a_way_to_the_engine(
-    there: Lab, guarded: Exercise, door: Door, wrong: Callable[[Lab, Door], Any], words: str
+    shared_lab: Lab,
+    guarded: Exercise,
+    engine_socket: EngineSocket,
+    wrong: Callable[[Lab, EngineSocket], Any],
+    words: str,
 ) -> None:
-    wrong(there, door)
+    wrong(shared_lab, engine_socket)
     fails(guarded, words)
 
 
-def test_watch_only_hints(there: Lab, guarded: Exercise, door: Door) -> None:
-    gone(there, "watchman")
+def test_watch_only_hints(shared_lab: Lab, guarded: Exercise, engine_socket: EngineSocket) -> None:
+    gone(shared_lab, "watchman")
     assert "labhelpers/tools" in guarded.hint()
-    watchman(there, f"{door}:{INSIDE}:ro")
+    watchman(shared_lab, f"{engine_socket}:{SOCKET_PATH}:ro")
     assert "written to a connection" in guarded.hint()
-    watchman(there, f"{door}:{INSIDE}")
+    watchman(shared_lab, f"{engine_socket}:{SOCKET_PATH}")
     assert "nothing of /var/run/docker.sock" in guarded.hint()
-    watchman(there, pid_mode="container:guard")
+    watchman(shared_lab, pid_mode="container:guard")
     assert "process ids of its own" in guarded.hint()
 
 
@@ -346,8 +350,8 @@ def replaced(lab: Lab) -> None:
     put(lab, "guard", STAY)
 
 
-def test_watch_only_sees(there: Lab, guarded: Exercise) -> None:
-    lab = there
+def test_watch_only_sees(shared_lab: Lab, guarded: Exercise) -> None:
+    lab = shared_lab
 
     def writes(script: str) -> None:
         lab.exec("watchman", ["sh", "-c", script])
@@ -386,26 +390,26 @@ def test_watch_only_sees(there: Lab, guarded: Exercise) -> None:
     assert "501" in lab.exec("watchman", post).stdout
 
 
-def test_watch_only_by_another_route(there: Lab, guarded: Exercise) -> None:
+def test_watch_only_by_another_route(shared_lab: Lab, guarded: Exercise) -> None:
     """Another path, read-only, no capability, and a list of all containers from a numbered version of the API."""
-    watchman(there, "guard-post:/a/b:ro", cap_drop=["ALL"], read_only=True, tmpfs={"/run": ""})
+    watchman(shared_lab, "guard-post:/a/b:ro", cap_drop=["ALL"], read_only=True, tmpfs={"/run": ""})
     ask = "curl -s --unix-socket /a/b/list.sock 'http://x/v1.40/containers/json?all=1' >/run/seen"
-    assert there.exec("watchman", ["sh", "-c", ask]).exit_code == 0
+    assert shared_lab.exec("watchman", ["sh", "-c", ask]).exit_code == 0
     fails(guarded, "no file /seen")
-    watchman(there, "guard-post:/a/b:ro", cap_drop=["ALL"])
-    there.exec("watchman", ["sh", "-c", ask.replace("/run/seen", "/seen")])
+    watchman(shared_lab, "guard-post:/a/b:ro", cap_drop=["ALL"])
+    shared_lab.exec("watchman", ["sh", "-c", ask.replace("/run/seen", "/seen")])
     passes_twice(guarded)
-    replaced(there)
+    replaced(shared_lab)
     fails(guarded, "guard has been replaced")
-    gone(there, "guard", "other", "watchman", "guard-post")
-    exercise = exercises.watch_only(there)  # from fresh
-    watchman(there, POSTED)
-    asks(there)
+    gone(shared_lab, "guard", "other", "watchman", "guard-post")
+    exercise = exercises.watch_only(shared_lab)  # from fresh
+    watchman(shared_lab, POSTED)
+    asks(shared_lab)
     passes_twice(exercise)
 
 
-def test_three_deaths(there: Lab) -> None:
-    lab = there
+def test_three_deaths(shared_lab: Lab) -> None:
+    lab = shared_lab
     exercise = exercises.three_deaths(lab)
     dead = {name: lab.client.containers.get(name) for name in exercises.SUSPECTS}
     assert [one.attrs["State"]["ExitCode"] for one in dead.values()] == [137] * 3

@@ -8,9 +8,9 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from labhelpers.drawing import HOST, KERNEL, VM
-from labhelpers.monitoring.door import THINGS, WAYS, Held, Holders
-from labhelpers.monitoring.restart import Fate, Fates
-from labhelpers.monitoring.timeline import Moment, Timeline
+from labhelpers.monitoring.engine_socket import ACCESS_METHODS, TARGETS, AccessResult, SocketAccess
+from labhelpers.monitoring.restart import RestartResult, RestartResults
+from labhelpers.monitoring.timeline import Timeline, TimelineEntry
 
 matplotlib.use("agg")
 
@@ -24,13 +24,13 @@ def faces(ax: Axes) -> list[str]:
 
 
 def test_fates() -> None:
-    fates = Fates(
+    fates = RestartResults(
         ("no", "on-failure:1", "always"),
         ("exit code 1",),
         (
-            Fate("no", "exit code 1", False, 0, 1, False),
-            Fate("on-failure:1", "exit code 1", False, 1, 1, False),
-            Fate("always", "exit code 1", True, 2, None, False),
+            RestartResult("no", "exit code 1", False, 0, 1, False),
+            RestartResult("on-failure:1", "exit code 1", False, 1, 1, False),
+            RestartResult("always", "exit code 1", True, 2, None, False),
         ),
     )
     ax = fates.plot()
@@ -42,28 +42,31 @@ def test_fates() -> None:
 
 
 def test_fates_that_were_not_measured_are_not_drawn() -> None:
-    ax = Fates(("no",), ("power cut",), (), "this engine refuses").plot()
+    ax = RestartResults(("no",), ("power cut",), (), "this engine refuses").plot()
     assert texts(ax) == ["Not measured here: this engine refuses"]
     assert faces(ax) == []
 
 
 def test_holders() -> None:
-    every, none = dict.fromkeys(THINGS, True), dict.fromkeys(THINGS, False)
-    rows = (Held(WAYS[0], every, (), {}), Held(WAYS[3], {**none, "names": True}, (), {}))
-    ax = Holders(rows, "", "", "").plot()
+    every, none = dict.fromkeys(TARGETS, True), dict.fromkeys(TARGETS, False)
+    rows = (
+        AccessResult(ACCESS_METHODS[0], every, (), {}),
+        AccessResult(ACCESS_METHODS[3], {**none, "names": True}, (), {}),
+    )
+    ax = SocketAccess(rows, "", "", "").plot()
     assert [faces(ax)[n : n + 2].count(VM) for n in (0, 2, 4, 6)] == [0, 1, 1, 1]
     assert texts(ax).count("refused") == 3
-    assert {WAYS[0], WAYS[3], "reads\nfiles of the host"} <= set(texts(ax))
+    assert {ACCESS_METHODS[0], ACCESS_METHODS[3], "reads\nfiles of the host"} <= set(texts(ax))
 
 
 def test_timeline() -> None:
     moments = (
-        Moment(0.0, "event", "create"),
-        Moment(1.0, "event", "start"),
-        Moment(1.5, "log", "life 1, line 1"),
-        Moment(2.0, "log", "life 1: fails"),
-        Moment(2.1, "event", "die, exit code 1"),
-        Moment(2.15, "event", "destroy"),
+        TimelineEntry(0.0, "event", "create"),
+        TimelineEntry(1.0, "event", "start"),
+        TimelineEntry(1.5, "log", "life 1, line 1"),
+        TimelineEntry(2.0, "log", "life 1: fails"),
+        TimelineEntry(2.1, "event", "die, exit code 1"),
+        TimelineEntry(2.15, "event", "destroy"),
     )
     states = (("created", 0.0, 1.0), ("running", 1.0, 2.1), ("down", 2.1, 2.15))
     ax = Timeline(moments, states, 1, ()).plot()

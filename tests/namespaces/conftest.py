@@ -14,31 +14,31 @@ from labhelpers import namespaces
 from labhelpers.engine import Engine
 from labhelpers.engine.streams import execute
 from labhelpers.lab import Lab
-from labhelpers.namespaces.others import UserNamespaces
+from labhelpers.namespaces.optional_namespaces import UserNamespaces
 from labhelpers.namespaces.trees import ProcessTree
 
 
 @pytest.fixture(scope="session")
-def there(engine: Engine) -> Iterator[Lab]:
+def shared_lab(engine: Engine) -> Iterator[Lab]:
     with Lab("test", engine=engine) as lab, lab.quiet():
         yield lab
 
 
 @pytest.fixture(scope="session")
-def nested(there: Lab) -> Container:
-    return namespaces.start_nested(there, name=f"nested-{there.session}")
+def nested(shared_lab: Lab) -> Container:
+    return namespaces.start_nested(shared_lab, name=f"nested-{shared_lab.session}")
 
 
 @pytest.fixture(scope="session")
-def tree(there: Lab, nested: Container) -> ProcessTree:
-    return namespaces.tree(there, nested)
+def tree(shared_lab: Lab, nested: Container) -> ProcessTree:
+    return namespaces.process_tree(shared_lab, nested)
 
 
 @pytest.fixture(scope="session")
-def looker(there: Lab) -> Container:
+def observer(shared_lab: Lab) -> Container:
     """Where lsns and nsenter look at the host from: independent of the view of the host."""
-    return there.run(
-        there.image("tools"),
+    return shared_lab.run(
+        shared_lab.image("tools"),
         "sleep 9004",
         pid="host",
         cap_drop=["ALL"],
@@ -48,10 +48,10 @@ def looker(there: Lab) -> Container:
 
 
 @pytest.fixture(scope="session")
-def lsns(looker: Container) -> Callable[[str], list[dict[str, Any]]]:
+def lsns(observer: Container) -> Callable[[str], list[dict[str, Any]]]:
     def ask(options: str) -> list[dict[str, Any]]:
         for _ in range(10):  # lsns gives up where a process ends while it looks
-            done = execute(looker.client.api, str(looker.id), shlex.split(f"lsns -J {options}"))
+            done = execute(observer.client.api, str(observer.id), shlex.split(f"lsns -J {options}"))
             if done.exit_code == 0:
                 rows: list[dict[str, Any]] = json.loads(done.stdout)["namespaces"]
                 return rows
@@ -61,16 +61,16 @@ def lsns(looker: Container) -> Callable[[str], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def left(there: Lab) -> Callable[[], set[str]]:
+def leftover_containers(shared_lab: Lab) -> Callable[[], set[str]]:
     """The containers of the lab."""
     return lambda: {
         str(one.id)
-        for one in there.client.containers.list(
-            all=True, filters={"label": f"labhelpers.session={there.session}"}, ignore_removed=True
+        for one in shared_lab.client.containers.list(
+            all=True, filters={"label": f"labhelpers.session={shared_lab.session}"}, ignore_removed=True
         )
     }
 
 
 @pytest.fixture(scope="session")
-def user(there: Lab) -> UserNamespaces:
-    return namespaces.user(there)
+def user(shared_lab: Lab) -> UserNamespaces:
+    return namespaces.user(shared_lab)

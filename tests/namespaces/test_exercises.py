@@ -16,6 +16,7 @@ from labhelpers.course.containers import setup_changed
 from labhelpers.course.exercises import Exercise
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
+from labhelpers.namespaces.containers import wait_until_started
 from labhelpers.namespaces.exercises import (
     ROOMS,
     alone,
@@ -25,13 +26,12 @@ from labhelpers.namespaces.exercises import (
     third_level,
     who_shares,
 )
-from labhelpers.namespaces.others import UserNamespaces
-from labhelpers.namespaces.stage import wait_until_begun
+from labhelpers.namespaces.optional_namespaces import UserNamespaces
 
 Start = Callable[..., Container]
 
 
-pytestmark = pytest.mark.usefixtures("own_state")
+pytestmark = pytest.mark.usefixtures("temporary_state")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def start(lab: Lab) -> Start:
             container.remove(force=True)
         before[:] = [lab.run(lab.image(image), command, name=name, **options)]
         with suppress(LabError):  # some wrong answers end at once
-            wait_until_begun(lab, before[0])
+            wait_until_started(lab, before[0])
         return before[0]
 
     return run
@@ -198,14 +198,14 @@ def test_polite(lab: Lab, start: Start) -> None:
     assert [task.status for task in verdict.tasks] == ["done", "done", "done", "missing"], verdict
     assert "child of process 1" in exercise.hint()
     init = start("polite", init=True)
-    lab.wait_for("its init", lambda: namespaces.masks(lab, init).takes("SIGTERM"))
+    lab.wait_for("its init", lambda: namespaces.signal_dispositions(lab, init).takes("SIGTERM"))
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
 
 
 def test_polite_by_a_shell_counts_too(lab: Lab, start: Start) -> None:
     shell = start("polite", ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 600 & wait $!; done"])
-    lab.wait_for("its trap", lambda: namespaces.masks(lab, shell).takes("SIGTERM"))
+    lab.wait_for("its trap", lambda: namespaces.signal_dispositions(lab, shell).takes("SIGTERM"))
     exercise = polite(lab)
     assert exercise.check().passed, exercise.check()
 
@@ -221,7 +221,7 @@ def test_polite_by_a_shell_counts_too(lab: Lab, start: Start) -> None:
 def test_a_handler_that_does_not_end_the_process_is_not_polite(lab: Lab, start: Start, command: str) -> None:
     exercise = polite(lab)
     shell = start("polite", ["sh", "-c", command], network="none")
-    lab.wait_for("its trap", lambda: namespaces.masks(lab, shell).say("SIGTERM") != "default")
+    lab.wait_for("its trap", lambda: namespaces.signal_dispositions(lab, shell).say("SIGTERM") != "default")
     assert "ignores TERM" in said(exercise) or "a stop waits until the engine kills it" in said(exercise)
     shell.reload()
     assert shell.status == "running"

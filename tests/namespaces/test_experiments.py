@@ -8,21 +8,21 @@ import pytest
 
 from labhelpers import namespaces
 from labhelpers.lab import Lab
-from labhelpers.namespaces.experiments import Sight
+from labhelpers.namespaces.visibility import Visibility
 
-Measured = Callable[[str], Sight]
+Measured = Callable[[str], Visibility]
 
 
 @pytest.fixture(scope="module")
-def measured(there: Lab, left: Callable[[], set[str]]) -> Measured:
-    done: dict[str, Sight] = {}
+def measured(shared_lab: Lab, leftover_containers: Callable[[], set[str]]) -> Measured:
+    done: dict[str, Visibility] = {}
 
-    def measure(kind: str) -> Sight:
+    def measure(kind: str) -> Visibility:
         if kind not in done:
-            there.host.process()  # its helper stays
-            before = left()
-            done[kind] = getattr(namespaces, kind)(there)
-            assert left() == before, f"{kind} left a container behind"
+            shared_lab.host.process()  # its helper stays
+            before = leftover_containers()
+            done[kind] = getattr(namespaces, kind)(shared_lab)
+            assert leftover_containers() == before, f"{kind} left a container behind"
         return done[kind]
 
     return measure
@@ -66,9 +66,9 @@ def test_mnt(measured: Measured) -> None:
     assert [one.worked for one in mnt.tries] == [False]
 
 
-def test_uts(measured: Measured, there: Lab) -> None:
+def test_uts(measured: Measured, shared_lab: Lab) -> None:
     uts = measured("uts")
-    assert uts.who_sees(f"the name renamed-{there.session}") == ("one",)
+    assert uts.who_sees(f"the name renamed-{shared_lab.session}") == ("one",)
     assert [one.worked for one in uts.tries] == [False, False]
     assert "docker inspect one" in uts.places
 
@@ -79,6 +79,6 @@ def test_a_table_says_where_a_thing_is_not(measured: Measured) -> None:
     assert measured("uts").what_is_seen("two") == ()
 
 
-def test_an_experiment_prints_nothing(there: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    namespaces.cgroup(there)
+def test_an_experiment_prints_nothing(shared_lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    namespaces.cgroup(shared_lab)
     assert capsys.readouterr().out == ""

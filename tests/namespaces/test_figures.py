@@ -12,12 +12,25 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from labhelpers.drawing import CONTAINER, HOST, INK, VM
 from labhelpers.engine.host import Process
-from labhelpers.namespaces.experiments import Sight, Try
-from labhelpers.namespaces.first_process import Masks, OrphansOf, Sent, Signals, Stop, Stops, Zombies
-from labhelpers.namespaces.identity import Matrix, Namespaces
-from labhelpers.namespaces.joining import Entered, Sharing
-from labhelpers.namespaces.others import CgroupView, TimeShift, Unshared, UserNamespaces
-from labhelpers.namespaces.trees import PidSpace, ProcessTree
+from labhelpers.namespaces.identity import NamespaceMatrix, Namespaces
+from labhelpers.namespaces.joining import EnteredNamespaces, Sharing
+from labhelpers.namespaces.optional_namespaces import (
+    CgroupView,
+    TimeNamespaceOffset,
+    UnshareAttempt,
+    UserNamespaces,
+)
+from labhelpers.namespaces.pid1 import (
+    OrphanCount,
+    SentSignal,
+    SignalDispositions,
+    Signals,
+    Stop,
+    Stops,
+    Zombies,
+)
+from labhelpers.namespaces.trees import PidNamespace, ProcessTree
+from labhelpers.namespaces.visibility import Attempt, Visibility
 
 matplotlib.use("agg")
 ROWS = (
@@ -40,7 +53,7 @@ TREE = ProcessTree(
         process(402, 400, "/bin/deep one", 3, 8, 1),
         process(403, 300, "sh", 2, 15),
     ),
-    (PidSpace(1, "host", 0, None), PidSpace(2, "web", 1, 1), PidSpace(3, "inside web", 2, 2)),
+    (PidNamespace(1, "host", 0, None), PidNamespace(2, "web", 1, 1), PidNamespace(3, "inside web", 2, 2)),
 )
 
 
@@ -56,7 +69,7 @@ def cells(ax: Axes, columns: int) -> list[list[str]]:
 
 
 def test_in_a_column_one_colour_is_one_namespace() -> None:
-    ax = Matrix(ROWS).plot()
+    ax = NamespaceMatrix(ROWS).plot()
     assert cells(ax, 3) == [[HOST, CONTAINER, VM], [HOST, CONTAINER, CONTAINER], [HOST, HOST, HOST]]
     for said in ("host", "web", "friend", "pid", "clocks", "…12346"):
         assert said in texts(ax)
@@ -69,7 +82,7 @@ def test_one_process_has_not_the_colour_of_the_host() -> None:
 
 
 def test_what_was_asked_for_is_framed() -> None:
-    ax = Sharing(Matrix(ROWS), {"friend": ("net", "web")}, "").plot()
+    ax = Sharing(NamespaceMatrix(ROWS), {"friend": ("net", "web")}, "").plot()
     framed = [p for p in ax.patches if to_hex(p.get_edgecolor()) == INK]
     assert len(framed) == 1
     assert to_hex(framed[0].get_facecolor()).upper() == CONTAINER
@@ -77,8 +90,11 @@ def test_what_was_asked_for_is_framed() -> None:
 
 def test_who_entered() -> None:
     rows = (ROWS[0], replace(ROWS[1], who="first process"), replace(ROWS[1], who="nsenter"))
-    entered = Entered(
-        Matrix(rows), {"first process": 1, "nsenter": 9}, {}, {"first process": True, "nsenter": False}
+    entered = EnteredNamespaces(
+        NamespaceMatrix(rows),
+        {"first process": 1, "nsenter": 9},
+        {},
+        {"first process": True, "nsenter": False},
     )
     assert entered.all_the_same
     assert "PID 1 inside, in its cgroup" in texts(entered.plot())
@@ -133,7 +149,9 @@ def test_each_view_shows_only_what_it_sees() -> None:
 
 def test_sight() -> None:
     seen = {("a", "one"): "PID 1", ("a", "the host"): "PID 99"}
-    ax = Sight("pid", ("one", "two", "the host"), ("a",), seen, (Try("two", "kill 99", False, "no"),)).plot()
+    ax = Visibility(
+        "pid", ("one", "two", "the host"), ("a",), seen, (Attempt("two", "kill 99", False, "no"),)
+    ).plot()
     said = texts(ax)
     assert said.count("not seen") == 1
     assert {"PID 1", "PID 99"} <= set(said)
@@ -141,17 +159,19 @@ def test_sight() -> None:
 
 
 def test_the_other_kinds() -> None:
-    made = Unshared("--fewest", 65534, 0, True, 0, (0, 65534, 1), True, "")
-    refused = Unshared("(no option)", 0, 2, False, None, (), False, "no")
+    made = UnshareAttempt("--fewest", 65534, 0, True, 0, (0, 65534, 1), True, "")
+    refused = UnshareAttempt("(no option)", 0, 2, False, None, (), False, "no")
     said = texts(UserNamespaces(False, (refused, made), ()).plot())
     assert {"refused", "made", "user 65534 → user 0", "Docker's list", "none"} <= set(said)
     view = CgroupView(
         2, "private", {"host": "/docker/abc", "private": "/"}, {"host": True, "private": False}, {}
     )
     assert {"/docker/abc", "/", "--cgroupns private (chosen here by default)"} <= set(texts(view.plot()))
-    ax = TimeShift(True, 86400, 3600.0, 90000.0, "").plot()
+    ax = TimeNamespaceOffset(True, 86400, 3600.0, 90000.0, "").plot()
     assert [bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)] == [1, 25]
-    assert "this kernel has no time namespaces" in texts(TimeShift(False, 86400, 0, None, "").plot())
+    assert "this kernel has no time namespaces" in texts(
+        TimeNamespaceOffset(False, 86400, 0, None, "").plot()
+    )
 
 
 def test_process_1() -> None:
@@ -159,12 +179,12 @@ def test_process_1() -> None:
         ("sleep", 1, "default", "TERM", "inside", False),
         ("x", 1, "waited for", "TERM", "inside", True),
     ]
-    said = texts(Signals(tuple(Sent(*one) for one in sent)).plot())
+    said = texts(Signals(tuple(SentSignal(*one) for one in sent)).plot())
     assert {"no handler", "waits for it", "lives on", "ended", "TERM from inside"} <= set(said)
     ax = Stops(10, (Stop("sleep", "default", 10.2, 137), Stop("x", "caught", 0.1, 0))).plot()
     assert [bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)] == [10.2, 0.1]
     assert any("killed" in text for text in texts(ax))
-    ax = Zombies(OrphansOf("sleep", 5, 5), OrphansOf("init", 5, 0), 9, ()).plot()
+    ax = Zombies(OrphanCount("sleep", 5, 5), OrphanCount("init", 5, 0), 9, ()).plot()
     dots = [str(line.get_markerfacecolor()) for line in ax.lines]
     assert (dots.count(VM), dots.count("white")) == (5, 5)
-    assert "SIGTERM" in texts(Masks((), (), ("SIGTERM",), False).plot())
+    assert "SIGTERM" in texts(SignalDispositions((), (), ("SIGTERM",), False).plot())

@@ -10,46 +10,46 @@ from docker.models.containers import Container
 from labhelpers import namespaces
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab
-from labhelpers.namespaces.first_process import HANDLER, INIT, PLAIN, Signals
+from labhelpers.namespaces.pid1 import HANDLER, INIT, NO_HANDLER, Signals
 
 
 @pytest.fixture(scope="module")
-def signals(there: Lab) -> Signals:
-    return namespaces.signals(there)
+def signals(shared_lab: Lab) -> Signals:
+    return namespaces.signals(shared_lab)
 
 
 def test_process_1_gets_what_it_takes(signals: Signals) -> None:
-    assert not signals.ended(PLAIN, "TERM", "inside")
-    assert not signals.ended(PLAIN, "TERM", "the host")
-    assert not signals.ended(PLAIN, "KILL", "inside")
-    assert signals.ended(PLAIN, "KILL", "the host")
+    assert not signals.ended(NO_HANDLER, "TERM", "inside")
+    assert not signals.ended(NO_HANDLER, "TERM", "the host")
+    assert not signals.ended(NO_HANDLER, "KILL", "inside")
+    assert signals.ended(NO_HANDLER, "KILL", "the host")
     assert signals.ended(HANDLER, "TERM", "inside")
     assert signals.ended(INIT, "TERM", "inside")
 
 
 def test_the_same_program_with_another_pid_ends(signals: Signals) -> None:
-    assert signals.ended(PLAIN, "TERM", "inside", first=False)
+    assert signals.ended(NO_HANDLER, "TERM", "inside", first=False)
 
 
 def test_the_masks_say_why(signals: Signals) -> None:
     assert {(one.program, one.mask) for one in signals.sent if one.signal == "TERM"} == {
-        (PLAIN, "default"),
+        (NO_HANDLER, "default"),
         (HANDLER, "caught"),
         (INIT, "waited for"),
     }
     assert len(signals.frame()) == len(signals.sent)
 
 
-def test_masks_are_what_a_process_set(there: Lab) -> None:
+def test_masks_are_what_a_process_set(shared_lab: Lab) -> None:
     script = (
         "import signal, time; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
         "signal.signal(signal.SIGTERM, lambda *_: None);"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); print('set', flush=True); time.sleep(600)"
     )
-    container = there.run(there.image("tools"), ["python3", "-c", script])
+    container = shared_lab.run(shared_lab.image("tools"), ["python3", "-c", script])
     next(container.logs(stream=True))
-    masks = namespaces.masks(there, container)
-    there.remove(container, force=True)
+    masks = namespaces.signal_dispositions(shared_lab, container)
+    shared_lab.remove(container, force=True)
     assert masks.blocked == ("SIGUSR2",)
     assert "SIGUSR1" in masks.ignored
     assert "SIGTERM" in masks.caught
@@ -63,19 +63,19 @@ def test_masks_are_what_a_process_set(there: Lab) -> None:
     assert not masks.waits
 
 
-def test_stops(there: Lab) -> None:
-    stops = namespaces.stops(there, timeout_s=3)
+def test_stops(shared_lab: Lab) -> None:
+    stops = namespaces.stops(shared_lab, timeout_s=3)
     assert {one.program: (one.mask, one.exit_code) for one in stops.stops} == {
-        PLAIN: ("default", 137),
+        NO_HANDLER: ("default", 137),
         HANDLER: ("caught", 0),
         INIT: ("waited for", 143),
     }
-    assert stops.of(PLAIN).stop_s >= 3
+    assert stops.of(NO_HANDLER).stop_s >= 3
     assert list(stops.frame()["exit_code"]) == [137, 0, 143]
 
 
-def test_zombies_stay_without_an_init(there: Lab, nested: Container) -> None:
-    zombies = namespaces.zombies(there, orphans=3)
+def test_zombies_stay_without_an_init(shared_lab: Lab, nested: Container) -> None:
+    zombies = namespaces.zombies(shared_lab, orphans=3)
     assert (zombies.without_init.orphans, zombies.without_init.zombies) == (3, 3)
     assert (zombies.with_init.orphans, zombies.with_init.zombies) == (3, 0)
     assert zombies.without_init.first == "sleep"
@@ -87,12 +87,12 @@ def test_zombies_stay_without_an_init(there: Lab, nested: Container) -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 61, True, 1.5, "10"])
-def test_a_time_that_cannot_be_meant(there: Lab, wrong: Any) -> None:
+def test_a_time_that_cannot_be_meant(shared_lab: Lab, wrong: Any) -> None:
     with pytest.raises(BadInput):
-        namespaces.stops(there, timeout_s=wrong)
+        namespaces.stops(shared_lab, timeout_s=wrong)
 
 
 @pytest.mark.parametrize("wrong", [0, 21, True, "5"])
-def test_a_number_of_orphans_that_cannot_be_meant(there: Lab, wrong: Any) -> None:
+def test_a_number_of_orphans_that_cannot_be_meant(shared_lab: Lab, wrong: Any) -> None:
     with pytest.raises(BadInput):
-        namespaces.zombies(there, orphans=wrong)
+        namespaces.zombies(shared_lab, orphans=wrong)

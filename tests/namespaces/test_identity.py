@@ -11,7 +11,7 @@ from docker.models.containers import Container
 from labhelpers import namespaces
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
-from labhelpers.namespaces.identity import FIVE, KINDS, Matrix
+from labhelpers.namespaces.identity import BASIC_KINDS, KINDS, NamespaceMatrix
 from labhelpers.namespaces.trees import ProcessTree
 
 Lsns = Callable[[str], list[dict[str, Any]]]
@@ -22,29 +22,29 @@ def by_lsns(lsns: Lsns, pid: int) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def matrix(there: Lab, nested: Container, looker: Container, tree: ProcessTree) -> Matrix:
+def matrix(shared_lab: Lab, nested: Container, observer: Container, tree: ProcessTree) -> NamespaceMatrix:
     innermost = tree.seen_from(tree.spaces[-1].name)[0].process.pid
-    return namespaces.matrix(there, nested, str(looker.id), innermost, twin=nested)
+    return namespaces.matrix(shared_lab, nested, str(observer.id), innermost, twin=nested)
 
 
-def test_every_row_is_what_lsns_says(matrix: Matrix, lsns: Lsns) -> None:
+def test_every_row_is_what_lsns_says(matrix: NamespaceMatrix, lsns: Lsns) -> None:
     assert len(matrix.rows) == 5
     for row in matrix.rows:
         assert row.ids == by_lsns(lsns, row.pid), row.who
 
 
-def test_a_row_is_what_of_says(there: Lab, nested: Container, matrix: Matrix) -> None:
-    alone = namespaces.of(there, nested)
+def test_a_row_is_what_of_says(shared_lab: Lab, nested: Container, matrix: NamespaceMatrix) -> None:
+    alone = namespaces.namespaces_of(shared_lab, nested)
     assert alone == matrix.rows[1]
-    assert namespaces.of(there, alone.pid).ids == alone.ids
-    assert namespaces.of(there) == matrix.rows[0]
-    assert alone.pid == there.client.api.inspect_container(str(nested.id))["State"]["Pid"]
+    assert namespaces.namespaces_of(shared_lab, alone.pid).ids == alone.ids
+    assert namespaces.namespaces_of(shared_lab) == matrix.rows[0]
+    assert alone.pid == shared_lab.client.api.inspect_container(str(nested.id))["State"]["Pid"]
     assert list(alone.frame()["kind"]) == [kind for kind in KINDS if kind in alone.ids]
 
 
-def test_who_shares_what(matrix: Matrix, nested: Container) -> None:
+def test_who_shares_what(matrix: NamespaceMatrix, nested: Container) -> None:
     name = str(nested.name)
-    assert not set(matrix.shared(name)) & set(FIVE)
+    assert not set(matrix.shared(name)) & set(BASIC_KINDS)
     assert matrix.shared("twin", name) == matrix.kinds
     innermost = matrix.rows[3].who
     assert innermost.startswith("pid ")
@@ -52,27 +52,27 @@ def test_who_shares_what(matrix: Matrix, nested: Container) -> None:
     assert set(matrix.kinds) - set(matrix.shared(innermost, name)) == {"pid", "mnt"}
     assert matrix.owner(matrix.row("twin"), "net") is matrix.row(name)
     # the looker was started with --pid host
-    assert set(matrix.shared(matrix.rows[2].who)) & set(FIVE) == {"pid"}
+    assert set(matrix.shared(matrix.rows[2].who)) & set(BASIC_KINDS) == {"pid"}
     assert list(matrix.frame().columns) == ["who", "pid_on_host", *matrix.kinds]
 
 
-def test_an_unknown_row_is_refused(matrix: Matrix) -> None:
+def test_an_unknown_row_is_refused(matrix: NamespaceMatrix) -> None:
     with pytest.raises(BadInput, match="no row is called 'nobody'") as refused:
         matrix.row("nobody")
     assert "twin" in refused.value.hint
 
 
 @pytest.mark.parametrize("where", ["", True, 0, 1.5, -3])
-def test_what_is_no_container_and_no_pid(there: Lab, where: Any) -> None:
+def test_what_is_no_container_and_no_pid(shared_lab: Lab, where: Any) -> None:
     with pytest.raises(LabError):
-        namespaces.of(there, where)
+        namespaces.namespaces_of(shared_lab, where)
 
 
-def test_a_container_that_is_not_there_or_ended(there: Lab) -> None:
+def test_a_container_that_is_not_there_or_ended(shared_lab: Lab) -> None:
     with pytest.raises(LabError, match="there is no container named nobody"):
-        namespaces.of(there, "nobody")
-    ended = there.run(there.image("payload"), "true")
+        namespaces.namespaces_of(shared_lab, "nobody")
+    ended = shared_lab.run(shared_lab.image("payload"), "true")
     ended.wait()
     with pytest.raises(LabError, match="is not running"):
-        namespaces.matrix(there, ended)
-    there.remove(ended)
+        namespaces.matrix(shared_lab, ended)
+    shared_lab.remove(ended)

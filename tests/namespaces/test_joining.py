@@ -6,13 +6,19 @@ import pytest
 
 from labhelpers import namespaces
 from labhelpers.lab import Lab
-from labhelpers.namespaces.joining import Entered, Sharing
-from labhelpers.namespaces.others import ADMIN, DEFAULT, FEWEST, NO_FILTER, UserNamespaces
+from labhelpers.namespaces.joining import EnteredNamespaces, Sharing
+from labhelpers.namespaces.optional_namespaces import (
+    ADMIN,
+    DEFAULT,
+    LEAST_PRIVILEGE,
+    NO_FILTER,
+    UserNamespaces,
+)
 
 
 @pytest.fixture(scope="module")
-def sharing(there: Lab) -> Sharing:
-    return namespaces.sharing(there)
+def sharing(shared_lab: Lab) -> Sharing:
+    return namespaces.sharing(shared_lab)
 
 
 def test_each_option_shares_what_it_names(sharing: Sharing) -> None:
@@ -34,11 +40,11 @@ def test_what_is_not_shareable_is_refused(sharing: Sharing) -> None:
 
 
 @pytest.fixture(scope="module")
-def entered(there: Lab) -> Entered:
-    return namespaces.entered(there)
+def entered(shared_lab: Lab) -> EnteredNamespaces:
+    return namespaces.enter_namespaces(shared_lab)
 
 
-def test_exec_and_nsenter_are_in_the_same_namespaces(entered: Entered) -> None:
+def test_exec_and_nsenter_are_in_the_same_namespaces(entered: EnteredNamespaces) -> None:
     first, by_exec, by_nsenter = entered.matrix.rows[1:]
     assert first.ids == by_exec.ids == by_nsenter.ids
     assert first.ids["pid"] != entered.matrix.rows[0].ids["pid"]
@@ -46,7 +52,7 @@ def test_exec_and_nsenter_are_in_the_same_namespaces(entered: Entered) -> None:
     assert entered.all_the_same
 
 
-def test_who_is_whose_child_and_in_which_cgroup(entered: Entered) -> None:
+def test_who_is_whose_child_and_in_which_cgroup(entered: EnteredNamespaces) -> None:
     assert entered.inside_pids["first process"] == 1
     assert entered.inside_pids["docker exec"] > 1
     assert entered.parents == {"first process": 0, "docker exec": 0, "nsenter": 0}
@@ -62,26 +68,26 @@ def test_who_may_make_a_user_namespace(user: UserNamespaces) -> None:
     if user.kernel_forbids:
         pytest.skip(f"the kernel of this engine forbids user namespaces: {', '.join(user.kernel_forbids)}")
     assert user.filter_refuses
-    assert [user.of(one).worked for one in (ADMIN, NO_FILTER, FEWEST)] == [True] * 3
-    fewest = user.of(FEWEST)
+    assert [user.of(one).worked for one in (ADMIN, NO_FILTER, LEAST_PRIVILEGE)] == [True] * 3
+    fewest = user.of(LEAST_PRIVILEGE)
     assert (fewest.user, fewest.user_inside, fewest.seccomp) == (65534, 0, 0)
     assert fewest.map == (0, 65534, 1)
     assert fewest.all_capabilities
     assert len(user.frame()) == 4
 
 
-def test_cgroup(there: Lab) -> None:
-    cgroup = namespaces.cgroup(there)
+def test_cgroup(shared_lab: Lab) -> None:
+    cgroup = namespaces.cgroup(shared_lab)
     assert cgroup.paths["private"] == "/"
     assert cgroup.shows_own_id == {"host": True, "private": False}
     assert cgroup.same_as_host == {"host": True, "private": False}
-    assert cgroup.version == int(there.client.info()["CgroupVersion"])
+    assert cgroup.version == int(shared_lab.client.info()["CgroupVersion"])
     assert cgroup.default in cgroup.paths
     assert len(cgroup.frame()) == 2
 
 
-def test_time(there: Lab) -> None:
-    time = namespaces.time(there, asked_s=7200)
+def test_time(shared_lab: Lab) -> None:
+    time = namespaces.time(shared_lab, asked_s=7200)
     if not time.kernel_has:
         pytest.skip("the kernel of this engine has no time namespaces")
     if time.said:

@@ -11,7 +11,7 @@ from docker.models.containers import Container
 from labhelpers import namespaces
 from labhelpers.errors import BadInput, NameTaken
 from labhelpers.lab import Lab
-from labhelpers.namespaces.trees import ProcessTree, short
+from labhelpers.namespaces.trees import ProcessTree, short_command
 
 
 def test_three_levels(tree: ProcessTree, nested: Container) -> None:
@@ -31,12 +31,16 @@ def test_the_host_sees_what_docker_top_sees(tree: ProcessTree, nested: Container
 
 
 def test_each_level_sees_what_proc_lists_there(
-    there: Lab, tree: ProcessTree, nested: Container, looker: Container
+    shared_lab: Lab, tree: ProcessTree, nested: Container, observer: Container
 ) -> None:
-    assert namespaces.inside(there, nested) == sorted(one.pid for one in tree.seen_from(str(nested.name)))
+    assert namespaces.pids_in_container(shared_lab, nested) == sorted(
+        one.pid for one in tree.seen_from(str(nested.name))
+    )
     innermost = tree.seen_from(tree.spaces[2].name)
     # the /proc that `unshare --mount-proc` mounted, from within both of its namespaces
-    ps = there.exec(looker, f"nsenter -t {innermost[0].process.pid} --pid --mount ps -eo pid,ppid,args")
+    ps = shared_lab.exec(
+        observer, f"nsenter -t {innermost[0].process.pid} --pid --mount ps -eo pid,ppid,args"
+    )
     rows = [line.split(None, 2) for line in ps.stdout.splitlines()[1:]]
     listed = {int(pid): int(parent) for pid, parent, command in rows if "ps -eo" not in command}
     assert listed == {one.pid: one.parent_pid for one in innermost} == {1: 0, 2: 1}
@@ -61,38 +65,40 @@ def test_the_namespace_around_each_is_the_one_that_lsns_names(
         assert rows[space.id] == space.parent
 
 
-def test_a_process_of_docker_exec_has_no_parent_inside(there: Lab, nested: Container) -> None:
+def test_a_process_of_docker_exec_has_no_parent_inside(shared_lab: Lab, nested: Container) -> None:
     nested.exec_run(["sleep", "9201"], detach=True)
-    there.wait_for("the process", lambda: "sleep 9201" in [p.command for p in there.host.processes(nested)])
-    tree = namespaces.tree(there, nested)
+    shared_lab.wait_for(
+        "the process", lambda: "sleep 9201" in [p.command for p in shared_lab.host.processes(nested)]
+    )
+    tree = namespaces.process_tree(shared_lab, nested)
     (new,) = [one for one in tree.seen_from(str(nested.name)) if one.process.command == "sleep 9201"]
     assert new.parent_pid == 0
     assert new.pid != 1
-    there.exec(nested, f"kill {new.pid}")
+    shared_lab.exec(nested, f"kill {new.pid}")
 
 
-def test_the_whole_host_and_two_containers(there: Lab, nested: Container, looker: Container) -> None:
-    whole = namespaces.tree(there)
-    assert {p.pid for p in there.host.processes(nested)} < {p.pid for p in whole.processes}
+def test_the_whole_host_and_two_containers(shared_lab: Lab, nested: Container, observer: Container) -> None:
+    whole = namespaces.process_tree(shared_lab)
+    assert {p.pid for p in shared_lab.host.processes(nested)} < {p.pid for p in whole.processes}
     assert whole.levels >= 3
-    both = namespaces.tree(there, nested, looker)
-    mine = {p.pid for one in (nested, looker) for p in there.host.processes(one)}
+    both = namespaces.process_tree(shared_lab, nested, observer)
+    mine = {p.pid for one in (nested, observer) for p in shared_lab.host.processes(one)}
     assert mine < {p.pid for p in both.processes}
     # the looker shares the host's pid namespace: it has no space of its own
     assert [space.name for space in both.spaces] == ["host", nested.name, f"inside {nested.name}"]
     assert len(both.processes) < len(whole.processes)
 
 
-def test_two_namespaces_in_one_have_two_names(there: Lab) -> None:
+def test_two_namespaces_in_one_have_two_names(shared_lab: Lab) -> None:
     script = "unshare -p -f sleep 9202 & unshare -p -f sleep 9203 & wait"
-    name = f"two-{there.session}"
-    two = there.run(
-        there.image("tools"), ["sh", "-c", script], name=name, cap_drop=["ALL"], cap_add=["SYS_ADMIN"]
+    name = f"two-{shared_lab.session}"
+    two = shared_lab.run(
+        shared_lab.image("tools"), ["sh", "-c", script], name=name, cap_drop=["ALL"], cap_add=["SYS_ADMIN"]
     )
     # as many processes as there will be: the shell, two unshare and two sleep
-    there.wait_for("both", lambda: len(there.host.processes(two)) == 5)
-    names = [space.name for space in namespaces.tree(there, two).spaces]
-    there.remove(two, force=True)
+    shared_lab.wait_for("both", lambda: len(shared_lab.host.processes(two)) == 5)
+    names = [space.name for space in namespaces.process_tree(shared_lab, two).spaces]
+    shared_lab.remove(two, force=True)
     assert names == ["host", name, f"inside {name}", f"inside {name} (2)"]
 
 
@@ -104,11 +110,11 @@ def test_frames(tree: ProcessTree) -> None:
 
 
 def test_no_path_of_the_host_is_shown(tree: ProcessTree) -> None:
-    assert not [short(process) for process in tree.processes if "/" in short(process)]
+    assert not [short_command(process) for process in tree.processes if "/" in short_command(process)]
 
 
-def test_what_is_not_there_is_said(tree: ProcessTree, there: Lab, nested: Container) -> None:
+def test_what_is_not_there_is_said(tree: ProcessTree, shared_lab: Lab, nested: Container) -> None:
     with pytest.raises(BadInput, match="no pid namespace here is called"):
         tree.seen_from("nowhere")
     with pytest.raises(NameTaken):
-        namespaces.start_nested(there, name=str(nested.name))
+        namespaces.start_nested(shared_lab, name=str(nested.name))

@@ -10,14 +10,14 @@ import pytest
 from labhelpers import networks
 from labhelpers.engine import Engine
 from labhelpers.lab import Lab
-from labhelpers.networks.overlay import Engines
+from labhelpers.networks.overlay import SwarmEngines
 from labhelpers.networks.paths import Paths
 
 matplotlib.use("agg")
 
 
 @pytest.fixture(scope="session")
-def there(engine: Engine) -> Iterator[Lab]:
+def shared_lab(engine: Engine) -> Iterator[Lab]:
     """One lab for the room."""
     with Lab("test", engine=engine) as lab, lab.quiet():
         lab.host.kernel()
@@ -25,14 +25,14 @@ def there(engine: Engine) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def maybe_engines(there: Lab) -> Iterator[Engines]:
+def maybe_engines(shared_lab: Lab) -> Iterator[SwarmEngines]:
     """Two engines in a swarm, or none, where this engine cannot run them."""
-    with networks.two_engines(there) as found:
+    with networks.swarm_of_two(shared_lab) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def engines(maybe_engines: Engines, measured: Paths) -> Engines:
+def engines(maybe_engines: SwarmEngines, paths: Paths) -> SwarmEngines:
     """Two engines; what needs them is skipped by name where there are none."""
     if maybe_engines.why_not:
         pytest.skip(f"two engines: {maybe_engines.why_not}")
@@ -40,6 +40,6 @@ def engines(maybe_engines: Engines, measured: Paths) -> Engines:
 
 
 @pytest.fixture(scope="session")
-def measured(there: Lab, maybe_engines: Engines) -> Paths:
+def paths(shared_lab: Lab, maybe_engines: SwarmEngines) -> Paths:
     """Every way that this engine has, in one round; before one of the two engines is lost."""
-    return networks.paths(there, maybe_engines, rounds=1, seed=7)
+    return networks.paths(shared_lab, maybe_engines, rounds=1, seed=7)

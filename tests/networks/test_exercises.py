@@ -20,7 +20,7 @@ QUIET: dict[str, Any] = {"dns": ["127.0.0.1"]}
 Act = Callable[[Lab], Any]
 
 
-pytestmark = pytest.mark.usefixtures("own_state")
+pytestmark = pytest.mark.usefixtures("temporary_state")
 
 
 def connect(lab: Lab, network: str, name: str, **options: Any) -> None:
@@ -104,10 +104,10 @@ TWO_WRONG: list[tuple[Act, str]] = [
 
 
 @pytest.fixture(scope="module")
-def room(there: Lab) -> Iterator[Lab]:
+def room(shared_lab: Lab) -> Iterator[Lab]:
     """The lab of the room, without what the exercises of this file made in it."""
-    yield there
-    gone(there, "both-sides", "left-one", "right-one", "impostor", "left", "right")
+    yield shared_lab
+    gone(shared_lab, "both-sides", "left-one", "right-one", "impostor", "left", "right")
 
 
 @pytest.mark.parametrize(("wrong", "words"), TWO_WRONG)
@@ -156,16 +156,16 @@ def test_two_networks_right(room: Lab, right: Act) -> None:
 
 
 def host_end(lab: Lab, name: str) -> str:
-    return str(networks.map(lab, [name]).ends[0].host_interface)
+    return str(networks.network_map(lab, [name]).ends[0].host_interface)
 
 
 @pytest.fixture(scope="module")
-def traced(there: Lab) -> Iterator[Exercise]:
-    exercise = exercises.other_end(there)
+def traced(shared_lab: Lab) -> Iterator[Exercise]:
+    exercise = exercises.other_end(shared_lab)
     fails(exercise, "no file /other-end")
-    put(there, "another")
+    put(shared_lab, "another")
     yield exercise
-    gone(there, "traced", "another")
+    gone(shared_lab, "traced", "another")
 
 
 def write(lab: Lab, text: str) -> None:
@@ -184,28 +184,28 @@ def write(lab: Lab, text: str) -> None:
         (lambda lab: "12", "is a number"),
     ],
 )
-def test_other_end_wrong(there: Lab, traced: Exercise, answer: Act, words: str) -> None:
-    write(there, answer(there))
+def test_other_end_wrong(shared_lab: Lab, traced: Exercise, answer: Act, words: str) -> None:
+    write(shared_lab, answer(shared_lab))
     fails(traced, words)
     assert "Compare the numbers" in traced.hint()
 
 
-def test_other_end_right(there: Lab, traced: Exercise) -> None:
-    write(there, "")
+def test_other_end_right(shared_lab: Lab, traced: Exercise) -> None:
+    write(shared_lab, "")
     assert "eth0@ifN" in traced.hint()
-    write(there, f"  {host_end(there, 'traced')}")
+    write(shared_lab, f"  {host_end(shared_lab, 'traced')}")
     passes(traced)
-    there.client.containers.get("traced").restart(timeout=0)
+    shared_lab.client.containers.get("traced").restart(timeout=0)
     # an answer is of one start
     fails(traced, "the host has no interface")
-    write(there, host_end(there, "traced"))
+    write(shared_lab, host_end(shared_lab, "traced"))
     passes(traced)
-    put(there, "traced", ["sh", "-c", "echo docker0 >/other-end; exec sleep 600"])
+    put(shared_lab, "traced", ["sh", "-c", "echo docker0 >/other-end; exec sleep 600"])
     fails(traced, "traced has been replaced")
-    gone(there, "traced")
+    gone(shared_lab, "traced")
     fails(traced, "no container named traced")
-    exercises.other_end(there)
-    write(there, host_end(there, "traced"))
+    exercises.other_end(shared_lab)
+    write(shared_lab, host_end(shared_lab, "traced"))
     passes(traced)
 
 
@@ -257,11 +257,11 @@ NO_MASQUERADE = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
 
 
 @pytest.fixture(scope="module")
-def world(there: Lab) -> Iterator[Exercise]:
-    exercise = exercises.sealed(there)
+def world(shared_lab: Lab) -> Iterator[Exercise]:
+    exercise = exercises.sealed(shared_lab)
     fails(exercise, "no network called sealed")
     yield exercise
-    gone(there, *IN, "sealed", "sealed-parent", "world")
+    gone(shared_lab, *IN, "sealed", "sealed-parent", "world")
 
 
 @pytest.mark.parametrize(
@@ -275,55 +275,55 @@ def world(there: Lab) -> Iterator[Exercise]:
         (one_elsewhere, "does not reach sealed-two", "names are found"),
     ],
 )
-def test_sealed_wrong(there: Lab, world: Exercise, wrong: Act, words: str, hint: str) -> None:
-    wrong(there)
+def test_sealed_wrong(shared_lab: Lab, world: Exercise, wrong: Act, words: str, hint: str) -> None:
+    wrong(shared_lab)
     fails(world, words)
     assert hint in world.hint()
 
 
-def test_sealed_on_an_interface_of_the_host(there: Lab, world: Exercise) -> None:
-    put(there, "sealed-parent")
+def test_sealed_on_an_interface_of_the_host(shared_lab: Lab, world: Exercise) -> None:
+    put(shared_lab, "sealed-parent")
     try:
-        on_a_parent(there)
+        on_a_parent(shared_lab)
     except APIError as error:
         pytest.skip(f"macvlan: {error.explanation}")
     fails(world, "its packets leave the host there")
 
 
 @pytest.mark.parametrize("right", [made(internal=True), made(driver="macvlan"), made(driver="ipvlan")])
-def test_sealed_right(there: Lab, world: Exercise, right: Act) -> None:
+def test_sealed_right(shared_lab: Lab, world: Exercise, right: Act) -> None:
     try:
-        right(there)
+        right(shared_lab)
     except APIError as error:
         pytest.skip(f"no such network here: {error.explanation}")
     passes(world)
 
 
-def test_sealed_needs_an_outside(there: Lab, world: Exercise) -> None:
-    made(internal=True)(there)
-    there.exec("world", ["ip", "link", "set", "wire", "down"])
+def test_sealed_needs_an_outside(shared_lab: Lab, world: Exercise) -> None:
+    made(internal=True)(shared_lab)
+    shared_lab.exec("world", ["ip", "link", "set", "wire", "down"])
     fails(world, "has lost its connection to the host")
-    gone(there, "world")
+    gone(shared_lab, "world")
     fails(world, "no container named world")
-    exercises.sealed(there)
+    exercises.sealed(shared_lab)
     passes(world)
 
 
 # --- five broken networks
 
 
-def test_no_sixth_broken_network(there: Lab) -> None:
+def test_no_sixth_broken_network(shared_lab: Lab) -> None:
     for number in (0, 6, True):
         with pytest.raises(BadInput):
-            exercises.repair(there, number)
+            exercises.repair(shared_lab, number)
 
 
 @pytest.fixture
-def broken(there: Lab, request: pytest.FixtureRequest) -> Iterator[Exercise]:
+def broken(shared_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Exercise]:
     """The broken network of that number, fresh."""
-    yield exercises.repair(there, request.param)
+    yield exercises.repair(shared_lab, request.param)
     names = ("till", "stock", "waiter", "kitchen", "reader", "library", "guest", "front-desk", "patient")
-    gone(there, *names, "doctor", "impostor", "shop-floor", "restaurant", "cellar", "clinic", "extra")
+    gone(shared_lab, *names, "doctor", "impostor", "shop-floor", "restaurant", "cellar", "clinic", "extra")
 
 
 def serves(lab: Lab, name: str, **options: Any) -> None:
@@ -338,8 +338,8 @@ def alias(lab: Lab, network: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("broken", [1], indirect=True)
-def test_repair_wrong_subnet(there: Lab, broken: Exercise) -> None:
-    lab = there
+def test_repair_wrong_subnet(shared_lab: Lab, broken: Exercise) -> None:
+    lab = shared_lab
     fails(broken, "gets no page")
     assert "Compare what `docker inspect` says" in broken.hint()
     # its own page under the server's name
@@ -358,14 +358,14 @@ def test_repair_wrong_subnet(there: Lab, broken: Exercise) -> None:
 
 
 @pytest.mark.parametrize("broken", [1], indirect=True)
-def test_repair_wrong_subnet_by_a_restart(there: Lab, broken: Exercise) -> None:
-    there.client.containers.get("stock").restart(timeout=0)
+def test_repair_wrong_subnet_by_a_restart(shared_lab: Lab, broken: Exercise) -> None:
+    shared_lab.client.containers.get("stock").restart(timeout=0)
     passes(broken)
 
 
 @pytest.mark.parametrize("broken", [2], indirect=True)
-def test_repair_wrong_network(there: Lab, broken: Exercise) -> None:
-    lab = there
+def test_repair_wrong_network(shared_lab: Lab, broken: Exercise) -> None:
+    lab = shared_lab
     fails(broken, "gets no page")
     assert "two bridges" in broken.hint()
     alias(lab, "restaurant", "kitchen")
@@ -385,8 +385,8 @@ def test_repair_wrong_network(there: Lab, broken: Exercise) -> None:
 
 
 @pytest.mark.parametrize("broken", [3], indirect=True)
-def test_repair_names_on_the_default_bridge(there: Lab, broken: Exercise) -> None:
-    lab = there
+def test_repair_names_on_the_default_bridge(shared_lab: Lab, broken: Exercise) -> None:
+    lab = shared_lab
     fails(broken, "but not by the name library")
     assert "the default bridge has none" in broken.hint()
     # the reader asks itself: labhelpers/payload has a page of its own
@@ -405,8 +405,8 @@ def test_repair_names_on_the_default_bridge(there: Lab, broken: Exercise) -> Non
 
 
 @pytest.mark.parametrize("broken", [4], indirect=True)
-def test_repair_published_on_the_wrong_address(there: Lab, broken: Exercise) -> None:
-    lab = there
+def test_repair_published_on_the_wrong_address(shared_lab: Lab, broken: Exercise) -> None:
+    lab = shared_lab
     fails(broken, "published are: 127.0.0.1:")
     hint = broken.hint()
     assert "decided when it is made" in hint
@@ -437,8 +437,8 @@ def test_repair_published_on_the_wrong_address(there: Lab, broken: Exercise) -> 
 
 
 @pytest.mark.parametrize("broken", [5], indirect=True)
-def test_repair_listening_on_loopback(there: Lab, broken: Exercise) -> None:
-    lab = there
+def test_repair_listening_on_loopback(shared_lab: Lab, broken: Exercise) -> None:
+    lab = shared_lab
     fails(broken, "gets no page")
     assert "a loopback of its own" in broken.hint()
     put(lab, "doctor", ["sleep", "600"], network="clinic")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from labhelpers import networks
-from labhelpers.course import nested
-from labhelpers.course.nested import WRITABLE_CGROUPS
+from labhelpers.course import nested_engine
+from labhelpers.course.nested_engine import REMOUNT_CGROUPS_SCRIPT
 from labhelpers.engine import connect
 from labhelpers.errors import EngineRefused, LabError, NameTaken
 from labhelpers.lab import Lab
@@ -24,25 +24,25 @@ NO_BRIDGE = "--bridge=none --iptables=false --default-address-pool base=10.99.0.
 
 
 @pytest.fixture(scope="module")
-def closed(there: Lab) -> Iterator[str]:
+def closed(shared_lab: Lab) -> Iterator[str]:
     """A network whose containers may not reach each other, and whose addresses are not translated."""
-    name = f"closed-{there.session[:4]}"
+    name = f"closed-{shared_lab.session[:4]}"
     options = {f"{BRIDGE}enable_icc": "false", f"{BRIDGE}enable_ip_masquerade": "false"}
-    network = there.create_network(name, options=options)
+    network = shared_lab.create_network(name, options=options)
     yield name
     network.remove()
 
 
 @pytest.fixture(scope="module")
-def ordinary(there: Lab) -> Iterator[str]:
-    name = f"ordinary-{there.session[:4]}"
-    network = there.create_network(name, options={f"{BRIDGE}enable_icc": "true"})
+def ordinary(shared_lab: Lab) -> Iterator[str]:
+    name = f"ordinary-{shared_lab.session[:4]}"
+    network = shared_lab.create_network(name, options={f"{BRIDGE}enable_icc": "true"})
     yield name
     network.remove()
 
 
-def test_the_engine_says_what_a_network_does_not_promise(there: Lab, closed: str, ordinary: str) -> None:
-    limits = networks.limits(there)
+def test_the_engine_says_what_a_network_does_not_promise(shared_lab: Lab, closed: str, ordinary: str) -> None:
+    limits = networks.network_settings(shared_lab)
     assert "icc=false" in (limits.icc(ordinary, closed) or "")
     assert "ip-masq=false" in (limits.masquerade(closed) or "")
     assert limits.rules(closed, ordinary) is None
@@ -55,9 +55,9 @@ def test_the_engine_says_what_a_network_does_not_promise(there: Lab, closed: str
         limits.icc("no-such-network")
 
 
-def test_a_network_without_rules(there: Lab) -> None:
+def test_a_network_without_rules(shared_lab: Lab) -> None:
     # the network `none` has no bridge, so no rule of the firewall is for it: as for every network with iptables=false
-    limits = networks.limits(there)
+    limits = networks.network_settings(shared_lab)
     answers = [
         limits.rules("none"),
         limits.isolation("none"),
@@ -66,47 +66,47 @@ def test_a_network_without_rules(there: Lab) -> None:
     ]
     assert all("iptables=false" in (reason or "") for reason in answers)
     with pytest.raises(LabError, match="no bridge network"):
-        networks.rules_of(there, "none")
+        networks.bridge_rules(shared_lab, "none")
 
 
 def test_what_does_not_apply_is_what_does_not_work(
-    there: Lab, closed: str, ordinary: str, capsys: pytest.CaptureFixture[str]
+    shared_lab: Lab, closed: str, ordinary: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = []
-    limits = networks.limits(there)
+    limits = networks.network_settings(shared_lab)
     try:
         for network in (closed, ordinary):
             pair = [f"{one}-{network}" for one in ("one", "two")]
-            made += [there.run("labhelpers/payload", name=name, network=network) for name in pair]
-            found = networks.reach(there, pair).of(*pair)
+            made += [shared_lab.run("labhelpers/payload", name=name, network=network) for name in pair]
+            found = networks.reachability(shared_lab, pair).of(*pair)
             assert found.by_address is (network == ordinary)
             finding("one reaches two", found.by_address, unless=limits.icc(network))
     finally:
         for container in made:
-            there.remove(container, force=True)
+            shared_lab.remove(container, force=True)
     assert capsys.readouterr().out == (
         f"one reaches two: not applicable here: {limits.icc(closed)}\none reaches two: yes\n"
     )
 
 
-def test_the_rules_of_a_network_name_its_bridge(there: Lab, ordinary: str) -> None:
-    found = networks.rules_of(there, ordinary)
-    bridge = f"br-{there.client.networks.get(ordinary).id[:12]}"
+def test_the_rules_of_a_network_name_its_bridge(shared_lab: Lab, ordinary: str) -> None:
+    found = networks.bridge_rules(shared_lab, ordinary)
+    bridge = f"br-{shared_lab.client.networks.get(ordinary).id[:12]}"
     assert found.rules
     assert all(bridge in f"{one.text} {one.chain}" for one in found.rules)
     assert list(found.frame().columns) == ["chain", "rule", "packets"]
 
 
-def test_a_network_without_a_free_address(there: Lab) -> None:
+def test_a_network_without_a_free_address(shared_lab: Lab) -> None:
     # of four addresses one is the gateway's, and two are those of the network and of broadcasts
-    network = there.create_network(f"tiny-{there.session[:4]}", subnet="10.213.11.0/30")
-    first = there.run("labhelpers/payload", network=network.name)
+    network = shared_lab.create_network(f"tiny-{shared_lab.session[:4]}", subnet="10.213.11.0/30")
+    first = shared_lab.run("labhelpers/payload", network=network.name)
     try:
         with pytest.raises(EngineRefused, match="has no free address left") as raised:
-            there.run("labhelpers/payload", network=network.name)
+            shared_lab.run("labhelpers/payload", network=network.name)
         assert "no available IPv4" in (raised.value.engine_message or "")
     finally:
-        there.remove(first, force=True)
+        shared_lab.remove(first, force=True)
         network.remove()
 
 
@@ -114,21 +114,21 @@ def test_a_network_without_a_free_address(there: Lab) -> None:
 
 
 @pytest.fixture(scope="module")
-def small(there: Lab) -> Iterator[Lab]:
+def small(shared_lab: Lab) -> Iterator[Lab]:
     """A lab on an engine whose address pool has two subnets."""
-    if not there.engine.address.startswith("unix:"):
+    if not shared_lab.engine.address.startswith("unix:"):
         pytest.skip("the other engine shares a socket with this machine, and the engine is elsewhere")
     folder = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
-    script = f"{WRITABLE_CGROUPS}exec dockerd --host=unix:///run/outside/docker.sock {NO_BRIDGE}"
+    script = f"{REMOUNT_CGROUPS_SCRIPT}exec dockerd --host=unix:///run/outside/docker.sock {NO_BRIDGE}"
     options = {"volumes": ["/var/lib/docker", f"{folder}:/run/outside"], "network": "none"}
-    container = nested.started(there, there.image("engine"), script, **options)
+    container = nested_engine.engine_container(shared_lab, shared_lab.image("engine"), script, **options)
     address = f"unix://{folder}/docker.sock"
     try:
-        wait_until_it_answers(address, nested.START_S, lambda: True, "small")
+        wait_until_it_answers(address, nested_engine.START_TIMEOUT_S, lambda: True, "small")
         with Lab("test", engine=connect(address)) as lab, lab.quiet():
             yield lab
     finally:
-        there.remove(container, force=True, volumes=True)
+        shared_lab.remove(container, force=True, volumes=True)
         shutil.rmtree(folder)
 
 
@@ -149,4 +149,4 @@ def test_used_up_address_pools(small: Lab) -> None:
 
 def test_no_default_bridge_is_said_at_the_start(small: Lab) -> None:
     with pytest.raises(EngineRefused, match="bridge=none"):
-        networks.limits(small)
+        networks.network_settings(small)

@@ -16,9 +16,9 @@ from docker.types import IPAMConfig, IPAMPool
 from labhelpers import networks
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab, sessions
-from labhelpers.networks.live_map import picture
+from labhelpers.networks.map_widget import render_png
 from labhelpers.networks.maps import NetworkMap
-from labhelpers.networks.wire import free_subnet
+from labhelpers.networks.veth import free_subnet
 
 MANY, FIVE = 20, 5
 DUAL = "10.213.9.0/24"
@@ -34,11 +34,11 @@ LOOKER: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def looker(there: Lab) -> Iterator[Container]:
+def looker(shared_lab: Lab) -> Iterator[Container]:
     """Where tools look from that are not ours."""
-    container = there.run(there.image("tools"), ["sleep", "6000"], **LOOKER)
+    container = shared_lab.run(shared_lab.image("tools"), ["sleep", "6000"], **LOOKER)
     yield container
-    there.remove(container, force=True)
+    shared_lab.remove(container, force=True)
 
 
 def told(lab: Lab, looker: Container, *commands: str) -> list[Any]:
@@ -94,34 +94,36 @@ def check_against_engine(lab: Lab, seen: NetworkMap, names: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def many(there: Lab) -> Iterator[list[str]]:
+def many(shared_lab: Lab) -> Iterator[list[str]]:
     """Twenty containers on five networks, two of them on two."""
-    mark = there.session[:4]
+    mark = shared_lab.session[:4]
     wide = [f"net{number}-{mark}" for number in range(FIVE)]
     for network in wide:
-        there.create_network(network)
+        shared_lab.create_network(network)
     names = [f"m{number:02}-{mark}" for number in range(MANY)]
-    image = there.image("payload")
+    image = shared_lab.image("payload")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: there.run(image, name=names[n], network=wide[n % FIVE]), range(MANY)))
+        list(pool.map(lambda n: shared_lab.run(image, name=names[n], network=wide[n % FIVE]), range(MANY)))
     for number in (0, 1):
-        there.client.networks.get(wide[number + 1]).connect(names[number])
+        shared_lab.client.networks.get(wide[number + 1]).connect(names[number])
     yield names
     with ThreadPoolExecutor(4) as pool:
         # those that died in a test are gone
-        left = {name for row in there.client.api.containers(all=True) for name in row["Names"]}
-        list(pool.map(lambda name: there.remove(name, force=True), [n for n in names if f"/{n}" in left]))
+        left = {name for row in shared_lab.client.api.containers(all=True) for name in row["Names"]}
+        list(
+            pool.map(lambda name: shared_lab.remove(name, force=True), [n for n in names if f"/{n}" in left])
+        )
     for network in wide:
-        there.client.networks.get(network).remove()
+        shared_lab.client.networks.get(network).remove()
 
 
-def test_one_container(there: Lab, looker: Container) -> None:
-    web = there.run(there.image("payload"), ports={"80/tcp": None})
+def test_one_container(shared_lab: Lab, looker: Container) -> None:
+    web = shared_lab.run(shared_lab.image("payload"), ports={"80/tcp": None})
     try:
         name = str(web.name)
-        seen = networks.map(there)
-        check_against_tools(there, looker, seen, [name])
-        check_against_engine(there, seen, [name])
+        seen = networks.network_map(shared_lab)
+        check_against_tools(shared_lab, looker, seen, [name])
+        check_against_engine(shared_lab, seen, [name])
         web.reload()
         (published,) = [one for one in seen.published if one.container == name]
         binding = web.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]
@@ -130,27 +132,27 @@ def test_one_container(there: Lab, looker: Container) -> None:
         own = seen.ends_of(name)[0].addresses[0].partition("/")[0]
         assert all(own in rule and str(published.host_port) in rule for rule in published.rules)
     finally:
-        there.remove(web, force=True)
+        shared_lab.remove(web, force=True)
 
 
-def test_twenty_containers_on_five_networks(there: Lab, looker: Container, many: list[str]) -> None:
-    seen = networks.map(there)
-    check_against_tools(there, looker, seen, many)
-    check_against_engine(there, seen, many)
+def test_twenty_containers_on_five_networks(shared_lab: Lab, looker: Container, many: list[str]) -> None:
+    seen = networks.network_map(shared_lab)
+    check_against_tools(shared_lab, looker, seen, many)
+    check_against_engine(shared_lab, seen, many)
     assert len(seen.ends_of(many[0])) == 2
 
 
-def test_a_map_of_some(there: Lab, many: list[str]) -> None:
-    seen = networks.map(there, many[:2])
+def test_a_map_of_some(shared_lab: Lab, many: list[str]) -> None:
+    seen = networks.network_map(shared_lab, many[:2])
     assert [node.name for node in seen.nodes] == many[:2]
     assert {network.name for network in seen.networks} == {end.network for end in seen.ends}
     assert {bridge.name for bridge in seen.bridges} == {end.bridge for end in seen.ends}
     with pytest.raises(BadInput, match="no container called"):
-        networks.map(there, ["nobody-of-that-name"])
+        networks.network_map(shared_lab, ["nobody-of-that-name"])
 
 
-def test_the_drawing_names_every_end_once(there: Lab, many: list[str]) -> None:
-    seen = networks.map(there, many)
+def test_the_drawing_names_every_end_once(shared_lab: Lab, many: list[str]) -> None:
+    seen = networks.network_map(shared_lab, many)
     ax = seen.plot()
     ax.figure.canvas.draw()
     said = [text.get_text() for text in ax.texts]
@@ -166,19 +168,23 @@ def test_the_drawing_names_every_end_once(there: Lab, many: list[str]) -> None:
         assert whole.contains(extent.x1, extent.y1), text
 
 
-def test_a_container_on_two_bridges_is_one_box(there: Lab, many: list[str]) -> None:
-    first = networks.map(there, [many[0]])
+def test_a_container_on_two_bridges_is_one_box(shared_lab: Lab, many: list[str]) -> None:
+    first = networks.network_map(shared_lab, [many[0]])
     names = [text.get_text() for text in first.plot().texts]
     assert names.count(many[0]) == 1
     assert f"{many[0]} (again)" not in names
 
 
-def test_host_and_none_are_drawn_without_a_wire(there: Lab) -> None:
-    mark = there.session[:4]
-    on_host = there.run(there.image("payload"), ["sleep", "600"], name=f"own-{mark}", network="host")
-    nobody = there.run(there.image("payload"), ["sleep", "600"], name=f"none-{mark}", network="none")
+def test_host_and_none_are_drawn_without_a_wire(shared_lab: Lab) -> None:
+    mark = shared_lab.session[:4]
+    on_host = shared_lab.run(
+        shared_lab.image("payload"), ["sleep", "600"], name=f"own-{mark}", network="host"
+    )
+    nobody = shared_lab.run(
+        shared_lab.image("payload"), ["sleep", "600"], name=f"none-{mark}", network="none"
+    )
     try:
-        seen = networks.map(there, [f"own-{mark}", f"none-{mark}"])
+        seen = networks.network_map(shared_lab, [f"own-{mark}", f"none-{mark}"])
         assert {node.name: node.shares_host for node in seen.nodes} == {
             f"own-{mark}": True,
             f"none-{mark}": False,
@@ -188,62 +194,66 @@ def test_host_and_none_are_drawn_without_a_wire(there: Lab) -> None:
         assert {"network: host", "only lo"} <= said
     finally:
         for container in (on_host, nobody):
-            there.remove(container, force=True)
+            shared_lab.remove(container, force=True)
 
 
-def test_the_live_map_follows(there: Lab, many: list[str]) -> None:
-    live = networks.live(there, "m0")
+def test_the_live_map_follows(shared_lab: Lab, many: list[str]) -> None:
+    live = networks.live_map(shared_lab, "m0")
     try:
         assert live.shows(many[0])
-        name = f"m0-late-{there.session[:4]}"
-        late = there.run(there.image("payload"), name=name)
+        name = f"m0-late-{shared_lab.session[:4]}"
+        late = shared_lab.run(shared_lab.image("payload"), name=name)
         assert live.shows(name)
         assert live.last is not None
-        assert picture(live.last).startswith(b"\x89PNG")
-        there.remove(late, force=True)
+        assert render_png(live.last).startswith(b"\x89PNG")
+        shared_lab.remove(late, force=True)
     finally:
         live.stop()
 
 
-def test_while_containers_die(there: Lab, looker: Container, many: list[str]) -> None:
+def test_while_containers_die(shared_lab: Lab, looker: Container, many: list[str]) -> None:
     """Every map is right about the moment that it shows: no end without its other end, no dead container's."""
     doomed = many[10:]
     done = threading.Event()
 
     def kill() -> None:
         for name in doomed:
-            there.remove(name, force=True)
+            shared_lab.remove(name, force=True)
         done.set()
 
     killer = threading.Thread(target=kill)
     killer.start()
     looks = 0
     while not done.is_set() or looks == 0:
-        seen = networks.map(there)
+        seen = networks.network_map(shared_lab)
         looks += 1
         by_index = {one.index: one for one in seen.host_interfaces}
         for end in (one for one in seen.ends if one.container in many):
             assert end.host_index is not None, end
             assert by_index[end.host_index].peer_index == end.index
     killer.join()
-    seen = networks.map(there)
+    seen = networks.network_map(shared_lab)
     assert not {node.name for node in seen.nodes} & set(doomed)
-    check_against_tools(there, looker, seen, many[:4])
+    check_against_tools(shared_lab, looker, seen, many[:4])
 
 
-def test_a_network_with_ipv4_and_ipv6(there: Lab, looker: Container) -> None:
-    mark = there.session[:4]
+def test_a_network_with_ipv4_and_ipv6(shared_lab: Lab, looker: Container) -> None:
+    mark = shared_lab.session[:4]
     name, six = f"dual-{mark}", f"fd00:{mark}::/64"
     pools = [IPAMPool(subnet=six), IPAMPool(subnet=DUAL)]  # IPv6 first, as an engine may list them
-    ipam, labels = IPAMConfig(pool_configs=pools), sessions.labels("network", "test", there.session)
-    there.client.networks.create(name, enable_ipv6=True, ipam=ipam, labels=labels)
+    ipam, labels = IPAMConfig(pool_configs=pools), sessions.labels("network", "test", shared_lab.session)
+    shared_lab.client.networks.create(name, enable_ipv6=True, ipam=ipam, labels=labels)
     try:
-        container = there.run(
-            there.image("payload"), ["httpd", "-f", "-p", "80"], name=name, network=name, ports={80: None}
+        container = shared_lab.run(
+            shared_lab.image("payload"),
+            ["httpd", "-f", "-p", "80"],
+            name=name,
+            network=name,
+            ports={80: None},
         )
-        seen = networks.map(there, [name])
-        check_against_tools(there, looker, seen, [name])
-        check_against_engine(there, seen, [name])
+        seen = networks.network_map(shared_lab, [name])
+        check_against_tools(shared_lab, looker, seen, [name])
+        check_against_engine(shared_lab, seen, [name])
         (end,) = seen.ends
         assert [":" in address for address in end.addresses] == [False, True]
         assert (end.network, end.gateway) == (name, str(IPv4Network(DUAL)[1]))
@@ -253,8 +263,8 @@ def test_a_network_with_ipv4_and_ipv6(there: Lab, looker: Container) -> None:
         assert seen.published
         assert all(str(one.host_port) in rule for one in seen.published for rule in one.rules)
         seen.plot()
-        there.remove(container, force=True)
+        shared_lab.remove(container, force=True)
         # the free subnet that a wire takes overlaps no network's, whichever family comes first
-        assert not free_subnet(there).overlaps(IPv4Network(DUAL))
+        assert not free_subnet(shared_lab).overlaps(IPv4Network(DUAL))
     finally:
-        there.client.networks.get(name).remove()
+        shared_lab.client.networks.get(name).remove()

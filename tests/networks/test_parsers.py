@@ -7,15 +7,15 @@ import struct
 from typing import Any
 
 import pytest
-from forms import QUICK, reshaped
 from hypothesis import given
 from hypothesis import strategies as st
+from mutations import QUICK, mutated_json
 
 from labhelpers.engine.host import Rule
 from labhelpers.errors import BadInput
 from labhelpers.networks import packets
 from labhelpers.networks.firewall import PortRules
-from labhelpers.networks.maps import _sends
+from labhelpers.networks.maps import _translates_to
 
 OWN = {"172.17.0.2", "fd00::2"}
 PORT: dict[str, Any] = {"payload": {"protocol": "tcp", "field": "dport"}}
@@ -57,14 +57,14 @@ def match(right: Any, op: str = "==") -> dict[str, Any]:
     ],
 )
 def test_a_rule_leads_to_a_port_by_its_number(rule: Rule, sends: bool) -> None:
-    assert _sends(rule, 80, OWN, "80/tcp") is sends
+    assert _translates_to(rule, 80, OWN, "80/tcp") is sends
 
 
 @QUICK
-@given(reshaped([match({"set": [22, {"range": [79, 81]}]}), TO]))
+@given(mutated_json([match({"set": [22, {"range": [79, 81]}]}), TO]))
 def test_rules_of_nftables_in_any_form(expressions: Any) -> None:
     if isinstance(expressions, list):
-        _sends(nft(*expressions), 80, OWN, "80/tcp")
+        _translates_to(nft(*expressions), 80, OWN, "80/tcp")
 
 
 def test_a_translation_is_known_by_its_target() -> None:

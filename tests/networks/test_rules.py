@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from labhelpers.engine.host import Rule, network
-from labhelpers.networks.rules import is_for_port, mentions, translation
+from labhelpers.networks.rules import dnat_target, is_for_port, mentions
 
 
 def iptables(text: str, chain: str = "DOCKER", family: str = "ip") -> Rule:
@@ -73,7 +73,7 @@ def test_a_port_is_the_whole_number(rule: Rule, port: int, is_for_it: bool) -> N
     ],
 )
 def test_where_packets_are_sent(rule: Rule, target: tuple[str, int | None] | None) -> None:
-    assert translation(rule) == target
+    assert dnat_target(rule) == target
 
 
 def test_a_rule_names_whole_words() -> None:

@@ -12,7 +12,7 @@ from labhelpers.lab import Lab
 
 
 @pytest.fixture(scope="session")
-def shared(engine: Engine) -> Iterator[Lab]:
+def shared_lab(engine: Engine) -> Iterator[Lab]:
     """A quiet lab for all tests of the room; it must remove all that it made."""
     with Lab("test", engine=engine) as lab, lab.quiet():
         yield lab
@@ -23,14 +23,14 @@ def shared(engine: Engine) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def image(shared: Lab) -> str:
+def image(shared_lab: Lab) -> str:
     """MySQL's image."""
-    return shared.image("mysql")
+    return shared_lab.image("mysql")
 
 
 @pytest.fixture(scope="session")
-def source(shared: Lab, image: str) -> str:
+def source(shared_lab: Lab, image: str) -> str:
     """A volume with a data directory that has the book's row, not in use."""
-    name = f"source-{shared.session}"
-    persistence.data_directory(shared, image, name)
+    name = f"source-{shared_lab.session}"
+    persistence.data_directory(shared_lab, image, name)
     return name

@@ -8,10 +8,31 @@ import pytest
 from matplotlib.axes import Axes
 
 from labhelpers import persistence
-from labhelpers.persistence.kills import FAST, SAFE, WRITTEN, Kill, Kills, Trade
-from labhelpers.persistence.places import ANONYMOUS, BIND, LAYER, VOLUME, Place, Places
-from labhelpers.persistence.survival import GONE, OPERATIONS, THERE, WAYS, Outcome, Survival
-from labhelpers.persistence.twins import Twins
+from labhelpers.persistence.data_location import (
+    ANONYMOUS_VOLUME,
+    BIND,
+    CONTAINER_LAYER,
+    VOLUME,
+    DataLocation,
+    DataLocations,
+)
+from labhelpers.persistence.kills import (
+    FLUSHED_AT_COMMIT,
+    FLUSHED_EACH_SECOND,
+    WRITTEN_EACH_SECOND,
+    DurabilityTradeoff,
+    Kill,
+    Kills,
+)
+from labhelpers.persistence.shared_data import SharedDataDirectory
+from labhelpers.persistence.survival import (
+    GONE,
+    OPERATIONS,
+    STILL_THERE,
+    STORAGE_KINDS,
+    Survival,
+    SurvivalOutcome,
+)
 
 matplotlib.use("agg")
 
@@ -24,9 +45,9 @@ def texts(ax: Axes) -> str:
 
 SURVIVAL = Survival(
     tuple(
-        Outcome(way, operation, not (way == "no volume" and operation in OPERATIONS[2:]), "1 a", 1.0)
+        SurvivalOutcome(way, operation, not (way == "no volume" and operation in OPERATIONS[2:]), "1 a", 1.0)
         for operation in OPERATIONS
-        for way in WAYS
+        for way in STORAGE_KINDS
     ),
     1,
     (77, 77, 77),
@@ -34,47 +55,50 @@ SURVIVAL = Survival(
 
 
 def test_the_table_shows_what_was_measured_and_what_was_predicted() -> None:
-    predicted = {(WAYS[0], OPERATIONS[2]): THERE, (WAYS[1], OPERATIONS[2]): THERE}
+    predicted = {
+        (STORAGE_KINDS[0], OPERATIONS[2]): STILL_THERE,
+        (STORAGE_KINDS[1], OPERATIONS[2]): STILL_THERE,
+    }
     ax = Survival(SURVIVAL.outcomes, 1, (77,), predicted).plot()
     said = [text.get_text() for text in ax.texts]
-    assert said.count(THERE) == 10
+    assert said.count(STILL_THERE) == 10
     assert said.count(GONE) == 2
     assert "you said: still there ✗" in said
     assert "you said: still there ✓" in said
     assert said.count("no prediction") == 10
     assert "1 of 2 predictions came true" in texts(ax)
-    assert set(WAYS) | set(OPERATIONS) <= set(said)
+    assert set(STORAGE_KINDS) | set(OPERATIONS) <= set(said)
     alone = texts(SURVIVAL.plot())
     assert "prediction" not in alone
     assert alone.count("1 a") == 12
 
 
-@pytest.mark.usefixtures("own_state")
+@pytest.mark.usefixtures("temporary_state")
 def test_the_predictions_are_kept_cell_by_cell() -> None:
-    from labhelpers.persistence.live import guesses_panel
+    from labhelpers.persistence.live import prediction_table
 
-    guesses = persistence.guesses()
+    guesses = persistence.predict_survival()
     assert len({one.slug for one in guesses.cells.values()}) == 12
     assert guesses.chosen == {}
-    panel = guesses_panel(guesses.cells, WAYS, OPERATIONS)
+    panel = prediction_table(guesses.cells, STORAGE_KINDS, OPERATIONS)
     menus = [child for child in panel.children[0].children if hasattr(child, "options")]
     assert len(menus) == 12
     menus[2 * 3].value = GONE
-    assert persistence.guesses().chosen == {("no volume", "remove, create anew"): GONE}
+    assert persistence.predict_survival().chosen == {("no volume", "remove, create anew"): GONE}
     assert "kept" in panel.children[1].value
     assert SURVIVAL.beside(guesses).right == 1
     # stored in a notebook, it is the same for every reader
-    assert repr(guesses) == repr(persistence.guesses())
+    assert repr(guesses) == repr(persistence.predict_survival())
     assert guesses._repr_mimebundle_()[0]["text/plain"] == repr(guesses)
 
 
 def test_places_say_who_finds_the_data_again() -> None:
-    places = Places(
+    places = DataLocations(
         (
-            Place("one", ANONYMOUS, "ab" * 32, False, 100 << 20),
-            Place("two", VOLUME, "mine", True, 100 << 20),
-            Place("three", BIND, "", True, None),
-            Place("four", LAYER, "", False, 5),
+            DataLocation("one", ANONYMOUS_VOLUME, "ab" * 32, False, 100 << 20),
+            DataLocation("two", VOLUME, "mine", True, 100 << 20),
+            DataLocation("three", BIND, "", True, None),
+            DataLocation("four", CONTAINER_LAYER, "", False, 5),
         )
     )
     said = texts(places.plot())
@@ -89,11 +113,11 @@ def test_places_say_who_finds_the_data_again() -> None:
         assert words in said
     assert "ab" * 32 not in said
     assert "nobody asked for it" in repr(places.places[0])
-    assert list(places.frame()["kind"]) == [ANONYMOUS, VOLUME, BIND, LAYER]
+    assert list(places.frame()["kind"]) == [ANONYMOUS_VOLUME, VOLUME, BIND, CONTAINER_LAYER]
 
 
-KILLS = Kills(SAFE, (Kill(10, 0, 1, 0.5, 1.0), Kill(20, 0, 0, 0.5, 1.0)))
-LOSSES = Kills(FAST, (Kill(401, 200, 0, 0.5, 1.0), Kill(300, 0, 0, 0.5, 1.0)))
+KILLS = Kills(FLUSHED_AT_COMMIT, (Kill(10, 0, 1, 0.5, 1.0), Kill(20, 0, 0, 0.5, 1.0)))
+LOSSES = Kills(WRITTEN_EACH_SECOND, (Kill(401, 200, 0, 0.5, 1.0), Kill(300, 0, 0, 0.5, 1.0)))
 
 
 def test_kills_are_drawn_one_by_one() -> None:
@@ -108,9 +132,9 @@ def test_kills_are_drawn_one_by_one() -> None:
 
 
 def test_the_trade_shows_gain_and_loss_side_by_side() -> None:
-    written = Kills(WRITTEN, (Kill(300, 0, 0, 0.5, 1.0),) * 3)
-    trade = Trade((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
-    assert trade.gain(FAST) == 10
+    written = Kills(FLUSHED_EACH_SECOND, (Kill(300, 0, 0, 0.5, 1.0),) * 3)
+    trade = DurabilityTradeoff((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
+    assert trade.gain(WRITTEN_EACH_SECOND) == 10
     ax = trade.plot()
     said = texts(ax)
     for words in ("1 / 1", "2 / 0", "0 / 0", "1,000 · 10.0 times", "up to 200: the work of 0.25 s"):
@@ -125,9 +149,9 @@ def test_the_trade_shows_gain_and_loss_side_by_side() -> None:
 
 def test_twins_show_the_servers_words() -> None:
     line = "2026-01-01T00:00:00.000000Z 1 [ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
-    twins = Twins(line, False, 0.6, 1, 2, "OK")
+    twins = SharedDataDirectory(line, False, 0.6, 1, 2, "OK")
     assert twins.message == "[ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
     said = texts(twins.plot())
     assert "“Unable to lock ./ibdata1 error: 11”" in said
     assert "check table: OK" in said
-    assert "got no lock error" in texts(Twins("", True, 0.6, 1, 2, "OK").plot())
+    assert "got no lock error" in texts(SharedDataDirectory("", True, 0.6, 1, 2, "OK").plot())

@@ -19,19 +19,19 @@ from labhelpers.course.exercises import Exercise
 from labhelpers.lab import Lab
 from labhelpers.services import exercises, monitor
 
-pytestmark = pytest.mark.usefixtures("own_state")
+pytestmark = pytest.mark.usefixtures("temporary_state")
 NAMES = ("shop-db", "door", "late", "mute-db", "mended-db", "watcher", "watched", "behind", "door-2")
 Act = Callable[[Lab], Any]
 FOREVER = ["sleep", "600"]
 
 
 @pytest.fixture(scope="module")
-def room(shared: Lab) -> Iterator[Lab]:
-    yield shared
-    gone(shared, *NAMES)
+def room(shared_lab: Lab) -> Iterator[Lab]:
+    yield shared_lab
+    gone(shared_lab, *NAMES)
     for name in ("half-made", "opened"):
         with suppress(NotFound):
-            shared.client.volumes.get(name).remove(force=True)
+            shared_lab.client.volumes.get(name).remove(force=True)
 
 
 def gone(lab: Lab, *names: str) -> None:

@@ -13,85 +13,85 @@ from docker.models.containers import Container
 from labhelpers import services
 from labhelpers.errors import LabError, ServerRefused
 from labhelpers.lab import Lab
-from labhelpers.services.broken import WHILE_FILES, WHILE_TEMPORARY, KilledStarts
-from labhelpers.services.monitor import NETDATA, cadvisor_told, knows
-from labhelpers.services.numbers import Numbers
+from labhelpers.services.interrupted_start import WHILE_FILES, WHILE_TEMPORARY, KilledStarts
+from labhelpers.services.monitor import NETDATA, has_container, parse_cadvisor
 from labhelpers.services.pulls import Pulled, pull
-from labhelpers.services.starting import ACCEPTED, MADE, MILESTONES, STOPS, BecomingReady
+from labhelpers.services.startup import ACCEPTED, INITIALIZED, MILESTONES, STOPS_TEMPORARY, Startup
+from labhelpers.services.usage_comparison import UsageComparison
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def database(shared: Lab) -> Container:
+def database(shared_lab: Lab) -> Container:
     options = {"MYSQL_ROOT_PASSWORD": "book"}
-    return shared.run(
-        shared.image("mysql"), environment=options, health_cmd=services.CHECK, health_interval=1
+    return shared_lab.run(
+        shared_lab.image("mysql"), environment=options, health_cmd=services.CHECK, health_interval=1
     )
 
 
 @pytest.fixture(scope="module")
-def ready(shared: Lab, database: Container) -> BecomingReady:
-    return services.watch(shared, database, password="book")
+def ready(shared_lab: Lab, database: Container) -> Startup:
+    return services.watch_startup(shared_lab, database, password="book")
 
 
 @pytest.fixture(scope="module")
-def killed(shared: Lab, ready: BecomingReady) -> KilledStarts:
-    return services.killed_starts(shared, shared.image("mysql"))
+def killed(shared_lab: Lab, ready: Startup) -> KilledStarts:
+    return services.killed_starts(shared_lab, shared_lab.image("mysql"))
 
 
 @pytest.fixture(scope="module")
-def monitor(shared: Lab) -> Iterator[Container]:
-    made = shared.run(
-        shared.image("netdata"), volumes=["/sys:/sys:ro"], ports={"8080/tcp": None}, cap_drop=["ALL"]
+def monitor(shared_lab: Lab) -> Iterator[Container]:
+    made = shared_lab.run(
+        shared_lab.image("netdata"), volumes=["/sys:/sys:ro"], ports={"8080/tcp": None}, cap_drop=["ALL"]
     )
     yield made
-    shared.remove(made, force=True)
+    shared_lab.remove(made, force=True)
 
 
 @pytest.fixture(scope="module")
-def numbers(shared: Lab, monitor: Container, killed: KilledStarts) -> Numbers:
-    return services.numbers(shared, monitor, NETDATA, seconds=2.0)
+def numbers(shared_lab: Lab, monitor: Container, killed: KilledStarts) -> UsageComparison:
+    return services.compare_usage(shared_lab, monitor, NETDATA, seconds=2.0)
 
 
 class TestReady:
-    def test_the_milestones_come_in_their_order(self, ready: BecomingReady) -> None:
+    def test_the_milestones_come_in_their_order(self, ready: Startup) -> None:
         assert [one.what for one in ready.milestones] == [what for what, _ in MILESTONES]
         assert [one.at_s for one in ready.milestones] == sorted(one.at_s for one in ready.milestones)
 
-    def test_nobody_gets_in_and_no_check_passes_before_the_real_server(self, ready: BecomingReady) -> None:
+    def test_nobody_gets_in_and_no_check_passes_before_the_real_server(self, ready: Startup) -> None:
         assert [one.outcome for one in ready.tries].count(ACCEPTED) == 1
         assert ready.tries[-1].outcome == ACCEPTED
-        assert ready.accepted_s > ready.at(STOPS)
+        assert ready.accepted_s > ready.at(STOPS_TEMPORARY)
         assert ready.healthy_s is not None
-        assert min(one.start_s for one in ready.probes if one.exit_code == 0) > ready.at(STOPS)
+        assert min(one.start_s for one in ready.probes if one.exit_code == 0) > ready.at(STOPS_TEMPORARY)
         assert ready.probes[0].exit_code != 0
 
-    def test_the_table_is_in_order_of_time(self, ready: BecomingReady) -> None:
+    def test_the_table_is_in_order_of_time(self, ready: Startup) -> None:
         table = ready.frame()
         assert list(table.time_s) == sorted(table.time_s)
         assert set(table.who) == {"log", "health check", "client"}
 
     def test_a_second_look_finds_it_ready_at_once(self, shared: Lab, database: Container) -> None:
-        again = services.watch(shared, database, password="book")
+        again = services.watch_startup(shared, database, password="book")
         assert len(again.tries) == 1
 
-    def test_a_wrong_password_ends_the_wait(self, shared: Lab, ready: BecomingReady) -> None:
+    def test_a_wrong_password_ends_the_wait(self, shared: Lab, ready: Startup) -> None:
         with pytest.raises(ServerRefused):
-            services.watch(shared, ready.name, password="wrong")
+            services.watch_startup(shared, ready.name, password="wrong")
 
     def test_a_server_that_ended_is_told_with_its_words(self, shared: Lab) -> None:
         name = f"mute-{token_hex(4)}"
         shared.run(shared.image("mysql"), name=name, network="none").wait()
         with pytest.raises(LabError, match="ended") as told:
-            services.watch(shared, name, password="book")
+            services.watch_startup(shared, name, password="book")
         assert "MYSQL_ROOT_PASSWORD" in str(told.value)
         shared.remove(name, volumes=True)
 
-    def test_what_the_log_does_not_say_is_an_error(self, ready: BecomingReady) -> None:
-        old = BecomingReady("old", ready.milestones[-1:], (), ready.tries, None, 1.0)
-        with pytest.raises(LabError, match=f"does not say that it {MADE}"):
-            old.at(MADE)
+    def test_what_the_log_does_not_say_is_an_error(self, ready: Startup) -> None:
+        old = Startup("old", ready.milestones[-1:], (), ready.tries, None, 1.0)
+        with pytest.raises(LabError, match=f"does not say that it {INITIALIZED}"):
+            old.at(INITIALIZED)
 
 
 class TestKilled:
@@ -151,7 +151,7 @@ class TestMonitor:
         page = shared.exec(monitor, ["head", "-c", "400", "/usr/share/netdata/web/index.html"]).stdout
         assert "default-src 'self'" in page
 
-    def test_all_count_the_same(self, numbers: Numbers) -> None:
+    def test_all_count_the_same(self, numbers: UsageComparison) -> None:
         total = numbers.total_s
         used = total["the kernel's file"]
         assert abs(total["our sampler"] / used - 1) < 0.1
@@ -163,7 +163,7 @@ class TestMonitor:
         assert list(numbers.frame().who) == list(total)
 
     def test_what_it_does_not_know_it_does_not_say(self, shared: Lab, monitor: Container) -> None:
-        assert not knows(shared, monitor, NETDATA, "0" * 64, 2.0)
+        assert not has_container(shared, monitor, NETDATA, "0" * 64, 2.0)
 
     def test_cadvisors_counters_become_rates(self) -> None:
         # the shape of its info/v1/container.go; cAdvisor itself is not to be had where these tests run
@@ -175,43 +175,43 @@ class TestMonitor:
             }
             for second in (1, 2, 4)
         ]
-        told = cadvisor_told(stats, 0, 4e9)
+        told = parse_cadvisor(stats, 0, 4e9)
         assert [round(value) for _, value in told.cpu] == [50, 50]
         assert {value for _, value in told.memory} == {7 * MIB}
 
 
-def test_mounts_that_are_missing_are_left_out_and_what_v_makes_goes_again(shared: Lab) -> None:
-    folder = str(shared.create_volume(f"sources-{token_hex(4)}").attrs["Mountpoint"])
+def test_mounts_that_are_missing_are_left_out_and_what_v_makes_goes_again(shared_lab: Lab) -> None:
+    folder = str(shared_lab.create_volume(f"sources-{token_hex(4)}").attrs["Mountpoint"])
     mounts = [("/", "/rootfs", "all"), (f"{folder}/not-here/", "/there", "nothing")]
-    before = services.sources(shared, mounts)
+    before = services.host_mounts(shared_lab, mounts)
     assert before.missing == (f"{folder}/not-here/",)
     assert before.options() == "--volume=/:/rootfs:ro"
     assert before.options(without=["/"]) == ""
-    made = shared.run(
-        shared.image("payload"), ["true"], volumes=[f"{folder}/not-here:/there:ro"], network="none"
+    made = shared_lab.run(
+        shared_lab.image("payload"), ["true"], volumes=[f"{folder}/not-here:/there:ro"], network="none"
     )
     made.wait()
-    shared.remove(made)
-    assert services.sources(shared, mounts).missing == ()
-    assert services.tidy(shared, before) == ()
-    assert services.sources(shared, mounts).missing == before.missing
+    shared_lab.remove(made)
+    assert services.host_mounts(shared_lab, mounts).missing == ()
+    assert services.remove_created_directories(shared_lab, before) == ()
+    assert services.host_mounts(shared_lab, mounts).missing == before.missing
 
 
-def test_a_directory_that_holds_something_stays(shared: Lab) -> None:
+def test_a_directory_that_holds_something_stays(shared_lab: Lab) -> None:
     name = f"sources-{token_hex(4)}"
-    folder = str(shared.create_volume(name).attrs["Mountpoint"])
-    before = services.sources(shared, [(f"{folder}/new", "/there", "")])
-    filled = shared.run(
-        shared.image("payload"), ["mkdir", "-p", "/v/new/child"], volumes=[f"{name}:/v"], network="none"
+    folder = str(shared_lab.create_volume(name).attrs["Mountpoint"])
+    before = services.host_mounts(shared_lab, [(f"{folder}/new", "/there", "")])
+    filled = shared_lab.run(
+        shared_lab.image("payload"), ["mkdir", "-p", "/v/new/child"], volumes=[f"{name}:/v"], network="none"
     )
     filled.wait()
-    shared.remove(filled)
-    assert services.tidy(shared, before) == (f"{folder}/new",)
+    shared_lab.remove(filled)
+    assert services.remove_created_directories(shared_lab, before) == (f"{folder}/new",)
 
 
-def test_a_pull_tells_of_every_layer(shared: Lab) -> None:
-    ref = shared.registry.push(shared.image("payload"), "service:1")
-    pulled: Pulled = pull(shared, ref)
+def test_a_pull_tells_of_every_layer(shared_lab: Lab) -> None:
+    ref = shared_lab.registry.push(shared_lab.image("payload"), "service:1")
+    pulled: Pulled = pull(shared_lab, ref)
     assert pulled.fetched == 0
     assert pulled.size_bytes > 0
     assert pulled.total_s > 0

@@ -7,11 +7,18 @@ from dataclasses import replace
 import matplotlib
 from matplotlib.axes import Axes
 
-from labhelpers.services.broken import KilledStart, KilledStarts
-from labhelpers.services.monitor import BOOK, Source, Sources
-from labhelpers.services.numbers import Numbers, Step
+from labhelpers.services.interrupted_start import KilledStart, KilledStarts
+from labhelpers.services.monitor import BOOK_MOUNTS, HostMount, HostMounts
 from labhelpers.services.pulls import Pulled, PulledLayer
-from labhelpers.services.starting import ACCEPTED, MILESTONES, BecomingReady, Milestone, Probe, Try
+from labhelpers.services.startup import (
+    ACCEPTED,
+    MILESTONES,
+    ConnectionAttempt,
+    HealthProbe,
+    Milestone,
+    Startup,
+)
+from labhelpers.services.usage_comparison import Step, UsageComparison
 
 matplotlib.use("agg")
 MIB = 1024 * 1024
@@ -19,9 +26,11 @@ MIB = 1024 * 1024
 
 def texts(ax: Axes) -> str:
     every = [ax, *ax.child_axes]
-    words = [text.get_text() for one in every for text in one.texts]
+    words = [text.get_text().replace("\n", " ") for one in every for text in one.texts]
     words += [one.get_title(loc="left") for one in every]
     words += [label.get_text() for one in every for label in one.get_yticklabels()]
+    legend = ax.get_legend()
+    words += [text.get_text() for text in legend.get_texts()] if legend else []
     return "\n".join(words)
 
 
@@ -31,7 +40,7 @@ def test_a_pull() -> None:
     ax = Pulled("127.0.0.1:5000/mysql:8.4", (there, came), 1.0, 500 * MIB).plot()
     said = texts(ax)
     for words in (
-        "docker pull mysql:8.4: 1 layers came, 1 were there",
+        "docker pull mysql:8.4: 1 layer fetched, 1 already there",
         "already there",
         "3 MiB",
         "bbbbbbbbbbbb",
@@ -43,9 +52,9 @@ def test_a_pull() -> None:
 
 def test_becoming_ready() -> None:
     milestones = tuple(Milestone(float(at), what, "") for at, (what, _) in enumerate(MILESTONES))
-    probes = (Probe(1, 1.1, 1), Probe(4.5, 4.6, 0))
-    tries = (Try(0.1, "taken, then closed"), Try(4.2, ACCEPTED))
-    result = BecomingReady("mysql_container", milestones, probes, tries, 4.6, 3.0)
+    probes = (HealthProbe(1, 1.1, 1), HealthProbe(4.5, 4.6, 0))
+    tries = (ConnectionAttempt(0.1, "taken, then closed"), ConnectionAttempt(4.2, ACCEPTED))
+    result = Startup("mysql_container", milestones, probes, tries, 4.6, 3.0)
     said = texts(result.plot())
     for words in (
         "ready after 4.2 s",
@@ -68,11 +77,11 @@ def test_killed_starts() -> None:
 
 
 def test_sources() -> None:
-    result = Sources(tuple(Source(*one, one[0] != "/dev/disk/") for one in BOOK))
+    result = HostMounts(tuple(HostMount(*one, one[0] != "/dev/disk/") for one in BOOK_MOUNTS))
     said = texts(result.plot())
     assert said.count("missing") == 1
     assert said.count(":ro") == 4
-    for host, inside, _ in BOOK:
+    for host, inside, _ in BOOK_MOUNTS:
         assert host in said
         assert inside in said
 
@@ -81,7 +90,7 @@ def test_numbers() -> None:
     steps = (Step(50, 8, 0.0, 2.0, 1.0),)
     kernel = ((-0.5, 1.0, MIB), (0.5, 1.25, 8 * MIB), (1.5, 1.75, 8 * MIB), (2.5, 2.0, MIB))
     sampler = tuple((at / 10, 50.0, 8.0 * MIB) for at in range(21))
-    result = Numbers(
+    result = UsageComparison(
         "Netdata", steps, "cpu.stat", kernel, sampler, ((1.0, 50.0), (2.0, 50.0)), ((1.0, 8.0 * MIB),)
     )
     assert result.total_s["the kernel's file"] == 1.0

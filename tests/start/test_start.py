@@ -11,7 +11,7 @@ import pytest
 
 from labhelpers.engine import Engine, images
 from labhelpers.lab import Lab
-from labhelpers.start import Life, Lives, first_exercise, lives
+from labhelpers.start import ContainerLifetime, ContainerLifetimes, container_lifetimes, first_exercise
 from labhelpers.start.exercises import IMAGE, NAME
 
 matplotlib.use("agg")
@@ -23,7 +23,7 @@ def _base(engine: Engine) -> None:
 
 
 def test_a_container_lives_as_long_as_its_command(lab: Lab) -> None:
-    told = lives(lab, (1, 2))
+    told = container_lifetimes(lab, (1, 2))
     assert told.all_ended_by_themselves
     assert told.all_lived_as_long_as_their_command
     assert [life.asked_s for life in told.lives] == [1, 2]
@@ -31,17 +31,21 @@ def test_a_container_lives_as_long_as_its_command(lab: Lab) -> None:
 
 
 def test_other_lives_are_told_apart() -> None:
-    life = Life(asked_s=1, lived_s=1.1, noted_s=0.3, status="exited", exit_code=0)
-    assert not Lives((life, replace(life, exit_code=137))).all_ended_by_themselves
-    assert not Lives((life, replace(life, asked_s=2))).all_lived_as_long_as_their_command
-    assert not Lives((life, replace(life, asked_s=0.5, lived_s=3))).all_lived_as_long_as_their_command
+    life = ContainerLifetime(asked_s=1, lived_s=1.1, noted_s=0.3, status="exited", exit_code=0)
+    assert not ContainerLifetimes((life, replace(life, exit_code=137))).all_ended_by_themselves
+    assert not ContainerLifetimes((life, replace(life, asked_s=2))).all_lived_as_long_as_their_command
+    assert not ContainerLifetimes(
+        (life, replace(life, asked_s=0.5, lived_s=3))
+    ).all_lived_as_long_as_their_command
     noted_late = replace(life, asked_s=2, lived_s=1.5, noted_s=0.6)
-    assert Lives((life, noted_late)).all_lived_as_long_as_their_command
-    assert not Lives((life, replace(noted_late, noted_s=0.4))).all_lived_as_long_as_their_command
+    assert ContainerLifetimes((life, noted_late)).all_lived_as_long_as_their_command
+    assert not ContainerLifetimes((life, replace(noted_late, noted_s=0.4))).all_lived_as_long_as_their_command
 
 
 def test_the_figure_gives_each_life_its_bar() -> None:
-    ax = Lives((Life(1, 1.25, 0.2, "exited", 0), Life(3, 3.5, 0.2, "exited", 0))).plot()
+    ax = ContainerLifetimes(
+        (ContainerLifetime(1, 1.25, 0.2, "exited", 0), ContainerLifetime(3, 3.5, 0.2, "exited", 0))
+    ).plot()
     assert [bar.get_width() for bar in ax.patches] == [1.25, 3.5]
 
 
@@ -57,7 +61,7 @@ def checked(lab: Lab, command: str | Sequence[str] | None, **options: Any) -> st
         lab.remove(made, force=True)
 
 
-@pytest.mark.usefixtures("own_state")
+@pytest.mark.usefixtures("temporary_state")
 @pytest.mark.parametrize(
     ("command", "options"),
     [
@@ -69,12 +73,12 @@ def checked(lab: Lab, command: str | Sequence[str] | None, **options: Any) -> st
     ],
 )
 def test_a_container_that_will_end_does_not_stay(
-    there: Lab, command: str | Sequence[str], options: dict[str, Any]
+    shared_lab: Lab, command: str | Sequence[str], options: dict[str, Any]
 ) -> None:
-    assert "ends within five minutes" in checked(there, command, **options)
+    assert "ends within five minutes" in checked(shared_lab, command, **options)
 
 
-@pytest.mark.usefixtures("own_state")
+@pytest.mark.usefixtures("temporary_state")
 @pytest.mark.parametrize(
     ("command", "options"),
     [
@@ -86,23 +90,23 @@ def test_a_container_that_will_end_does_not_stay(
     ],
 )
 def test_a_container_that_goes_on_stays(
-    there: Lab, command: str | Sequence[str], options: dict[str, Any]
+    shared_lab: Lab, command: str | Sequence[str], options: dict[str, Any]
 ) -> None:
-    assert "Start a container that stays: done" in checked(there, command, **options)
+    assert "Start a container that stays: done" in checked(shared_lab, command, **options)
 
 
-@pytest.mark.usefixtures("own_state")
-def test_another_image_of_that_name_does_not_pass(there: Lab) -> None:
-    exercise = first_exercise(there)
-    base = there.client.images.get(IMAGE)
-    made = there.run(IMAGE, "sleep 600", name=NAME, network="none")
-    copy = made.commit(changes=[f"LABEL labhelpers.session={there.session}"])
-    there.remove(made, force=True)
+@pytest.mark.usefixtures("temporary_state")
+def test_another_image_of_that_name_does_not_pass(shared_lab: Lab) -> None:
+    exercise = first_exercise(shared_lab)
+    base = shared_lab.client.images.get(IMAGE)
+    made = shared_lab.run(IMAGE, "sleep 600", name=NAME, network="none")
+    copy = made.commit(changes=[f"LABEL labhelpers.session={shared_lab.session}"])
+    shared_lab.remove(made, force=True)
     copy.tag(IMAGE)
     try:
-        there.run(IMAGE, "sleep 600", name=NAME, network="none")
+        shared_lab.run(IMAGE, "sleep 600", name=NAME, network="none")
         assert "another image that was given the name labhelpers/base" in str(exercise.check())
     finally:
-        there.remove(NAME, force=True)
+        shared_lab.remove(NAME, force=True)
         base.tag(IMAGE)
-        there.client.images.remove(copy.id)
+        shared_lab.client.images.remove(copy.id)

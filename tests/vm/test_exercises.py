@@ -14,21 +14,21 @@ from labhelpers.lab import Lab
 from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
 from labhelpers.vm.experiments import facts
 
-pytestmark = pytest.mark.usefixtures("own_state")
+pytestmark = pytest.mark.usefixtures("temporary_state")
 
 
 @pytest.fixture(scope="module")
-def booted(there: Lab) -> Container:
+def booted(shared_lab: Lab) -> Container:
     """A guest with 128 MiB: a boot is dear, and a name is changed at once."""
-    return vm.start_guest(there)
+    return vm.start_guest(shared_lab)
 
 
 @pytest.fixture
-def lab(there: Lab, booted: Container) -> Iterator[Lab]:
+def lab(shared_lab: Lab, booted: Container) -> Iterator[Lab]:
     """The lab that started the guest: a container of another session is another learner's."""
-    yield there
+    yield shared_lab
     for name in ("my-note", "twin-a", "twin-b", "my-guest", "small-guest"):
-        if (made := container_named(there, name)) and made.id != booted.id:
+        if (made := container_named(shared_lab, name)) and made.id != booted.id:
             made.remove(force=True, v=True)
 
 

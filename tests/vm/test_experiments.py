@@ -8,13 +8,13 @@ from labhelpers import vm
 from labhelpers.errors import BadInput, GuestFailed, LabError
 from labhelpers.lab import Lab
 from labhelpers.state import ROOT
-from labhelpers.vm.experiments import HowManyFit, Pair
+from labhelpers.vm.experiments import Density, Pair
 
 
 @pytest.fixture(scope="module")
-def pair(there: Lab) -> Pair:
+def pair(shared_lab: Lab) -> Pair:
     """One guest for all tests: a boot is the most expensive thing of the course."""
-    return vm.start_pair(there)
+    return vm.start_pair(shared_lab)
 
 
 def test_the_payload_is_one_and_the_same() -> None:
@@ -26,8 +26,8 @@ def left(lab: Lab) -> set[str]:
     return {row["Id"] for row in rows}
 
 
-def test_phases_follow_one_another_without_gaps(there: Lab) -> None:
-    lab = there
+def test_phases_follow_one_another_without_gaps(shared_lab: Lab) -> None:
+    lab = shared_lab
     lab.host.kernel()  # its helper stays until the lab ends
     before = left(lab)
     times = vm.start_times(lab, repeats=1)
@@ -43,58 +43,58 @@ def test_phases_follow_one_another_without_gaps(there: Lab) -> None:
     assert left(lab) == before
 
 
-def test_containers_share_the_kernel_and_guests_do_not(there: Lab, pair: Pair) -> None:
-    before = left(there)
-    seen = vm.kernels(there, pair)
+def test_containers_share_the_kernel_and_guests_do_not(shared_lab: Lab, pair: Pair) -> None:
+    before = left(shared_lab)
+    seen = vm.kernels(shared_lab, pair)
     assert seen.containers_share_the_hosts
     assert seen.every_guest_has_its_own
     assert len(seen.frame()) == 5
-    assert left(there) == before
+    assert left(shared_lab) == before
 
 
-def test_one_pair_is_looked_at_from_all_sides(there: Lab, pair: Pair) -> None:
+def test_one_pair_is_looked_at_from_all_sides(shared_lab: Lab, pair: Pair) -> None:
     log = vm.boot_log(pair)
     assert log.kernel_lines > 50
     assert log.matching("PAYLOAD READY").lines == ("PAYLOAD READY",)
-    seen = vm.devices(there, pair)
+    seen = vm.devices(shared_lab, pair)
     assert seen.container_sees_the_hosts_memory
     assert seen.guest_sees_its_own
     assert (seen.host_sees_payload, seen.host_sees_guest_payload) == (True, False)
-    held, disk = vm.memory_held(there, pair), vm.disk_used(there, pair)
+    held, disk = vm.memory_usage(shared_lab, pair), vm.disk_usage(shared_lab, pair)
     assert held.ratio > 10
     assert disk.vm_copy_bytes > disk.container_copy_bytes
 
 
-def test_what_is_gone_cannot_be_looked_at(there: Lab) -> None:
-    first, second = (vm.start_payload(there) for _ in range(2))
-    there.remove(first, force=True)
-    for look in (vm.disk_used, vm.memory_held, vm.devices, vm.kernels):
+def test_what_is_gone_cannot_be_looked_at(shared_lab: Lab) -> None:
+    first, second = (vm.start_payload(shared_lab) for _ in range(2))
+    shared_lab.remove(first, force=True)
+    for look in (vm.disk_usage, vm.memory_usage, vm.devices, vm.kernels):
         with pytest.raises(LabError, match="is gone"):
-            look(there, Pair(second, first))  # type: ignore[operator]
-    there.remove(second, force=True)
+            look(shared_lab, Pair(second, first))  # type: ignore[operator]
+    shared_lab.remove(second, force=True)
 
 
-def test_a_guest_without_room_fails_with_its_last_lines(there: Lab) -> None:
-    lab = there
+def test_a_guest_without_room_fails_with_its_last_lines(shared_lab: Lab) -> None:
+    lab = shared_lab
     with pytest.raises(GuestFailed) as failed:
         vm.start_guest(lab, memory_mb=16, limit_s=30)
     assert failed.value.engine_message
 
 
-def test_a_guest_with_more_memory_than_there_is_fails_in_words(there: Lab) -> None:
+def test_a_guest_with_more_memory_than_there_is_fails_in_words(shared_lab: Lab) -> None:
     with pytest.raises(GuestFailed, match="exit code 64") as failed:
-        vm.start_guest(there, memory_mb=999_999)
+        vm.start_guest(shared_lab, memory_mb=999_999)
     assert "only" in (failed.value.engine_message or "")
 
 
 @pytest.mark.parametrize("memory_mb", [0, -1, "128", True, 1.5])
-def test_a_memory_that_cannot_be_meant(there: Lab, memory_mb: object) -> None:
+def test_a_memory_that_cannot_be_meant(shared_lab: Lab, memory_mb: object) -> None:
     with pytest.raises(BadInput):
-        vm.start_guest(there, memory_mb=memory_mb)  # type: ignore[arg-type]
+        vm.start_guest(shared_lab, memory_mb=memory_mb)  # type: ignore[arg-type]
 
 
 def test_a_line_through_the_measurements() -> None:
-    result = HowManyFit(1000, (1, 2, 3), (110, 210, 310), (11, 12, 13))
+    result = Density(1000, (1, 2, 3), (110, 210, 310), (11, 12, 13))
     assert result.line("vm") == pytest.approx((10, 100))
     assert (result.fit("vm"), result.fit("container")) == (9, 990)
     assert list(result.frame()["how"]).count("extrapolated") == 2

@@ -5,12 +5,12 @@ from __future__ import annotations
 import matplotlib
 import pytest
 
-from labhelpers.vm.experiments import DiskUsed, HowManyFit, MemoryHeld, Phase, Stacks, Start, StartTimes
+from labhelpers.vm.experiments import Density, DiskUsage, MemoryUsage, Phase, Stacks, Start, StartTimes
 
 matplotlib.use("agg")
 MIB = 1024 * 1024
-MEMORY = MemoryHeld(200 * MIB, 2 * MIB, 128 * MIB)
-DISK = DiskUsed(10 * MIB, MIB, 8 * MIB, 50 * MIB, 2 * MIB, 8 * MIB, 0)
+MEMORY = MemoryUsage(200 * MIB, 2 * MIB, 128 * MIB)
+DISK = DiskUsage(10 * MIB, MIB, 8 * MIB, 50 * MIB, 2 * MIB, 8 * MIB, 0)
 
 
 def _texts(ax: object) -> str:
@@ -34,7 +34,7 @@ def test_memory_and_disk_draw_their_bytes() -> None:
 
 
 def test_measured_and_extrapolated_look_different() -> None:
-    ax = HowManyFit(1024 * MIB, (1, 2), (100 * MIB, 200 * MIB), (MIB, 2 * MIB)).plot()
+    ax = Density(1024 * MIB, (1, 2), (100 * MIB, 200 * MIB), (MIB, 2 * MIB)).plot()
     labels = [str(line.get_label()) for line in ax.lines]
     assert sum("measured" in label for label in labels) == 2
     assert all(line.get_linestyle() == "--" for line in ax.lines if "extrapolated" in str(line.get_label()))

@@ -13,9 +13,9 @@ from docker.types import Mount
 from labhelpers.course.containers import stored_value
 from labhelpers.course.exercises import Exercise
 from labhelpers.lab import Lab
-from labhelpers.volumes import exercises, stage
+from labhelpers.volumes import common, exercises
 
-pytestmark = pytest.mark.usefixtures("own_state")
+pytestmark = pytest.mark.usefixtures("temporary_state")
 
 STAY = ["sleep", "300"]
 SERVE = ["httpd", "-f", "-h", "/www"]
@@ -26,11 +26,11 @@ Act = Callable[[Lab], Any]
 
 
 @pytest.fixture(scope="module")
-def room(shared: Lab) -> Iterator[Lab]:
+def room(shared_lab: Lab) -> Iterator[Lab]:
     """The lab of the room; what `-v` made for the exercises of this file carries no label."""
-    yield shared
-    gone(shared, *CONTAINERS)
-    no_volume(shared, *VOLUMES)
+    yield shared_lab
+    gone(shared_lab, *CONTAINERS)
+    no_volume(shared_lab, *VOLUMES)
 
 
 def gone(lab: Lab, *names: str) -> None:
@@ -60,7 +60,7 @@ def put(lab: Lab, name: str, command: Any = STAY, image: str = "payload", **opti
 
 def once(lab: Lab, script: str, *volumes: str) -> None:
     """Run a shell script in a container that has these volumes, and wait for it."""
-    stage.output(lab, ["sh", "-c", script], volumes=list(volumes))
+    common.output(lab, ["sh", "-c", script], volumes=list(volumes))
 
 
 def says(exercise: Exercise, words: str) -> None:
@@ -204,7 +204,7 @@ def ended(lab: Lab, command: Any, **options: Any) -> None:
 
 def again_and_again(lab: Lab) -> None:
     put(lab, "stays", ["sh", "-c", "sleep 0.5"], restart_policy={"Name": "always"}, **LOG)
-    lab.wait_for("its next start", lambda: lab.inspect("stays")["RestartCount"] > 0, stage.LIMIT_S)
+    lab.wait_for("its next start", lambda: lab.inspect("stays")["RestartCount"] > 0, common.TIMEOUT_S)
 
 
 @pytest.mark.parametrize(
@@ -315,11 +315,11 @@ def test_shop_right(room: Lab) -> None:
         exercise = exercises.shop(room)
         says(exercise, "no container named shop")
         served(room, command, volumes=["t-www:/www"])
-        room.wait_for("it to serve the page", lambda: exercises.shop(room).check().passed, stage.LIMIT_S)
+        room.wait_for("it to serve the page", lambda: exercises.shop(room).check().passed, common.TIMEOUT_S)
     gone(room, "shop")
     no_volume(room, "t-used")
     filled_before(room, "cp -a /www/. /d/")  # by hand
-    room.wait_for("it to serve the page", lambda: exercises.shop(room).check().passed, stage.LIMIT_S)
+    room.wait_for("it to serve the page", lambda: exercises.shop(room).check().passed, common.TIMEOUT_S)
 
 
 # --- 5: the clerk's ledger
@@ -422,7 +422,7 @@ def test_ledger_right(room: Lab, script: str, options: dict[str, Any]) -> None:
     writes(room)
     passes(exercise)
     passes(exercises.ledger(room))  # the cell that is run again keeps all
-    left = [entry.path for entry in room.host.directory(stage.directory_of(room, name))]
+    left = [entry.path for entry in room.host.directory(common.directory_of(room, name))]
     assert left == ["entries"], "the check removes what it tries with"
 
 
@@ -440,16 +440,16 @@ def copied(script: str) -> Act:
 
 def same_directory(lab: Lab) -> None:
     """Another name for the same files."""
-    source = stage.directory_of(lab, archive_of(lab))
+    source = common.directory_of(lab, archive_of(lab))
     volume(lab, "archive-copy", type="none", o="bind", device=source)
     put(lab, "t-holds", volumes=["archive-copy:/to"])
 
 
 def hard_links(lab: Lab) -> None:
     volume(lab, "archive-copy")
-    above = stage.directory_of(lab, archive_of(lab)).rsplit("/", 2)[0]
+    above = common.directory_of(lab, archive_of(lab)).rsplit("/", 2)[0]
     tools = ["cp", "-al", f"/v/{archive_of(lab)}/_data/.", "/v/archive-copy/_data/"]
-    stage.output(lab, tools, image="tools", volumes=[f"{above}:/v"])
+    common.output(lab, tools, image="tools", volumes=[f"{above}:/v"])
 
 
 @pytest.mark.parametrize(

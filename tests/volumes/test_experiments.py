@@ -10,12 +10,12 @@ from docker.errors import APIError
 from docker.models.containers import Container
 
 from labhelpers import volumes
-from labhelpers.errors import BadInput, LabError, NameTaken, NotOurs
+from labhelpers.errors import BadInput, LabError, NameTaken, NotOwned
 from labhelpers.lab import Lab
-from labhelpers.volumes import stage
-from labhelpers.volumes.filling import OWN_FILE
-from labhelpers.volumes.owners import outside
-from labhelpers.volumes.speed import PLACES, SMALL
+from labhelpers.volumes import common
+from labhelpers.volumes.ownership import host_id
+from labhelpers.volumes.population import EXISTING_FILE
+from labhelpers.volumes.speed import MOUNT_POINTS, SMALL
 
 
 def named(lab: Lab, end: str) -> str:
@@ -29,36 +29,36 @@ def our_volumes(lab: Lab) -> list[str]:
 
 
 @pytest.fixture
-def leaves_nothing(shared: Lab) -> object:
+def leaves_nothing(shared_lab: Lab) -> object:
     """What an experiment leaves on the engine is a failure."""
-    before = our_volumes(shared)
+    before = our_volumes(shared_lab)
     yield
-    assert our_volumes(shared) == before
+    assert our_volumes(shared_lab) == before
     others = [
         c
-        for c in shared.client.containers.list(
-            all=True, filters={"label": f"labhelpers.session={shared.session}"}, ignore_removed=True
+        for c in shared_lab.client.containers.list(
+            all=True, filters={"label": f"labhelpers.session={shared_lab.session}"}, ignore_removed=True
         )
     ]
-    assert {one.id for one in others} <= {shared.host.helper}
+    assert {one.id for one in others} <= {shared_lab.host.helper}
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_filling(shared: Lab) -> None:
-    result = volumes.filling(shared)
+def test_filling(shared_lab: Lab) -> None:
+    result = volumes.populate(shared_lab)
     assert len(result.image) >= 2
     assert result.of("nothing").seen == result.image == result.after
     fresh = result.of("a fresh volume")
     assert fresh.seen == fresh.outside == result.image
-    assert result.of("a volume with a file").seen == (OWN_FILE,)
+    assert result.of("a volume with a file").seen == (EXISTING_FILE,)
     for case in ("a fresh volume, nocopy", "an empty directory"):
         assert result.of(case).seen == result.of(case).outside == ()
     assert len(result.frame()) == len(result.cases) == 5
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_delays(shared: Lab) -> None:
-    result = volumes.delays(shared, rounds=20)
+def test_delays(shared_lab: Lab) -> None:
+    result = volumes.propagation_delays(shared_lab, rounds=20)
     assert result.same_file
     assert len(result.to_inside_us) == len(result.to_outside_us) == 20
     assert min(result.to_inside_us + result.to_outside_us) > 0
@@ -66,8 +66,8 @@ def test_delays(shared: Lab) -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_read_only(shared: Lab) -> None:
-    result = volumes.read_only(shared)
+def test_read_only(shared_lab: Lab) -> None:
+    result = volumes.read_only(shared_lab)
     assert [one.wrote for one in result.attempts] == [True, False, False, False]
     assert [one.mount_is_ro for one in result.attempts] == [False, True, True, True]
     assert {one.words for one in result.attempts[1:]} == {"Read-only file system"}
@@ -75,8 +75,8 @@ def test_read_only(shared: Lab) -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_tmpfs(shared: Lab) -> None:
-    result = volumes.tmpfs(shared, size_bytes=4 << 20)
+def test_tmpfs(shared_lab: Lab) -> None:
+    result = volumes.tmpfs(shared_lab, size_bytes=4 << 20)
     assert (result.file_system, result.on_a_disk) == ("tmpfs", False)
     assert result.written_bytes == 2 << 20
     assert result.charged_bytes >= 0.9 * result.written_bytes
@@ -85,11 +85,11 @@ def test_tmpfs(shared: Lab) -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_owners(shared: Lab) -> None:
-    result = volumes.owners(shared, user=4777)
+def test_owners(shared_lab: Lab) -> None:
+    result = volumes.file_ownership(shared_lab, user=4777)
     root, refused, given, open_to_all = result.attempts
     assert root.wrote
-    assert root.owner_outside == outside(f"0 {root.expected_outside} 1", 0)
+    assert root.owner_outside == host_id(f"0 {root.expected_outside} 1", 0)
     assert (refused.wrote, refused.words, refused.owner_outside) == (False, "Permission denied", None)
     assert given.wrote
     assert given.owner == given.owner_outside == given.expected_outside
@@ -102,12 +102,12 @@ def test_owners(shared: Lab) -> None:
 def test_a_mapped_user_has_another_number_outside() -> None:
     # as the kernel writes it for a rootless engine (user_namespaces(7))
     uid_map = "         0       1000          1\n         1     100000      65536\n"
-    assert (outside(uid_map, 0), outside(uid_map, 4321), outside(uid_map, 70000)) == (1000, 104320, -1)
+    assert (host_id(uid_map, 0), host_id(uid_map, 4321), host_id(uid_map, 70000)) == (1000, 104320, -1)
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_missing(shared: Lab) -> None:
-    result = volumes.missing(shared)
+def test_missing(shared_lab: Lab) -> None:
+    result = volumes.missing_sources(shared_lab)
     mount, path, name = result.ways
     assert (mount.started, mount.made) == (False, "nothing")
     assert "does not exist" in mount.words
@@ -118,62 +118,62 @@ def test_missing(shared: Lab) -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_leftovers(shared: Lab) -> None:
-    before = {one.name for one in shared.client.volumes.list()}
-    result = volumes.leftovers(shared, times=2)
+def test_leftovers(shared_lab: Lab) -> None:
+    before = {one.name for one in shared_lab.client.volumes.list()}
+    result = volumes.dangling_volumes(shared_lab, times=2)
     assert [way.left for way in result.ways] == [2, 0, 0, 1, 1]
     assert result.of("-v /data", "docker rm").left_bytes >= 2 << 20
     assert result.of("-v /data", "--rm").left_bytes == 0
     # what it left on purpose is gone: others' volumes come and go meanwhile, but not with a file of ours
-    for volume in shared.client.volumes.list():
+    for volume in shared_lab.client.volumes.list():
         if volume.name not in before:
             try:
-                entries = shared.host.directory(str(volume.attrs["Mountpoint"]))
+                entries = shared_lab.host.directory(str(volume.attrs["Mountpoint"]))
             except LabError:
                 continue
             assert [(e.path, e.size_bytes) for e in entries] != [("file", 1 << 20)]
-    assert not shared.client.images.list(name=f"labhelpers-volumes-{shared.session}")
+    assert not shared_lab.client.images.list(name=f"labhelpers-volumes-{shared_lab.session}")
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_speeds(shared: Lab) -> None:
-    with stage.volume(shared, "own") as name:
-        source = stage.directory_of(shared, name)
-        result = volumes.speeds(shared, source, repeats=2, whole_bytes=1 << 20, small_writes=4)
-        assert shared.host.directory(source) == []  # it has removed its files
+def test_speeds(shared_lab: Lab) -> None:
+    with common.volume(shared_lab, "own") as name:
+        source = common.directory_of(shared_lab, name)
+        result = volumes.speeds(shared_lab, source, repeats=2, whole_bytes=1 << 20, small_writes=4)
+        assert shared_lab.host.directory(source) == []  # it has removed its files
     assert result.is_whole
-    assert len(result.turns) == 2 * 3 * len(PLACES)
+    assert len(result.turns) == 2 * 3 * len(MOUNT_POINTS)
     assert result.file_systems["tmpfs"] == "tmpfs"
     small = result.of("volume", SMALL)[0]
     assert small.operation_bytes == 4096
     assert 0 < small.moved_bytes <= 4 * 4096
     assert small.operation_ms == pytest.approx(1000 * small.took_s * 4096 / small.moved_bytes)
-    assert set(result.frame().place) == set(PLACES)
+    assert set(result.frame().place) == set(MOUNT_POINTS)
     assert not volumes.speed.Speeds(result.turns[1:], {}, 1, 1, 2).is_whole
 
 
 # --- where things are
 
 
-def test_where_and_places(shared: Lab) -> None:
-    name, bound = named(shared, "where"), named(shared, "bound")
+def test_where_and_places(shared_lab: Lab) -> None:
+    name, bound = named(shared_lab, "where"), named(shared_lab, "bound")
     for one in (name, bound):
-        shared.create_volume(one)
-    container = shared.run(
-        shared.image("payload"),
+        shared_lab.create_volume(one)
+    container = shared_lab.run(
+        shared_lab.image("payload"),
         "sleep 300",
         network="none",
         volumes=[f"{name}:/data:ro", "/nameless"],
-        mounts=[f"type=bind,source={stage.directory_of(shared, bound)},target=/target"],
+        mounts=[f"type=bind,source={common.directory_of(shared_lab, bound)},target=/target"],
         tmpfs={"/memory": "size=1m"},
     )
     try:
-        place = volumes.where(shared, name)
+        place = volumes.volume_location(shared_lab, name)
         assert (place.driver, place.entries) == ("local", ())
         assert place.is_below_data
         assert place.directory.endswith(f"/{name}/_data")
         assert place.directory not in repr(place) + place.frame().to_string()
-        found = volumes.places(shared, container)
+        found = volumes.file_locations(shared_lab, container)
         assert [(p.inside, p.kind) for p in found.places] == [
             ("/", "container layer"),
             ("/data", "volume"),
@@ -188,37 +188,37 @@ def test_where_and_places(shared: Lab) -> None:
         assert found.places[0].file_system == "overlay"
         assert found.of("tmpfs")[0].directory is None
     finally:
-        shared.remove(container, force=True, volumes=True)
+        shared_lab.remove(container, force=True, volumes=True)
 
 
-def test_a_path_elsewhere_is_shown_without_its_machine(shared: Lab) -> None:
-    assert stage.shown(shared, "/home/somebody/course/target") == "…/target"
-    root = shared.engine.info["DockerRootDir"]
-    assert stage.shown(shared, f"{root}/volumes/x/_data") == "DATA/volumes/x/_data"
-    assert stage.shown(shared, f"{root}-other/x") == "…/x"
+def test_a_path_elsewhere_is_shown_without_its_machine(shared_lab: Lab) -> None:
+    assert common.display_path(shared_lab, "/home/somebody/course/target") == "…/target"
+    root = shared_lab.engine.info["DockerRootDir"]
+    assert common.display_path(shared_lab, f"{root}/volumes/x/_data") == "DATA/volumes/x/_data"
+    assert common.display_path(shared_lab, f"{root}-other/x") == "…/x"
 
 
-def test_another_ones_volume_stays_untouched(shared: Lab, tmp_path: Path) -> None:
-    name = named(shared, "foreign")
-    foreign = shared.client.volumes.create(name)
+def test_another_ones_volume_stays_untouched(shared_lab: Lab, tmp_path: Path) -> None:
+    name = named(shared_lab, "foreign")
+    foreign = shared_lab.client.volumes.create(name)
     try:
         for touch in (
-            lambda: volumes.where(shared, name),
-            lambda: volumes.put_files(shared, name),
-            lambda: volumes.restore(shared, tmp_path / "any.tar", name),
+            lambda: volumes.volume_location(shared_lab, name),
+            lambda: volumes.create_test_files(shared_lab, name),
+            lambda: volumes.restore(shared_lab, tmp_path / "any.tar", name),
         ):
             with pytest.raises(NameTaken, match="stays untouched"):
                 touch()
-        assert shared.host.directory(str(foreign.attrs["Mountpoint"])) == []
+        assert shared_lab.host.directory(str(foreign.attrs["Mountpoint"])) == []
     finally:
         foreign.remove()
 
 
-@pytest.mark.parametrize("ask", [volumes.where, volumes.contents, volumes.put_files])
-def test_a_volume_that_is_not_there(shared: Lab, ask: object) -> None:
+@pytest.mark.parametrize("ask", [volumes.volume_location, volumes.contents, volumes.create_test_files])
+def test_a_volume_that_is_not_there(shared_lab: Lab, ask: object) -> None:
     with pytest.raises(LabError, match="no volume"):
-        ask(shared, named(shared, "nowhere"))  # type: ignore[operator]
-    assert not [name for name in our_volumes(shared) if "nowhere" in name]
+        ask(shared_lab, named(shared_lab, "nowhere"))  # type: ignore[operator]
+    assert not [name for name in our_volumes(shared_lab) if "nowhere" in name]
 
 
 # --- whose directory it is
@@ -228,69 +228,79 @@ def is_seen(lab: Lab, directory: Path) -> bool:
     """Whether the engine has this directory of the test's machine."""
     try:
         mounts = [f"type=bind,source={directory},target=/there"]
-        with lab.running(lab.image("payload"), stage.STAY, network="none", mounts=mounts) as container:
+        with lab.running(
+            lab.image("payload"), common.KEEP_RUNNING, network="none", mounts=mounts
+        ) as container:
             return bool(lab.host.entries("/there", ["here"], container)["here"])
     except LabError:
         return False
 
 
-def test_go_on_where_the_engine_has_the_directory(shared: Lab, tmp_path: Path) -> None:
+def test_go_on_where_the_engine_has_the_directory(shared_lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "here").touch()
-    if not is_seen(shared, tmp_path):
+    if not is_seen(shared_lab, tmp_path):
         pytest.skip("this engine does not have the directories of the test's machine")
-    name, image = named(shared, "bind"), shared.image("payload")
+    name, image = named(shared_lab, "bind"), shared_lab.image("payload")
     mount = f"type=bind,source={tmp_path},target=/data"
-    container = shared.run(image, "sleep 300", name=name, network="none", mounts=[mount])
-    found = volumes.go_on(shared, name, tmp_path, "/data", image, named(shared, "there"))
+    container = shared_lab.run(image, "sleep 300", name=name, network="none", mounts=[mount])
+    found = volumes.resolve_bind_source(
+        shared_lab, name, tmp_path, "/data", image, named(shared_lab, "there")
+    )
     assert (found.is_here, found.engine_said, found.directory) == (True, None, str(tmp_path))
     assert found.holds_together
     assert str(tmp_path) not in repr(found) + found.frame().to_string()
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
-    assert volumes.both_ways(shared, container, "/data", found.directory).agree
+    assert volumes.write_both_sides(shared_lab, container, "/data", found.directory).agree
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
-    shared.remove(container, force=True)
+    shared_lab.remove(container, force=True)
 
 
 def goes_on_there(lab: Lab, here: Path, said: str) -> None:
     """The lab goes on with a directory of the engine's host."""
     name, there = named(lab, "bind"), named(lab, "there")
-    found = volumes.go_on(lab, name, here, "/data", lab.image("base"), there)
+    found = volumes.resolve_bind_source(lab, name, here, "/data", lab.image("base"), there)
     try:
         assert not found.is_here
         assert found.engine_said is not None
         assert said in found.engine_said
         assert "/" not in found.engine_said
         assert found.holds_together
-        assert found.directory == stage.directory_of(lab, there)
-        assert volumes.both_ways(lab, name, "/data", found.directory).agree
+        assert found.directory == common.directory_of(lab, there)
+        assert volumes.write_both_sides(lab, name, "/data", found.directory).agree
     finally:
         lab.remove(name, force=True)
         lab.client.volumes.get(there).remove()
 
 
-def test_go_on_where_the_engine_does_not_have_it(shared: Lab, tmp_path: Path) -> None:
-    goes_on_there(shared, tmp_path / "nobody-has-this", "does not exist")
+def test_go_on_where_the_engine_does_not_have_it(shared_lab: Lab, tmp_path: Path) -> None:
+    goes_on_there(shared_lab, tmp_path / "nobody-has-this", "does not exist")
 
 
-def test_go_on_where_the_engine_has_another_directory_of_that_path(shared: Lab, tmp_path: Path) -> None:
+def test_go_on_where_the_engine_has_another_directory_of_that_path(shared_lab: Lab, tmp_path: Path) -> None:
     # what the reader's line has mounted is not the directory that is here
-    mount = f"type=volume,source={named(shared, 'else')},target=/data"
-    shared.run(
-        shared.image("payload"), "sleep 300", name=named(shared, "bind"), network="none", mounts=[mount]
+    mount = f"type=volume,source={named(shared_lab, 'else')},target=/data"
+    shared_lab.run(
+        shared_lab.image("payload"),
+        "sleep 300",
+        name=named(shared_lab, "bind"),
+        network="none",
+        mounts=[mount],
     )
-    goes_on_there(shared, tmp_path, "another one")
-    shared.client.volumes.get(named(shared, "else")).remove()
+    goes_on_there(shared_lab, tmp_path, "another one")
+    shared_lab.client.volumes.get(named(shared_lab, "else")).remove()
 
 
-def test_go_on_leaves_another_ones_container_alone(shared: Lab, tmp_path: Path) -> None:
-    name = named(shared, "foreign")
-    foreign: Container = shared.client.containers.create(
-        shared.image("payload"), "sleep 300", name=name, network_mode="none"
+def test_go_on_leaves_another_ones_container_alone(shared_lab: Lab, tmp_path: Path) -> None:
+    name = named(shared_lab, "foreign")
+    foreign: Container = shared_lab.client.containers.create(
+        shared_lab.image("payload"), "sleep 300", name=name, network_mode="none"
     )
     foreign.start()
     try:
-        with pytest.raises((NotOurs, LabError)):
-            volumes.go_on(shared, name, tmp_path, "/", shared.image("payload"), named(shared, "there"))
+        with pytest.raises((NotOwned, LabError)):
+            volumes.resolve_bind_source(
+                shared_lab, name, tmp_path, "/", shared_lab.image("payload"), named(shared_lab, "there")
+            )
         foreign.reload()
         assert foreign.status == "running"
         assert list(tmp_path.iterdir()) == []
@@ -298,39 +308,39 @@ def test_go_on_leaves_another_ones_container_alone(shared: Lab, tmp_path: Path) 
         foreign.remove(force=True)
 
 
-def test_two_sides_that_are_not_one_do_not_agree(shared: Lab) -> None:
+def test_two_sides_that_are_not_one_do_not_agree(shared_lab: Lab) -> None:
     with (
-        stage.volume(shared, "one") as one,
-        stage.volume(shared, "other") as other,
-        shared.running(
-            shared.image("payload"), stage.STAY, network="none", volumes=[f"{one}:/data"]
+        common.volume(shared_lab, "one") as one,
+        common.volume(shared_lab, "other") as other,
+        shared_lab.running(
+            shared_lab.image("payload"), common.KEEP_RUNNING, network="none", volumes=[f"{one}:/data"]
         ) as container,
         pytest.raises(LabError),
     ):
-        volumes.both_ways(shared, container, "/data", stage.directory_of(shared, other))
+        volumes.write_both_sides(shared_lab, container, "/data", common.directory_of(shared_lab, other))
 
 
 # --- back-up and restore
 
 
-def test_a_back_up_is_restored_as_it_was(shared: Lab, tmp_path: Path) -> None:
-    one, two = named(shared, "full"), named(shared, "again")
+def test_a_back_up_is_restored_as_it_was(shared_lab: Lab, tmp_path: Path) -> None:
+    one, two = named(shared_lab, "full"), named(shared_lab, "again")
     for name in (one, two):
-        shared.create_volume(name)
+        shared_lab.create_volume(name)
     file = tmp_path / "full.tar"
-    put = volumes.put_files(shared, one, random_bytes=3 << 20)
+    put = volumes.create_test_files(shared_lab, one, random_bytes=3 << 20)
     assert put.files == 3
-    saved = volumes.back_up(shared, one, file)
+    saved = volumes.back_up(shared_lab, one, file)
     assert saved.agrees
     assert saved.volume_contents.sha256 == put.sha256
     assert saved.file_bytes == file.stat().st_size > 3 << 20
-    restored = volumes.restore(shared, file, two)
+    restored = volumes.restore(shared_lab, file, two)
     assert restored.agrees
     assert restored.volume_contents.sha256 == put.sha256
     with pytest.raises(BadInput, match="there already"):
-        volumes.back_up(shared, one, file)
+        volumes.back_up(shared_lab, one, file)
     with pytest.raises(BadInput, match="holds files"):
-        volumes.restore(shared, file, two)
+        volumes.restore(shared_lab, file, two)
     # each of these changes is seen
     for script in (
         "chmod 644 /data/secret",
@@ -338,18 +348,18 @@ def test_a_back_up_is_restored_as_it_was(shared: Lab, tmp_path: Path) -> None:
         "ln -sfn hello /data/latest",
         "touch /data/more",
     ):
-        before = volumes.contents(shared, two).sha256
-        stage.output(shared, ["sh", "-c", script], volumes=[f"{two}:/data"])
-        assert volumes.contents(shared, two).sha256 != before, script
+        before = volumes.contents(shared_lab, two).sha256
+        common.output(shared_lab, ["sh", "-c", script], volumes=[f"{two}:/data"])
+        assert volumes.contents(shared_lab, two).sha256 != before, script
 
 
-def test_a_damaged_back_up_does_not_agree(shared: Lab, tmp_path: Path) -> None:
-    one, two = named(shared, "whole"), named(shared, "damaged")
+def test_a_damaged_back_up_does_not_agree(shared_lab: Lab, tmp_path: Path) -> None:
+    one, two = named(shared_lab, "whole"), named(shared_lab, "damaged")
     for name in (one, two):
-        shared.create_volume(name)
-    volumes.put_files(shared, one, random_bytes=4096)
+        shared_lab.create_volume(name)
+    volumes.create_test_files(shared_lab, one, random_bytes=4096)
     file = tmp_path / "whole.tar"
-    saved = volumes.back_up(shared, one, file)
+    saved = volumes.back_up(shared_lab, one, file)
     with tarfile.open(file) as archive:
         at = next(m.offset_data for m in archive if m.name.endswith("numbers"))
     with file.open("r+b") as damaged:
@@ -357,25 +367,27 @@ def test_a_damaged_back_up_does_not_agree(shared: Lab, tmp_path: Path) -> None:
         byte = damaged.read(1)
         damaged.seek(at)
         damaged.write(bytes([byte[0] ^ 1]))
-    restored = volumes.restore(shared, file, two)
+    restored = volumes.restore(shared_lab, file, two)
     assert restored.volume_contents.sha256 != saved.volume_contents.sha256
 
 
-def test_a_program_that_fails_is_an_error_with_its_words(shared: Lab) -> None:
+def test_a_program_that_fails_is_an_error_with_its_words(shared_lab: Lab) -> None:
     command = ["sh", "-c", "echo it broke; exit 3"]
-    with shared.running(shared.image("payload"), command, network="none") as container:
+    with shared_lab.running(shared_lab.image("payload"), command, network="none") as container:
         with pytest.raises(LabError, match="failed") as failed:
-            stage.result_of(shared, container)
+            common.result_of(shared_lab, container)
         assert "it broke" in str(failed.value)
     with pytest.raises(LabError, match="failed"):
-        stage.output(shared, command)
+        common.output(shared_lab, command)
 
 
-def test_a_volume_in_use_is_not_removed_under_its_container(shared: Lab) -> None:
-    name = named(shared, "used")
-    made = shared.create_volume(name)
-    container = shared.run(shared.image("payload"), "sleep 300", network="none", volumes=[f"{name}:/data"])
+def test_a_volume_in_use_is_not_removed_under_its_container(shared_lab: Lab) -> None:
+    name = named(shared_lab, "used")
+    made = shared_lab.create_volume(name)
+    container = shared_lab.run(
+        shared_lab.image("payload"), "sleep 300", network="none", volumes=[f"{name}:/data"]
+    )
     with pytest.raises(APIError, match="in use"):
         made.remove()
-    shared.remove(container, force=True, volumes=True)
+    shared_lab.remove(container, force=True, volumes=True)
     made.remove()

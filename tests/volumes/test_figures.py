@@ -9,10 +9,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from labhelpers.volumes.filling import Case, Filling
-from labhelpers.volumes.places import Place, Places
-from labhelpers.volumes.sides import BothWays, Delays, percentile
-from labhelpers.volumes.speed import CACHED, MIB, PLACES, SMALL, SYNCED, Speeds, Turn
+from labhelpers.volumes.locations import FileLocation, FileLocations
+from labhelpers.volumes.population import PopulationCase, VolumePopulation
+from labhelpers.volumes.shared_directory import PropagationDelays, SharedWrites, percentile
+from labhelpers.volumes.speed import CACHED, MIB, MOUNT_POINTS, SMALL, SYNCED, SpeedMeasurement, Speeds
 
 matplotlib.use("agg")
 
@@ -21,13 +21,17 @@ def texts(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.texts] + [ax.get_title(loc="left")]
 
 
-PLACED = Places(
+PLACED = FileLocations(
     "web",
     (
-        Place("/", "container layer", "", "/x/overlay2/abc/diff", "DATA/overlay2/abc/diff", "overlay", False),
-        Place("/data", "volume", "mine", "/x/volumes/mine/_data", "DATA/volumes/mine/_data", "ext4", True),
-        Place("/run", "tmpfs", "", None, "memory", "tmpfs", False),
-        Place("/target", "bind", "", "/home/me/target", "…/target", "xfs", False),
+        FileLocation(
+            "/", "container layer", "", "/x/overlay2/abc/diff", "DATA/overlay2/abc/diff", "overlay", False
+        ),
+        FileLocation(
+            "/data", "volume", "mine", "/x/volumes/mine/_data", "DATA/volumes/mine/_data", "ext4", True
+        ),
+        FileLocation("/run", "tmpfs", "", None, "memory", "tmpfs", False),
+        FileLocation("/target", "bind", "", "/home/me/target", "…/target", "xfs", False),
     ),
 )
 
@@ -46,14 +50,14 @@ def test_places_join_each_path_to_its_directory() -> None:
     assert list(PLACED.frame().writable) == [True, False, True, True]
 
 
-FILLED = Filling(
+FILLED = VolumePopulation(
     "/etc/x",
     ("a", "b"),
     (
-        Case("nothing", "", ("a", "b"), None),
-        Case("a fresh volume", "-v V:/etc/x", ("a", "b"), ("a", "b")),
-        Case("a volume with a file", "-v V:/etc/x", ("mine",), ("mine",)),
-        Case("an empty directory", "--mount …", (), ()),
+        PopulationCase("nothing", "", ("a", "b"), None),
+        PopulationCase("a fresh volume", "-v V:/etc/x", ("a", "b"), ("a", "b")),
+        PopulationCase("a volume with a file", "-v V:/etc/x", ("mine",), ("mine",)),
+        PopulationCase("an empty directory", "--mount …", (), ()),
     ),
     ("a", "b"),
 )
@@ -81,14 +85,14 @@ def test_filling_colours_tell_the_images_files_from_others() -> None:
 
 
 def test_delays_show_every_point_and_the_median() -> None:
-    result = Delays((5.0, 6.0, 90.0), (4.0, 4.5, 5.0), (7, 7), (1, 1))
+    result = PropagationDelays((5.0, 6.0, 90.0), (4.0, 4.5, 5.0), (7, 7), (1, 1))
     ax = result.plot()
     points, median, back, _ = ax.lines
     assert list(points.get_xdata()) == [5, 6, 90]
     assert list(median.get_xdata()) == [6, 6]
     assert list(back.get_xdata()) == [4, 4.5, 5]
     assert any("median 6 µs" in words for words in texts(ax))
-    late = Delays((5.0, 15_100.0), (4.0,), (7, 7), (1, 1)).plot()
+    late = PropagationDelays((5.0, 15_100.0), (4.0,), (7, 7), (1, 1)).plot()
     assert any("within 15.1 ms" in words for words in texts(late))
     assert ax.get_xscale() == "log"
 
@@ -99,12 +103,12 @@ def test_delays_show_every_point_and_the_median() -> None:
 def test_one_file_is_one_inode_of_one_device(
     inodes: tuple[int, int], devices: tuple[int, int], same: bool
 ) -> None:
-    assert Delays((1.0,), (1.0,), inodes, devices).same_file is same
+    assert PropagationDelays((1.0,), (1.0,), inodes, devices).same_file is same
 
 
 def test_both_ways_must_agree() -> None:
-    assert BothWays("a", "a", "b", "b").agree
-    assert not BothWays("a", "a", "b", "c").agree
+    assert SharedWrites("a", "a", "b", "b").agree
+    assert not SharedWrites("a", "a", "b", "c").agree
 
 
 def test_percentiles() -> None:
@@ -113,11 +117,11 @@ def test_percentiles() -> None:
 
 def speeds() -> Speeds:
     turns = []
-    for number, place in enumerate(PLACES, 1):
+    for number, place in enumerate(MOUNT_POINTS, 1):
         for what, factor in ((CACHED, 100), (SYNCED, 10), (SMALL, 1)):
             for spread in (1, 2, 3):
                 operation = 4096 if what == SMALL else MIB
-                turns.append(Turn(place, what, MIB, 1 / (number * factor * spread), operation))
+                turns.append(SpeedMeasurement(place, what, MIB, 1 / (number * factor * spread), operation))
     kinds = {"container layer": "overlay", "volume": "ext4", "bind mount": "ext4", "tmpfs": "tmpfs"}
     return Speeds(tuple(turns), kinds, 8 * MIB, 4096, 3)
 
@@ -125,10 +129,10 @@ def speeds() -> Speeds:
 def test_speeds_show_every_measurement_and_its_median() -> None:
     result = speeds()
     ax = result.plot()
-    points = [line for line in ax.lines if line.get_label() in PLACES]
-    assert len(points) == 3 * len(PLACES)
+    points = [line for line in ax.lines if line.get_label() in MOUNT_POINTS]
+    assert len(points) == 3 * len(MOUNT_POINTS)
     assert sorted(points[1].get_xdata()) == pytest.approx([200, 400, 600])  # a volume, written
-    medians = [line for line in ax.lines if line.get_label() not in PLACES]
+    medians = [line for line in ax.lines if line.get_label() not in MOUNT_POINTS]
     assert [line.get_xdata()[0] for line in medians] == pytest.approx(  # type: ignore[index]
         [statistics.median(line.get_xdata()) for line in points]
     )

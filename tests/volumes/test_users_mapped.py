@@ -10,7 +10,7 @@ import pytest
 
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
-from labhelpers.volumes import backup, sides, stage
+from labhelpers.volumes import backup, common, shared_directory
 
 MAP = "         0     700000      65536\n"
 
@@ -36,7 +36,7 @@ def archive(file: Path) -> Path:
 def test_the_hosts_numbers_become_the_containers(tmp_path: Path) -> None:
     file = archive(tmp_path / "volume.tar")
     before = backup._of_archive(file)
-    backup.renumber(file, MAP, MAP)
+    backup.remap_ids(file, MAP, MAP)
     with tarfile.open(file) as found:
         assert [(one.uid, one.gid) for one in found] == [(0, 0), (0, 0), (4321, 4321), (0, 0), (12, 12)]
         names = found.getnames()
@@ -51,19 +51,21 @@ def test_an_archive_cut_short_leaves_the_file_alone(tmp_path: Path) -> None:
     file = tmp_path / "volume.tar"
     file.write_bytes(b"no tar at all" * 100)
     with pytest.raises(tarfile.TarError):
-        backup.renumber(file, MAP, MAP)
+        backup.remap_ids(file, MAP, MAP)
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_directory_that_root_inside_may_not_write(there: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    with stage.volume(there, "shut") as name:
-        directory = stage.directory_of(there, name)
+def test_a_directory_that_root_inside_may_not_write(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    with common.volume(shared_lab, "shut") as name:
+        directory = common.directory_of(shared_lab, name)
         options = {"volumes": [f"{name}:/data"], "cap_drop": ["ALL"], "user": 65534}
-        stage.output(there, ["chmod", "755", "/data"], volumes=[f"{name}:/data"])
-        with there.running(there.image("payload"), stage.STAY, network="none", **options) as container:
+        common.output(shared_lab, ["chmod", "755", "/data"], volumes=[f"{name}:/data"])
+        with shared_lab.running(
+            shared_lab.image("payload"), common.KEEP_RUNNING, network="none", **options
+        ) as container:
             with pytest.raises(LabError, match="could not write"):
-                sides.both_ways(there, container, "/data", directory)
-            monkeypatch.setitem(there.engine.info, "SecurityOptions", ["name=userns"])
-            both = sides.both_ways(there, container, "/data", directory)
+                shared_directory.write_both_sides(shared_lab, container, "/data", directory)
+            monkeypatch.setitem(shared_lab.engine.info, "SecurityOptions", ["name=userns"])
+            both = shared_directory.write_both_sides(shared_lab, container, "/data", directory)
     assert both.refused is not None
     assert not both.agree

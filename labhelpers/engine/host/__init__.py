@@ -18,8 +18,8 @@ from labhelpers.engine.host.network import (
     Rule,
 )
 from labhelpers.engine.host.processes import Namespace, Process
-from labhelpers.engine.host.storage import DiskUse, Entry, Mount
-from labhelpers.engine.host.view import HostView, Kernel, MemoryHeld, Texts
+from labhelpers.engine.host.storage import DiskUsage, Entry, Mount
+from labhelpers.engine.host.view import HostView, Kernel, MemoryUsage, Texts
 
 __all__ = [
     "Address",
@@ -28,7 +28,7 @@ __all__ = [
     "Chain",
     "Cpu",
     "DeviceIo",
-    "DiskUse",
+    "DiskUsage",
     "Entry",
     "File",
     "Firewall",
@@ -37,7 +37,7 @@ __all__ = [
     "Io",
     "Kernel",
     "Memory",
-    "MemoryHeld",
+    "MemoryUsage",
     "Mount",
     "Namespace",
     "Neighbour",

@@ -29,15 +29,15 @@ KINDS = {
 
 def answer(request: dict[str, Any]) -> Any:
     """The answer to one request."""
-    return DO[request.pop("do")](**request)
+    return REQUESTS[request.pop("do")](**request)
 
 
-def each(look: Callable[[str], str], paths: list[str]) -> dict[str, dict[str, str]]:
-    """`look` at every path: what was found, and the error of each that failed."""
+def for_each_path(read_one: Callable[[str], str], paths: list[str]) -> dict[str, dict[str, str]]:
+    """`read_one` at every path: what was found, and the error of each that failed."""
     found, failed = {}, {}
     for path in paths:
         try:
-            found[path] = look(path)
+            found[path] = read_one(path)
         except OSError as error:
             failed[path] = error.strerror or str(error)
     return {"found": found, "failed": failed}
@@ -69,12 +69,14 @@ def processes(only: int | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     wanted = filter(str.isdigit, os.listdir("/proc")) if only is None else [str(only or os.getppid())]
     for pid in wanted:
-        texts = each(read, [f"/proc/{pid}/{name}" for name in ("status", "cmdline", "cgroup")])["found"]
+        texts = for_each_path(read, [f"/proc/{pid}/{name}" for name in ("status", "cmdline", "cgroup")])[
+            "found"
+        ]
         try:
             names = os.listdir(f"/proc/{pid}/ns")
         except OSError:
             names = []
-        links = each(os.readlink, [f"/proc/{pid}/ns/{name}" for name in names])["found"]
+        links = for_each_path(os.readlink, [f"/proc/{pid}/ns/{name}" for name in names])["found"]
         found[pid] = {
             **{os.path.basename(path): text for path, text in texts.items()},
             "ns": {os.path.basename(path): link for path, link in links.items()},
@@ -149,8 +151,8 @@ def entry(path: str, name: str) -> dict[str, Any]:
     }
 
 
-def contents(pid: int, path: str, deep: bool, limit: int) -> dict[str, Any]:
-    """What is in a directory, and with `deep` in those below it; at most `limit` entries."""
+def list_directory(pid: int, path: str, recursive: bool, limit: int) -> dict[str, Any]:
+    """What is in a directory, and with `recursive` in those below it; at most `limit` entries."""
     top = resolve(pid, path)
     found: list[dict[str, Any]] = []
     todo = [(top, "")]
@@ -170,7 +172,7 @@ def contents(pid: int, path: str, deep: bool, limit: int) -> dict[str, Any]:
             except FileNotFoundError:
                 continue  # it went between two looks
             found.append(seen)
-            if deep and seen["kind"] == "directory":
+            if recursive and seen["kind"] == "directory":
                 todo.append((f"{folder}/{one}", f"{prefix}{one}/"))
     return {"entries": found, "more": False}
 
@@ -179,10 +181,10 @@ def entries(pid: int, path: str, names: list[str]) -> dict[str, Any]:
     """What is at each of `names` below a directory, None for nothing; no link on the way is followed."""
     top = resolve(pid, path)
     os.listdir(top)  # it says so if it is no directory
-    return {name: below(top, name) for name in names}
+    return {name: lookup_below(top, name) for name in names}
 
 
-def below(top: str, name: str) -> dict[str, Any] | None:
+def lookup_below(top: str, name: str) -> dict[str, Any] | None:
     """What is at `name` below `top`, if directories lead to it."""
     here = top
     *above, last = name.split("/")
@@ -196,7 +198,7 @@ def below(top: str, name: str) -> dict[str, Any] | None:
         return None
 
 
-def use(pid: int, path: str) -> dict[str, int]:
+def disk_usage(pid: int, path: str) -> dict[str, int]:
     """What a file or directory takes, as `du -x` counts: each inode once, one file system only."""
     top = resolve(pid, path)
     first = os.lstat(top)
@@ -228,27 +230,27 @@ def stream(paths: list[str], every_s: float) -> None:
     due = time.monotonic()
     while not select.select([sys.stdin], [], [], max(0, due - time.monotonic()))[0]:
         at = time.monotonic()
-        say({"answer": {"at_s": at, **each(read, paths)}})
+        write_line({"answer": {"at_s": at, **for_each_path(read, paths)}})
         # a tick that was missed is left out, not made up for
         due += every_s * max(1, -(-(time.monotonic() - due) // every_s))
     sys.exit()
 
 
-def say(message: Any) -> None:
+def write_line(message: Any) -> None:
     """One line on standard output."""
     print(json.dumps(message), flush=True)
 
 
-DO: dict[str, Callable[..., Any]] = {
-    "read": lambda paths, **how: each(lambda path: read(path, **how), paths),
+REQUESTS: dict[str, Callable[..., Any]] = {
+    "read": lambda paths, **how: for_each_path(lambda path: read(path, **how), paths),
     "processes": processes,
     "run": run,
-    "contents": contents,
+    "contents": list_directory,
     "entries": entries,
     "real_path": lambda pid, path: (
         resolve(pid, path).removeprefix(f"/proc/{pid or os.getppid()}/root") or "/"
     ),
-    "use": use,
+    "use": disk_usage,
     "stream": stream,
 }
 
@@ -260,4 +262,4 @@ if __name__ == "__main__":
         except (OSError, ValueError) as error:
             # ValueError: a path with a zero byte
             message = {"error": getattr(error, "strerror", None) or str(error)}
-        say(message)
+        write_line(message)

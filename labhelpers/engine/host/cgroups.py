@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from labhelpers.engine.host.text import decimal, integer, lines, plain
+from labhelpers.engine.host.text import decimal, integer, lines, unescape_octal
 from labhelpers.errors import LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_COUNTING = ("memory", "cpu", "cpuacct", "pids", "blkio")
+_ACCOUNTING_CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "blkio")
 """The controllers of version 1 that count what a container uses."""
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT, _NO_LIMIT_32_BITS = 1 << 60, ((1 << 31) - 1) * 4096
-_SWITCHED_OFF = {
+_DISABLED_HINTS = {
     "Memory": "; a Raspberry Pi's kernel counts memory if cgroup_enable=memory is in /boot/firmware/cmdline.txt"
 }
 FILES: Mapping[str, tuple[str, ...]] = {
@@ -73,28 +73,21 @@ FILES: Mapping[str, tuple[str, ...]] = {
 """Controller → the files of its directory that are read; "" stands for version 2."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cpu(Result):
-    """Processor time of a cgroup.
+    """Processor time of a cgroup."""
 
-    Attributes:
-        usage_us, user_us, system_us: used so far, in microseconds.
-        quota_us: of processor time in each period; None for no limit.
-        period_us: how long a period is.
-        periods, throttled_periods: that had something to run, and those of them that used up the quota.
-        throttled_us: how long its processes had to wait for the next period, summed.
-        weight: its share among its siblings: `cpu.weight` (default 100), on version 1 `cpu.shares` (default 1024).
-    """
-
-    usage_us: int
-    user_us: int
-    system_us: int
-    quota_us: int | None
-    period_us: int
-    periods: int
-    throttled_periods: int
-    throttled_us: int
-    weight: int
+    usage_us: int = column("used so far, in microseconds")
+    user_us: int = column("used so far, in microseconds")
+    system_us: int = column("used so far, in microseconds")
+    quota_us: int | None = column("of processor time in each period; None for no limit")
+    period_us: int = column("how long a period is")
+    periods: int = column("that had something to run, and those of them that used up the quota")
+    throttled_periods: int = column("that had something to run, and those of them that used up the quota")
+    throttled_us: int = column("how long its processes had to wait for the next period, summed")
+    weight: int = column(
+        "its share among its siblings: `cpu.weight` (default 100), on version 1 `cpu.shares` (default 1024)"
+    )
 
     @property
     def limit_cpus(self) -> float | None:
@@ -102,62 +95,48 @@ class Cpu(Result):
         return None if self.quota_us is None else self.quota_us / self.period_us
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Memory(Result):
-    """Memory of a cgroup.
+    """Memory of a cgroup."""
 
-    Attributes:
-        usage_bytes: charged to it now, the file pages that it has read included.
-        limit_bytes: None for no limit.
-        peak_bytes: the most so far; None where the kernel does not say (version 2 before Linux 5.19).
-        anon_bytes, cache_bytes: of the usage: its own pages, and pages of files.
-        inactive_file_bytes: of the cache: not used lately (`docker stats` subtracts it from the usage).
-        swap_bytes, swap_limit_bytes: swap alone; None where it is not counted (or not limited).
-        limit_hits: how often its usage ran into the limit (version 1: `failcnt`, which Linux 6.18 leaves at 0).
-        oom_kills: how many of its processes the kernel killed for want of memory.
-    """
-
-    usage_bytes: int
-    limit_bytes: int | None
-    peak_bytes: int | None
-    anon_bytes: int
-    cache_bytes: int
-    inactive_file_bytes: int
-    swap_bytes: int | None
-    swap_limit_bytes: int | None
-    limit_hits: int
-    oom_kills: int
+    usage_bytes: int = column("charged to it now, the file pages that it has read included")
+    limit_bytes: int | None = column("None for no limit")
+    peak_bytes: int | None = column(
+        "the most so far; None where the kernel does not say (version 2 before Linux 5.19)"
+    )
+    anon_bytes: int = column("of the usage: its own pages, and pages of files")
+    cache_bytes: int = column("of the usage: its own pages, and pages of files")
+    inactive_file_bytes: int = column(
+        "of the cache: not used lately (`docker stats` subtracts it from the usage)"
+    )
+    swap_bytes: int | None = column("swap alone; None where it is not counted (or not limited)")
+    swap_limit_bytes: int | None = column("swap alone; None where it is not counted (or not limited)")
+    limit_hits: int = column(
+        "how often its usage ran into the limit (version 1: `failcnt`, which Linux 6.18 leaves at 0)"
+    )
+    oom_kills: int = column("how many of its processes the kernel killed for want of memory")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeviceIo(Result):
-    """What a cgroup has read from and written to one device.
+    """What a cgroup has read from and written to one device."""
 
-    Attributes:
-        device: `major:minor`.
-        read_bytes, written_bytes: so far.
-        reads, writes: how many operations.
-    """
-
-    device: str
-    read_bytes: int
-    written_bytes: int
-    reads: int
-    writes: int
+    device: str = column("`major:minor`")
+    read_bytes: int = column("so far")
+    written_bytes: int = column("so far")
+    reads: int = column("how many operations")
+    writes: int = column("how many operations")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Io(Result):
     """What a cgroup has read and written, on devices that count it.
 
     On version 1, recent kernels count on a device only once some cgroup has a limit on it; `docker stats` says 0 then,
     too.
-
-    Attributes:
-        devices: one for each device that it used, by number.
     """
 
-    devices: tuple[DeviceIo, ...]
+    devices: tuple[DeviceIo, ...] = rows("one for each device that it used, by number", of=DeviceIo)
 
     @property
     def read_bytes(self) -> int:
@@ -169,60 +148,43 @@ class Io(Result):
         """To all devices."""
         return sum(one.written_bytes for one in self.devices)
 
-    def frame(self) -> pd.DataFrame:
-        """One row a device."""
-        rows = [(d.device, d.read_bytes, d.written_bytes, d.reads, d.writes) for d in self.devices]
-        return table(rows, DeviceIo.__slots__)
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class Pids(Result):
-    """Tasks of a cgroup: processes and threads.
+    """Tasks of a cgroup: processes and threads."""
 
-    Attributes:
-        current: how many there are.
-        limit: None for no limit.
-    """
-
-    current: int
-    limit: int | None
+    current: int = column("how many there are")
+    limit: int | None = column("None for no limit")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pressure(Result):
-    """Time in which tasks of a cgroup waited for a resource.
+    """Time in which tasks of a cgroup waited for a resource."""
 
-    Attributes:
-        resource: `cpu`, `memory` or `io`.
-        some_percent, full_percent: of the last 10 seconds in which some, or all, of its tasks waited.
-        some_us, full_us: so far.
-    """
-
-    resource: str
-    some_percent: float
-    full_percent: float
-    some_us: int
-    full_us: int
+    resource: str = column("`cpu`, `memory` or `io`")
+    some_percent: float = column("of the last 10 seconds in which some, or all, of its tasks waited")
+    full_percent: float = column("of the last 10 seconds in which some, or all, of its tasks waited")
+    some_us: int = column("so far")
+    full_us: int = column("so far")
 
 
-Part = TypeVar("Part", Cpu, Memory, Io, Pids)
+ControllerStats = TypeVar("ControllerStats", Cpu, Memory, Io, Pids)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cgroup(Result):
-    """What a container's cgroup says, whichever version it has.
+    """What a container's cgroup says, whichever version it has."""
 
-    Attributes:
-        version: 1 or 2.
-        path: as in /proc/PID/cgroup (on version 1 the memory controller's, or that of the next one that is there).
-        parts: what is counted here: `Cpu`, `Memory`, `Io`, `Pids`.
-        pressure: by resource; empty where the kernel does not measure it.
-    """
-
-    version: int
-    path: str
-    parts: tuple[Cpu | Memory | Io | Pids, ...]
-    pressure: tuple[Pressure, ...]
+    version: int = column("1 or 2")
+    path: str = column(
+        "as in /proc/PID/cgroup (on version 1 the memory controller's, or that of the next one that is there)"
+    )
+    controllers: tuple[Cpu | Memory | Io | Pids, ...] = column(
+        "what is counted here: `Cpu`, `Memory`, `Io`, `Pids`", shown=False
+    )
+    pressure: tuple[Pressure, ...] = rows(
+        "by resource; empty where the kernel does not measure it", of=Pressure
+    )
 
     @property
     def cpu(self) -> Cpu:
@@ -244,7 +206,7 @@ class Cgroup(Result):
         """Tasks. Raises LabError where the host does not count them."""
         return self._part(Pids)
 
-    def _part(self, kind: type[Part]) -> Part:
+    def _part(self, kind: type[ControllerStats]) -> ControllerStats:
         part = self.get(kind)
         if part is not None:
             return part
@@ -252,17 +214,17 @@ class Cgroup(Result):
         raise LabError(
             f"the cgroup {self.path} has no {name} controller, so its {name} is not accounted",
             hint="the kernel has disabled it, or it is not delegated to a rootless engine: see `./lab doctor`"
-            + _SWITCHED_OFF.get(kind.__name__, ""),
+            + _DISABLED_HINTS.get(kind.__name__, ""),
         )
 
-    def get(self, kind: type[Part]) -> Part | None:
+    def get(self, kind: type[ControllerStats]) -> ControllerStats | None:
         """A part, None where its controller is not there: `cgroup.get(Memory)`."""
-        return next((part for part in self.parts if isinstance(part, kind)), None)
+        return next((part for part in self.controllers if isinstance(part, kind)), None)
 
     def frame(self) -> pd.DataFrame:
         """One row: every number of every part, as `memory.usage_bytes`."""
         row: dict[str, object] = {"version": self.version, "path": self.path}
-        for part in self.parts:
+        for part in self.controllers:
             name = type(part).__name__.lower()
             values = {
                 key: getattr(part, key)
@@ -272,21 +234,16 @@ class Cgroup(Result):
         return table([list(row.values())], list(row))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sample(Result):
-    """A cgroup at one moment.
+    """A cgroup at one moment."""
 
-    Attributes:
-        at_s: on the monotonic clock of the engine's host: only differences mean something.
-        cgroup: what it said.
-    """
-
-    at_s: float
-    cgroup: Cgroup
+    at_s: float = column("on the monotonic clock of the engine's host: only differences mean something")
+    cgroup: Cgroup = column("what it said", shown=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CgroupLocation:
     """Where the files of a cgroup are, as the helper sees them.
 
     Attributes:
@@ -307,19 +264,13 @@ class Place:
         ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class File(Result):
-    """A file of a container's cgroup.
+    """A file of a container's cgroup."""
 
-    Attributes:
-        name: `memory.max`.
-        path: on the engine's host.
-        text: what it says, without the space around it; None where there is no such file.
-    """
-
-    name: str
-    path: str
-    text: str | None
+    name: str = column("`memory.max`")
+    path: str = column("on the engine's host")
+    text: str | None = column("what it says, without the space around it; None where there is no such file")
 
 
 def paths(text: str) -> dict[str, str]:
@@ -334,7 +285,7 @@ def paths(text: str) -> dict[str, str]:
     return table
 
 
-def place(cgroups: str, mountinfo: str) -> Place | None:
+def locate_cgroup(cgroups: str, mountinfo: str) -> CgroupLocation | None:
     """Where the cgroup of a process is.
 
     Args:
@@ -346,14 +297,14 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
     """
     table = paths(cgroups)
     # a host of version 2 may have a controller of version 1 beside it that counts nothing here: net_cls, cpuset
-    version = 1 if any(controller in table for controller in _COUNTING) else 2
+    version = 1 if any(controller in table for controller in _ACCOUNTING_CONTROLLERS) else 2
     directories: dict[str, str] = {}
     for line in lines(mountinfo):
         before, _, after = line.partition(" - ")
         fields, end = before.split(), after.split()
         if len(fields) < 6 or not end:
             continue
-        root, point, kind = plain(fields[3]), plain(fields[4]), end[0]
+        root, point, kind = unescape_octal(fields[3]), unescape_octal(fields[4]), end[0]
         options = end[2].split(",") if len(end) > 2 else []
         controllers = [""] if kind == "cgroup2" else options if kind == "cgroup" else []
         for controller in controllers:
@@ -361,13 +312,15 @@ def place(cgroups: str, mountinfo: str) -> Place | None:
             if controller in FILES and path is not None and f"{path}/".startswith(f"{root_path}/"):
                 directories[controller] = point + path[len(root_path) :].rstrip("/")
     # each of version 1's may be missing: a kernel that was booted with `cgroup_disable=memory`, or built without one
-    main = next((one for one in (_COUNTING if version == 1 else ("",)) if one in directories), None)
+    main = next(
+        (one for one in (_ACCOUNTING_CONTROLLERS if version == 1 else ("",)) if one in directories), None
+    )
     if main and version == 1 and table.get("") != table[main]:
         directories.pop("", None)  # of version 2 beside it: that of the engine's service, not the container's
-    return None if main is None else Place(version, table[main], directories)
+    return None if main is None else CgroupLocation(version, table[main], directories)
 
 
-def file_path(where: Place, name: str) -> str | None:
+def file_path(where: CgroupLocation, name: str) -> str | None:
     """The path of a file of a cgroup; None where the host has no directory of its controller."""
     directory = where.directories.get("" if where.version == 2 else name.partition(".")[0])
     return None if directory is None else f"{directory}/{name}"
@@ -376,7 +329,7 @@ def file_path(where: Place, name: str) -> str | None:
 def is_below(cgroups: str, other: str) -> bool:
     """Whether a process (its /proc/PID/cgroup) is in the cgroup of another one, or in one below it."""
     around = paths(other)
-    controller = next((one for one in (*_COUNTING, "") if one in around), None)
+    controller = next((one for one in (*_ACCOUNTING_CONTROLLERS, "") if one in around), None)
     mine = None if controller is None else paths(cgroups).get(controller)
     return (
         controller is not None
@@ -385,20 +338,20 @@ def is_below(cgroups: str, other: str) -> bool:
     )
 
 
-def cgroup(where: Place, texts: Mapping[str, str | None]) -> Cgroup:
+def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
     """What the files of a cgroup say.
 
     Args:
-        texts: of every file of `where.files`; None for one that is not there.
+        texts: of every file of `location.files`; None for one that is not there.
     """
     seen = {
         (controller, name): text
-        for controller, directory in where.directories.items()
+        for controller, directory in location.directories.items()
         for name in FILES[controller]
         if (text := texts.get(f"{directory}/{name}")) is not None
     }
     unified = {name: text for (controller, name), text in seen.items() if controller == ""}
-    if where.version == 2:
+    if location.version == 2:
         parts = (_cpu_2(unified), _memory_2(unified), _io_2(unified), _pids(unified))
     else:
         old = {name: text for (controller, name), text in seen.items() if controller != ""}
@@ -412,8 +365,8 @@ def cgroup(where: Place, texts: Mapping[str, str | None]) -> Cgroup:
     # a host with version 1 may have version 2's directories beside it, without controllers but with pressure
     pressure = [_pressure(name, unified.get(f"{name}.pressure")) for name in ("cpu", "memory", "io")]
     return Cgroup(
-        where.version,
-        where.path,
+        location.version,
+        location.path,
         tuple(part for part in parts if part is not None),
         tuple(one for one in pressure if one is not None),
     )

@@ -19,30 +19,32 @@ from labhelpers.errors import EngineUnreachable, HostUnreadable, LabError
 
 _AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text(encoding="utf-8")]
 # the first answer waits for the container's start, which takes seconds on a slow engine
-_ANSWER_S = 60.0
+_RESPONSE_TIMEOUT_S = 60.0
 _ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 _CGROUPS = "/sys/fs/cgroup:/sys/fs/cgroup:ro"
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Privilege:
     """A right that the helper asks of the engine.
 
     Attributes:
-        right: a capability (capabilities(7)), or a bind mount.
-        shows: what can only be seen with it.
+        name: a capability (capabilities(7)), or a bind mount.
+        enables: what can only be seen with it.
     """
 
-    right: str
-    shows: str
+    name: str
+    enables: str
 
 
-NEEDS = (
-    Need("SYS_PTRACE", "namespaces, mounts, memory (Pss) and directories of other processes"),
-    Need("DAC_READ_SEARCH", "directories that belong to other users"),
-    Need("SYS_ADMIN", "the network of containers (setns(2)), and overlayfs attributes of files (xattr(7))"),
-    Need("NET_ADMIN", "firewall rules"),
-    Need(_CGROUPS, "resource use and limits of containers on cgroup v1"),
+PRIVILEGES = (
+    Privilege("SYS_PTRACE", "namespaces, mounts, memory (Pss) and directories of other processes"),
+    Privilege("DAC_READ_SEARCH", "directories that belong to other users"),
+    Privilege(
+        "SYS_ADMIN", "the network of containers (setns(2)), and overlayfs attributes of files (xattr(7))"
+    ),
+    Privilege("NET_ADMIN", "firewall rules"),
+    Privilege(_CGROUPS, "resource use and limits of containers on cgroup v1"),
 )
 
 
@@ -60,16 +62,16 @@ class Helper:
         self._labels = dict(labels)
         self._image = image
         self._container: str | None = None
-        self._line: Line | None = None
+        self._line: AgentConnection | None = None
         self._turn = threading.Lock()
-        self._refused: tuple[Need, ...] = ()
+        self._refused: tuple[Privilege, ...] = ()
 
     @property
     def container(self) -> str | None:
         """The id of the container, None while there is none."""
         return self._container
 
-    def refused(self) -> tuple[Need, ...]:
+    def refused_privileges(self) -> tuple[Privilege, ...]:
         """The rights that the engine did not give.
 
         Raises:
@@ -79,7 +81,7 @@ class Helper:
             self._start()
         return self._refused
 
-    def ask(self, do: str, **what: Any) -> Any:
+    def request(self, action: str, **what: Any) -> Any:
         """The agent's answer; a helper that was lost is started once more.
 
         Raises:
@@ -89,12 +91,12 @@ class Helper:
         with self._turn:
             for attempt in (1, 2):
                 try:
-                    message = self._start().ask({"do": do, **what})
+                    message = self._start().request({"do": action, **what})
                     break
                 except (OSError, EOFError, ValueError) as error:
-                    self._hang_up()
+                    self._disconnect()
                     if attempt == 2:
-                        raise _lost(error) from None
+                        raise _helper_lost(error) from None
         if "error" in message:
             raise OSError(message["error"])
         return message["answer"]
@@ -109,24 +111,24 @@ class Helper:
             self._start()
         try:
             made = self._api.exec_create(self._container, _AGENT, stdin=True)["Id"]
-            line = Line(self._api.exec_start(made, socket=True))
+            line = AgentConnection(self._api.exec_start(made, socket=True))
         except (APIError, requests.RequestException) as error:
-            raise _lost(error) from None
+            raise _helper_lost(error) from None
         try:
             line.send({"do": do, **what})
             while True:
                 yield line.receive()["answer"]
         except (OSError, EOFError, ValueError) as error:
-            raise _lost(error) from None
+            raise _helper_lost(error) from None
         finally:
             line.close()
 
     def close(self) -> None:
         """End the container. The next question starts another."""
         with self._turn:
-            self._hang_up()
+            self._disconnect()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         container, self._container = self._container, None
         if self._line is not None:
             self._line.close()
@@ -137,25 +139,25 @@ class Helper:
                 # it removes itself when its input ends, and takes a moment
                 remove_container(self._api, container)
 
-    def _start(self) -> Line:
+    def _start(self) -> AgentConnection:
         if self._line is None:
             image = self._image()
             try:
-                self._line = self._start_with(image, NEEDS)
+                self._line = self._start_with(image, PRIVILEGES)
                 self._refused = ()
             except APIError as error:
-                self._line = self._start_with_less(image, error)
+                self._line = self._start_without_refused(image, error)
             except (requests.RequestException, DockerException) as error:
-                raise unanswered(error) from None
+                raise engine_gone_error(error) from None
         return self._line
 
-    def _start_with_less(self, image: str, refusal: APIError) -> Line:
+    def _start_without_refused(self, image: str, refusal: APIError) -> AgentConnection:
         """Find out which rights are refused, by asking for each alone, and start with the others."""
         given = []
-        for need in NEEDS:
+        for need in PRIVILEGES:
             with suppress(APIError):
                 self._start_with(image, [need]).close()
-                self._hang_up()
+                self._disconnect()
                 given.append(need)
         try:
             line = self._start_with(image, given)
@@ -166,11 +168,11 @@ class Helper:
                 "(in Docker Desktop, the setting “Enhanced Container Isolation” does this)",
                 engine_message=str(refusal.explanation),
             ) from None
-        self._refused = tuple(need for need in NEEDS if need not in given)
+        self._refused = tuple(need for need in PRIVILEGES if need not in given)
         return line
 
-    def _start_with(self, image: str, needs: Sequence[Need]) -> Line:
-        rights = [need.right for need in needs]
+    def _start_with(self, image: str, needs: Sequence[Privilege]) -> AgentConnection:
+        rights = [need.name for need in needs]
         host = {
             "AutoRemove": True,
             "PidMode": "host",
@@ -201,7 +203,7 @@ class Helper:
         }
         made = self._api.create_container_from_config(body)["Id"]
         try:
-            line = Line(self._api.attach_socket(made, _ATTACHED))
+            line = AgentConnection(self._api.attach_socket(made, _ATTACHED))
             self._api.start(made)
         except BaseException:
             with suppress(NotFound):
@@ -211,15 +213,15 @@ class Helper:
         return line
 
 
-class Line:
+class AgentConnection:
     """An agent's standard input and output: a line of JSON for each request and each answer."""
 
     def __init__(self, attached: Any) -> None:
-        self._stream = Stream(attached, _ANSWER_S)
+        self._stream = Stream(attached, _RESPONSE_TIMEOUT_S)
         self._frames = self._stream.frames()
         self._text = b""
 
-    def ask(self, request: Mapping[str, Any]) -> Any:
+    def request(self, request: Mapping[str, Any]) -> Any:
         """The answer to one request."""
         self.send(request)
         return self.receive()
@@ -247,7 +249,7 @@ class Line:
         self._stream.close()
 
 
-def unanswered(error: Exception) -> EngineUnreachable:
+def engine_gone_error(error: Exception) -> EngineUnreachable:
     """What is said where the engine went away before it could be asked about its host."""
     return EngineUnreachable(
         "the engine does not respond, so its host cannot be inspected",
@@ -256,7 +258,7 @@ def unanswered(error: Exception) -> EngineUnreachable:
     )
 
 
-def _lost(error: Exception) -> LabError:
+def _helper_lost(error: Exception) -> LabError:
     return HostUnreadable(
         "lost the connection to the helper container",
         hint="run the cell again; if it fails again, run `./lab doctor`",

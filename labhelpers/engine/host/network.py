@@ -6,188 +6,139 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labhelpers.engine.host.text import integer, json_of, lines
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Made = TypeVar("Made")
-LINKS = ["ip", "-j", "-d", "-s", "link", "show"]
-ADDRESSES = ["ip", "-j", "address", "show"]
-ROUTES = [["ip", "-j", f"-{version}", "route", "show", "table", "main"] for version in (4, 6)]
-NEIGHBOURS = ["ip", "-j", "neighbour", "show"]
-PORTS = ["bridge", "-j", "-d", "link", "show"]
-SAVES = {
+Parsed = TypeVar("Parsed")
+IP_LINK = ["ip", "-j", "-d", "-s", "link", "show"]
+IP_ADDRESS = ["ip", "-j", "address", "show"]
+IP_ROUTE = [["ip", "-j", f"-{version}", "route", "show", "table", "main"] for version in (4, 6)]
+IP_NEIGHBOUR = ["ip", "-j", "neighbour", "show"]
+BRIDGE_LINK = ["bridge", "-j", "-d", "link", "show"]
+IPTABLES_SAVE = {
     (f"iptables-{backend}", family): [f"{family}tables-{backend}-save", "-c"]
     for backend in ("nft", "legacy")
     for family in ("ip", "ip6")
 }
-NFT = ["nft", "-j", "list", "ruleset"]
+NFT_RULESET = ["nft", "-j", "list", "ruleset"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Interface(Result):
-    """A network interface (ip-link(8)).
+    """A network interface (ip-link(8))."""
 
-    Attributes:
-        index: its number in its namespace.
-        name: `eth0`, `docker0`, …
-        kind: `veth`, `bridge`, `vxlan`, …; "loopback", or "physical" for one that no driver of links made.
-        mac: its hardware address, "" if it has none.
-        mtu_bytes: the longest packet that it takes.
-        state: `UP`, `DOWN`, `UNKNOWN` (loopback).
-        flags: as `ip` names them.
-        master: the bridge or bond that it is a port of, or None.
-        peer_index: of the other end of a veth pair (or the parent of a macvlan), or None.
-        peer_namespace: the number by which this namespace knows the other end's one; None if it is the same one.
-        received_bytes, sent_bytes, received_packets, sent_packets, received_dropped, sent_dropped: since it was made.
-    """
-
-    index: int
-    name: str
-    kind: str
-    mac: str
-    mtu_bytes: int
-    state: str
-    flags: tuple[str, ...]
-    master: str | None
-    peer_index: int | None
-    peer_namespace: int | None
-    received_bytes: int
-    sent_bytes: int
-    received_packets: int
-    sent_packets: int
-    received_dropped: int
-    sent_dropped: int
+    index: int = column("its number in its namespace")
+    name: str = column("`eth0`, `docker0`, …")
+    kind: str = column(
+        '`veth`, `bridge`, `vxlan`, …; "loopback", or "physical" for one that no driver of links made'
+    )
+    mac: str = column("its hardware address, an empty string if it has none")
+    mtu_bytes: int = column("the longest packet that it takes")
+    state: str = column("`UP`, `DOWN`, `UNKNOWN` (loopback)")
+    flags: tuple[str, ...] = column("as `ip` names them")
+    master: str | None = column("the bridge or bond that it is a port of, or None")
+    peer_index: int | None = column("of the other end of a veth pair (or the parent of a macvlan), or None")
+    peer_namespace: int | None = column(
+        "the number by which this namespace knows the other end's one; None if it is the same one"
+    )
+    received_bytes: int = column("since it was made")
+    sent_bytes: int = column("since it was made")
+    received_packets: int = column("since it was made")
+    sent_packets: int = column("since it was made")
+    received_dropped: int = column("since it was made")
+    sent_dropped: int = column("since it was made")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Address(Result):
-    """An address of an interface (ip-address(8)).
+    """An address of an interface (ip-address(8))."""
 
-    Attributes:
-        interface: its name.
-        family: `inet` or `inet6`.
-        address: without the prefix length.
-        prefix_length: in bits.
-        scope: `global`, `link` or `host`.
-    """
-
-    interface: str
-    family: str
-    address: str
-    prefix_length: int
-    scope: str
+    interface: str = column("its name")
+    family: str = column("`inet` or `inet6`")
+    address: str = column("without the prefix length")
+    prefix_length: int = column("in bits")
+    scope: str = column("`global`, `link` or `host`")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Route(Result):
-    """A route of the main table (ip-route(8)).
+    """A route of the main table (ip-route(8))."""
 
-    Attributes:
-        family: `inet` or `inet6`.
-        destination: `default`, or a network with its prefix length.
-        gateway: the next hop, or None where the destination is on the link.
-        interface: where packets leave; "" for a route that goes nowhere (`unreachable`, …).
-        source: the address that packets get as their source, or None.
-        metric: the lower wins.
-    """
-
-    family: str
-    destination: str
-    gateway: str | None
-    interface: str
-    source: str | None
-    metric: int
+    family: str = column("`inet` or `inet6`")
+    destination: str = column("`default`, or a network with its prefix length")
+    gateway: str | None = column("the next hop, or None where the destination is on the link")
+    interface: str = column(
+        "where packets leave; an empty string for a route that goes nowhere (`unreachable`, …)"
+    )
+    source: str | None = column("the address that packets get as their source, or None")
+    metric: int = column("the lower wins")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Neighbour(Result):
-    """A neighbour: who has which hardware address on a link (ip-neighbour(8)).
+    """A neighbour: who has which hardware address on a link (ip-neighbour(8))."""
 
-    Attributes:
-        address: its network address.
-        interface: where it is.
-        mac: its hardware address, or None where nobody answered.
-        state: `REACHABLE`, `STALE`, `FAILED`, …
-    """
-
-    address: str
-    interface: str
-    mac: str | None
-    state: str
+    address: str = column("its network address")
+    interface: str = column("where it is")
+    mac: str | None = column("its hardware address, or None where nobody answered")
+    state: str = column("`REACHABLE`, `STALE`, `FAILED`, …")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BridgePort(Result):
-    """An interface that is a port of a bridge (bridge(8)).
+    """An interface that is a port of a bridge (bridge(8))."""
 
-    Attributes:
-        interface: its name.
-        bridge: the bridge's name.
-        state: `forwarding`, `disabled`, `blocking`, …
-    """
-
-    interface: str
-    bridge: str
-    state: str
+    interface: str = column("its name")
+    bridge: str = column("the bridge's name")
+    state: str = column("`forwarding`, `disabled`, `blocking`, …")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chain(Result):
-    """A chain of the firewall.
+    """A chain of the firewall."""
 
-    Attributes:
-        tool: what it was written with: `iptables-nft`, `iptables-legacy` or `nft`.
-        family: `ip`, `ip6`, `inet`, `bridge`, …
-        table, name: where it is.
-        policy: `ACCEPT` or `DROP` at the end of a base chain; None for a chain that others jump to.
-    """
-
-    tool: str
-    family: str
-    table: str
-    name: str
-    policy: str | None
+    tool: str = column("what it was written with: `iptables-nft`, `iptables-legacy` or `nft`")
+    family: str = column("`ip`, `ip6`, `inet`, `bridge`, …")
+    table: str = column("where it is")
+    name: str = column("where it is")
+    policy: str | None = column(
+        "`ACCEPT` or `DROP` at the end of a base chain; None for a chain that others jump to"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rule(Result):
-    """A rule of the firewall.
+    """A rule of the firewall."""
 
-    Attributes:
-        tool, family, table, chain: where it is, as in `Chain`.
-        text: for iptables what one types after `-A CHAIN`; for nft the rule's expressions as JSON
-            (libnftables-json(5)).
-        target: what happens to a packet that it matches: `ACCEPT`, `DROP`, `MASQUERADE`, a chain, …; None for
-            a rule that only counts.
-        packets, bytes: matched so far; None where the rule does not count.
-    """
-
-    tool: str
-    family: str
-    table: str
-    chain: str
-    text: str
-    target: str | None
-    packets: int | None
-    bytes: int | None
+    tool: str = column("where it is, as in `Chain`", shown=False)
+    family: str = column("where it is, as in `Chain`", shown=False)
+    table: str = column("where it is, as in `Chain`", shown=False)
+    chain: str = column("where it is, as in `Chain`")
+    text: str = column(
+        "for iptables what one types after `-A CHAIN`; for nft the rule's expressions as JSON "
+        "(libnftables-json(5))"
+    )
+    target: str | None = column(
+        "what happens to a packet that it matches: `ACCEPT`, `DROP`, `MASQUERADE`, a chain, …; None for a "
+        "rule that only counts",
+        shown=False,
+    )
+    packets: int | None = column("matched so far; None where the rule does not count")
+    bytes: int | None = column("matched so far; None where the rule does not count", shown=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Firewall(Result):
-    """Every chain and rule of a network namespace, of iptables and of nftables, in order.
+    """Every chain and rule of a network namespace, of iptables and of nftables, in order."""
 
-    Attributes:
-        chains, rules: as above.
-    """
-
-    chains: tuple[Chain, ...]
-    rules: tuple[Rule, ...]
+    chains: tuple[Chain, ...] = column("as above", shown=False)
+    rules: tuple[Rule, ...] = column("as above", shown=False)
 
     def of(self, table: str, chain: str) -> tuple[Rule, ...]:
         """The rules of one chain: `firewall.of("nat", "DOCKER")`."""
@@ -198,19 +149,15 @@ class Firewall(Result):
         return table([astuple(rule) for rule in self.rules], Rule.__slots__)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Network(Result):
-    """A network namespace, all of it read in one go.
+    """A network namespace, all of it read in one go."""
 
-    Attributes:
-        interfaces, addresses, routes, neighbours, bridge_ports: as above.
-    """
-
-    interfaces: tuple[Interface, ...]
-    addresses: tuple[Address, ...]
-    routes: tuple[Route, ...]
-    neighbours: tuple[Neighbour, ...]
-    bridge_ports: tuple[BridgePort, ...]
+    interfaces: tuple[Interface, ...] = column("as above", shown=False)
+    addresses: tuple[Address, ...] = column("as above", shown=False)
+    routes: tuple[Route, ...] = column("as above", shown=False)
+    neighbours: tuple[Neighbour, ...] = column("as above", shown=False)
+    bridge_ports: tuple[BridgePort, ...] = column("as above", shown=False)
 
     def frame(self) -> pd.DataFrame:
         """One row an interface."""
@@ -225,7 +172,7 @@ def interfaces(text: str) -> list[Interface]:
     return _each(rows, lambda row: _interface(row, indexes))
 
 
-def _each(rows: Iterable[Any], read: Callable[[Any], Made]) -> list[Made]:
+def _each(rows: Iterable[Any], read: Callable[[Any], Parsed]) -> list[Parsed]:
     """What `read` makes of each row; a row of another form is skipped."""
     found = []
     for row in rows:

@@ -4,59 +4,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from labhelpers.engine.host.text import integer, lines
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Process(Result):
     """A process, as the engine's host sees it.
 
     Source: proc(5), /proc/PID/status, /proc/PID/cmdline, /proc/PID/ns/.
-
-    Attributes:
-        pid, parent_pid: in the host's pid namespace.
-        inside_pid: in its own pid namespace, the innermost (the last number of `nspid`).
-        command: its command line, words joined by blanks; a kernel thread's name in brackets.
-        nspid: its pid in each pid namespace from the host's to its own (NSpid).
-        namespaces: kind → id (the inode number that `lsns` shows): `pid`, `net`, `mnt`, `uts`, `ipc`, `user`,
-            `cgroup`, `time`. Empty where the engine's host hides them.
-        user: its effective user id, as the host counts.
-        state: one letter: R, S, D, Z, T, …
-        threads: how many.
     """
 
-    pid: int
-    parent_pid: int
-    inside_pid: int
-    command: str
-    nspid: tuple[int, ...]
-    namespaces: Mapping[str, int]
-    user: int
-    state: str
-    threads: int
+    pid: int = column("in the host's pid namespace")
+    parent_pid: int = column("in the host's pid namespace")
+    inside_pid: int = column("in its own pid namespace, the innermost (the last number of `nspid`)")
+    command: str = column("its command line, words joined by blanks; a kernel thread's name in brackets")
+    nspid: tuple[int, ...] = column("its pid in each pid namespace from the host's to its own (NSpid)")
+    namespaces: Mapping[str, int] = column(
+        "kind → id (the inode number that `lsns` shows): `pid`, `net`, `mnt`, `uts`, `ipc`, `user`, "
+        "`cgroup`, `time`. Empty where the engine's host hides them",
+        shown=False,
+    )
+    user: int = column("its effective user id, as the host counts")
+    state: str = column("one letter: R, S, D, Z, T, …")
+    threads: int = column("how many")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Namespace(Result):
-    """A namespace that has processes (namespaces(7)).
+    """A namespace that has processes (namespaces(7))."""
 
-    Attributes:
-        kind: `pid`, `net`, `mnt`, `uts`, `ipc`, `user`, `cgroup` or `time`.
-        id: its inode number.
-        processes: how many are in it, of those that were looked at.
-        first_pid: the lowest pid in it, as the host counts.
-        command: that process's command line.
-    """
-
-    kind: str
-    id: int
-    processes: int
-    first_pid: int
-    command: str
+    kind: str = column("`pid`, `net`, `mnt`, `uts`, `ipc`, `user`, `cgroup` or `time`")
+    id: int = column("its inode number")
+    processes: int = column("how many are in it, of those that were looked at")
+    first_pid: int = column("the lowest pid in it, as the host counts")
+    command: str = column("that process's command line")
 
 
 def process(pid: int, seen: Mapping[str, Any]) -> Process | None:

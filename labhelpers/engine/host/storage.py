@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from labhelpers.engine.host.text import integer, lines, plain
-from labhelpers.results import Result
+from labhelpers.engine.host.text import integer, lines, unescape_octal
+from labhelpers.results import Result, column, record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mount(Result):
-    """One line of a process's mount table (proc(5), /proc/PID/mountinfo).
+    """One line of a process's mount table (proc(5), /proc/PID/mountinfo)."""
 
-    Attributes:
-        id, parent_id: numbers of this mount and of the one that it lies on.
-        device: `major:minor` of its file system.
-        root: which directory of the file system is mounted.
-        point: where, as the process sees it.
-        options: of this mount: `rw`, `nosuid`, …
-        kind: the file system: `overlay`, `ext4`, `proc`, …
-        source: what is mounted, in the file system's own words.
-        settings: the file system's options: name → value, "" for a word alone. For an overlay: `lowerdir`,
-            `upperdir`, `workdir`.
-        propagation: `shared:1`, `master:2`, …; none is a private mount.
-    """
-
-    id: int
-    parent_id: int
-    device: str
-    root: str
-    point: str
-    options: tuple[str, ...]
-    kind: str
-    source: str
-    settings: Mapping[str, str]
-    propagation: tuple[str, ...]
+    id: int = column("numbers of this mount and of the one that it lies on")
+    parent_id: int = column("numbers of this mount and of the one that it lies on")
+    device: str = column("`major:minor` of its file system")
+    root: str = column("which directory of the file system is mounted")
+    point: str = column("where, as the process sees it")
+    options: tuple[str, ...] = column("of this mount: `rw`, `nosuid`, …")
+    kind: str = column("the file system: `overlay`, `ext4`, `proc`, …")
+    source: str = column("what is mounted, in the file system's own words")
+    settings: Mapping[str, str] = column(
+        "the file system's options: name → value, an empty string for a word alone. For an overlay: "
+        "`lowerdir`, `upperdir`, `workdir`",
+        shown=False,
+    )
+    propagation: tuple[str, ...] = column("`shared:1`, `master:2`, …; none is a private mount")
 
     @property
     def lower(self) -> tuple[str, ...]:
@@ -56,38 +46,23 @@ class Mount(Result):
         return "ro" in self.options
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Entry(Result):
-    """One name in a directory (lstat(2)).
+    """One name in a directory (lstat(2))."""
 
-    Attributes:
-        path: below the directory that was asked for.
-        kind: `file`, `directory`, `link`, `character device`, `block device`, `fifo` or `socket`.
-        size_bytes: its length.
-        allocated_bytes: what it takes on disk.
-        mode: its permission bits: 0o644.
-        user, group: ids of its owner, as the host counts.
-        links: how many names it has.
-        inode: its number in its file system.
-        modified_ns: when its contents were changed last, on the host's wall clock, since 1970.
-        device: `major:minor` of a device, else "".
-        target: where a link points, else "".
-        attributes: extended attributes, name → text (xattr(7)).
-    """
-
-    path: str
-    kind: str
-    size_bytes: int
-    allocated_bytes: int
-    mode: int
-    user: int
-    group: int
-    links: int
-    inode: int
-    modified_ns: int
-    device: str
-    target: str
-    attributes: Mapping[str, str]
+    path: str = column("below the directory that was asked for")
+    kind: str = column("`file`, `directory`, `link`, `character device`, `block device`, `fifo` or `socket`")
+    size_bytes: int = column("its length")
+    allocated_bytes: int = column("what it takes on disk")
+    mode: int = column("its permission bits: 0o644")
+    user: int = column("ids of its owner, as the host counts")
+    group: int = column("ids of its owner, as the host counts")
+    links: int = column("how many names it has")
+    inode: int = column("its number in its file system")
+    modified_ns: int = column("when its contents were changed last, on the host's wall clock, since 1970")
+    device: str = column("`major:minor` of a device, else an empty string")
+    target: str = column("where a link points, else an empty string")
+    attributes: Mapping[str, str] = column("extended attributes, name → text (xattr(7))", shown=False)
 
     @property
     def is_whiteout(self) -> bool:
@@ -103,22 +78,15 @@ class Entry(Result):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class DiskUse(Result):
-    """What a file or a directory with all below it takes, on its own file system (as `du -x` counts).
+@record
+class DiskUsage(Result):
+    """What a file or a directory with all below it takes, on its own file system (as `du -x` counts)."""
 
-    Attributes:
-        path: what was asked for.
-        files, directories: how many of each; a file with two names counts once.
-        allocated_bytes: blocks on disk.
-        apparent_bytes: the sum of the lengths.
-    """
-
-    path: str
-    files: int
-    directories: int
-    allocated_bytes: int
-    apparent_bytes: int
+    path: str = column("what was asked for")
+    files: int = column("how many of each; a file with two names counts once")
+    directories: int = column("how many of each; a file with two names counts once")
+    allocated_bytes: int = column("blocks on disk")
+    apparent_bytes: int = column("the sum of the lengths")
 
 
 def mounts(mountinfo: str) -> list[Mount]:
@@ -137,11 +105,11 @@ def mounts(mountinfo: str) -> list[Mount]:
                 id=id,
                 parent_id=parent,
                 device=device,
-                root=plain(root),
-                point=plain(point),
+                root=unescape_octal(root),
+                point=unescape_octal(point),
                 options=tuple(options.split(",")),
                 kind=kind,
-                source=plain(source),
+                source=unescape_octal(source),
                 settings=_settings(settings.rstrip()),
                 propagation=tuple(word for word in propagation if word),
             )
@@ -155,6 +123,6 @@ def _settings(text: str) -> dict[str, str]:
     for word in re.split(r"(?<!\\),", text):
         name, _, value = word.partition("=")
         # since Linux 6.8 a mount may name its lower directories one by one, from the top (overlayfs.rst)
-        key, value = name.removesuffix("+"), plain(value).replace("\\,", ",")
+        key, value = name.removesuffix("+"), unescape_octal(value).replace("\\,", ",")
         found[key] = f"{found[key]}:{value}" if name.endswith("+") and key in found else value
     return found

@@ -29,12 +29,12 @@ def decimal(text: str | None) -> float | None:
     return float(found[0]) if found else None
 
 
-def plain(text: str) -> str:
+def unescape_octal(text: str) -> str:
     """A path of the kernel's tables as it is: blanks and backslashes are written in octal there (proc(5))."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
 
 
-def has_word(text: str, word: str) -> bool:
+def contains_word(text: str, word: str) -> bool:
     """Whether an address, a name or a number is in a rule or a command line as a whole.
 
     `80` is not in `8080`, `10.0.0.1` neither in `110.0.0.1` nor in `10.0.0.12`, `eth0` neither in `veth0` nor in

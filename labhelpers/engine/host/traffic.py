@@ -7,11 +7,10 @@ Source: proc(5), /proc/PID/net/snmp, netstat and snmp6; the names are those of R
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.host.text import integer, lines
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -19,22 +18,16 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import HostView
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Received(Result):
-    """Counters of one network namespace, since it was made.
+    """Counters of one network namespace, since it was made."""
 
-    Attributes:
-        packets: IPv4 packets that were not broadcast or multicast, whatever became of them.
-        pings: echo requests, IPv4 and IPv6.
-        connections: TCP connections that were opened to a listening program.
-    """
-
-    packets: int
-    pings: int
-    connections: int
+    packets: int = column("IPv4 packets that were not broadcast or multicast, whatever became of them")
+    pings: int = column("echo requests, IPv4 and IPv6")
+    connections: int = column("TCP connections that were opened to a listening program")
 
 
-def received(host: HostView, container: Container | str) -> Received:
+def received_traffic(host: HostView, container: Container | str) -> Received:
     """What the network namespace of a running container has received so far.
 
     Raises:
@@ -42,10 +35,10 @@ def received(host: HostView, container: Container | str) -> Received:
     """
     pid = host.process(container).pid
     paths = [f"/proc/{pid}/net/{name}" for name in ("snmp", "netstat", "snmp6")]
-    return counted(host.read_many(paths).values())
+    return parse_counters(host.read_many(paths).values())
 
 
-def counted(texts: Iterable[str | None]) -> Received:
+def parse_counters(texts: Iterable[str | None]) -> Received:
     """The counters in the texts of those files; what a kernel does not print counts as 0."""
     found: dict[str, int] = {}
     for text in texts:

@@ -6,22 +6,22 @@ import math
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import requests
 from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
-from labhelpers.engine import answers
+from labhelpers.engine import responses
+from labhelpers.engine.arguments import resource_name
 from labhelpers.engine.differences import has_no_cgroups
 from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
 from labhelpers.engine.host.cgroups import Cgroup, Sample
-from labhelpers.engine.host.helper import Helper, unanswered
+from labhelpers.engine.host.helper import Helper, engine_gone_error
 from labhelpers.engine.host.network import Address, BridgePort, Firewall, Interface, Neighbour, Network, Route
 from labhelpers.engine.host.processes import Namespace, Process
-from labhelpers.engine.host.storage import DiskUse, Entry, Mount
+from labhelpers.engine.host.storage import DiskUsage, Entry, Mount
 from labhelpers.engine.host.text import integer, lines
 from labhelpers.errors import (
     BadInput,
@@ -31,57 +31,46 @@ from labhelpers.errors import (
     LabError,
     NotRunning,
 )
-from labhelpers.results import Result
+from labhelpers.results import Result, column, record
 
-Where = Container | str | int | None
+Target = Container | str | int | None
 """A container, its name or id; the pid of a process of the host; None for the engine's host itself."""
 
-LEAST_MS = 10
+MIN_INTERVAL_MS = 10
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kernel(Result):
-    """The kernel of the engine's host.
+    """The kernel of the engine's host."""
 
-    Attributes:
-        release: what `uname -r` says there.
-        version: the line of /proc/version.
-        boot_id: random, new with each boot (proc(5), /proc/sys/kernel/random).
-    """
-
-    release: str
-    version: str
-    boot_id: str
+    release: str = column("what `uname -r` says there")
+    version: str = column("the line of /proc/version")
+    boot_id: str = column("random, new with each boot (proc(5), /proc/sys/kernel/random)")
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryHeld(Result):
-    """Memory that a container holds on the engine's host.
+@record
+class MemoryUsage(Result):
+    """Memory that a container holds on the engine's host."""
 
-    Attributes:
-        pss_bytes: proportional set size, summed over its processes: a page shared by n processes counts 1/n
-            (kernel, Documentation/filesystems/proc.rst, smaps_rollup).
-        anon_bytes: anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1).
-        cache_bytes: file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1).
-            Both are None where the host has no memory controller.
-    """
+    pss_bytes: int = column(
+        "proportional set size, summed over its processes: a page shared by n processes counts 1/n "
+        "(kernel, Documentation/filesystems/proc.rst, smaps_rollup)"
+    )
+    anon_bytes: int | None = column(
+        "anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1)"
+    )
+    cache_bytes: int | None = column(
+        "file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1). Both are "
+        "None where the host has no memory controller"
+    )
 
-    pss_bytes: int
-    anon_bytes: int | None
-    cache_bytes: int | None
 
-
-@dataclass(frozen=True, slots=True)
+@record
 class Texts(Result):
-    """Files of the host at one moment.
+    """Files of the host at one moment."""
 
-    Attributes:
-        at_s: on the monotonic clock of the engine's host: only differences mean something.
-        texts: path → text; None for one that could not be read.
-    """
-
-    at_s: float
-    texts: Mapping[str, str | None]
+    at_s: float = column("on the monotonic clock of the engine's host: only differences mean something")
+    texts: Mapping[str, str | None] = column("path → text; None for one that could not be read", shown=False)
 
 
 class HostView:
@@ -101,15 +90,15 @@ class HostView:
 
     It shares the host's pid, cgroup and network namespaces; directories are read below /proc/PID/root of the
     process that runs containers for the engine (containerd's shim), so nothing else of the host is mounted.
-    Where an engine refuses one of the rights, the helper goes without, and `cannot_show` says what is missing.
+    Where an engine refuses one of the rights, the helper goes without, and `unavailable` says what is missing.
 
-    Where a method takes `where`, it means a running container (or its name or id), the pid of a process of the
+    `target` is a running container (or its name or id), the pid of a process of the
     host, or None for the host itself.
 
     Every method raises:
         LabError: no such container or process, or it does not run, or it ended while it was read; or the
             engine does not let the lab see it.
-        BadInput: a value that cannot be meant.
+        BadInput: an invalid value.
         EngineUnreachable: the engine went away.
 
     Args:
@@ -124,19 +113,19 @@ class HostView:
         self._helper = Helper(self._api, labels, image)
 
     @property
-    def cannot_show(self) -> tuple[str, ...]:
+    def unavailable(self) -> tuple[str, ...]:
         """What this engine keeps the view from showing, one line each; empty where it shows all.
 
         Where it does not start the helper at all (Enhanced Container Isolation of Docker Desktop, an authorization
         plugin), one line has the engine's reason.
         """
         try:
-            refused = self._helper.refused()
+            refused = self._helper.refused_privileges()
         except EngineUnreachable:
             raise
         except LabError as error:
             return (f"anything of the engine's host ({(error.engine_message or error.message).strip()})",)
-        return tuple(f"{need.shows} (refused: {need.right})" for need in refused)
+        return tuple(f"{need.enables} (refused: {need.name})" for need in refused)
 
     @property
     def helper(self) -> str | None:
@@ -153,7 +142,7 @@ class HostView:
         """The text of a file of the host, at most 16 MiB, or its first `begin_bytes`; what is no UTF-8 is replaced."""
         found, failed = self._read([path], begin_bytes)
         if path in failed:
-            raise self._hidden(path, failed[path])
+            raise self._unreadable(path, failed[path])
         return found[path]
 
     def read_many(self, paths: Iterable[str]) -> dict[str, str | None]:
@@ -169,8 +158,8 @@ class HostView:
             every_ms: from one reading to the next, 10 or more. A reading that came too late is left out: see `at_s`.
         """
         wanted = [_absolute(path) for path in paths]
-        if not LEAST_MS <= every_ms < math.inf:
-            raise BadInput(f"cannot sample every {every_ms} ms", hint=f"use at least {LEAST_MS}")
+        if not MIN_INTERVAL_MS <= every_ms < math.inf:
+            raise BadInput(f"cannot sample every {every_ms} ms", hint=f"use at least {MIN_INTERVAL_MS}")
         return self._watch(wanted, every_ms)
 
     def _watch(self, wanted: list[str], every_ms: float) -> Generator[Texts, None, None]:
@@ -203,7 +192,7 @@ class HostView:
             first = seen.get(str(pid), {})
             own = first.get("cgroup")
             if own is None:
-                raise _ended(container)
+                raise _target_ended(container)
             if has_no_cgroups(self._engine.info):
                 # all containers are in the engine's own cgroup: those in one pid namespace are one container's
                 space = first["ns"].get("pid")
@@ -217,46 +206,46 @@ class HostView:
         found = (processes.process(int(number), one) for number, one in seen.items())
         return sorted((one for one in found if one), key=lambda one: one.pid)
 
-    def process(self, where: Where = None) -> Process:
+    def process(self, target: Target = None) -> Process:
         """One process: the first of a container, that of a pid, or the one that runs containers for the engine."""
-        pid = self._pid(where)
+        pid = self._pid(target)
         seen = self._ask("processes", only=pid or 0)
         found = next((processes.process(int(number), one) for number, one in seen.items()), None)
         if found is None:
-            raise _ended(where)
+            raise _target_ended(target)
         return found
 
     def namespaces(self, container: Container | str | None = None) -> list[Namespace]:
         """The namespaces that the processes of a container are in, or those of all processes; by kind and id."""
         return processes.namespaces(self.processes(container))
 
-    def memory(self, container: Container | str) -> MemoryHeld:
+    def memory(self, container: Container | str) -> MemoryUsage:
         """What the container holds of the host's memory."""
         charged = self.cgroup(container).get(cgroups.Memory)
         found, failed = self._read([f"/proc/{one.pid}/smaps_rollup" for one in self.processes(container)])
         for path, words in failed.items():
             if "No such" not in words:  # those ended meanwhile
-                raise self._hidden(path, words)
+                raise self._unreadable(path, words)
         pss_kib = sum(
             int(kib) for text in found.values() for kib in re.findall(r"^Pss:\s+(\d+) kB", text, re.M)
         )
         if charged is None:
-            return MemoryHeld(pss_kib * 1024, None, None)
-        return MemoryHeld(pss_kib * 1024, charged.anon_bytes, charged.cache_bytes)
+            return MemoryUsage(pss_kib * 1024, None, None)
+        return MemoryUsage(pss_kib * 1024, charged.anon_bytes, charged.cache_bytes)
 
     # --- cgroups
 
     def cgroup(self, container: Container | str) -> Cgroup:
         """What a container's cgroup says: its use, its limits, and how often it ran into them."""
-        place = self._place(container)
+        place = self._cgroup_location(container)
         seen = cgroups.cgroup(place, self.read_many(place.files))
-        if not seen.parts:
-            raise _ended(container)
+        if not seen.controllers:
+            raise _target_ended(container)
         return seen
 
     def cgroup_files(self, container: Container | str, names: Iterable[str]) -> dict[str, cgroups.File]:
         """Files of a container's cgroup by name, `memory.max`; those whose controller the host lacks are left out."""
-        place = self._place(container)
+        place = self._cgroup_location(container)
         found = {name: path for name in names if (path := cgroups.file_path(place, name)) is not None}
         texts = self.read_many(found.values())
         return {
@@ -274,22 +263,23 @@ class HostView:
         Args:
             every_ms: from one reading to the next, 10 or more. One that came too late is left out: see `at_s`.
         """
-        places = [self._place(container) for container in containers]
+        places = [self._cgroup_location(container) for container in containers]
         return self._samples_of(places, self.watch([f for p in places for f in p.files], every_ms))
 
     def _samples_of(
-        self, places: list[cgroups.Place], watched: Generator[Texts, None, None]
+        self, places: list[cgroups.CgroupLocation], watched: Generator[Texts, None, None]
     ) -> Generator[tuple[Sample | None, ...], None, None]:
         most = [0] * len(places)
         with closing(watched):
             for texts in watched:
                 found = [_sample(place, texts) for place in places]
                 most = [
-                    max(n, len(one.cgroup.parts) if one else 0) for n, one in zip(most, found, strict=True)
+                    max(n, len(one.cgroup.controllers) if one else 0)
+                    for n, one in zip(most, found, strict=True)
                 ]
                 # a cgroup goes file by file: one that has lost a part has ended
                 seen = tuple(
-                    one if one and len(one.cgroup.parts) == n else None
+                    one if one and len(one.cgroup.controllers) == n else None
                     for n, one in zip(most, found, strict=True)
                 )
                 yield seen
@@ -312,7 +302,7 @@ class HostView:
                 if sample is not None:
                     yield sample
 
-    def _place(self, container: Container | str) -> cgroups.Place:
+    def _cgroup_location(self, container: Container | str) -> cgroups.CgroupLocation:
         if has_no_cgroups(self._engine.info):
             raise HostUnreadable(
                 "this engine does not create cgroups for containers, so the resource use of "
@@ -323,33 +313,33 @@ class HostView:
         texts = self.read_many([own, "/proc/self/mountinfo"])
         table, mountinfo = texts[own], texts["/proc/self/mountinfo"]
         if table is None:
-            raise _ended(container)
-        place = cgroups.place(table, mountinfo or "")
+            raise _target_ended(container)
+        place = cgroups.locate_cgroup(table, mountinfo or "")
         if place is None:
-            raise self._hidden(f"the cgroup of {_name(container)}", "it is below no mount of the helper")
+            raise self._unreadable(f"the cgroup of {_name(container)}", "it is below no mount of the helper")
         return place
 
     # --- mounts and directories
 
-    def mounts(self, where: Where = None) -> list[Mount]:
+    def mounts(self, target: Target = None) -> list[Mount]:
         """The mount table of a container's first process, of a process, or of the engine; in its order."""
-        pid = self._pid(where)
-        return storage.mounts(self._of(where, f"/proc/{pid or self._engine_pid()}/mountinfo"))
+        pid = self._pid(target)
+        return storage.mounts(self._read_process_file(target, f"/proc/{pid or self._engine_pid()}/mountinfo"))
 
     def directory(
-        self, path: str, where: Where = None, *, deep: bool = False, limit: int = 10_000
+        self, path: str, target: Target = None, *, recursive: bool = False, limit: int = 10_000
     ) -> list[Entry]:
         """What is in a directory, sorted by path; as a container sees it, or the engine.
 
         Args:
             path: absolute; links in it are followed as the container (or the engine) would.
-            deep: whether all that is below is listed too.
+            recursive: whether all that is below is listed too.
             limit: how many entries are listed at most.
 
         Raises:
             BadInput: there are more entries than `limit`.
         """
-        answer = self._at(where, "contents", path, deep=deep, limit=limit)
+        answer = self._request_path(target, "contents", path, recursive=recursive, limit=limit)
         if answer["more"]:
             raise BadInput(
                 f"{path} has more than {limit} entries",
@@ -357,7 +347,7 @@ class HostView:
             )
         return sorted((Entry(**row) for row in answer["entries"]), key=lambda one: one.path)
 
-    def entries(self, path: str, names: Iterable[str], where: Where = None) -> dict[str, Entry | None]:
+    def entries(self, path: str, names: Iterable[str], target: Target = None) -> dict[str, Entry | None]:
         """What is at each of `names` below a directory; None where there is nothing.
 
         Args:
@@ -374,23 +364,29 @@ class HostView:
                 raise BadInput(
                     f"{name!r} is not a relative path below {path}", hint='use a path such as "etc/passwd"'
                 )
-        answer = self._at(where, "entries", path, names=wanted)
+        answer = self._request_path(target, "entries", path, names=wanted)
         return {name: Entry(**row) if row else None for name, row in answer.items()}
 
-    def real_path(self, path: str, where: Where = None) -> str:
+    def real_path(self, path: str, target: Target = None) -> str:
         """The same place by a path without links, as `readlink -m` gives it there."""
-        return str(self._at(where, "real_path", path))
+        return str(self._request_path(target, "real_path", path))
 
-    def disk_use(self, path: str, where: Where = None) -> DiskUse:
+    def disk_usage(self, path: str, target: Target = None) -> DiskUsage:
         """What a file or directory takes, as `du -x` counts it: each inode once, one file system only."""
-        return DiskUse(path=path, **self._at(where, "use", path))
+        return DiskUsage(path=path, **self._request_path(target, "use", path))
 
     # --- networks
 
-    def network(self, where: Where = None) -> Network:
+    def network(self, target: Target = None) -> Network:
         """The interfaces, addresses, routes, neighbours and bridge ports there, all read in one go."""
-        commands = [network.LINKS, network.ADDRESSES, *network.ROUTES, network.NEIGHBOURS, network.PORTS]
-        links, addresses, four, six, neighbours, ports = self._run(where, commands)
+        commands = [
+            network.IP_LINK,
+            network.IP_ADDRESS,
+            *network.IP_ROUTE,
+            network.IP_NEIGHBOUR,
+            network.BRIDGE_LINK,
+        ]
+        links, addresses, four, six, neighbours, ports = self._run(target, commands)
         return Network(
             tuple(network.interfaces(links)),
             tuple(network.addresses(addresses)),
@@ -399,50 +395,52 @@ class HostView:
             tuple(network.bridge_ports(ports)),
         )
 
-    def interfaces(self, where: Where = None) -> list[Interface]:
+    def interfaces(self, target: Target = None) -> list[Interface]:
         """The network interfaces there, with their counters; by index."""
-        return network.interfaces(self._run(where, [network.LINKS])[0])
+        return network.interfaces(self._run(target, [network.IP_LINK])[0])
 
-    def addresses(self, where: Where = None) -> list[Address]:
+    def addresses(self, target: Target = None) -> list[Address]:
         """The addresses of the interfaces there."""
-        return network.addresses(self._run(where, [network.ADDRESSES])[0])
+        return network.addresses(self._run(target, [network.IP_ADDRESS])[0])
 
-    def routes(self, where: Where = None) -> list[Route]:
+    def routes(self, target: Target = None) -> list[Route]:
         """The main routing table there, IPv4 first."""
-        four, six = self._run(where, network.ROUTES)
+        four, six = self._run(target, network.IP_ROUTE)
         return network.routes(four, "inet") + network.routes(six, "inet6")
 
-    def neighbours(self, where: Where = None) -> list[Neighbour]:
+    def neighbours(self, target: Target = None) -> list[Neighbour]:
         """Whom that network namespace has met on its links (ARP and NDP)."""
-        return network.neighbours(self._run(where, [network.NEIGHBOURS])[0])
+        return network.neighbours(self._run(target, [network.IP_NEIGHBOUR])[0])
 
-    def bridge_ports(self, where: Where = None) -> list[BridgePort]:
+    def bridge_ports(self, target: Target = None) -> list[BridgePort]:
         """Which interfaces there are ports of which bridge."""
-        return network.bridge_ports(self._run(where, [network.PORTS])[0])
+        return network.bridge_ports(self._run(target, [network.BRIDGE_LINK])[0])
 
-    def firewall(self, where: Where = None) -> Firewall:
+    def firewall(self, target: Target = None) -> Firewall:
         """Every chain and rule there: iptables (both of its backends) and nftables."""
-        *saved, ruleset = self._run(where, [*network.SAVES.values(), network.NFT])
-        texts = [(tool, family, text) for (tool, family), text in zip(network.SAVES, saved, strict=True)]
+        *saved, ruleset = self._run(target, [*network.IPTABLES_SAVE.values(), network.NFT_RULESET])
+        texts = [
+            (tool, family, text) for (tool, family), text in zip(network.IPTABLES_SAVE, saved, strict=True)
+        ]
         return network.firewall(texts, ruleset)
 
-    def output(self, command: Sequence[str], where: Where = None) -> str:
+    def output(self, command: Sequence[str], target: Target = None) -> str:
         """What a command writes that runs beside the helper; empty where it fails.
 
         Args:
             command: a program of the helper's image, and its arguments.
-            where: whose network namespace it runs in.
+            target: whose network namespace it runs in.
         """
-        [(status, output, _)] = self._ask("run", commands=[list(command)], net=self._pid(where))
+        [(status, output, _)] = self._ask("run", commands=[list(command)], net=self._pid(target))
         return "" if status else str(output)
 
     # --- asking
 
     def _ask(self, do: str, **what: Any) -> Any:
         try:
-            return self._helper.ask(do, **what)
+            return self._helper.request(do, **what)
         except OSError as error:
-            raise self._hidden("that", str(error)) from None
+            raise self._unreadable("that", str(error)) from None
 
     def _read(
         self, paths: list[str], begin_bytes: int | None = None
@@ -450,25 +448,25 @@ class HostView:
         answer = self._ask("read", paths=[_absolute(path) for path in paths], begin_bytes=begin_bytes)
         return answer["found"], answer["failed"]
 
-    def _of(self, where: Where, path: str) -> str:
+    def _read_process_file(self, where: Target, path: str) -> str:
         """The text of a file about a process: that it is gone says that the process is."""
         found, failed = self._read([path])
         if "No such" in failed.get(path, ""):
-            raise _ended(where)
+            raise _target_ended(where)
         if path in failed:
-            raise self._hidden(path, failed[path])
+            raise self._unreadable(path, failed[path])
         return found[path]
 
-    def _at(self, where: Where, do: str, path: str, **what: Any) -> Any:
+    def _request_path(self, where: Target, do: str, path: str, **what: Any) -> Any:
         pid = self._pid(where)
         try:
-            return self._helper.ask(do, pid=pid or 0, path=_absolute(path), **what)
+            return self._helper.request(do, pid=pid or 0, path=_absolute(path), **what)
         except OSError as error:
             if pid and "No such" in str(error) and not self._is_there(pid):
-                raise _ended(where) from None
-            raise self._hidden(path, str(error)) from None
+                raise _target_ended(where) from None
+            raise self._unreadable(path, str(error)) from None
 
-    def _run(self, where: Where, commands: list[list[str]]) -> list[str]:
+    def _run(self, where: Target, commands: list[list[str]]) -> list[str]:
         pid = self._pid(where)
         done = self._ask("run", commands=commands, net=pid)
         for status, _, words in done:
@@ -476,8 +474,8 @@ class HostView:
             if not status or "not supported" in words or "does not exist" in words:
                 continue
             if pid and not self._is_there(pid):
-                raise _ended(where)
-            raise self._hidden(f"the network of {_name(where)}", words)
+                raise _target_ended(where)
+            raise self._unreadable(f"the network of {_name(where)}", words)
         return [output for _, output, _ in done]
 
     def _is_there(self, pid: int) -> bool:
@@ -489,7 +487,7 @@ class HostView:
         assert found is not None
         return int(found[1])
 
-    def _pid(self, where: Where) -> int | None:
+    def _pid(self, where: Target) -> int | None:
         """The pid of a container's first process; None for the host."""
         if where is None:
             return None
@@ -508,9 +506,9 @@ class HostView:
         return self._first_pid(where)
 
     def _first_pid(self, container: Container | str) -> int:
-        name = container if isinstance(container, str) else str(container.id)
+        name = resource_name(container) if isinstance(container, str) else str(container.id)
         try:
-            state = answers.part(self._api.inspect_container(name), "State")
+            state = responses.nested_object(self._api.inspect_container(name), "State")
         except APIError as error:
             raise ContainerMissing(
                 f"there is no container named {_name(container)}",
@@ -518,7 +516,7 @@ class HostView:
                 engine_message=str(error.explanation),
             ) from None
         except (requests.RequestException, DockerException) as error:
-            raise unanswered(error) from None
+            raise engine_gone_error(error) from None
         if not state.get("Pid"):
             raise NotRunning(
                 f"the container {_name(container)} is not running (its state is "
@@ -527,8 +525,8 @@ class HostView:
             )
         return int(state["Pid"])
 
-    def _hidden(self, what: str, words: str) -> LabError:
-        missing = "; ".join(self.cannot_show)
+    def _unreadable(self, what: str, words: str) -> LabError:
+        missing = "; ".join(self.unavailable)
         return HostUnreadable(
             f"cannot read {what} on the engine's host",
             hint=f"this engine does not give the lab access to: {missing}"
@@ -538,12 +536,12 @@ class HostView:
         )
 
 
-def _sample(place: cgroups.Place, texts: Texts) -> Sample | None:
+def _sample(place: cgroups.CgroupLocation, texts: Texts) -> Sample | None:
     try:
         seen = cgroups.cgroup(place, texts.texts)
     except (KeyError, ValueError):
         return None  # it went between two of its files
-    return Sample(texts.at_s, seen) if seen.parts else None
+    return Sample(texts.at_s, seen) if seen.controllers else None
 
 
 def _absolute(path: str) -> str:
@@ -556,7 +554,7 @@ def _name(where: object) -> str:
     return str(getattr(where, "name", where) if where is not None else "the host")
 
 
-def _ended(where: object) -> LabError:
+def _target_ended(where: object) -> LabError:
     kind = "process" if isinstance(where, int) else "container"
     return NotRunning(
         f"the {kind} {_name(where)} exited while it was read",

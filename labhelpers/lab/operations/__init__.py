@@ -1,6 +1,6 @@
 """The operations of `Lab`, each with the `docker …` line that a person would type for it."""
 
-from labhelpers.lab.operations.base import Operation, make
+from labhelpers.lab.operations.base import Operation, make_operation
 from labhelpers.lab.operations.containers import (
     Exec,
     Kill,
@@ -50,5 +50,5 @@ __all__ = [
     "Unpause",
     "Update",
     "Wait",
-    "make",
+    "make_operation",
 ]

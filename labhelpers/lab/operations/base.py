@@ -36,29 +36,29 @@ class Operation:
     def line(self) -> str:
         """The line that a person would type."""
         words = ["docker", *self.VERB]
-        for option, value in self._given():
-            for word in [None] if option.words is None else option.words(value):
+        for option, value in self._set_options():
+            for word in [None] if option.arguments is None else option.arguments(value):
                 words += [option.flag] if word is None else [option.flag, word]
         return shlex.join([*words, *self._arguments()])
 
     def api(self) -> dict[str, Any]:
         """The same for the SDK's low-level client."""
         body: dict[str, Any] = {}
-        for path, value in self._fixed().items():
+        for path, value in self._fixed_arguments().items():
             opt.put(body, path, value)
-        for option, value in self._given():
+        for option, value in self._set_options():
             for path, part in option.api(value).items():
                 opt.put(body, path, part)
         return body
 
-    def _given(self) -> list[tuple[Option, Any]]:
+    def _set_options(self) -> list[tuple[Option, Any]]:
         given = ((option, getattr(self, name)) for name, option in self.OPTIONS.items())
         return [(option, value) for option, value in given if not _is_unset(value)]
 
     def _arguments(self) -> list[str]:
         raise NotImplementedError
 
-    def _fixed(self) -> dict[str, Any]:
+    def _fixed_arguments(self) -> dict[str, Any]:
         return {}
 
 
@@ -66,10 +66,10 @@ def _is_unset(value: Any) -> bool:
     return value is None or value is False or value == {} or (isinstance(value, (list, tuple)) and not value)
 
 
-Kind = TypeVar("Kind", bound=Operation)
+OperationT = TypeVar("OperationT", bound=Operation)
 
 
-def make(kind: type[Kind], *args: Any, **options: Any) -> Kind:
+def make_operation(kind: type[OperationT], *args: Any, **options: Any) -> OperationT:
     """An operation from what a reader gave; an unknown option is `BadInput`, with the nearest one named."""
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for option in options:

@@ -19,18 +19,18 @@ from pathlib import Path
 
 ENGINE = "/var/run/docker.sock"
 ALLOWED = re.compile(r"(/v[\d.]+)?/(_ping|version|containers/json)(\?.*)?")
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
-class Reading(http.server.BaseHTTPRequestHandler):
+class ReadOnlyHandler(http.server.BaseHTTPRequestHandler):
     """Lets a GET through; whatever else is asked for has no method here, and is refused (501)."""
 
     def do_GET(self) -> None:
         """Ask the engine and hand its answer on, if the path may be asked for."""
-        if isinstance(self.server, Narrow) and not ALLOWED.fullmatch(self.path):
+        if isinstance(self.server, AllowlistHandler) and not ALLOWED.fullmatch(self.path):
             self.send_error(403)
             return
-        link = http.client.HTTPConnection("engine", timeout=PATIENCE_S)
+        link = http.client.HTTPConnection("engine", timeout=TIMEOUT_S)
         link.sock = socket.socket(socket.AF_UNIX)
         link.sock.connect(ENGINE)
         link.request("GET", self.path)
@@ -58,11 +58,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
 
-class Narrow(Server):
+class AllowlistHandler(Server):
     """The one with a list of paths."""
 
 
-class Through(socketserver.BaseRequestHandler):
+class TcpForwardHandler(socketserver.BaseRequestHandler):
     """Everything goes through, both ways, to a port."""
 
     def handle(self) -> None:
@@ -84,9 +84,9 @@ def copy(source: socket.socket, target: socket.socket) -> None:
 if __name__ == "__main__":
     here = Path(sys.argv[1])
     wanted: list[tuple[str, type[Server], type[socketserver.BaseRequestHandler]]]
-    wanted = [("get.sock", Server, Reading), ("list.sock", Narrow, Reading)]
+    wanted = [("get.sock", Server, ReadOnlyHandler), ("list.sock", AllowlistHandler, ReadOnlyHandler)]
     if len(sys.argv) > 2:
-        wanted = [("docker.sock", Server, Through)]
+        wanted = [("docker.sock", Server, TcpForwardHandler)]
     for name, kind, handler in wanted:
         (here / name).unlink(missing_ok=True)
         threading.Thread(target=kind(str(here / name), handler).serve_forever).start()

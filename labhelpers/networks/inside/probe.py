@@ -11,11 +11,11 @@ import threading
 import time
 from typing import Any
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 MESSAGE = b"x" * 64
 
 
-def free() -> None:
+def print_free_ports() -> None:
     """Print two free ports of 127.0.0.1."""
     ends = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     print(*(end.getsockname()[1] for end in ends))
@@ -39,7 +39,7 @@ def echo(connection: socket.socket) -> None:
 
 def connected(address: str, port: int) -> socket.socket:
     """A connection, once the server listens."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while True:
         try:
             return socket.create_connection((address, port), timeout=10)
@@ -67,7 +67,7 @@ def round_trips_us(address: str, port: int, count: int) -> list[float]:
 def bits_per_s(address: str, port: int, size: int, streams: int) -> float:
     """What iperf3 carried, `size` bytes over all streams together."""
     command = ["timeout", "60", "iperf3", "-c", address, "-p", str(port), "-J", "-P", str(streams)]
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while True:
         done = subprocess.run(
             [*command, "-n", str(size)], capture_output=True, encoding="utf-8", errors="replace"
@@ -81,7 +81,7 @@ def bits_per_s(address: str, port: int, size: int, streams: int) -> float:
         time.sleep(0.05)
 
 
-def ask(options: dict[str, Any]) -> None:
+def measure(options: dict[str, Any]) -> None:
     """Measure one path, and print the results as JSON."""
     address = options["address"]
     found = {"round_trips_us": round_trips_us(address, options["echo"], options["round_trips"])}
@@ -93,8 +93,8 @@ def ask(options: dict[str, Any]) -> None:
 if __name__ == "__main__":
     verb, *words = sys.argv[1:]
     if verb == "free":
-        free()
+        print_free_ports()
     elif verb == "serve":
         serve(words[0], int(words[1]))
     else:
-        ask(json.loads(words[0]))
+        measure(json.loads(words[0]))

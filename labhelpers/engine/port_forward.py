@@ -1,0 +1,220 @@
+"""A container's port, reached from the notebook's machine, wherever the engine is.
+
+A port that is published on the loopback of the engine's machine answers here where that machine is this one, or where
+Docker Desktop carries it over. Which it is, is tried, not guessed. Elsewhere a connection goes through the engine's
+own API: a listener on this machine's loopback, and for each connection an `exec` of `nc` beside the container
+(Engine API, POST /exec/{id}/start: the connection is hijacked for a stream), as `kubectl port-forward` does it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+from docker.errors import APIError, DockerException
+from docker.models.containers import Container
+from requests.exceptions import RequestException
+
+from labhelpers.engine import responses
+from labhelpers.engine.find import Engine
+from labhelpers.engine.removal import remove_container
+from labhelpers.engine.streams import STDOUT, Stream, execute
+from labhelpers.errors import EngineRefused, LabError, NotRunning
+
+LOOPBACK = "127.0.0.1"
+_PROBE_TIMEOUT_S = 20.0
+_CHUNK_BYTES = 1 << 16
+_SLEEP = ["sleep", "86400"]
+_UNPRIVILEGED: dict[str, Any] = {
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+    "read_only": True,
+}
+
+
+class PortForwarder:
+    """Ways to ports of containers of one engine. `close` takes away what it started.
+
+    Args:
+        engine: the engine.
+        labels: what its helper containers carry, so that they are known as the lab's.
+        image: gives the reference of the lab image `payload`.
+    """
+
+    def __init__(self, engine: Engine, labels: Mapping[str, str], image: Callable[[], str]) -> None:
+        self._client = engine.client
+        self._labels = dict(labels)
+        self._image = image
+        self._helpers: dict[tuple[str, str, int], Container] = {}
+        self._listeners: dict[tuple[str, int], socket.socket] = {}
+        self._lock = threading.Lock()
+
+    def forward(self, container: Container | str, port: int) -> tuple[str, int]:
+        """Where the TCP port `port` of a running container answers on this machine: (`127.0.0.1`, a port).
+
+        Raises:
+            LabError: there is no such container, or it does not run.
+        """
+        found = self._running(container if isinstance(container, str) else str(container.id))
+        for address, published in responses.bindings(found, f"{port}/tcp"):
+            if address in (LOOPBACK, "0.0.0.0") and self.host_is_local:
+                return LOOPBACK, published
+        return LOOPBACK, self._forwarded(found["Id"], port)
+
+    @cached_property
+    def host_is_local(self) -> bool:
+        """Whether this machine's loopback reaches what the engine publishes on its own: tried once, with a word."""
+        word = secrets.token_hex(16)
+        listener = self._client.containers.run(
+            self._image(),
+            ["nc", "-ll", "-p", "8000", "-e", "echo", word],
+            detach=True,
+            labels=self._labels,
+            ports={"8000/tcp": (LOOPBACK, 0)},
+            **_UNPRIVILEGED,
+        )
+        try:
+            listener.reload()
+            ports: Any = listener.ports
+            address = (LOOPBACK, int(ports["8000/tcp"][0]["HostPort"]))
+
+            def listens() -> bool:
+                inside = ["nc", LOOPBACK, "8000"]
+                return word.encode() in execute(self._client.api, str(listener.id), inside).stdout
+
+            return _responds_with(address, word.encode(), listens)
+        finally:
+            remove_container(self._client.api, str(listener.id))
+
+    def close(self) -> None:
+        """End the listeners and remove the helper containers."""
+        for listener in self._listeners.values():
+            _end(listener)
+        self._listeners.clear()
+        for helper in self._helpers.values():
+            with suppress(APIError):
+                remove_container(self._client.api, str(helper.id))
+        self._helpers.clear()
+
+    def _running(self, container: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._client.api.inspect_container(container)
+        except APIError as error:
+            raise EngineRefused(
+                f"no port of the container {container[:12]!r} can be reached",
+                hint="run the cell that creates it again; `docker ps -a` lists all containers",
+                engine_message=str(error.explanation),
+            ) from None
+        if not found["State"]["Running"]:
+            name = found["Name"].lstrip("/")
+            raise NotRunning(
+                f"the container {name!r} is not running, so its ports cannot be reached",
+                hint=f"check docker logs {name}, then start it: docker start {name}",
+            )
+        return found
+
+    # --- through the engine's API
+
+    def _forwarded(self, container: str, port: int) -> int:
+        with self._lock:
+            listener = self._listeners.get((container, port))
+            if listener is None:
+                listener = socket.create_server((LOOPBACK, 0))
+                self._listeners[container, port] = listener
+                threading.Thread(target=self._serve, args=(listener, container, port), daemon=True).start()
+        return int(listener.getsockname()[1])
+
+    def _serve(self, listener: socket.socket, container: str, port: int) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._join, args=(near, container, port), daemon=True).start()
+
+    def _join(self, near: socket.socket, container: str, port: int) -> None:
+        with near:
+            try:
+                far = self._connect(container, port)
+            except (LabError, DockerException, RequestException, OSError):
+                return  # to the one who connects: closed, as by a server that is not there
+            threading.Thread(target=_send, args=(near, far), daemon=True).start()
+            with suppress(OSError):
+                for kind, data in far.frames():
+                    if kind == STDOUT:
+                        near.sendall(data)
+            _end(near)
+            _end(far.connection)
+            far.close()
+
+    def _connect(self, container: str, port: int) -> Stream:
+        found = self._running(container)
+        address = next(iter(responses.addresses(found)), LOOPBACK)
+        helper = self._sidecar(found)
+        made = self._client.api.exec_create(helper.id, ["nc", address, str(port)], stdin=True)
+        return Stream(self._client.api.exec_start(made["Id"], socket=True))
+
+    def _sidecar(self, found: Mapping[str, Any]) -> Container:
+        """The helper in the container's network namespace, which is another after each start of the container."""
+        key = (found["Id"], found["State"]["StartedAt"], found["State"]["Pid"])
+        with self._lock:
+            if key not in self._helpers:
+                for old in [one for one in self._helpers if one[0] == found["Id"]]:
+                    remove_container(self._client.api, str(self._helpers.pop(old).id))
+                self._helpers[key] = self._client.containers.run(
+                    self._image(),
+                    _SLEEP,
+                    detach=True,
+                    labels=self._labels,
+                    network_mode=f"container:{found['Id']}",
+                    **_UNPRIVILEGED,
+                )
+            return self._helpers[key]
+
+
+def _responds_with(address: tuple[str, int], word: bytes, listens: Callable[[], bool]) -> bool:
+    """Whether `word` is what answers at `address`.
+
+    Docker's userland proxy accepts a connection before the program behind it listens; without the proxy the port
+    refuses until then. So a refusal is final only after the program is known to listen.
+
+    Args:
+        listens: whether the program accepts connections in its container.
+    """
+    end = time.monotonic() + _PROBE_TIMEOUT_S
+    is_final = False
+    while time.monotonic() < end:
+        try:
+            with socket.create_connection(address, timeout=2) as connection:
+                said = connection.recv(len(word), socket.MSG_WAITALL)
+        except ConnectionRefusedError:
+            if is_final:
+                return False
+            is_final = listens()
+            said = b""
+        except OSError:
+            said = b""
+        if said:
+            return said == word
+        time.sleep(0.05)
+    return False
+
+
+def _end(connection: Any) -> None:
+    """Close it, also where another thread waits in it: a close alone would wait for that one."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def _send(near: socket.socket, far: Stream) -> None:
+    with suppress(OSError):
+        while part := near.recv(_CHUNK_BYTES):
+            far.send(part)
+        far.send_eof()

@@ -1,0 +1,45 @@
+"""Containers for the time of one experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from labhelpers.lab import Lab
+
+NOT_FOUND = "\N{EN DASH}"
+"""What a table shows where a thing is not."""
+
+
+@contextmanager
+def temporary_containers(lab: Lab, essential: Sequence[str] = ()) -> Iterator[Callable[..., Container]]:
+    """Give `lab.run` to one experiment; its containers are removed at the end, the last one first.
+
+    Args:
+        essential: beginnings of the commands that are shown openly, as for `lab.quiet`.
+    """
+    with lab.quiet(essential), ExitStack() as made:
+
+        def run(*arguments: Any, **options: Any) -> Container:
+            container = made.enter_context(lab.running(*arguments, **options))
+            wait_until_started(lab, container)
+            return container
+
+        yield run
+
+
+def wait_until_started(lab: Lab, container: Container) -> None:
+    """Wait until process 1 is the container's command: for a moment after `docker run` it is still the runtime.
+
+    The runtime's process (`runc init`) has a command line, handlers and children of its own.
+
+    Raises:
+        LabError: the container has ended.
+    """
+    lab.wait_for(
+        f"{container.name} to begin", lambda: lab.host.process(container).command.split()[-1] != "init"
+    )
