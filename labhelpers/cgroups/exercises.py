@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from labhelpers.cgroups.activity import CpuActivity, cpu_activity
-from labhelpers.cgroups.bounds import MIB, program
+from labhelpers.cgroups.safety_limits import MIB, program
 from labhelpers.course.checks import are_running, runs, setup_runs
 from labhelpers.course.containers import (
     container_named,
@@ -20,13 +20,13 @@ from labhelpers.course.containers import (
 )
 from labhelpers.course.exercises import Exercise, Task
 from labhelpers.drawing import human_bytes
-from labhelpers.lab.names import all_named
+from labhelpers.lab.names import all_with_suffix
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-WARM, HUNGRY, FOOD, FULL, KEEPER = all_named("warm", "hungry", "hungry-food", "full-house", "keeper")
-FAST, SLOW = all_named("fast", "slow")
+WARM, HUNGRY, FOOD, FULL, KEEPER = all_with_suffix("warm", "hungry", "hungry-food", "full-house", "keeper")
+FAST, SLOW = all_with_suffix("fast", "slow")
 WANTED_CPUS, TOLERANCE, QUOTA_TOLERANCE = 0.3, 0.06, 0.01
 RATIO, RATIO_TOLERANCE = 3.0, 0.2
 ROOM_BYTES = 24 * MIB
@@ -117,7 +117,7 @@ def _new_program(lab: Lab) -> tuple[int, str]:
     write = ["sh", "-c", 'echo "$1" > /food/hungry.py', "sh", text]
     with lab.hidden():
         lab.create_volume(FOOD)
-        lab.once(lab.image("payload"), write, network="none", volumes=[f"{FOOD}:/food"])
+        lab.run_once(lab.image("payload"), write, network="none", volumes=[f"{FOOD}:/food"])
     return need_mib * MIB, text
 
 

@@ -34,7 +34,7 @@ def container_named(lab: Lab, name: str) -> Container | None:
         container: Container = lab.client.containers.get(name)
     except docker.errors.NotFound:
         return None
-    if sessions.is_ours("container", container.labels) and not sessions.may_touch(
+    if sessions.has_lab_labels("container", container.labels) and not sessions.may_modify(
         container.labels.get(sessions.SESSION, lab.session), lab.session
     ):
         return None
@@ -115,7 +115,7 @@ def file_in(lab: Lab, name: str, path: str) -> str:
         LabError: there is no such container, or it does not run.
     """
     container = running(lab, name)
-    if lab.host.cannot_show:
+    if lab.host.unavailable:
         return output_of(lab, name, ["cat", path])
     pid = lab.host.process(container).pid
     try:

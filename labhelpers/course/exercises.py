@@ -21,7 +21,7 @@ from labhelpers.course.containers import container_named
 from labhelpers.course.verdicts import TaskVerdict, Verdict
 from labhelpers.course.watcher import Watcher
 from labhelpers.errors import LabError
-from labhelpers.results import with_text
+from labhelpers.results import with_text_fallback
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab

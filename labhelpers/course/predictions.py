@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import progress
 from labhelpers.errors import BadInput
-from labhelpers.results import Result, with_text
+from labhelpers.results import Result, with_text_fallback
 
 if TYPE_CHECKING:
     Bundle = tuple[dict[str, Any], dict[str, Any]]
@@ -70,7 +70,7 @@ class Prediction:
         return prediction_panel(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
-        return with_text(self.panel, repr(self))
+        return with_text_fallback(self.panel, repr(self))
 
 
 def predict(slug: str, question: str, options: Sequence[str]) -> Prediction:

@@ -113,9 +113,9 @@ def update(name: str, is_entry: IsEntry, change: Callable[[dict[str, Any]], bool
                 state.write_json(name, entries)
     except (OSError, LabError) as error:
         reason = error.message if isinstance(error, LabError) else error.strerror
-        return f"Could not save to {state.shown(_path_of(name))}: {reason}. Everything else works."
+        return f"Could not save to {state.abbreviate_home(_path_of(name))}: {reason}. Everything else works."
     if backup:
-        return f"{name} was corrupted. It was renamed to {state.shown(backup)} and a new file was started."
+        return f"{name} was corrupted. It was renamed to {state.abbreviate_home(backup)} and a new file was started."
     return None
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.builds import files_of
-from labhelpers.layers.saved import save
+from labhelpers.layers.docker_save import read_docker_save
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
-    from labhelpers.layers.tarstream import Part
+    from labhelpers.layers.tarstream import LimitedSource
 
 # what an engine puts into every container, and `docker export` into its archive
 ENGINE_FILES = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
@@ -35,7 +35,7 @@ def hashed_layers(lab: Lab, ref: str) -> ImageStack:
     """The layers of an image, with the digest and the first bytes of every file."""
     id = id_of(lab, ref)
     if id not in _HASHED:
-        _HASHED[id] = save(lab, id, _digest)
+        _HASHED[id] = read_docker_save(lab, id, _digest)
     return _HASHED[id]
 
 
@@ -43,11 +43,11 @@ def layer_headers(lab: Lab, ref: str) -> ImageStack:
     """The layers of an image without the contents of its files: a large image takes a second."""
     id = id_of(lab, ref)
     if id not in _HEADERS:
-        _HEADERS[id] = save(lab, id)
+        _HEADERS[id] = read_docker_save(lab, id)
     return _HEADERS[id]
 
 
-def _digest(path: str, part: Part) -> tuple[str, str]:
+def _digest(path: str, part: LimitedSource) -> tuple[str, str]:
     digest, first = hashlib.sha256(), b""
     while chunk := part.read(1 << 20):
         digest.update(chunk)

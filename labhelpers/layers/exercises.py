@@ -15,7 +15,7 @@ from labhelpers.course.checks import all_of, are_running, file_contains, has_ima
 from labhelpers.course.containers import container_named, file_in, running, store_value, stored_value
 from labhelpers.course.exercises import Exercise, Task
 from labhelpers.drawing import human_bytes
-from labhelpers.lab.names import all_named, named
+from labhelpers.lab.names import all_with_suffix, with_suffix
 from labhelpers.layers import recipes
 from labhelpers.layers.builds import build
 from labhelpers.layers.contents import hashed_layers, id_of, layer_headers, texts_of, visible_files
@@ -24,13 +24,13 @@ from labhelpers.layers.overlay import changes
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-FAT, DIET, MAX_WASTE_BYTES = named("fat:1"), named("diet:1"), 64 * 1024
-LEAKY, TOKEN, FINDER = named("leaky:1"), "app/token.txt", named("finder")
-ORDERED = all_named("ordered:1", "ordered:2")
+WASTEFUL, DIET, MAX_WASTE_BYTES = with_suffix("fat:1"), with_suffix("diet:1"), 64 * 1024
+LEAKED_SECRET, TOKEN, FINDER = with_suffix("leaky:1"), "app/token.txt", with_suffix("finder")
+ORDERED = all_with_suffix("ordered:1", "ordered:2")
 MAIN, INSTALLED = "app/main.py", "app/installed"
-WHITEOUT = named("one-whiteout")
-OLD, CURRENT, BOARD = all_named("notice:1", "notice:latest", "notice-board")
-SITE, MAX_SITE_BYTES = named("site:1"), 4 * 1024 * 1024
+WHITEOUT = with_suffix("one-whiteout")
+OLD, CURRENT, BOARD = all_with_suffix("notice:1", "notice:latest", "notice-board")
+SITE, MAX_SITE_BYTES = with_suffix("site:1"), 4 * 1024 * 1024
 PYTHON = re.compile(r"(^|/)bin/python[0-9.]*$")
 ANY_SHELL = "Any image with a shell will do; labhelpers/payload has a command that keeps running."
 
@@ -74,18 +74,20 @@ def diet(lab: Lab) -> Exercise:
     contents; and its layers hold next to nothing that is stored twice, overwritten or deleted.
     """
     base = lab.image("payload")
-    _set_up_image(lab, FAT, lambda: build(lab, recipes.FAT, FAT, None, BASE=base, SALT=token_hex(8)))
+    _set_up_image(
+        lab, WASTEFUL, lambda: build(lab, recipes.WASTEFUL, WASTEFUL, None, BASE=base, SALT=token_hex(8))
+    )
     tasks = (
         Task(
             "there",
             f"There is an image {DIET}",
             has_image(DIET),
-            f"Look at {FAT} first: layers.image(lab, {FAT!r}). Then write a Dockerfile whose image ends with the same "
-            "files. COPY --from takes files from another image, as a container sees them.",
+            f"Look at {WASTEFUL} first: layers.image_layers(lab, {WASTEFUL!r}). Then write a Dockerfile whose image ends "
+            "with the same files. COPY --from takes files from another image, as a container sees them.",
         ),
         Task(
             "same",
-            f"A container of it sees the same files as one of {FAT}",
+            f"A container of it sees the same files as one of {WASTEFUL}",
             _same_files,
             _same_hint,
             ("there",),
@@ -103,19 +105,19 @@ def diet(lab: Lab) -> Exercise:
 
 
 def _same_files(lab: Lab) -> str | None:
-    original, copy = visible_files(lab, stored_value(lab, FAT)), visible_files(lab, DIET)
+    original, copy = visible_files(lab, stored_value(lab, WASTEFUL)), visible_files(lab, DIET)
     if missing := sorted(original.keys() - copy.keys()):
         return f"/{missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else "")
     if extra := sorted(copy.keys() - original.keys()):
-        return f"/{extra[0]} is in {DIET} and not in {FAT}"
+        return f"/{extra[0]} is in {DIET} and not in {WASTEFUL}"
     different = sorted(path for path in original if original[path] != copy[path])
     return f"/{different[0]} is not the same in both" if different else None
 
 
 def _same_hint(lab: Lab) -> str:
     if (_same_files(lab) or "").startswith("/data"):
-        return f"/data holds random bytes: they cannot be made again, only taken from {FAT} itself."
-    return f"Compare the two: layers.image_layers(lab, IMAGE).union lists what a container sees of {DIET} and of {FAT}."
+        return f"/data holds random bytes: they cannot be made again, only taken from {WASTEFUL} itself."
+    return f"Compare the two: layers.image_layers(lab, IMAGE).union lists what a container sees of {DIET} and of {WASTEFUL}."
 
 
 def _waste(lab: Lab) -> str | None:
@@ -129,11 +131,11 @@ def _waste(lab: Lab) -> str | None:
 
 
 def _waste_hint(lab: Lab) -> str:
-    stack, original = hashed_layers(lab, DIET), hashed_layers(lab, stored_value(lab, FAT))
+    stack, original = hashed_layers(lab, DIET), hashed_layers(lab, stored_value(lab, WASTEFUL))
     if stack.wasted_bytes <= MAX_WASTE_BYTES:
         return "What one layer holds and a later one deletes stays in the image. Create and delete it in one step."
     on_top = len(stack.layers) > len(original.layers)
-    more = f" A layer on top of {FAT} only adds: nothing below it gets smaller." if on_top else ""
+    more = f" A layer on top of {WASTEFUL} only adds: nothing below it gets smaller." if on_top else ""
     worst = stack.wasted_files[0]
     return f"The largest is {worst.path}, in {worst.count} layers: {human_bytes(worst.bytes)} together.{more}"
 
@@ -148,14 +150,14 @@ def secret_layer(lab: Lab) -> Exercise:
     that gets its tag changes neither.
     """
     base = lab.image("payload")
-    leaky = recipes.LEAKY.with_files(token_txt=token_hex(8))
-    _set_up_image(lab, LEAKY, lambda: build(lab, leaky, LEAKY, None, BASE=base))
+    leaky = recipes.LEAKED_SECRET.with_files(token_txt=token_hex(8))
+    _set_up_image(lab, LEAKED_SECRET, lambda: build(lab, leaky, LEAKED_SECRET, None, BASE=base))
     tasks = (
         runs(FINDER, ANY_SHELL),
         file_contains(
             FINDER,
             "/layer",
-            f"the diff id of the layer of {LEAKY} that holds /{TOKEN}",
+            f"the diff id of the layer of {LEAKED_SECRET} that holds /{TOKEN}",
             _judge_layer,
             _layer_hint,
         ),
@@ -164,39 +166,39 @@ def secret_layer(lab: Lab) -> Exercise:
             "/secret",
             "what that file says",
             lambda lab, text: None if text == _token(lab) else "/secret does not hold what the file says",
-            f"`docker save` writes all layers, those that are covered too. layers.recover(lab, {LEAKY!r}, PATH) "
-            "searches each of them; a tar that you unpack by hand shows the same.",
+            f"`docker save` writes all layers, those that are covered too. layers.recover(lab, {LEAKED_SECRET!r}, "
+            "PATH) searches each of them; a tar that you unpack by hand shows the same.",
         ),
     )
     return Exercise(lab, "02", "secret-layer", "The layer that holds the secret", tasks, containers=(FINDER,))
 
 
 def _judge_layer(lab: Lab, text: str) -> str | None:
-    stack = hashed_layers(lab, stored_value(lab, LEAKY))
+    stack = hashed_layers(lab, stored_value(lab, LEAKED_SECRET))
     if text == next(layer.diff_id for layer in stack.layers if TOKEN in layer.entries):
         return None
-    if text == stored_value(lab, LEAKY):
+    if text == stored_value(lab, LEAKED_SECRET):
         return "/layer holds the image's id, which is no layer"
     if any(text == layer.diff_id for layer in stack.layers):
         return "/layer holds the diff id of another layer"
-    return f"/layer holds “{text[:71]}”, which is no diff id of {LEAKY}"
+    return f"/layer holds “{text[:71]}”, which is no diff id of {LEAKED_SECRET}"
 
 
 def _layer_hint(lab: Lab) -> str:
-    layers = hashed_layers(lab, stored_value(lab, LEAKY)).layers
+    layers = hashed_layers(lab, stored_value(lab, LEAKED_SECRET)).layers
     if file_in(lab, FINDER, "/layer") in {layer.diff_id for layer in layers}:
         return (
             "The layer that deletes a file holds a whiteout, not the file. Which instruction added it? Layers and "
             "instructions are listed in the same order, from the lowest."
         )
     return (
-        f"layers.image(lab, {LEAKY!r}) lists the layers with their diff IDs and instructions; so do `docker "
+        f"layers.image_layers(lab, {LEAKED_SECRET!r}) lists the layers with their diff IDs and instructions; so do `docker "
         "history` and `docker image inspect`. A diff ID begins with sha256:."
     )
 
 
 def _token(lab: Lab) -> str:
-    files = (layer.seen.get(TOKEN) for layer in hashed_layers(lab, stored_value(lab, LEAKY)).layers)
+    files = (layer.seen.get(TOKEN) for layer in hashed_layers(lab, stored_value(lab, LEAKED_SECRET)).layers)
     return str(next(file for file in files if file)[1])
 
 

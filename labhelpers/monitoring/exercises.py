@@ -29,12 +29,12 @@ from labhelpers.course.containers import (
     store_value,
     stored_value,
 )
-from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.escape import escape_paths
 from labhelpers.course.exercises import Exercise, Task
-from labhelpers.lab.names import all_named, named
-from labhelpers.monitoring.door import INSIDE, PLACE, docker_sock, start_proxy
-from labhelpers.monitoring.places import home
-from labhelpers.monitoring.restart import EATS, LIMIT_BYTES
+from labhelpers.lab.names import all_with_suffix, with_suffix
+from labhelpers.monitoring.engine_socket import PROXY_DIRECTORY, SOCKET_PATH, find_engine_socket, start_proxy
+from labhelpers.monitoring.restart import ALLOCATE_COMMAND, MEMORY_LIMIT_BYTES
+from labhelpers.monitoring.storage import host_home
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
     from labhelpers.monitoring.engine_socket import EngineSocket
 
-SHELF = named("shelf_data")
-TILL, TILL_DATA = all_named("till", "till_data")
-LIGHTHOUSE = named("lighthouse")
-GUARD, POST, WATCHMAN = all_named("guard", "guard-post", "watchman")
-SUSPECTS, INSPECTOR = all_named("ada", "bob", "cleo"), named("inspector")
+SHELF = with_suffix("shelf_data")
+TILL, TILL_DATA = all_with_suffix("till", "till_data")
+LIGHTHOUSE = with_suffix("lighthouse")
+GUARD, POST, WATCHMAN = all_with_suffix("guard", "guard-post", "watchman")
+SUSPECTS, INSPECTOR = all_with_suffix("ada", "bob", "cleo"), with_suffix("inspector")
 GAVE_UP = "I cannot go on like this"
 WAIT_S = 120.0
 OOM_TRIES = 5
@@ -82,7 +82,7 @@ def make_the_volume(lab: Lab) -> Exercise:
 
 
 def _is_filled(lab: Lab) -> str | None:
-    entries = lab.host.directory(lab.directory_of(SHELF), deep=True)
+    entries = lab.host.directory(lab.directory_of(SHELF), recursive=True)
     if any(entry.kind == "file" and entry.size_bytes for entry in entries):
         return None
     names = ", ".join(entry.path for entry in entries)
@@ -142,7 +142,7 @@ def name_not_path(lab: Lab) -> Exercise:
 
 def _start_till(lab: Lab) -> None:
     lab.create_volume(TILL_DATA)
-    path = f"{home(lab)}/volumes/{TILL_DATA}"
+    path = f"{host_home(lab)}/volumes/{TILL_DATA}"
     script = f"[ -e /data/takings ] || echo {_takings(lab)} >/data/takings; exec sleep 86400"
     options: dict[str, Any] = {"volumes": [f"{path}:/data"], "network": "none"}
     lab.run(lab.image("payload"), ["sh", "-c", script], name=TILL, **options)
@@ -261,8 +261,8 @@ def watch_only(lab: Lab) -> Exercise:
     capability leads to it or to the host; its list comes from the `guard` of this exercise.
     """
     with lab.hidden():
-        door = docker_sock(lab)
-    setup_container(lab, GUARD, lambda: _start_guard(lab, door))
+        engine_socket = find_engine_socket(lab)
+    setup_container(lab, GUARD, lambda: _start_guard(lab, engine_socket))
     tasks = (
         runs(WATCHMAN, "You need a container that keeps running and has curl: labhelpers/tools."),
         Task(
@@ -284,14 +284,14 @@ def watch_only(lab: Lab) -> Exercise:
     return Exercise(lab, "09", "watch-only", "See, and not command", tasks, SETTLE_S, (WATCHMAN, GUARD))
 
 
-def _start_guard(lab: Lab, door: Door) -> None:
+def _start_guard(lab: Lab, engine_socket: EngineSocket) -> None:
     lab.create_volume(POST)
-    guard = start_proxy(lab, door, POST, name=GUARD)
+    guard = start_proxy(lab, engine_socket, POST, name=GUARD)
     lab.exec(guard, ["rm", f"{PROXY_DIRECTORY}/get.sock"])
 
 
 def _is_apart(lab: Lab) -> str | None:
-    ways = ways_to_the_host(lab, running(lab, WATCHMAN))
+    ways = escape_paths(lab, running(lab, WATCHMAN))
     return f"{WATCHMAN}: {ways[0]}" if ways else None
 
 
@@ -380,11 +380,15 @@ def _run_suspects(lab: Lab) -> dict[str, str]:
     Returns:
         Name → cause.
     """
-    scripts = [EATS, f"echo {GAVE_UP}; exit 137", "sleep 86400"]
+    scripts = [ALLOCATE_COMMAND, f"echo {GAVE_UP}; exit 137", "sleep 86400"]
     causes = dict(zip(scripts, ("kernel", "itself", "somebody"), strict=True))
     secrets.SystemRandom().shuffle(scripts)
     wait = "until [ -s /fate ]; do sleep 0.05; done; . /fate"
-    limits: dict[str, Any] = {"memory": LIMIT_BYTES, "memory_swap": LIMIT_BYTES, "network": "none"}
+    limits: dict[str, Any] = {
+        "memory": MEMORY_LIMIT_BYTES,
+        "memory_swap": MEMORY_LIMIT_BYTES,
+        "network": "none",
+    }
     suspects: list[tuple[Container, str]] = []
     for name, script in zip(SUSPECTS, scripts, strict=True):
         if container_named(lab, name):
@@ -398,7 +402,7 @@ def _run_suspects(lab: Lab) -> dict[str, str]:
     for container, script in suspects:
         lab.wait(container, limit_s=WAIT_S)
         for _ in range(OOM_TRIES):
-            if script != EATS or lab.inspect(container)["State"]["OOMKilled"]:
+            if script != ALLOCATE_COMMAND or lab.inspect(container)["State"]["OOMKilled"]:
                 break
             # the engine missed the OOM kill, which the exercise needs: run it again
             lab.start(container)

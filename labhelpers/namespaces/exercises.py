@@ -16,22 +16,22 @@ from labhelpers.course.containers import (
     store_value,
     stored_value,
 )
-from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.escape import escape_paths
 from labhelpers.course.exercises import Check, Exercise, Task
-from labhelpers.lab.names import all_named, named
+from labhelpers.lab.names import all_with_suffix, with_suffix
 from labhelpers.namespaces import pid1_duties
-from labhelpers.namespaces.identity import FIVE, KINDS, of
+from labhelpers.namespaces.identity import BASIC_KINDS, KINDS, namespaces_of
 
 if TYPE_CHECKING:
     from labhelpers.engine.host import Process
     from labhelpers.lab import Lab
 
-RADIO, LISTENER = all_named("radio", "listener")
-HERMIT = named("hermit")
-POSTBOX, COURIER = all_named("postbox", "courier")
-ROOMS, NOTES = all_named("room-1", "room-2", "room-3"), named("notes")
-POLITE = named("polite")
-MATRYOSHKA = named("matryoshka")
+RADIO, LISTENER = all_with_suffix("radio", "listener")
+HERMIT = with_suffix("hermit")
+POSTBOX, COURIER = all_with_suffix("postbox", "courier")
+ROOMS, NOTES = all_with_suffix("room-1", "room-2", "room-3"), with_suffix("notes")
+POLITE = with_suffix("polite")
+MATRYOSHKA = with_suffix("matryoshka")
 OPTIONS = {"pid": "pid", "net": "network", "ipc": "ipc"}
 """Kinds that one container can share with another, and the option of `docker run` that does it."""
 
@@ -93,7 +93,7 @@ def _shares_namespace(name: str, owner: str, kind: str, called: str) -> Check:
 
     def check(lab: Lab) -> str | None:
         own, wanted, host = (
-            of(lab, where).ids[kind] for where in (running(lab, name), running(lab, owner), None)
+            namespaces_of(lab, where).ids[kind] for where in (running(lab, name), running(lab, owner), None)
         )
         if own == wanted:
             return None
@@ -105,7 +105,7 @@ def _shares_namespace(name: str, owner: str, kind: str, called: str) -> Check:
 
 
 def _joined_hint(lab: Lab) -> str:
-    if of(lab, running(lab, LISTENER)).ids["net"] == of(lab).ids["net"]:
+    if namespaces_of(lab, running(lab, LISTENER)).ids["net"] == namespaces_of(lab).ids["net"]:
         return f"The host's loopback is not {RADIO}'s. What can `--network` name besides host, none and a network?"
     return (
         "Two containers on one network talk over a bridge, and each has its own loopback. To share a namespace is "
@@ -115,11 +115,11 @@ def _joined_hint(lab: Lab) -> str:
 
 def _only_network(lab: Lab) -> str | None:
     own = {process.pid: process for process in lab.host.processes(running(lab, LISTENER))}
-    ids = {kind: {process.namespaces.get(kind) for process in own.values()} - {None} for kind in FIVE}
+    ids = {kind: {process.namespaces.get(kind) for process in own.values()} - {None} for kind in BASIC_KINDS}
     radio = {process.pid for process in lab.host.processes(running(lab, RADIO))}
     engine = lab.host.process().namespaces
     for process in lab.host.processes():
-        for kind in FIVE:
+        for kind in BASIC_KINDS:
             if kind == "net" or process.pid in own or process.namespaces.get(kind) not in ids[kind]:
                 continue
             of_host = process.namespaces[kind] == engine.get(kind)
@@ -180,8 +180,8 @@ def _one_process(lab: Lab) -> str | None:
 
 
 def _alone_in_namespace(lab: Lab) -> str | None:
-    namespace = of(lab, running(lab, HERMIT)).ids["pid"]
-    if namespace == of(lab).ids["pid"]:
+    namespace = namespaces_of(lab, running(lab, HERMIT)).ids["pid"]
+    if namespace == namespaces_of(lab).ids["pid"]:
         return f"{HERMIT} sees every process of the host"
     count = sum(p.namespaces.get("pid") == namespace and p.state != "Z" for p in lab.host.processes())
     return None if count == 1 else f"{HERMIT} is in a pid namespace with {count - 1} more"
@@ -307,8 +307,8 @@ def _start_rooms(lab: Lab) -> None:
 
 def _shared(lab: Lab) -> tuple[set[str], str]:
     """The two rooms that share a namespace, and its kind."""
-    ids = {name: of(lab, running(lab, name)).ids for name in ROOMS}
-    for kind in FIVE:
+    ids = {name: namespaces_of(lab, running(lab, name)).ids for name in ROOMS}
+    for kind in BASIC_KINDS:
         for name in ROOMS:
             same = {other for other in ROOMS if ids[other][kind] == ids[name][kind]}
             if len(same) == 2:
@@ -433,7 +433,7 @@ def _least_privilege(lab: Lab) -> str | None:
     added = [str(name).upper().removeprefix("CAP_") for name in config.get("CapAdd") or []]
     if len(added) > 1 or "ALL" in added:
         return f"it has {', '.join(added)} added"
-    ways = ways_to_the_host(lab, container, granted=(*added, "seccomp", "apparmor", "label"))
+    ways = escape_paths(lab, container, allowed=(*added, "seccomp", "apparmor", "label"))
     return ways[0] if ways else None
 
 
@@ -453,7 +453,7 @@ def _deep(lab: Lab) -> str | None:
 
 def _deep_hint(lab: Lab) -> str:
     container = running(lab, MATRYOSHKA)
-    if lab.host.process(container).namespaces.get("pid") == of(lab).ids["pid"]:
+    if lab.host.process(container).namespaces.get("pid") == namespaces_of(lab).ids["pid"]:
         return "It shares the host's PID namespace, so one level is missing."
     if any(process.command.startswith("unshare") for process in lab.host.processes(container)):
         return "Is --pid among its options? With --fork unshare starts a child: only that is in the new namespace."

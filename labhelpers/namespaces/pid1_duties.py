@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from labhelpers.course.containers import cached_check, cloned_container
 from labhelpers.errors import LabError, TimedOut
-from labhelpers.namespaces.first_process import masks
+from labhelpers.namespaces.pid1 import signal_dispositions
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -20,7 +20,7 @@ STOP_S = 5
 
 def ends_on_term(lab: Lab, container: Container) -> str | None:
     """Why TERM does not end PID 1 of a running container within `STOP_S`, for the reader; None if it does."""
-    action = masks(lab, container).say("SIGTERM")
+    action = signal_dispositions(lab, container).say("SIGTERM")
     if action == "ignored":
         return "its process 1 ignores TERM"
     if action == "default":
@@ -74,10 +74,12 @@ def _orphan_stays(lab: Lab, container: Container) -> str | None:
 def _start_clone(lab: Lab, container: Container, clone: Container) -> None:
     """Start a clone, and wait until it has the same handler and as many processes as the container."""
     clone.start()
-    action, count = masks(lab, container).say("SIGTERM"), _process_count(lab, container)
+    action, count = signal_dispositions(lab, container).say("SIGTERM"), _process_count(lab, container)
 
     def is_ready() -> bool:
-        return masks(lab, clone).say("SIGTERM") == action and _process_count(lab, clone) >= count
+        return (
+            signal_dispositions(lab, clone).say("SIGTERM") == action and _process_count(lab, clone) >= count
+        )
 
     with suppress(LabError):  # it may end at once
         lab.wait_for("the clone to be ready", is_ready, STOP_S)
@@ -85,11 +87,11 @@ def _start_clone(lab: Lab, container: Container, clone: Container) -> None:
 
 def _process_count(lab: Lab, container: Container) -> int:
     """The number of processes in the tree below PID 1, with PID 1; those of `docker exec` have another parent."""
-    tree = {lab.host.process(container).pid}
+    process_tree = {lab.host.process(container).pid}
     for process in lab.host.processes(container):
-        if process.parent_pid in tree and process.state != "Z":
-            tree.add(process.pid)
-    return len(tree)
+        if process.parent_pid in process_tree and process.state != "Z":
+            process_tree.add(process.pid)
+    return len(process_tree)
 
 
 def _children(lab: Lab, container: Container) -> list[Process]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course.containers import container_named, running, setup_container
-from labhelpers.engine.host.traffic import received
+from labhelpers.engine.host.traffic import received_traffic
 from labhelpers.errors import BadInput, ContainerError, EngineRefused, LabError
 from labhelpers.networks.engine_settings import network_settings
 from labhelpers.networks.veth import run_in_tools, veth_pair
@@ -222,7 +222,7 @@ CASES: tuple[Callable[[Lab], BrokenNetwork], ...] = (
 
 def external_host(lab: Lab, name: str) -> str:
     """A neighbour of the host called `name`, made if it is not there; gives the host's address on its side."""
-    setup_container(lab, name, lambda: wire(lab, name))
+    setup_container(lab, name, lambda: veth_pair(lab, name))
     link = next((one for one in lab.host.interfaces(running(lab, name)) if one.name == "wire"), None)
     here = {one.index: one.name for one in lab.host.interfaces()}
     end = here.get(link.peer_index or 0) if link else None

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 from labhelpers.course.checks import all_of, are_running, has_answer, has_network, runs, setup_runs
 from labhelpers.course.containers import output_of, running, setup_changed, setup_container
 from labhelpers.course.exercises import Check, Exercise, Task
-from labhelpers.engine import answers
-from labhelpers.engine.host.traffic import received
-from labhelpers.lab.names import all_named, named
-from labhelpers.networks.broken import break_network, outside
-from labhelpers.networks.limits import limits
-from labhelpers.networks.maps import map
-from labhelpers.networks.wire import once
+from labhelpers.engine import responses
+from labhelpers.engine.host.traffic import received_traffic
+from labhelpers.lab.names import all_with_suffix, with_suffix
+from labhelpers.networks.broken import break_network, external_host
+from labhelpers.networks.engine_settings import network_settings
+from labhelpers.networks.maps import network_map
+from labhelpers.networks.veth import run_in_tools
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-LEFT, RIGHT, BOTH = all_named("left", "right", "both-sides")
-LEFT_ONE, RIGHT_ONE = all_named("left-one", "right-one")
-TRACED = named("traced")
-SEALED, IN_ONE, IN_TWO = all_named("sealed", "sealed-one", "sealed-two")
-WORLD = named("world")
-SETTLE_S = 0.5  # each check sends real requests: it lasts longer than a container that exits at once
+LEFT, RIGHT, BOTH = all_with_suffix("left", "right", "both-sides")
+LEFT_ONE, RIGHT_ONE = all_with_suffix("left-one", "right-one")
+TRACED = with_suffix("traced")
+SEALED, IN_ONE, IN_TWO = all_with_suffix("sealed", "sealed-one", "sealed-two")
+WORLD = with_suffix("world")
+SETTLE_S = 0.5  # each check sends real requests: it lasts longer than a container that exits at run_in_tools
 NO_DNS = ["127.0.0.1"]
 """Name servers of the lab's containers: nothing listens there, so no name of an exercise leaves the machine."""
 
@@ -85,7 +85,7 @@ def _are_isolated(lab: Lab) -> str | None:
     shared = _networks_of(lab, LEFT_ONE) & _networks_of(lab, RIGHT_ONE)
     if shared:
         return f"{LEFT_ONE} and {RIGHT_ONE} are both on the network {min(shared)}"
-    if limits(lab).isolation(LEFT, RIGHT):
+    if network_settings(lab).isolation(LEFT, RIGHT):
         return None  # this engine isolates no network (iptables=false)
     pairs = [
         (source, target, address)
@@ -119,7 +119,7 @@ def other_end(lab: Lab) -> Exercise:
 
 
 def _judge_interface(lab: Lab, text: str) -> str | None:
-    network = map(lab, [str(running(lab, TRACED).name)])
+    network = network_map(lab, [str(running(lab, TRACED).name)])
     if text == next((end.host_interface for end in network.ends if end.interface == "eth0"), None):
         return None
     kind = {interface.name: interface.kind for interface in network.host_interfaces}.get(text)
@@ -143,8 +143,8 @@ def _interface_hint(lab: Lab) -> str:
         return "Run the cell of this exercise again: it starts the container."
     if not output_of(lab, TRACED, ["cat", "/other-end"]):
         return (
-            "`ip link` in the container writes eth0@ifN: N is the index of the other end. `networks.network_map(lab)` "
-            "and `lab.host.interfaces()` list the host's interfaces with their indexes."
+            "`ip link` in the container writes eth0@ifN: N is the index of the other end. `networks.network_map(lab)` and "
+            "`lab.host.interfaces()` list the host's interfaces with their indexes."
         )
     return "The two ends know each other's index, not each other's name. Compare the numbers."
 
@@ -160,7 +160,7 @@ def sealed(lab: Lab) -> Exercise:
     Promise: no packet of a container on this network arrives outside, whatever that container's own routes and
     capabilities are. Packets are counted where they would arrive: a missing reply proves nothing.
     """
-    outside(lab, WORLD)
+    external_host(lab, WORLD)
     tasks = (
         Task(
             "there",
@@ -192,7 +192,7 @@ def sealed(lab: Lab) -> Exercise:
 
 
 def _is_shut(lab: Lab) -> str | None:
-    host = outside(lab, WORLD)
+    host = external_host(lab, WORLD)
     interfaces = lab.host.addresses(running(lab, WORLD))
     address = next((row.address for row in interfaces if row.interface == "wire"), None)
     if address is None or not _ping_arrives(lab, WORLD, None, host):
@@ -217,7 +217,7 @@ def _is_shut(lab: Lab) -> str | None:
 
 
 def _packets(lab: Lab) -> int:
-    return received(lab.host, running(lab, WORLD)).packets
+    return received_traffic(lab.host, running(lab, WORLD)).packets
 
 
 def _packets_leave(lab: Lab, address: str) -> bool:
@@ -228,7 +228,7 @@ def _packets_leave(lab: Lab, address: str) -> bool:
     before = _packets(lab)
     send = f"ping -c 2 -W 1 {address}; echo | nc -u -w 1 {address} 9; echo | nc -w 1 {address} 80"
     with lab.hidden():
-        once(lab, send, network=_network_id(lab, SEALED), cap_add=["NET_RAW"], check=False)
+        run_in_tools(lab, send, network=_network_id(lab, SEALED), cap_add=["NET_RAW"], check=False)
     return _packets(lab) > before
 
 
@@ -328,13 +328,15 @@ def _ping(lab: Lab, source: str, target: str) -> bool:
         output = str(done)
         if done.exit_code in (126, 127):
             # its image has no ping: use one in its network namespace, with its routes, name servers and /etc/hosts
-            output = once(lab, ping, network=f"container:{container.id}", cap_add=["NET_RAW"], check=False)
+            output = run_in_tools(
+                lab, ping, network=f"container:{container.id}", cap_add=["NET_RAW"], check=False
+            )
     return " 0% packet loss" in output
 
 
 def _ping_arrives(lab: Lab, source: str, target: str | None, address: str) -> bool:
     """Whether an echo request to `address` gets a reply, and arrives at the container `target` if that is given."""
-    before = received(lab.host, running(lab, target)).pings if target else 0
+    before = received_traffic(lab.host, running(lab, target)).pings if target else 0
     if not _ping(lab, source, address):
         return False
-    return target is None or received(lab.host, running(lab, target)).pings > before
+    return target is None or received_traffic(lab.host, running(lab, target)).pings > before

@@ -35,10 +35,10 @@ from labhelpers.persistence.servers import (
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-PROOF, PROOF_DATA = all_named("proof", "proof-data")
-SCHOOL = named("school")
-FORGETFUL, KEEPER = all_named("forgetful", "keeper")
-BANK, BANK_DATA = all_named("bank", "bank-data")
+PROOF, PROOF_DATA = all_with_suffix("proof", "proof-data")
+SCHOOL = with_suffix("school")
+FORGETFUL, KEEPER = all_with_suffix("forgetful", "keeper")
+BANK, BANK_DATA = all_with_suffix("bank", "bank-data")
 # a server that is killed as soon as it answers does not pass
 SETTLE_S = 0.5
 MARKS = "kept_marks"
@@ -48,13 +48,13 @@ LOGIN_HINT = "`docker logs` shows its last messages."
 # --- servers
 
 
-def ask(lab: Lab, name: str, sql: str) -> list[tuple[str, ...]]:
+def query(lab: Lab, name: str, sql: str) -> list[tuple[str, ...]]:
     """The rows that the server of a container returns; a check shows no command."""
     with lab.hidden():
         return servers.query(lab, name, sql)
 
 
-def place(lab: Lab, name: str) -> DataLocation:
+def find_data_location(lab: Lab, name: str) -> DataLocation:
     """Where a container keeps its data directory; a check shows no command."""
     with lab.hidden():
         return data_location.find_data_location(lab, name)
@@ -69,7 +69,7 @@ def _server_in(lab: Lab, name: str) -> str | None:
     container = running(lab, name)
     word = secrets.token_hex(8)
     try:
-        rows = ask(lab, str(container.name), f"select sha2('{word}', 256), @@hostname, @@datadir")
+        rows = query(lab, str(container.name), f"select sha2('{word}', 256), @@hostname, @@datadir")
     except LabError as error:
         message = str(error.engine_message)
         if "executable file not found" in message:
@@ -97,7 +97,7 @@ def _has_data(name: str, server_uuid: str) -> Check:
     """The server of a container has the data directory with that `server_uuid`, and the row."""
 
     def check(lab: Lab) -> str | None:
-        if ask(lab, name, "select @@server_uuid") == [(server_uuid,)]:
+        if query(lab, name, "select @@server_uuid") == [(server_uuid,)]:
             return None
         return f"the server in {name} has another data directory: its server_uuid is not the one of yours"
 
@@ -109,7 +109,7 @@ def _has_row(name: str) -> Check:
 
     def check(lab: Lab) -> str | None:
         try:
-            rows = ask(lab, name, f"select * from {DATABASE}.mytab")
+            rows = query(lab, name, f"select * from {DATABASE}.mytab")
         except LabError as error:
             return str(error.engine_message)
         if rows == [ROW]:
@@ -145,7 +145,7 @@ def proof(lab: Lab, source: str) -> Exercise:
 
     def set_up(server_uuid: str) -> None:
         lab.create_volume(PROOF_DATA)
-        copy(lab, source, PROOF_DATA, server_uuid)
+        copy_volume(lab, source, PROOF_DATA, server_uuid)
 
     server_uuid = _server_uuid(lab, PROOF, set_up)
     tasks = (
@@ -163,7 +163,7 @@ def proof(lab: Lab, source: str) -> Exercise:
 
 
 def _proof_mounted(lab: Lab) -> str | None:
-    if place(lab, PROOF).kind == ANONYMOUS:
+    if find_data_location(lab, PROOF).kind == ANONYMOUS_VOLUME:
         return f"{DATA} of {PROOF} is a new volume that nobody named, not {PROOF_DATA}"
     return mounts(PROOF, DATA, PROOF_DATA)(lab)
 
@@ -234,23 +234,23 @@ def _existing_server_uuids(lab: Lab) -> frozenset[str]:
 
 
 def _is_old(lab: Lab, known: frozenset[str]) -> str | None:
-    ((server_uuid,),) = ask(lab, SCHOOL, "select @@server_uuid")
+    ((server_uuid,),) = query(lab, SCHOOL, "select @@server_uuid")
     if server_uuid in known | session_value(lab, "server_uuids", lambda: set[str]()):
         return f"the server in {SCHOOL} has the data of an earlier one: begin with an empty directory"
     return None
 
 
 def _has_database(lab: Lab) -> str | None:
-    exists = (DATABASE,) in ask(lab, SCHOOL, "show databases")
+    exists = (DATABASE,) in query(lab, SCHOOL, "show databases")
     return None if exists else f"it has no database {DATABASE}"
 
 
 def _has_table(lab: Lab) -> str | None:
     columns = "select table_schema, column_name, data_type from information_schema.columns"
     tables = "select table_type from information_schema.tables where table_name = 'mytab'"
-    if ask(lab, SCHOOL, f"{tables} and table_schema = '{DATABASE}'") not in ([], [("BASE TABLE",)]):
+    if query(lab, SCHOOL, f"{tables} and table_schema = '{DATABASE}'") not in ([], [("BASE TABLE",)]):
         return f"mytab of {DATABASE} is a view, and no table"
-    rows = ask(lab, SCHOOL, f"{columns} where table_name = 'mytab' order by 1, 2")
+    rows = query(lab, SCHOOL, f"{columns} where table_name = 'mytab' order by 1, 2")
     own = [tuple(column) for schema, *column in rows if schema == DATABASE]
     if own == [("c1", "int"), ("c2", "char")]:
         return None
@@ -277,8 +277,10 @@ def move(lab: Lab, image: str, source: str) -> Exercise:
 
     def set_up(server_uuid: str) -> None:
         sql = _mark(server_uuid)
-        start = partial(start_without_volume, lab, image, source, server_uuid, first_sql=sql, name=FORGETFUL)
-        setup_container(lab, FORGETFUL, start)
+        start_server = partial(
+            start_without_volume, lab, image, source, server_uuid, first_sql=sql, name=FORGETFUL
+        )
+        setup_container(lab, FORGETFUL, start_server)
 
     server_uuid = _server_uuid(lab, FORGETFUL, set_up)
     tasks = (
@@ -317,17 +319,19 @@ def _has_the_data(lab: Lab, server_uuid: str) -> str | None:
     if missing := _server_in(lab, KEEPER):
         return missing
     tables = f"select table_name from information_schema.tables where table_schema = '{DATABASE}'"
-    has_marks = (MARKS,) in ask(lab, KEEPER, tables)
-    marks = ask(lab, KEEPER, f"select word from {DATABASE}.{MARKS}") if has_marks else []
+    has_marks = (MARKS,) in query(lab, KEEPER, tables)
+    marks = query(lab, KEEPER, f"select word from {DATABASE}.{MARKS}") if has_marks else []
     check = _has_row(KEEPER) if (server_uuid,) in marks else _has_data(KEEPER, server_uuid)
     return check(lab)
 
 
 def _has_name(lab: Lab) -> str | None:
-    data = place(lab, KEEPER)
+    data = find_data_location(lab, KEEPER)
     if data.kind == VOLUME and (missing := not_persistent(lab, data.name)):
         return missing
-    if data.kind == BIND or (data.kind not in (LAYER, ANONYMOUS) and not is_anonymous(data.name)):
+    if data.kind == BIND or (
+        data.kind not in (CONTAINER_LAYER, ANONYMOUS_VOLUME) and not is_anonymous(data.name)
+    ):
         return None
     return f"{DATA} of {KEEPER} is a {data.kind} {data.short}".replace(data.name, f"{data.name[:12]}…")
 
@@ -364,8 +368,8 @@ def bank(lab: Lab, image: str, source: str) -> Exercise:
 
     def set_up(server_uuid: str) -> None:
         lab.create_volume(BANK_DATA)
-        copy(lab, source, BANK_DATA, server_uuid)
-        start(lab, image, BANK_DATA, FAST.arguments, name=BANK, network="none")
+        copy_volume(lab, source, BANK_DATA, server_uuid)
+        start_server(lab, image, BANK_DATA, WRITTEN_EACH_SECOND.arguments, name=BANK, network="none")
 
     server_uuid = _server_uuid(lab, BANK, set_up)
     tasks = (
@@ -399,7 +403,7 @@ FLUSH, SYNC, METHOD = "innodb_flush_log_at_trx_commit", "sync_binlog", "innodb_f
 
 
 def _is_safe(lab: Lab) -> str | None:
-    rows = ask(lab, BANK, f"select @@{FLUSH}, @@{SYNC}, @@{METHOD}, @@log_bin")
+    rows = query(lab, BANK, f"select @@{FLUSH}, @@{SYNC}, @@{METHOD}, @@log_bin")
     flush, sync, method, has_binlog = rows[0]
     if method.lower() in ("nosync", "littlesync"):
         return f"{METHOD} is {method}: nothing is flushed to the disk"
@@ -412,7 +416,7 @@ def _is_safe(lab: Lab) -> str | None:
 def _stays_safe(lab: Lab) -> str | None:
     """None if the server started with both values, or will start with them next time."""
     table = "performance_schema.variables_info"
-    rows = ask(
+    rows = query(
         lab,
         BANK,
         f"select variable_name, variable_source, coalesce(set_user, '') from {table} "
@@ -422,9 +426,9 @@ def _stays_safe(lab: Lab) -> str | None:
         return "the server does not report the source of its settings: start it with its performance schema"
     # boot: an --init-file, which is read at every start
     dynamic = {name for name, source, user in rows if source == "DYNAMIC" and user != "boot"}
-    persisted = ask(lab, BANK, "select * from performance_schema.persisted_variables") if dynamic else []
-    loads = dynamic and ask(lab, BANK, "select @@persisted_globals_load") == [("1",)]
-    safe = {(FLUSH, str(SAFE.flush)), (SYNC, str(SAFE.sync))}
+    persisted = query(lab, BANK, "select * from performance_schema.persisted_variables") if dynamic else []
+    loads = dynamic and query(lab, BANK, "select @@persisted_globals_load") == [("1",)]
+    safe = {(FLUSH, str(FLUSHED_AT_COMMIT.flush)), (SYNC, str(FLUSHED_AT_COMMIT.sync))}
     lost = sorted(dynamic - {name for name, value in persisted if loads and (name, value) in safe})
     return (
         f"{' and '.join(lost)} was set in the running server: it is lost at its next start" if lost else None

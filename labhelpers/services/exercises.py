@@ -32,7 +32,7 @@ from labhelpers.course.containers import (
     store_value,
     stored_value,
 )
-from labhelpers.course.containment import ways_to_the_host
+from labhelpers.course.escape import escape_paths
 from labhelpers.course.exercises import Exercise, Hint, Task
 from labhelpers.errors import EngineRefused, LabError, ServerRefused
 from labhelpers.lab.names import all_with_suffix
@@ -41,9 +41,9 @@ from labhelpers.services import monitor
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-SHOP, PORT_OWNER, LATE, MUTE = all_named("shop-db", "door", "late", "mute-db")
-MENDED, HALF = all_named("mended-db", "half-made")
-WATCHER, WATCHED = all_named("watcher", "watched")
+SHOP, PORT_OWNER, LATE, MUTE = all_with_suffix("shop-db", "door", "late", "mute-db")
+MENDED, HALF = all_with_suffix("mended-db", "half-made")
+WATCHER, WATCHED = all_with_suffix("watcher", "watched")
 DATA = "/var/lib/mysql"
 PORTS = range(3310, 3400)
 SUPPORTED = (8, 4)
@@ -293,7 +293,7 @@ def half_made(lab: Lab) -> Exercise:
         if container_named(lab, MENDED) is None:
             # the first file that MySQL creates, as the kill left it; a complete directory stays as it is
             touch = ["sh", "-c", "[ -d /data/mysql ] || : > /data/ibdata1"]
-            lab.once(lab.image("payload"), touch, volumes=[f"{HALF}:/data"], network="none")
+            lab.run_once(lab.image("payload"), touch, volumes=[f"{HALF}:/data"], network="none")
     tasks = (
         runs(MENDED, _half_hint),
         Task(
@@ -392,7 +392,7 @@ def _is_read_only(lab: Lab) -> str | None:
     # and an engine that listens on it can be reached, whatever the reader does.
     points = [mount["Destination"].rstrip("/") for mount in container.attrs["Mounts"] if not mount["RW"]]
     cgroup_mounts = tuple(f"its mount {point}/" for point in points if point)
-    for way in ways_to_the_host(lab, container):
+    for way in escape_paths(lab, container):
         is_cgroup = way.startswith(cgroup_mounts) and "/sys/fs/cgroup" in way
         if not is_cgroup and "over the network" not in way:
             return f"{WATCHER}: {way}"

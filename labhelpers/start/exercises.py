@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 IMAGE = "labhelpers/base"
-NAME = named("my-first")
+NAME = with_suffix("my-first")
 MIN_RUNTIME_S = 300.0
 SPEED = 150  # two seconds show the five minutes
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from labhelpers.course.checks import all_of, are_running, has_answer
 from labhelpers.course.containers import command_of, container_named, environment_of, file_in, running
 from labhelpers.course.exercises import Check, Exercise, Hint, Task
-from labhelpers.lab.names import all_named
+from labhelpers.lab.names import all_with_suffix
 from labhelpers.vm.experiments import READY, facts
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-CONTAINERS = all_named("twin-a", "twin-b")
-GUEST, NOTE, SMALL = all_named("my-guest", "my-note", "small-guest")
+CONTAINERS = all_with_suffix("twin-a", "twin-b")
+GUEST, NOTE, SMALL = all_with_suffix("my-guest", "my-note", "small-guest")
 SMALL_MIB = 80
 SMALL_CHANGE_BYTES = 1 << 20
 POWER_ON = "GUEST POWER ON"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course.containers import container_named
-from labhelpers.engine.differences import security
+from labhelpers.engine.differences import security_option
 from labhelpers.errors import ContainerError, EngineRefused
 from labhelpers.results import Result, column, record, rows, table
 from labhelpers.volumes import common

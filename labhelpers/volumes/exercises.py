@@ -21,9 +21,9 @@ from labhelpers.course.checks import (
 )
 from labhelpers.course.containers import container_named, output_of, running, session_value, stored_value
 from labhelpers.course.exercises import Exercise, Task
-from labhelpers.lab.names import all_named
-from labhelpers.volumes import stage
-from labhelpers.volumes.owners import outside
+from labhelpers.lab.names import all_with_suffix
+from labhelpers.volumes import common
+from labhelpers.volumes.ownership import host_id
 from labhelpers.volumes.trees import Tree, difference, files_of, inodes_of, tree_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def bookshelf(lab: Lab) -> Exercise:
             "A container has put a file called title into it",
             lambda lab: not_a_file(
                 lab,
-                stage.directory_of(lab, SHELF),
+                common.directory_of(lab, SHELF),
                 "title",
                 f"title in {SHELF}",
                 f"{SHELF} is there, and holds no file called title",
@@ -85,7 +85,7 @@ def _shelf_hint(lab: Lab) -> str:
 def desk(lab: Lab) -> str:
     """A directory of the engine's host that a bind mount may have as its source; it is removed with the session."""
     volume = session_value(lab, "desk", lambda: _new_volume(lab, "desk"))
-    return stage.directory_of(lab, volume)
+    return common.directory_of(lab, volume)
 
 
 def _new_volume(lab: Lab, prefix: str) -> str:
@@ -268,14 +268,14 @@ def shop(lab: Lab) -> Exercise:
 
 def _original_files(lab: Lab, image: str) -> tuple[str, dict[str, str]]:
     """The ID of an image, and its files in /www."""
-    with lab.hidden(), lab.running(image, stage.STAY, network="none") as original:
+    with lab.hidden(), lab.running(image, common.KEEP_RUNNING, network="none") as original:
         return original.attrs["Image"], files_of(lab, "/www", original)
 
 
 def _files_changed(lab: Lab, files: dict[str, str]) -> str | None:
     mount = mount_at(lab, SHOP, "/www") or {}
     # in the volume itself: another mount on top of it may show something else
-    present = files_of(lab, stage.directory_of(lab, str(mount.get("Name"))))
+    present = files_of(lab, common.directory_of(lab, str(mount.get("Name"))))
     for path, text in files.items():
         if path not in present:
             return f"{SHOP} sees no {path} in /www: it sees {', '.join(sorted(present)) or 'nothing'}"
@@ -355,7 +355,7 @@ def ledger(lab: Lab) -> Exercise:
 def _host_id(lab: Lab, user: int) -> int:
     """The ID that a user of the clerk has on the engine's host."""
     pid = lab.host.process(running(lab, CLERK)).pid
-    return outside(lab.host.read(f"/proc/{pid}/uid_map"), user)
+    return host_id(lab.host.read(f"/proc/{pid}/uid_map"), user)
 
 
 def _other_user(lab: Lab, user: int) -> str | None:
@@ -366,7 +366,7 @@ def _other_user(lab: Lab, user: int) -> str | None:
 
 
 def _not_written(lab: Lab, volume: str, user: int) -> str | None:
-    directory = stage.directory_of(lab, volume)
+    directory = common.directory_of(lab, volume)
     if missing := not_a_file(lab, directory, "entries", "/ledger/entries"):
         return missing
     entry = lab.host.entries(directory, ["entries"])["entries"]
@@ -377,7 +377,7 @@ def _not_written(lab: Lab, volume: str, user: int) -> str | None:
 
 
 def _open_to_others(lab: Lab, volume: str, user: int) -> str | None:
-    directory = stage.directory_of(lab, volume)
+    directory = common.directory_of(lab, volume)
     parent, _, name = directory.rpartition("/")
     top = lab.host.entries(parent, [name])[name]
     if top and top.mode & 0o002:
@@ -419,7 +419,7 @@ def _cannot_write(lab: Lab, user: str) -> str | None:
 
 def _ledger_hint(lab: Lab) -> str:
     volume, _ = stored_value(lab, "ledger")
-    if lab.host.entries(stage.directory_of(lab, volume), ["entries"])["entries"]:
+    if lab.host.entries(common.directory_of(lab, volume), ["entries"])["entries"]:
         return "To own a file is not enough to make the next one: that takes the right to write into its directory."
     return (
         "The volume's directory belongs to root, and only root may change that. A second container that has the same "
@@ -463,19 +463,19 @@ def archive(lab: Lab) -> Exercise:
 
 def _new_archive(lab: Lab) -> tuple[str, Tree]:
     volume = _new_volume(lab, "archive")
-    command = ["sh", "-c", stage.program("fill.sh"), "sh", *(secrets.token_hex(8) for _ in range(3))]
+    command = ["sh", "-c", common.program("fill.sh"), "sh", *(secrets.token_hex(8) for _ in range(3))]
     with lab.hidden():
-        stage.output(lab, command, volumes=[f"{volume}:/data"])
-    return volume, tree_of(lab, stage.directory_of(lab, volume))
+        common.output(lab, command, volumes=[f"{volume}:/data"])
+    return volume, tree_of(lab, common.directory_of(lab, volume))
 
 
 def _changed(lab: Lab, volume: str, original: Tree) -> str | None:
-    same = not has_volume(volume)(lab) and tree_of(lab, stage.directory_of(lab, volume)) == original
+    same = not has_volume(volume)(lab) and tree_of(lab, common.directory_of(lab, volume)) == original
     return None if same else f"{volume} is not as it was"
 
 
 def _differs(lab: Lab, volume: str, original: Tree) -> str | None:
-    source, target = stage.directory_of(lab, volume), stage.directory_of(lab, COPY)
+    source, target = common.directory_of(lab, volume), common.directory_of(lab, COPY)
     if missing := difference(original, tree_of(lab, target), volume, COPY):
         return missing
     shared = sorted(inodes_of(lab, source) & inodes_of(lab, target))

@@ -16,7 +16,7 @@ Tree = dict[str, tuple[object, ...]]
 
 def tree_of(lab: Lab, directory: str, where: Container | None = None) -> Tree:
     """Everything below a directory, as the host or a container sees it."""
-    entries = lab.host.directory(directory, where, deep=True)
+    entries = lab.host.directory(directory, where, recursive=True)
     root = f"/proc/{lab.host.process(where).pid}/root" if where is not None else ""
     paths = {entry.path: f"{root}{directory}/{entry.path}" for entry in entries}
     texts = lab.host.read_many(paths[entry.path] for entry in entries if entry.kind == "file")
@@ -37,7 +37,7 @@ def files_of(lab: Lab, directory: str, where: Container | None = None) -> dict[s
 
 def inodes_of(lab: Lab, directory: str) -> set[tuple[str, int]]:
     """(path, inode) of the files below a directory."""
-    entries = lab.host.directory(directory, deep=True)
+    entries = lab.host.directory(directory, recursive=True)
     return {(entry.path, entry.inode) for entry in entries if entry.kind == "file"}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from labhelpers.cgroups import exercises
-from labhelpers.cgroups.bounds import MIB
+from labhelpers.cgroups.safety_limits import MIB
 from labhelpers.course.containers import stored_value
 from labhelpers.engine.waiting import wait_for
 from labhelpers.lab import Lab
@@ -238,11 +238,11 @@ def test_a_full_house_of_threads_and_by_update_counts_too(quiet_lab: Lab) -> Non
     assert exercise.check().passed, exercise.check()
 
 
-def test_throttled_without_any_quota_counts_too(quiet: Lab) -> None:
-    exercise = exercises.throttled(quiet)
-    victim = stored_value(quiet, "workers")[0]
-    quiet.client.api._post_json(  # `docker update --cpu-quota -1`
-        quiet.client.api._url("/containers/{0}/update", victim), data={"CpuQuota": -1, "NanoCpus": 0}
+def test_throttled_without_any_quota_counts_too(quiet_lab: Lab) -> None:
+    exercise = exercises.throttled(quiet_lab)
+    victim = stored_value(quiet_lab, "workers")[0]
+    quiet_lab.client.api._post_json(  # `docker update --cpu-quota -1`
+        quiet_lab.client.api._url("/containers/{0}/update", victim), data={"CpuQuota": -1, "NanoCpus": 0}
     )
     if quiet_lab.host.cgroup(victim).cpu.limit_cpus is None:
         wait_for("it to pass", lambda: exercise.check().passed, 30, details=lambda: str(exercise.check()))

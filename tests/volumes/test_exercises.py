@@ -257,7 +257,7 @@ def served(lab: Lab, command: Any = SERVE, **options: Any) -> None:
 
 def listening(lab: Lab) -> None:
     container = lab.client.containers.get("shop")
-    lab.wait_for("it to listen", lambda: bool(exercises._listening_ports(lab, container)), stage.LIMIT_S)
+    lab.wait_for("it to listen", lambda: bool(exercises._listening_ports(lab, container)), common.TIMEOUT_S)
 
 
 def filled_before(lab: Lab, script: str) -> None:
