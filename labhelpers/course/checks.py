@@ -23,7 +23,7 @@ from labhelpers.course.containers import (
     setup_changed,
 )
 from labhelpers.course.exercises import Check, Hint, Task
-from labhelpers.engine import answers
+from labhelpers.engine import responses
 from labhelpers.errors import ImageMissing
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def mounts(name: str, path: str, volume: str | None = None) -> Check:
         if mount["Type"] != "volume":
             source = ": it shows a directory of the host (bind)" if mount["Type"] == "bind" else ""
             return f"{path} of {name} is a {mount['Type']} mount, and not a volume{source}"
-        mounted = answers.volume_name(mount)
+        mounted = responses.volume_name(mount)
         if volume and mounted != volume:
             return f"{path} of {name} is the volume {mounted[:12]}; it is not the volume {volume}"
         if volume:
@@ -207,7 +207,7 @@ def is_anonymous(volume: str) -> bool:
 def not_persistent(lab: Lab, volume: str) -> str | None:
     """Why a volume does not outlive its containers, for the reader; None if it does."""
     row = next((row for row in lab.list_volumes() if row["Name"] == volume), None)
-    if answers.part(row, "Options").get("type") != "tmpfs":
+    if responses.nested_object(row, "Options").get("type") != "tmpfs":
         return None
     return f"the volume {volume} is memory (tmpfs): it is empty again after its last container"
 
@@ -269,8 +269,8 @@ def publish_hint(name: str, port: str) -> Hint:
 def _published(lab: Lab, name: str) -> dict[str, list[tuple[str, int]]]:
     """Container port → (host address, host port), of the ports that are published."""
     attrs = running(lab, name).attrs
-    ports = answers.part(attrs, "NetworkSettings", "Ports")
-    return {port: bindings for port in ports if (bindings := answers.bindings(attrs, port))}
+    ports = responses.nested_object(attrs, "NetworkSettings", "Ports")
+    return {port: bindings for port in ports if (bindings := responses.bindings(attrs, port))}
 
 
 def _is_open(binding: tuple[str, int]) -> bool:

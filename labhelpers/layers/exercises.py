@@ -82,8 +82,8 @@ def diet(lab: Lab) -> Exercise:
             "there",
             f"There is an image {DIET}",
             has_image(DIET),
-            f"Look at {WASTEFUL} first: layers.image_layers(lab, {WASTEFUL!r}). Then write a Dockerfile whose image ends "
-            "with the same files. COPY --from takes files from another image, as a container sees them.",
+            f"Look at {WASTEFUL} first: layers.image_layers(lab, {WASTEFUL!r}). Then write a Dockerfile whose "
+            "image ends with the same files. COPY --from takes files from another image, as a container sees them.",
         ),
         Task(
             "same",
@@ -117,7 +117,10 @@ def _same_files(lab: Lab) -> str | None:
 def _same_hint(lab: Lab) -> str:
     if (_same_files(lab) or "").startswith("/data"):
         return f"/data holds random bytes: they cannot be made again, only taken from {WASTEFUL} itself."
-    return f"Compare the two: layers.image_layers(lab, IMAGE).union lists what a container sees of {DIET} and of {WASTEFUL}."
+    return (
+        "Compare the two: layers.image_layers(lab, IMAGE).union lists what a container sees of "
+        f"{DIET} and of {WASTEFUL}."
+    )
 
 
 def _waste(lab: Lab) -> str | None:
@@ -192,8 +195,8 @@ def _layer_hint(lab: Lab) -> str:
             "instructions are listed in the same order, from the lowest."
         )
     return (
-        f"layers.image_layers(lab, {LEAKED_SECRET!r}) lists the layers with their diff IDs and instructions; so do `docker "
-        "history` and `docker image inspect`. A diff ID begins with sha256:."
+        f"layers.image_layers(lab, {LEAKED_SECRET!r}) lists the layers with their diff IDs and instructions; so do "
+        "`docker history` and `docker image inspect`. A diff ID begins with sha256:."
     )
 
 

@@ -20,7 +20,7 @@ from labhelpers.course.containers import (
     stored_value,
 )
 from labhelpers.course.exercises import Exercise, Task
-from labhelpers.engine import answers
+from labhelpers.engine import responses
 from labhelpers.errors import TimedOut
 from labhelpers.lab import sessions
 from labhelpers.lab.names import with_suffix
@@ -68,9 +68,9 @@ def _name_hint(lab: Lab) -> str:
     rows = lab.list_containers(filters={"ancestor": IMAGE})
     # created here, or in a terminal; not in another notebook
     names = sorted(
-        answers.name(row)
+        responses.name(row)
         for row in rows
-        if answers.labels(row).get(sessions.SESSION, lab.session) == lab.session
+        if responses.labels(row).get(sessions.SESSION, lab.session) == lab.session
     )
     if names:
         return (
