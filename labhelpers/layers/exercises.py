@@ -25,14 +25,15 @@ from labhelpers.drawing import human_bytes
 from labhelpers.errors import ImageMissing
 from labhelpers.lab.names import all_with_suffix, with_suffix
 from labhelpers.layers import recipes
-from labhelpers.layers.archives import FileCallback, ImageStack
+from labhelpers.layers.archives import FileCallback
 from labhelpers.layers.builds import build, files_of
 from labhelpers.layers.docker_save import read_docker_save
+from labhelpers.layers.image_stack import ImageStack
 from labhelpers.layers.overlay import changes
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
-    from labhelpers.layers.tarstream import LimitedSource
+    from labhelpers.layers.sources import LimitedSource
 
 FAT, DIET, MOST_WASTE = with_suffix("fat:1"), with_suffix("diet:1"), 64 * 1024
 LEAKY, TOKEN, FINDER = with_suffix("leaky:1"), "app/token.txt", with_suffix("finder")
@@ -206,7 +207,7 @@ def _secret_hint(lab: Lab) -> str:
 
 
 def _token(lab: Lab) -> str:
-    found = (layer.seen.get(TOKEN) for layer in _stack(lab, kept(lab, LEAKY)).layers)
+    found = (layer.file_results.get(TOKEN) for layer in _stack(lab, kept(lab, LEAKY)).layers)
     return str(next(digest for digest in found if digest)[1])
 
 
@@ -517,7 +518,10 @@ def _contents(lab: Lab, ref: str) -> Mapping[str, tuple[str, Any]]:
     stack = _stack(lab, ref)
     files = ((file.path.strip("/"), file.layer) for file in stack.union.files)
     return {
-        path: (stack.layers[layer].entries[path].kind, (stack.layers[layer].seen.get(path) or ("",))[0])
+        path: (
+            stack.layers[layer].entries[path].kind,
+            (stack.layers[layer].file_results.get(path) or ("",))[0],
+        )
         for path, layer in files
         if path not in ENGINES_OWN and not path.startswith("dev/")
     }

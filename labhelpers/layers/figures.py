@@ -19,21 +19,25 @@ from labhelpers.drawing import (
     new_axes,
     resize,
 )
-from labhelpers.layers.tarstream import printable_name
+from labhelpers.layers.archive_errors import printable_name
 from labhelpers.layers.trees import WHITEOUT, parent
 from labhelpers.state import ROOT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.layers.archives import ImageStack, Layer, Union
-    from labhelpers.layers.builds import BuildCache, Recovered, Secrets, Stages
-    from labhelpers.layers.experiments import CopyUpCost, CorruptedPull, Pull, Sharing, Verification
+    from labhelpers.layers.builds import BuildCache, Stages
+    from labhelpers.layers.copy_on_write import CopyUpCost
+    from labhelpers.layers.digests import CorruptedPull, Verification
+    from labhelpers.layers.image_stack import ImageStack, Layer, Union
+    from labhelpers.layers.leaks import Recovered, Secrets
     from labhelpers.layers.overlay import Changes, Mounts, PathInLayers, WriteEffects
+    from labhelpers.layers.pulls import Pull
+    from labhelpers.layers.shared_layers import Sharing
 
 # one colour for one layer, from the lowest up; neighbours differ in lightness too
 LAYERS = (CONTAINER, KERNEL, HOST, LIMIT, ENGINE, VM)
-PHASE = {"waiting": PAPER, "download": ENGINE, "verification": LIMIT, "in line": "#DDDDDD", "extraction": VM}
+PHASE = {"waiting": PAPER, "download": ENGINE, "verification": LIMIT, "queued": "#DDDDDD", "extraction": VM}
 # the most files that fit side by side with their names readable
 MOST_FILES = 10
 MOST_WORDS = 62
@@ -88,20 +92,20 @@ def draw_pull(result: Pull, ax: Axes) -> Axes:
             width = phase.end_ms - phase.start_ms
             bar = {"height": 0.62, "color": PHASE[phase.name], "edgecolor": "#CCCCCC", "linewidth": 0.4}
             ax.barh(row, width, left=phase.start_ms, label=phase.name, **bar)  # type: ignore[arg-type]
-        said = "already there" if layer.already_there else human_bytes(layer.bytes) if layer.bytes else ""
+        said = "already there" if layer.already_exists else human_bytes(layer.bytes) if layer.bytes else ""
         end = layer.phases[-1].end_ms if layer.phases else 0
         ax.text(end, row, f"  {said}", va="center", fontsize=8.5, color="#555555" if end == 0 else INK)
     seen = [name for name in PHASE if any(p.name == name for one in result.layers for p in one.phases)]
     rows = len(result.layers)
     for place, name in enumerate(seen):
         colour = "#999999" if PHASE[name] in (PAPER, "#DDDDDD") else PHASE[name]
-        words = {"in line": "in line: the layer below comes first"}.get(name, name)
+        words = {"queued": "in line: the layer below comes first"}.get(name, name)
         at = result.total_ms * (0, 0.14, 0.29, 0.47, 0.96)[place]
         ax.text(at, rows - 0.1, f"■ {words}", color=colour, fontsize=9, va="center")
     name = result.ref.rpartition("/")[2]
-    layers = "layer" if result.fetched == 1 else "layers"
+    layers = "layer" if result.downloaded_layers == 1 else "layers"
     ax.set_title(
-        f"docker pull {name}: {result.fetched} {layers} fetched, {result.already_there} already there"
+        f"docker pull {name}: {result.downloaded_layers} {layers} fetched, {result.existing_layers} already there"
     )
     ax.set_yticks(range(rows), [f"layer {row}  {one.id[:7]}" for row, one in enumerate(result.layers)])
     ax.set(xlim=(0, result.total_ms * 1.15), ylim=(rows + 0.3, -0.6), xlabel="ms since the pull began")
@@ -126,7 +130,7 @@ def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
         ax.text(0, layer.number + 0.24, _cut(layer.instruction), va="bottom", fontsize=8.5, color="#555555")
     wasted = f"{human_bytes(result.wasted_bytes)} in files stored more than once"
     name = result.name.rpartition("/")[2]
-    if result.other_platforms or result.absent_platforms:
+    if result.other_platforms or result.missing_platforms:
         name += f" ({result.platform})"
     ax.set_title(f"{name}: efficiency {result.efficiency:.1%}, {wasted}")
     ax.set_yticks(range(rows), [f"layer {number}" for number in range(rows)])
@@ -247,19 +251,19 @@ def draw_mounts(result: Mounts, ax: Axes) -> Axes:
 
 def draw_path_in_layers(result: PathInLayers, ax: Axes) -> Axes:
     """One box a directory, from the lowest to the merged view: what it holds at the path."""
-    resize(ax, 8, 0.8 + 0.42 * len(result.seen))
-    for row, one in enumerate(result.seen):
-        y = row + (0.35 if one.place == "merged" else 0)
+    resize(ax, 8, 0.8 + 0.42 * len(result.entries))
+    for row, one in enumerate(result.entries):
+        y = row + (0.35 if one.layer == "merged" else 0)
         face = {"nothing": "white", "whiteout": VM}.get(
-            one.kind, HOST if one.place == "merged" else CONTAINER
+            one.kind, HOST if one.layer == "merged" else CONTAINER
         )
         _box(ax, (1.3, y + 0.06), 1.5, 0.84, face, one.kind, ink=_on(face), edge=FAINT)
-        ax.text(1.2, y + 0.48, one.place, ha="right", va="center", fontsize=9)
+        ax.text(1.2, y + 0.48, one.layer, ha="right", va="center", fontsize=9)
         text = " | ".join(one.text.strip().splitlines())
         said = f"{human_bytes(one.bytes)}: {_cut(text, 48)}" if one.kind == "file" else ""
         ax.text(2.95, y + 0.48, said, va="center", fontsize=8.5, color="#555555")
     ax.set_title(f"{result.path}, in every directory")
-    ax.set(xlim=(0, 8), ylim=(-0.1, len(result.seen) + 0.5))
+    ax.set(xlim=(0, 8), ylim=(-0.1, len(result.entries) + 0.5))
     ax.axis("off")
     return ax
 
@@ -268,13 +272,13 @@ def draw_changes(result: Changes, ax: Axes) -> Axes:
     """One row a path of upper, with what it is."""
     colours = {"added": HOST, "changed": KERNEL, "deleted": VM, "replaced": LIMIT, "copied": FAINT}
     words = {"deleted": "deleted: a whiteout", "replaced": "replaced: an opaque directory"}
-    rows = len(result.found)
+    rows = len(result.paths)
     resize(ax, 8, 0.9 + 0.3 * rows)
-    for row, change in enumerate(result.found):
-        _box(ax, (0, row + 0.08), 0.25, 0.84, colours[change.what])
+    for row, change in enumerate(result.paths):
+        _box(ax, (0, row + 0.08), 0.25, 0.84, colours[change.change])
         ax.text(0.4, row + 0.5, change.path, va="center", fontsize=9, family="monospace")
         size = f", {human_bytes(change.bytes)}" if change.kind == "file" else ""
-        said = words.get(change.what, f"{change.what}: a {change.kind}{size}")
+        said = words.get(change.change, f"{change.change}: a {change.kind}{size}")
         ax.text(4.3, row + 0.5, said, va="center", fontsize=9, color="#555555")
     ax.set_title("In upper: all that the container has changed")
     ax.set(xlim=(0, 8), ylim=(max(rows, 1) + 0.1, -0.1))
@@ -284,20 +288,20 @@ def draw_changes(result: Changes, ax: Axes) -> Axes:
 
 def draw_write_effects(result: WriteEffects, ax: Axes) -> Axes:
     """The container's layer over the image's layers, left before and right after it has written."""
-    places = [one.place for one in result.before[0].seen]
+    places = [one.layer for one in result.before[0].entries]
     width = len(result.before)
     resize(ax, 9.6, 1.9 + 0.38 * len(places))
     top = float(len(places))
     for left, title, files in ((0.0, "before", result.before), (width + 1.4, "after", result.after)):
         ax.text(left + width / 2, top + 2.9, title, ha="center", weight="bold", fontsize=11)
         for x, file in enumerate(files):
-            did = "" if title == "before" else result.did[file.path]
+            did = "" if title == "before" else result.operations[file.path]
             folder, _, name = file.path.rpartition("/")
             said = f"{folder}/\n{name}"
             ax.text(left + x + 0.5, top + 1.5, said, ha="center", fontsize=8.5, family="monospace")
             ax.text(left + x + 0.5, top + 0.8, did, ha="center", fontsize=8.5, color="#555555")
-            for y, one in enumerate(file.seen):
-                _place_cell(ax, left + x, _height(y, places), one.kind, one.place, file)
+            for y, one in enumerate(file.entries):
+                _place_cell(ax, left + x, _height(y, places), one.kind, one.layer, file)
         for y, place in enumerate(places):
             face = CONTAINER if place == "upper" else HOST if place == "merged" else FAINT
             _box(ax, (left - 0.04, _height(y, places)), width + 0.08, 0.94, "none", edge=face)
@@ -323,7 +327,7 @@ def _height(row: int, places: Sequence[str]) -> float:
 def _place_cell(ax: Axes, x: float, y: float, kind: str, place: str, file: PathInLayers) -> None:
     if kind == "nothing":
         return
-    seen = place == file.comes_from
+    seen = place == file.source
     face = VM if kind == "whiteout" else {"merged": HOST, "upper": CONTAINER}.get(place, "#B9C6D2")
     said = "\u00d7 whiteout" if kind == "whiteout" else kind
     edge = INK if seen and place != "merged" else "white"
@@ -354,7 +358,7 @@ def draw_copy_up_cost(result: CopyUpCost, ax: Axes) -> Axes:
     ax.minorticks_off()
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * 3)
-    grown = human_bytes(middle[-1].grown_bytes)
+    grown = human_bytes(middle[-1].layer_growth_bytes)
     ax.set_title(f"One byte appended to {human_bytes(sizes[-1])}: the container's layer grows by {grown}")
     return ax
 
@@ -374,7 +378,7 @@ def draw_sharing(result: Sharing, ax: Axes) -> Axes:
                 drawn.add(one.id)
                 _shared_box(ax, result.users_of(one.id), level, one.bytes)
     for x, user in enumerate(result.users):
-        own = human_bytes(sum(one.bytes for one in user.own))
+        own = human_bytes(sum(one.bytes for one in user.container_layers))
         _box(ax, (x + 0.05, depth + 0.3), 0.9, 0.84, CONTAINER, f"+ {own}", ink="white")
         ax.text(x + 0.5, depth + 1.25, f"container of\n{user.image}", ha="center", va="bottom", fontsize=8.5)
     ax.text(-0.1, depth + 0.72, "container\nlayers", ha="right", va="center", fontsize=9)
@@ -405,17 +409,19 @@ def _shared_box(ax: Axes, users: Sequence[int], level: int, size: int) -> None:
 def draw_build_cache(result: BuildCache, ax: Axes) -> Axes:
     """One row a build, its steps one after the other: what ran is coloured, what the cache gave has no width."""
     resize(ax, 8.5, 3)
-    longest = max(build.seconds for build in result.builds)
+    longest = max(build.duration_s for build in result.builds)
     for row, build in enumerate(result.builds):
         left = 0.0
         for step in build.steps:
             face = FAINT if step.cached else VM if step.instruction.startswith("RUN") else ENGINE
-            ax.barh(row, step.seconds, left=left, height=0.5, color=face, edgecolor="white", linewidth=0.6)
-            if step.seconds > longest * 0.12:
-                ax.text(left + step.seconds / 2, row, step.instruction.split()[0], ha="center", va="center")
-            left += step.seconds
+            ax.barh(row, step.duration_s, left=left, height=0.5, color=face, edgecolor="white", linewidth=0.6)
+            if step.duration_s > longest * 0.12:
+                ax.text(
+                    left + step.duration_s / 2, row, step.instruction.split()[0], ha="center", va="center"
+                )
+            left += step.duration_s
         cached = sum(step.cached for step in build.steps)
-        said = f"  {build.seconds:.1f} s, {cached} steps from the cache, {len(build.ran)} ran"
+        said = f"  {build.duration_s:.1f} s, {cached} steps from the cache, {len(build.executed)} ran"
         ax.text(left, row, said, va="center", fontsize=8.5, color=INK)
     names = [f"{build.order}\n{build.when}" for build in result.builds]
     ax.set_yticks(range(len(names)), names)
@@ -429,8 +435,8 @@ def draw_build_cache(result: BuildCache, ax: Axes) -> Axes:
 def draw_stages(result: Stages, ax: Axes) -> Axes:
     """One bar an image."""
     resize(ax, 8.5, 2.2)
-    most = max(result.one.bytes, result.two.bytes)
-    for row, (one, colour) in enumerate(((result.one, VM), (result.two, HOST))):
+    most = max(result.single_stage.bytes, result.multi_stage.bytes)
+    for row, (one, colour) in enumerate(((result.single_stage, VM), (result.multi_stage, HOST))):
         ax.barh(row, one.bytes, height=0.5, color=colour)
         tool = "Python still in it" if one.has_python else "no Python in it"
         said = f"  {one.name}: {human_bytes(one.bytes)}, {tool}"
@@ -450,7 +456,7 @@ def draw_secrets(result: Secrets, ax: Axes) -> Axes:
     for row, way in enumerate(result.refs):
         ax.text(-0.1, row + 0.5, way, ha="right", va="center", fontsize=9.5)
         for x, column in enumerate(columns):
-            found = [place for place in result.places(way) if place.startswith(column)]
+            found = [place for place in result.locations(way) if place.startswith(column)]
             said = _cut(found[0].partition(": ")[2] or column, 26) if found else "no"
             where = found[0].partition(":")[0] if found else ""
             face = VM if found else PAPER

@@ -18,9 +18,11 @@ from mutations import QUICK, mutated_json
 
 from labhelpers import layers
 from labhelpers.errors import BadArchive, LabError
+from labhelpers.layers.archive_errors import printable_name
 from labhelpers.layers.extraction import LayerTree, ResourceLimits
 from labhelpers.layers.manifests import normalize_platform
-from labhelpers.layers.tarstream import BufferedSource, Chunks, Member, members, printable_name
+from labhelpers.layers.sources import BufferedSource, Chunks
+from labhelpers.layers.tarstream import Member, members
 
 DATA = Path(__file__).parent / "data"
 NAMES = st.sampled_from(

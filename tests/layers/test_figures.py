@@ -11,23 +11,16 @@ import pytest
 from matplotlib.axes import Axes
 
 from labhelpers import layers
-from labhelpers.layers.archives import ImageStack
-from labhelpers.layers.builds import BuildCache, BuildRun, Built, Copy, Leak, Recovered, Secrets, Stages, Step
-from labhelpers.layers.experiments import (
-    Blob,
-    CopyUp,
-    CopyUpCost,
-    CorruptedPull,
-    LayerDirectory,
-    LayerUser,
-    Phase,
-    Pull,
-    PulledLayer,
-    Sharing,
-    Verification,
-)
+from labhelpers.course.pulls import Phase, PulledLayer
+from labhelpers.layers.builds import BuildCache, BuildRun, Built, Stages, Step
+from labhelpers.layers.copy_on_write import CopyUp, CopyUpCost
+from labhelpers.layers.digests import Blob, CorruptedPull, Verification
+from labhelpers.layers.image_stack import ImageStack
+from labhelpers.layers.leaks import Copy, Leak, Recovered, Secrets
 from labhelpers.layers.live import live_pull, pull_html
 from labhelpers.layers.overlay import Change, Changes, LayerEntry, Mounts, PathInLayers, WriteEffects
+from labhelpers.layers.pulls import Pull
+from labhelpers.layers.shared_layers import LayerDirectory, LayerUser, Sharing
 
 matplotlib.use("agg")
 MIB = 1024 * 1024
@@ -69,7 +62,7 @@ def test_a_pull_has_a_bar_for_each_phase() -> None:
     assert [bar.get_width() for bar in ax.patches] == [20, 60, 110, 40]
     for word in ("already there", "6 MiB", "2 layers fetched, 1 already there", "layer 1  bbbbbbb"):
         assert word in texts(ax)
-    assert PULL.most_at_once == 2
+    assert PULL.max_parallel_downloads == 2
 
 
 def test_the_live_panel_shows_what_was_seen_and_is_silent_outside_a_notebook() -> None:
@@ -99,7 +92,7 @@ def test_overlay_figures() -> None:
         "/a", (LayerEntry("lower 0", "file", 4, "text"), nothing, LayerEntry("merged", "file", 4, "text"))
     )
     assert "4 B: text" in texts(before.plot())
-    gone = (before.seen[0], LayerEntry("upper", "whiteout", 0, ""), LayerEntry("merged", "nothing", 0, ""))
+    gone = (before.entries[0], LayerEntry("upper", "whiteout", 0, ""), LayerEntry("merged", "nothing", 0, ""))
     both = WriteEffects((before,), (PathInLayers("/a", gone),), {"/a": "deleted"})
     assert "\u00d7 whiteout" in texts(both.plot())
     assert both.image_is_unchanged
@@ -146,7 +139,7 @@ def test_builds() -> None:
     assert cache.saved_s == 3
     assert "A changed line costs 3.0 s less" in texts(cache.plot())
     assert "1 steps from the cache, 0 ran" in texts(cache.plot())
-    stages = Stages(Built("one stage", 200 * MIB, 3, "", True), Built("two stages", 2 * MIB, 2, "", False))
+    stages = Stages((Built("one stage", 200 * MIB, 3, "", True), Built("two stages", 2 * MIB, 2, "", False)))
     assert [bar.get_width() for bar in stages.plot().patches] == [200 * MIB, 2 * MIB]
     assert stages.ratio == 100
 
@@ -158,7 +151,7 @@ def test_secrets() -> None:
     said = texts(secrets.plot())
     assert "layer 1: /token.txt" in said
     assert "s3cr3t" not in said
-    assert list(secrets.frame()["place"]) == ["layer 1: /token.txt", "nowhere"]
+    assert list(secrets.frame()["location"]) == ["layer 1: /token.txt", "nowhere"]
     found = Recovered("/t", (Copy(1, "COPY t", "file", "abc"), Copy(3, "RUN rm", "whiteout", "")), False)
     for word in ("file: abc", "whiteout", "a container does not see it"):
         assert word in texts(found.plot())

@@ -8,10 +8,10 @@ writes = []
 for size in sys.argv[1:]:
     times = []
     for _ in range(2):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with open(f"/sized/{size}", "ab", buffering=0) as file:
             file.write(b"x")
-        times.append((time.perf_counter() - begun) * 1000)
+        times.append((time.perf_counter() - start) * 1000)
     writes.append(times)
 print(json.dumps(writes), flush=True)
 time.sleep(3600)
