@@ -53,7 +53,7 @@ class NotebookRun:
         error: that cell's error, or "".
         page: the HTML report, or None if none was asked for.
         not_applicable: (finding, reason) of each that does not apply to this engine.
-        left: a line for each thing of this notebook that is still on the engine.
+        left_behind: a line for each thing of this notebook that is still on the engine.
     """
 
     name: str
@@ -94,7 +94,7 @@ def execute(path: Path, html: Path | None = None) -> NotebookRun:
 
     The kernel inherits this process's environment. A cell that raises ends the run of this notebook, unless its
     tag says that it shall. When this returns, or raises, the containers, networks and volumes of the notebook are gone,
-    except for those that `left` names.
+    except for those that `left_behind` names.
     """
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -81,7 +81,7 @@ class Base:
     def _is_hidden(self) -> bool:
         return getattr(self._here, "is_hidden", False)
 
-    def _say(self, operation: Operation) -> None:
+    def _print_command(self, operation: Operation) -> None:
         line = operation.line()
         if self._is_hidden:
             return
@@ -99,7 +99,7 @@ class Base:
     def _labels(self, kind: str) -> dict[str, str]:
         return sessions.labels(kind, self.chapter, self.session)
 
-    def _must_be_ours(self, container: str) -> None:
+    def _check_owned(self, container: str) -> None:
         found = responses.labels(self.client.api.inspect_container(container))
         if not sessions.has_lab_labels("container", found):
             raise NotOwned(
@@ -116,8 +116,8 @@ class Base:
     def _changing(self, call: OnContainer | Update | Connect) -> Iterator[None]:
         """Show a command that changes a container, which must be the lab's, and report what the block raises."""
         with translate_errors(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+            self._check_owned(call.container)
+            self._print_command(call)
             yield
 
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:

@@ -102,12 +102,12 @@ class Lab(Containers, Resources, Lookups):
         return found
 
     def from_hub(self, ref: str, substitute: str) -> HubImage:
-        """The image `asked` of Docker Hub, or of the registry in its name; or a lab image where it cannot be had.
+        """The image `ref` of Docker Hub, or of the registry in its name; or a lab image where it cannot be had.
 
         A line says which it is. What stands in never gets the other's name.
 
         Args:
-            stand_in: the name of a lab image.
+            substitute: the name of a lab image.
         """
         from labhelpers.engine import images
 
@@ -124,10 +124,10 @@ class Lab(Containers, Resources, Lookups):
             LabError: there is no such container, or it does not run.
         """
         with translate_errors(self.engine):
-            return self._reach.forward(container, port)
+            return self._port_forwarder.forward(container, port)
 
     @cached_property
-    def _reach(self) -> PortForwarder:
+    def _port_forwarder(self) -> PortForwarder:
         return PortForwarder(self.engine, self._labels("container"), lambda: self.image("payload"))
 
     @cached_property
@@ -148,7 +148,7 @@ class Lab(Containers, Resources, Lookups):
     def record_requests(self) -> AbstractContextManager[RequestLog]:
         """Record the requests to the engine of what is typed while the block lasts.
 
-        `with lab.recorded() as calls: …`; the lab's own operations do not go through the lab socket.
+        `with lab.record_requests() as calls: …`; the lab's own operations do not go through the lab socket.
         """
         return self.socket.record()
 

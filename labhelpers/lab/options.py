@@ -33,7 +33,7 @@ class Option:
 
     Attributes:
         flag: its flag on the command line.
-        words: the flag's values, one for each time that it is given; None where the flag stands alone.
+        arguments: the flag's values, one for each time that it is given; None where the flag stands alone.
         api: where the value goes: dotted path → value.
     """
 

@@ -45,7 +45,7 @@ def build(
     with tempfile.TemporaryDirectory() as directory, lab.quiet():
         for name, text in {"Dockerfile": context.dockerfile, **context.files}.items():
             Path(directory, name).write_text(text, encoding="utf-8")
-        lab.build(directory, tag, see=on_progress, buildargs=buildargs)
+        lab.build(directory, tag, on_progress=on_progress, buildargs=buildargs)
     return tag
 
 

@@ -133,7 +133,9 @@ def verify(lab: Lab, ref: str) -> Verification:
     command = ["-I", "-c", program, f"http://127.0.0.1:5000/v2/{name}", tag]
     with lab.quiet():
         network = f"container:{lab.registry.container.id}"
-        done = lab.once(lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"])
+        done = lab.run_once(
+            lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"]
+        )
     if done.exit_code:
         raise _not_in_registry(f"the lab's registry does not have {ref!r}", done.stderr)
     return Verification(ref, tuple(Blob(**blob) for blob in json.loads(done.stdout)))

@@ -97,7 +97,7 @@ def pull(lab: Lab, ref: str, on_progress: Callable[[Pull], object] | None = None
             report(Pull(ref, tracker.layers(), tracker.total_ms, done=False))
 
     with lab.quiet(["docker pull"]):
-        image = lab.pull(ref, see=update)
+        image = lab.pull(ref, on_progress=update)
         tracker.stop()
         digests = image.attrs["RootFS"]["Layers"]
         if is_in_lab_registry(lab, ref):

@@ -45,7 +45,7 @@ class Pulled(Result):
 
 
 class PushedImage:
-    """An image on its way into the lab's registry, so that it can be pulled from there: see `offer`."""
+    """An image on its way into the lab's registry, so that it can be pulled from there: see `push_image`."""
 
     def __init__(self, lab: Lab, image: str) -> None:
         self._lab, self._image = lab, image
@@ -104,6 +104,6 @@ def pull(lab: Lab, ref: str) -> Pulled:
     """
     tracker = PullTracker()
     with lab.quiet(essential=["docker pull"]):
-        image = lab.pull(ref, see=tracker.update)
+        image = lab.pull(ref, on_progress=tracker.update)
     tracker.stop()
     return Pulled(ref, tracker.layers(), tracker.total_ms / 1000, int(image.attrs["Size"]))
