@@ -88,6 +88,7 @@ def _overlap(one: Text, other: Text) -> bool:
 
 def _hard_to_read(figure: Figure, texts: list[Text]) -> Iterator[str]:
     """Texts that have too little contrast with what is drawn behind them, or that something runs through."""
+    figure.set_layout_engine("none")  # without its texts, the figure would be laid out differently
     for text in texts:
         text.set_visible(False)
     figure.canvas.draw()

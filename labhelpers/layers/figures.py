@@ -55,7 +55,7 @@ PHASES = {
     "waiting": ("waiting", tint(ENGINE)),
     "download": ("download", ENGINE),
     "verification": ("verification", LIMIT),
-    "queued": ("queued for extraction: the layer below comes first", tint(VM)),
+    "queued": ("queued: the layer below comes first", tint(VM)),
     "extraction": ("extraction", VM),
 }
 
@@ -108,7 +108,7 @@ def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
         [f"layer {layer.number}" for layer in reversed(result.layers)] or ["no layers"],
         title=fit_title(f"{name}: efficiency {result.efficiency:.1%}, {wasted}"),
         end=1.6 * max([layer.bytes for layer in result.layers], default=0) or 1,
-        row_px=54,
+        row_px=58,
     )
     facts = []
     for layer in result.layers:
@@ -117,7 +117,7 @@ def draw_image_stack(result: ImageStack, ax: Axes) -> Axes:
         files = f"+{layer.files_added} files, {layer.files_changed} changed, {layer.files_removed} removed"
         text = f"{human_bytes(layer.bytes)} · {files}"
         label(ax, layer.bytes, row, text, size=SMALL, shift=(8, 0))
-        note(ax, 0, row, cut(layer.instruction, 620, SMALL), valign="bottom", shift=(0, 10))
+        note(ax, 0, row, cut(layer.instruction, 620, SMALL), valign="bottom", shift=(0, 12))
         facts.append(f"layer {layer.number}: {text}")
     describe(ax, *facts or ["no layers"])
     return ax

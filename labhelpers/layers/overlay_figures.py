@@ -25,6 +25,7 @@ from labhelpers.drawing import (
     cut,
     describe,
     human_bytes,
+    ink_on,
     label,
     label_ends,
     line_height,
@@ -100,7 +101,7 @@ def draw_union(result: Union, ax: Axes) -> Axes:
     number = "number and colour: the layer that the file comes from"
     note(ax, left, bottom + 14, f"{number}  ·  \u00d7 whiteout, or hidden by an opaque directory")
     visible = (f"{path} from layer {origin[path]}" if path in origin else f"{path} hidden" for path in paths)
-    describe(ax, *map(printable_name, visible))
+    describe(ax, *map(printable_name, visible) if paths else ["no files"])
     return ax
 
 
@@ -284,7 +285,9 @@ def _entry_cell(
         return
     face = VM if kind == "whiteout" else {"merged": HOST, "upper": CONTAINER}.get(layer, tint(CONTAINER))
     text = "\u00d7 whiteout" if kind == "whiteout" else kind
-    box(ax, corner, size, face, edge=INK if seen and layer != "merged" else None, text=text)
+    box(ax, corner, size, face, edge=INK if seen and layer != "merged" else None)
+    centre = (corner[0] + size[0] / 2, corner[1] + size[1] / 2)
+    label(ax, *centre, text, ink_on(face), size=SMALL, align="center")
 
 
 def draw_copy_up_cost(result: CopyUpCost, ax: Axes) -> Axes:
@@ -295,7 +298,7 @@ def draw_copy_up_cost(result: CopyUpCost, ax: Axes) -> Axes:
     times = [time for write in result.writes for time in (write.first_write_ms, write.second_write_ms)]
     room = max((sizes[-1] / sizes[0]) ** 0.3, 2)  # for the labels at the ends of the lines
     ax.set(xscale="log", yscale="log", xlabel="size of the file in the image", ylabel="ms for one byte")
-    ax.set(xlim=(sizes[0] / room**0.15, sizes[-1] * room), ylim=(min(times) / 2, max(times) * 2))
+    ax.set(xlim=(sizes[0] / room**0.15, sizes[-1] * room), ylim=(min(times) / 2, max(times) * 3))
     ends = []
     for name, colour, text in (
         ("first_write_ms", VM, "first byte:\nthe whole file\nis copied up"),

