@@ -45,7 +45,7 @@ WINDOW_BYTES = 1 << 12
 UNKNOWN = "(not recorded)"
 
 FileCallback = Callable[[str, LimitedSource], Any]
-"""Called for each regular file of a layer with its path and its contents. A result other than None is kept."""
+"""Called for each regular file of a layer with its path and its contents. A result other than None is stored."""
 
 HashSource = Callable[[Source, BufferedSource, int], tuple[Source, Callable[[], str]]]
 """Takes a source, the flow behind it and a size; returns the source to read from and a function for its digest."""
@@ -103,7 +103,7 @@ def stream(
 
     Args:
         name: name of the archive in messages.
-        on_file: called for every regular file; its results are kept in `file_results` of the layer.
+        on_file: called for every regular file; its results are stored in `file_results` of the layer.
         platform: as for `archive`.
         default_platform: used if `platform` is None; None for the platform of this machine.
 

@@ -47,7 +47,7 @@ def read_docker_save(
     """The layers of an image of the engine, with a callback for the contents of every file of every layer.
 
     Args:
-        on_file: called for every regular file; its results are kept in `file_results` of the layer.
+        on_file: called for every regular file; its results are stored in `file_results` of the layer.
         platform: platform of the image, such as `linux/arm64`; None for that of the engine, or the only one.
 
     Raises:

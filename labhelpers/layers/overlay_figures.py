@@ -168,11 +168,11 @@ def draw_boxes(ax: Axes, title: str, entries: Sequence[tuple[str, str, str]], *,
     """
     width = max((text_width(text, SMALL) for text, _, _ in entries), default=0) + 24
     canvas(ax, ROW_PX * max(len(entries), 1) + (GAP_PX if gap else 0), fit_title(title))
-    for number, (text, face, words) in enumerate(entries):
+    for number, (text, face, description) in enumerate(entries):
         y = ROW_PX * number + (GAP_PX if gap and number else 0)
         box(ax, (0, y), (width, ROW_PX - 4), face, edge=RULE if face == WHITE else None, text=text)
-        words = cut(words, CANVAS_PX - width - 12, SMALL)
-        label(ax, width + 12, y + ROW_PX / 2 - 2, words, size=SMALL)
+        description = cut(description, CANVAS_PX - width - 12, SMALL)
+        label(ax, width + 12, y + ROW_PX / 2 - 2, description, size=SMALL)
 
 
 def draw_mounts(result: Mounts, ax: Axes) -> Axes:
@@ -197,8 +197,8 @@ def draw_path_in_layers(result: PathInLayers, ax: Axes) -> Axes:
         used = HOST if entry.layer == "merged" else CONTAINER
         face = {"nothing": WHITE, "whiteout": VM}.get(entry.kind, used)
         text = " | ".join(entry.text.strip().splitlines())
-        words = f"{human_bytes(entry.bytes)}: {text}" if entry.kind == "file" else ""
-        entries.append((f"{entry.layer}: {entry.kind}", face, words))
+        content = f"{human_bytes(entry.bytes)}: {text}" if entry.kind == "file" else ""
+        entries.append((f"{entry.layer}: {entry.kind}", face, content))
     draw_boxes(ax, f"{result.path}, in every directory", entries, gap=True)
     describe(ax, *(f"{name} {text}".strip() for name, _, text in entries))
     return ax
@@ -245,8 +245,8 @@ def draw_write_effects(result: WriteEffects, ax: Axes) -> Axes:
         for number, path in enumerate(paths):
             for row, entry in enumerate(path.entries):
                 corner = (left + columns * number + 5, _layer_y(row, layers, top) + 4)
-                seen = entry.layer == path.source
-                _entry_cell(ax, corner, (columns - 10, ROW_PX - 12), entry.kind, entry.layer, seen)
+                visible = entry.layer == path.source
+                _entry_cell(ax, corner, (columns - 10, ROW_PX - 12), entry.kind, entry.layer, visible)
     for number, layer in enumerate(layers):
         engine = " (engine)" if number == len(layers) - 3 else ""
         text = {"upper": "upper, writable", "merged": "merged"}.get(layer, f"{layer}{engine}")
@@ -256,7 +256,7 @@ def draw_write_effects(result: WriteEffects, ax: Axes) -> Axes:
         ax,
         4,
         _layer_y(0, layers, top) + ROW_PX + 12,
-        "filled: holds the file  ·  bold edge: the one that is seen",
+        "filled: contains the file  ·  bold edge: visible in the container",
     )
     describe(
         ax,
@@ -279,13 +279,13 @@ def _layer_y(number: int, layers: Sequence[str], top: float) -> float:
 
 
 def _entry_cell(
-    ax: Axes, corner: tuple[float, float], size: tuple[float, float], kind: str, layer: str, seen: bool
+    ax: Axes, corner: tuple[float, float], size: tuple[float, float], kind: str, layer: str, visible: bool
 ) -> None:
     if kind == "nothing":
         return
     face = VM if kind == "whiteout" else {"merged": HOST, "upper": CONTAINER}.get(layer, tint(CONTAINER))
     text = "\u00d7 whiteout" if kind == "whiteout" else kind
-    box(ax, corner, size, face, edge=INK if seen and layer != "merged" else None)
+    box(ax, corner, size, face, edge=INK if visible and layer != "merged" else None)
     centre = (corner[0] + size[0] / 2, corner[1] + size[1] / 2)
     label(ax, *centre, text, ink_on(face), size=SMALL, align="center")
 

@@ -35,7 +35,7 @@ def on_amd64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_amd64")
-@pytest.mark.parametrize("listed", [BOTH, REVERSED], ids=["ours first", "ours last"])
+@pytest.mark.parametrize("listed", [BOTH, REVERSED], ids=["local first", "local last"])
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("name", ["made:1", None])
 @pytest.mark.parametrize("docker", [None, "linux/amd64", "linux/arm64"])
@@ -47,16 +47,16 @@ def test_this_machines_platform_is_taken_and_the_others_are_named(
     path = archive_builder.write(
         tmp_path, archive_builder.platforms(listed, (), name, nested, docker if name else None)
     )
-    found = layers.archive(path)
-    assert (found.platform, found.other_platforms) == ("linux/amd64", ("linux/arm64",))
-    assert [one.bytes for one in found.layers] == [5003]
-    assert "linux/arm64" in found._repr_html_()
+    result = layers.archive(path)
+    assert (result.platform, result.other_platforms) == ("linux/amd64", ("linux/arm64",))
+    assert [one.bytes for one in result.layers] == [5003]
+    assert "linux/arm64" in result._repr_html_()
     for wanted in ("linux/arm64", "arm64", "linux/aarch64", "linux/arm64/v8"):
         other = layers.archive(path, platform=wanted)
         assert [one.bytes for one in other.layers] == [7, 8]
-    with pytest.raises(BadInput, match=r"does not contain .* for linux/s390x") as asked:
+    with pytest.raises(BadInput, match=r"does not contain .* for linux/s390x") as error:
         layers.archive(path, platform="s390x")
-    assert "linux/amd64" in asked.value.hint
+    assert "linux/amd64" in error.value.hint
     with pytest.raises(BadInput, match="is not a platform"):
         layers.archive(path, platform="linux/amd64/v1/x")
 
@@ -66,13 +66,13 @@ def test_this_machines_platform_is_taken_and_the_others_are_named(
 @pytest.mark.parametrize("docker", [None, "linux/amd64"])
 def test_another_platform_may_be_absent(tmp_path: Path, absent: str, docker: str | None) -> None:
     path = archive_builder.write(tmp_path, archive_builder.platforms(BOTH, [absent], docker=docker))
-    found = layers.archive(path)
-    assert (found.platform, found.other_platforms, found.missing_platforms) == (
+    result = layers.archive(path)
+    assert (result.platform, result.other_platforms, result.missing_platforms) == (
         "linux/amd64",
         (),
         ("linux/arm64",),
     )
-    assert any("linux/arm64" in line for line in found.notes)
+    assert any("linux/arm64" in line for line in result.notes)
     with pytest.raises(BadArchive, match="lists made:1 for linux/arm64, but lacks") as bad:
         layers.archive(path, platform="linux/arm64")
     assert "platform='linux/amd64'" in bad.value.hint
@@ -102,9 +102,9 @@ def test_the_only_platform_is_read_whatever_machine_this_is(
     assert layers.archive(path).platform == "linux/arm64"
     assert layers.archive(path).notes == ()
     path = archive_builder.write(tmp_path, archive_builder.platforms(BOTH))
-    with pytest.raises(BadInput, match="for several platforms, but not for linux/riscv64") as asked:
+    with pytest.raises(BadInput, match="for several platforms, but not for linux/riscv64") as error:
         layers.archive(path)
-    assert "linux/amd64, linux/arm64" in asked.value.hint
+    assert "linux/amd64, linux/arm64" in error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -152,15 +152,19 @@ def test_statements_and_artifacts_are_no_images(tmp_path: Path) -> None:
         "config": described(b"{}", "application/vnd.cncf.helm.config.v1+json"),
         "layers": [described(data, "t")],
     }
-    said = {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}
+    attestation = {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}
     unknown = {"platform": {"os": "unknown", "architecture": "unknown"}}
     proof = {"config": described(b"[]", "application/vnd.oci.image.config.v1+json"), "layers": []}
     made = oci(
-        (chart, {}), (proof, said), (proof, unknown), (image, {}), blobs=[text, data, b"{}", b"[]", AMD[0]]
+        (chart, {}),
+        (proof, attestation),
+        (proof, unknown),
+        (image, {}),
+        blobs=[text, data, b"{}", b"[]", AMD[0]],
     )
-    found = layers.archive(archive_builder.write(tmp_path, made))
-    assert found.skipped == ("application/vnd.cncf.helm.config.v1+json",)
-    assert any("helm" in line for line in found.notes)
+    result = layers.archive(archive_builder.write(tmp_path, made))
+    assert result.skipped == ("application/vnd.cncf.helm.config.v1+json",)
+    assert any("helm" in line for line in result.notes)
     with pytest.raises(BadArchive, match=r"does not contain an image, but application/vnd\.cncf\.helm"):
         layers.archive(archive_builder.write(tmp_path, oci((chart, {}), blobs=[data, b"{}"])))
 

@@ -1,4 +1,4 @@
-"""Archives: every format says the same; efficiency and waste as dive counts them; what is wrong is said."""
+"""Archives: all formats give the same result, efficiency and waste are those of dive, errors name the problem."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def stack(folder: Path, made: Sequence[bytes]) -> ImageStack:
 def test_every_format_says_the_same(tmp_path: Path, made: bytes, outer: str) -> None:
     path = archive_builder.write(tmp_path, archive_builder.packed(made, outer))
     for verify in (True, False):
-        found = layers.archive(path, verify=verify)
-        assert [one.diff_id for one in found.layers] == [
+        result = layers.archive(path, verify=verify)
+        assert [one.diff_id for one in result.layers] == [
             f"sha256:{archive_builder.sha256(one)}" for one in THREE
         ]
-        assert [one.instruction for one in found.layers] == ["RUN step 0", "RUN step 1", "RUN step 2"]
-        assert [one.bytes for one in found.layers] == [5003, 5010, 0]
+        assert [one.instruction for one in result.layers] == ["RUN step 0", "RUN step 1", "RUN step 2"]
+        assert [one.bytes for one in result.layers] == [5003, 5010, 0]
         # conf changed, new added; keep and tool removed
-        counts = [(one.files_added, one.files_changed, one.files_removed) for one in found.layers]
+        counts = [(one.files_added, one.files_changed, one.files_removed) for one in result.layers]
         assert counts == [(3, 0, 0), (1, 1, 0), (0, 0, 2)]
-        assert {one.path: one.layer for one in found.union.files} == {"/etc/conf": 1, "/new": 1}
-        assert found.name == "made:1"
+        assert {one.path: one.layer for one in result.union.files} == {"/etc/conf": 1, "/new": 1}
+        assert result.name == "made:1"
     assert list(tmp_path.iterdir()) == [path], "reading writes nothing"
 
 
 def test_a_blob_has_its_digest_and_an_older_archive_has_none(tmp_path: Path) -> None:
-    found = layers.archive(archive_builder.write(tmp_path, archive_builder.layout(THREE, "gzip")))
-    assert [one.digest for one in found.layers] == [
+    result = layers.archive(archive_builder.write(tmp_path, archive_builder.layout(THREE, "gzip")))
+    assert [one.digest for one in result.layers] == [
         f"sha256:{archive_builder.sha256(archive_builder.packed(o, 'gzip'))}" for o in THREE
     ]
     assert {one.digest for one in stack(tmp_path, THREE).layers} == {None}
-    assert list(found.frame()["bytes"]) == [5003, 5010, 0]
+    assert list(result.frame()["bytes"]) == [5003, 5010, 0]
 
 
 def test_a_layer_that_older_engines_save_as_a_link(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_a_layer_that_older_engines_save_as_a_link(tmp_path: Path) -> None:
     manifest = [{"Config": "c.json", "RepoTags": ["twice:1"], "Layers": ["a/layer.tar", "b/layer.tar"]}]
     members: list[tuple[str, Content]] = [("a/layer.tar", THREE[0]), ("b/layer.tar", "->../a/layer.tar")]
     members += [("c.json", text), ("manifest.json", json.dumps(manifest).encode())]
-    found = layers.archive(archive_builder.write(tmp_path, archive_builder.tar(members)))
-    assert found.layers[0].diff_id == found.layers[1].diff_id
-    assert found.wasted_files[0] == Waste("/etc/keep", 2, 6000)
+    result = layers.archive(archive_builder.write(tmp_path, archive_builder.tar(members)))
+    assert result.layers[0].diff_id == result.layers[1].diff_id
+    assert result.wasted_files[0] == Waste("/etc/keep", 2, 6000)
 
 
 def test_one_of_several_images_is_asked_for_by_name(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_one_of_several_images_is_asked_for_by_name(tmp_path: Path) -> None:
     path = archive_builder.write(tmp_path, made)
     assert layers.archive(path, "a").name == "a:latest"
     assert layers.archive(path, "a:2").name == "a:2"
-    with pytest.raises(BadInput, match="several images") as asked:
+    with pytest.raises(BadInput, match="several images") as error:
         layers.archive(path)
-    assert "b:1" in asked.value.hint
+    assert "b:1" in error.value.hint
     with pytest.raises(BadInput, match="no image named"):
         layers.archive(path, "c:1")
 
@@ -124,14 +124,14 @@ def test_long_names_and_attributes_in_every_tar_dialect(tmp_path: Path) -> None:
 
 
 def test_waste_of_changed_and_removed_files(tmp_path: Path) -> None:
-    found = stack(tmp_path, THREE)
+    result = stack(tmp_path, THREE)
     # etc/conf: 2000 and 5000; etc/keep: 3000 and a whiteout, which counts 0; /bin is met as a leaf only once, as a
     # whiteout that hides 3 bytes; bin/tool and new once
     smallest = 2000 + 0 + 3 + 3 + 10
     everything = 7000 + 3000 + 3 + 3 + 10
-    assert found.efficiency == smallest / everything
-    assert found.wasted_files == (Waste("/etc/conf", 2, 7000), Waste("/etc/keep", 2, 3000))
-    assert found.wasted_bytes == 10000
+    assert result.efficiency == smallest / everything
+    assert result.wasted_files == (Waste("/etc/conf", 2, 7000), Waste("/etc/keep", 2, 3000))
+    assert result.wasted_bytes == 10000
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_waste_of_changed_and_removed_files(tmp_path: Path) -> None:
         ([{"a": 10}, {"a": 20}, {"a": 30}], 10 / 60, [("/a", 3, 60)]),
         # removed and made again: the whiteout counts 0
         ([{"a": 10}, {".wh.a": b""}, {"a": 10}], 0.0, [("/a", 3, 20)]),
-        # an opaque marker is not seen: what it hides is no waste to dive
+        # dive ignores opaque markers: what they hide is not wasted
         ([{"d/a": 10}, {"d/.wh..wh..opq": b"", "d/b": 5}], 1.0, []),
         # a hard link has no bytes of its own; its path is met once
         ([{"a": 10, "b": "=>a"}], 1.0, []),
         ([{"a": 10, "b": "=>a"}, {"b": 10}], 10 / 20, [("/b", 2, 10)]),
         # a directory that is a leaf in two layers is met twice, with no bytes
         ([{"d": None}, {"d": None}], 1.0, [("/d", 2, 0)]),
-        # a directory whited out twice counts all below it, each time; once made again, what it held then
+        # a directory whited out twice counts all below it, each time; if created again, its contents then
         (
             [{"d": None, "d/a": 10}, {".wh.d": b""}, {"d": None, "d/a": 4}, {".wh.d": b""}],
             (4 + 4) / (14 + 14),
@@ -166,17 +166,17 @@ def test_waste_of_changed_and_removed_files(tmp_path: Path) -> None:
 def test_waste_by_hand(
     tmp_path: Path, made: list[dict[str, Content]], efficiency: float, wasted: list[tuple[str, int, int]]
 ) -> None:
-    found = stack(tmp_path, [layer(one) for one in made])
-    assert found.efficiency == efficiency
-    assert [(one.path, one.count, one.bytes) for one in found.wasted_files] == wasted
+    result = stack(tmp_path, [layer(one) for one in made])
+    assert result.efficiency == efficiency
+    assert [(one.path, one.count, one.bytes) for one in result.wasted_files] == wasted
 
 
 def test_the_union_honours_what_dive_does_not(tmp_path: Path) -> None:
-    found = stack(
+    result = stack(
         tmp_path, [layer({"d/a": 10, "d/s/c": 1, "f": 1}), layer({"d/.wh..wh..opq": b"", "d/b": 5, "f/x": 2})]
     )
-    assert [file.path for file in found.union.files] == ["/d/b", "/f/x"]
-    assert found.layers[1].files_removed >= 2
+    assert [file.path for file in result.union.files] == ["/d/b", "/f/x"]
+    assert result.layers[1].files_removed >= 2
     over = stack(tmp_path, [layer({"d/a": 10, "d/s/c": 1}), layer({"d": 5})])
     assert [file.path for file in over.union.files] == ["/d"]
 
@@ -229,7 +229,7 @@ def index_in_itself() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("made", "words"),
+    ("made", "message"),
     [
         (lambda: b"", "is not an image archive"),
         (lambda: b"no tar at all" * 100, "is not an image archive"),
@@ -279,13 +279,13 @@ def index_in_itself() -> bytes:
 )
 @pytest.mark.timeout(60)
 def test_a_bad_archive_is_named_and_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[], bytes], words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[], bytes], message: str
 ) -> None:
     path = archive_builder.write(tmp_path, made())
     inside = tmp_path / "here"
     inside.mkdir()
     monkeypatch.chdir(inside)
-    with pytest.raises(BadArchive, match=words) as bad:
+    with pytest.raises(BadArchive, match=message) as bad:
         layers.archive(path)
     assert bad.value.hint
     assert sorted(tmp_path.iterdir()) == [inside, path]
@@ -293,10 +293,10 @@ def test_a_bad_archive_is_named_and_nothing_is_written(
 
 
 def test_links_that_lead_somewhere_are_no_loop(tmp_path: Path) -> None:
-    found = stack(
+    result = stack(
         tmp_path, [layer({"usr/bin": None, "bin": "->usr/bin", "usr/bin/X11": "->.", "up": "->../../etc"})]
     )
-    assert found.layers[0].files_added == 3
+    assert result.layers[0].files_added == 3
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -414,8 +414,8 @@ def test_files_land_where_links_lead(tmp_path: Path) -> None:
         ("h", "=>lib/x"),
     ]
     files += [("keep", "->usr"), ("keep", None), ("keep/y", b"y")]
-    found = stack(tmp_path, [layer(files)]).layers[0].entries
-    kinds = {path: entry.kind for path, entry in found.items()}
+    result = stack(tmp_path, [layer(files)]).layers[0].entries
+    kinds = {path: entry.kind for path, entry in result.items()}
     assert kinds == {
         **{"usr": "", "usr/lib": "directory", "lib": "link", "usr/lib/x": "file", "h": "hard link"},
         **{"d": "file", "f": "directory", "f/new": "file", "keep": "directory", "keep/y": "file"},

@@ -165,12 +165,12 @@ def test_a_deleted_secret_is_still_there(lab: Lab) -> None:
     assert [location.partition(":")[0] for location in secrets.locations("argument")] == ["history"]
     assert secrets.locations("other stage") == ()
     assert not any(secrets.secret in leak.location for leak in secrets.leaks)
-    found = layers.recover(lab, secrets.refs["deleted"], "/token.txt")
-    assert [(copy.layer, copy.kind, copy.text) for copy in found.copies] == [
+    result = layers.recover(lab, secrets.refs["deleted"], "/token.txt")
+    assert [(copy.layer, copy.kind, copy.text) for copy in result.copies] == [
         (1, "file", secrets.secret),
         (3, "whiteout", ""),
     ]
-    assert not found.visible
+    assert not result.visible
     assert layers.recover(lab, secrets.refs["deleted"], "/used").visible
     with pytest.raises(BadInput):
         layers.recover(lab, secrets.refs["deleted"], "token.txt")

@@ -43,9 +43,9 @@ PULL = Pull(
 
 
 def texts(ax: Axes) -> str:
-    words = [text.get_text() for text in ax.texts] + [ax.get_title(), ax.get_title(loc="left")]
-    words += [label.get_text() for label in ax.get_yticklabels()]
-    return "\n".join(words)
+    shown = [text.get_text() for text in ax.texts] + [ax.get_title(), ax.get_title(loc="left")]
+    shown += [label.get_text() for label in ax.get_yticklabels()]
+    return "\n".join(shown)
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def stack(tmp_path: Path) -> ImageStack:
 def test_a_pull_has_a_bar_for_each_phase() -> None:
     ax = PULL.plot()
     assert [bar.get_width() for bar in ax.patches] == [20, 60, 110, 40]
-    for word in ("already there", "6 MiB", "2 layers fetched, 1 already there", "layer 1  bbbbbbb"):
-        assert word in texts(ax)
+    for text in ("already there", "6 MiB", "2 layers fetched, 1 already there", "layer 1  bbbbbbb"):
+        assert text in texts(ax)
     assert PULL.max_parallel_downloads == 2
 
 
@@ -81,7 +81,7 @@ def test_the_stack_and_its_union(stack: ImageStack) -> None:
     assert "RUN step 1" in texts(ax)
     union = stack.union.plot()
     assert {"/a", "/d/x", "/keep"} <= set(texts(union).split("\n"))
-    assert texts(union).count("\u00d7") == 3  # two hidden files, and the words below
+    assert texts(union).count("\u00d7") == 3  # two hidden files, and the note below
 
 
 def test_overlay_figures() -> None:
@@ -149,21 +149,21 @@ def test_secrets() -> None:
     secrets = Secrets(
         "s3cr3t", {"deleted": "a", "other stage": "b"}, (Leak("deleted", "layer 1: /token.txt"),)
     )
-    said = texts(secrets.plot())
-    assert "layer 1: /token.txt" in said
-    assert "s3cr3t" not in said
+    shown = texts(secrets.plot())
+    assert "layer 1: /token.txt" in shown
+    assert "s3cr3t" not in shown
     assert list(secrets.frame()["location"]) == ["layer 1: /token.txt", "nowhere"]
-    found = Recovered("/t", (Copy(1, "COPY t", "file", "abc"), Copy(3, "RUN rm", "whiteout", "")), False)
-    for word in ("file: abc", "whiteout", "a container does not see it"):
-        assert word in texts(found.plot())
+    recovered = Recovered("/t", (Copy(1, "COPY t", "file", "abc"), Copy(3, "RUN rm", "whiteout", "")), False)
+    for text in ("file: abc", "whiteout", "a container does not see it"):
+        assert text in texts(recovered.plot())
 
 
 def test_digests() -> None:
     right, wrong = "sha256:" + "a" * 64, "sha256:" + "b" * 64
     result = Verification("x", (Blob("manifest", right, right, 9, 9), Blob("layer", right, wrong, 9, 9)))
     assert not result.all_match
-    said = texts(result.plot()).split("\n")
-    assert (said.count("="), said.count("≠")) == (1, 1)
+    shown = texts(result.plot()).split("\n")
+    assert (shown.count("="), shown.count("≠")) == (1, 1)
     refused = CorruptedPull("x", right, 7, 2, 3, f"verification failed for digest {right}", True)
     assert refused.refused
     assert {"00000010", "00000011"} <= set(texts(refused.plot()).split("\n"))

@@ -1,4 +1,4 @@
-"""Append one byte, twice, to each file of the given sizes, and print the milliseconds of every write as JSON."""
+"""Append one byte, twice, to each file of the requested sizes, and print the milliseconds of every write as JSON."""
 
 import json
 import sys
