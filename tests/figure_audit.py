@@ -24,7 +24,6 @@ CROSSING_CONTRAST, CROSSING_SHARE = 1.25, 0.02
 
 NOT_YET = {
     "vm",
-    "layers",
     "namespaces",
     "cgroups",
     "networks",
@@ -89,6 +88,7 @@ def _overlap(one: Text, other: Text) -> bool:
 
 def _hard_to_read(figure: Figure, texts: list[Text]) -> Iterator[str]:
     """Texts that have too little contrast with what is drawn behind them, or that something runs through."""
+    figure.set_layout_engine("none")  # without its texts, the figure would be laid out differently
     for text in texts:
         text.set_visible(False)
     figure.canvas.draw()

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from labhelpers.drawing import CONTAINER, ENGINE, FAINT, describe
-from labhelpers.drawing.style import DPI, WIDTH_PX
+from labhelpers.drawing.style import DPI, WIDTH_PX, use_style
 from tests.figure_audit import NOT_YET, faults
 from tests.test_imports import ROOMS
 
@@ -20,6 +20,7 @@ matplotlib.use("agg")
 
 def axes(width_px: float = WIDTH_PX, *, described: bool = True) -> Axes:
     """Made without pyplot, so that the fixture that audits the figures of tests does not see it."""
+    use_style()
     figure = Figure(figsize=(width_px / DPI, 3), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.add_subplot()

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.builds import files_of
 from labhelpers.layers.docker_save import read_docker_save
+from labhelpers.layers.image_stack import ImageStack
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
-    from labhelpers.layers.tarstream import LimitedSource
+    from labhelpers.layers.sources import LimitedSource
 
 # what an engine puts into every container, and `docker export` into its archive
 ENGINE_FILES = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
@@ -60,7 +60,7 @@ def visible_files(lab: Lab, ref: str) -> Mapping[str, tuple[str, str]]:
     stack = hashed_layers(lab, ref)
     files = ((file.path.strip("/"), stack.layers[file.layer]) for file in stack.union.files)
     return {
-        path: (layer.entries[path].kind, (layer.seen.get(path) or ("",))[0])
+        path: (layer.entries[path].kind, (layer.file_results.get(path) or ("",))[0])
         for path, layer in files
         if path not in ENGINE_FILES and not path.startswith("dev/")
     }

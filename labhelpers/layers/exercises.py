@@ -201,7 +201,9 @@ def _layer_hint(lab: Lab) -> str:
 
 
 def _token(lab: Lab) -> str:
-    files = (layer.seen.get(TOKEN) for layer in hashed_layers(lab, stored_value(lab, LEAKED_SECRET)).layers)
+    files = (
+        layer.file_results.get(TOKEN) for layer in hashed_layers(lab, stored_value(lab, LEAKED_SECRET)).layers
+    )
     return str(next(file for file in files if file)[1])
 
 

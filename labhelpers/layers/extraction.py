@@ -1,8 +1,8 @@
-"""What unpacking a layer would do: where each entry lands, what it replaces, and whether it stays inside.
+"""A dry run of unpacking a layer: where each entry is written, what it replaces, and whether it escapes the root.
 
-An entry is judged by where it would be written, never by its look: a link that nothing follows is harmless
-wherever it points. Paths resolve as in an engine, which unpacks a layer with the layer's directory as its root
-(moby, pkg/archive, Unpack and createTarFile; containerd, pkg/archive, applyNaive).
+The check is on the path to which an entry would be written: a link that nothing follows is harmless whatever its
+target. Paths resolve as in an engine, which unpacks a layer with its directory as root (moby, pkg/archive, Unpack
+and createTarFile; containerd, pkg/archive, applyNaive).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labhelpers.layers import trees
-from labhelpers.layers.tarstream import Member, damaged_error, printable_name, unsafe_error
+from labhelpers.layers.archive_errors import damaged_error, printable_name, unsafe_error
+from labhelpers.layers.tarstream import Member
 from labhelpers.layers.trees import IMPLIED_DIRECTORY, Entry
 
 # containerd, continuity/fs.RootPath; the kernel gives up after 40
@@ -21,12 +22,12 @@ MAX_LINKS = 255
 
 @dataclass(slots=True)
 class ResourceLimits:
-    """What one archive may cost, all of its layers together; no image comes near it.
+    """Limits for one archive with all of its layers, far above what a regular image needs.
 
     Attributes:
-        entries: files and directories, those that a path only implies included.
-        characters: of all their paths.
-        steps: names looked up to find out where links lead.
+        entries: number of files and directories, implied directories included.
+        characters: total length of their paths.
+        steps: number of names looked up to resolve links.
     """
 
     entries: int = 5_000_000
@@ -34,43 +35,43 @@ class ResourceLimits:
     steps: int = 30_000_000
 
     def take_path(self, path: str, where: str) -> None:
-        """Count a path that is kept."""
+        """Count a path that is stored."""
         self.entries -= 1
         self.characters -= len(path)
         if self.entries < 0:
-            raise unsafe_error(where, "it has millions of files, more than any image")
+            raise unsafe_error(where, "it has millions of files, more than any regular image")
         if self.characters < 0:
-            raise unsafe_error(where, "the paths in it take hundreds of megabytes, more than in any image")
+            raise unsafe_error(where, "its paths take hundreds of megabytes, more than in any regular image")
 
     def take_step(self, where: str) -> None:
         """Count a name that is looked up."""
         self.steps -= 1
         if self.steps < 0:
-            raise unsafe_error(where, "the links in it are made so that following them never ends")
+            raise unsafe_error(where, "its links take too many steps to resolve")
 
 
 def path_below_root(name: str, where: str) -> str:
-    """`name` as a path below the root of the archive, without slashes around it; empty for the root.
+    """`name` as a path below the root of the archive, without leading or trailing slashes; empty for the root.
 
     Raises:
-        BadArchive: it leads out of the root.
+        BadArchive: the path escapes the root.
     """
     if not name.startswith(("/", ".")) and "//" not in name and "/." not in name:
         return name.rstrip("/")
     path = posixpath.normpath(name.lstrip("/") or ".")
     if path == ".." or path.startswith("../"):
-        raise unsafe_error(where, f"a path in it climbs out of it: {printable_name(name)}")
+        raise unsafe_error(where, f"the path {printable_name(name)} escapes the root")
     return "" if path == "." else path
 
 
 def resolve_links(path: str, links: Mapping[str, str], budget: ResourceLimits, where: str) -> str:
-    """Where `path` leads if every link in it is followed; an absolute target begins at the archive's root.
+    """Resolve all links in `path`; an absolute target starts at the root of the archive.
 
     Args:
         links: path of a symbolic link → its target.
 
     Raises:
-        BadArchive: it leads out of the root, or through links that lead in a loop.
+        BadArchive: the path escapes the root, or its links form a loop.
     """
     here, todo, trail = "", path.split("/")[::-1], list[str]()
     while todo:
@@ -82,7 +83,7 @@ def resolve_links(path: str, links: Mapping[str, str], budget: ResourceLimits, w
             if not here:
                 raise unsafe_error(
                     where,
-                    f"{printable_name(path)} climbs out of it through the link {printable_name(trail[-1])}",
+                    f"{printable_name(path)} escapes the root through the link {printable_name(trail[-1])}",
                 )
             here = trees.parent(here)
             continue
@@ -91,10 +92,8 @@ def resolve_links(path: str, links: Mapping[str, str], budget: ResourceLimits, w
         if target is not None:
             trail.append(here)
             if len(trail) > MAX_LINKS:
-                ring = trail[: trail.index(trail[0], 1) + 1] if trail[0] in trail[1:] else trail[:3]
-                raise damaged_error(
-                    where, f"links in it lead in a loop: {' → '.join(map(printable_name, ring))}"
-                )
+                loop = trail[: trail.index(trail[0], 1) + 1] if trail[0] in trail[1:] else trail[:3]
+                raise damaged_error(where, f"its links form a loop: {' → '.join(map(printable_name, loop))}")
             here = "" if target.startswith("/") else trees.parent(here)
             todo += target.split("/")[::-1]
     return here
@@ -104,12 +103,12 @@ class LayerTree:
     """The files of one layer as an engine would unpack them: a later entry replaces an earlier one.
 
     Attributes:
-        entries: path → what is there. Every directory above a path is in it, and no path leads through a link.
+        entries: path → entry, with every parent directory; no path contains a link.
         opaque: the directories with an opaque marker.
 
     Args:
-        where: what the layer is called in messages.
-        budget: of the archive.
+        where: name of the layer in messages.
+        budget: limits of the archive.
     """
 
     def __init__(self, where: str, budget: ResourceLimits) -> None:
@@ -117,14 +116,14 @@ class LayerTree:
         self.opaque: dict[str, None] = {}
         self._where, self._budget = where, budget
         self._links: dict[str, str] = {}
-        # directory → what is in it; only built once a directory is replaced, which hardly any layer does
-        self._inside: dict[str, set[str]] | None = None
+        # directory → its entries; built only when a directory is replaced, which is rare
+        self._children: dict[str, set[str]] | None = None
 
     def add(self, member: Member) -> str:
-        """Add an entry; the path where it lands, empty for the root.
+        """Add an entry, and return the path to which it is written; empty for the root.
 
         Raises:
-            BadArchive: unpacking it would write outside of the layer or remove what is above it, or no engine
+            BadArchive: the entry would be written outside of the layer or remove its own directory, or no engine
                 could unpack it.
         """
         path = path_below_root(member.name, self._where)
@@ -141,7 +140,7 @@ class LayerTree:
         path = f"{above}/{name}" if above else name
         target = member.target
         if member.kind == "hard link":
-            # a hard link to a symbolic link is that link
+            # a hard link to a symbolic link is the symbolic link itself
             target = self._links.get(self._hard_link(path, target), "")
         self._replace(path, Entry(member.bytes, member.kind))
         if target:
@@ -149,7 +148,7 @@ class LayerTree:
         return path
 
     def _directory(self, path: str, below: str) -> str:
-        """The directory that `path` leads to; directories without an entry of their own are implied."""
+        """The directory to which `path` resolves; missing entries for directories are implied."""
         if not path or self._is_directory(path):
             return path
         path = resolve_links(path, self._links, self._budget, self._where)
@@ -174,14 +173,14 @@ class LayerTree:
     def _hard_link(self, path: str, target: str) -> str:
         above, _, name = path_below_root(target, self._where).rpartition("/")
         above = resolve_links(above, self._links, self._budget, self._where)
-        found = f"{above}/{name}" if above else name
-        if found == path or found not in self.entries or self._is_directory(found):
-            what = "a directory" if self._is_directory(found) else "not in the layer"
+        resolved = f"{above}/{name}" if above else name
+        if resolved == path or resolved not in self.entries or self._is_directory(resolved):
+            what = "a directory" if self._is_directory(resolved) else "not in the layer"
             raise damaged_error(
                 self._where,
-                f"the hard link {printable_name(path)} leads to {printable_name(target)}, which is {what}",
+                f"the target of the hard link {printable_name(path)} is {printable_name(target)}, which is {what}",
             )
-        return found
+        return resolved
 
     def _replace(self, path: str, entry: Entry) -> None:
         if path in self.entries and self._is_directory(path) and entry.kind != "directory":
@@ -192,19 +191,19 @@ class LayerTree:
     def _put(self, path: str, entry: Entry) -> None:
         if path not in self.entries:
             self._budget.take_path(path, self._where)
-            if self._inside is not None:
-                self._inside.setdefault(trees.parent(path), set()).add(path)
+            if self._children is not None:
+                self._children.setdefault(trees.parent(path), set()).add(path)
         self.entries[path] = entry
 
     def _clear(self, path: str) -> None:
-        """Remove all that is below a directory."""
-        if self._inside is None:
-            self._inside = {}
-            for one in self.entries:
-                self._inside.setdefault(trees.parent(one), set()).add(one)
+        """Remove everything below a directory."""
+        if self._children is None:
+            self._children = {}
+            for entry in self.entries:
+                self._children.setdefault(trees.parent(entry), set()).add(entry)
         todo = [path]
         while todo:
-            for one in self._inside.pop(todo.pop(), ()):
-                del self.entries[one]
-                self._links.pop(one, None)
-                todo.append(one)
+            for child in self._children.pop(todo.pop(), ()):
+                del self.entries[child]
+                self._links.pop(child, None)
+                todo.append(child)

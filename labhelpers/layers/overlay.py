@@ -1,9 +1,9 @@
-"""The directories behind a container's root: lower, upper, work and merged, and what a write does to them.
+"""The directories of a container's overlay mount: lower, upper, work and merged, and the effects of a write.
 
-Where they are is read from the mount table of the container's own process, which is the same on every image
-store; what is in them, through the view of the engine's host.
+Their paths come from the mount table of the container's own process, which has the same form with every image
+store. Their contents are read on the engine's host.
 
-Source of what overlay does: kernel, Documentation/filesystems/overlayfs.rst.
+Source: kernel, Documentation/filesystems/overlayfs.rst.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 from docker.errors import NotFound
 
 from labhelpers.engine.host import Entry
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, ExperimentFailed, NotAvailable
 from labhelpers.lab.base import name_of
-from labhelpers.layers.tarstream import BufferedSource, Chunks, members
-from labhelpers.results import Result, column, record, rows
+from labhelpers.layers.sources import BufferedSource, Chunks
+from labhelpers.layers.tarstream import members
+from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.engine.host import HostView
@@ -36,84 +37,87 @@ MAX_CHANGES = 100_000
 
 @record
 class Mounts(Result):
-    """The directories that are mounted as one: a container's root.
+    """Directories of the overlay mount that is the root of a container, from the top.
 
     Paths are those of the engine's host.
     """
 
-    container: str = column("its name")
+    container: str = column("name of the container")
     lower: tuple[str, ...] = column(
-        "read-only, from the lowest layer of the image to the highest; the last one is the engine's own, "
-        "with places for /etc/hosts and the like"
+        "read-only directories, from the lowest layer of the image to the highest, then the engine's init layer "
+        "with mount points for /etc/hosts and similar files"
     )
-    upper: str = column("the container's own layer, where every change goes")
-    work: str = column("overlay's scratch directory: a file is made ready here and then moved into upper")
-    merged: str = column("what the container sees as `/`")
+    upper: str = column("the container's own layer, which receives every change")
+    work: str = column("scratch directory of overlayfs, where a file is prepared before it moves to upper")
+    merged: str = column("the mount point, which the container sees as `/`")
 
     @property
     def image_layers(self) -> tuple[str, ...]:
         """The lower directories that are layers of the image.
 
-        On containerd's store, an image that was built there has an empty one for each step that changed no file.
+        With the containerd image store, a locally built image has an empty directory for each step that changed no
+        file.
         """
         return self.lower[:-1]
 
     def frame(self) -> pd.DataFrame:
-        """One row a directory, from the top: role, directory (the ends of long paths; the fields have all)."""
+        """One row for each directory, from the top: role, directory (only the end of the path)."""
         rows = [("merged", self.merged), ("work", self.work), ("upper", self.upper)]
         rows += [(f"lower {number}", path) for number, path in reversed(list(enumerate(self.lower)))]
-        return pd.DataFrame([(role, _end(path)) for role, path in rows], columns=["role", "directory"])
+        return table([(role, _end(path)) for role, path in rows], ["role", "directory"])
 
     def __repr__(self) -> str:
         return self.frame().to_string(index=False)
 
 
 def _end(path: str) -> str:
-    """The last two names of a path, long codes cut."""
+    """The last two names of a path, with long identifiers shortened."""
     return "…/" + "/".join(name[:12] for name in path.split("/")[-2:])
 
 
 def no_overlay_reason(lab: Lab, container: Container | str) -> str | None:
-    """Why a running container's layers cannot be looked at here: a sentence for the page; None where they can.
+    """Why the root of a running container is not an overlay mount, as a sentence for the page; None if it is.
 
-    The mount table decides, not the storage driver's name: fuse-overlayfs has no directories in it, and vfs, btrfs and
-    zfs have no overlay.
+    This depends on the mount table, not on the name of the storage driver: the table has no directories for
+    fuse-overlayfs, and vfs, btrfs and zfs do not use overlay.
 
     Raises:
-        LabError: the container is gone, or does not run.
+        ContainerMissing: the container does not exist.
+        NotRunning: the container is not running.
     """
-    root = next((one for one in lab.host.mounts(container) if one.point == "/"), None)
+    root = next((mount for mount in lab.host.mounts(container) if mount.point == "/"), None)
     if root is not None and root.upper is not None:
         return None
     driver = lab.engine.info.get("Driver") or "another storage driver"
     return (
-        f"Not shown here: this engine stores layers with {driver}, so the root of a container is no overlay mount "
-        "of the kernel. The next cells that need one are left out."
+        f"Not available here: this engine stores layers with {driver}, so the root of a container is not an overlay "
+        "mount of the kernel. The following cells that need such a mount are skipped."
     )
 
 
 def mounts(lab: Lab, container: Container | str) -> Mounts:
-    """The directories behind the root of a running container.
+    """The directories of the overlay mount at the root of a running container.
 
     Raises:
-        LabError: the container is gone, does not run, or its root is no overlay mount.
+        ContainerMissing: the container does not exist.
+        NotRunning: the container is not running.
+        NotAvailable: the root of the container is not an overlay mount.
     """
-    table = lab.host.mounts(container)
-    root = next((one for one in table if one.point == "/"), None)
+    root = next((mount for mount in lab.host.mounts(container) if mount.point == "/"), None)
     if root is None or root.upper is None:
-        raise LabError(
-            f"the root of {name_of(container)} is no overlay mount: this engine's storage driver is "
+        raise NotAvailable(
+            f"the root of {name_of(container)} is not an overlay mount: this engine's storage driver is "
             f"{lab.engine.info.get('Driver')}",
-            hint="this part of the chapter needs overlay2, or containerd's overlayfs; go on with the next section",
+            hint="this part of the chapter needs overlay2 or containerd's overlayfs; go on with the next section",
         )
     base = ""
     if not root.upper.startswith("/"):
-        # overlay2 shortens the paths when there are many: they are then relative to its directory
+        # overlay2 shortens the paths if there are many, and makes them relative to its own directory
         base = posixpath.join(str(lab.engine.info["DockerRootDir"]), "overlay2")
-    lower = [posixpath.join(base, one) for one in reversed(root.lower)]
+    lower = [posixpath.join(base, directory) for directory in reversed(root.lower)]
     upper, work = (posixpath.join(base, root.settings[key]) for key in ("upperdir", "workdir"))
-    # where the engine itself sees the same mount
-    merged = next((one.point for one in lab.host.mounts() if one.upper == root.upper), "")
+    # the mount point of the same mount in the engine's own mount namespace
+    merged = next((mount.point for mount in lab.host.mounts() if mount.upper == root.upper), "")
     return Mounts(name_of(container), tuple(lower), upper, work, merged)
 
 
@@ -122,97 +126,91 @@ def mounts(lab: Lab, container: Container | str) -> Mounts:
 
 @record
 class LayerEntry:
-    """A path in one place."""
+    """The entry at a path in one directory of the mount."""
 
-    place: str = column("`lower 0` (the lowest), …, `upper`, or `merged`")
-    kind: str = column("file, directory, link, whiteout, other, or `nothing`")
-    bytes: int = column("the size of a file")
-    text: str = column("how a file begins")
+    layer: str = column("directory of the mount: `lower 0` (the lowest), …, `upper` or `merged`")
+    kind: str = column("type of the entry: `file`, `directory`, `link`, `whiteout`, `other` or `nothing`")
+    bytes: int = column("size of a file")
+    text: str = column("beginning of a file")
 
 
 @record
 class PathInLayers(Result):
-    """One path, seen in every directory of a container's root."""
+    """The same path in every directory of a container's root, from the top."""
 
-    path: str = column("as the container says it")
-    seen: tuple[LayerEntry, ...] = rows("from the lowest directory to the merged view", of=LayerEntry)
+    path: str = column("path in the container")
+    entries: tuple[LayerEntry, ...] = rows("from the lowest directory to the merged view", of=LayerEntry)
 
-    def at(self, place: str) -> LayerEntry:
-        """What is there."""
-        return next(one for one in self.seen if one.place == place)
+    def at(self, layer: str) -> LayerEntry:
+        """The entry in that directory."""
+        return next(entry for entry in self.entries if entry.layer == layer)
 
     @property
-    def comes_from(self) -> str | None:
-        """The directory that the container sees it from: the highest that has it; None where it sees nothing."""
+    def source(self) -> str | None:
+        """The highest directory that has the path, which is the one that the container sees; None if it sees none."""
         if self.at("merged").kind == "nothing":
             return None
-        return next(one.place for one in reversed(self.seen[:-1]) if one.kind != "nothing")
+        return next(entry.layer for entry in reversed(self.entries[:-1]) if entry.kind != "nothing")
 
     def frame(self) -> pd.DataFrame:
-        """One row a place, from the top: place, kind, bytes, text."""
-        rows = [(one.place, one.kind, one.bytes, one.text) for one in reversed(self.seen)]
-        return pd.DataFrame(rows, columns=["place", "kind", "bytes", "text"])
+        """One row for each directory, from the top."""
+        return Result.frame(self).iloc[::-1].reset_index(drop=True)
 
 
 def path_in_layers(lab: Lab, container: Container | str, path: str) -> PathInLayers:
-    """The same path in each lower directory, in upper, and merged.
+    """The same path in each lower directory, in upper, and in the merged view.
 
     Raises:
-        BadInput: the path does not begin with a slash, or climbs out.
-        LabError: the container is gone, or does not run.
+        BadInput: the path is not absolute, or contains `..`.
+        ContainerMissing, NotRunning, NotAvailable: as `mounts`.
     """
-    return _through(lab, container, [path])[0]
+    return _paths_in_layers(lab, container, [path])[0]
 
 
-def _through(lab: Lab, container: Container | str, paths: Sequence[str]) -> tuple[PathInLayers, ...]:
+def _paths_in_layers(lab: Lab, container: Container | str, paths: Sequence[str]) -> tuple[PathInLayers, ...]:
     for path in paths:
         if not path.startswith("/") or ".." in path.split("/"):
-            raise BadInput(f"{path!r} is no path in a container", hint="write it from the root: /etc/motd")
-    found = mounts(lab, container)
-    # links on the way lead from the merged view's root, whichever layer they lie in
-    ways = [posixpath.split(path.rstrip("/")) for path in paths]
-    names = [posixpath.join(lab.host.real_path(way, container), last).strip("/") for way, last in ways]
-    places = {**{f"lower {number}": one for number, one in enumerate(found.lower)}, "upper": found.upper}
-    rows = {place: _seen(lab.host, place, folder, names) for place, folder in places.items()}
+            raise BadInput(
+                f"{path!r} is not an absolute path without `..`", hint="start it at the root: /etc/motd"
+            )
+    root = mounts(lab, container)
+    # links in the parent directories resolve from the root of the merged view, whichever layer they are in
+    split = [posixpath.split(path.rstrip("/")) for path in paths]
+    names = [posixpath.join(lab.host.real_path(above, container), name).strip("/") for above, name in split]
+    directories = {**{f"lower {number}": path for number, path in enumerate(root.lower)}, "upper": root.upper}
+    columns = [_entries(lab.host, layer, directory, names) for layer, directory in directories.items()]
     return tuple(
-        PathInLayers(path, (*(row[name] for row in rows.values()), _merged_view(lab, found.container, path)))
+        PathInLayers(path, (*(column[name] for column in columns), _merged_entry(lab, root.container, path)))
         for path, name in zip(paths, names, strict=True)
     )
 
 
-def _seen(host: HostView, place: str, folder: str, names: Sequence[str]) -> dict[str, LayerEntry]:
-    found = {}
-    for name, one in host.entries(folder, names).items():
-        if one is None:
-            found[name] = LayerEntry(place, "nothing", 0, "")
-        elif (kind := _kind(one)) == "file":
-            text = host.read(f"{folder}/{name}", begin_bytes=MAX_TEXT_BYTES)
-            found[name] = LayerEntry(place, kind, one.size_bytes, text)
-        else:
-            found[name] = LayerEntry(place, kind, 0, "")
-    return found
+def _entries(host: HostView, layer: str, directory: str, names: Sequence[str]) -> dict[str, LayerEntry]:
+    entries = {}
+    for name, entry in host.entries(directory, names).items():
+        kind, size, text = "nothing" if entry is None else _kind(entry), 0, ""
+        if entry is not None and kind == "file":
+            size, text = entry.size_bytes, host.read(f"{directory}/{name}", begin_bytes=MAX_TEXT_BYTES)
+        entries[name] = LayerEntry(layer, kind, size, text)
+    return entries
 
 
-def _kind(one: Entry) -> str:
-    if one.is_whiteout:
+def _kind(entry: Entry) -> str:
+    if entry.is_whiteout:
         return "whiteout"
-    return one.kind if one.kind in ("file", "directory", "link") else "other"
+    return entry.kind if entry.kind in ("file", "directory", "link") else "other"
 
 
-def _merged_view(lab: Lab, name: str, path: str) -> LayerEntry:
-    """What the container itself sees: the engine hands it out as `docker cp` does."""
+def _merged_entry(lab: Lab, name: str, path: str) -> LayerEntry:
+    """The entry that the container itself sees, read as `docker cp` does."""
     try:
         chunks, _ = lab.client.api.get_archive(name, path)
     except NotFound:
         return LayerEntry("merged", "nothing", 0, "")
     flow = BufferedSource(Chunks(chunks), path)
     first = next(members(flow))
-    return LayerEntry(
-        "merged",
-        first.kind,
-        first.bytes,
-        flow.take(min(first.bytes, MAX_TEXT_BYTES)).decode(errors="replace"),
-    )
+    text = flow.take(min(first.bytes, MAX_TEXT_BYTES)).decode(errors="replace")
+    return LayerEntry("merged", first.kind, first.bytes, text)
 
 
 # --- what a container changed
@@ -223,90 +221,85 @@ ChangeKind = Literal["added", "changed", "deleted", "replaced", "copied"]
 
 @record
 class Change:
-    """A path of the upper directory."""
+    """An entry of the upper directory."""
 
-    path: str = column("as the container says it")
-    what: ChangeKind = column(
-        "`added`; `changed` (a lower layer has it too); `deleted` (a whiteout); `replaced` (a directory "
-        "that hides what lower layers hold there: opaque); `copied` (copied up, and the same as below)"
+    path: str = column("path in the container")
+    change: ChangeKind = column(
+        "`added`, `changed` (a lower layer has the path too), `deleted` (a whiteout), `replaced` (an opaque directory, "
+        "which hides its contents in lower layers) or `copied` (copied up and still equal to the lower layer)"
     )
-    kind: str = column("file, directory, link, whiteout or other")
-    bytes: int = column("the size of a file in upper")
+    kind: str = column("type of the entry: `file`, `directory`, `link`, `whiteout` or `other`")
+    bytes: int = column("size of a file in upper")
 
 
 @record
 class Changes(Result):
-    """What a container has changed, read from its upper directory."""
+    """Changes of a container, read from its upper directory."""
 
-    container: str = column("its name")
-    found: tuple[Change, ...] = rows("every path of upper", of=Change)
-    hidden: tuple[str, ...] = column("what its opaque directories hide and do not hold themselves")
+    container: str = column("name of the container")
+    paths: tuple[Change, ...] = rows("the entries of upper", of=Change)
+    hidden: tuple[str, ...] = column("paths that opaque directories hide and do not contain themselves")
     docker_diff: tuple[tuple[str, str], ...] = column(
-        "the engine's own list: (letter, path), A added, C changed, D deleted", shown=False
+        "output of `docker diff` as (letter, path): A added, C changed, D deleted", shown=False
     )
 
     @property
     def whiteouts(self) -> tuple[str, ...]:
         """The paths that a whiteout hides."""
-        return tuple(change.path for change in self.found if change.what == "deleted")
+        return tuple(change.path for change in self.paths if change.change == "deleted")
 
     @property
     def opaque(self) -> tuple[str, ...]:
-        """The directories that hide all that lower layers hold in them."""
-        return tuple(change.path for change in self.found if change.what == "replaced")
+        """The directories that hide their contents in lower layers."""
+        return tuple(change.path for change in self.paths if change.change == "replaced")
 
     @property
     def bytes(self) -> int:
-        """The sizes of all files of upper."""
-        return sum(change.bytes for change in self.found)
+        """Total size of the files in upper."""
+        return sum(change.bytes for change in self.paths)
 
     @property
-    def as_docker_says_it(self) -> tuple[tuple[str, str], ...]:
-        """The same in the engine's letters: an opaque directory is changed, and what it hides is deleted.
+    def as_docker_diff(self) -> tuple[tuple[str, str], ...]:
+        """The changes in the form of `docker diff`: an opaque directory is changed, and the paths it hides are deleted.
 
-        What was copied up and is the same as below has no letter.
+        A path that was copied up and is equal to the lower layer is not listed.
         """
         letters = {"added": "A", "changed": "C", "replaced": "C", "deleted": "D"}
-        rows = [(letters[one.what], one.path) for one in self.found if one.what != "copied"]
+        rows = [(letters[change.change], change.path) for change in self.paths if change.change != "copied"]
         return tuple(sorted([*rows, *(("D", path) for path in self.hidden)], key=lambda row: row[1]))
 
     @property
-    def docker_agrees(self) -> bool:
-        """Whether `docker diff` says the same."""
-        return self.as_docker_says_it == self.docker_diff
-
-    def frame(self) -> pd.DataFrame:
-        """One row a path: path, what, kind, bytes."""
-        rows = [(change.path, change.what, change.kind, change.bytes) for change in self.found]
-        return pd.DataFrame(rows, columns=["path", "what", "kind", "bytes"])
+    def matches_docker_diff(self) -> bool:
+        """Whether `docker diff` lists the same changes."""
+        return self.as_docker_diff == self.docker_diff
 
 
 def changes(lab: Lab, container: Container | str) -> Changes:
-    """What a running container has changed, from its upper directory and from `docker diff`.
+    """The changes of a running container, from its upper directory and from `docker diff`.
 
     Raises:
-        LabError: the container is gone, or does not run.
+        ContainerMissing, NotRunning, NotAvailable: as `mounts`.
     """
-    found = mounts(lab, container)
-    upper = {one.path: one for one in lab.host.directory(found.upper, recursive=True, limit=MAX_CHANGES)}
-    lower = _Lower(lab.host, found.lower)
-    below = lower.shown(upper)
+    root = mounts(lab, container)
+    upper = {entry.path: entry for entry in lab.host.directory(root.upper, recursive=True, limit=MAX_CHANGES)}
+    lower = _Lower(lab.host, root.lower)
+    below = lower.entries(upper)
     hidden = _hidden(upper, lower)
-    # a directory is touched by what has changed in it
-    touched = {path for path, one in upper.items() if not _is_same(one, below[path])} | set(hidden)
+    # a directory counts as changed if something in it has changed
+    changed = {path for path, entry in upper.items() if not _is_same(entry, below[path])} | set(hidden)
     rows = [
         Change(
             f"/{path}",
-            _what(one, below[path], path not in touched and not _any_below(path, touched)),
-            _kind(one),
-            one.size_bytes if one.kind == "file" else 0,
+            _change_kind(entry, below[path], path not in changed and not _any_below(path, changed)),
+            _kind(entry),
+            entry.size_bytes if entry.kind == "file" else 0,
         )
-        for path, one in upper.items()
+        for path, entry in upper.items()
     ]
     letters = {0: "C", 1: "A", 2: "D"}  # Engine API, GET /containers/{id}/changes
-    diff = [(letters[row["Kind"]], str(row["Path"])) for row in lab.changes_of(found.container)]
+    diff = [(letters[row["Kind"]], str(row["Path"])) for row in lab.changes_of(root.container)]
     return Changes(
-        found.container,
+        root.container,
         tuple(sorted(rows, key=lambda change: change.path)),
         tuple(sorted(f"/{path}" for path in hidden)),
         tuple(sorted(diff, key=lambda row: row[1])),
@@ -314,37 +307,39 @@ def changes(lab: Lab, container: Container | str) -> Changes:
 
 
 class _Lower:
-    """The lower directories of a mount, as overlay shows them where there is no upper one."""
+    """The lower directories of a mount, merged as overlay shows them without an upper directory."""
 
     def __init__(self, host: HostView, directories: Sequence[str]) -> None:
         self._host = host
         self._from_the_top = directories[::-1]
 
-    def shown(self, paths: Iterable[str]) -> dict[str, Entry | None]:
-        """What they show at each path; None for nothing."""
-        wanted = list(paths)
-        asked = {*wanted, *(above for path in wanted for above in _ancestors(path))}
-        tables = [self._host.entries(one, asked) for one in self._from_the_top] if wanted else []
-        return {path: _topmost(tables, path) for path in wanted}
+    def entries(self, paths: Iterable[str]) -> dict[str, Entry | None]:
+        """The entry at each path; None if there is none."""
+        paths = list(paths)
+        needed = {*paths, *(above for path in paths for above in _ancestors(path))}
+        tables = [self._host.entries(directory, needed) for directory in self._from_the_top] if paths else []
+        return {path: _topmost(tables, path) for path in paths}
 
     def names(self, path: str) -> set[str]:
-        """The paths that they show in the directory `path`."""
-        inside = set()
-        for one in self._from_the_top:
-            here = self._host.entries(one, [path])[path]
-            if here is not None and here.kind == "directory":
-                inside |= {f"{path}/{found.path}" for found in self._host.directory(f"{one}/{path}")}
-        return {path for path, found in self.shown(inside).items() if found is not None}
+        """The paths in the directory `path`."""
+        candidates = set()
+        for directory in self._from_the_top:
+            entry = self._host.entries(directory, [path])[path]
+            if entry is not None and entry.kind == "directory":
+                candidates |= {
+                    f"{path}/{inner.path}" for inner in self._host.directory(f"{directory}/{path}")
+                }
+        return {path for path, entry in self.entries(candidates).items() if entry is not None}
 
 
 def _topmost(tables: Sequence[Mapping[str, Entry | None]], path: str) -> Entry | None:
-    for table in tables:
-        found = table[path]
-        if found is not None:
-            return None if found.is_whiteout else found
-        # a directory on the way that is opaque, or is none, hides what the others have
-        way = [table[above] for above in _ancestors(path)]
-        if any(one is not None and (one.kind != "directory" or one.is_opaque) for one in way):
+    for entries in tables:
+        entry = entries[path]
+        if entry is not None:
+            return None if entry.is_whiteout else entry
+        # an ancestor that is opaque, or is not a directory, hides the entries of the layers below
+        ancestors = [entries[above] for above in _ancestors(path)]
+        if any(above is not None and (above.kind != "directory" or above.is_opaque) for above in ancestors):
             return None
     return None
 
@@ -355,99 +350,98 @@ def _ancestors(path: str) -> list[str]:
 
 
 def _hidden(upper: Mapping[str, Entry], lower: _Lower) -> set[str]:
-    """What opaque directories of upper, and directories below them, hide of lower and do not have themselves."""
-    opaque = [path for path, one in upper.items() if one.is_opaque]
+    """Paths of lower directories that opaque directories of upper hide and do not contain themselves."""
+    opaque = [path for path, entry in upper.items() if entry.is_opaque]
     return {
         name
-        for path, one in upper.items()
-        if one.kind == "directory" and any(path == top or path.startswith(f"{top}/") for top in opaque)
+        for path, entry in upper.items()
+        if entry.kind == "directory" and any(path == top or path.startswith(f"{top}/") for top in opaque)
         for name in lower.names(path) - set(upper)
     }
 
 
-def _is_same(one: Entry, below: Entry | None) -> bool:
-    """Whether it is what lower shows: the same owner and mode, and but for directories the same size and time."""
-    if below is None or one.is_opaque:
+def _is_same(entry: Entry, below: Entry | None) -> bool:
+    """Whether an entry has the owner and mode of the lower one, and, unless a directory, its size and time."""
+    if below is None or entry.is_opaque:
         return False
-    mine, theirs = (
-        [
-            (it.kind, it.mode, it.user, it.group),
-            None if it.kind == "directory" else (it.size_bytes, it.modified_ns),
-        ]
-        for it in (one, below)
-    )
-    return mine == theirs
+    return _identity(entry) == _identity(below)
+
+
+def _identity(entry: Entry) -> tuple[object, ...]:
+    content = None if entry.kind == "directory" else (entry.size_bytes, entry.modified_ns)
+    return (entry.kind, entry.mode, entry.user, entry.group, content)
 
 
 def _any_below(path: str, paths: set[str]) -> bool:
-    return any(one.startswith(f"{path}/") for one in paths)
+    return any(other.startswith(f"{path}/") for other in paths)
 
 
-def _what(one: Entry, below: Entry | None, same: bool) -> ChangeKind:
-    if one.is_whiteout:
+def _change_kind(entry: Entry, below: Entry | None, same: bool) -> ChangeKind:
+    if entry.is_whiteout:
         return "deleted"
     if below is None:
         return "added"
     if same:
         return "copied"
-    return "replaced" if one.is_opaque and below.kind == "directory" else "changed"
+    return "replaced" if entry.is_opaque and below.kind == "directory" else "changed"
 
 
-# --- part3-4
+# --- before and after a write
 
 
 @record
 class WriteEffects(Result):
-    """A container's layer over its image's layers, before and after it has written."""
+    """The same paths in every directory of a container's root, before and after the container has written."""
 
-    before: tuple[PathInLayers, ...] = column("the same paths in every directory", shown=False)
-    after: tuple[PathInLayers, ...] = column("the same paths in every directory", shown=False)
-    did: Mapping[str, str] = column(
-        "path → what was done to it: `left alone`, `changed`, `deleted` or `added`", shown=False
+    before: tuple[PathInLayers, ...] = column("the paths before the writes", shown=False)
+    after: tuple[PathInLayers, ...] = column("the paths after the writes", shown=False)
+    operations: Mapping[str, str] = column(
+        "path → operation: `left alone`, `changed`, `deleted` or `added`", shown=False
     )
 
     @property
     def image_is_unchanged(self) -> bool:
-        """Whether every lower directory holds what it held before."""
-        return [file.seen[:-2] for file in self.before] == [file.seen[:-2] for file in self.after]
+        """Whether every lower directory has the same entries before and after."""
+        return [path.entries[:-2] for path in self.before] == [path.entries[:-2] for path in self.after]
 
     @property
     def upper_was_empty(self) -> bool:
-        """Whether upper held none of the paths before."""
-        return all(file.at("upper").kind == "nothing" for file in self.before)
+        """Whether upper had none of the paths before."""
+        return all(path.at("upper").kind == "nothing" for path in self.before)
 
     def frame(self) -> pd.DataFrame:
-        """One row a path and place: path, did, place, before, after (kinds)."""
+        """One row for each path and directory: path, operation, layer, before, after (types of the entries)."""
         rows = [
-            (old.path, self.did[old.path], one.place, one.kind, new.at(one.place).kind)
+            (old.path, self.operations[old.path], entry.layer, entry.kind, new.at(entry.layer).kind)
             for old, new in zip(self.before, self.after, strict=True)
-            for one in reversed(old.seen)
+            for entry in reversed(old.entries)
         ]
-        return pd.DataFrame(rows, columns=["path", "did", "place", "before", "after"])
+        return table(rows, ["path", "operation", "layer", "before", "after"])
 
 
 def write_effects(
     lab: Lab, container: Container | str, keep: str, change: str, delete: str, add: str
 ) -> WriteEffects:
-    """Look at four paths, change, delete and add three of them in a running container, and look again.
+    """Change, delete and add a file in a running container, and list these paths in all layers before and after.
 
     Args:
         keep, change, delete: files of the image.
-        add: a path that it does not have.
+        add: a path that does not exist in the container.
 
     Raises:
-        BadInput: a path does not begin with a slash.
-        LabError: the container is gone, does not run, or could not write.
+        BadInput: a path is not absolute.
+        ContainerMissing, NotRunning, NotAvailable: as `mounts`.
+        ExperimentFailed: the container could not write.
     """
-    did = {keep: "left alone", change: "changed", delete: "deleted", add: "added"}
-    before = _through(lab, container, list(did))
+    operations = {keep: "left alone", change: "changed", delete: "deleted", add: "added"}
+    before = _paths_in_layers(lab, container, list(operations))
     script = 'echo changed >> "$1" && rm "$2" && echo added > "$3"'
     with lab.quiet(["docker exec"]):
-        said = lab.exec(container, ["sh", "-c", script, "sh", change, delete, add])
-    if said.exit_code:
-        raise LabError(
+        write = lab.exec(container, ["sh", "-c", script, "sh", change, delete, add])
+    if write.exit_code:
+        raise ExperimentFailed(
             "the container could not write",
-            hint="give files that it has, and one that it does not have",
-            engine_message=str(said),
+            hint="pass files that exist in the container, and for `add` a path that does not",
+            engine_message=str(write),
         )
-    return WriteEffects(before, _through(lab, container, list(did)), did)
+    return WriteEffects(before, _paths_in_layers(lab, container, list(operations)), operations)

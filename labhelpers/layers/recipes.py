@@ -1,24 +1,26 @@
-"""The Dockerfiles of this chapter, and the files that they need."""
+"""The Dockerfiles of this chapter with their build contexts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from labhelpers.results import column, record
 
-
-@record
+@dataclass(frozen=True, slots=True)
 class BuildContext:
-    """A Dockerfile and the files beside it."""
+    """A Dockerfile and the other files of its build context.
 
-    dockerfile: str = column("its text")
-    files: Mapping[str, str] = column(
-        "name → text of what stands beside it", shown=False, default_factory=dict
-    )
+    Attributes:
+        dockerfile: text of the Dockerfile.
+        files: name → text of the other files.
+    """
+
+    dockerfile: str
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def with_files(self, **changed: str) -> BuildContext:
-        """The same Dockerfile with other files; a name's dot is written as `_`."""
+        """The same Dockerfile with other files; write the dot of a file name as `_`."""
         return BuildContext(
             self.dockerfile,
             {**self.files, **{name.replace("_", "."): text for name, text in changed.items()}},
@@ -47,7 +49,7 @@ RUN echo colour=green > /app/settings && rm /app/draft \\
 CMD ["sleep", "3600"]
 """
 )
-"""Five layers: busybox, two large files, a small application, and a change of it."""
+"""Five layers: busybox, two large files, a small application, and a change to it."""
 
 SECOND = BuildContext(
     """\
@@ -66,7 +68,7 @@ ARG SIZES
 RUN mkdir /sized && for size in ${SIZES}; do head -c "$size" /dev/urandom > "/sized/$size"; done
 """
 )
-"""Files of given sizes in one layer."""
+"""One layer with files of the requested sizes."""
 
 INSTALL = (Path(__file__).with_name("inside") / "install.py").read_text(encoding="utf-8")
 DEPS = "#{salt} asyncio concurrent email encodings http importlib json logging multiprocessing unittest xml\n"
@@ -143,7 +145,7 @@ ARG TOKEN
 RUN echo "$TOKEN" | wc -c > /used
 """
 )
-"""A secret that comes as a build argument."""
+"""A secret that is passed as a build argument."""
 
 OTHER_STAGE = BuildContext(
     """\
@@ -159,7 +161,7 @@ COPY --from=build /used /used
 )
 """A secret that is used in a stage which is not part of the image."""
 
-# --- what the exercises begin with
+# --- the initial state of the exercises
 
 WASTEFUL = BuildContext(
     """\
@@ -172,7 +174,7 @@ RUN dd if=/dev/urandom of=/tmp/scratch bs=1M count=4
 RUN rm /tmp/scratch
 """
 )
-"""The same files can be had without the waste; nobody else's build cache has them."""
+"""The same files can be built without the waste; the salt keeps them out of other build caches."""
 
 LEAKED_SECRET = BuildContext(
     """\

@@ -1,6 +1,6 @@
-"""The files of image layers: what one layer holds, what the stack of them shows, and what of it is wasted.
+"""The files of image layers: the entries of a layer, the merged view of a stack, and wasted space.
 
-A layer's files are a flat table, path → `Entry`, parents included: small, and quick to walk.
+The entries of a layer are a flat table, path → `Entry`, parent directories included: small, and fast to iterate.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Entry(NamedTuple):
     """A path of a layer.
 
     Attributes:
-        bytes: the size of a file, 0 for what has no content.
-        kind: as in `tarstream.Member`; empty for a directory that the layer only implies.
+        bytes: size of a file; 0 for an entry without contents.
+        kind: as in `tarstream.Member`; empty for an implied directory, which has no entry of its own.
     """
 
     bytes: int
@@ -39,13 +39,13 @@ def parent(path: str) -> str:
 
 
 def leaves(entries: Entries) -> Iterator[str]:
-    """The paths that have nothing below them in this layer, as a walk by name meets them."""
+    """The paths without an entry below them in this layer, in the order of a walk sorted by name."""
     inner = {parent(path) for path in entries}
     yield from sorted((path for path in entries if path not in inner), key=_by_name)
 
 
 def whited_out(path: str) -> str | None:
-    """The path that a whiteout hides; None if `path` is none."""
+    """The path that a whiteout hides; None if `path` is not a whiteout."""
     above, slash, name = path.rpartition("/")
     return above + slash + name.removeprefix(WHITEOUT) if name.startswith(WHITEOUT) else None
 
@@ -55,7 +55,7 @@ def _is_directory(entry: Entry) -> bool:
 
 
 def _by_name(path: str) -> str:
-    # as if split at each slash: no name has a zero byte
+    # sorts like a list of names, as no name contains a NUL byte
     return path.replace("/", "\0")
 
 
@@ -64,11 +64,11 @@ def _by_name(path: str) -> str:
 
 @dataclass(slots=True)
 class MergedTree:
-    """What a stack of layers shows, as OCI image-spec (layer.md, "Applying Changesets") builds it up.
+    """The merged view of a stack of layers (OCI image-spec, layer.md, "Applying Changesets").
 
     Attributes:
-        entries: path → entry of what can be seen.
-        layer_of: path → number of the layer that it comes from, the lowest is 0.
+        entries: path → visible entry.
+        layer_of: path → number of the layer that it comes from, 0 for the lowest.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class MergedTree:
     _below: dict[str, set[str]] = field(default_factory=dict)
 
     def apply(self, number: int, entries: Entries, opaque: Sequence[str] = ()) -> tuple[int, int, int]:
-        """Put a layer on top; how many files (all but directories) it added, changed and removed."""
+        """Add a layer on top, and return how many files (not directories) it added, changed and removed."""
         removed = sum(self._clear(path) for path in opaque)
         hidden = [path for path in map(whited_out, entries) if path]
         removed += sum(self._remove(path) for path in hidden)
@@ -88,7 +88,7 @@ class MergedTree:
             if _is_directory(entry):
                 removed += before is not None and not _is_directory(before)
             else:
-                # a file over a directory hides all that was in it
+                # a file in place of a directory hides the contents of the directory
                 removed += self._clear(path, keep=entries)
                 changed += before is not None
                 added += before is None
@@ -106,23 +106,23 @@ class MergedTree:
         entry = self.entries.pop(path, None)
         if entry is None:
             return 0
-        gone = self._clear(path)
+        removed = self._clear(path)
         del self.layer_of[path]
         self._below[parent(path)].discard(path)
-        return gone + (not _is_directory(entry))
+        return removed + (not _is_directory(entry))
 
     def _clear(self, path: str, keep: Entries | None = None) -> int:
-        """Remove all below `path`; how many files that were."""
-        gone, open_ = 0, list(self._below.get(path, ()))
-        while open_:
-            one = open_.pop()
-            if keep and one in keep:
+        """Remove everything below `path`, and return the number of files."""
+        removed, todo = 0, list(self._below.get(path, ()))
+        while todo:
+            child = todo.pop()
+            if keep and child in keep:
                 continue
-            open_ += self._below.pop(one, ())
-            gone += not _is_directory(self.entries.pop(one))
-            del self.layer_of[one]
-            self._below.get(parent(one), set()).discard(one)
-        return gone
+            todo += self._below.pop(child, ())
+            removed += not _is_directory(self.entries.pop(child))
+            del self.layer_of[child]
+            self._below.get(parent(child), set()).discard(child)
+        return removed
 
 
 # --- waste, as dive counts it
@@ -130,24 +130,24 @@ class MergedTree:
 
 @record
 class Waste:
-    """How often a path is stored, and what all its copies take together."""
+    """A path that is stored in several layers."""
 
-    path: str = column("with a leading slash")
-    count: int = column("in how many layers it is, whiteouts included")
+    path: str = column("path in the container")
+    count: int = column("number of layers with the path, whiteouts included")
     bytes: int = column(
-        "of all its copies, the one in use included; a whiteout counts what it hides if that was a "
-        "directory, else nothing"
+        "total size of all copies, the one in use included; the whiteout of a directory counts as the size of the "
+        "directory, the whiteout of a file as 0"
     )
 
 
 def efficiency(layers: Sequence[Entries]) -> tuple[float, tuple[Waste, ...]]:
-    """The score (0 to 1) and the wasted paths, largest first, exactly as dive 0.13 counts them.
+    """The score (0 to 1) and the wasted paths, largest first, exactly as dive 0.13 computes them.
 
-    Over all paths that are leaves of some layer: the smallest size at which the path was met, divided by the
-    sum of all its sizes. A path met twice or more is wasted. A whiteout counts as its path, met once more: with
-    size 0 if it hides a file, with the size of all below if it hides a directory. Opaque markers are not seen.
-    Only directories with nothing in them are leaves; what a link leads to does not matter; a hard link has the
-    size that its header says, mostly 0.
+    The score is the sum of the smallest size of each path, divided by the sum of all its sizes, over all paths that
+    are leaves of some layer. A path that occurs twice or more is wasted. A whiteout counts as another occurrence of
+    its path: with size 0 if it hides a file, with the total size below if it hides a directory. Opaque markers are
+    ignored. A directory is a leaf only if it is empty; the target of a link does not matter; the size of a hard link
+    is that in its header, usually 0.
 
     Source: wagoodman/dive, dive/filetree/efficiency.go and file_tree.go.
     """
@@ -164,7 +164,7 @@ def efficiency(layers: Sequence[Entries]) -> tuple[float, tuple[Waste, ...]]:
             smallest.setdefault(name, -1)
             size = entries[path].bytes if hidden is None else stack.hidden_bytes(hidden, number, entries)
             if size is None:
-                # dive gives the rest of such a layer up, and keeps the -1: its score is then too low
+                # dive skips the rest of such a layer and keeps the -1, which makes its score too low
                 break
             sizes[name] += size
             counts[name] += 1
@@ -179,10 +179,10 @@ def efficiency(layers: Sequence[Entries]) -> tuple[float, tuple[Waste, ...]]:
 
 
 class _DiveStack:
-    """The stack of the layers so far as dive builds it, which is not quite what an engine shows.
+    """The merged view of the layers so far as dive computes it, which differs from that of an engine.
 
-    Opaque markers are ignored, a file over a directory keeps what was in it, and the lowest layer's own
-    whiteouts are taken for files.
+    Opaque markers are ignored, a file in place of a directory does not hide the contents of the directory, and the
+    whiteouts of the lowest layer are treated as files.
     """
 
     def __init__(self) -> None:
@@ -190,20 +190,20 @@ class _DiveStack:
         self._below: dict[str, set[str]] = {}
 
     def hidden_bytes(self, path: str, number: int, entries: Entries) -> int | None:
-        """What a whiteout of `path` hides; None where there is no such path."""
+        """The size that a whiteout of `path` hides; None if there is no such path."""
         if number == 0:
-            # dive looks into the lowest layer itself
+            # for the lowest layer, dive searches the layer itself
             self._copy(entries)
-        found = self._entries.get(path)
-        if path and found is None:
+        entry = self._entries.get(path)
+        if path and entry is None:
             return None
-        if found is None or found.kind != "directory":
+        if entry is None or entry.kind != "directory":
             return 0
-        total, open_ = 0, [path]
-        while open_:
-            one = open_.pop()
-            total += self._entries[one].bytes
-            open_ += self._below.get(one, ())
+        total, todo = 0, [path]
+        while todo:
+            child = todo.pop()
+            total += self._entries[child].bytes
+            todo += self._below.get(child, ())
         return total
 
     def put(self, entries: Entries) -> None:
@@ -214,7 +214,7 @@ class _DiveStack:
                 self._add(path, entry)
         for path in entries:
             hidden = whited_out(path)
-            # siblings go by name: what sorts before its own whiteout is removed again
+            # siblings are processed by name: an entry that sorts before its own whiteout is removed again
             if hidden is not None:
                 self._remove(hidden, keep={} if hidden < path else entries)
 
@@ -227,10 +227,10 @@ class _DiveStack:
         self._below.setdefault(parent(path), set()).add(path)
 
     def _remove(self, path: str, keep: Entries) -> None:
-        open_ = [path]
-        while open_:
-            one = open_.pop()
-            open_ += self._below.get(one, ())
-            if one not in keep and one in self._entries:
-                del self._entries[one]
-                self._below.get(parent(one), set()).discard(one)
+        todo = [path]
+        while todo:
+            child = todo.pop()
+            todo += self._below.get(child, ())
+            if child not in keep and child in self._entries:
+                del self._entries[child]
+                self._below.get(parent(child), set()).discard(child)

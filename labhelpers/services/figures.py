@@ -89,15 +89,17 @@ def draw_pulled(result: Pulled, ax: Axes) -> Axes:
         keyed=True,
     )
     key(ax, [(ENGINE, "fetched"), (CONTAINER, "unpacked")])
-    for row, one in enumerate(layers):
-        bar(ax, row, one.begin_s, one.fetched_s, ENGINE)
-        bar(ax, row, one.fetched_s, one.done_s, CONTAINER)
-        if one.already_there:
+    for row, layer in enumerate(layers):
+        times_ms = (layer.start_ms, layer.downloaded_ms, layer.end_ms)
+        start_s, downloaded_s, end_s = ((time_ms or 0) / 1000 for time_ms in times_ms)
+        bar(ax, row, start_s, downloaded_s, ENGINE)
+        bar(ax, row, downloaded_s, end_s, CONTAINER)
+        if layer.already_exists:
             note(ax, 0, row, "already there", shift=(8, 0))
         else:
-            size = human_bytes(one.bytes) if one.bytes else "fetched"
-            label(ax, one.done_s, row, size, size=SMALL, shift=(8, 0))
-    travelled = sum(one.bytes for one in layers if not one.already_there)
+            size = human_bytes(layer.bytes) if layer.bytes else "fetched"
+            label(ax, end_s, row, size, size=SMALL, shift=(8, 0))
+    travelled = sum(layer.bytes for layer in layers if not layer.already_exists)
     describe(ax, f"{human_bytes(travelled)} of layers in {result.total_s:.1f} s")
     return ax
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from labhelpers.course.pulls import PulledLayer, PullTracker
 from labhelpers.errors import LabError
 from labhelpers.results import Result, column, record, rows
 
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
     from labhelpers.engine.images import HubImage
     from labhelpers.lab import Lab
 
-COMPLETE, ALREADY = "Pull complete", "Already exists"
-_DOWNLOAD_STATUSES, _EXTRACT_STATUSES = (
-    ("Pulling fs layer", "Waiting", "Downloading"),
-    ("Download complete", "Extracting"),
-)
 # settings of the official image's directory for them; a salt, so that no engine has these layers yet
 _RECIPE = """\
 FROM {base}
@@ -36,18 +30,6 @@ _TIMEOUT_S = 900.0
 
 
 @record
-class PulledLayer:
-    """One layer of a pull, times in seconds since it began."""
-
-    id: str = column("as docker shows it")
-    bytes: int = column("of its blob as it travels; 0 where the engine did not say")
-    begin_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
-    fetched_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
-    done_s: float = column("told of; fetched; unpacked. All the same for one that was already there")
-    already_there: bool = column("whether the engine had it before")
-
-
-@record
 class Pulled(Result):
     """A `docker pull` of a service's image."""
 
@@ -59,7 +41,7 @@ class Pulled(Result):
     @property
     def fetched(self) -> int:
         """How many layers travelled."""
-        return sum(not one.already_there for one in self.layers)
+        return sum(not one.already_exists for one in self.layers)
 
 
 class PushedImage:
@@ -120,35 +102,8 @@ def pull(lab: Lab, ref: str) -> Pulled:
         BadInput: `ref` cannot be an image.
         ImageMissing: the registry does not have it, or does not answer.
     """
-    watch = _PullTracker()
+    tracker = PullTracker()
     with lab.quiet(essential=["docker pull"]):
-        image = lab.pull(ref, on_progress=watch.step)
-    total_s = time.monotonic() - watch.began
-    return Pulled(ref, watch.layers(), total_s, int(image.attrs["Size"]))
-
-
-class _PullTracker:
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self._seen: dict[str, dict[str, float]] = {}
-        self._bytes: dict[str, int] = {}
-
-    def step(self, step: Mapping[str, Any]) -> None:
-        """One word of the engine about one layer."""
-        layer, says = str(step.get("id", "")), str(step.get("status", ""))
-        if says not in (*_DOWNLOAD_STATUSES, *_EXTRACT_STATUSES, COMPLETE, ALREADY):
-            return  # about the image as a whole
-        kind = "fetch" if says in _DOWNLOAD_STATUSES else "unpack" if says in _EXTRACT_STATUSES else says
-        self._seen.setdefault(layer, {}).setdefault(kind, time.monotonic() - self.began)
-        total = (step.get("progressDetail") or {}).get("total", 0)
-        self._bytes[layer] = max(self._bytes.get(layer, 0), int(total or 0))
-
-    def layers(self) -> tuple[PulledLayer, ...]:
-        """What was seen, with the times of steps that were too quick to be told filled in."""
-        found = []
-        for layer, at in self._seen.items():
-            begin = min(at.values())
-            done = at.get(COMPLETE, max(at.values()))
-            fetched = at.get("unpack", done)
-            found.append(PulledLayer(layer, self._bytes[layer], begin, fetched, done, ALREADY in at))
-        return tuple(found)
+        image = lab.pull(ref, on_progress=tracker.update)
+    tracker.stop()
+    return Pulled(ref, tracker.layers(), tracker.total_ms / 1000, int(image.attrs["Size"]))

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def draw_container_lifetimes(result: ContainerLifetimes, ax: Axes) -> Axes:
     """One bar a container, from its start to its end; a mark where its command was to end."""
-    longest = max(max(life.lived_s, life.asked_s) for life in result.lives)
+    longest = max(max(life.lifetime_s, life.command_s) for life in result.lifetimes)
     rows(
         ax,
-        [f"sleep {life.asked_s:g}" for life in result.lives],
+        [f"sleep {life.command_s:g}" for life in result.lifetimes],
         title="A container lives as long as its command",
         end=longest * 1.35,
         xlabel="seconds since its first process started",
@@ -28,14 +28,17 @@ def draw_container_lifetimes(result: ContainerLifetimes, ax: Axes) -> Axes:
         keyed=True,
     )
     key(ax, [(CONTAINER, "the container runs"), (INK, "its command was to end")])
-    for row, life in enumerate(result.lives):
-        bar(ax, row, 0, life.lived_s, CONTAINER)
-        ax.plot([life.asked_s] * 2, [row - 0.42, row + 0.42], color=INK, lw=2)
-        end = max(life.lived_s, life.asked_s)
-        label(ax, end, row, f"{life.lived_s:.2f} s, exit code {life.exit_code}", shift=(8, 0))
+    for row, life in enumerate(result.lifetimes):
+        bar(ax, row, 0, life.lifetime_s, CONTAINER)
+        ax.plot([life.command_s] * 2, [row - 0.42, row + 0.42], color=INK, lw=2)
+        end = max(life.lifetime_s, life.command_s)
+        label(ax, end, row, f"{life.lifetime_s:.2f} s, exit code {life.exit_code}", shift=(8, 0))
     describe(
         ax,
-        *(f"sleep {x.asked_s:g} ran for {x.lived_s:.2f} s, exit code {x.exit_code}" for x in result.lives),
+        *(
+            f"sleep {x.command_s:g} ran for {x.lifetime_s:.2f} s, exit code {x.exit_code}"
+            for x in result.lifetimes
+        ),
     )
     return ax
 

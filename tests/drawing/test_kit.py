@@ -211,7 +211,10 @@ def test_a_notebook_and_its_page_have_the_alternative_text(tmp_path: Path) -> No
     from labhelpers.commandline.runner import execute
 
     notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
-    source = "from labhelpers.start import Life, Lives\n_ = Lives((Life(1, 1.25, 0.2, 'exited', 0),)).plot()"
+    source = (
+        "from labhelpers.start import ContainerLifetime as Life, ContainerLifetimes\n"
+        "_ = ContainerLifetimes((Life(1, 1.25, 0.2, 'exited', 0),)).plot()"
+    )
     notebook.cells = [nbformat.v4.new_code_cell(source)]  # type: ignore[no-untyped-call]
     path = tmp_path / "figure.ipynb"
     path.write_text(json.dumps(notebook), encoding="utf-8")

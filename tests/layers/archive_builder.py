@@ -64,7 +64,7 @@ def saved(layers: Sequence[bytes], tags: Sequence[str] = ("made:1",)) -> bytes:
 
 
 def layout(layers: Sequence[bytes], pack: str = "plain", docker: bool = False, **changed: int) -> bytes:
-    """An OCI image layout; with `docker`, what engines from 25 on save: manifest.json beside it."""
+    """An OCI image layout; with `docker`, as engines since 25 save it: with a manifest.json."""
     blobs: dict[str, bytes] = {}
 
     def add(data: bytes, kind: str) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def layout(layers: Sequence[bytes], pack: str = "plain", docker: bool = False, *
     members: list[tuple[str, Content]] = [*blobs.items(), ("index.json", index), ("oci-layout", b'{"a":1}')]
     if docker:
         names = [f"blobs/sha256/{sha256(packed(one, pack))}" for one in layers]
-        told = [{"Config": f"blobs/sha256/{sha256(text)}", "RepoTags": ["made:1"], "Layers": names}]
-        members.append(("manifest.json", json.dumps(told).encode()))
+        rows = [{"Config": f"blobs/sha256/{sha256(text)}", "RepoTags": ["made:1"], "Layers": names}]
+        members.append(("manifest.json", json.dumps(rows).encode()))
     return tar(members)
 
 

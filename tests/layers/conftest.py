@@ -1,4 +1,4 @@
-"""The helpers beside the tests can be imported."""
+"""Makes the helper modules in this directory importable."""
 
 from __future__ import annotations
 

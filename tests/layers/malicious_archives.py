@@ -140,7 +140,7 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
         ),
         READ,
     ),
-    "odd links beside": (
+    "odd links next to the layer": (
         docker_archive([X], more=[("odd", "->../../../etc/passwd"), ("ring", "->ring")]),
         READ,
     ),

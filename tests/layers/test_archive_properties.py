@@ -1,4 +1,4 @@
-"""Whatever an archive holds, reading it ends in a result or in a LabError; what fuzzing found is kept in `data/`."""
+"""Reading any archive ends in a result or in a LabError; archives from fuzzing are in `data/`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from mutations import QUICK, mutated_json
 
 from labhelpers import layers
 from labhelpers.errors import BadArchive, LabError
+from labhelpers.layers.archive_errors import printable_name
 from labhelpers.layers.extraction import LayerTree, ResourceLimits
 from labhelpers.layers.manifests import normalize_platform
-from labhelpers.layers.tarstream import BufferedSource, Chunks, Member, members, printable_name
+from labhelpers.layers.sources import BufferedSource, Chunks
+from labhelpers.layers.tarstream import Member, members
 
 DATA = Path(__file__).parent / "data"
 NAMES = st.sampled_from(
@@ -41,10 +43,10 @@ def test_what_fuzzing_found(path: Path, verify: bool) -> None:
 
 @QUICK
 @given(st.lists(st.tuples(NAMES, KINDS, NAMES), max_size=8))
-def test_a_tree_never_leads_through_a_link_or_out(found: list[tuple[str, str, str]]) -> None:
+def test_a_tree_never_leads_through_a_link_or_out(drawn: list[tuple[str, str, str]]) -> None:
     tree = LayerTree("a layer", ResourceLimits())
     with contextlib.suppress(BadArchive):
-        for name, kind, target in found:
+        for name, kind, target in drawn:
             tree.add(Member(name, kind, 0, 0, target if "link" in kind else ""))
     for path in tree.entries:
         assert posixpath.normpath(path) == path
@@ -58,9 +60,9 @@ def test_a_tree_never_leads_through_a_link_or_out(found: list[tuple[str, str, st
     st.lists(st.tuples(NAMES, st.sampled_from(b"0123457xgLKSV\0"), st.binary(max_size=40)), max_size=5),
     st.binary(max_size=30),
 )
-def test_headers_in_any_form(found: list[tuple[str, int, bytes]], end: bytes) -> None:
+def test_headers_in_any_form(drawn: list[tuple[str, int, bytes]], end: bytes) -> None:
     made = b""
-    for name, kind, data in found:
+    for name, kind, data in drawn:
         # a long name would be a header of its own
         text = name.encode("utf-8", "surrogateescape")[:99]
         made += archive_builder.block(
@@ -72,7 +74,7 @@ def test_headers_in_any_form(found: list[tuple[str, int, bytes]], end: bytes) ->
         for member in members(flow):
             path_of.append(member.name)
             flow.skip(member.stored_bytes)
-    assert len(path_of) <= len(found) + 1
+    assert len(path_of) <= len(drawn) + 1
 
 
 IMAGE: Any = json.loads(archive_builder.config([archive_builder.layer({"a": b"x"})])) | {

@@ -10,10 +10,10 @@ from docker.errors import ImageNotFound
 
 from labhelpers.lab import Lab
 from labhelpers.layers import recipes
-from labhelpers.layers.archives import ImageStack
 from labhelpers.layers.builds import build
 from labhelpers.layers.docker_save import read_docker_save
 from labhelpers.layers.exercises import diet, folder, go_back, one_whiteout, order, secret_layer, small_site
+from labhelpers.layers.image_stack import ImageStack
 from labhelpers.layers.recipes import BuildContext
 
 pytestmark = pytest.mark.usefixtures("temporary_state")
@@ -92,7 +92,7 @@ def test_secret_layer(quiet_lab: Lab) -> None:
     assert "no diff id" in write("3", "x")
     holds = next(layer for layer in stack.layers if "app/token.txt" in layer.entries)
     assert "/secret does not hold" in write(holds.diff_id, "x")
-    write(holds.diff_id, holds.seen["app/token.txt"].decode())
+    write(holds.diff_id, holds.file_results["app/token.txt"].decode())
     assert exercise.check().passed
     assert exercise.check().passed
     # another way to write it, and through a link

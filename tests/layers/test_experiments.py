@@ -14,7 +14,7 @@ from labhelpers.engine import Engine
 from labhelpers.engine.removal import remove_image
 from labhelpers.errors import BadInput, ImageMissing, LabError, NotOwned
 from labhelpers.lab import Lab
-from labhelpers.layers.experiments import ExampleImages, Pull
+from labhelpers.layers.pulls import ExampleImages, Pull
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +39,32 @@ def example(lab: Lab, pushed: ExampleImages) -> Iterator[ExampleImages]:
             remove_image(lab.client.api, ref)
 
 
-def test_a_pull_is_told_layer_by_layer_and_shared_layers_do_not_travel(
+def test_a_pull_reports_each_layer_and_does_not_download_shared_layers(
     lab: Lab, example: ExampleImages
 ) -> None:
-    seen: list[Pull] = []
-    first = layers.pull(lab, example.first, seen.append)
-    assert (first.fetched, first.already_there) == (5, 0)
-    assert seen[-1] == first
+    updates: list[Pull] = []
+    first = layers.pull(lab, example.first, updates.append)
+    assert (first.downloaded_layers, first.existing_layers) == (5, 0)
+    assert updates[-1] == first
     assert first.done
-    assert not any(pull.done for pull in seen[:-1])
+    assert not any(pull.done for pull in updates[:-1])
     for layer in first.layers:
         ends = [0.0, *(phase.end_ms for phase in layer.phases)]
         assert ends == sorted(ends)
         assert [phase.start_ms for phase in layer.phases][1:] == ends[1:-1]
         assert layer.done_bytes == layer.bytes
     assert max(layer.bytes for layer in first.layers) > 24 * 1024**2
-    second = layers.pull(lab, example.second, seen.append)
-    assert (second.fetched, second.already_there) == (1, 5)
-    again = layers.pull(lab, example.second, seen.append)
-    assert (again.fetched, again.already_there) == (0, 6)
+    second = layers.pull(lab, example.second, updates.append)
+    assert (second.downloaded_layers, second.existing_layers) == (1, 5)
+    again = layers.pull(lab, example.second, updates.append)
+    assert (again.downloaded_layers, again.existing_layers) == (0, 6)
 
 
 def test_the_stack_of_an_image(lab: Lab, example: ExampleImages) -> None:
     lab.pull(example.first)
     stack = layers.image_layers(lab, example.first)
-    told = lab.client.images.get(example.first)
-    assert [layer.diff_id for layer in stack.layers] == told.attrs["RootFS"]["Layers"]
+    image = lab.client.images.get(example.first)
+    assert [layer.diff_id for layer in stack.layers] == image.attrs["RootFS"]["Layers"]
     registry = [blob.digest for blob in layers.verify(lab, example.first).blobs if blob.kind == "layer"]
     assert [layer.digest for layer in stack.layers] == registry
     assert stack.layers[1].instruction.startswith("RUN mkdir /data")
@@ -82,12 +82,12 @@ def test_the_archive_of_an_image_says_the_same(lab: Lab, tmp_path: Path) -> None
     path = tmp_path / "saved.tar"
     with path.open("wb") as file:
         file.writelines(lab.client.images.get(ref).save())
-    ours, engines = layers.archive(path), layers.image_layers(lab, ref)
-    assert ours.layers == engines.layers
-    assert (ours.efficiency, ours.wasted_files) == (engines.efficiency, engines.wasted_files)
+    saved, stored = layers.archive(path), layers.image_layers(lab, ref)
+    assert saved.layers == stored.layers
+    assert (saved.efficiency, saved.wasted_files) == (stored.efficiency, stored.wasted_files)
 
 
-def test_images_that_are_not_there(lab: Lab) -> None:
+def test_missing_images(lab: Lab) -> None:
     with pytest.raises(ImageMissing, match="no-such-image"):
         layers.image_layers(lab, "no-such-image:1")
     with pytest.raises(ImageMissing):
@@ -107,8 +107,8 @@ def test_digests_are_recomputed_and_a_flipped_bit_is_refused(lab: Lab, example: 
     refused = layers.pull_corrupted(lab, example.second)
     assert refused.refused
     assert refused.before ^ refused.after == 1
-    assert refused.put_back
-    assert layers.pull(lab, example.second, lambda pull: None).fetched == 6
+    assert refused.restored
+    assert layers.pull(lab, example.second, lambda pull: None).downloaded_layers == 6
 
 
 def test_one_byte_copies_the_whole_file_up(lab: Lab) -> None:
@@ -119,12 +119,12 @@ def test_one_byte_copies_the_whole_file_up(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(("sizes", "repeats"), [([], 1), ([0], 1), ([True], 1), (["1m"], 1), ([10], 0)])
-def test_sizes_that_cannot_be_meant(lab: Lab, sizes: list[int], repeats: int) -> None:
+def test_invalid_sizes(lab: Lab, sizes: list[int], repeats: int) -> None:
     with pytest.raises(BadInput):
         layers.copy_up(lab, sizes, repeats)
 
 
-def test_who_shares_what(lab: Lab, example: ExampleImages) -> None:
+def test_shared_layers_are_stored_once(lab: Lab, example: ExampleImages) -> None:
     for ref in (example.first, example.second):
         lab.pull(ref)
     shared = layers.sharing(lab, [example.first, example.second], containers=2)
@@ -143,34 +143,34 @@ def test_who_shares_what(lab: Lab, example: ExampleImages) -> None:
 def test_the_order_of_a_dockerfile_decides_what_runs_again(lab: Lab) -> None:
     cache = layers.build_cache(lab)
     assert len(cache.builds) == 4
-    assert cache.of("dependencies first", "one line changed").ran == ("COPY main.py ./",)
-    bad = cache.of("source first", "one line changed").ran
+    assert cache.of("dependencies first", "one line changed").executed == ("COPY main.py ./",)
+    bad = cache.of("source first", "one line changed").executed
     assert bad == ("COPY main.py deps.txt install.py ./", "RUN python3 install.py")
     for order in ("dependencies first", "source first"):
-        assert "RUN python3 install.py" in cache.of(order, "first build").ran
+        assert "RUN python3 install.py" in cache.of(order, "first build").executed
     assert set(cache.frame()["cached"]) == {True, False}
 
 
 def test_a_stage_leaves_its_tools_behind(lab: Lab) -> None:
     stages = layers.stages(lab)
-    assert "<td>100</td><td>10000</td>" in stages.one.page
-    assert stages.one.page == stages.two.page
-    assert (stages.one.has_python, stages.two.has_python) == (True, False)
+    assert "<td>100</td><td>10000</td>" in stages.single_stage.page
+    assert stages.single_stage.page == stages.multi_stage.page
+    assert (stages.single_stage.has_python, stages.multi_stage.has_python) == (True, False)
     assert stages.ratio > 10
 
 
 def test_a_deleted_secret_is_still_there(lab: Lab) -> None:
     secrets = layers.secrets(lab)
-    assert secrets.places("deleted") == ("layer 1: /token.txt",)
-    assert [place.partition(":")[0] for place in secrets.places("argument")] == ["history"]
-    assert secrets.places("other stage") == ()
-    assert not any(secrets.secret in leak.place for leak in secrets.leaks)
-    found = layers.recover(lab, secrets.refs["deleted"], "/token.txt")
-    assert [(copy.layer, copy.kind, copy.text) for copy in found.copies] == [
+    assert secrets.locations("deleted") == ("layer 1: /token.txt",)
+    assert [location.partition(":")[0] for location in secrets.locations("argument")] == ["history"]
+    assert secrets.locations("other stage") == ()
+    assert not any(secrets.secret in leak.location for leak in secrets.leaks)
+    result = layers.recover(lab, secrets.refs["deleted"], "/token.txt")
+    assert [(copy.layer, copy.kind, copy.text) for copy in result.copies] == [
         (1, "file", secrets.secret),
         (3, "whiteout", ""),
     ]
-    assert not found.visible
+    assert not result.visible
     assert layers.recover(lab, secrets.refs["deleted"], "/used").visible
     with pytest.raises(BadInput):
         layers.recover(lab, secrets.refs["deleted"], "token.txt")

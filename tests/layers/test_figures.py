@@ -11,23 +11,16 @@ import pytest
 from matplotlib.axes import Axes
 
 from labhelpers import layers
-from labhelpers.layers.archives import ImageStack
-from labhelpers.layers.builds import BuildCache, BuildRun, Built, Copy, Leak, Recovered, Secrets, Stages, Step
-from labhelpers.layers.experiments import (
-    Blob,
-    CopyUp,
-    CopyUpCost,
-    CorruptedPull,
-    LayerDirectory,
-    LayerUser,
-    Phase,
-    Pull,
-    PulledLayer,
-    Sharing,
-    Verification,
-)
+from labhelpers.course.pulls import Phase, PulledLayer
+from labhelpers.layers.builds import BuildCache, BuildRun, Built, Stages, Step
+from labhelpers.layers.copy_on_write import CopyUp, CopyUpCost
+from labhelpers.layers.digests import Blob, CorruptedPull, Verification
+from labhelpers.layers.image_stack import ImageStack
+from labhelpers.layers.leaks import Copy, Leak, Recovered, Secrets
 from labhelpers.layers.live import live_pull, pull_html
 from labhelpers.layers.overlay import Change, Changes, LayerEntry, Mounts, PathInLayers, WriteEffects
+from labhelpers.layers.pulls import Pull
+from labhelpers.layers.shared_layers import LayerDirectory, LayerUser, Sharing
 
 matplotlib.use("agg")
 MIB = 1024 * 1024
@@ -50,9 +43,9 @@ PULL = Pull(
 
 
 def texts(ax: Axes) -> str:
-    words = [text.get_text() for text in ax.texts] + [ax.get_title(), ax.get_title(loc="left")]
-    words += [label.get_text() for label in ax.get_yticklabels()]
-    return "\n".join(words)
+    shown = [text.get_text() for text in ax.texts] + [ax.get_title(), ax.get_title(loc="left")]
+    shown += [label.get_text() for label in ax.get_yticklabels()]
+    return "\n".join(shown)
 
 
 @pytest.fixture
@@ -67,9 +60,9 @@ def stack(tmp_path: Path) -> ImageStack:
 def test_a_pull_has_a_bar_for_each_phase() -> None:
     ax = PULL.plot()
     assert [bar.get_width() for bar in ax.patches] == [20, 60, 110, 40]
-    for word in ("already there", "6 MiB", "2 layers fetched, 1 already there", "layer 1  bbbbbbb"):
-        assert word in texts(ax)
-    assert PULL.most_at_once == 2
+    for text in ("already there", "6 MiB", "2 layers fetched, 1 already there", "layer 1  bbbbbbb"):
+        assert text in texts(ax)
+    assert PULL.max_parallel_downloads == 2
 
 
 def test_the_live_panel_shows_what_was_seen_and_is_silent_outside_a_notebook() -> None:
@@ -88,7 +81,7 @@ def test_the_stack_and_its_union(stack: ImageStack) -> None:
     assert "RUN step 1" in texts(ax)
     union = stack.union.plot()
     assert {"/a", "/d/x", "/keep"} <= set(texts(union).split("\n"))
-    assert texts(union).count("\u00d7") == 3  # two hidden files, and the words below
+    assert texts(union).count("\u00d7") == 3  # two hidden files, and the note below
 
 
 def test_overlay_figures() -> None:
@@ -99,7 +92,7 @@ def test_overlay_figures() -> None:
         "/a", (LayerEntry("lower 0", "file", 4, "text"), nothing, LayerEntry("merged", "file", 4, "text"))
     )
     assert "4 B: text" in texts(before.plot())
-    gone = (before.seen[0], LayerEntry("upper", "whiteout", 0, ""), LayerEntry("merged", "nothing", 0, ""))
+    gone = (before.entries[0], LayerEntry("upper", "whiteout", 0, ""), LayerEntry("merged", "nothing", 0, ""))
     both = WriteEffects((before,), (PathInLayers("/a", gone),), {"/a": "deleted"})
     assert "\u00d7 whiteout" in texts(both.plot())
     assert both.image_is_unchanged
@@ -127,7 +120,8 @@ def test_a_shared_layer_is_one_box_as_wide_as_those_who_share_it() -> None:
     result = Sharing(tuple(users))
     ax = result.plot()
     widths = sorted(round(box.get_width(), 1) for box in ax.patches)  # type: ignore[attr-defined]
-    assert widths == [0.9, 0.9, 0.9, 1.9]
+    column = widths[0] + 8  # with the gap to the next
+    assert widths == [column - 8, column - 8, column - 8, 2 * column - 8]
     assert "40 MiB, shared by 2" in texts(ax)
     assert (result.stored_bytes, result.sum_bytes) == (46 * MIB + 8192, 86 * MIB + 8192)
 
@@ -146,7 +140,7 @@ def test_builds() -> None:
     assert cache.saved_s == 3
     assert "A changed line costs 3.0 s less" in texts(cache.plot())
     assert "1 steps from the cache, 0 ran" in texts(cache.plot())
-    stages = Stages(Built("one stage", 200 * MIB, 3, "", True), Built("two stages", 2 * MIB, 2, "", False))
+    stages = Stages((Built("one stage", 200 * MIB, 3, "", True), Built("two stages", 2 * MIB, 2, "", False)))
     assert [bar.get_width() for bar in stages.plot().patches] == [200 * MIB, 2 * MIB]
     assert stages.ratio == 100
 
@@ -155,21 +149,21 @@ def test_secrets() -> None:
     secrets = Secrets(
         "s3cr3t", {"deleted": "a", "other stage": "b"}, (Leak("deleted", "layer 1: /token.txt"),)
     )
-    said = texts(secrets.plot())
-    assert "layer 1: /token.txt" in said
-    assert "s3cr3t" not in said
-    assert list(secrets.frame()["place"]) == ["layer 1: /token.txt", "nowhere"]
-    found = Recovered("/t", (Copy(1, "COPY t", "file", "abc"), Copy(3, "RUN rm", "whiteout", "")), False)
-    for word in ("file: abc", "whiteout", "a container does not see it"):
-        assert word in texts(found.plot())
+    shown = texts(secrets.plot())
+    assert "layer 1: /token.txt" in shown
+    assert "s3cr3t" not in shown
+    assert list(secrets.frame()["location"]) == ["layer 1: /token.txt", "nowhere"]
+    recovered = Recovered("/t", (Copy(1, "COPY t", "file", "abc"), Copy(3, "RUN rm", "whiteout", "")), False)
+    for text in ("file: abc", "whiteout", "a container does not see it"):
+        assert text in texts(recovered.plot())
 
 
 def test_digests() -> None:
     right, wrong = "sha256:" + "a" * 64, "sha256:" + "b" * 64
     result = Verification("x", (Blob("manifest", right, right, 9, 9), Blob("layer", right, wrong, 9, 9)))
     assert not result.all_match
-    said = texts(result.plot()).split("\n")
-    assert (said.count("="), said.count("≠")) == (1, 1)
+    shown = texts(result.plot()).split("\n")
+    assert (shown.count("="), shown.count("≠")) == (1, 1)
     refused = CorruptedPull("x", right, 7, 2, 3, f"verification failed for digest {right}", True)
     assert refused.refused
     assert {"00000010", "00000011"} <= set(texts(refused.plot()).split("\n"))

@@ -9,7 +9,7 @@ from docker.models.containers import Container
 
 from labhelpers import layers
 from labhelpers.engine.host import Mount
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, ExperimentFailed, LabError, NotAvailable
 from labhelpers.lab import Lab
 from labhelpers.layers.builds import build, unique_name
 from labhelpers.layers.overlay import Changes
@@ -28,7 +28,7 @@ RUN rm -r /d && mkdir -p /d/sub && echo e > /d/e && echo f > /d/sub/f && rm /lin
 
 @pytest.fixture(scope="module")
 def lab(shared_lab: Lab) -> Lab:
-    """One lab for all tests: none changes what another one finds."""
+    """One lab for all tests: no test changes what another one uses."""
     return shared_lab
 
 
@@ -47,8 +47,8 @@ def container(lab: Lab, image: str) -> Iterator[Container]:
 
 
 def do(lab: Lab, container: Container, script: str) -> Changes:
-    said = lab.exec(container, ["sh", "-c", script])
-    assert said.exit_code == 0, said
+    result = lab.exec(container, ["sh", "-c", script])
+    assert result.exit_code == 0, result
     return layers.changes(lab, container)
 
 
@@ -58,30 +58,30 @@ def test_the_directories_are_those_of_the_engine(lab: Lab, container: Container)
     # where an image was built, containerd's store has empty directories for steps that changed no file
     assert len(mounts.image_layers) >= len(layers_of_image)
     assert len({*mounts.lower, mounts.upper, mounts.work, mounts.merged}) == len(mounts.lower) + 3
-    told = (container.attrs.get("GraphDriver") or {}).get("Data")
-    if told:
-        # not every store says it
-        assert (mounts.upper, mounts.work) == (told["UpperDir"], told["WorkDir"])
-    assert str(mounts.lower[0]) not in repr(mounts), "a stored notebook tells no path of its machine"
+    driver = (container.attrs.get("GraphDriver") or {}).get("Data")
+    if driver:
+        # not every image store reports them
+        assert (mounts.upper, mounts.work) == (driver["UpperDir"], driver["WorkDir"])
+    assert str(mounts.lower[0]) not in repr(mounts), "a stored notebook contains no path of its machine"
     assert list(mounts.frame()["role"])[:3] == ["merged", "work", "upper"]
 
 
 def test_the_same_file_through_each(lab: Lab, container: Container) -> None:
     before = layers.path_in_layers(lab, container, "/old")
-    place = str(before.comes_from)
-    assert place.startswith("lower ")
-    assert (before.at(place).text, before.at("upper").kind) == ("old\n", "nothing")
+    layer = str(before.source)
+    assert layer.startswith("lower ")
+    assert (before.at(layer).text, before.at("upper").kind) == ("old\n", "nothing")
     do(lab, container, "echo more >> /old")
     after = layers.path_in_layers(lab, container, "/old")
-    assert (after.at(place).text, after.at("upper").text) == ("old\n", "old\nmore\n")
+    assert (after.at(layer).text, after.at("upper").text) == ("old\n", "old\nmore\n")
     assert after.at("merged").text == after.at("upper").text
-    assert after.comes_from == "upper"
+    assert after.source == "upper"
     hidden = layers.path_in_layers(lab, container, "/link")
-    assert [one.kind for one in hidden.seen if one.kind != "nothing"] == ["link", "whiteout"]
-    assert hidden.comes_from is None
+    assert [entry.kind for entry in hidden.entries if entry.kind != "nothing"] == ["link", "whiteout"]
+    assert hidden.source is None
     assert (
-        layers.path_in_layers(lab, container, "/way/e").comes_from
-        == layers.path_in_layers(lab, container, "/d/e").comes_from
+        layers.path_in_layers(lab, container, "/way/e").source
+        == layers.path_in_layers(lab, container, "/d/e").source
     )
 
 
@@ -112,30 +112,30 @@ def test_docker_diff_agrees_with_upper(
     whiteouts: tuple[str, ...] | None,
     opaque: tuple[str, ...] | None,
 ) -> None:
-    found = do(lab, container, script)
-    assert found.docker_agrees, (found.as_docker_says_it, found.docker_diff)
+    result = do(lab, container, script)
+    assert result.matches_docker_diff, (result.as_docker_diff, result.docker_diff)
     if whiteouts is not None:
-        assert (found.whiteouts, found.opaque) == (whiteouts, opaque)
+        assert (result.whiteouts, result.opaque) == (whiteouts, opaque)
 
 
 def test_before_and_after(lab: Lab, container: Container) -> None:
-    found = layers.write_effects(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new")
-    assert found.image_is_unchanged
-    assert found.upper_was_empty
-    kinds = [file.at("upper").kind for file in found.after]
+    result = layers.write_effects(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new")
+    assert result.image_is_unchanged
+    assert result.upper_was_empty
+    kinds = [file.at("upper").kind for file in result.after]
     assert kinds == ["nothing", "file", "whiteout", "file"]
-    assert len(found.frame()) == 4 * len(found.before[0].seen)
-    with pytest.raises(LabError, match="could not write"):
+    assert len(result.frame()) == 4 * len(result.before[0].entries)
+    with pytest.raises(ExperimentFailed, match="could not write"):
         layers.write_effects(lab, container, keep="/payload", change="/old", delete="/d/e", add="/new2")
 
 
-def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> None:
+def test_containers_without_readable_layers(lab: Lab, container: Container) -> None:
     with pytest.raises(LabError, match="no container named no-such"):
         layers.mounts(lab, "no-such")
     for path in ("old", "/../etc/passwd"):
-        with pytest.raises(BadInput, match="no path"):
+        with pytest.raises(BadInput, match="not an absolute path"):
             layers.path_in_layers(lab, container, path)
-    assert layers.path_in_layers(lab, container, "/no/such").comes_from is None
+    assert layers.path_in_layers(lab, container, "/no/such").source is None
     lab.stop(container, timeout_s=0)
     with pytest.raises(LabError, match="is not running"):
         layers.changes(lab, container)
@@ -145,15 +145,15 @@ def test_containers_that_cannot_be_looked_at(lab: Lab, container: Container) -> 
 def test_other_storage_drivers_are_named_before_they_matter(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """vfs binds a directory of ext4; fuse-overlayfs does not tell its directories."""
+    """vfs binds a directory of ext4; the mount table has no directories for fuse-overlayfs."""
     root = Mount(1, 0, "8:1", "/vfs/dir/abc", "/", ("rw",), kind, "/dev/sda1", {"relatime": ""}, ())
     running = lab.run(lab.image("payload"), ["sleep", "300"], network="none")
     assert layers.no_overlay_reason(lab, running) is None
     monkeypatch.setattr(lab.host, "mounts", lambda where=None: [root])
     monkeypatch.setitem(lab.engine.info, "Driver", "vfs")
-    said = layers.no_overlay_reason(lab, running)
-    assert said is not None
-    assert "stores layers with vfs" in said
-    with pytest.raises(LabError, match="storage driver is vfs") as caught:
+    reason = layers.no_overlay_reason(lab, running)
+    assert reason is not None
+    assert "stores layers with vfs" in reason
+    with pytest.raises(NotAvailable, match="storage driver is vfs") as caught:
         layers.mounts(lab, running)
     assert "go on" in caught.value.hint

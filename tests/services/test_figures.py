@@ -7,9 +7,10 @@ from dataclasses import replace
 import matplotlib
 from matplotlib.axes import Axes
 
+from labhelpers.course.pulls import ALREADY_EXISTS, PULL_COMPLETE, Phase, PulledLayer
 from labhelpers.services.interrupted_start import KilledStart, KilledStarts
 from labhelpers.services.monitor import BOOK_MOUNTS, HostMount, HostMounts
-from labhelpers.services.pulls import Pulled, PulledLayer
+from labhelpers.services.pulls import Pulled
 from labhelpers.services.startup import (
     ACCEPTED,
     MILESTONES,
@@ -35,8 +36,9 @@ def texts(ax: Axes) -> str:
 
 
 def test_a_pull() -> None:
-    there = PulledLayer("aaaaaaaaaaaa", 0, 0.1, 0.1, 0.1, True)
-    came = PulledLayer("bbbbbbbbbbbb", 3 * MIB, 0.1, 0.4, 0.9, False)
+    there = PulledLayer("aaaaaaaaaaaa", ALREADY_EXISTS, 0, 0, ())
+    phases = (Phase("download", 100, 400), Phase("queued", 400, 500), Phase("extraction", 500, 900))
+    came = PulledLayer("bbbbbbbbbbbb", PULL_COMPLETE, 3 * MIB, 3 * MIB, phases)
     ax = Pulled("127.0.0.1:5000/mysql:8.4", (there, came), 1.0, 500 * MIB).plot()
     said = texts(ax)
     for words in (

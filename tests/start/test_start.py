@@ -23,23 +23,25 @@ def _base(engine: Engine) -> None:
 
 
 def test_a_container_lives_as_long_as_its_command(lab: Lab) -> None:
-    told = container_lifetimes(lab, (1, 2))
-    assert told.all_ended_by_themselves
-    assert told.all_lived_as_long_as_their_command
-    assert [life.asked_s for life in told.lives] == [1, 2]
-    assert list(told.frame().columns) == ["asked_s", "lived_s", "noted_s", "status", "exit_code"]
+    result = container_lifetimes(lab, (1, 2))
+    assert result.all_ended_by_themselves
+    assert result.all_lived_as_long_as_their_command
+    assert [life.command_s for life in result.lifetimes] == [1, 2]
+    assert list(result.frame().columns) == ["command_s", "lifetime_s", "startup_s", "status", "exit_code"]
 
 
-def test_other_lives_are_told_apart() -> None:
-    life = ContainerLifetime(asked_s=1, lived_s=1.1, noted_s=0.3, status="exited", exit_code=0)
+def test_lifetimes_that_do_not_match_their_commands_are_detected() -> None:
+    life = ContainerLifetime(command_s=1, lifetime_s=1.1, startup_s=0.3, status="exited", exit_code=0)
     assert not ContainerLifetimes((life, replace(life, exit_code=137))).all_ended_by_themselves
-    assert not ContainerLifetimes((life, replace(life, asked_s=2))).all_lived_as_long_as_their_command
+    assert not ContainerLifetimes((life, replace(life, command_s=2))).all_lived_as_long_as_their_command
     assert not ContainerLifetimes(
-        (life, replace(life, asked_s=0.5, lived_s=3))
+        (life, replace(life, command_s=0.5, lifetime_s=3))
     ).all_lived_as_long_as_their_command
-    noted_late = replace(life, asked_s=2, lived_s=1.5, noted_s=0.6)
-    assert ContainerLifetimes((life, noted_late)).all_lived_as_long_as_their_command
-    assert not ContainerLifetimes((life, replace(noted_late, noted_s=0.4))).all_lived_as_long_as_their_command
+    late_record = replace(life, command_s=2, lifetime_s=1.5, startup_s=0.6)
+    assert ContainerLifetimes((life, late_record)).all_lived_as_long_as_their_command
+    assert not ContainerLifetimes(
+        (life, replace(late_record, startup_s=0.4))
+    ).all_lived_as_long_as_their_command
 
 
 def test_the_figure_gives_each_life_its_bar() -> None:
@@ -53,12 +55,12 @@ def test_the_figure_gives_each_life_its_bar() -> None:
 
 
 def checked(lab: Lab, command: str | Sequence[str] | None, **options: Any) -> str:
-    """What the exercise says of a container with that command; it is removed."""
-    made = lab.run(IMAGE, command, name=NAME, network="none", **options)
+    """The verdict on a container with that command; the container is removed afterwards."""
+    container = lab.run(IMAGE, command, name=NAME, network="none", **options)
     try:
         return str(first_exercise(lab).check())
     finally:
-        lab.remove(made, force=True)
+        lab.remove(container, force=True)
 
 
 @pytest.mark.usefixtures("temporary_state")
@@ -99,9 +101,9 @@ def test_a_container_that_goes_on_stays(
 def test_another_image_of_that_name_does_not_pass(shared_lab: Lab) -> None:
     exercise = first_exercise(shared_lab)
     base = shared_lab.client.images.get(IMAGE)
-    made = shared_lab.run(IMAGE, "sleep 600", name=NAME, network="none")
-    copy = made.commit(changes=[f"LABEL labhelpers.session={shared_lab.session}"])
-    shared_lab.remove(made, force=True)
+    container = shared_lab.run(IMAGE, "sleep 600", name=NAME, network="none")
+    copy = container.commit(changes=[f"LABEL labhelpers.session={shared_lab.session}"])
+    shared_lab.remove(container, force=True)
     copy.tag(IMAGE)
     try:
         shared_lab.run(IMAGE, "sleep 600", name=NAME, network="none")

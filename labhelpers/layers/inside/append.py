@@ -1,4 +1,4 @@
-"""Append one byte, twice, to each file of the given sizes, and print the milliseconds of every write as JSON."""
+"""Append one byte, twice, to each file of the requested sizes, and print the milliseconds of every write as JSON."""
 
 import json
 import sys
@@ -8,10 +8,10 @@ writes = []
 for size in sys.argv[1:]:
     times = []
     for _ in range(2):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with open(f"/sized/{size}", "ab", buffering=0) as file:
             file.write(b"x")
-        times.append((time.perf_counter() - begun) * 1000)
+        times.append((time.perf_counter() - start) * 1000)
     writes.append(times)
 print(json.dumps(writes), flush=True)
 time.sleep(3600)

@@ -1,7 +1,6 @@
-"""What runs in the helper container that talks to a registry. Its text is the container's command.
+"""Runs in a helper container: download the manifest and all blobs of an image from a registry, and hash them.
 
-It asks for a manifest and for every blob that the manifest names, and recomputes their SHA-256
-(OCI distribution-spec, "Pulling manifests", "Pulling blobs"). The answer is JSON on standard output.
+Source: OCI distribution-spec, "Pulling manifests", "Pulling blobs". The output is JSON on standard output.
 """
 
 from __future__ import annotations
@@ -22,41 +21,41 @@ KINDS = ", ".join(
 )
 
 
-def read(url: str, keep: bool) -> tuple[bytes, int, str, str]:
-    """What the registry sends: its bytes if they are to be kept, how many, their SHA-256, the promised one."""
-    total, count, kept = hashlib.sha256(), 0, b""
-    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": KINDS})) as answer:
-        while part := answer.read(1 << 20):
+def read(url: str, keep_body: bool) -> tuple[bytes, int, str, str]:
+    """Download a URL: its body if `keep_body`, the number of bytes, their SHA-256, and the declared digest."""
+    total, count, body = hashlib.sha256(), 0, b""
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": KINDS})) as response:
+        while part := response.read(1 << 20):
             total.update(part)
             count += len(part)
-            kept += part if keep else b""
-        promised = answer.headers.get("Docker-Content-Digest", "")
-    return kept, count, f"sha256:{total.hexdigest()}", promised
+            body += part if keep_body else b""
+        declared = response.headers.get("Docker-Content-Digest", "")
+    return body, count, f"sha256:{total.hexdigest()}", declared
 
 
 def blobs(base: str, tag: str) -> list[dict[str, Any]]:
-    """The manifest and all that it names, in order: kind, promised digest, promised and found bytes, digest."""
-    text, count, found, promised = read(f"{base}/manifests/{tag}", True)
+    """The manifest, the configuration and the layers, in order."""
+    text, count, actual, declared = read(f"{base}/manifests/{tag}", True)
     manifest = json.loads(text)
-    rows = [row("manifest", promised, count, count, found)]
+    rows = [row("manifest", declared, count, count, actual)]
     if "manifests" in manifest:
-        for one in manifest["manifests"]:
-            rows += blobs(base, one["digest"])
+        for descriptor in manifest["manifests"]:
+            rows += blobs(base, descriptor["digest"])
         return rows
     for kind, blob in [("config", manifest["config"]), *(("layer", layer) for layer in manifest["layers"])]:
-        _, count, found, _ = read(f"{base}/blobs/{blob['digest']}", False)
-        rows.append(row(kind, blob["digest"], blob["size"], count, found))
+        _, count, actual, _ = read(f"{base}/blobs/{blob['digest']}", False)
+        rows.append(row(kind, blob["digest"], blob["size"], count, actual))
     return rows
 
 
-def row(kind: str, promised: str, promised_bytes: int, found_bytes: int, found: str) -> dict[str, Any]:
-    """One line of the answer."""
+def row(kind: str, expected: str, declared_bytes: int, actual_bytes: int, actual: str) -> dict[str, Any]:
+    """One blob of the output, with the field names of `labhelpers.layers.digests.Blob`."""
     return {
         "kind": kind,
-        "digest": promised,
-        "promised_bytes": promised_bytes,
-        "bytes": found_bytes,
-        "recomputed": found,
+        "digest": expected,
+        "declared_bytes": declared_bytes,
+        "bytes": actual_bytes,
+        "recomputed": actual,
     }
 
 
