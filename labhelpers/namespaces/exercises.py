@@ -402,7 +402,7 @@ def _is_sleep(process: Process) -> bool:
 
 def _ends_by_term(lab: Lab) -> str | None:
     container = running(lab, POLITE)
-    found = signal_dispositions(lab, container).say("SIGTERM")
+    found = signal_dispositions(lab, container).disposition("SIGTERM")
     if found == "ignored":
         return "its process 1 ignores TERM"
     if found == "default":
@@ -429,10 +429,10 @@ def _stop_is_waited_for(lab: Lab, container: Container) -> str | None:
 def _start_like(lab: Lab, container: Container, copy: Container) -> None:
     """Start a copy, and wait until it has come as far as the other: the same handler, and as many processes."""
     copy.start()
-    handler, wanted = signal_dispositions(lab, container).say("SIGTERM"), _size(lab, container)
+    handler, wanted = signal_dispositions(lab, container).disposition("SIGTERM"), _size(lab, container)
 
     def is_like_it() -> bool:
-        return signal_dispositions(lab, copy).say("SIGTERM") == handler and _size(lab, copy) >= wanted
+        return signal_dispositions(lab, copy).disposition("SIGTERM") == handler and _size(lab, copy) >= wanted
 
     with suppress(LabError):  # it may end at once
         lab.wait_for("the copy to be like the container", is_like_it, STOP_S)

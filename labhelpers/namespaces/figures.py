@@ -109,7 +109,7 @@ def draw_namespaces(result: Namespaces, ax: Axes) -> Axes:
     from labhelpers.namespaces.identity import NamespaceMatrix
 
     draw_namespace_matrix(NamespaceMatrix((result,)), ax)
-    ax.set_title(f"The namespaces of {result.who} (PID {result.pid} on the host)")
+    ax.set_title(f"The namespaces of {result.name} (PID {result.pid} on the host)")
     return ax
 
 
@@ -121,10 +121,10 @@ def draw_namespace_matrix(result: NamespaceMatrix, ax: Axes, marked: Sequence[tu
         ax: where to draw.
         marked: (row, kind) of cells to be framed.
     """
-    longest = max(len(row.who) for row in result.rows)
+    longest = max(len(row.name) for row in result.rows)
     left = 0.6 + 0.105 * longest
     resize(ax, 1.2 * left + 0.88 * len(result.kinds) + 0.4, 1.15 + 0.42 * len(result.rows))
-    first = 0 if result.rows[0].who == "host" else 1
+    first = 0 if result.rows[0].name == "host" else 1
     order = {id(row): number for number, row in enumerate(result.rows, first)}
     for column, kind in enumerate(result.kinds):
         x = left + column
@@ -132,10 +132,10 @@ def draw_namespace_matrix(result: NamespaceMatrix, ax: Axes, marked: Sequence[tu
         ax.text(x + 0.48, -0.16, HEADS[kind], ha="center", fontsize=7.5, color="#555555")
         for y, row in enumerate(result.rows):
             face = OWNERS[order[id(result.owner(row, kind))] % len(OWNERS)]
-            edge = INK if (row.who, kind) in marked else "white"
+            edge = INK if (row.name, kind) in marked else "white"
             _cell(ax, x, y, 0.96, face, f"…{row.ids.get(kind, 0) % 100_000:05d}", ink=_on(face), edge=edge)
     for y, row in enumerate(result.rows):
-        ax.text(left - 0.15, y + 0.45, row.who, ha="right", va="center", fontsize=9.5)
+        ax.text(left - 0.15, y + 0.45, row.name, ha="right", va="center", fontsize=9.5)
     ax.set(xlim=(0, left + len(result.kinds)), ylim=(len(result.rows) + 0.1, -1.0))
     ax.set_title("In a column, the same colour is the same namespace")
     _bare(ax)
@@ -144,7 +144,7 @@ def draw_namespace_matrix(result: NamespaceMatrix, ax: Axes, marked: Sequence[tu
 
 def draw_sharing(result: Sharing, ax: Axes) -> Axes:
     """The matrix; the cell that each option asked for is framed."""
-    draw_namespace_matrix(result.matrix, ax, [(option, kind) for option, (kind, _) in result.asked.items()])
+    draw_namespace_matrix(result.matrix, ax, [(each.option, each.kind) for each in result.joined])
     ax.set_title("Of the first five, each option shares the one that it names, and no other")
     return ax
 
@@ -152,11 +152,12 @@ def draw_sharing(result: Sharing, ax: Axes) -> Axes:
 def draw_entered_namespaces(result: EnteredNamespaces, ax: Axes) -> Axes:
     """The matrix of the three processes, with what each is called inside."""
     draw_namespace_matrix(result.matrix, ax)
-    places = {row.who: y for y, row in enumerate(result.matrix.rows)}
+    places = {row.name: y for y, row in enumerate(result.matrix.rows)}
     right = ax.get_xlim()[1]
-    for name, pid in result.inside_pids.items():
-        cgroup = "its cgroup" if result.same_cgroup[name] else "another cgroup"
-        ax.text(right + 0.1, places[name] + 0.45, f"PID {pid} inside, in {cgroup}", va="center", fontsize=8.5)
+    for process in result.processes:
+        cgroup = "its cgroup" if process.same_cgroup else "another cgroup"
+        text = f"PID {process.pid_inside} inside, in {cgroup}"
+        ax.text(right + 0.1, places[process.name] + 0.45, text, va="center", fontsize=8.5)
     ax.set_xlim(0, right + 2.6)
     resize(ax, 11, 1.15 + 0.42 * len(result.matrix.rows))
     ax.set_title("Three ways in, the same namespaces")
@@ -169,20 +170,21 @@ def draw_entered_namespaces(result: EnteredNamespaces, ax: Axes) -> Axes:
 def draw_visibility(result: Visibility, ax: Axes) -> Axes:
     """One row a thing, one column a place: as what it is seen there, or that it is not; below, what was tried."""
     lines = [
-        f"{one.where}$  {_cut(one.what, 60)}   →   {_cut(one.said, 60) or 'done'}" for one in result.tries
+        f"{one.container}$  {_cut(one.command, 60)}   →   {_cut(one.output, 60) or 'done'}"
+        for one in result.attempts
     ]
-    first = 0.45 + 0.095 * max(len(thing) for thing in result.things)
+    first = 0.45 + 0.095 * max(len(thing) for thing in result.objects)
     longest = {
-        place: max(len(place), *(len(result.seen.get((t, place), "")) for t in result.things), 0)
-        for place in result.places
+        place: max(len(place), *(len(result.observations.get((t, place), "")) for t in result.objects), 0)
+        for place in result.viewpoints
     }
-    widths = [first] + [max(1.6, 0.105 * longest[place] + 0.2) for place in result.places]
-    resize(ax, min(11, 1.05 * sum(widths)), 1.0 + 0.4 * len(result.things) + 0.24 * len(lines))
+    widths = [first] + [max(1.6, 0.105 * longest[place] + 0.2) for place in result.viewpoints]
+    resize(ax, min(11, 1.05 * sum(widths)), 1.0 + 0.4 * len(result.objects) + 0.24 * len(lines))
     rows = []
-    for thing in result.things:
-        cells = [(result.seen.get((thing, place), ""), place) for place in result.places]
+    for thing in result.objects:
+        cells = [(result.observations.get((thing, place), ""), place) for place in result.viewpoints]
         rows.append([(thing, ""), *((said or "not seen", YES if said else NO) for said, _ in cells)])
-    _table(ax, ["", *result.places], rows, widths)
+    _table(ax, ["", *result.viewpoints], rows, widths)
     bottom = len(rows)
     for number, line in enumerate(lines):
         ax.text(0, bottom + 0.45 + 0.6 * number, line, fontsize=8.5, family="monospace", va="center")
@@ -199,17 +201,17 @@ def draw_visibility(result: Visibility, ax: Axes) -> Axes:
 
 def draw_user_namespaces(result: UserNamespaces, ax: Axes) -> Axes:
     """One row a container: its filter, whether it could make a user namespace, and who it is in there."""
-    resize(ax, 10.5, 1.1 + 0.42 * len(result.tries))
+    resize(ax, 10.5, 1.1 + 0.42 * len(result.attempts))
     rows = []
-    for one in result.tries:
+    for one in result.attempts:
         filter_ = {0: "none", 1: "strict", 2: "Docker's list"}.get(one.seccomp, str(one.seccomp))
-        user = f"user {one.user} → user {one.user_inside}" if one.worked else ""
+        user = f"user {one.user} → user {one.user_inside}" if one.succeeded else ""
         rights = "all, in there" if one.all_capabilities else ""
         rows.append(
             [
                 (one.options, ""),
                 (filter_, PAPER),
-                ("made" if one.worked else "refused", YES if one.worked else "#F6D9C6"),
+                ("made" if one.succeeded else "refused", YES if one.succeeded else "#F6D9C6"),
                 (user, YES if user else NO),
                 (rights, YES if rights else NO),
             ]
@@ -229,11 +231,15 @@ def draw_cgroup_view(result: CgroupView, ax: Axes) -> Axes:
     resize(ax, 8, 1.9)
     rows = [
         [
-            (f"--cgroupns {mode}" + (" (chosen here by default)" if mode == result.default else ""), ""),
-            ("the host's" if result.same_as_host[mode] else "its own", PAPER),
-            (_cut(path, 46), YES),
+            (
+                f"--cgroupns {view.option}"
+                + (" (chosen here by default)" if view.option == result.default else ""),
+                "",
+            ),
+            ("the host's" if view.same_as_host else "its own", PAPER),
+            (_cut(view.path, 46), YES),
         ]
-        for mode, path in result.paths.items()
+        for view in result.containers
     ]
     _table(ax, ["", "namespace", "where it believes to be"], rows, [3.2, 1.2, 3.6])
     ax.set_title(f"The same place, two paths (cgroups, version {result.version})")
@@ -244,7 +250,7 @@ def draw_time_namespace_offset(result: TimeNamespaceOffset, ax: Axes) -> Axes:
     """The clock since boot, outside and inside, in hours."""
     resize(ax, 8, 1.8)
     if result.uptime_inside_s is None:
-        ax.text(0, 0, result.said or "this kernel has no time namespaces", va="center")
+        ax.text(0, 0, result.error or "this kernel has no time namespaces", va="center")
         _bare(ax)
         return ax
     hours = [result.uptime_s / 3600, result.uptime_inside_s / 3600]
@@ -253,7 +259,7 @@ def draw_time_namespace_offset(result: TimeNamespaceOffset, ax: Axes) -> Axes:
         ax.text(value, y, f" {value:.1f} h since boot", va="center", fontsize=9)
     ax.set_yticks([0, 1], ["in the container", "in a time namespace"])
     ax.set(ylim=(1.6, -0.6), xlim=(0, max(hours) * 1.3), xlabel="hours")
-    ax.set_title(f"/proc/uptime, {result.asked_s / 3600:.0f} hours ahead on purpose")
+    ax.set_title(f"/proc/uptime, {result.requested_offset_s / 3600:.0f} hours ahead on purpose")
     return ax
 
 
@@ -289,7 +295,7 @@ def draw_signals(result: Signals, ax: Axes) -> Axes:
     }
     rows = []
     for one in result.sent:
-        mask = "cannot have one" if one.signal == "KILL" else masks[one.mask]
+        mask = "cannot have one" if one.signal == "KILL" else masks[one.disposition]
         rows.append(
             [
                 (one.program, ""),
@@ -333,9 +339,8 @@ def draw_stops(result: Stops, ax: Axes) -> Axes:
 def draw_zombies(result: Zombies, ax: Axes) -> Axes:
     """One row a container: a dot for each orphan; a filled one is a zombie, an empty one was buried."""
     resize(ax, 8, 1.9)
-    both = (("(no option)", result.without_init), ("--init", result.with_init))
-    for y, (option, one) in enumerate(both):
-        ax.text(0, y, f"{option}\nPID 1: {one.first}", va="center", fontsize=9)
+    for y, one in enumerate(result.containers):
+        ax.text(0, y, f"{one.option}\nPID 1: {one.first}", va="center", fontsize=9)
         for number in range(one.orphans):
             stays = number < one.zombies
             ax.plot(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, VM, resize
-from labhelpers.namespaces.containers import NOT_FOUND
 from labhelpers.namespaces.trees import short_command
+from labhelpers.units import NO_VALUE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ WIDE, APART = 1.5, 1.65
 
 
 def _level(tree: ProcessTree, process: Process) -> int:
-    return tree.space_of(process).level
+    return tree.namespace_of(process).level
 
 
 def draw_process_tree(result: ProcessTree, ax: Axes) -> Axes:
@@ -41,7 +41,7 @@ def draw_process_tree(result: ProcessTree, ax: Axes) -> Axes:
     right = words + COLUMN * tree.levels
     resize(ax, max(6.5, 0.92 * right + 0.6), 1.35 + 0.38 * len(rows))
 
-    for space in tree.spaces:
+    for space in tree.namespaces:
         own = [rows[p.pid] for p in tree.processes if tree.pid_in(p, space) is not None]
         left = INDENT * min(depth[p.pid] for p in tree.processes if tree.pid_in(p, space) is not None)
         # the innermost column is the leftmost, so that each box holds its own column and those inside of it
@@ -64,11 +64,11 @@ def draw_process_tree(result: ProcessTree, ax: Axes) -> Axes:
             up = x - INDENT + 0.08
             ax.plot([up, up, x], [parent + 0.25, row, row], color=INK, lw=1, zorder=8)
         ax.text(x + 0.04, row, short_command(process), va="center", fontsize=9.5, zorder=9)
-        around = tree.around(tree.space_of(process))
+        around = tree.ancestors(tree.namespace_of(process))
         for space in around:
             _pid(ax, words + COLUMN * (tree.levels - space.level - 0.5), row, process, space)
     for level in range(tree.levels):
-        names = [space.name for space in tree.spaces if space.level == level]
+        names = [space.name for space in tree.namespaces if space.level == level]
         said = names[0] if len(names) == 1 else f"level {level}"
         x = words + COLUMN * (tree.levels - level - 0.5)
         ax.text(x, -0.75, f"PID,\n{said}", ha="center", va="center", fontsize=8.5, color=LEVELS[level % 4])
@@ -93,7 +93,7 @@ def _only_nested(tree: ProcessTree) -> ProcessTree:
         while len(process.nspid) > 1 and pid in by_pid and pid not in kept:
             kept.add(pid)
             pid = by_pid[pid].parent_pid
-    return type(tree)(tuple(p for p in tree.processes if p.pid in kept)[:MOST_ROWS], tree.spaces)
+    return type(tree)(tuple(p for p in tree.processes if p.pid in kept)[:MOST_ROWS], tree.namespaces)
 
 
 def draw_views(result: Views, ax: Axes) -> Axes:
@@ -103,10 +103,10 @@ def draw_views(result: Views, ax: Axes) -> Axes:
     wide = max(x for x, _ in place.values()) + 1.0
     deep = max(y for _, y in place.values())
     step = APART * wide + 0.45
-    resize(ax, 0.95 * step * len(tree.spaces) + 0.2, 1.3 + 0.72 * (deep + 1))
-    for number, space in enumerate(tree.spaces):
+    resize(ax, 0.95 * step * len(tree.namespaces) + 0.2, 1.3 + 0.72 * (deep + 1))
+    for number, space in enumerate(tree.namespaces):
         left = step * number
-        seen = {one.process.pid: one for one in tree.seen_from(space.name)}
+        seen = {one.process.pid: one for one in tree.visible_in(space.name)}
         for process in tree.processes:
             x, y = left + APART * place[process.pid][0], place[process.pid][1]
             one = seen.get(process.pid)
@@ -124,7 +124,7 @@ def draw_views(result: Views, ax: Axes) -> Axes:
             weight="bold",
             color=LEVELS[space.level % 4],
         )
-    ax.set(xlim=(-0.15, step * len(tree.spaces) - 0.5), ylim=(deep + 0.6, -1.3))
+    ax.set(xlim=(-0.15, step * len(tree.namespaces) - 0.5), ylim=(deep + 0.6, -1.3))
     ax.set_title("One tree, as each pid namespace sees it: the number is the PID there")
     ax.set_axis_off()
     return ax
@@ -191,4 +191,4 @@ def _node(ax: Axes, x: float, y: float, pid: str, name: str, colour: str) -> Non
         )
         ax.text(x + WIDE / 2, y + 0.18, name, ha="center", va="center", fontsize=8, color="white", zorder=3)
     else:
-        ax.text(x + WIDE / 2, y, NOT_FOUND, ha="center", va="center", fontsize=9, color=FAINT, zorder=3)
+        ax.text(x + WIDE / 2, y, NO_VALUE, ha="center", va="center", fontsize=9, color=FAINT, zorder=3)

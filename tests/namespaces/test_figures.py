@@ -13,8 +13,9 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from labhelpers.drawing import CONTAINER, HOST, INK, VM
 from labhelpers.engine.host import Process
 from labhelpers.namespaces.identity import NamespaceMatrix, Namespaces
-from labhelpers.namespaces.joining import EnteredNamespaces, Sharing
+from labhelpers.namespaces.joining import EnteredNamespaces, EnteredProcess, JoinedNamespace, Sharing
 from labhelpers.namespaces.optional_namespaces import (
+    CgroupPath,
     CgroupView,
     TimeNamespaceOffset,
     UnshareAttempt,
@@ -82,21 +83,19 @@ def test_one_process_has_not_the_colour_of_the_host() -> None:
 
 
 def test_what_was_asked_for_is_framed() -> None:
-    ax = Sharing(NamespaceMatrix(ROWS), {"friend": ("net", "web")}, "").plot()
+    ax = Sharing(NamespaceMatrix(ROWS), (JoinedNamespace("friend", "net", "web", ("net",)),), "").plot()
     framed = [p for p in ax.patches if to_hex(p.get_edgecolor()) == INK]
     assert len(framed) == 1
     assert to_hex(framed[0].get_facecolor()).upper() == CONTAINER
 
 
-def test_who_entered() -> None:
-    rows = (ROWS[0], replace(ROWS[1], who="first process"), replace(ROWS[1], who="nsenter"))
+def test_processes_that_entered() -> None:
+    rows = (ROWS[0], replace(ROWS[1], name="first process"), replace(ROWS[1], name="nsenter"))
     entered = EnteredNamespaces(
         NamespaceMatrix(rows),
-        {"first process": 1, "nsenter": 9},
-        {},
-        {"first process": True, "nsenter": False},
+        (EnteredProcess("first process", 1, 0, True), EnteredProcess("nsenter", 9, 0, False)),
     )
-    assert entered.all_the_same
+    assert entered.all_equal
     assert "PID 1 inside, in its cgroup" in texts(entered.plot())
     assert "PID 9 inside, in another cgroup" in texts(entered.plot())
 
@@ -119,7 +118,7 @@ def test_the_tree_has_a_box_for_each_namespace_and_every_pid() -> None:
 
 
 def test_a_process_that_was_put_in_is_in_the_box_although_its_parent_is_not() -> None:
-    seen = {one.process.pid: one.parent_pid for one in TREE.seen_from("web")}
+    seen = {one.process.pid: one.parent_pid for one in TREE.visible_in("web")}
     assert seen == {400: 0, 401: 1, 402: 1, 403: 0}
     ax = TREE.plot()
     box = next(p.get_bbox() for p in ax.patches if to_hex(p.get_edgecolor()).upper() == CONTAINER)
@@ -129,7 +128,7 @@ def test_a_process_that_was_put_in_is_in_the_box_although_its_parent_is_not() ->
 
 def test_a_large_tree_is_cut_to_what_is_nested() -> None:
     many = tuple(process(1000 + n, 1, f"daemon{n}", 1) for n in range(60))
-    said = texts(ProcessTree(many + TREE.processes, TREE.spaces).plot())
+    said = texts(ProcessTree(many + TREE.processes, TREE.namespaces).plot())
     assert "402" in said
     assert not [text for text in said if text.startswith("daemon")]
 
@@ -147,7 +146,7 @@ def test_each_view_shows_only_what_it_sees() -> None:
     assert len(outlines) == (5 - 4) + (5 - 1)
 
 
-def test_sight() -> None:
+def test_visibility() -> None:
     seen = {("a", "one"): "PID 1", ("a", "the host"): "PID 99"}
     ax = Visibility(
         "pid", ("one", "two", "the host"), ("a",), seen, (Attempt("two", "kill 99", False, "no"),)
@@ -163,9 +162,8 @@ def test_the_other_kinds() -> None:
     refused = UnshareAttempt("(no option)", 0, 2, False, None, (), False, "no")
     said = texts(UserNamespaces(False, (refused, made), ()).plot())
     assert {"refused", "made", "user 65534 → user 0", "Docker's list", "none"} <= set(said)
-    view = CgroupView(
-        2, "private", {"host": "/docker/abc", "private": "/"}, {"host": True, "private": False}, {}
-    )
+    views = (CgroupPath("host", "/docker/abc", True, True), CgroupPath("private", "/", False, False))
+    view = CgroupView(2, "private", views)
     assert {"/docker/abc", "/", "--cgroupns private (chosen here by default)"} <= set(texts(view.plot()))
     ax = TimeNamespaceOffset(True, 86400, 3600.0, 90000.0, "").plot()
     assert [bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)] == [1, 25]
@@ -184,7 +182,9 @@ def test_process_1() -> None:
     ax = Stops(10, (Stop("sleep", "default", 10.2, 137), Stop("x", "caught", 0.1, 0))).plot()
     assert [bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)] == [10.2, 0.1]
     assert any("killed" in text for text in texts(ax))
-    ax = Zombies(OrphanCount("sleep", 5, 5), OrphanCount("init", 5, 0), 9, ()).plot()
+    ax = Zombies(
+        (OrphanCount("(no option)", "sleep", 5, 5), OrphanCount("--init", "init", 5, 0)), 9, ()
+    ).plot()
     dots = [str(line.get_markerfacecolor()) for line in ax.lines]
     assert (dots.count(VM), dots.count("white")) == (5, 5)
     assert "SIGTERM" in texts(SignalDispositions((), (), ("SIGTERM",), False).plot())
