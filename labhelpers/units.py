@@ -14,6 +14,7 @@ UNITS = {
     "mbit_per_s": "Mbit/s",
     "bytes": "bytes",
     "percent": "%",
+    "hz": "Hz",
     "ms": "ms",
     "us": "µs",
     "ns": "ns",

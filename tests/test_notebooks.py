@@ -27,7 +27,13 @@ def tags(cell: Any) -> set[str]:
 
 # what changes nothing on the engine, so that there is no command to show
 READS = {
-    *("layers.through", "namespaces.masks", "namespaces.matrix", "namespaces.of", "namespaces.tree"),
+    *(
+        "layers.through",
+        "namespaces.signal_dispositions",
+        "namespaces.matrix",
+        "namespaces.namespaces_of",
+        "namespaces.process_tree",
+    ),
     *("networks.census", "networks.limits", "networks.map", "networks.rules_of"),
     *("monitoring.files_in", "persistence.ulimit", "services.page", "services.sources", "services.watch"),
     *("vm.devices", "vm.engine_home", "vm.memory_held", "vm.stacks", "volumes.places", "volumes.where"),

@@ -9,7 +9,7 @@ import re
 import pytest
 
 import labhelpers
-from labhelpers.results import Result, column, columns, derived, record, rows
+from labhelpers.results import MAX_ROWS, Result, column, columns, derived, record, rows
 from labhelpers.units import heading, show
 
 
@@ -71,6 +71,12 @@ def test_the_table_has_readable_units_left_aligned_text_and_yes_or_no():
     assert '<td style="text-align: left">yes' in html
     assert '<td style="text-align: right">12.5' in html
     assert "Use against <code>quota</code>" in html
+
+
+def test_of_a_long_table_the_first_and_the_last_rows_are_shown():
+    html = Steps(tuple(Step(float(number), True) for number in range(100)), 2)._repr_html_()
+    assert html.count("<tr>") == 1 + MAX_ROWS + 1
+    assert re.findall(r"<tr><td[^>]*>(.*?)</td>", html)[MAX_ROWS // 2 - 1 :][:3] == ["9", "…", "90"]
 
 
 def test_what_a_record_holds_is_escaped():

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, VM, human_bytes, resize
+from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, VM, resize
+from labhelpers.units import human_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,34 +76,34 @@ def draw_samples(result: Samples, ax: Axes) -> Axes:
         ax.axvline(at, color=FAINT, lw=1, ls=":")
         ax.text(at, ax.get_ylim()[1], f"{name} ended ", ha="right", va="top", fontsize=8.5)
     ax.set_title(
-        f"Processor time: {result.reached_hz:.0f} readings a second, of {result.asked_hz:g} asked for"
+        f"Processor time: {result.achieved_hz:.0f} readings a second, {result.requested_hz:g} requested"
     )
     ax.set(xlabel="seconds", ylabel="% of one core", ylim=(0, None))
-    ax.set_xlim(0, (result.instants_s[-1] if result.instants_s else 1) * 1.1)
+    ax.set_xlim(0, (result.timestamps_s[-1] if result.timestamps_s else 1) * 1.1)
     return ax
 
 
 def draw_quota(result: Quota, ax: Axes) -> Axes:
     """What was used against what was asked for: the quota is the diagonal. Below, how long it was held back."""
     resize(ax, 7.0, 4.2)
-    asked = [step.asked_cpus for step in result.steps]
-    used = [step.use.cpus for step in result.steps]
+    asked = [step.quota_cpus for step in result.steps]
+    used = [step.usage.cpus for step in result.steps]
     top = max(*asked, *used) * 1.15
     ax.plot([0, top], [0, top], "--", color=LIMIT, lw=1.6)
     ax.fill_between([0, top], [0, top], [top, top], color=LIMIT, alpha=0.06, lw=0)
     ax.text(top * 0.03, top * 0.93, "more than the quota", color=LIMIT, fontsize=9, va="top")
-    held = [step.use.throttled_periods > 0 for step in result.steps]
+    held = [step.usage.throttled_periods > 0 for step in result.steps]
     faces = [CONTAINER if one else "white" for one in held]
     ax.scatter(asked, used, s=45, facecolors=faces, edgecolors=CONTAINER, linewidths=1.6, zorder=3)
     if not all(held):
         said = "hollow: never throttled; the machine\nwas busy and gave it no more"
         ax.text(top * 0.98, top * 0.02, said, fontsize=8.5, color="#555555", ha="right", va="bottom")
     for step in result.steps:
-        share = step.use.throttled_periods / step.use.periods if step.use.periods else 0
+        share = step.usage.throttled_periods / step.usage.periods if step.usage.periods else 0
         said = f"throttled in {share:.0%} of the periods"
         ax.annotate(
-            f"{step.use.cpus:.2f}" + (f" · {said}" if step is result.steps[0] else f" · {share:.0%}"),
-            (step.asked_cpus, step.use.cpus),
+            f"{step.usage.cpus:.2f}" + (f" · {said}" if step is result.steps[0] else f" · {share:.0%}"),
+            (step.quota_cpus, step.usage.cpus),
             (8, -3),
             textcoords="offset points",
             fontsize=9,
@@ -146,11 +147,11 @@ def draw_cpu_set(result: CpuSet, ax: Axes) -> Axes:
     ax.plot([result.pinned_at_s, end], [100, 100], "--", color=LIMIT, lw=1.6)
     ax.text(end, 102, "one CPU", color=LIMIT, fontsize=9, va="bottom", ha="right")
     ax.axvline(result.pinned_at_s, color=INK, lw=1)
-    ax.text(result.pinned_at_s, 185, f" docker update --cpuset-cpus {result.pinned}", fontsize=9)
-    cpus = sorted({cpu for _, cpu in result.seen})
+    ax.text(result.pinned_at_s, 185, f" docker update --cpuset-cpus {result.pinned_cpu}", fontsize=9)
+    cpus = sorted({cpu for _, cpu in result.placements})
     for row, cpu in enumerate(cpus):
         level = 225 + 18 * row
-        times = [at for at, one in result.seen if one == cpu]
+        times = [at for at, one in result.placements if one == cpu]
         ax.plot(times, [level] * len(times), "s", color=LINES[cpu % len(LINES)], ms=3.5)
         ax.text(
             -0.02 * end,
@@ -172,13 +173,18 @@ def draw_update(result: Update, ax: Axes) -> Axes:
     """The use, the quota as the kernel had it, and the moments of the change."""
     resize(ax, 7.5, 3.2)
     _cpu_curve(ax, result.samples.of(result.name), CONTAINER, "used")
-    for at, cpus in zip(result.changed_at_s, result.quotas[1:], strict=True):
+    for at, cpus in zip(result.changed_at_s, result.quotas_cpus[1:], strict=True):
         ax.axvline(at, color=INK, lw=1)
         ax.text(at, 112, f" docker update\n --cpus {cpus:g}", fontsize=9, va="top")
     ax.text(
-        0.03, result.quotas[0] * 100 + 2, f"quota {result.quotas[0]:g}", color=LIMIT, fontsize=9, va="bottom"
+        0.03,
+        result.quotas_cpus[0] * 100 + 2,
+        f"quota {result.quotas_cpus[0]:g}",
+        color=LIMIT,
+        fontsize=9,
+        va="bottom",
     )
-    ax.set(xlim=(0, result.samples.instants_s[-1]), ylim=(0, 115), xlabel="seconds", ylabel="% of one core")
+    ax.set(xlim=(0, result.samples.timestamps_s[-1]), ylim=(0, 115), xlabel="seconds", ylabel="% of one core")
     ax.set_title("A quota changed in flight: the same process before and after")
     return ax
 
@@ -232,7 +238,7 @@ def draw_out_of_memory(result: OutOfMemory, ax: Axes) -> Axes:
     ax.set(xlim=(0, readings[-1].time_s), ylim=(0, result.limit_bytes / MIB * 1.2))
     ax.set(xlabel="seconds", ylabel="MiB charged")
     ax.set_title(
-        f"A hog takes 2 MiB more every 30 ms; it said last that it holds {human_bytes(result.held_bytes)}"
+        f"A program allocates 2 MiB every 30 ms; it last reported {human_bytes(result.allocated_bytes)}"
     )
     return ax
 
@@ -267,7 +273,12 @@ def draw_pids_limit(result: PidsLimit, ax: Axes) -> Axes:
     end = readings[-1].time_s
     ax.text(0.02 * end, result.limit, f"--pids-limit {result.limit}", color=LIMIT, va="bottom", fontsize=9)
     ax.text(
-        end, result.limit * 0.9, f"fork(2) refused {result.refused} times ", ha="right", va="top", fontsize=9
+        end,
+        result.limit * 0.9,
+        f"fork(2) refused {result.fork_failures} times ",
+        ha="right",
+        va="top",
+        fontsize=9,
     )
     ax.set(xlim=(0, end), ylim=(0, result.limit * 1.25), xlabel="seconds", ylabel="processes and threads")
     ax.set_title("A fork bomb, contained")
@@ -280,26 +291,40 @@ def draw_pids_limit(result: PidsLimit, ax: Axes) -> Axes:
 def draw_disk_limits(result: DiskLimits, ax: Axes) -> Axes:
     """Bytes written (full lines) and read (dotted) over time; the limits are the dashed slopes."""
     resize(ax, 7.5, 3.6)
-    limited = [step for step in result.steps if step.asked_bps]
+    limited = [step for step in result.steps if step.limit_bytes_per_s]
     if not limited:
-        ax.text(0.5, 0.5, result.disk.why_not, ha="center", va="center", wrap=True, transform=ax.transAxes)
+        ax.text(
+            0.5,
+            0.5,
+            result.disk.unavailable_reason,
+            ha="center",
+            va="center",
+            wrap=True,
+            transform=ax.transAxes,
+        )
         ax.axis("off")
         return ax
-    asked = sorted({step.asked_bps for step in limited if step.asked_bps})
+    asked = sorted({step.limit_bytes_per_s for step in limited if step.limit_bytes_per_s})
     longest = max(step.points[-1][0] for step in limited)
     top = max(asked) * longest / MIB * 1.3
     for number, bps in enumerate(asked):
         ax.plot([0, longest], [0, bps * longest / MIB], "--", color=LIMIT, lw=1.6)
         colour = LINES[number % len(LINES)]
-        for step in (one for one in limited if one.asked_bps == bps):
+        for step in (one for one in limited if one.limit_bytes_per_s == bps):
             _bytes_curve(ax, step, colour)
-        means = " / ".join(f"{s.measured_bps / MIB:.2f}" for s in limited if s.asked_bps == bps)
+        means = " / ".join(
+            f"{s.measured_bytes_per_s / MIB:.2f}" for s in limited if s.limit_bytes_per_s == bps
+        )
         said = f" limit {bps / MIB:g} MiB/s\n written / read: {means}"
         ax.text(longest, bps * longest / MIB, said, va="center", fontsize=9, color=colour)
     for step in result.steps:
-        if step.asked_bps is None:
+        if step.limit_bytes_per_s is None:
             _bytes_curve(ax, step, FAINT)
-    free = ", ".join(f"{s.way} {human_bytes(s.measured_bps)}/s" for s in result.steps if s.asked_bps is None)
+    free = ", ".join(
+        f"{s.direction} {human_bytes(s.measured_bytes_per_s)}/s"
+        for s in result.steps
+        if s.limit_bytes_per_s is None
+    )
     said = f"without a limit: {free}"
     ax.text(1.41 * longest, top * 0.98, said, fontsize=9, color="#555555", va="top", ha="right")
     ax.set(xlim=(0, longest * 1.42), ylim=(0, top), xlabel="seconds", ylabel="MiB moved")
@@ -309,9 +334,15 @@ def draw_disk_limits(result: DiskLimits, ax: Axes) -> Axes:
 
 def _bytes_curve(ax: Axes, step: DiskStep, colour: str) -> None:
     times, counts = zip(*step.points, strict=True)
-    style = "-" if step.way == "write" else ":"
+    style = "-" if step.direction == "write" else ":"
     ax.step(
-        times, [count / MIB for count in counts], style, where="post", color=colour, lw=1.9, label=step.way
+        times,
+        [count / MIB for count in counts],
+        style,
+        where="post",
+        color=colour,
+        lw=1.9,
+        label=step.direction,
     )
 
 
@@ -325,20 +356,24 @@ def draw_bandwidth(result: Bandwidth, ax: Axes) -> Axes:
             ax.text(
                 at,
                 rate,
-                f" {transfer.what}:\n {transfer.mbit_s:,.0f} Mbit/s",
+                f" {transfer.qdisc}:\n {transfer.mean_mbit_per_s:,.0f} Mbit/s",
                 va="center",
                 color=colour,
                 fontsize=9,
             )
     if result.during is not None:
-        ax.axhline(result.asked_mbit_s, color=LIMIT, ls="--", lw=1.6)
+        ax.axhline(result.rate_mbit_per_s, color=LIMIT, ls="--", lw=1.6)
         ax.text(
-            0, result.asked_mbit_s * 1.15, f"tbf rate {result.asked_mbit_s:g}mbit", color=LIMIT, fontsize=9
+            0,
+            result.rate_mbit_per_s * 1.15,
+            f"tbf rate {result.rate_mbit_per_s:g}mbit",
+            color=LIMIT,
+            fontsize=9,
         )
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlim=(0, result.before.points[-1][0] * 1.3), xlabel="seconds", ylabel="Mbit/s (logarithmic)")
-    ax.set_ylim(bottom=min(result.asked_mbit_s, result.before.mbit_s) / 4)
+    ax.set_ylim(bottom=min(result.rate_mbit_per_s, result.before.mean_mbit_per_s) / 4)
     ax.set_title("No control group limits bandwidth; a token bucket on the veth does")
     return ax
 
@@ -361,13 +396,13 @@ def _table(ax: Axes, heads: Sequence[str], rows: Sequence[Sequence[str]], widths
 
 def draw_devices(result: Devices, ax: Axes) -> Axes:
     """One row a container: what it was given, and what it could do."""
-    resize(ax, 8.5, 0.8 + 0.34 * (len(result.attempts) + len(result.refused) + 1))
+    resize(ax, 8.5, 0.8 + 0.34 * (len(result.attempts) + len(result.refusals) + 1))
     mark = {True: "yes", False: "no"}
     rows = [
-        (one.given or "nothing", mark[one.there], mark[one.made], mark[one.read], mark[one.write], one.words)
+        (one.option, mark[one.in_dev], mark[one.mknod_succeeded], mark[one.read], mark[one.write], one.error)
         for one in result.attempts
     ]
-    rows += [(words.partition(":")[0], "", "", "", "", "this engine refused it") for words in result.refused]
+    rows += [(words.partition(":")[0], "", "", "", "", "this engine refused it") for words in result.refusals]
     heads = (
         "the container was given",
         "in /dev",
@@ -386,7 +421,7 @@ def draw_version_comparison(result: VersionComparison, ax: Axes) -> Axes:
     from matplotlib.patches import Rectangle
 
     resize(ax, 11.5, 0.9 + 0.34 * (len(result.rows) + 1))
-    rows = [(r.option, f"{r.v1_file} = {r.v1_text}", f"{r.v2_file} = {r.v2_text}") for r in result.rows]
+    rows = [(r.option, f"{r.v1_file} = {r.v1_value}", f"{r.v2_file} = {r.v2_value}") for r in result.rows]
     widths = (44, 68, 44)
     here = ["version 1", "version 2"]
     here[result.version - 1] += " · this host, read"
