@@ -37,6 +37,7 @@ CLEANUP_TIMEOUT_S = 90.0
 COPY = re.compile(r"[b-z]-\d\d_\w+\.ipynb")
 """The name of a notebook that `./lab copy` wrote."""
 LAST_LINES = 8
+TEMPLATES = Path(__file__).with_name("page")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -237,7 +238,9 @@ def _write_page(notebook: Any, name: str, folder: Path) -> Path:
             # a page has no kernel behind it: what a widget shows is there as text too
             output.get("data", {}).pop(WIDGET, None)
     notebook.metadata.pop("widgets", None)
-    exporter: Any = HTMLExporter(embed_images=True)  # type: ignore[no-untyped-call]
+    exporter: Any = HTMLExporter(  # type: ignore[no-untyped-call]
+        embed_images=True, template_name="labhelpers", extra_template_basedirs=[str(TEMPLATES)]
+    )
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{name}.html"
