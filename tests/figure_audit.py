@@ -25,7 +25,6 @@ CROSSING_CONTRAST, CROSSING_SHARE = 1.25, 0.02
 NOT_YET = {
     "vm",
     "layers",
-    "cgroups",
     "networks",
     "volumes",
     "persistence",

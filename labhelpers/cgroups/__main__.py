@@ -1,7 +1,4 @@
-"""Limits and measurements, and the cost of the sampler: `python -m labhelpers.cgroups`.
-
-The figures in `assets/cgroups/` are made by `python -m labhelpers.cgroups.figures`.
-"""
+"""Limits and measurements, and the cost of the sampler: `python -m labhelpers.cgroups`."""
 
 from __future__ import annotations
 

@@ -23,10 +23,11 @@ MIB = 1024 * 1024
 
 
 def texts(ax: Axes) -> str:
-    words = [text.get_text() for text in ax.texts] + [ax.get_title(), ax.get_title(loc="left")]
-    words += [label.get_text() for label in ax.get_yticklabels()]
+    """Every text of a figure, without the line breaks that depend on its width."""
     legend = ax.get_legend()
-    return "\n".join(words + ([text.get_text() for text in legend.get_texts()] if legend else []))
+    shown = [*ax.texts, *ax.get_yticklabels(), *(legend.get_texts() if legend else [])]
+    titles = [ax.get_title(), ax.get_title(loc="left")]
+    return "\n".join(" ".join(text.split()) for text in [*(each.get_text() for each in shown), *titles])
 
 
 def reading(at: float, used_s: float, memory: int = MIB, pids: int = 1, kills: int = 0) -> Reading:
@@ -98,7 +99,7 @@ def test_pids_limit() -> None:
     grown = samples(reading(0, 0, pids=2), reading(1, 0, pids=40))
     ax = PidsLimit("web", 40, 123, None, True, grown).plot()
     assert list(ax.lines[0].get_ydata()) == [2, 40]  # type: ignore[arg-type]
-    assert "refused 123 times" in texts(ax)
+    assert "failed 123 times" in texts(ax)
 
 
 def test_latencies_are_a_distribution() -> None:
@@ -135,7 +136,7 @@ def test_devices() -> None:
     assert result.only_granted_opened
     said = texts(result.plot())
     assert "Operation not permitted" in said
-    assert "this engine refused it" in said
+    assert "refused by this engine" in said
     assert not replace(result, attempts=(replace(nothing, read=True),)).only_granted_opened
     assert not replace(result, attempts=(replace(given, write=False),)).only_granted_opened
 
@@ -155,12 +156,14 @@ def test_bandwidth() -> None:
     assert "default" in texts(replace(result, transfers=(before,)).plot())
 
 
-def test_the_readers_own_host_is_marked() -> None:
+def test_the_values_of_this_host_are_those_of_its_version() -> None:
     row = VersionedLimit(
         "--cpus 0.5", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000", "50000", "50000"
     )
-    for version in (1, 2):
-        result = VersionComparison(version, (row,))
-        assert f"version {version} · this host, read" in texts(result.plot())
+    for version, value in ((1, "50000"), (2, "50000 100000")):
+        result = VersionComparison(version, (replace(row, actual=value, expected=value),))
+        (read,) = result.frame().to_dict("records")
+        assert read["actual"] == read[f"v{version}_value"]
+        assert "50000 100000" in result._repr_html_()
         assert result.matches_expected
     assert not VersionComparison(1, (replace(row, actual="-1"),)).matches_expected
