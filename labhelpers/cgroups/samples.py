@@ -331,7 +331,7 @@ def _curves(samples: Samples) -> Curves:
         quota = last.cpu.limit_cpus
         times = rows["time_s"].tolist()
         curves.append(
-            Curve("CPU, % of one core", name, times, rows["cpu_percent"].tolist(), quota and quota * 100)
+            Curve("CPU, % of one CPU", name, times, rows["cpu_percent"].tolist(), quota and quota * 100)
         )
         memory = last.get(Memory)
         if memory is not None:

@@ -24,7 +24,7 @@ from labhelpers.drawing import (
     tint,
     wrap,
 )
-from labhelpers.namespaces.trees import short_command
+from labhelpers.namespaces.trees import short_command, with_ancestors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,14 +109,8 @@ def _described(tree: ProcessTree, process: Process) -> str:
 
 
 def _only_nested(tree: ProcessTree) -> ProcessTree:
-    by_pid = {process.pid: process for process in tree.processes}
-    kept: set[int] = set()
-    for process in tree.processes:
-        pid = process.pid
-        while len(process.nspid) > 1 and pid in by_pid and pid not in kept:
-            kept.add(pid)
-            pid = by_pid[pid].parent_pid
-    return type(tree)(tuple(p for p in tree.processes if p.pid in kept)[:MAX_ROWS], tree.namespaces)
+    nested = {process.pid for process in tree.processes if len(process.nspid) > 1}
+    return type(tree)(tuple(with_ancestors(tree.processes, nested)[:MAX_ROWS]), tree.namespaces)
 
 
 def draw_views(result: Views, ax: Axes) -> Axes:

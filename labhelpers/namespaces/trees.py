@@ -173,7 +173,7 @@ def process_tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     if containers:
         # a container that shares the host's PID namespace is recognized by its cgroup
         in_cgroups = {process.pid for each in containers for process in lab.host.processes(each)}
-        kept = _with_ancestors(processes, in_cgroups | _inside(processes, firsts))
+        kept = with_ancestors(processes, in_cgroups | _inside(processes, firsts))
     namespaces = _namespaces(processes, firsts, kept)
     ids = {namespace.id for namespace in namespaces}
     return ProcessTree(
@@ -292,7 +292,8 @@ def _parents(processes: Sequence[Process]) -> dict[int, int]:
     return parents
 
 
-def _with_ancestors(processes: Sequence[Process], pids: set[int]) -> list[Process]:
+def with_ancestors(processes: Sequence[Process], pids: set[int]) -> list[Process]:
+    """The processes with these PIDs and their ancestors, in their order."""
     by_pid = {process.pid: process for process in processes}
     kept: set[int] = set()
     for pid in pids:

@@ -47,9 +47,9 @@ def test_update(shared_lab: Lab) -> None:
     assert result.same_process
     assert result.usage(1).cpus <= 0.1 * 1.5 + 0.05
     readings = result.samples.of(result.name)
-    quotas = {one.cgroup.cpu.limit_cpus for one in readings}
+    quotas = {each.cgroup.cpu.limit_cpus for each in readings}
     assert quotas == {0.5, 0.1}
-    changed = next(one.time_s for one in readings if one.cgroup.cpu.limit_cpus == 0.1)
+    changed = next(each.time_s for each in readings if each.cgroup.cpu.limit_cpus == 0.1)
     assert changed == pytest.approx(result.changed_at_s[0], abs=0.5)
     ax = result.plot()
     assert any(list(line.get_xdata()) == [result.changed_at_s[0]] * 2 for line in ax.lines)  # type: ignore[arg-type]
@@ -62,8 +62,8 @@ def test_neighbour(shared_lab: Lab) -> None:
     assert 0.35 < contended.service_share < 0.62
     assert favoured.service_share > 0.53
     assert limited.load_cpus < 0.2
-    assert all(len(one.latencies_ms) == 50 for one in result.cases)
-    assert all(min(one.latencies_ms) >= result.work_ms * 0.99 for one in result.cases)
+    assert all(len(each.latencies_ms) == 50 for each in result.cases)
+    assert all(min(each.latencies_ms) >= result.work_ms * 0.99 for each in result.cases)
     assert len(result.frame()) == 4
 
 
@@ -120,7 +120,7 @@ def test_disk_limits(shared_lab: Lab) -> None:
         free, limited = result.of(direction)
         assert limited.measured_bytes_per_s < free.measured_bytes_per_s
         assert [at for at, _ in limited.points] == sorted(at for at, _ in limited.points)
-    assert not [one for one in shared_lab.client.volumes.list() if shared_lab.session in one.name]
+    assert not [each for each in shared_lab.client.volumes.list() if shared_lab.session in each.name]
 
 
 def test_bandwidth(shared_lab: Lab) -> None:
@@ -134,7 +134,7 @@ def test_bandwidth(shared_lab: Lab) -> None:
     assert result.within_rate
     assert result.during.mean_mbit_per_s < result.before.mean_mbit_per_s
     assert list(result.frame()["qdisc"]) == ["default", "token bucket"]
-    assert not [one for one in shared_lab.client.networks.list() if shared_lab.session in (one.name or "")]
+    assert not [each for each in shared_lab.client.networks.list() if shared_lab.session in (each.name or "")]
 
 
 def test_compare_versions(shared_lab: Lab) -> None:
@@ -170,8 +170,8 @@ def test_limits(shared_lab: Lab) -> None:
         "cpu.cfs_quota_us, cpu.cfs_period_us",
         "cpu.max",
     )
-    assert all(one.paths[0].startswith("/sys/fs/cgroup/") for one in actual.limits if one.paths)
-    assert [one.texts for one in by_id.limits] == [one.texts for one in actual.limits]
+    assert all(each.paths[0].startswith("/sys/fs/cgroup/") for each in actual.limits if each.paths)
+    assert [each.texts for each in by_id.limits] == [each.texts for each in actual.limits]
 
 
 def test_without_a_limit_nothing_is_set_but_devices(shared_lab: Lab) -> None:
@@ -181,5 +181,5 @@ def test_without_a_limit_nothing_is_set_but_devices(shared_lab: Lab) -> None:
     finally:
         shared_lab.remove(plain, force=True)
     # an engine under systemd has a limit of tasks for everybody
-    assert {one.option for one in actual.are_set} - {"--pids-limit"} == {"--device"}
+    assert {each.option for each in actual.are_set} - {"--pids-limit"} == {"--device"}
     assert len(actual.frame()) == len(actual.limits)

@@ -34,12 +34,12 @@ def reading(at: float, used_s: float, memory: int = MIB, pids: int = 1, kills: i
     cpu = Cpu(
         round(used_s * 1e6), 0, 0, 50_000, 100_000, round(at * 10), round(at * 5), round(at * 1e5), 1024
     )
-    held = Memory(memory, 64 * MIB, None, memory, 0, 0, None, None, 0, kills)
-    return Reading(at, Cgroup(1, "/docker/x", (cpu, held, Io(()), Pids(pids, 40)), ()))
+    memory_stats = Memory(memory, 64 * MIB, None, memory, 0, 0, None, None, 0, kills)
+    return Reading(at, Cgroup(1, "/docker/x", (cpu, memory_stats, Io(()), Pids(pids, 40)), ()))
 
 
 def samples(*readings: Reading) -> Samples:
-    return Samples(("web",), (readings,), 10.0, tuple(one.time_s for one in readings))
+    return Samples(("web",), (readings,), 10.0, tuple(each.time_s for each in readings))
 
 
 STEADY = samples(*(reading(number / 10, number / 20) for number in range(21)))
@@ -88,9 +88,9 @@ def test_memory() -> None:
     grown = samples(reading(0, 0, 10 * MIB), reading(1, 0, 60 * MIB), reading(2, 0, MIB, kills=1))
     result = OutOfMemory("web", 64 * MIB, 60 * MIB, 137, True, 1, None, "no right", grown)
     assert (result.killed_at_s, result.peak_bytes) == (2, 60 * MIB)
-    said = texts(result.plot())
-    for words in ("exit code 137", "limit: 64 MiB", "it last reported 60 MiB"):
-        assert words in said
+    shown = texts(result.plot())
+    for text in ("exit code 137", "limit: 64 MiB", "it last reported 60 MiB"):
+        assert text in shown
     reserved = Reservation("web", 24 * MIB, 64 * MIB, "memory.low", 0, grown)
     assert "reservation (memory.low): 24 MiB" in texts(reserved.plot())
 
@@ -121,9 +121,9 @@ def test_disks() -> None:
     result = DiskLimits(Disk("8:1", "/dev/sda", ""), (free, limited))
     assert result.within_limits
     assert not DiskLimits(result.disk, (replace(limited, limit_bytes_per_s=MIB),)).within_limits
-    said = texts(result.plot())
-    assert "limit 2 MiB/s" in said
-    assert "write 900 MiB/s" in said
+    shown = texts(result.plot())
+    assert "limit 2 MiB/s" in shown
+    assert "write 900 MiB/s" in shown
     none = DiskLimits(Disk("0:40", None, "on no single disk"), ())
     assert "on no single disk" in texts(none.plot())
     assert none.within_limits
@@ -131,14 +131,14 @@ def test_disks() -> None:
 
 def test_devices() -> None:
     nothing = DeviceAttempt("(no option)", False, True, False, False, "Operation not permitted")
-    given = DeviceAttempt("--device /dev/fuse", True, True, True, True, "")
-    result = Devices("/dev/fuse", "10:229", (nothing, given), None, ("--device-cgroup-rule x: no",))
+    granted = DeviceAttempt("--device /dev/fuse", True, True, True, True, "")
+    result = Devices("/dev/fuse", "10:229", (nothing, granted), None, ("--device-cgroup-rule x: no",))
     assert result.only_granted_opened
-    said = texts(result.plot())
-    assert "Operation not permitted" in said
-    assert "refused by this engine" in said
+    shown = texts(result.plot())
+    assert "Operation not permitted" in shown
+    assert "refused by this engine" in shown
     assert not replace(result, attempts=(replace(nothing, read=True),)).only_granted_opened
-    assert not replace(result, attempts=(replace(given, write=False),)).only_granted_opened
+    assert not replace(result, attempts=(replace(granted, write=False),)).only_granted_opened
 
 
 def test_bandwidth() -> None:

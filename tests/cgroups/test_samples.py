@@ -77,7 +77,9 @@ def test_the_parts_of_memory(samples: tuple[Samples, Stats, Samples]) -> None:
 
 def test_it_agrees_with_docker_stats(samples: tuple[Samples, Stats, Samples]) -> None:
     result, stats, after = samples
-    first = next(one.time_s for one in after.of(result.names[0]) if one.cgroup.memory.cache_bytes >= 24 * MIB)
+    first = next(
+        each.time_s for each in after.of(result.names[0]) if each.cgroup.memory.cache_bytes >= 24 * MIB
+    )
     steady = result.names[0]
     memory, limit = stats["MemUsage"].split(" / ")
     rows = after.frame()[after.frame()["container"] == steady]
@@ -89,12 +91,14 @@ def test_it_agrees_with_docker_stats(samples: tuple[Samples, Stats, Samples]) ->
     # its percent is of the host's ticks of all CPUs, and a virtual machine may lose some: its counters are compared,
     # and the percents where no ticks were lost
     now, before = (stats["raw"][key] for key in ("cpu_stats", "precpu_stats"))
-    used_us = [one["cpu_usage"]["total_usage"] / 1000 for one in (before, now)]
-    measured_us = [one.cgroup.cpu.usage_us for one in result.of(steady)]
+    used_us = [each["cpu_usage"]["total_usage"] / 1000 for each in (before, now)]
+    measured_us = [each.cgroup.cpu.usage_us for each in result.of(steady)]
     assert measured_us[0] <= used_us[0] < used_us[1] <= measured_us[-1]
     ticks_s = (now["system_cpu_usage"] - before["system_cpu_usage"]) / 1e9 / now["online_cpus"]
     percent = (used_us[1] - used_us[0]) / 1e4 / ticks_s
-    starts = [one.time_s for one in result.of(steady) if first <= one.time_s <= result.timestamps_s[-1] - 0.9]
+    starts = [
+        each.time_s for each in result.of(steady) if first <= each.time_s <= result.timestamps_s[-1] - 0.9
+    ]
     measured = [result.usage(steady, at, at + 1.0).cpus * 100 for at in starts]
     if 0.95 <= ticks_s <= 1.1:
         assert min(measured) - 10 <= percent <= max(measured) + 10
@@ -109,9 +113,9 @@ def _mib(count: float) -> str:
 
 def _number(text: str) -> float:
     """Bytes of a text in powers of 1,000 (units.HumanSizeWithPrecision, three digits)."""
-    found = re.fullmatch(r"([\d.]+)([kMG]?)B", text)
-    assert found, text
-    return float(found[1]) * 1000 ** " kMG".index(found[2] or " ")
+    match = re.fullmatch(r"([\d.]+)([kMG]?)B", text)
+    assert match, text
+    return float(match[1]) * 1000 ** " kMG".index(match[2] or " ")
 
 
 def test_a_quota_throttles(samples: tuple[Samples, Stats, Samples]) -> None:

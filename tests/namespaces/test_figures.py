@@ -70,7 +70,7 @@ def described(ax: Axes) -> str:
 
 
 def cells(ax: Axes, columns: int) -> list[list[str]]:
-    """The colours of the cells: one list a column."""
+    """The colours of the cells: a list for each column."""
     faces = [to_hex(p.get_facecolor()).upper() for p in ax.patches if isinstance(p, FancyBboxPatch)]
     return [faces[column::columns] for column in range(columns)]
 
@@ -78,8 +78,8 @@ def cells(ax: Axes, columns: int) -> list[list[str]]:
 def test_in_a_column_one_colour_is_one_namespace() -> None:
     ax = NamespaceMatrix(ROWS).plot()
     assert cells(ax, 3) == [[HOST, CONTAINER, VM], [HOST, CONTAINER, CONTAINER], [HOST, HOST, HOST]]
-    for said in ("host", "web", "friend", "pid", "pid: process ids; net: interfaces; time: clocks", "…12346"):
-        assert said in texts(ax)
+    for text in ("host", "web", "friend", "pid", "pid: process ids; net: interfaces; time: clocks", "…12346"):
+        assert text in texts(ax)
 
 
 def test_one_process_has_not_the_colour_of_the_host() -> None:
@@ -109,15 +109,15 @@ def test_processes_that_entered() -> None:
 
 def test_the_tree_has_a_box_for_each_namespace_and_every_pid() -> None:
     ax = TREE.plot()
-    said = texts(ax)
+    shown = texts(ax)
     for process_ in TREE.processes:
         for pid in process_.nspid:
-            assert str(pid) in said
-    assert "containerd-shim-runc-v2" in said
-    assert "PID,\ninside web" in said
+            assert str(pid) in shown
+    assert "containerd-shim-runc-v2" in shown
+    assert "PID,\ninside web" in shown
     boxes = {to_hex(p.get_edgecolor()).upper(): p for p in ax.patches if isinstance(p, FancyBboxPatch)}
     assert list(boxes) == [HOST, CONTAINER, VM]
-    # each lies in the one around it
+    # each is inside the box of its parent namespace
     for outer, inner in ((HOST, CONTAINER), (CONTAINER, VM)):
         a, b = boxes[outer].get_bbox(), boxes[inner].get_bbox()
         assert a.x0 < b.x0 < b.x1 < a.x1
@@ -125,8 +125,8 @@ def test_the_tree_has_a_box_for_each_namespace_and_every_pid() -> None:
 
 
 def test_a_process_that_was_put_in_is_in_the_box_although_its_parent_is_not() -> None:
-    seen = {one.process.pid: one.parent_pid for one in TREE.visible_in("web")}
-    assert seen == {400: 0, 401: 1, 402: 1, 403: 0}
+    visible = {each.process.pid: each.parent_pid for each in TREE.visible_in("web")}
+    assert visible == {400: 0, 401: 1, 402: 1, 403: 0}
     ax = TREE.plot()
     box = next(p.get_bbox() for p in ax.patches if to_hex(p.get_edgecolor()).upper() == CONTAINER)
     (last,) = [text.xy[1] for text in ax.texts if isinstance(text, Annotation) and text.get_text() == "403"]
@@ -135,40 +135,40 @@ def test_a_process_that_was_put_in_is_in_the_box_although_its_parent_is_not() ->
 
 def test_a_large_tree_is_cut_to_what_is_nested() -> None:
     many = tuple(process(1000 + n, 1, f"daemon{n}", 1) for n in range(60))
-    said = texts(ProcessTree(many + TREE.processes, TREE.namespaces).plot())
-    assert "402" in said
-    assert not [text for text in said if text.startswith("daemon")]
+    shown = texts(ProcessTree(many + TREE.processes, TREE.namespaces).plot())
+    assert "402" in shown
+    assert not [text for text in shown if text.startswith("daemon")]
 
 
 def test_each_view_shows_only_what_it_sees() -> None:
     ax = TREE.views.plot()
-    said = [" ".join(text.split()) for text in texts(ax)]
-    assert "the host sees 5 of 5 processes" in said
-    assert "web sees 4 of 5 processes" in said
-    assert "inside web sees 1 of 5 processes" in said
+    shown = [" ".join(text.split()) for text in texts(ax)]
+    assert "the host sees 5 of 5 processes" in shown
+    assert "web sees 4 of 5 processes" in shown
+    assert "inside web sees 1 of 5 processes" in shown
     # the deepest process has three numbers in three views, and is nowhere else
-    assert [said.count(str(pid)) for pid in (402, 8)] == [1, 1]
-    assert said.count("1") == 2
+    assert [shown.count(str(pid)) for pid in (402, 8)] == [1, 1]
+    assert shown.count("1") == 2
     outlines = [p for p in ax.patches if p.get_linestyle() in ("--", "dashed")]
     assert len(outlines) == (5 - 4) + (5 - 1)
 
 
 def test_visibility() -> None:
-    seen = {("a", "one"): "PID 1", ("a", "the host"): "PID 99"}
+    visible = {("a", "one"): "PID 1", ("a", "the host"): "PID 99"}
     ax = Visibility(
-        "pid", ("one", "two", "the host"), ("a",), seen, (Attempt("two", "kill 99", False, "no"),)
+        "pid", ("one", "two", "the host"), ("a",), visible, (Attempt("two", "kill 99", False, "no"),)
     ).plot()
-    said = texts(ax)
-    assert said.count("not visible") == 1
-    assert {"PID 1", "PID 99"} <= set(said)
-    assert "two$ kill 99 → no" in said
+    shown = texts(ax)
+    assert shown.count("not visible") == 1
+    assert {"PID 1", "PID 99"} <= set(shown)
+    assert "two$ kill 99 → no" in shown
 
 
 def test_the_other_kinds() -> None:
     made = UnshareAttempt("--fewest", 65534, 0, True, 0, (0, 65534, 1), True, "")
     refused = UnshareAttempt("(no option)", 0, 2, False, None, (), False, "no")
-    said = texts(UserNamespaces(False, (refused, made), ()).plot())
-    assert {"refused", "created", "65534 → 0", "Docker's list", "none"} <= set(said)
+    shown = texts(UserNamespaces(False, (refused, made), ()).plot())
+    assert {"refused", "created", "65534 → 0", "Docker's list", "none"} <= set(shown)
     views = (CgroupPath("host", "/docker/abc", True, True), CgroupPath("private", "/", False, False))
     view = CgroupView(2, "private", views)
     assert {"/docker/abc", "/", "--cgroupns private (the default)"} <= set(texts(view.plot()))
@@ -184,8 +184,8 @@ def test_process_1() -> None:
         ("sleep", 1, "default", "TERM", "inside", False),
         ("x", 1, "waited for", "TERM", "inside", True),
     ]
-    said = texts(Signals(tuple(SentSignal(*one) for one in sent)).plot())
-    assert {"no handler", "waits for it", "keeps running", "ended", "TERM from inside"} <= set(said)
+    shown = texts(Signals(tuple(SentSignal(*each) for each in sent)).plot())
+    assert {"no handler", "waits for it", "keeps running", "ended", "TERM from inside"} <= set(shown)
     ax = Stops(10, (Stop("sleep", "default", 10.2, 137), Stop("x", "caught", 0.1, 0))).plot()
     assert [bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)] == [10.2, 0.1]
     assert any("killed" in text for text in texts(ax))

@@ -1,4 +1,4 @@
-"""Namespaces of a process and who shares them, held against lsns, which reads the kernel by itself."""
+"""The namespaces of a process and the processes that share them, compared with lsns, which reads the kernel itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_who_shares_what(matrix: NamespaceMatrix, nested: Container) -> None:
     # unshare --pid --mount-proc made these two anew
     assert set(matrix.kinds) - set(matrix.shared(innermost, name)) == {"pid", "mnt"}
     assert matrix.owner(matrix.row("twin"), "net") is matrix.row(name)
-    # the looker was started with --pid host
+    # the observer was started with --pid host
     assert set(matrix.shared(matrix.rows[2].name)) & set(BASIC_KINDS) == {"pid"}
     assert list(matrix.frame().columns) == ["name", "pid_on_host", *matrix.kinds]
 

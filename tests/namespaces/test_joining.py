@@ -76,7 +76,7 @@ def test_who_may_make_a_user_namespace(user: UserNamespaces) -> None:
     if user.kernel_forbids:
         pytest.skip(f"the kernel of this engine forbids user namespaces: {', '.join(user.kernel_forbids)}")
     assert user.seccomp_blocks
-    assert [user.of(one).succeeded for one in (ADMIN, NO_FILTER, LEAST_PRIVILEGE)] == [True] * 3
+    assert [user.of(each).succeeded for each in (ADMIN, NO_FILTER, LEAST_PRIVILEGE)] == [True] * 3
     fewest = user.of(LEAST_PRIVILEGE)
     assert (fewest.user, fewest.user_inside, fewest.seccomp) == (65534, 0, 0)
     assert fewest.uid_map == (0, 65534, 1)

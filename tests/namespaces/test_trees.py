@@ -1,4 +1,4 @@
-"""The process tree, held against docker top, lsns and what a process inside finds in /proc."""
+"""The process tree, compared with docker top, lsns and the /proc of a process inside."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_three_levels(tree: ProcessTree, nested: Container) -> None:
 
 def test_the_host_sees_what_docker_top_sees(tree: ProcessTree, nested: Container) -> None:
     top = {int(pid): int(parent) for pid, parent in nested.top(ps_args="-eo pid,ppid")["Processes"]}
-    seen = {one.pid: one.parent_pid for one in tree.visible_in("host")}
-    assert {pid: seen[pid] for pid in top} == top
-    inside = {one.process.pid for one in tree.visible_in(str(nested.name))}
+    visible = {each.pid: each.parent_pid for each in tree.visible_in("host")}
+    assert {pid: visible[pid] for pid in top} == top
+    inside = {each.process.pid for each in tree.visible_in(str(nested.name))}
     assert inside == set(top)
 
 
@@ -34,7 +34,7 @@ def test_each_level_sees_what_proc_lists_there(
     shared_lab: Lab, tree: ProcessTree, nested: Container, observer: Container
 ) -> None:
     assert namespaces.pids_in_container(shared_lab, nested) == sorted(
-        one.pid for one in tree.visible_in(str(nested.name))
+        each.pid for each in tree.visible_in(str(nested.name))
     )
     innermost = tree.visible_in(tree.namespaces[2].name)
     # the /proc that `unshare --mount-proc` mounted, from within both of its namespaces
@@ -43,7 +43,7 @@ def test_each_level_sees_what_proc_lists_there(
     )
     rows = [line.split(None, 2) for line in ps.stdout.splitlines()[1:]]
     listed = {int(pid): int(parent) for pid, parent, command in rows if "ps -eo" not in command}
-    assert listed == {one.pid: one.parent_pid for one in innermost} == {1: 0, 2: 1}
+    assert listed == {each.pid: each.parent_pid for each in innermost} == {1: 0, 2: 1}
 
 
 def test_the_child_does_not_see_the_parent(tree: ProcessTree, nested: Container) -> None:
@@ -51,8 +51,8 @@ def test_the_child_does_not_see_the_parent(tree: ProcessTree, nested: Container)
     assert any("shim" in process.command for process in outside)
     middle, inner = tree.namespaces[1:]
     assert [tree.pid_in(process, middle) for process in outside] == [None] * len(outside)
-    assert {one.process.pid for one in tree.visible_in(inner.name)} < {
-        one.process.pid for one in tree.visible_in(middle.name)
+    assert {each.process.pid for each in tree.visible_in(inner.name)} < {
+        each.process.pid for each in tree.visible_in(middle.name)
     }
     assert tree.visible_in(middle.name)[0].parent_pid == 0
 
@@ -71,7 +71,7 @@ def test_a_process_of_docker_exec_has_no_parent_inside(shared_lab: Lab, nested: 
         "the process", lambda: "sleep 9201" in [p.command for p in shared_lab.host.processes(nested)]
     )
     tree = namespaces.process_tree(shared_lab, nested)
-    (new,) = [one for one in tree.visible_in(str(nested.name)) if one.process.command == "sleep 9201"]
+    (new,) = [each for each in tree.visible_in(str(nested.name)) if each.process.command == "sleep 9201"]
     assert new.parent_pid == 0
     assert new.pid != 1
     shared_lab.exec(nested, f"kill {new.pid}")
@@ -82,9 +82,9 @@ def test_the_whole_host_and_two_containers(shared_lab: Lab, nested: Container, o
     assert {p.pid for p in shared_lab.host.processes(nested)} < {p.pid for p in whole.processes}
     assert whole.levels >= 3
     both = namespaces.process_tree(shared_lab, nested, observer)
-    mine = {p.pid for one in (nested, observer) for p in shared_lab.host.processes(one)}
+    mine = {p.pid for each in (nested, observer) for p in shared_lab.host.processes(each)}
     assert mine < {p.pid for p in both.processes}
-    # the looker shares the host's pid namespace: it has no space of its own
+    # the observer is in the host's PID namespace
     assert [each.name for each in both.namespaces] == ["host", nested.name, f"inside {nested.name}"]
     assert len(both.processes) < len(whole.processes)
 
