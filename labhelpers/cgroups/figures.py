@@ -104,7 +104,9 @@ def draw_samples(result: Samples, ax: Axes) -> Axes:
         if quota is not None:
             ends.append((readings[-1].time_s, quota * 100, f"quota {quota * 100:g} %", LIMIT))
     ax.set_title(f"CPU use: {result.achieved_hz:.0f} readings a second, {result.requested_hz:g} requested")
-    ax.set(xlabel="seconds", ylabel="% of one CPU", ylim=(0, None))
+    top = ax.get_ylim()[1]
+    # room below 0 for the label of an idle container
+    ax.set(xlabel="seconds", ylabel="% of one CPU", ylim=(-0.06 * top, top))
     ax.set_xlim(0, (result.timestamps_s[-1] if result.timestamps_s else 1) * 1.2)
     label_ends(ax, ends)
     for name, at in result.ended.items():

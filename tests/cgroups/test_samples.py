@@ -136,7 +136,7 @@ def test_the_curves_of_samples(samples: tuple[Samples, Stats, Samples]) -> None:
 
 def test_a_container_that_ends_is_noted_and_the_other_continues(shared_lab: Lab) -> None:
     with (
-        cgroups.load(shared_lab, ["true"], begin=False, name=f"short-{shared_lab.session}") as short,
+        cgroups.load(shared_lab, ["true"], start=False, name=f"short-{shared_lab.session}") as short,
         cgroups.load(shared_lab, ["sleep", "100"], name=f"long-{shared_lab.session}") as long,
         cgroups.Sampler(shared_lab, [short, long], hz=20) as sampler,
     ):
@@ -154,7 +154,7 @@ def test_a_container_that_ends_is_noted_and_the_other_continues(shared_lab: Lab)
 
 def test_all_that_end_end_the_sampling(shared_lab: Lab) -> None:
     with (
-        cgroups.load(shared_lab, ["true"], begin=False) as short,
+        cgroups.load(shared_lab, ["true"], start=False) as short,
         cgroups.Sampler(shared_lab, short, hz=20) as sampler,
     ):
         short.kill()
