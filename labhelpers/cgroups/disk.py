@@ -150,7 +150,7 @@ def _measure(
     if code:
         raise NotRunning(
             f"the container that reads and writes exited with code {code}",
-            hint="is the engine's disk full? Check with `docker system df`, then run the cell again",
+            hint="the engine's disk may be full or busy: check `docker system df`, then run the cell again",
             engine_message=log[-500:],
         )
     result = json.loads(log.splitlines()[-1])
