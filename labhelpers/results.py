@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _COLUMN = "labhelpers"
+MAX_ROWS = 20
+"""The most rows of a table on the page."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,11 +146,17 @@ def _facts(names: Sequence[str], values: Sequence[object], described: Mapping[st
 
 
 def _grid(names: Sequence[str], records: Iterable[Sequence[object]], described: Mapping[str, str]) -> str:
-    """Many records: one row for each; the description of a column is its heading's tooltip."""
+    """Many records: one row for each; the description of a column is its heading's tooltip.
+
+    Of more than `MAX_ROWS`, the first and the last are shown.
+    """
     heads = "".join(
         f'<th {_LEFT} title="{escape(described.get(name, ""))}">{escape(heading(name))}</th>'
         for name in names
     )
+    shown = list(records)
+    if len(shown) > MAX_ROWS:
+        shown = [*shown[: MAX_ROWS // 2], ("…",) * len(names), *shown[-MAX_ROWS // 2 :]]
     lines = (
         "<tr>"
         + "".join(
@@ -156,7 +164,7 @@ def _grid(names: Sequence[str], records: Iterable[Sequence[object]], described: 
             for name, value in zip(names, values, strict=True)
         )
         + "</tr>"
-        for values in records
+        for values in shown
     )
     return f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
 

@@ -11,8 +11,10 @@ UNITS = {
     "bytes_per_s": "bytes/s",
     "mib_per_s": "MiB/s",
     "gbit_per_s": "Gbit/s",
+    "mbit_per_s": "Mbit/s",
     "bytes": "bytes",
     "percent": "%",
+    "hz": "Hz",
     "ms": "ms",
     "us": "µs",
     "ns": "ns",
@@ -74,9 +76,10 @@ def show(value: object, unit: str | None = None) -> str:
 def _number(value: Real, unit: str | None) -> str:
     if unit in ("bytes", "bytes/s"):
         return human_bytes(float(value)) + unit.removeprefix("bytes")
-    if isinstance(value, Integral):
+    # pandas turns the integers of a column with missing values into floats
+    if isinstance(value, Integral) or (unit is None and float(value).is_integer()):
         # without a unit it is a name of something: a PID, a port, a user
-        return f"{int(value):,}" if unit else str(int(value))
+        return f"{float(value):,.0f}" if unit else f"{float(value):.0f}"
     size = abs(float(value))
     return f"{float(value):,.0f}" if size >= 100 else f"{float(value):.3g}"
 

@@ -24,8 +24,6 @@ CROSSING_CONTRAST, CROSSING_SHARE = 1.25, 0.02
 
 NOT_YET = {
     "vm",
-    "namespaces",
-    "cgroups",
     "networks",
     "volumes",
     "persistence",

@@ -9,7 +9,7 @@ import re
 import pytest
 
 import labhelpers
-from labhelpers.results import Result, column, columns, derived, record, rows
+from labhelpers.results import MAX_ROWS, Result, column, columns, derived, record, rows
 from labhelpers.units import heading, show
 
 
@@ -73,6 +73,12 @@ def test_the_table_has_readable_units_left_aligned_text_and_yes_or_no():
     assert "Use against <code>quota</code>" in html
 
 
+def test_of_a_long_table_the_first_and_the_last_rows_are_shown():
+    html = Steps(tuple(Step(float(number), True) for number in range(100)), 2)._repr_html_()
+    assert html.count("<tr>") == 1 + MAX_ROWS + 1
+    assert re.findall(r"<tr><td[^>]*>(.*?)</td>", html)[MAX_ROWS // 2 - 1 :][:3] == ["9", "…", "90"]
+
+
 def test_what_a_record_holds_is_escaped():
     assert "&lt;b&gt;late" in STEPS._repr_html_()
 
@@ -110,6 +116,8 @@ def test_a_record_is_frozen():
         (1536.0, "bytes/s", "1.5 KiB/s"),
         (65535, None, "65535"),
         (65535, "ms", "65,535"),
+        (65535.0, None, "65535"),
+        (19.04, "Mbit/s", "19"),
         (0.01234, "s", "0.0123"),
         (1234.5, "ms", "1,234"),
         (("a", "b"), None, "a, b"),

@@ -1,4 +1,4 @@
-"""Disks: how fast a container may read and write, on a disk that the engine knows."""
+"""Disks: how fast a container may read and write."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import DEFAULT_SAFETY_LIMITS, MIB, SafetyLimits, load, program
 from labhelpers.errors import LabError, NotRunning
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.results import Result, column, derived, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
-LIMITS_BPS = (2 * MIB, 8 * MIB)
-# a disk that others keep busy
+LIMITS_BYTES_PER_S = (2 * MIB, 8 * MIB)
+# for a disk that is busy with other work
 TIMEOUT_S = 150.0
 COPY_PROGRAM = program("copy_file.py")
 
@@ -27,55 +25,57 @@ COPY_PROGRAM = program("copy_file.py")
 class Disk(Result):
     """The disk on which the engine keeps its volumes."""
 
-    number: str = column("`major:minor` of the file system that a volume is on")
-    path: str | None = column("the whole disk in the engine's /dev; None where there is none")
-    why_not: str = column("why there is none, in words; an empty string where there is one")
+    number: str = column("device number of a volume's file system, `major:minor`")
+    path: str | None = column("the whole disk in the engine's /dev; none if it is not there")
+    unavailable_reason: str = column("why no limit can be set on it, or an empty string")
 
 
 @record
 class DiskStep:
-    """One limit, and how fast a container read or wrote."""
+    """Throughput of a container that reads or writes, under a limit."""
 
-    way: str = column("`read` or `write`")
-    asked_bps: int | None = column("the limit, in bytes a second; None for no limit")
-    points: tuple[tuple[float, int], ...] = column("(seconds, bytes so far) as the container itself counted")
+    direction: str = column("`read` or `write`")
+    limit_bytes_per_s: int | None = column("limit; none if there is no limit")
+    points: tuple[tuple[float, int], ...] = column(
+        "(seconds, bytes so far), as counted in the container", shown=False
+    )
 
-    @property
-    def measured_bps(self) -> float:
-        """Bytes a second, on average."""
+    @derived
+    def measured_bytes_per_s(self) -> float:
+        """Throughput, on average."""
         seconds, count = self.points[-1]
         return count / seconds
 
 
 @record
 class DiskLimits(Result):
-    """Reading and writing with limits and without, past the page cache."""
+    """Throughput with limits and without, past the page cache."""
 
-    disk: Disk = column("on which", shown=False)
+    disk: Disk = column("disk that the limits apply to", shown=False)
     steps: tuple[DiskStep, ...] = rows(
-        "none where the engine's storage has no disk that it can limit: `disk.why_not` says why", of=DiskStep
+        "one for each limit and direction; none if the engine's storage is not on a disk that can be limited",
+        of=DiskStep,
     )
 
-    def of(self, way: str) -> tuple[DiskStep, ...]:
-        """The steps of reading, or of writing."""
-        return tuple(step for step in self.steps if step.way == way)
+    def of(self, direction: str) -> tuple[DiskStep, ...]:
+        """The steps that read, or those that write."""
+        return tuple(step for step in self.steps if step.direction == direction)
 
     @property
-    def held(self) -> bool:
-        """Whether no step with a limit moved more than a quarter above it; so it is, too, where none could be made."""
-        return all(step.measured_bps <= 1.25 * step.asked_bps for step in self.steps if step.asked_bps)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a step: way, asked_mib_s, measured_mib_s."""
-        rows = [(s.way, s.asked_bps and s.asked_bps / MIB, s.measured_bps / MIB) for s in self.steps]
-        return table(rows, ["way", "asked_mib_s", "measured_mib_s"])
+    def within_limits(self) -> bool:
+        """Whether no step was more than a quarter above its limit; true if no limit could be set."""
+        return all(
+            step.measured_bytes_per_s <= 1.25 * step.limit_bytes_per_s
+            for step in self.steps
+            if step.limit_bytes_per_s
+        )
 
 
 def disk(lab: Lab, volume: str) -> Disk:
-    """The disk that a volume is on, as the engine names it.
+    """The disk that a volume is on, with its path in the engine's /dev.
 
-    From the mount table of a container that has the volume: `major:minor` of its file system; from there to the whole
-    disk through /sys/dev/block; and its name from the engine's own /dev.
+    The mount table of a container with the volume gives the number of its file system, /sys/dev/block the number
+    of the whole disk, and the engine's own /dev its path.
 
     Source: proc(5), mountinfo; kernel, Documentation/ABI/stable/sysfs-block.
     """
@@ -83,28 +83,32 @@ def disk(lab: Lab, volume: str) -> Disk:
     with lab.quiet(), lab.running(lab.image("payload"), ["sleep", "60"], **options) as container:
         number = next(mount.device for mount in lab.host.mounts(container) if mount.point == "/data")
     if number.startswith("0:"):
-        return Disk(number, None, "the file system of the engine's volumes is on no single disk")
+        return Disk(number, None, "the file system of the engine's volumes is not on a single disk")
     whole = number
     texts = lab.host.read_many([f"/sys/dev/block/{number}/partition", f"/sys/dev/block/{number}/../dev"])
-    partition, above = texts.values()
-    if partition is not None and above is not None:
-        whole = above.strip()
-    named = {
-        one.device: f"/dev/{one.path}" for one in lab.host.directory("/dev") if one.kind == "block device"
+    partition, parent = texts.values()
+    if partition is not None and parent is not None:
+        whole = parent.strip()
+    paths = {
+        entry.device: f"/dev/{entry.path}"
+        for entry in lab.host.directory("/dev")
+        if entry.kind == "block device"
     }
-    if whole not in named:
+    if whole not in paths:
         return Disk(
-            number, None, f"the engine has no name for the disk {whole} in its /dev (it runs in a container?)"
+            number, None, f"the disk {whole} is not in the engine's /dev (does it run in a container?)"
         )
-    return Disk(number, named[whole], "")
+    return Disk(number, paths[whole], "")
 
 
-def disk_limits(lab: Lab, asked: Sequence[int] = LIMITS_BPS, seconds: float = 1.0) -> DiskLimits:
-    """Write and read past the page cache: first without a limit, then with each of `asked`.
+def disk_limits(
+    lab: Lab, limits_bytes_per_s: Sequence[int] = LIMITS_BYTES_PER_S, seconds: float = 1.0
+) -> DiskLimits:
+    """Write and read past the page cache: first without a limit, then with each limit.
 
     Args:
-        asked: in bytes a second, for reading and writing alike.
-        seconds: for each way.
+        limits_bytes_per_s: the limits, each for reading and writing alike.
+        seconds: how long to measure each direction.
 
     Source: kernel, cgroup-v1/blkio-controller.rst (throttling); cgroup-v2.rst (io.max).
     """
@@ -116,38 +120,41 @@ def disk_limits(lab: Lab, asked: Sequence[int] = LIMITS_BPS, seconds: float = 1.
     )
     with lab.quiet(essential=[limited]), ExitStack() as stack:
         stack.callback(lab.remove_volume, lab.create_volume(name))
-        found = disk(lab, name)
-        if found.path is None:
-            return DiskLimits(found, ())
+        target = disk(lab, name)
+        if target.path is None:
+            return DiskLimits(target, ())
         steps: list[DiskStep] = []
-        for limit in (None, *asked):
-            rate = [f"{found.path}:{limit}"]
+        for limit in (None, *limits_bytes_per_s):
+            rate = [f"{target.path}:{limit}"]
             limits = {} if limit is None else {"device_read_bps": rate, "device_write_bps": rate}
             try:
-                steps += _copied(lab, name, limit, seconds, limits)
+                steps += _measure(lab, name, limit, seconds, limits)
             except LabError as error:
                 if limit is None:
                     raise
-                why = f"the engine refused a limit on {found.path}: {error.engine_message or error.message}"
-                return DiskLimits(Disk(found.number, None, re.sub(r"[0-9a-f]{64}", "…", why)), ())
-    return DiskLimits(found, tuple(steps))
+                reason = (
+                    f"the engine refused a limit on {target.path}: {error.engine_message or error.message}"
+                )
+                return DiskLimits(Disk(target.number, None, re.sub(r"[0-9a-f]{64}", "…", reason)), ())
+    return DiskLimits(target, tuple(steps))
 
 
-def _copied(
+def _measure(
     lab: Lab, volume: str, limit: int | None, seconds: float, limits: dict[str, Any]
 ) -> list[DiskStep]:
     command = ["python3", "-c", COPY_PROGRAM, str(seconds)]
-    bound = SafetyLimits(DEFAULT_SAFETY_LIMITS.memory_bytes, DEFAULT_SAFETY_LIMITS.pids, TIMEOUT_S)
-    with load(lab, command, image="tools", bound=bound, volumes=[f"{volume}:/data"], **limits) as container:
+    safety = SafetyLimits(DEFAULT_SAFETY_LIMITS.memory_bytes, DEFAULT_SAFETY_LIMITS.pids, TIMEOUT_S)
+    with load(lab, command, image="tools", safety=safety, volumes=[f"{volume}:/data"], **limits) as container:
         code = lab.wait(container, limit_s=TIMEOUT_S + 10)
         log = lab.logs(container)
     if code:
         raise NotRunning(
-            "the container that reads and writes ended before it was done",
-            hint="is the engine's disk full? `docker system df` tells; then run the cell again",
+            f"the container that reads and writes exited with code {code}",
+            hint="the engine's disk may be full or busy: check `docker system df`, then run the cell again",
             engine_message=log[-500:],
         )
     result = json.loads(log.splitlines()[-1])
     return [
-        DiskStep(way, limit, tuple((at, count) for at, count in points)) for way, points in result.items()
+        DiskStep(direction, limit, tuple((at, count) for at, count in points))
+        for direction, points in result.items()
     ]

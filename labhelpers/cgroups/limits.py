@@ -1,6 +1,6 @@
-"""What is set for a container: in words, and in the kernel's files, as versions 1 and 2 spell it.
+"""The limits of a container: as a sentence, and in the kernel's files of cgroup versions 1 and 2.
 
-Sources: kernel, Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst; what Docker writes into which file:
+Sources: kernel, Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst; which values Docker writes to which file:
 opencontainers/runtime-spec, config-linux.md, and runc's conversion of shares to weights.
 """
 
@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.disk import disk
 from labhelpers.cgroups.safety_limits import MIB, load
-from labhelpers.drawing import human_bytes
 from labhelpers.engine.host.text import integer, lines
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.results import Result, column, derived, record, rows
+from labhelpers.units import human_bytes
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
@@ -27,125 +26,123 @@ if TYPE_CHECKING:
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT = 1 << 60
 RequestedOptions = Mapping[str, Any]
-"""`HostConfig` of `docker inspect`: what the engine was asked for."""
+"""`HostConfig` of `docker inspect`: the options that the engine was given."""
 
 
 @record
 class LimitKind:
-    """One limit that Docker can set."""
+    """A limit that Docker can set."""
 
-    resource: str = column("what it limits")
-    option: str = column("of `docker run`")
-    v1: tuple[str, ...] = column("the names of its files; an empty string where there is none")
-    v2: tuple[str, ...] = column("the names of its files; an empty string where there is none")
-    words: Callable[[Sequence[str]], str | None] = column(
-        "from the texts of this host's files, in that order, to the reader's words; None for no limit",
+    resource: str = column("resource that it limits")
+    option: str = column("option of `docker run`")
+    v1: tuple[str, ...] = column("names of its files in version 1")
+    v2: tuple[str, ...] = column("names of its files in version 2")
+    describe: Callable[[Sequence[str]], str | None] = column(
+        "from the contents of this host's files to a description; None for no limit", shown=False
+    )
+    format_v1: Callable[[RequestedOptions], str | None] = column(
+        "from the options to the contents of its files in version 1; None if it was not requested",
         shown=False,
     )
-    spell_1: Callable[[RequestedOptions], str | None] = column(
-        "what is written into them for what was asked for; None where it was not asked for", shown=False
+    format_v2: Callable[[RequestedOptions], str | None] = column(
+        "from the options to the contents of its files in version 2; None if it was not requested",
+        shown=False,
     )
-    spell_2: Callable[[RequestedOptions], str | None] = column(
-        "what is written into them for what was asked for; None where it was not asked for", shown=False
-    )
-    usual: tuple[str, str] = column(
-        "the text that each version has where nothing was asked for", default=("", "")
+    default: tuple[str, str] = column(
+        "contents of its file in versions 1 and 2 if it was not requested", default=("", "")
     )
 
 
 @record
 class Limit:
-    """One limit of a container."""
+    """A limit of a container."""
 
-    resource: str = column("what it limits")
-    option: str = column("of `docker run`")
-    is_set: bool = column("whether it limits anything")
-    words: str = column("what it means, in the reader's words")
-    v1_file: str = column("the names of its files in each version; an empty string where there is none")
-    v2_file: str = column("the names of its files in each version; an empty string where there is none")
-    paths: tuple[str, ...] = column("where they are on this host")
-    texts: tuple[str, ...] = column("what they say; an empty string for one that is empty")
+    resource: str = column("resource that it limits")
+    description: str = column("what the kernel enforces")
+    option: str = column("option of `docker run`")
+    v1_file: str = column("its files in version 1; an empty string if there is none")
+    v2_file: str = column("its files in version 2; an empty string if there is none")
+    is_set: bool = column("whether there is a limit", shown=False)
+    paths: tuple[str, ...] = column("paths of its files on this host", shown=False)
+    texts: tuple[str, ...] = column("contents of its files on this host", shown=False)
+
+    @derived
+    def value(self) -> str:
+        """Contents of its files on this host; long ones are cut."""
+        lines = [line for text in self.texts for line in text.splitlines()]
+        return " · ".join(lines[:3]) + (f" … ({len(lines)} lines)" if lines[3:] else "")
 
 
 @record
 class Limits(Result):
-    """What is set for a container."""
+    """The limits of a container."""
 
-    name: str = column("of the container")
-    version: int = column("of the control groups of the engine's host: 1 or 2")
+    name: str = column("name of the container")
+    version: int = column("cgroup version of the engine's host: 1 or 2")
     limits: tuple[Limit, ...] = rows(
-        "one for each option; those whose files this host does not have are left out", of=Limit
+        "one for each option, without those whose files this host does not have", of=Limit
     )
 
     def of(self, option: str) -> Limit:
         """The limit that an option of `docker run` sets."""
-        return next(one for one in self.limits if one.option == option)
+        return next(limit for limit in self.limits if limit.option == option)
 
     @property
     def are_set(self) -> tuple[Limit, ...]:
-        """Those that limit something."""
-        return tuple(one for one in self.limits if one.is_set)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a limit: resource, words, option, v1_file, v2_file, here."""
-        rows = [
-            (one.resource, one.words, one.option, one.v1_file, one.v2_file, _short(one.texts))
-            for one in self.limits
-        ]
-        return table(rows, ["resource", "words", "option", "v1_file", "v2_file", "here"])
+        """The limits that apply."""
+        return tuple(limit for limit in self.limits if limit.is_set)
 
 
 def limits(lab: Lab, container: Container | str) -> Limits:
-    """What is set for a running container: in words, and in the kernel's files on the engine's host.
+    """The limits of a running container, from the kernel's files on the engine's host.
 
     Raises:
-        LabError: no such container, or it does not run.
+        ContainerMissing, NotRunning: there is no such container, or it is not running.
     """
     names = {name for kind in LIMIT_KINDS for name in (*kind.v1, *kind.v2)}
     version = lab.host.cgroup(container).version
     files = lab.host.cgroup_files(container, sorted(names))
     every = allowed_cpus(lab)
-    found = []
+    results = []
     for kind in LIMIT_KINDS:
-        here = [files[name] for name in (kind.v1 if version == 1 else kind.v2) if name in files]
-        here = [file for file in here if file.text is not None]
-        if not here and (kind.v1 if version == 1 else kind.v2):
-            continue  # its controller is switched off here
+        file_names = kind.v1 if version == 1 else kind.v2
+        here = [files[name] for name in file_names if name in files and files[name].text is not None]
+        if file_names and not here:
+            continue  # its controller is disabled on this host
         texts = [file.text or "" for file in here]
         # a set of all CPUs limits nothing
-        no_limit = (kind.usual[version - 1], every)
-        words = None if texts and texts[0] in no_limit else kind.words(texts)
-        found.append(
+        unlimited = texts and texts[0] in (kind.default[version - 1], every)
+        description = None if unlimited else kind.describe(texts)
+        results.append(
             Limit(
-                kind.resource,
-                kind.option,
-                words is not None,
-                words or "no limit",
-                ", ".join(kind.v1),
-                ", ".join(kind.v2),
-                tuple(file.path for file in here),
-                tuple(texts),
+                resource=kind.resource,
+                description=description or "no limit",
+                option=kind.option,
+                v1_file=", ".join(kind.v1),
+                v2_file=", ".join(kind.v2),
+                is_set=description is not None,
+                paths=tuple(file.path for file in here),
+                texts=tuple(texts),
             )
         )
-    name = name_of(container)
-    return Limits(name, version, tuple(found))
+    return Limits(name_of(container), version, tuple(results))
 
 
 def allowed_cpus(lab: Lab) -> str:
-    """The CPUs that a container of this engine may use, as the kernel writes them: `0-3`, or `1,4-7`.
+    """The CPUs that a container of this engine may use, in the kernel's notation: `0-3`, or `1,4-7`.
 
-    Which they are is not in `docker info`: `NCPU` is their number. They are fewer than the machine's where the engine's
-    cgroup has a set of CPUs, as in a container or on a host with isolated CPUs.
+    `docker info` has only their number, `NCPU`. It is lower than the machine's if the engine's own cgroup has a set
+    of CPUs, as in a container or on a host with isolated CPUs.
 
     Source: proc(5), /proc/PID/status: `Cpus_allowed_list`, of the helper of `lab.host`, which has no set of its own.
     """
     status = lab.host.read("/proc/self/status")
-    found = re.search(r"^Cpus_allowed_list:\s*(\S+)", status, re.M)
-    return found[1] if found else f"0-{int(lab.engine.info['NCPU']) - 1}"
+    match = re.search(r"^Cpus_allowed_list:\s*(\S+)", status, re.M)
+    return match[1] if match else f"0-{int(lab.engine.info['NCPU']) - 1}"
 
 
 def cpu_numbers(text: str) -> list[int]:
-    """The CPUs of a list as the kernel writes it: `0,2-3` is [0, 2, 3]."""
+    """The CPUs of a list in the kernel's notation: `0,2-3` is [0, 2, 3]."""
     numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
@@ -154,13 +151,7 @@ def cpu_numbers(text: str) -> list[int]:
     return numbers
 
 
-def _short(texts: Sequence[str]) -> str:
-    """The texts of a limit in one line; the rules of devices are many."""
-    lines = [line for text in texts for line in text.splitlines()]
-    return " · ".join(lines[:3]) + (f" … ({len(lines)} lines)" if lines[3:] else "")
-
-
-# --- words: from the kernel's text to the reader
+# --- descriptions: from the kernel's text to a sentence
 
 
 def _number(text: str) -> int | None:
@@ -169,8 +160,8 @@ def _number(text: str) -> int | None:
 
 
 def _quota(texts: Sequence[str]) -> str | None:
-    words = " ".join(texts).split()
-    quota, period = (_number(words[0]), _number(words[1])) if len(words) == 2 else (None, None)
+    fields = " ".join(texts).split()
+    quota, period = (_number(fields[0]), _number(fields[1])) if len(fields) == 2 else (None, None)
     if quota is None or not period:
         return None
     return f"{quota / period:g} CPUs: {quota / 1000:g} ms of processor time in every {period / 1000:g} ms"
@@ -179,35 +170,34 @@ def _quota(texts: Sequence[str]) -> str | None:
 def _weight(texts: Sequence[str]) -> str | None:
     if not texts or _number(texts[0]) is None:
         return None
-    return f"{texts[0]} against others that want the same CPU; alone it has the whole"
+    return f"{texts[0]} relative to others on the same CPU; no limit while the CPU is idle"
 
 
 def _cpus(texts: Sequence[str]) -> str | None:
     return f"only on CPU {texts[0]}" if texts and texts[0].strip() else None
 
 
-def _bytes(what: str) -> Callable[[Sequence[str]], str | None]:
-    def words(texts: Sequence[str]) -> str | None:
+def _bytes(template: str) -> Callable[[Sequence[str]], str | None]:
+    def describe(texts: Sequence[str]) -> str | None:
         number = _number(texts[0]) if texts else None
-        return None if not number else what.format(human_bytes(number))
+        return None if not number else template.format(human_bytes(number))
 
-    return words
+    return describe
 
 
-def _rate(key: str, unit: str) -> Callable[[Sequence[str]], str | None]:
-    def words(texts: Sequence[str]) -> str | None:
-        said = []
+def _rate(key: str) -> Callable[[Sequence[str]], str | None]:
+    def describe(texts: Sequence[str]) -> str | None:
+        rates = []
         for line in lines(texts[0]) if texts else []:
-            device, *rest = line.split()
-            value = dict(word.split("=", 1) for word in rest if "=" in word).get(
-                key, rest[0] if len(rest) == 1 else ""
-            )
-            number = _number(value)
+            device, *fields = line.split()
+            # version 1 has `DEVICE RATE`, version 2 `DEVICE key=RATE …`
+            by_key = dict(field.split("=", 1) for field in fields if "=" in field)
+            number = _number(by_key.get(key, fields[0] if len(fields) == 1 else ""))
             if number:
-                said.append(f"{human_bytes(number) if unit == 'bytes' else number} a second, on {device}")
-        return ", ".join(said) or None
+                rates.append(f"{human_bytes(number)}/s on {device}")
+        return ", ".join(rates) or None
 
-    return words
+    return describe
 
 
 def _swap(texts: Sequence[str]) -> str | None:
@@ -222,127 +212,121 @@ def _pids(texts: Sequence[str]) -> str | None:
 
 def _devices(texts: Sequence[str]) -> str:
     if not texts:
-        return "only what Docker lists; a program in the kernel decides"
-    opened = [line for line in texts[0].splitlines() if not line.endswith(" m")]
-    return f"only {len(opened)} rules may be opened; nodes may be made"
+        return "only devices that Docker lists; a BPF program decides"
+    rules = [line for line in texts[0].splitlines() if not line.endswith(" m")]
+    return f"only devices of {len(rules)} rules can be opened; mknod is allowed"
 
 
-# --- spellings: from what was asked for to the text that the kernel gets
+# --- formats: from the options to the contents of the kernel's files
 
 
-def _quota_of(asked: RequestedOptions) -> tuple[int, int] | None:
-    if asked.get("NanoCpus"):
-        return asked["NanoCpus"] // 10_000, 100_000
-    return (asked["CpuQuota"], asked.get("CpuPeriod") or 100_000) if asked.get("CpuQuota", 0) > 0 else None
+def _requested_quota(options: RequestedOptions) -> tuple[int, int] | None:
+    if options.get("NanoCpus"):
+        return options["NanoCpus"] // 10_000, 100_000
+    if options.get("CpuQuota", 0) > 0:
+        return options["CpuQuota"], options.get("CpuPeriod") or 100_000
+    return None
 
 
-def _spell_quota_1(asked: RequestedOptions) -> str | None:
-    found = _quota_of(asked)
-    return found and f"{found[0]} · {found[1]}"
+def _format_quota(separator: str) -> Callable[[RequestedOptions], str | None]:
+    def format_quota(options: RequestedOptions) -> str | None:
+        quota = _requested_quota(options)
+        return quota and f"{quota[0]}{separator}{quota[1]}"
+
+    return format_quota
 
 
-def _spell_quota_2(asked: RequestedOptions) -> str | None:
-    found = _quota_of(asked)
-    return found and f"{found[0]} {found[1]}"
+def _format(key: str, *, unlimited: str = "") -> Callable[[RequestedOptions], str | None]:
+    def format_option(options: RequestedOptions) -> str | None:
+        value = options.get(key)
+        return (unlimited if value == -1 else str(value)) if value else None
+
+    return format_option
 
 
-def _spell(key: str, *, most: str = "") -> Callable[[RequestedOptions], str | None]:
-    return lambda asked: (str(asked[key]) if asked.get(key) != -1 else most) if asked.get(key) else None
-
-
-def _spell_weight_2(asked: RequestedOptions) -> str | None:
-    # runc before 1.3.2: [2, 262144] onto [1, 10000] in a straight line; later ones use a curve through 1024 → 100
-    shares = asked.get("CpuShares")
+def _format_weight(options: RequestedOptions) -> str | None:
+    # runc before 1.3.2 maps [2, 262144] linearly to [1, 10000]; later versions use a curve through 1024 → 100
+    shares = options.get("CpuShares")
     return str(1 + ((shares - 2) * 9999) // 262142) if shares else None
 
 
-def _spell_swap_2(asked: RequestedOptions) -> str | None:
+def _format_swap(options: RequestedOptions) -> str | None:
     # version 2 limits swap alone, version 1 memory and swap together
-    both, memory = asked.get("MemorySwap", 0), asked.get("Memory", 0)
-    return "max" if both == -1 else str(both - memory) if both else None
+    total, memory = options.get("MemorySwap", 0), options.get("Memory", 0)
+    return "max" if total == -1 else str(total - memory) if total else None
 
 
-def _spell_disk(
-    key: str, name: str
-) -> tuple[Callable[[RequestedOptions], str | None], Callable[[RequestedOptions], str | None]]:
-    def one(asked: RequestedOptions) -> str | None:
-        return f"{{disk}} {asked[key][0]['Rate']}" if asked.get(key) else None
+def _format_rate(key: str, prefix: str = "") -> Callable[[RequestedOptions], str | None]:
+    def format_rate(options: RequestedOptions) -> str | None:
+        return f"{{disk}} {prefix}{options[key][0]['Rate']}" if options.get(key) else None
 
-    def two(asked: RequestedOptions) -> str | None:
-        return f"{{disk}} {name}={asked[key][0]['Rate']}" if asked.get(key) else None
-
-    return one, two
+    return format_rate
 
 
 LIMIT_KINDS = (
-    LimitKind("CPU quota", "--cpus", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",), _quota, _spell_quota_1,
-         _spell_quota_2),
-    LimitKind("CPU shares", "--cpu-shares", ("cpu.shares",), ("cpu.weight",), _weight, _spell("CpuShares"),
-         _spell_weight_2, ("1024", "100")),
-    LimitKind("CPU set", "--cpuset-cpus", ("cpuset.cpus",), ("cpuset.cpus",), _cpus, _spell("CpusetCpus"),
-         _spell("CpusetCpus")),
-    LimitKind("memory", "--memory", ("memory.limit_in_bytes",), ("memory.max",), _bytes("at most {}; killed beyond it"),
-         _spell("Memory"), _spell("Memory")),
+    LimitKind("CPU quota", "--cpus", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",), _quota,
+        _format_quota(" · "), _format_quota(" ")),
+    LimitKind("CPU shares", "--cpu-shares", ("cpu.shares",), ("cpu.weight",), _weight, _format("CpuShares"),
+        _format_weight, ("1024", "100")),
+    LimitKind("CPU set", "--cpuset-cpus", ("cpuset.cpus",), ("cpuset.cpus",), _cpus, _format("CpusetCpus"),
+        _format("CpusetCpus")),
+    LimitKind("memory", "--memory", ("memory.limit_in_bytes",), ("memory.max",),
+        _bytes("at most {}; killed beyond it"), _format("Memory"), _format("Memory")),
     LimitKind("memory and swap", "--memory-swap", ("memory.memsw.limit_in_bytes",), ("memory.swap.max",),
-         _swap, _spell("MemorySwap", most="-1"), _spell_swap_2),
+        _swap, _format("MemorySwap", unlimited="-1"), _format_swap),
     LimitKind("reservation", "--memory-reservation", ("memory.soft_limit_in_bytes",), ("memory.low",),
-         _bytes("{} when the host runs short of memory"), _spell("MemoryReservation"), _spell("MemoryReservation")),
+        _bytes("{} when the host runs short of memory"), _format("MemoryReservation"),
+        _format("MemoryReservation")),
     LimitKind("disk, reading", "--device-read-bps", ("blkio.throttle.read_bps_device",), ("io.max",),
-         _rate("rbps", "bytes"), *_spell_disk("BlkioDeviceReadBps", "rbps")),
+        _rate("rbps"), _format_rate("BlkioDeviceReadBps"), _format_rate("BlkioDeviceReadBps", "rbps=")),
     LimitKind("disk, writing", "--device-write-bps", ("blkio.throttle.write_bps_device",), ("io.max",),
-         _rate("wbps", "bytes"), *_spell_disk("BlkioDeviceWriteBps", "wbps")),
-    LimitKind("processes", "--pids-limit", ("pids.max",), ("pids.max",), _pids, _spell("PidsLimit"),
-         _spell("PidsLimit")),
-    LimitKind("devices", "--device", ("devices.list",), (), _devices, lambda asked: None, lambda asked: None),
+        _rate("wbps"), _format_rate("BlkioDeviceWriteBps"), _format_rate("BlkioDeviceWriteBps", "wbps=")),
+    LimitKind("processes", "--pids-limit", ("pids.max",), ("pids.max",), _pids, _format("PidsLimit"),
+        _format("PidsLimit")),
+    LimitKind("devices", "--device", ("devices.list",), (), _devices, lambda options: None, lambda options: None),
 )  # fmt: skip
 
 
-# --- one limit, two spellings
+# --- the same limits in both versions
 
 
 @record
 class VersionedLimit:
-    """One limit, in the words of both versions."""
+    """A limit in both cgroup versions."""
 
-    option: str = column("as it was given to `docker run`, with its value")
-    v1_file: str = column("the file of each version and what stands in it")
-    v1_text: str = column("the file of each version and what stands in it")
-    v2_file: str = column("the file of each version and what stands in it")
-    v2_text: str = column("the file of each version and what stands in it")
-    read: str = column("what was read on this host")
-    spelled: str = column("what this version's text should be, from what was asked for")
+    option: str = column("option of `docker run`, with its value")
+    v1_file: str = column("its files in version 1")
+    v1_value: str = column("their contents in version 1")
+    v2_file: str = column("its file in version 2")
+    v2_value: str = column("its contents in version 2")
+    actual: str = column("contents that were read on this host")
+    expected: str = column("contents that the options should produce in this host's version", shown=False)
 
 
 @record
 class VersionComparison(Result):
-    """The same limits in versions 1 and 2: this host's were read, the other's are what its runtime would write."""
+    """The same limits in cgroup versions 1 and 2: read on this host for its version, computed for the other."""
 
-    version: int = column("of this host")
-    rows: tuple[VersionedLimit, ...] = rows("one a limit", of=VersionedLimit)
+    version: int = column("cgroup version of this host")
+    rows: tuple[VersionedLimit, ...] = rows("one for each limit", of=VersionedLimit)
 
     @property
-    def read_as_spelled(self) -> bool:
-        """Whether every file of this host says what was asked for (shares apart: their conversion has changed)."""
-        return all(row.read == row.spelled for row in self.rows if not row.option.startswith("--cpu-shares"))
-
-    def frame(self) -> pd.DataFrame:
-        """One row a limit: option, v1, v2; this host's column says so in its name."""
-        rows = [(r.option, f"{r.v1_file}: {r.v1_text}", f"{r.v2_file}: {r.v2_text}") for r in self.rows]
-        here = {1: ["version 1 (read here)", "version 2"], 2: ["version 1", "version 2 (read here)"]}[
-            self.version
-        ]
-        return table(rows, ["option", *here])
+    def matches_expected(self) -> bool:
+        """Whether every file of this host has the expected contents, except shares, whose conversion has changed."""
+        return all(
+            row.actual == row.expected for row in self.rows if not row.option.startswith("--cpu-shares")
+        )
 
 
 def compare_versions(lab: Lab) -> VersionComparison:
-    """Give one container every kind of limit, and read on the engine's host how the kernel has them.
+    """Start a container with every kind of limit, and read the kernel's files on the engine's host.
 
-    The other version's column is computed from what was asked for, as the runtime spells it there.
+    The values of the other version are computed from the options, as the runtime writes them there.
     """
     volume = f"cgroups-spell-{lab.session}"
     with lab.quiet(essential=["docker run -d --network none --memory"]), ExitStack() as stack:
         stack.callback(lab.remove_volume, lab.create_volume(volume))
-        found = disk(lab, volume)
+        volume_disk = disk(lab, volume)
         cpu = str(cpu_numbers(allowed_cpus(lab))[0])
         options: dict[str, Any] = {
             "cpus": 0.5,
@@ -352,39 +336,40 @@ def compare_versions(lab: Lab) -> VersionComparison:
             "memory_reservation": 32 * MIB,
             "pids_limit": 32,
         }
-        given = {
+        values = {
             "--cpus": "0.5", "--cpu-shares": "512", "--cpuset-cpus": cpu, "--memory": "64m", "--memory-swap": "64m",
             "--memory-reservation": "32m", "--pids-limit": "32",
         }  # fmt: skip
-        if found.path:
-            options |= {"device_write_bps": [f"{found.path}:1mb"]}
-            given |= {"--device-write-bps": f"{found.path}:1mb"}
-        container = stack.enter_context(load(lab, ["true"], begin=False, **options))
-        asked = lab.inspect(container)["HostConfig"]
-        seen = limits(lab, container)
-        number = seen.of("--device-write-bps").texts[0].split()[0] if found.path else ""
+        if volume_disk.path:
+            options |= {"device_write_bps": [f"{volume_disk.path}:1mb"]}
+            values |= {"--device-write-bps": f"{volume_disk.path}:1mb"}
+        container = stack.enter_context(load(lab, ["true"], start=False, **options))
+        requested = lab.inspect(container)["HostConfig"]
+        actual = limits(lab, container)
+        number = actual.of("--device-write-bps").texts[0].split()[0] if volume_disk.path else ""
     rows = []
     for kind in LIMIT_KINDS:
-        here = next((one for one in seen.limits if one.option == kind.option), None)
-        if kind.option not in given or here is None:
+        limit = next((each for each in actual.limits if each.option == kind.option), None)
+        if kind.option not in values or limit is None:
             continue
-        spelled = [(spell(asked) or "").format(disk=number) for spell in (kind.spell_1, kind.spell_2)]
-        read = " · ".join(here.texts) if seen.version == 1 else _only(here.texts[0], spelled[1])
-        texts = [read, spelled[1]] if seen.version == 1 else [spelled[0], read]
+        v1, v2 = (
+            (formatted(requested) or "").format(disk=number) for formatted in (kind.format_v1, kind.format_v2)
+        )
+        text = " · ".join(limit.texts) if actual.version == 1 else _without_unset(limit.texts[0], v2)
         rows.append(
             VersionedLimit(
-                f"{kind.option} {given[kind.option]}",
-                " · ".join(kind.v1),
-                texts[0],
-                kind.v2[0],
-                texts[1],
-                read,
-                spelled[seen.version - 1],
+                option=f"{kind.option} {values[kind.option]}",
+                v1_file=" · ".join(kind.v1),
+                v1_value=text if actual.version == 1 else v1,
+                v2_file=kind.v2[0],
+                v2_value=text if actual.version == 2 else v2,
+                actual=text,
+                expected=v1 if actual.version == 1 else v2,
             )
         )
-    return VersionComparison(seen.version, tuple(rows))
+    return VersionComparison(actual.version, tuple(rows))
 
 
-def _only(text: str, spelled: str) -> str:
-    """Of a line of io.max, the words that were asked for: the others say `max`."""
-    return re.sub(r" [a-z]+=max\b", "", text) if "bps=" in spelled else text
+def _without_unset(text: str, expected: str) -> str:
+    """A line of io.max without the keys that are `max`: they were not requested."""
+    return re.sub(r" [a-z]+=max\b", "", text) if "bps=" in expected else text

@@ -1,4 +1,4 @@
-"""Network: no control group limits bandwidth; a token bucket on the veth does."""
+"""Network: no cgroup controller limits bandwidth; a token bucket on the veth does."""
 
 from __future__ import annotations
 
@@ -8,94 +8,100 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import START_TIMEOUT_S
-from labhelpers.errors import LabError
+from labhelpers.errors import ExperimentFailed
 from labhelpers.lab import Output
-from labhelpers.results import Result, column, record, table
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-RATE_MBIT = 20
-# version 1's two controllers for packets mark them (net_cls) and order them (net_prio); neither limits
+RATE_MBIT_PER_S = 20
+# the two packet controllers of version 1 tag packets (net_cls) and set their priority (net_prio)
 PACKET_CONTROLLERS = ("net_cls", "net_prio")
 
 
 @record
 class Transfer:
-    """One transfer from a container to another."""
+    """A transfer between two containers."""
 
-    what: str = column("how the sender's end of its veth was: `as it is` or `token bucket`")
+    qdisc: str = column("queueing discipline of the sender's interface: `default` or `token bucket`")
+    rate_mbit_per_s: float | None = column("rate of the token bucket; none without a token bucket")
+    mean_mbit_per_s: float = column("mean rate, as counted by the receiver")
     points: tuple[tuple[float, float], ...] = column(
-        "(seconds, megabits a second) of each interval, as the receiver counted"
+        "(seconds, megabits per second) of each interval, as counted by the receiver", shown=False
     )
-    mbit_s: float = column("on average, as the receiver counted")
 
 
 @record
 class Bandwidth(Result):
-    """What limits a container's bandwidth, and what does not."""
+    """Transfers between two containers, without a token bucket and with one."""
 
-    controllers: tuple[str, ...] = column("the control groups' controllers of the engine's kernel")
-    asked_mbit_s: float = column("the rate of the token bucket")
-    commands: tuple[str, ...] = column("what was run in the sender's network namespace, in order")
-    qdisc: str = column("what the kernel says of the interface while the bucket was there")
-    before: Transfer = column("a transfer without the bucket, and one with it", shown=False)
-    during: Transfer | None = column("a transfer without the bucket, and one with it", shown=False)
-    why_not: str = column("why there was no bucket; an empty string where there was")
+    controllers: tuple[str, ...] = column("cgroup controllers of the engine's kernel")
+    rate_mbit_per_s: float = column("rate of the token bucket")
+    commands: tuple[str, ...] = column("commands that were run in the sender's network namespace")
+    qdisc: str = column("output of `tc qdisc show` with the token bucket")
+    transfers: tuple[Transfer, ...] = rows("without a token bucket, then with it", of=Transfer)
+    unavailable_reason: str = column("why there was no token bucket, or an empty string")
+
+    @property
+    def before(self) -> Transfer:
+        """The transfer without a token bucket."""
+        return self.transfers[0]
+
+    @property
+    def during(self) -> Transfer | None:
+        """The transfer with the token bucket; None if the kernel has none."""
+        return self.transfers[1] if len(self.transfers) > 1 else None
 
     @property
     def limiting_controllers(self) -> tuple[str, ...]:
-        """The controllers whose resource is bandwidth: those for packets, without those that only mark or order."""
+        """The controllers that limit bandwidth: the network controllers except those that only tag packets."""
         return tuple(
-            one for one in self.controllers if one.startswith("net") and one not in PACKET_CONTROLLERS
+            name for name in self.controllers if name.startswith("net") and name not in PACKET_CONTROLLERS
         )
 
     @property
-    def bucket_held(self) -> bool:
-        """Whether no more came through than the bucket's rate and a quarter; so it is, too, where there was none."""
-        return self.during is None or self.during.mbit_s <= 1.25 * self.asked_mbit_s
-
-    def frame(self) -> pd.DataFrame:
-        """One row a transfer: what, asked_mbit_s, measured_mbit_s."""
-        rows: list[tuple[str, float | None, float]] = [(self.before.what, None, self.before.mbit_s)]
-        if self.during:
-            rows.append((self.during.what, self.asked_mbit_s, self.during.mbit_s))
-        return table(rows, ["what", "asked_mbit_s", "measured_mbit_s"])
+    def within_rate(self) -> bool:
+        """Whether the token bucket let through no more than its rate and a quarter; true if there was none."""
+        return self.during is None or self.during.mean_mbit_per_s <= 1.25 * self.rate_mbit_per_s
 
 
-def bandwidth(lab: Lab, mbit_s: int = RATE_MBIT, seconds: int = 1) -> Bandwidth:
-    """Send from one container to another as fast as it goes, and through a token bucket of `mbit_s`.
+def bandwidth(lab: Lab, rate_mbit_per_s: int = RATE_MBIT_PER_S, seconds: int = 1) -> Bandwidth:
+    """Send data from one container to another at full speed, then through a token bucket.
 
-    Both are on a network of their own, made for this. The bucket is set by a third container that joins the sender's
-    network namespace and has one capability, NET_ADMIN.
+    Both are on a new network. A third container in the sender's network namespace, with the capability NET_ADMIN
+    alone, sets up the token bucket.
 
     Args:
-        mbit_s: in megabits a second.
-        seconds: of each transfer.
+        rate_mbit_per_s: rate of the token bucket.
+        seconds: duration of each transfer.
+
+    Raises:
+        ExperimentFailed: the transfer did not succeed.
 
     Source: tc-tbf(8); kernel, cgroup-v1/net_cls.rst and net_prio.rst; /proc/cgroups (cgroups(7)).
     """
-    rows = lab.host.read("/proc/cgroups").splitlines()
-    controllers = tuple(row.split()[0] for row in rows if not row.startswith("#"))
-    bucket = f"tc qdisc add dev eth0 root tbf rate {mbit_s}mbit burst 32kbit latency 400ms"
+    lines = lab.host.read("/proc/cgroups").splitlines()
+    controllers = tuple(line.split()[0] for line in lines if not line.startswith("#"))
+    command = f"tc qdisc add dev eth0 root tbf rate {rate_mbit_per_s}mbit burst 32kbit latency 400ms"
     with lab.quiet(essential=["docker exec"]), _pair(lab) as (sender, receiver, tool):
         address = lab.address_of(sender)
-        before = _transfer(lab, receiver, address, "as it is", seconds)
-        done = lab.exec(tool, bucket)
-        if done.exit_code:
-            why = f"this kernel has no token bucket: {str(done).strip()}"
-            return Bandwidth(controllers, mbit_s, (bucket,), "", before, None, why)
-        qdisc = lab.exec(tool, "tc qdisc show dev eth0").stdout.strip()
-        during = _transfer(lab, receiver, address, "token bucket", seconds)
-    return Bandwidth(controllers, mbit_s, (bucket,), qdisc, before, during, "")
+        transfers = [_transfer(lab, receiver, address, "default", None, seconds)]
+        output = lab.exec(tool, command)
+        qdisc, reason = "", ""
+        if output.exit_code:
+            reason = f"this kernel has no token bucket: {str(output).strip()}"
+        else:
+            qdisc = lab.exec(tool, "tc qdisc show dev eth0").stdout.strip()
+            transfers.append(_transfer(lab, receiver, address, "token bucket", rate_mbit_per_s, seconds))
+    return Bandwidth(controllers, rate_mbit_per_s, (command,), qdisc, tuple(transfers), reason)
 
 
 @contextmanager
 def _pair(lab: Lab) -> Iterator[tuple[Container, Container, Container]]:
-    """A sender that waits, a receiver, and a tool in the sender's network namespace, on a network of their own."""
+    """A listening sender and a receiver on a new network, and a tool in the sender's network namespace."""
     tools, name = lab.image("tools"), f"cgroups-net-{lab.session}"
     bare: dict[str, Any] = {"cap_drop": ["ALL"], "memory": "128m", "pids_limit": 32}
     with ExitStack() as stack:
@@ -117,16 +123,20 @@ def _pair(lab: Lab) -> Iterator[tuple[Container, Container, Container]]:
         yield sender, receiver, tool
 
 
-def _transfer(lab: Lab, receiver: Container, address: str, what: str, seconds: int) -> Transfer:
-    # -R: the one who asks receives, so what it reports is what came through
+def _transfer(
+    lab: Lab, receiver: Container, address: str, qdisc: str, rate_mbit_per_s: float | None, seconds: int
+) -> Transfer:
+    # -R: the client receives, so its report is what arrived
     command = f"timeout -s KILL 60 iperf3 -c {address} -R -t {seconds} -i 0.1 -J"
-    answer: Output = lab.exec(receiver, command)
-    report = json.loads(answer.stdout or "{}")
-    if answer.exit_code or not report.get("intervals"):
-        raise LabError(
+    output: Output = lab.exec(receiver, command)
+    report = json.loads(output.stdout or "{}")
+    if output.exit_code or not report.get("intervals"):
+        raise ExperimentFailed(
             "the transfer between the two containers failed",
-            hint="run the cell again; a firewall on the engine's machine may stop it",
-            engine_message=str(report.get("error", answer))[-500:],
+            hint="run the cell again; a firewall on the engine's machine may block it",
+            engine_message=str(report.get("error", output))[-500:],
         )
-    points = [(one["sum"]["end"], one["sum"]["bits_per_second"] / 1e6) for one in report["intervals"]]
-    return Transfer(what, tuple(points), report["end"]["sum_received"]["bits_per_second"] / 1e6)
+    sums = [interval["sum"] for interval in report["intervals"]]
+    points = tuple((each["end"], each["bits_per_second"] / 1e6) for each in sums)
+    mean = report["end"]["sum_received"]["bits_per_second"] / 1e6
+    return Transfer(qdisc, rate_mbit_per_s, mean, points)

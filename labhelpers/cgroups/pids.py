@@ -1,4 +1,4 @@
-"""Processes: a fork bomb that is contained."""
+"""Processes: a fork bomb in a container with a PID limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import MIB, START_TIMEOUT_S, SafetyLimits, load, open_gate, program
 from labhelpers.cgroups.samples import Sampler, Samples
-from labhelpers.results import Result, column, record
+from labhelpers.results import Result, column, derived, record
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
@@ -17,39 +17,36 @@ FORK_BOMB = program("fork_bomb.py")
 
 @record
 class PidsLimit(Result):
-    """A fork bomb with a limit."""
+    """A fork bomb in a container with a PID limit."""
 
-    name: str = column("of the container")
-    limit: int = column("how many processes and threads its cgroup may hold")
-    refused: int = column("how often fork(2) failed, as the bomb counted")
-    kernel_refused: int | None = column(
-        "the same as the kernel counted (`pids.events`), None where it does not"
-    )
-    others_start: bool = column(
-        "whether a new container started and answered while the bomb was at its limit"
-    )
-    samples: Samples = column("of its cgroup", shown=False)
+    name: str = column("name of the container")
+    limit: int = column("processes and threads that its cgroup may have")
+    fork_failures: int = column("failed calls of fork(2), as counted by the fork bomb")
+    pids_events_max: int | None = column("failed calls of fork(2), as counted by the kernel in `pids.events`")
+    others_can_start: bool = column("whether a new container started while the fork bomb was at its limit")
+    samples: Samples = column("samples of its cgroup", shown=False)
 
-    @property
-    def most(self) -> int:
-        """The most processes that a sample saw."""
+    @derived
+    def peak(self) -> int:
+        """Highest number of processes and threads, of all samples."""
         return max(reading.cgroup.pids.current for reading in self.samples.of(self.name))
 
 
 def pids_limit(lab: Lab, limit: int = 40, seconds: float = 1.0) -> PidsLimit:
-    """Let a fork bomb off in a container that may have `limit` processes, and start another container beside it.
+    """Run a fork bomb in a container that may have `limit` processes, and start another container meanwhile.
 
     Args:
-        seconds: for which the bomb stays at its limit.
+        limit: processes and threads that the container may have.
+        seconds: how long the fork bomb stays at its limit.
 
     Source: kernel, cgroup-v2.rst, pids.max; fork(2), EAGAIN.
     """
-    bound = SafetyLimits(192 * MIB, 64, 60)
-    options: dict[str, Any] = {"pids_limit": limit, "cpus": 0.5}
+    safety = SafetyLimits(192 * MIB, 64, 60)
+    options: dict[str, Any] = {"image": "tools", "safety": safety, "pids_limit": limit, "cpus": 0.5}
     command = ["python3", "-c", FORK_BOMB]
     with (
         lab.quiet(essential=["docker run -d --network none --memory"]),
-        load(lab, command, image="tools", bound=bound, begin=False, needs=["pids"], **options) as container,
+        load(lab, command, start=False, controllers=["pids"], **options) as container,
     ):
         with Sampler(lab, container, hz=20) as sampler:
             open_gate(lab, container)
@@ -66,17 +63,17 @@ def pids_limit(lab: Lab, limit: int = 40, seconds: float = 1.0) -> PidsLimit:
                 every_s=0.1,
                 while_running=container,
             )
-            with lab.running(lab.image("payload"), ["sleep", "60"], network="none") as beside:
-                answer = lab.exec(beside, ["echo", "here"])
+            with lab.running(lab.image("payload"), ["sleep", "60"], network="none") as another:
+                output = lab.exec(another, ["echo", "started"])
             sampler.wait(seconds)
         events = lab.host.cgroup_files(container, ["pids.events"]).get("pids.events")
-        counted = re.search(r"^max (\d+)", (events and events.text) or "", re.M)
-        refused = int(lab.host.disk_usage("/refused", container).apparent_bytes)
+        match = re.search(r"^max (\d+)", (events and events.text) or "", re.M)
+        failures = int(lab.host.disk_usage("/refused", container).apparent_bytes)
     return PidsLimit(
         name=str(container.name),
         limit=limit,
-        refused=refused,
-        kernel_refused=int(counted[1]) if counted else None,
-        others_start=answer.stdout.strip() == "here",
+        fork_failures=failures,
+        pids_events_max=int(match[1]) if match else None,
+        others_can_start=output.stdout.strip() == "started",
         samples=sampler.samples(),
     )

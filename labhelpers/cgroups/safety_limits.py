@@ -1,15 +1,15 @@
-"""The outer bound of a hog: set, read back from the host, and only then may the hog begin.
+"""Safety limits for containers that use all the resources that they can get.
 
-A hog is a container that takes whatever it can get. Three things hold it, each without the others:
+Three mechanisms confine such a container, each without relying on the others:
 
-1. its cgroup: a limit of memory and of processes. The lab reads both back from the kernel's own files on the
-   engine's host; where one of them did not take effect, the container is removed before it has run. Where the host
-   does not have one of the two controllers, an experiment that is about it does not begin (`missing_controllers`), and
-   the others keep 2 and 3;
+1. its cgroup: a limit of memory and of processes. The lab reads both back from the kernel's files on the engine's
+   host; if either was not applied, the container is removed before its command has run. If the host does not have
+   one of the two controllers, an experiment that is about it does not start (`missing_controllers`), and the other
+   experiments rely on 2 and 3;
 2. inside: a limit of address space (setrlimit(2), RLIMIT_AS) for each of its processes, and `timeout -s KILL`;
 3. outside: the lab kills the container a little after its time, and removes it in any case.
 
-An experiment's own limit lies inside the bound: where it is missing or fails to apply, the bound is what holds.
+An experiment's own limit is below the safety limits: if it is missing or not applied, the safety limits hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.differences import lacks_controller
 from labhelpers.engine.host import Memory, Pids
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, LabError, NotAvailable
 from labhelpers.lab.operations import Run
 from labhelpers.results import Result, column, record
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 START_TIMEOUT_S = 60.0
-"""The longest that a container takes from its start to its gate, on a slow engine."""
+"""Timeout for a container to reach its gate, on a slow engine."""
 EXIT_TIMEOUT_S = 3.0
-"""How much later than `timeout` inside the lab kills the container."""
+"""How long after `timeout` inside the container the lab kills it."""
 _USR1 = 1 << 9  # bit of SIGUSR1 in /proc/PID/status, SigCgt
 
 
 def program(name: str) -> str:
-    """The text of a program of `inside/`, as `sh -c` or `python3 -c` takes it."""
+    """The source of a program in `inside/`, for `sh -c` or `python3 -c`."""
     return (Path(__file__).with_name("inside") / name).read_text(encoding="utf-8")
 
 
@@ -49,11 +49,11 @@ _WAIT_FOR_SIGUSR1 = program("gate.sh")
 
 @record
 class SafetyLimits(Result):
-    """What a hog can take at most, whatever its own limits are."""
+    """The most that a container can use, whatever its own limits are."""
 
-    memory_bytes: int = column("of its container; swap is not added to it")
-    pids: int = column("processes and threads of its container")
-    seconds: float = column("how long it runs")
+    memory_bytes: int = column("memory of the container, without swap")
+    pids: int = column("processes and threads of the container")
+    seconds: float = column("how long the command runs, in seconds")
 
 
 DEFAULT_SAFETY_LIMITS = SafetyLimits(256 * MIB, 64, 60.0)
@@ -65,95 +65,98 @@ def load(
     command: Sequence[str],
     *,
     image: str = "payload",
-    bound: SafetyLimits = DEFAULT_SAFETY_LIMITS,
-    begin: bool = True,
-    stay: bool = False,
-    needs: Sequence[str] = (),
+    safety: SafetyLimits = DEFAULT_SAFETY_LIMITS,
+    start: bool = True,
+    keep: bool = False,
+    controllers: Sequence[str] = (),
     **options: Any,
 ) -> Iterator[Container]:
-    """A container that may take whatever `safety` leaves it, for the block; it is removed at its end.
+    """A container that may use all that the safety limits leave it, for the block; it is removed at the end.
 
     Args:
-        command: what it runs, once the bound was read back from the host.
+        command: its command, which starts once the safety limits were read back from the host.
         image: a lab image with a shell: `payload` or `tools`.
-        begin: False: its command waits for `open_gate`, so that its samples have begun before.
-        needs: the controllers that it is about: where the engine cannot use one of them, nothing is started.
-        stay: when the command has ended, its container (and so its cgroup) stays until a second `open_gate`.
-        options: as for `lab.run`. A limit of memory or pids that is not given is the bound's.
+        safety: the safety limits.
+        start: False makes its command wait for `open_gate`, so that samples can begin before it.
+        keep: keep the container (and its cgroup) when the command has ended, until a second `open_gate`.
+        controllers: cgroup controllers that the experiment is about; if one is missing, nothing is started.
+        options: as for `lab.run`. The default limits of memory and processes are the safety limits.
 
     Raises:
-        BadInput: a limit above the bound.
-        LabError: the bound did not take effect, or a controller is missing; nothing has run.
+        BadInput: a limit is above the safety limits.
+        NotAvailable: the safety limits were not applied, or a controller is missing; the command did not run.
     """
-    if why := missing_controllers(lab, *needs):
-        raise LabError(why, hint="`./lab doctor` says how to get it; go on with the next section")
-    limits = _apply_safety_limits(bound, options)
-    kib, seconds = str(bound.memory_bytes * 4 // 1024), str(max(1, round(bound.seconds)))
-    gate = ["-c", _WAIT_FOR_SIGUSR1, "gate", kib, seconds, "yes" if stay else "", *command]
+    if reason := missing_controllers(lab, *controllers):
+        raise NotAvailable(
+            reason, hint="`./lab doctor` shows how to enable it; continue with the next section"
+        )
+    limits = _apply_safety_limits(safety, options)
+    kib, seconds = str(safety.memory_bytes * 4 // 1024), str(max(1, round(safety.seconds)))
+    gate = ["-c", _WAIT_FOR_SIGUSR1, "gate", kib, seconds, "yes" if keep else "", *command]
     options = {"network": "none", "cap_drop": ["ALL"], **options, **limits, "entrypoint": "sh"}
     with (
         lab.quiet(essential=["docker run -d"]),
         lab.running(lab.image(image), gate, **options) as container,
     ):
-        verify_limits(lab, container, bound)
-        with kill_after(lab, container, bound.seconds + EXIT_TIMEOUT_S):
-            if begin:
+        verify_limits(lab, container, safety)
+        with kill_after(lab, container, safety.seconds + EXIT_TIMEOUT_S):
+            if start:
                 open_gate(lab, container)
             yield container
 
 
-def _apply_safety_limits(bound: SafetyLimits, options: dict[str, Any]) -> dict[str, Any]:
-    memory, pids = options.get("memory", bound.memory_bytes), options.get("pids_limit", bound.pids)
-    asked = Run("any", memory=memory, pids_limit=pids).api()["HostConfig"]
-    if asked["Memory"] > bound.memory_bytes or not 0 < asked["PidsLimit"] <= bound.pids:
+def _apply_safety_limits(safety: SafetyLimits, options: dict[str, Any]) -> dict[str, Any]:
+    memory, pids = options.get("memory", safety.memory_bytes), options.get("pids_limit", safety.pids)
+    requested = Run("any", memory=memory, pids_limit=pids).api()["HostConfig"]
+    if requested["Memory"] > safety.memory_bytes or not 0 < requested["PidsLimit"] <= safety.pids:
         raise BadInput(
-            f"a limit of {memory} of memory and {pids} processes is above the bound that the lab sets",
-            hint=f"stay within {bound.memory_bytes} bytes and {bound.pids} processes",
+            f"a limit of {memory} of memory and {pids} processes is above the lab's safety limits",
+            hint=f"use at most {safety.memory_bytes} bytes and {safety.pids} processes",
         )
     # the same number for memory and for memory with swap: no swap (docs.docker.com, resource_constraints)
     return {"memory": memory, "memory_swap": memory, "pids_limit": pids}
 
 
-def verify_limits(lab: Lab, container: Container, bound: SafetyLimits) -> None:
-    """Read the bound back from the kernel's files on the engine's host.
+def verify_limits(lab: Lab, container: Container, safety: SafetyLimits) -> None:
+    """Read the safety limits back from the kernel's files on the engine's host.
 
     Raises:
-        LabError: the container has more than the bound.
+        NotAvailable: the container's limits are above the safety limits.
     """
-    seen = lab.host.cgroup(container)
-    memory, pids = seen.get(Memory), seen.get(Pids)
-    for controller, what, limit, most in (
-        ("memory", "memory", memory.limit_bytes if memory else None, bound.memory_bytes),
-        ("pids", "processes", pids.limit if pids else None, bound.pids),
+    cgroup = lab.host.cgroup(container)
+    memory, pids = cgroup.get(Memory), cgroup.get(Pids)
+    for controller, resource, limit, maximum in (
+        ("memory", "memory", memory.limit_bytes if memory else None, safety.memory_bytes),
+        ("pids", "processes", pids.limit if pids else None, safety.pids),
     ):
         if missing_controllers(lab, controller):
             continue
-        if limit is None or limit > most:
-            has = "no limit" if limit is None else f"a limit of {limit}"
-            raise LabError(
-                f"the engine's kernel has {has} on {what} for {container.name}, where {most} was asked, so what takes "
-                "all it can get was not started",
-                hint="`docker info` lists what this engine cannot limit; the experiment is not safe on it",
+        if limit is None or limit > maximum:
+            actual = "no limit" if limit is None else f"a limit of {limit}"
+            raise NotAvailable(
+                f"the kernel has {actual} on {resource} for {container.name} instead of {maximum}, "
+                "so its command was not started",
+                hint="`docker info` lists the limits that this engine does not support; continue with the next section",
             )
 
 
 def missing_controllers(lab: Lab, *controllers: str) -> str | None:
-    """Why an experiment on these controllers cannot be shown here: a sentence for the page; None where it can.
+    """A sentence that names the controllers that this engine cannot use; None if it can use them all.
 
     Args:
         controllers: `memory`, `cpu`, `cpuset` or `pids`.
     """
-    lacks = [one for one in controllers if lacks_controller(lab.engine.info, one)]
-    if not lacks:
+    missing = [name for name in controllers if lacks_controller(lab.engine.info, name)]
+    if not missing:
         return None
-    return f"Not shown here: this engine cannot use the cgroup controller {' and '.join(lacks)}."
+    return f"Not shown here: this engine cannot use the cgroup controller {' and '.join(missing)}."
 
 
 def open_gate(lab: Lab, container: Container) -> None:
-    """Send the gate of a hog the signal to go on, once it catches it.
+    """Let the command of a `load` container start, or the container end: send SIGUSR1 once its shell catches it.
 
     Raises:
-        NotRunning: the container has ended.
+        NotRunning: the container exited.
         TimedOut: its first process does not catch the signal.
     """
     file = f"/proc/{lab.inspect(container)['State']['Pid']}/status"
@@ -170,10 +173,10 @@ def open_gate(lab: Lab, container: Container) -> None:
 
 @contextmanager
 def kill_after(lab: Lab, container: Container, seconds: float) -> Iterator[None]:
-    """Kill the container when the block lasts longer than `seconds`."""
+    """Kill the container if the block takes longer than `seconds`."""
 
     def end() -> None:
-        with suppress(LabError):  # it may have ended by itself
+        with suppress(LabError):  # it may have exited already
             lab.kill(container)
 
     timer = threading.Timer(seconds, end)

@@ -1,4 +1,4 @@
-"""The room of `03_namespaces`: what a process can see, and what it shares with whom."""
+"""The room of `03_namespaces`: the resources that a process sees, and the processes that share them."""
 
 from labhelpers.namespaces.identity import matrix, namespaces_of
 from labhelpers.namespaces.joining import enter_namespaces, sharing

@@ -1,4 +1,4 @@
-"""Containers for the time of one experiment."""
+"""Containers for the duration of one experiment."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-NOT_FOUND = "\N{EN DASH}"
-"""What a table shows where a thing is not."""
-
 
 @contextmanager
 def temporary_containers(lab: Lab, essential: Sequence[str] = ()) -> Iterator[Callable[..., Container]]:
-    """Give `lab.run` to one experiment; its containers are removed at the end, the last one first.
+    """A function like `lab.run` for the block; its containers are removed at the end, the newest first.
 
     Args:
         essential: beginnings of the commands that are shown openly, as for `lab.quiet`.
     """
-    with lab.quiet(essential), ExitStack() as made:
+    with lab.quiet(essential), ExitStack() as stack:
 
         def run(*arguments: Any, **options: Any) -> Container:
-            container = made.enter_context(lab.running(*arguments, **options))
+            container = stack.enter_context(lab.running(*arguments, **options))
             wait_until_started(lab, container)
             return container
 
@@ -35,11 +32,11 @@ def temporary_containers(lab: Lab, essential: Sequence[str] = ()) -> Iterator[Ca
 def wait_until_started(lab: Lab, container: Container) -> None:
     """Wait until process 1 is the container's command: for a moment after `docker run` it is still the runtime.
 
-    The runtime's process (`runc init`) has a command line, handlers and children of its own.
+    The runtime's process (`runc init`) has its own command line, signal handlers and children.
 
     Raises:
-        LabError: the container has ended.
+        NotRunning: the container has exited.
     """
     lab.wait_for(
-        f"{container.name} to begin", lambda: lab.host.process(container).command.split()[-1] != "init"
+        f"{container.name} to start", lambda: lab.host.process(container).command.split()[-1] != "init"
     )

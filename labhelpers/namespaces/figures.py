@@ -1,30 +1,59 @@
-"""Figures of the chapter on namespaces: data on an Axes; they talk to no engine."""
+"""Figures of the chapter on namespaces: they draw data on an Axes and talk to no engine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, VM, resize
+from labhelpers.drawing import (
+    CANVAS_PX,
+    CONTAINER,
+    ENGINE,
+    FAINT,
+    GREY,
+    HOST,
+    INK,
+    KERNEL,
+    LIMIT,
+    PAPER,
+    SMALL,
+    VM,
+    WHITE,
+    bar,
+    box,
+    canvas,
+    cut,
+    describe,
+    grid,
+    label,
+    lane_labels,
+    line_height,
+    listed,
+    rows,
+    tint,
+    wrap,
+)
 from labhelpers.namespaces.tree_figures import draw_process_tree, draw_views
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from labhelpers.lab import Lab
     from labhelpers.namespaces.identity import NamespaceMatrix, Namespaces
     from labhelpers.namespaces.joining import EnteredNamespaces, Sharing
     from labhelpers.namespaces.optional_namespaces import CgroupView, TimeNamespaceOffset, UserNamespaces
-    from labhelpers.namespaces.pid1 import SignalDispositions, Signals, Stops, Zombies
+    from labhelpers.namespaces.pid1 import Signals, Stops, Zombies
     from labhelpers.namespaces.visibility import Visibility
+    from labhelpers.results import Result
 
 __all__ = [
+    "assets",
     "draw_cgroup_view",
     "draw_entered_namespaces",
     "draw_namespace_matrix",
     "draw_namespaces",
     "draw_process_tree",
     "draw_sharing",
-    "draw_signal_dispositions",
     "draw_signals",
     "draw_stops",
     "draw_time_namespace_offset",
@@ -35,8 +64,8 @@ __all__ = [
 ]
 
 # one colour for the namespaces of one row: the host's, then the containers' in their order
-OWNERS = (HOST, CONTAINER, VM, LIMIT, ENGINE, KERNEL, "#8C6BB1", "#A6761D")
-HEADS = {
+OWNERS = (HOST, CONTAINER, VM, LIMIT, ENGINE, KERNEL)
+ISOLATED = {
     "pid": "process ids",
     "net": "interfaces",
     "ipc": "shared memory",
@@ -46,304 +75,298 @@ HEADS = {
     "cgroup": "cgroup root",
     "time": "clocks",
 }
-YES, NO = "#CFE3F1", "#FFFFFF"
+YES, NO, BAD = tint(CONTAINER), WHITE, tint(VM)
 
 
-def _on(face: str) -> str:
-    """The ink that can be read on a colour."""
-    return "white" if face in (CONTAINER, VM, HOST, "#8C6BB1", "#A6761D") else INK
+def _write_below(ax: Axes, title: str, lines: Sequence[str], *, mono: bool = False) -> None:
+    """Make a grid higher, and write lines of small text below it."""
+    height, step = ax.get_ylim()[0], line_height(SMALL, mono=mono) + 2
+    canvas(ax, height + (step * len(lines) + 6 if lines else 0), title)
+    for number, line in enumerate(lines):
+        text = cut(line, CANVAS_PX, SMALL, mono=mono)
+        label(ax, 0, height + 6 + step * (number + 0.5), text, INK if mono else GREY, size=SMALL, mono=mono)
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _bare(ax: Axes) -> None:
-    ax.set_axis_off()
-
-
-def _cell(
-    ax: Axes, x: float, y: float, width: float, face: str, said: str, *, ink: str = INK, edge: str = "white"
-) -> None:
-    from matplotlib.patches import Rectangle
-
-    strong = edge == INK
-    patch = Rectangle(
-        (x, y), width, 0.9, fc=face, ec=edge, lw=2.2 if strong else 1.2, zorder=3 if strong else 1
-    )
-    ax.add_patch(patch)
-    if said:
-        ax.text(x + width / 2, y + 0.45, said, ha="center", va="center", color=ink, fontsize=8.5, zorder=4)
-
-
-def _table(
-    ax: Axes, heads: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], widths: Sequence[float]
-) -> None:
-    """Cells of (text, colour) below bold heads; the first column is not boxed and stands left."""
-    starts = [sum(widths[:n]) for n in range(len(widths))]
-    for x, width, head in zip(starts, widths, heads, strict=True):
-        left = x == 0
-        ax.text(
-            x if left else x + width / 2,
-            -0.35,
-            head,
-            ha="left" if left else "center",
-            fontsize=9,
-            weight="bold",
-        )
-    for y, row in enumerate(rows):
-        for number, (x, width, (said, face)) in enumerate(zip(starts, widths, row, strict=True)):
-            if number == 0:
-                ax.text(x, y + 0.45, said, va="center", fontsize=9)
-            else:
-                _cell(ax, x, y, width - 0.06, face, said, ink=INK if said else FAINT, edge="#DDDDDD")
-    ax.set(xlim=(-0.05, sum(widths)), ylim=(len(rows) + 0.1, -0.9))
-    _bare(ax)
-
-
-# --- who is in which
+# --- the namespaces of processes
 
 
 def draw_namespaces(result: Namespaces, ax: Axes) -> Axes:
-    """One row of cells, one for each kind, with the ids."""
+    """One row: a cell for each kind of namespace, with the end of its id."""
     from labhelpers.namespaces.identity import NamespaceMatrix
 
     draw_namespace_matrix(NamespaceMatrix((result,)), ax)
-    ax.set_title(f"The namespaces of {result.who} (PID {result.pid} on the host)")
+    ax.set_title(f"The namespaces of {result.name} (PID {result.pid} on the host)")
+    describe(ax, *(f"{kind} {id}" for kind, id in result.ids.items()))
     return ax
 
 
-def draw_namespace_matrix(result: NamespaceMatrix, ax: Axes, marked: Sequence[tuple[str, str]] = ()) -> Axes:
-    """One row a process, one column a kind. In a column, one colour is one namespace, with the end of its id.
+def draw_namespace_matrix(result: NamespaceMatrix, ax: Axes) -> Axes:
+    """One row for each process, one column for each kind. In a column, one colour is one namespace."""
+    _draw_matrix(result, ax, "In a column, the same colour is the same namespace")
+    return ax
+
+
+def _draw_matrix(
+    matrix: NamespaceMatrix,
+    ax: Axes,
+    title: str,
+    *,
+    marked: Sequence[tuple[str, str]] = (),
+    extra: Sequence[tuple[str, Sequence[str]]] = (),
+) -> None:
+    """The matrix as a grid.
 
     Args:
-        result: the matrix.
+        matrix: the namespaces.
         ax: where to draw.
-        marked: (row, kind) of cells to be framed.
+        title: what is shown.
+        marked: (row, kind) of cells to outline.
+        extra: further columns: the head and the texts.
     """
-    longest = max(len(row.who) for row in result.rows)
-    left = 0.6 + 0.105 * longest
-    resize(ax, 1.2 * left + 0.88 * len(result.kinds) + 0.4, 1.15 + 0.42 * len(result.rows))
-    first = 0 if result.rows[0].who == "host" else 1
-    order = {id(row): number for number, row in enumerate(result.rows, first)}
-    for column, kind in enumerate(result.kinds):
-        x = left + column
-        ax.text(x + 0.48, -0.55, kind, ha="center", fontsize=10, weight="bold")
-        ax.text(x + 0.48, -0.16, HEADS[kind], ha="center", fontsize=7.5, color="#555555")
-        for y, row in enumerate(result.rows):
-            face = OWNERS[order[id(result.owner(row, kind))] % len(OWNERS)]
-            edge = INK if (row.who, kind) in marked else "white"
-            _cell(ax, x, y, 0.96, face, f"…{row.ids.get(kind, 0) % 100_000:05d}", ink=_on(face), edge=edge)
-    for y, row in enumerate(result.rows):
-        ax.text(left - 0.15, y + 0.45, row.who, ha="right", va="center", fontsize=9.5)
-    ax.set(xlim=(0, left + len(result.kinds)), ylim=(len(result.rows) + 0.1, -1.0))
-    ax.set_title("In a column, the same colour is the same namespace")
-    _bare(ax)
-    return ax
+    first = 0 if matrix.rows[0].name == "host" else 1
+    position = {id(row): number for number, row in enumerate(matrix.rows, first)}
+    cells = [
+        [
+            (
+                f"…{row.ids.get(kind, 0) % 100_000:05d}",
+                OWNERS[position[id(matrix.owner(row, kind))] % len(OWNERS)],
+            )
+            for kind in matrix.kinds
+        ]
+        + [(texts[number], PAPER) for _, texts in extra]
+        for number, row in enumerate(matrix.rows)
+    ]
+    names = [row.name for row in matrix.rows]
+    heads = [*matrix.kinds, *(head for head, _ in extra)]
+    places = grid(ax, heads, names, cells, title=title)
+    isolated = "; ".join(f"{kind}: {ISOLATED[kind]}" for kind in matrix.kinds)
+    _write_below(ax, title, wrap(isolated, CANVAS_PX, SMALL).split("\n"))
+    for name, kind in marked:
+        row, column = names.index(name), matrix.kinds.index(kind)
+        x, y, width, height = places[row][column]
+        box(ax, (x, y), (width, height), cells[row][column][1], edge=INK)
+    host = matrix.rows[0].name
+    describe(
+        ax,
+        *(
+            f"{row.name} shares {listed(matrix.shared(row.name, host))} with {host}"
+            for row in matrix.rows[1:]
+        ),
+        *(f"{head}: {listed([text for text in texts if text])}" for head, texts in extra),
+    )
 
 
 def draw_sharing(result: Sharing, ax: Axes) -> Axes:
-    """The matrix; the cell that each option asked for is framed."""
-    draw_namespace_matrix(result.matrix, ax, [(option, kind) for option, (kind, _) in result.asked.items()])
-    ax.set_title("Of the first five, each option shares the one that it names, and no other")
+    """The matrix; the namespace that each option names is outlined."""
+    marked = [(each.option, each.kind) for each in result.joined]
+    _draw_matrix(
+        result.matrix,
+        ax,
+        "Each option shares the namespace that it names and no other of the first five",
+        marked=marked,
+    )
+    describe(
+        ax, *(f"{each.option} shares {listed(each.shared)} with {each.target}" for each in result.joined)
+    )
     return ax
 
 
 def draw_entered_namespaces(result: EnteredNamespaces, ax: Axes) -> Axes:
-    """The matrix of the three processes, with what each is called inside."""
-    draw_namespace_matrix(result.matrix, ax)
-    places = {row.who: y for y, row in enumerate(result.matrix.rows)}
-    right = ax.get_xlim()[1]
-    for name, pid in result.inside_pids.items():
-        cgroup = "its cgroup" if result.same_cgroup[name] else "another cgroup"
-        ax.text(right + 0.1, places[name] + 0.45, f"PID {pid} inside, in {cgroup}", va="center", fontsize=8.5)
-    ax.set_xlim(0, right + 2.6)
-    resize(ax, 11, 1.15 + 0.42 * len(result.matrix.rows))
-    ax.set_title("Three ways in, the same namespaces")
+    """The matrix of the three processes, with their PID in the container and their cgroup."""
+    by_name = {process.name: process for process in result.processes}
+    processes = [by_name.get(row.name) for row in result.matrix.rows]
+    pids = [str(process.pid_inside) if process else "" for process in processes]
+    same = ["" if process is None else "yes" if process.same_cgroup else "no" for process in processes]
+    _draw_matrix(
+        result.matrix,
+        ax,
+        "Three ways to be in a container's namespaces",
+        extra=[("PID inside", pids), ("same cgroup", same)],
+    )
+    equal = "the same" if result.all_equal else "different"
+    describe(
+        ax,
+        f"the processes are in {equal} namespaces",
+        *(
+            f"{each.name} has PID {each.pid_inside} inside, in {'the same' if each.same_cgroup else 'another'} cgroup"
+            for each in result.processes
+        ),
+    )
     return ax
 
 
-# --- who sees what
+# --- visibility
 
 
 def draw_visibility(result: Visibility, ax: Axes) -> Axes:
-    """One row a thing, one column a place: as what it is seen there, or that it is not; below, what was tried."""
-    lines = [
-        f"{one.where}$  {_cut(one.what, 60)}   →   {_cut(one.said, 60) or 'done'}" for one in result.tries
-    ]
-    first = 0.45 + 0.095 * max(len(thing) for thing in result.things)
-    longest = {
-        place: max(len(place), *(len(result.seen.get((t, place), "")) for t in result.things), 0)
-        for place in result.places
-    }
-    widths = [first] + [max(1.6, 0.105 * longest[place] + 0.2) for place in result.places]
-    resize(ax, min(11, 1.05 * sum(widths)), 1.0 + 0.4 * len(result.things) + 0.24 * len(lines))
-    rows = []
-    for thing in result.things:
-        cells = [(result.seen.get((thing, place), ""), place) for place in result.places]
-        rows.append([(thing, ""), *((said or "not seen", YES if said else NO) for said, _ in cells)])
-    _table(ax, ["", *result.places], rows, widths)
-    bottom = len(rows)
-    for number, line in enumerate(lines):
-        ax.text(0, bottom + 0.45 + 0.6 * number, line, fontsize=8.5, family="monospace", va="center")
-    ax.set_ylim(bottom + 0.2 + 0.6 * len(lines), -0.9)
-    for text in ax.texts:
-        if text.get_text() == "not seen":
-            text.set_color(FAINT)
-    ax.set_title(f"{result.kind}: who sees what")
+    """One row for each object, one column for each viewpoint: its name there. Below, the commands that were run."""
+    cells = []
+    for name in result.objects:
+        texts = [result.observations.get((name, place)) for place in result.viewpoints]
+        cells.append([(text or "not visible", YES if text else NO) for text in texts])
+    title = f"{result.kind}: what is visible from where"
+    grid(ax, result.viewpoints, result.objects, cells, title=title)
+    lines = [f"{each.container}$ {each.command} → {each.output or 'no output'}" for each in result.attempts]
+    _write_below(ax, title, lines, mono=True)
+    describe(
+        ax,
+        *(f"{name} is visible from {listed(result.visible_from(name))}" for name in result.objects),
+        *(
+            f"{each.command} in {each.container} {'succeeds' if each.succeeded else 'fails'}"
+            for each in result.attempts
+        ),
+    )
     return ax
 
 
-# --- the other kinds
+# --- the optional kinds
 
 
 def draw_user_namespaces(result: UserNamespaces, ax: Axes) -> Axes:
-    """One row a container: its filter, whether it could make a user namespace, and who it is in there."""
-    resize(ax, 10.5, 1.1 + 0.42 * len(result.tries))
-    rows = []
-    for one in result.tries:
-        filter_ = {0: "none", 1: "strict", 2: "Docker's list"}.get(one.seccomp, str(one.seccomp))
-        user = f"user {one.user} → user {one.user_inside}" if one.worked else ""
-        rights = "all, in there" if one.all_capabilities else ""
-        rows.append(
+    """One row for each container: its seccomp filter, whether it could create a user namespace, and as which user."""
+    filters = {0: "none", 1: "strict", 2: "Docker's list"}
+    cells = []
+    for each in result.attempts:
+        user = f"{each.user} → {each.user_inside}" if each.succeeded else ""
+        rights = "all, in the new namespace" if each.all_capabilities else ""
+        cells.append(
             [
-                (one.options, ""),
-                (filter_, PAPER),
-                ("made" if one.worked else "refused", YES if one.worked else "#F6D9C6"),
+                (filters.get(each.seccomp, str(each.seccomp)), PAPER),
+                ("created", YES) if each.succeeded else ("refused", BAD),
                 (user, YES if user else NO),
                 (rights, YES if rights else NO),
             ]
         )
-    _table(
+    heads = ["seccomp filter", "unshare --user", "user ID", "capabilities"]
+    names = [each.options for each in result.attempts]
+    grid(ax, heads, names, cells, title="Which containers may create a user namespace", mono=True)
+    describe(
         ax,
-        ["", "seccomp filter", "unshare --user", "who one is", "capabilities"],
-        rows,
-        [5.6, 1.5, 1.5, 2, 1.5],
+        *(f"{each.options}: {'created' if each.succeeded else 'refused'}" for each in result.attempts),
     )
-    ax.set_title("Who may make a user namespace")
     return ax
 
 
 def draw_cgroup_view(result: CgroupView, ax: Axes) -> Axes:
-    """Two rows: the path that a process reads, in the host's cgroup namespace and in one of its own."""
-    resize(ax, 8, 1.9)
-    rows = [
-        [
-            (f"--cgroupns {mode}" + (" (chosen here by default)" if mode == result.default else ""), ""),
-            ("the host's" if result.same_as_host[mode] else "its own", PAPER),
-            (_cut(path, 46), YES),
-        ]
-        for mode, path in result.paths.items()
+    """Two rows: the path that a process reads in the host's cgroup namespace, and in one of its own."""
+    names = [
+        f"--cgroupns {each.option}" + (" (the default)" if each.option == result.default else "")
+        for each in result.containers
     ]
-    _table(ax, ["", "namespace", "where it believes to be"], rows, [3.2, 1.2, 3.6])
-    ax.set_title(f"The same place, two paths (cgroups, version {result.version})")
+    cells = [
+        [("the host's" if each.same_as_host else "its own", PAPER), (each.path, YES)]
+        for each in result.containers
+    ]
+    title = f"One cgroup, two paths (cgroup version {result.version})"
+    grid(ax, ["cgroup namespace", "path in /proc/self/cgroup"], names, cells, title=title)
+    describe(ax, *(f"{name}: {each.path}" for name, each in zip(names, result.containers, strict=True)))
     return ax
 
 
 def draw_time_namespace_offset(result: TimeNamespaceOffset, ax: Axes) -> Axes:
-    """The clock since boot, outside and inside, in hours."""
-    resize(ax, 8, 1.8)
+    """The clock since boot, in a container and in a time namespace, in hours."""
+    title = f"/proc/uptime, with an offset of {result.requested_offset_s / 3600:.0f} hours"
     if result.uptime_inside_s is None:
-        ax.text(0, 0, result.said or "this kernel has no time namespaces", va="center")
-        _bare(ax)
+        reason = result.error or "this kernel has no time namespaces"
+        canvas(ax, 40, title)
+        label(ax, 0, 20, reason)
+        describe(ax, reason)
         return ax
-    hours = [result.uptime_s / 3600, result.uptime_inside_s / 3600]
-    ax.barh([0, 1], hours, color=[HOST, CONTAINER], height=0.6)
-    for y, value in enumerate(hours):
-        ax.text(value, y, f" {value:.1f} h since boot", va="center", fontsize=9)
-    ax.set_yticks([0, 1], ["in the container", "in a time namespace"])
-    ax.set(ylim=(1.6, -0.6), xlim=(0, max(hours) * 1.3), xlabel="hours")
-    ax.set_title(f"/proc/uptime, {result.asked_s / 3600:.0f} hours ahead on purpose")
+    hours = {
+        "in the container": result.uptime_s / 3600,
+        "in a time namespace": result.uptime_inside_s / 3600,
+    }
+    rows(ax, list(hours), title=title, end=max(hours.values()) * 1.3, xlabel="hours since boot")
+    for row, (value, colour) in enumerate(zip(hours.values(), (HOST, CONTAINER), strict=True)):
+        bar(ax, row, 0, value, colour)
+        label(ax, value, row, f"{value:.1f} h", size=SMALL, shift=(8, 0))
+    describe(ax, *(f"{value:.1f} hours since boot {name}" for name, value in hours.items()))
     return ax
 
 
 # --- process 1
 
 
-def draw_signal_dispositions(result: SignalDispositions, ax: Axes) -> Axes:
-    """Four lines: the names in each mask."""
-    resize(ax, 8, 1.6)
-    rows = [
-        [(name, ""), (_cut(", ".join(names), 70) or "none", YES if names else NO)]
-        for name, names in (
-            ("blocked", result.blocked),
-            ("ignored", result.ignored),
-            ("caught", result.caught),
-        )
-    ]
-    rows.append(
-        [("sleeps in sigtimedwait", ""), ("yes" if result.waits else "no", YES if result.waits else NO)]
-    )
-    _table(ax, ["", "signals"], rows, [2, 6])
-    return ax
-
-
 def draw_signals(result: Signals, ax: Axes) -> Axes:
-    """One row a signal: to whom, what its masks said, who sent it, and whether it ended."""
-    resize(ax, 9, 1.1 + 0.4 * len(result.sent))
-    masks = {
+    """One row for each signal: its receiver, what that does with the signal, the sender, and the effect."""
+    dispositions = {
         "default": "no handler",
         "caught": "a handler",
         "waited for": "waits for it",
         "ignored": "ignores it",
     }
-    rows = []
-    for one in result.sent:
-        mask = "cannot have one" if one.signal == "KILL" else masks[one.mask]
-        rows.append(
+    cells = []
+    for each in result.sent:
+        disposition = "cannot be handled" if each.signal == "KILL" else dispositions[each.disposition]
+        cells.append(
             [
-                (one.program, ""),
-                (f"PID {one.pid_inside}", PAPER),
-                (mask, YES if mask in ("a handler", "waits for it") else PAPER),
-                (f"{one.signal} from {one.sender}", PAPER),
-                ("ended", "#F6D9C6") if one.ended else ("lives on", YES),
+                (f"PID {each.pid_inside}", PAPER),
+                (disposition, YES if disposition in ("a handler", "waits for it") else PAPER),
+                (f"{each.signal} from {each.sender}", PAPER),
+                ("ended", BAD) if each.ended else ("keeps running", YES),
             ]
         )
-    _table(ax, ["", "inside", "handler", "sent", "then it"], rows, [2.4, 1, 1.7, 2.1, 1.3])
-    ax.set_title("Process 1 gets only the signals that it takes; KILL from the host is the exception")
+    title = "Process 1 gets only the signals that it handles; KILL from the host is the exception"
+    grid(
+        ax,
+        ["inside", "disposition", "signal", "effect"],
+        [each.program for each in result.sent],
+        cells,
+        title=title,
+    )
+    describe(
+        ax,
+        *(
+            f"{each.signal} from {each.sender} to PID {each.pid_inside}, {each.program}: "
+            f"{'it ended' if each.ended else 'it keeps running'}"
+            for each in result.sent
+        ),
+    )
     return ax
 
 
 def draw_stops(result: Stops, ax: Axes) -> Axes:
-    """One bar a program: how long the stop took; the engine's patience is a line."""
-    resize(ax, 8, 1.3 + 0.4 * len(result.stops))
-    ends = {0: "ended by itself", 143: "ended by TERM", 137: "killed"}
-    for y, one in enumerate(result.stops):
-        ax.barh(y, one.stop_s, color=VM if one.exit_code == 137 else CONTAINER, height=0.6)
-        said = f" {one.stop_s:.1f} s, exit code {one.exit_code}: {ends.get(one.exit_code, '')}"
-        inside = one.stop_s > result.timeout_s * 0.7
-        ax.text(
-            result.timeout_s * 0.02 if inside else one.stop_s,
-            y,
-            said,
-            va="center",
-            fontsize=9,
-            color="white" if inside else INK,
-        )
-    ax.axvline(result.timeout_s, color=INK, lw=1, ls="--")
-    ax.text(result.timeout_s, -0.75, f"the engine waits {result.timeout_s} s ", ha="right", fontsize=8.5)
-    ax.set_yticks(range(len(result.stops)), [one.program for one in result.stops])
-    longest = max(result.timeout_s, *(one.stop_s for one in result.stops))
-    ax.set(ylim=(len(result.stops) - 0.4, -1.1), xlim=(0, longest * 1.1), xlabel="seconds for docker stop")
-    ax.tick_params(axis="y", length=0)
-    ax.set_title("What a stop takes")
+    """One bar for each program: the duration of the stop. A dashed line is the engine's timeout."""
+    ends = {0: "exited by itself", 143: "ended by TERM", 137: "killed"}
+    end = max(result.timeout_s, *(stop.stop_s for stop in result.stops)) * 1.4
+    names = [stop.program for stop in result.stops]
+    rows(ax, names, title="The duration of docker stop", end=end, xlabel="seconds")
+    facts = []
+    for row, stop in enumerate(result.stops):
+        bar(ax, row, 0, stop.stop_s, VM if stop.exit_code == 137 else CONTAINER)
+        effect = f"{stop.stop_s:.1f} s, exit code {stop.exit_code}"
+        if stop.exit_code in ends:
+            effect += f": {ends[stop.exit_code]}"
+        label(ax, stop.stop_s, row, effect, size=SMALL, shift=(10, 0))
+        facts.append(f"{stop.program}: {effect}")
+    lane_labels(ax, [(result.timeout_s, f"timeout: {result.timeout_s} s")], -0.3, FAINT)
+    ax.vlines(result.timeout_s, -0.3, len(names) - 0.5, color=INK, lw=1, ls="--")
+    describe(ax, *facts, f"the engine waits {result.timeout_s} s")
     return ax
 
 
 def draw_zombies(result: Zombies, ax: Axes) -> Axes:
-    """One row a container: a dot for each orphan; a filled one is a zombie, an empty one was buried."""
-    resize(ax, 8, 1.9)
-    both = (("(no option)", result.without_init), ("--init", result.with_init))
-    for y, (option, one) in enumerate(both):
-        ax.text(0, y, f"{option}\nPID 1: {one.first}", va="center", fontsize=9)
-        for number in range(one.orphans):
-            stays = number < one.zombies
-            ax.plot(
-                2.2 + 0.35 * number, y, "o", ms=11, mfc=VM if stays else "white", mec=VM if stays else FAINT
-            )
-        said = f"{one.zombies} of {one.orphans} stay as zombies"
-        ax.text(2.2 + 0.35 * one.orphans, y, said, va="center", fontsize=9)
-    ax.set(ylim=(1.7, -0.7), xlim=(0, 6 + 0.35 * result.with_init.orphans))
-    ax.set_title("Orphans that ended, a moment later")
-    _bare(ax)
+    """One row for each container: a dot for each orphan; a filled dot is a zombie, an empty dot was reaped."""
+    names = [f"{each.option}\nPID 1: {each.first}" for each in result.containers]
+    most = max(each.orphans for each in result.containers)
+    rows(ax, names, title="Orphans that have ended, a moment later", end=max(most, 5) * 2, row_px=50)
+    facts = []
+    for row, each in enumerate(result.containers):
+        for number in range(each.orphans):
+            zombie = number < each.zombies
+            face, edge = (VM, VM) if zombie else (WHITE, FAINT)
+            ax.plot(number + 0.5, row, "o", ms=11, mfc=face, mec=edge)
+        text = f"{each.zombies} of {each.orphans} remain as zombies"
+        label(ax, each.orphans, row, text, shift=(8, 0))
+        facts.append(f"{each.option}, PID 1 is {each.first}: {text}")
+    describe(ax, *facts)
     return ax
+
+
+def assets(lab: Lab) -> Iterator[Result]:
+    """Measure a tree of three PID namespaces."""
+    from labhelpers import namespaces
+
+    tree = namespaces.process_tree(lab, namespaces.start_nested(lab, name="container"))
+    yield tree
+    yield tree.views

@@ -1,19 +1,16 @@
-"""Sharing a namespace on purpose, and entering those of a container that runs."""
+"""Sharing a namespace with another container, and entering the namespaces of a running container."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import EngineRefused
 from labhelpers.namespaces.containers import temporary_containers
 from labhelpers.namespaces.identity import BASIC_KINDS, HOST, NamespaceMatrix, matrix, namespaces_of
-from labhelpers.results import Result, column, record, table
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.engine.host import Process
     from labhelpers.lab import Lab
 
@@ -21,110 +18,120 @@ FIRST = "first"
 
 
 @record
+class JoinedNamespace:
+    """A container that was started with an option that joins a namespace."""
+
+    option: str = column("option of `docker run`")
+    kind: str = column("kind of namespace that the option names")
+    target: str = column("container, or the host, whose namespace it joins")
+    shared: tuple[str, ...] = column(
+        "kinds that it shares with the target, out of pid, net, ipc, mnt and uts"
+    )
+
+
+@record
 class Sharing(Result):
-    """Containers that were asked to share a namespace, and what they share."""
+    """Options of `docker run` that join a namespace, and the namespaces that are shared as a result."""
 
     matrix: NamespaceMatrix = column(
-        "the host, the container that is joined (`first`), and one row for each option", shown=False
+        "namespaces of the host, of the container `first`, and of one container for each option", shown=False
     )
-    asked: Mapping[str, tuple[str, str]] = column(
-        "option → the kind that it names, and with whom it is to be shared", shown=False
+    joined: tuple[JoinedNamespace, ...] = rows("one container for each option", of=JoinedNamespace)
+    refusal: str = column(
+        "Docker's message for `--ipc container:` with a container that is not shareable, or an empty string"
     )
-    refused: str = column("what the engine said to `--ipc container:` of a container that is not shareable")
 
     def shares(self, option: str) -> tuple[str, ...]:
-        """Those of the five kinds that the container with this option shares with the one it was asked for."""
-        found = self.matrix.shared(option, self.asked[option][1])
-        return tuple(kind for kind in found if kind in BASIC_KINDS)
+        """Of the five basic kinds, those that the container with this option shares with its target."""
+        return next(each.shared for each in self.joined if each.option == option)
 
     @property
-    def as_asked(self) -> bool:
-        """Whether each option shares the kind that it names, of the five, and no other."""
-        return all(self.shares(option) == (kind,) for option, (kind, _) in self.asked.items())
-
-    def frame(self) -> pd.DataFrame:
-        """One row an option: option, shared_with, shares (of the five)."""
-        rows = [(option, who, ", ".join(self.shares(option))) for option, (_, who) in self.asked.items()]
-        return table(rows, ["option", "shared_with", "shares"])
+    def as_requested(self) -> bool:
+        """Whether each option shares the kind that it names and no other of the five."""
+        return all(each.shared == (each.kind,) for each in self.joined)
 
 
 def sharing(lab: Lab) -> Sharing:
-    """Start a container, and four that join one namespace each: three of its own, and one of the host's.
+    """Start a container, and four that each join a namespace: three of that container, and one of the host.
 
-    The fifth asks for the IPC namespace of a container that was not made shareable, and is refused.
+    A fifth asks for the IPC namespace of a container that is not shareable, and is refused.
     """
     joins = [f"docker run -d --{kind} container:" for kind in ("pid", "network", "ipc")]
     with temporary_containers(lab, joins) as run:
         image = lab.image("payload")
         first = run(image, "sleep 9120", ipc="shareable")
-        options = {
+        requests = {
             f"--pid container:{FIRST}": ("pid", FIRST, {"pid": f"container:{first.name}"}),
             f"--network container:{FIRST}": ("net", FIRST, {"network": f"container:{first.name}"}),
             f"--ipc container:{FIRST}": ("ipc", FIRST, {"ipc": f"container:{first.name}"}),
-            # `private` is what containers are anyway, unless the engine is set otherwise
+            # `private` is the default, unless the engine is configured otherwise
             "--uts host": ("uts", HOST, {"uts": "host", "ipc": "private"}),
         }
-        made = {name: run(image, "sleep 9121", **words) for name, (_, _, words) in options.items()}
-        seen = matrix(lab, **{FIRST: first}, **made)
-        private = made["--uts host"]
+        containers = {
+            option: run(image, "sleep 9121", **options) for option, (_, _, options) in requests.items()
+        }
+        compared = matrix(lab, **{FIRST: first}, **containers)
+        private = containers["--uts host"]
         try:
             run(image, "sleep 9123", ipc=f"container:{private.name}")
-            refused = ""
+            refusal = ""
         except EngineRefused as error:
-            refused = (error.engine_message or "").replace(str(private.name), "first")
-    return Sharing(seen, {name: (kind, who) for name, (kind, who, _) in options.items()}, refused)
+            refusal = (error.engine_message or "").replace(str(private.name), "first")
+    joined = tuple(
+        JoinedNamespace(
+            option, kind, target, tuple(k for k in compared.shared(option, target) if k in BASIC_KINDS)
+        )
+        for option, (kind, target, _) in requests.items()
+    )
+    return Sharing(compared, joined, refusal)
+
+
+@record
+class EnteredProcess:
+    """A process of a container: its first process, or a process that entered the container later."""
+
+    name: str = column("`first process`, or the command that started the process")
+    pid_inside: int = column("PID in the container")
+    parent_inside: int = column(
+        "PID of its parent in the container; 0 where the container cannot see the parent"
+    )
+    same_cgroup: bool = column("whether it is in the cgroup of the first process")
 
 
 @record
 class EnteredNamespaces(Result):
-    """A process that `docker exec` put into a container, and one that `nsenter` did, beside its first process."""
+    """A container's first process, and processes that `docker exec` and `nsenter` put into its namespaces."""
 
-    matrix: NamespaceMatrix = column("rows `host`, `first process`, `docker exec`, `nsenter`", shown=False)
-    inside_pids: Mapping[str, int] = column("the same but the host → the pid in the container", shown=False)
-    parents: Mapping[str, int] = column(
-        "the same → the parent's pid as the container counts; 0 where it does not see the parent", shown=False
-    )
-    same_cgroup: Mapping[str, bool] = column(
-        "the same → whether it is in the cgroup of the first process", shown=False
-    )
+    matrix: NamespaceMatrix = column("namespaces of the host and of the three processes", shown=False)
+    processes: tuple[EnteredProcess, ...] = rows("the first process, then the others", of=EnteredProcess)
+
+    def of(self, name: str) -> EnteredProcess:
+        """The process called `first process`, `docker exec` or `nsenter`."""
+        return next(process for process in self.processes if process.name == name)
 
     @property
-    def all_the_same(self) -> bool:
-        """Whether the three are in one and the same namespace of every kind."""
-        names = [row.who for row in self.matrix.rows[1:]]
+    def all_equal(self) -> bool:
+        """Whether the three processes share their namespaces of every kind."""
+        names = [row.name for row in self.matrix.rows[1:]]
         return all(self.matrix.shared(names[0], name) == self.matrix.kinds for name in names[1:])
-
-    def frame(self) -> pd.DataFrame:
-        """One row a process: who, pid_inside, parent_inside, same_cgroup, namespaces_shared."""
-        first = self.matrix.rows[1].who
-        rows = [
-            (
-                name,
-                self.inside_pids[name],
-                self.parents[name],
-                self.same_cgroup[name],
-                len(self.matrix.shared(first, name)),
-            )
-            for name in self.inside_pids
-        ]
-        return table(rows, ["who", "pid_inside", "parent_inside", "same_cgroup", "namespaces_shared"])
 
 
 def enter_namespaces(lab: Lab) -> EnteredNamespaces:
     """Put a process into a running container in two ways, and compare its namespaces with the first process's.
 
     `docker exec` starts a process that calls setns(2) for each namespace of the container. `nsenter` does the
-    same by hand, from a helper that sees the host's processes and may enter (SYS_ADMIN, SYS_PTRACE, SYS_CHROOT).
+    same from a helper that sees the host's processes and may enter them (SYS_ADMIN, SYS_PTRACE, SYS_CHROOT).
 
     Raises:
-        LabError: the engine does not let a container enter another one.
+        EngineRefused: the engine does not permit a container with these capabilities.
+        TimedOut: the two processes did not appear in the container.
     """
     exec_, nsenter = "sleep 9131", "sleep 9132"
     with temporary_containers(lab, ["docker exec -d"]) as run:
         container = run(lab.image("payload"), "sleep 9130")
         first = lab.host.process(container)
         lab.exec(container, exec_, detach=True)
-        # it stays in the container's pid namespace, so it ends with the container
+        # it stays in the container's PID namespace, so it ends with the container
         helper = run(
             lab.image("tools"),
             "sleep 9133",
@@ -134,26 +141,38 @@ def enter_namespaces(lab: Lab) -> EnteredNamespaces:
             security_opt=["apparmor=unconfined"],
         )
         lab.exec(helper, f"nsenter --all --target {first.pid} {nsenter}", detach=True)
-        lab.wait_for("both processes in the container", lambda: len(_of(lab, first, exec_, nsenter)) == 2)
-        by_exec, by_nsenter = _of(lab, first, exec_, nsenter)
-        found = {"first process": first, "docker exec": by_exec, "nsenter": by_nsenter}
-        rows = tuple(replace(namespaces_of(lab, one.pid), who=name) for name, one in found.items())
-        own = {one.pid for one in lab.host.processes(container)}
-        inner = {one.pid: one.inside_pid for one in _in_space(lab, first)}
+        lab.wait_for(
+            "both processes in the container",
+            lambda: {exec_, nsenter} <= {process.command for process in _same_pid_namespace(lab, first)},
+        )
+        inside = _same_pid_namespace(lab, first)
+        by_command = {process.command: process for process in inside}
+        pids = {process.pid: process.inside_pid for process in inside}
+        in_cgroup = {process.pid for process in lab.host.processes(container)}
+        compared = {
+            "first process": first,
+            "docker exec": by_command[exec_],
+            "nsenter": by_command[nsenter],
+        }
         return EnteredNamespaces(
-            NamespaceMatrix((namespaces_of(lab), *rows)),
-            {name: one.inside_pid for name, one in found.items()},
-            {name: inner.get(one.parent_pid, 0) for name, one in found.items()},
-            {name: one.pid in own for name, one in found.items()},
+            NamespaceMatrix(
+                (
+                    namespaces_of(lab),
+                    *(
+                        replace(namespaces_of(lab, process.pid), name=name)
+                        for name, process in compared.items()
+                    ),
+                )
+            ),
+            tuple(
+                EnteredProcess(
+                    name, process.inside_pid, pids.get(process.parent_pid, 0), process.pid in in_cgroup
+                )
+                for name, process in compared.items()
+            ),
         )
 
 
-def _in_space(lab: Lab, first: Process) -> list[Process]:
-    space = first.namespaces["pid"]
-    return [one for one in lab.host.processes() if one.namespaces.get("pid") == space]
-
-
-def _of(lab: Lab, first: Process, *commands: str) -> list[Process]:
-    """The processes with these commands in the pid namespace of `first`, in the order of the commands."""
-    there = {one.command: one for one in _in_space(lab, first)}
-    return [there[command] for command in commands if command in there]
+def _same_pid_namespace(lab: Lab, first: Process) -> list[Process]:
+    namespace = first.namespaces["pid"]
+    return [process for process in lab.host.processes() if process.namespaces.get("pid") == namespace]

@@ -1,4 +1,4 @@
-"""The three kinds of namespace that a container need not have for itself: user, cgroup and time."""
+"""The three kinds of namespace that Docker need not create for a container: user, cgroup and time."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.engine.differences import security_option
 from labhelpers.engine.host import cgroups
 from labhelpers.engine.host.text import decimal, integer
-from labhelpers.namespaces.containers import NOT_FOUND, temporary_containers
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.namespaces.containers import temporary_containers
+from labhelpers.results import Result, column, derived, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
 DEFAULT = "(no option)"
 NO_FILTER = "--security-opt seccomp=unconfined"
 LEAST_PRIVILEGE = f"--user 65534 --cap-drop ALL {NO_FILTER}"
-_FEWEST: dict[str, Any] = {"user": 65534, "cap_drop": ["ALL"], "security_opt": ["seccomp=unconfined"]}
+_LEAST_PRIVILEGE: dict[str, Any] = {
+    "user": 65534,
+    "cap_drop": ["ALL"],
+    "security_opt": ["seccomp=unconfined"],
+}
 ADMIN = "--cap-add SYS_ADMIN"
 _UNSHARE = (
     'unshare --user --map-root-user sh -c "id -u; cat /proc/self/uid_map; grep CapEff /proc/self/status"'
 )
-# sysctls by which a kernel, or a distribution's, forbids them (user_namespaces(7); Debian and Ubuntu kernels)
-_FORBID: Mapping[str, str] = {
+# sysctls that disable user namespaces (user_namespaces(7); kernels of Debian and Ubuntu)
+_DISABLING_SYSCTLS: Mapping[str, str] = {
     "/proc/sys/user/max_user_namespaces": "0",
     "/proc/sys/kernel/unprivileged_userns_clone": "0",
     "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
@@ -34,223 +36,210 @@ _FORBID: Mapping[str, str] = {
 
 @record
 class UnshareAttempt(Result):
-    """One container that tried to make a user namespace."""
+    """A container that tried to create a user namespace."""
 
-    options: str = column("what the container was started with")
-    user: int = column("its user id")
-    seccomp: int = column(
-        "the filter on its processes: 0 is none, 2 is a list of system calls (proc(5), Seccomp)"
+    options: str = column("options of `docker run`")
+    user: int = column("user ID in the container")
+    seccomp: int = column("seccomp mode of its processes: 0 is no filter, 2 is a filter (proc(5), Seccomp)")
+    succeeded: bool = column("whether `unshare --user --map-root-user` succeeded")
+    user_inside: int | None = column("user ID in the new namespace; none if it was not created")
+    uid_map: tuple[int, ...] = column(
+        "uid_map of the new namespace: first ID inside, first ID outside, count"
     )
-    worked: bool = column("whether `unshare --user --map-root-user` did")
-    user_inside: int | None = column("the user id in the new namespace, None if there is none")
-    map: tuple[int, ...] = column("the line of its uid_map: first id inside, first id outside, how many")
-    all_capabilities: bool = column("whether a process in it has every capability (in that namespace)")
-    said: str = column("what `unshare` said when it failed")
+    all_capabilities: bool = column("whether a process in the new namespace has every capability there")
+    error: str = column("message of `unshare`, if it failed")
 
 
 @record
 class UserNamespaces(Result):
-    """User namespaces on this engine."""
+    """Containers that try to create a user namespace."""
 
-    engine_maps: bool = column(
-        "whether the engine itself gives containers a user namespace (userns-remap, rootless)"
+    engine_remaps_users: bool = column(
+        "whether the engine runs containers in a user namespace (userns-remap, rootless)"
     )
-    tries: tuple[UnshareAttempt, ...] = rows("containers that tried to make one", of=UnshareAttempt)
-    kernel_forbids: tuple[str, ...] = column(
-        "settings of the kernel that forbid them, as `file = value`; empty if none"
-    )
+    attempts: tuple[UnshareAttempt, ...] = rows("one container for each set of options", of=UnshareAttempt)
+    kernel_forbids: tuple[str, ...] = column("sysctls that disable user namespaces, as `file = value`")
     profile: str = column(
-        "the engine's system call filter: `default` or `builtin` is Docker's, an empty string is none",
+        "seccomp profile of the engine: `default` or `builtin` is Docker's, an empty string is none",
         default="default",
     )
 
     def of(self, options: str) -> UnshareAttempt:
-        """The try with these options."""
-        return next(one for one in self.tries if one.options == options)
+        """The attempt with these options."""
+        return next(attempt for attempt in self.attempts if attempt.options == options)
 
     @property
-    def other_filter(self) -> str | None:
-        """Why the engine's filter is not Docker's default one; None where it is."""
+    def nonstandard_seccomp_reason(self) -> str | None:
+        """Why the engine's seccomp profile is not Docker's default; None if it is."""
         if self.profile in ("default", "builtin"):
             return None
-        return f"this engine's system call filter is {self.profile or 'off'}, not Docker's default"
+        return f"this engine's seccomp profile is {self.profile or 'off'}, not Docker's default"
 
     @property
-    def filter_refuses(self) -> bool:
-        """Whether taking the filter away is all that the default container needs."""
+    def seccomp_blocks(self) -> bool:
+        """Whether the default container fails with the seccomp filter and succeeds without it."""
         default, without = self.of(DEFAULT), self.of(NO_FILTER)
-        return default.seccomp == 2 and not default.worked and without.worked
+        return default.seccomp == 2 and not default.succeeded and without.succeeded
 
     @property
     def explained(self) -> bool:
-        """Whether each refusal has a reason that is named: the filter, or a setting of the kernel."""
+        """Whether each failure has a known cause: the seccomp filter, or a sysctl."""
         if self.kernel_forbids:
             return True
-        return self.filter_refuses and all(one.worked for one in self.tries if one.options != DEFAULT)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a container: options, user, seccomp, worked, user_inside, map, all_capabilities, said."""
-        rows = [
-            (
-                one.options,
-                one.user,
-                one.seccomp,
-                one.worked,
-                NOT_FOUND if one.user_inside is None else str(one.user_inside),
-                " ".join(map(str, one.map)) or NOT_FOUND,
-                one.all_capabilities,
-                one.said,
-            )
-            for one in self.tries
-        ]
-        names = "options user seccomp worked user_inside map all_capabilities said"
-        return table(rows, names.split())
+        return self.seccomp_blocks and all(
+            each.succeeded for each in self.attempts if each.options != DEFAULT
+        )
 
 
 def user(lab: Lab) -> UserNamespaces:
-    """Try to make a user namespace in four containers, and say what refuses it.
+    """Try to create a user namespace in four containers, and find out what prevents it.
 
-    Docker's default seccomp filter lets unshare(2) through only with CAP_SYS_ADMIN (Docker docs, Seccomp
-    security profiles). Without the filter the kernel lets anybody make one (user_namespaces(7)). Root without
-    capabilities would still not become root in it: to map user 0 takes CAP_SETFCAP since Linux 5.12.
+    Docker's default seccomp filter permits unshare(2) only with CAP_SYS_ADMIN (Docker docs, Seccomp
+    security profiles). Without the filter the kernel lets any user create one (user_namespaces(7)). Root without
+    capabilities would still not become root in it: mapping user 0 requires CAP_SETFCAP since Linux 5.12.
     """
-    options: dict[str, dict[str, Any]] = {
+    containers: dict[str, dict[str, Any]] = {
         DEFAULT: {},
         ADMIN: {"cap_add": ["SYS_ADMIN"]},
         NO_FILTER: {"security_opt": ["seccomp=unconfined"]},
-        LEAST_PRIVILEGE: _FEWEST,
+        LEAST_PRIVILEGE: _LEAST_PRIVILEGE,
     }
     with temporary_containers(
         lab, [f"docker run -d {ADMIN}", f"docker run -d {NO_FILTER}", "docker run -d --cap-drop ALL"]
     ) as run:
-        tries = tuple(_unshare(lab, run, name, words) for name, words in options.items())
-        found = lab.host.read_many(_FORBID)
-    forbids = [
-        f"{path} = {_FORBID[path]}" for path, text in found.items() if (text or "").strip() == _FORBID[path]
+        attempts = tuple(_unshare(lab, run, name, options) for name, options in containers.items())
+        sysctls = lab.host.read_many(_DISABLING_SYSCTLS)
+    disabling = [
+        f"{path} = {value}"
+        for path, value in _DISABLING_SYSCTLS.items()
+        if (sysctls[path] or "").strip() == value
     ]
     info = lab.engine.info
-    maps = any(security_option(info, name) is not None for name in ("userns", "rootless"))
+    remaps = any(security_option(info, name) is not None for name in ("userns", "rootless"))
     seccomp = security_option(info, "seccomp")
     profile = "" if seccomp is None else seccomp.get("profile", "default")
-    # a file of the engine's host is a path that nobody else has
-    return UserNamespaces(maps, tries, tuple(forbids), "another one" if "/" in profile else profile)
+    # a path on the engine's host differs on every machine
+    return UserNamespaces(
+        remaps, attempts, tuple(disabling), "a custom profile" if "/" in profile else profile
+    )
 
 
-def _unshare(lab: Lab, run: Any, options: str, words: Mapping[str, Any]) -> UnshareAttempt:
-    container = run(lab.image("tools"), "sleep 9140", **words)
-    # a kernel without seccomp has no such line
-    said = lab.exec(container, ["sh", "-c", "id -u; grep Seccomp: /proc/self/status"]).stdout.split()
-    user, seccomp = (integer(word) or 0 for word in [*said, "", "", ""][:3:2])
-    done = lab.exec(container, ["sh", "-c", _UNSHARE])
-    lines = done.stdout.splitlines()
-    if done.exit_code:
-        return UnshareAttempt(options, user, seccomp, False, None, (), False, done.stderr.strip())
+def _unshare(lab: Lab, run: Any, name: str, options: Mapping[str, Any]) -> UnshareAttempt:
+    container = run(lab.image("tools"), "sleep 9140", **options)
+    # the line is missing on a kernel without seccomp
+    status = lab.exec(container, ["sh", "-c", "id -u; grep Seccomp: /proc/self/status"]).stdout.split()
+    user, seccomp = (integer(field) or 0 for field in [*status, "", "", ""][:3:2])
+    output = lab.exec(container, ["sh", "-c", _UNSHARE])
+    lines = output.stdout.splitlines()
+    if output.exit_code:
+        return UnshareAttempt(name, user, seccomp, False, None, (), False, output.stderr.strip())
     highest = int(lab.host.read("/proc/sys/kernel/cap_last_cap"))
     return UnshareAttempt(
-        options,
+        name,
         user=user,
         seccomp=seccomp,
-        worked=True,
+        succeeded=True,
         user_inside=int(lines[0]),
-        map=tuple(map(int, lines[1].split())),
+        uid_map=tuple(map(int, lines[1].split())),
         all_capabilities=int(lines[2].split()[1], 16) == (1 << highest + 1) - 1,
-        said="",
+        error="",
     )
 
 
 @record
+class CgroupPath:
+    """The cgroup path that a container reads about itself."""
+
+    option: str = column("value of `--cgroupns`: `host` or `private`")
+    path: str = column("path in the container's /proc/self/cgroup, with long parts shortened")
+    same_as_host: bool = column("whether the container is in the host's cgroup namespace")
+    shows_own_id: bool = column("whether the path contains the container ID")
+
+
+@record
 class CgroupView(Result):
-    """Where two containers believe to be in the tree of cgroups."""
+    """The path of a container's cgroup, in the host's cgroup namespace and in a private one."""
 
-    version: int = column("of the cgroups of the engine's host, 1 or 2")
-    default: str = column("what the engine chooses where nobody does: `host` or `private`")
-    paths: Mapping[str, str] = column(
-        "mode → the path that /proc/self/cgroup shows inside, shortened at both ends of long parts",
-        shown=False,
-    )
-    same_as_host: Mapping[str, bool] = column(
-        "mode → whether the container is in the host's cgroup namespace", shown=False
-    )
-    shows_own_id: Mapping[str, bool] = column("mode → whether the path names the container", shown=False)
-    set_to: str | None = column(
-        "why the default is not the version's: dockerd's `default-cgroupns-mode`; None where it is",
-        default=None,
+    version: int = column("cgroup version of the engine's host: 1 or 2")
+    default: str = column("value of `--cgroupns` that the engine uses by default")
+    containers: tuple[CgroupPath, ...] = rows("one container for each value of `--cgroupns`", of=CgroupPath)
+    configured_reason: str | None = column(
+        "why the default is not that of the cgroup version (`default-cgroupns-mode` of dockerd)", default=None
     )
 
-    def frame(self) -> pd.DataFrame:
-        """One row a mode: option, path_inside, same_as_host."""
-        rows = [(f"--cgroupns {mode}", path, self.same_as_host[mode]) for mode, path in self.paths.items()]
-        return table(rows, ["option", "path_inside", "same_as_host"])
+    def of(self, option: str) -> CgroupPath:
+        """The container with this value of `--cgroupns`."""
+        return next(container for container in self.containers if container.option == option)
 
 
 def cgroup(lab: Lab) -> CgroupView:
-    """Start one container in the host's cgroup namespace and one in its own, and read the paths that each sees.
+    """Start a container in the host's cgroup namespace and one in its own, and read the paths that they see.
 
-    In a cgroup namespace of its own a process sees its cgroup as the root, "/" (cgroup_namespaces(7)). Docker gives
-    a container one where the host has version 2, and none on version 1 (Docker docs, docker run, --cgroupns).
+    In a cgroup namespace of its own a process sees its cgroup as the root, "/" (cgroup_namespaces(7)). Docker
+    creates one for a container on cgroup version 2, and none on version 1 (Docker docs, docker run, --cgroupns).
     """
-    paths: dict[str, str] = {}
-    same: dict[str, bool] = {}
-    named: dict[str, bool] = {}
+    views: list[CgroupPath] = []
     with temporary_containers(lab, ["docker run -d --cgroupns"]) as run:
         host = lab.host.process().namespaces.get("cgroup")
         plain = run(lab.image("payload"), "sleep 9150")
         default = lab.inspect(plain)["HostConfig"].get("CgroupnsMode") or "host"
         other = "private" if default == "host" else "host"
-        asked = run(lab.image("payload"), "sleep 9151", cgroupns=other)
-        for mode, container in sorted({default: plain, other: asked}.items()):
-            said = lab.exec(container, "cat /proc/self/cgroup").stdout
-            # version 1 has one line for each hierarchy; one without limits may say less than the others
-            path = max(cgroups.paths(said).values(), key=len, default="/")
-            paths[mode] = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
-            same[mode] = lab.host.process(container).namespaces.get("cgroup") == host
-            named[mode] = str(container.id)[:12] in path
+        containers = {default: plain, other: run(lab.image("payload"), "sleep 9151", cgroupns=other)}
+        for mode, container in sorted(containers.items()):
+            text = lab.exec(container, "cat /proc/self/cgroup").stdout
+            # version 1 has one line for each hierarchy; a hierarchy without limits may have a shorter path
+            path = max(cgroups.paths(text).values(), key=len, default="/")
+            shortened = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
+            same = lab.host.process(container).namespaces.get("cgroup") == host
+            views.append(CgroupPath(mode, shortened, same, str(container.id)[:12] in path))
     version = lab.engine.facts().cgroup_version
-    # `docker info` lists cgroupns where the default is a namespace of its own; Podman lists it never
+    # `docker info` lists cgroupns if the default is a private namespace; Podman never lists it
     private = security_option(lab.engine.info, "cgroupns") is not None
-    changed = private is not (version == 2) and not lab.engine.is_podman
+    configured = private is not (version == 2) and not lab.engine.is_podman
     reason = (
-        f"this engine's default-cgroupns-mode is {'private' if private else 'host'!r}" if changed else None
+        f"this engine's default-cgroupns-mode is {'private' if private else 'host'!r}" if configured else None
     )
-    return CgroupView(version, default, paths, same, named, reason)
+    return CgroupView(version, default, tuple(views), reason)
 
 
 @record
 class TimeNamespaceOffset(Result):
-    """The clock of a container, and of a process in a time namespace of its own."""
+    """The clock since boot in a container, and in a time namespace with an offset."""
 
-    kernel_has: bool = column("whether the kernel has time namespaces; where not, nothing else was measured")
-    asked_s: int = column("by how much the clock since boot was set forward in the new namespace")
-    uptime_s: float = column("the seconds since boot in the container, by /proc/uptime")
-    uptime_inside_s: float | None = column(
-        "the same in the new namespace, a moment later; None where it was refused"
+    kernel_supports: bool = column(
+        "whether the kernel supports time namespaces; if not, nothing was measured"
     )
-    said: str = column("what `unshare` said when it failed")
+    requested_offset_s: int = column("requested offset of the clock since boot in the new namespace")
+    uptime_s: float = column("time since boot in the container, from /proc/uptime")
+    uptime_inside_s: float | None = column(
+        "time since boot in the new namespace, read a moment later; none if it was not created"
+    )
+    error: str = column("message of `unshare`, if it failed")
 
-    @property
-    def shift_s(self) -> int | None:
-        """By how much the two differ, to the hour: what passed between the two readings is left out."""
+    @derived
+    def measured_offset_s(self) -> int | None:
+        """Measured offset, rounded to the hour: the two clocks are not read at the same instant."""
         if self.uptime_inside_s is None:
             return None
         return round((self.uptime_inside_s - self.uptime_s) / 3600) * 3600
 
 
-def time(lab: Lab, asked_s: int = 86_400) -> TimeNamespaceOffset:
-    """Make a time namespace in a container, with its clock since boot `asked_s` seconds ahead, and read both.
+def time(lab: Lab, offset_s: int = 86_400) -> TimeNamespaceOffset:
+    """Create a time namespace in a container, with its clock since boot `offset_s` ahead, and read both clocks.
 
-    Docker gives containers none: the clocks are the host's. To make one and set its clock takes CAP_SYS_ADMIN and
-    CAP_SYS_TIME in a user namespace (time_namespaces(7)): one of its own, so that the container itself needs no
-    capability. The clock of the day is in no namespace.
+    Docker creates no time namespace: containers have the host's clocks. Creating a time namespace and setting its
+    clock requires CAP_SYS_ADMIN and CAP_SYS_TIME in a user namespace (time_namespaces(7)). It is a new user
+    namespace here, so the container itself needs no capability. The time of day is not in any namespace.
     """
     if "time" not in lab.host.process().namespaces:
-        return TimeNamespaceOffset(False, asked_s, 0.0, None, "")
+        return TimeNamespaceOffset(False, offset_s, 0.0, None, "")
     with temporary_containers(lab, ["docker run -d", "docker exec"]) as run:
-        container = run(lab.image("tools"), "sleep 9160", **_FEWEST)
+        container = run(lab.image("tools"), "sleep 9160", **_LEAST_PRIVILEGE)
         outside = _uptime(lab.exec(container, "cat /proc/uptime").stdout)
-        shifted = f"unshare --user --map-root-user --time --boottime {asked_s} --fork cat /proc/uptime"
-        done = lab.exec(container, shifted)
-    inside = None if done.exit_code else _uptime(done.stdout)
-    return TimeNamespaceOffset(True, asked_s, outside, inside, done.stderr.strip())
+        command = f"unshare --user --map-root-user --time --boottime {offset_s} --fork cat /proc/uptime"
+        output = lab.exec(container, command)
+    inside = None if output.exit_code else _uptime(output.stdout)
+    return TimeNamespaceOffset(True, offset_s, outside, inside, output.stderr.strip())
 
 
 def _uptime(text: str) -> float:

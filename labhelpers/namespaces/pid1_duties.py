@@ -20,7 +20,7 @@ STOP_S = 5
 
 def ends_on_term(lab: Lab, container: Container) -> str | None:
     """Why TERM does not end PID 1 of a running container within `STOP_S`, for the reader; None if it does."""
-    action = signal_dispositions(lab, container).say("SIGTERM")
+    action = signal_dispositions(lab, container).disposition("SIGTERM")
     if action == "ignored":
         return "its process 1 ignores TERM"
     if action == "default":
@@ -74,11 +74,11 @@ def _orphan_stays(lab: Lab, container: Container) -> str | None:
 def _start_clone(lab: Lab, container: Container, clone: Container) -> None:
     """Start a clone, and wait until it has the same handler and as many processes as the container."""
     clone.start()
-    action, count = signal_dispositions(lab, container).say("SIGTERM"), _process_count(lab, container)
+    action, count = signal_dispositions(lab, container).disposition("SIGTERM"), _process_count(lab, container)
 
     def is_ready() -> bool:
         return (
-            signal_dispositions(lab, clone).say("SIGTERM") == action and _process_count(lab, clone) >= count
+            signal_dispositions(lab, clone).disposition("SIGTERM") == action and _process_count(lab, clone) >= count
         )
 
     with suppress(LabError):  # it may end at once

@@ -1,12 +1,30 @@
-"""Two drawings of a process tree: with all pids of each process, and as each pid namespace sees it."""
+"""Two drawings of a process tree: with all PIDs of each process, and as each PID namespace sees it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, VM, resize
-from labhelpers.namespaces.containers import NOT_FOUND
-from labhelpers.namespaces.trees import short_command
+from labhelpers.drawing import (
+    CANVAS_PX,
+    CONTAINER,
+    FAINT,
+    HOST,
+    INK,
+    LIMIT,
+    SMALL,
+    VM,
+    WHITE,
+    box,
+    canvas,
+    cut,
+    describe,
+    label,
+    line_height,
+    text_width,
+    tint,
+    wrap,
+)
+from labhelpers.namespaces.trees import short_command, with_ancestors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,133 +32,150 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import Process
     from labhelpers.namespaces.trees import PidNamespace, ProcessTree, Views
 
-# one colour for one level: the host, a container, what was made inside of it
-LEVELS = (HOST, CONTAINER, VM, "#8C6BB1")
-TINTS = ("#EAF5F0", "#DDEBF5", "#FBE6D8", "#ECE5F4")
-MOST_ROWS = 40
-COLUMN, INDENT = 1.35, 0.32
-# a node of the views, and from one to the next
-WIDE, APART = 1.5, 1.65
+# one colour for each level: the host, a container, a namespace inside a container, …
+LEVELS = (HOST, CONTAINER, VM, LIMIT)
+MAX_ROWS = 40
+# in px: a row of the tree, and the indentation of a child
+ROW_PX, INDENT_PX = 34, 24
+# a node of the views, from one row of nodes to the next, and the narrowest node
+NODE_PX, STEP_PX, MIN_NODE_PX = 46, 66, 72
 
 
-def _level(tree: ProcessTree, process: Process) -> int:
-    return tree.space_of(process).level
+def _colour(level: int) -> str:
+    return LEVELS[level % len(LEVELS)]
 
 
 def draw_process_tree(result: ProcessTree, ax: Axes) -> Axes:
-    """One row a process, children below and to the right; a box around each pid namespace; a column of pids a level.
+    """One row for each process, a box for each PID namespace, and a column of PIDs for each level.
 
-    A tree of more than `MOST_ROWS` is cut to what is in a pid namespace of its own, and what leads there.
+    A tree of more than `MAX_ROWS` is cut to the processes in a PID namespace other than the host's, and their
+    ancestors.
     """
-    from matplotlib.patches import FancyBboxPatch
-
-    tree = result if len(result.processes) <= MOST_ROWS else _only_nested(result)
+    tree = result if len(result.processes) <= MAX_ROWS else _only_nested(result)
     rows = {process.pid: row for row, process in enumerate(tree.processes)}
-    depth = {process.pid: tree.depth(process) for process in tree.processes}
-    words = max(INDENT * depth[p.pid] + 0.105 * len(short_command(p)) for p in tree.processes) + 0.5
-    right = words + COLUMN * tree.levels
-    resize(ax, max(6.5, 0.92 * right + 0.6), 1.35 + 0.38 * len(rows))
+    indents = {process.pid: INDENT_PX * tree.depth(process) for process in tree.processes}
+    heads = []
+    for level in range(tree.levels):
+        names = [each.name for each in tree.namespaces if each.level == level]
+        heads.append(f"PID,\n{names[0] if len(names) == 1 else f'level {level}'}")
+    longest = max(indents[p.pid] + text_width(short_command(p)) for p in tree.processes) + 40
+    left = min(longest, CANVAS_PX * 0.6)
+    column = min((CANVAS_PX - left) / tree.levels, 190)
+    top = 2 * line_height(SMALL) + 14
+    canvas(ax, top + ROW_PX * len(rows), "One process, one PID in each namespace that it is visible in")
 
-    for space in tree.spaces:
-        own = [rows[p.pid] for p in tree.processes if tree.pid_in(p, space) is not None]
-        left = INDENT * min(depth[p.pid] for p in tree.processes if tree.pid_in(p, space) is not None)
-        # the innermost column is the leftmost, so that each box holds its own column and those inside of it
-        end = words + COLUMN * (tree.levels - space.level)
-        # each box is a little smaller than the one around it, where both end with the same process
-        half = 0.47 - 0.05 * space.level
-        box = (left - 0.1, min(own) - half), end - left - 0.06, max(own) - min(own) + 2 * half
-        style = {
-            "fc": TINTS[space.level % 4],
-            "ec": LEVELS[space.level % 4],
-            "lw": 1.3,
-            "zorder": space.level,
-        }
-        pad = "round,pad=0,rounding_size=0.12"
-        ax.add_patch(FancyBboxPatch(*box, boxstyle=pad, **style))  # type: ignore[arg-type]
+    def column_x(level: int) -> float:
+        # the innermost column is the leftmost: each box holds its own column and those of its descendants
+        return left + column * (tree.levels - level - 0.5)
+
+    for namespace in tree.namespaces:
+        visible = [p for p in tree.processes if tree.pid_in(p, namespace) is not None]
+        start = min(indents[p.pid] for p in visible)
+        # a box is a little smaller than its parent's, since both may end with the same process
+        inset = 1 + 2 * namespace.level
+        first, last = (ROW_PX * end(rows[p.pid] for p in visible) for end in (min, max))
+        right = left + column * (tree.levels - namespace.level) - 4
+        box(
+            ax,
+            (start, top + first + inset),
+            (right - start, last - first + ROW_PX - 2 * inset),
+            tint(_colour(namespace.level)),
+            edge=_colour(namespace.level),
+        )
     for process in tree.processes:
-        row, x = rows[process.pid], INDENT * depth[process.pid]
+        x, y = indents[process.pid] + 12, top + ROW_PX * (rows[process.pid] + 0.5)
         parent = rows.get(process.parent_pid)
         if parent is not None:
-            up = x - INDENT + 0.08
-            ax.plot([up, up, x], [parent + 0.25, row, row], color=INK, lw=1, zorder=8)
-        ax.text(x + 0.04, row, short_command(process), va="center", fontsize=9.5, zorder=9)
-        around = tree.around(tree.space_of(process))
-        for space in around:
-            _pid(ax, words + COLUMN * (tree.levels - space.level - 0.5), row, process, space)
-    for level in range(tree.levels):
-        names = [space.name for space in tree.spaces if space.level == level]
-        said = names[0] if len(names) == 1 else f"level {level}"
-        x = words + COLUMN * (tree.levels - level - 0.5)
-        ax.text(x, -0.75, f"PID,\n{said}", ha="center", va="center", fontsize=8.5, color=LEVELS[level % 4])
-    ax.set(xlim=(-0.2, right + 0.05), ylim=(len(rows) - 0.35, -1.25))
-    ax.set_title("One process, one PID in each namespace around it")
-    ax.set_axis_off()
+            up = x - INDENT_PX + 4
+            ax.plot([up, up, x - 6], [top + ROW_PX * (parent + 0.5) + 9, y, y], color=INK, lw=1)
+        label(ax, x, y, cut(short_command(process), left - x))
+        for namespace in tree.ancestors(tree.namespace_of(process)):
+            pid = str(process.nspid[namespace.level])
+            colour = _colour(namespace.level)
+            label(ax, column_x(namespace.level), y, pid, colour, bold=pid == "1", align="center")
+    for level, head in enumerate(heads):
+        text = "\n".join(cut(line, column - 8, SMALL, bold=True) for line in head.split("\n"))
+        label(
+            ax, column_x(level), 0, text, _colour(level), size=SMALL, bold=True, align="center", valign="top"
+        )
+    describe(ax, *(_described(tree, process) for process in tree.processes))
     return ax
 
 
-def _pid(ax: Axes, x: float, row: int, process: Process, space: PidNamespace) -> None:
-    said = str(process.nspid[space.level])
-    weight = "bold" if said == "1" else "normal"
-    colour = LEVELS[space.level % 4]
-    ax.text(x, row, said, ha="center", va="center", fontsize=10, color=colour, weight=weight, zorder=9)
+def _described(tree: ProcessTree, process: Process) -> str:
+    namespaces = tree.ancestors(tree.namespace_of(process))
+    pids = ", ".join(f"{process.nspid[each.level]} in {each.name}" for each in namespaces)
+    return f"{short_command(process)} has PID {pids}"
 
 
 def _only_nested(tree: ProcessTree) -> ProcessTree:
-    by_pid = {process.pid: process for process in tree.processes}
-    kept: set[int] = set()
-    for process in tree.processes:
-        pid = process.pid
-        while len(process.nspid) > 1 and pid in by_pid and pid not in kept:
-            kept.add(pid)
-            pid = by_pid[pid].parent_pid
-    return type(tree)(tuple(p for p in tree.processes if p.pid in kept)[:MOST_ROWS], tree.spaces)
+    nested = {process.pid for process in tree.processes if len(process.nspid) > 1}
+    return type(tree)(tuple(with_ancestors(tree.processes, nested)[:MAX_ROWS]), tree.namespaces)
 
 
 def draw_views(result: Views, ax: Axes) -> Axes:
-    """The tree once for each pid namespace: what it sees has the pid that it has there; the rest is an outline."""
+    """The tree once for each PID namespace: a visible process has its PID there, another one is an outline."""
     tree = result.tree
-    place = _places(tree)
-    wide = max(x for x, _ in place.values()) + 1.0
-    deep = max(y for _, y in place.values())
-    step = APART * wide + 0.45
-    resize(ax, 0.95 * step * len(tree.spaces) + 0.2, 1.3 + 0.72 * (deep + 1))
-    for number, space in enumerate(tree.spaces):
-        left = step * number
-        seen = {one.process.pid: one for one in tree.seen_from(space.name)}
-        for process in tree.processes:
-            x, y = left + APART * place[process.pid][0], place[process.pid][1]
-            one = seen.get(process.pid)
-            if process.parent_pid in place:
-                _edge(ax, left, place, process, seen=one is not None and process.parent_pid in seen)
-            colour = LEVELS[_level(tree, process) % 4] if one else FAINT
-            _node(ax, x, y, str(one.pid) if one else "", _cut(short_command(process)) if one else "", colour)
-        count = f"{len(seen)} of {len(tree.processes)} processes"
-        ax.text(
-            left + APART * (wide - 1) / 2 + WIDE / 2,
-            -0.95,
-            f"{'the host' if space.level == 0 else space.name} sees {count}",
-            ha="center",
-            fontsize=10,
-            weight="bold",
-            color=LEVELS[space.level % 4],
-        )
-    ax.set(xlim=(-0.15, step * len(tree.spaces) - 0.5), ylim=(deep + 0.6, -1.3))
-    ax.set_title("One tree, as each pid namespace sees it: the number is the PID there")
-    ax.set_axis_off()
+    places = _places(tree)
+    wide = max(x for x, _ in places.values()) + 1
+    deep = max(y for _, y in places.values()) + 1
+    # as many trees next to one another as their nodes are wide enough
+    across = min(len(tree.namespaces), max(1, int(CANVAS_PX // (wide * MIN_NODE_PX))))
+    width = CANVAS_PX / across
+    node = min((width - 20) / wide, 170)
+    head = 2 * line_height() + 8
+    height = head + STEP_PX * deep
+    down = -(-len(tree.namespaces) // across)
+    canvas(ax, height * down, "One tree, as each PID namespace sees it: the number is the PID there")
+    facts = []
+    for number, namespace in enumerate(tree.namespaces):
+        left, top = width * (number % across), height * (number // across)
+        count = len(tree.visible_in(namespace.name))
+        name = "the host" if namespace.level == 0 else namespace.name
+        text = f"{name} sees {count} of {len(tree.processes)} processes"
+        facts.append(text)
+        wrapped = wrap(text, width - 20, bold=True)
+        label(ax, left, top, wrapped, _colour(namespace.level), bold=True, valign="top")
+        _draw_view(ax, tree, namespace, places, (left, top + head, node))
+    describe(ax, *facts)
     return ax
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
+def _draw_view(
+    ax: Axes,
+    tree: ProcessTree,
+    namespace: PidNamespace,
+    places: dict[int, tuple[float, int]],
+    area: tuple[float, float, float],
+) -> None:
+    """One view. `area` is the left edge, the upper edge, and the width for each node."""
+    left, top, node = area
+    visible = {each.process.pid: each.pid for each in tree.visible_in(namespace.name)}
+    for process in tree.processes:
+        column, row = places[process.pid]
+        x, y = left + node * column, top + STEP_PX * row
+        if process.parent_pid in places:
+            parent_column, parent_row = places[process.parent_pid]
+            start = left + node * (parent_column + 0.5) - 4, top + STEP_PX * parent_row + NODE_PX
+            known = process.pid in visible and process.parent_pid in visible
+            look = {"color": INK, "lw": 1.1} if known else {"color": FAINT, "lw": 0.8, "ls": ":"}
+            ax.plot([start[0], x + node / 2 - 4], [start[1], y], **look)  # type: ignore[arg-type]
+        if process.pid in visible:
+            colour = _colour(tree.namespace_of(process).level)
+            name = cut(short_command(process), node - 24, SMALL)
+            box(ax, (x, y), (node - 8, NODE_PX), colour, title=str(visible[process.pid]), text=name)
+        else:
+            box(ax, (x, y), (node - 8, NODE_PX), WHITE, edge=FAINT, dashed=True)
 
 
 def _places(tree: ProcessTree) -> dict[int, tuple[float, int]]:
-    """Column and row of each process: a parent stands over the middle of its children."""
-    there = {process.pid for process in tree.processes}
+    """Column and row of each process: a parent is above the middle of its children."""
+    pids = {process.pid for process in tree.processes}
     children: dict[int, list[int]] = {}
     for process in tree.processes:
-        children.setdefault(process.parent_pid if process.parent_pid in there else 0, []).append(process.pid)
-    place: dict[int, tuple[float, int]] = {}
+        parent = process.parent_pid if process.parent_pid in pids else 0
+        children.setdefault(parent, []).append(process.pid)
+    places: dict[int, tuple[float, int]] = {}
     leaves = 0
 
     def put(pid: int, row: int) -> float:
@@ -148,47 +183,9 @@ def _places(tree: ProcessTree) -> dict[int, tuple[float, int]]:
         columns = [put(child, row + 1) for child in children.get(pid, [])]
         if not columns:
             columns, leaves = [float(leaves)], leaves + 1
-        place[pid] = ((columns[0] + columns[-1]) / 2, row)
-        return place[pid][0]
+        places[pid] = ((columns[0] + columns[-1]) / 2, row)
+        return places[pid][0]
 
     for root in children.get(0, []):
         put(root, 0)
-    return place
-
-
-def _edge(
-    ax: Axes, left: float, place: dict[int, tuple[float, int]], process: Process, *, seen: bool
-) -> None:
-    (x, y), (up_x, up_y) = place[process.pid], place[process.parent_pid]
-    ends = [left + APART * up_x + WIDE / 2, left + APART * x + WIDE / 2], [up_y + 0.33, y - 0.33]
-    ax.plot(*ends, color=INK if seen else FAINT, lw=1.1 if seen else 0.8, ls="-" if seen else ":", zorder=1)
-
-
-def _node(ax: Axes, x: float, y: float, pid: str, name: str, colour: str) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    style = "round,pad=0,rounding_size=0.1"
-    seen = bool(pid)
-    look = {
-        "fc": colour if seen else "white",
-        "ec": colour,
-        "ls": "-" if seen else ":",
-        "lw": 1.1,
-        "zorder": 2,
-    }
-    ax.add_patch(FancyBboxPatch((x, y - 0.33), WIDE, 0.66, boxstyle=style, **look))  # type: ignore[arg-type]
-    if seen:
-        ax.text(
-            x + WIDE / 2,
-            y - 0.1,
-            pid,
-            ha="center",
-            va="center",
-            fontsize=11,
-            weight="bold",
-            color="white",
-            zorder=3,
-        )
-        ax.text(x + WIDE / 2, y + 0.18, name, ha="center", va="center", fontsize=8, color="white", zorder=3)
-    else:
-        ax.text(x + WIDE / 2, y, NOT_FOUND, ha="center", va="center", fontsize=9, color=FAINT, zorder=3)
+    return places

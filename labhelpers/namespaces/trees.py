@@ -1,4 +1,4 @@
-"""One process tree, seen from every pid namespace that it reaches into."""
+"""One process tree, seen from every PID namespace that it reaches into."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from docker.models.containers import Container
 
 from labhelpers.engine.host import Process
 from labhelpers.engine.host.text import integer
-from labhelpers.errors import BadInput, EngineRefused, LabError
+from labhelpers.errors import BadInput, EngineRefused, NotAvailable
 from labhelpers.lab.base import name_of
-from labhelpers.namespaces.containers import NOT_FOUND
 from labhelpers.namespaces.identity import HOST
 from labhelpers.results import Result, column, record, table
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 INNERMOST = "sleep 903"
-# the shell that waits keeps its place in the tree: `exec` would put unshare there
+# the waiting shell stays in the tree: `exec` would replace it with unshare
 _NESTED = (
     f"sleep 901 & unshare --pid --fork --mount-proc sh -c 'sleep 902 & exec {INNERMOST}'; echo refused; wait"
 )
@@ -31,163 +30,167 @@ _NESTED = (
 
 @record
 class PidNamespace:
-    """A pid namespace, and where it lies."""
+    """A PID namespace and its place in the hierarchy."""
 
-    id: int = column("its inode number")
-    name: str = column("`host`, a container's name, or `inside NAME` for one that was made in there")
-    level: int = column("how many lie around it; the host's is 0")
-    parent: int | None = column("the id of the one around it; None for the host's")
+    id: int = column("inode number of the namespace")
+    name: str = column(
+        "`host`, the name of a container, or `inside NAME` for a namespace created in a container"
+    )
+    level: int = column("number of ancestors; 0 for the host's namespace")
+    parent: int | None = column("inode number of the parent namespace; none for the host's namespace")
 
 
 @record
 class VisibleProcess:
-    """A process as one pid namespace sees it."""
+    """A process as one PID namespace sees it."""
 
     process: Process = column("the process", shown=False)
-    pid: int = column("what it is called there")
-    parent_pid: int = column(
-        "what its parent is called there; 0 where the parent is not seen (pid_namespaces(7))"
-    )
+    pid: int = column("PID in that namespace")
+    parent_pid: int = column("PID of the parent in that namespace; 0 if the parent is not visible there")
 
 
 @record
 class ProcessTree(Result):
-    """Processes of the engine's host, and their pid in each pid namespace that they are in.
+    """Processes of the engine's host, and their PID in each PID namespace that they are visible in.
 
-    A process is in its own pid namespace and in all that lie around it, with one pid in each
+    A process is visible in its own PID namespace and in every ancestor of it, with one PID in each
     (pid_namespaces(7); NSpid in /proc/PID/status).
     """
 
     processes: tuple[Process, ...] = column(
-        "parents before children; those that were asked for and what leads to them", shown=False
+        "the processes and their ancestors, parents before children", shown=False
     )
-    spaces: tuple[PidNamespace, ...] = column(
-        "their pid namespaces, the host's first, each after the one around it", shown=False
+    namespaces: tuple[PidNamespace, ...] = column(
+        "PID namespaces of the processes, parents before children, the host's first", shown=False
     )
 
     @property
     def levels(self) -> int:
-        """How many pid namespaces lie inside one another at the deepest place, the host's counted."""
-        return 1 + max(space.level for space in self.spaces)
+        """Depth of the namespace hierarchy, counting the host's namespace."""
+        return 1 + max(namespace.level for namespace in self.namespaces)
 
-    def space(self, name: str) -> PidNamespace:
-        """The pid namespace called `name`.
-
-        Raises:
-            BadInput: there is none.
-        """
-        for space in self.spaces:
-            if space.name == name:
-                return space
-        names = ", ".join(space.name for space in self.spaces)
-        raise BadInput(f"no pid namespace here is called {name!r}", hint=f"there are: {names}")
-
-    def space_of(self, process: Process) -> PidNamespace:
-        """The innermost pid namespace that the process is in."""
-        return next(space for space in self.spaces if space.id == process.namespaces["pid"])
-
-    def around(self, space: PidNamespace) -> tuple[PidNamespace, ...]:
-        """The pid namespaces from the host's to `space`, both counted."""
-        by_id = {one.id: one for one in self.spaces}
-        chain = [space]
-        while chain[0].parent is not None:
-            chain.insert(0, by_id[chain[0].parent])
-        return tuple(chain)
-
-    def pid_in(self, process: Process, space: PidNamespace) -> int | None:
-        """What the process is called in `space`; None where it is not seen."""
-        if space not in self.around(self.space_of(process)):
-            return None
-        return process.nspid[space.level]
-
-    def seen_from(self, name: str) -> tuple[VisibleProcess, ...]:
-        """The processes that the pid namespace called `name` sees.
+    def namespace(self, name: str) -> PidNamespace:
+        """The PID namespace called `name`.
 
         Raises:
             BadInput: there is no such namespace.
         """
-        space = self.space(name)
+        for namespace in self.namespaces:
+            if namespace.name == name:
+                return namespace
+        names = ", ".join(namespace.name for namespace in self.namespaces)
+        raise BadInput(f"no PID namespace is called {name!r}", hint=f"the namespaces are: {names}")
+
+    def namespace_of(self, process: Process) -> PidNamespace:
+        """The innermost PID namespace that the process is in."""
+        return next(namespace for namespace in self.namespaces if namespace.id == process.namespaces["pid"])
+
+    def ancestors(self, namespace: PidNamespace) -> tuple[PidNamespace, ...]:
+        """The PID namespaces from the host's to `namespace`, both included."""
+        by_id = {each.id: each for each in self.namespaces}
+        chain = [namespace]
+        while chain[0].parent is not None:
+            chain.insert(0, by_id[chain[0].parent])
+        return tuple(chain)
+
+    def pid_in(self, process: Process, namespace: PidNamespace) -> int | None:
+        """The PID of the process in `namespace`; None if it is not visible there."""
+        if namespace not in self.ancestors(self.namespace_of(process)):
+            return None
+        return process.nspid[namespace.level]
+
+    def visible_in(self, name: str) -> tuple[VisibleProcess, ...]:
+        """The processes that are visible in the PID namespace called `name`.
+
+        Raises:
+            BadInput: there is no such namespace.
+        """
+        namespace = self.namespace(name)
         by_pid = {process.pid: process for process in self.processes}
-        seen = []
+        visible = []
         for process in self.processes:
-            pid = self.pid_in(process, space)
+            pid = self.pid_in(process, namespace)
             if pid is not None:
                 parent = by_pid.get(process.parent_pid)
-                seen.append(VisibleProcess(process, pid, (parent and self.pid_in(parent, space)) or 0))
-        return tuple(seen)
+                parent_pid = self.pid_in(parent, namespace) if parent else None
+                visible.append(VisibleProcess(process, pid, parent_pid or 0))
+        return tuple(visible)
 
     def depth(self, process: Process) -> int:
-        """How many ancestors of the process are in this tree."""
-        by_pid = {one.pid: one for one in self.processes}
+        """Number of ancestors of the process in this tree."""
+        by_pid = {each.pid: each for each in self.processes}
         depth = 0
         while (parent := by_pid.get(process.parent_pid)) is not None:
             process, depth = parent, depth + 1
         return depth
 
     def frame(self) -> pd.DataFrame:
-        """One row a process: process (indented), and a column with its pid for each pid namespace, or NOWHERE."""
+        """One row for each process: process (indented), and its PID in each namespace, or None."""
         rows = [
             (
                 "\N{NO-BREAK SPACE}" * 3 * self.depth(process) + short_command(process),
-                *(str(self.pid_in(process, space) or NOT_FOUND) for space in self.spaces),
+                *(self.pid_in(process, namespace) for namespace in self.namespaces),
             )
             for process in self.processes
         ]
-        return table(rows, ["process", *(f"PID, {space.name}" for space in self.spaces)])
+        return table(rows, ["process", *(f"pid_{each.name.replace(' ', '_')}" for each in self.namespaces)])
 
     @property
     def views(self) -> Views:
-        """The same tree, to be drawn once for each pid namespace."""
+        """The same tree, drawn once for each PID namespace."""
         return Views(self)
 
 
 @record
 class Views(Result):
-    """One process tree as each of its pid namespaces sees it."""
+    """One process tree as each of its PID namespaces sees it."""
 
     tree: ProcessTree = column("the tree", shown=False)
 
     def frame(self) -> pd.DataFrame:
-        """One row a process and namespace that sees it: seen_from, process, pid, parent_pid."""
+        """One row for each namespace and process that is visible in it: namespace, process, pid, parent_pid."""
         rows = [
-            (space.name, short_command(seen.process), seen.pid, seen.parent_pid)
-            for space in self.tree.spaces
-            for seen in self.tree.seen_from(space.name)
+            (namespace.name, short_command(visible.process), visible.pid, visible.parent_pid)
+            for namespace in self.tree.namespaces
+            for visible in self.tree.visible_in(namespace.name)
         ]
-        return table(rows, ["seen_from", "process", "pid", "parent_pid"])
+        return table(rows, ["namespace", "process", "pid", "parent_pid"])
 
 
 def process_tree(lab: Lab, *containers: Container | str) -> ProcessTree:
-    """The process tree of the engine's host, with the pid of each process in every namespace that it is in.
+    """The process tree of the engine's host, with the PID of each process in every namespace that it is visible in.
 
     Args:
-        containers: take only what runs in these, and the processes that lead to it; all of the host if none.
+        containers: keep only the processes of these containers and their ancestors; without any, all processes.
 
     Raises:
-        BadInput, LabError: a container that does not run; an engine that hides its host's processes.
+        BadInput, ContainerMissing, NotRunning: no such container, or it is not running.
+        NotAvailable: the engine does not let the lab read its host's namespaces.
     """
-    firsts = {lab.host.process(one).pid: name_of(one) for one in containers}
-    everything = _with_spaces(lab.host.processes())
-    wanted = everything
+    firsts = {lab.host.process(container).pid: name_of(container) for container in containers}
+    processes = _with_known_namespace(lab.host.processes())
+    kept = processes
     if containers:
-        # one that shares the host's pid namespace is told by its cgroup
-        own = {process.pid for one in containers for process in lab.host.processes(one)}
-        wanted = _with_ancestors(everything, own | _inside(everything, firsts))
-    spaces = _spaces(everything, firsts, wanted)
-    known = {space.id for space in spaces}
-    return ProcessTree(tuple(p for p in _in_order(wanted) if p.namespaces["pid"] in known), spaces)
+        # a container that shares the host's PID namespace is recognized by its cgroup
+        in_cgroups = {process.pid for each in containers for process in lab.host.processes(each)}
+        kept = with_ancestors(processes, in_cgroups | _inside(processes, firsts))
+    namespaces = _namespaces(processes, firsts, kept)
+    ids = {namespace.id for namespace in namespaces}
+    return ProcessTree(
+        tuple(process for process in _in_order(kept) if process.namespaces["pid"] in ids), namespaces
+    )
 
 
 def start_nested(lab: Lab, name: str = "levels") -> Container:
-    """Start a container in which `unshare` has made a pid namespace of its own: three levels with the host's.
+    """Start a container in which `unshare` has created another PID namespace: three levels with the host's.
 
-    `unshare` needs CAP_SYS_ADMIN; it is the only capability that the container has. Give it to no container
-    that runs what you do not trust.
+    `unshare` needs CAP_SYS_ADMIN, the only capability of this container. Never give it to a container that runs
+    code you do not trust.
 
     Raises:
-        NameTaken: the name belongs to something else.
+        NameTaken: the name is used by a resource that the lab did not create.
         EngineRefused: the engine or its kernel does not permit it; the container's own message is kept.
-        NotRunning: the container ended.
+        NotRunning: the container exited.
     """
     container = lab.run(
         lab.image("tools"),
@@ -195,144 +198,155 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
         name=name,
         cap_drop=["ALL"],
         cap_add=["SYS_ADMIN"],
-        # AppArmor's default profile refuses every mount, also that of /proc
+        # AppArmor's default profile refuses every mount, /proc included
         security_opt=["apparmor=unconfined"],
     )
 
-    def is_there() -> bool:
+    def is_running() -> bool:
         output = lab.logs(container)
         if "refused" in output:
             raise EngineRefused(
-                f"the engine or its kernel did not let {name} make a pid namespace, so there is no third level",
+                f"the engine or its kernel did not let {name} create a PID namespace, so there is no third level",
                 hint="namespaces.process_tree(lab, CONTAINER) shows the two levels that every container has",
                 engine_message=output,
             )
-        return INNERMOST in [one.command for one in lab.host.processes(container)]
+        return INNERMOST in [process.command for process in lab.host.processes(container)]
 
-    lab.wait_for(f"{INNERMOST!r} in the third level of {name}", is_there, while_running=container)
+    lab.wait_for(f"{INNERMOST!r} in the third level of {name}", is_running, while_running=container)
     return container
 
 
 def pids_in_container(lab: Lab, container: Container | str) -> list[int]:
-    """The pids that a process in the container finds in its /proc, but for those that look.
+    """The PIDs in the container's /proc, without the process that lists them.
 
     Raises:
-        LabError: the container does not run.
+        ContainerMissing, NotRunning: there is no such container, or it is not running.
     """
     with lab.quiet(["docker exec"]):
-        # $$ is the shell; the names are expanded by it, so that no other process looks
-        said = lab.exec(container, ["sh", "-c", "echo $$; cd /proc && echo [0-9]*"])
-    own, _, found = said.stdout.partition("\n")
-    return sorted(pid for word in found.split() if word != own.strip() and (pid := integer(word)) is not None)
+        # $$ is the shell; it expands the names itself, so no other process runs
+        output = lab.exec(container, ["sh", "-c", "echo $$; cd /proc && echo [0-9]*"])
+    shell, _, names = output.stdout.partition("\n")
+    return sorted(
+        pid for name in names.split() if name != shell.strip() and (pid := integer(name)) is not None
+    )
 
 
 def short_command(process: Process) -> str:
-    """A process's command in a few words: no path, no option, nothing long."""
+    """The name of a process's command and its first short arguments, without paths and options."""
     if process.pid == 1:
         return "first process"
-    words = process.command.split() or ["[]"]
-    # the name of a kernel thread is no path
-    kept = [words[0] if words[0].startswith("[") else PurePosixPath(words[0]).name]
-    for word in words[1:]:
-        if word.startswith(("-", "/")) or len(" ".join([*kept, word])) > 22:
+    arguments = process.command.split() or ["[]"]
+    # the name of a kernel thread is in brackets and may contain a slash
+    shown = [arguments[0] if arguments[0].startswith("[") else PurePosixPath(arguments[0]).name]
+    for argument in arguments[1:]:
+        if argument.startswith(("-", "/")) or len(" ".join([*shown, argument])) > 22:
             break
-        kept.append(word)
-    return " ".join(kept)
+        shown.append(argument)
+    return " ".join(shown)
 
 
-def _with_spaces(processes: Sequence[Process]) -> list[Process]:
-    """Those whose pid namespace is known; a fenced-off process of one level is in the host's all the same."""
+def _with_known_namespace(processes: Sequence[Process]) -> list[Process]:
+    """The processes whose PID namespace is known; an unreadable process with a single PID is in the host's."""
     top = next((p.namespaces["pid"] for p in processes if len(p.nspid) == 1 and "pid" in p.namespaces), None)
     if top is None:
-        raise LabError(
+        raise NotAvailable(
             "the namespaces of processes cannot be read on this engine's host, so there is no tree to show",
-            hint="`./lab doctor` says which engine this is; some hide parts of their host",
+            hint="some engines hide parts of their host (`./lab doctor` shows which engine this is)",
         )
     known = [
-        replace(one, namespaces={"pid": top}) if not one.namespaces and len(one.nspid) == 1 else one
-        for one in processes
+        replace(process, namespaces={"pid": top})
+        if not process.namespaces and len(process.nspid) == 1
+        else process
+        for process in processes
     ]
-    return [one for one in known if "pid" in one.namespaces]
+    return [process for process in known if "pid" in process.namespaces]
 
 
-def _inside(everything: Sequence[Process], firsts: Iterable[int]) -> set[int]:
-    """The pids of what is in the pid namespaces of these processes, or in one made inside; the host's is left out."""
-    by_pid = {one.pid: one for one in everything}
-    firsts_there = [by_pid[pid] for pid in firsts if pid in by_pid]
-    roots = {one.namespaces["pid"] for one in firsts_there if len(one.nspid) > 1}
-    around = _parents(everything)
+def _inside(processes: Sequence[Process], firsts: Iterable[int]) -> set[int]:
+    """PIDs of the processes in the PID namespaces of `firsts` and their descendants, without the host's namespace."""
+    by_pid = {process.pid: process for process in processes}
+    running = [by_pid[pid] for pid in firsts if pid in by_pid]
+    roots = {process.namespaces["pid"] for process in running if len(process.nspid) > 1}
+    parents = _parents(processes)
 
-    def reaches(space: int | None) -> bool:
-        while space is not None and space not in roots:
-            space = around.get(space)
-        return space is not None
+    def is_below(namespace: int | None) -> bool:
+        while namespace is not None and namespace not in roots:
+            namespace = parents.get(namespace)
+        return namespace is not None
 
-    return {one.pid for one in everything if reaches(one.namespaces["pid"])}
+    return {process.pid for process in processes if is_below(process.namespaces["pid"])}
 
 
-def _parents(everything: Sequence[Process]) -> dict[int, int]:
-    """Each pid namespace with the one around it: the one that the parent of its process 1 is in.
+def _parents(processes: Sequence[Process]) -> dict[int, int]:
+    """PID namespace → its parent namespace: that of the parent of its process 1.
 
-    Process 1 of a namespace is a child of the process that made it, or, where that has ended, of a process of
-    the namespace around it (pid_namespaces(7)).
+    Process 1 of a namespace is a child of the process that created it, or, if that has exited, of a process of
+    the parent namespace (pid_namespaces(7)).
     """
-    by_pid = {one.pid: one for one in everything}
-    found = {}
-    for one in everything:
-        parent = by_pid.get(one.parent_pid)
-        if one.inside_pid == 1 and len(one.nspid) > 1 and parent is not None:
-            found[one.namespaces["pid"]] = parent.namespaces["pid"]
-    return found
+    by_pid = {process.pid: process for process in processes}
+    parents = {}
+    for process in processes:
+        parent = by_pid.get(process.parent_pid)
+        if process.inside_pid == 1 and len(process.nspid) > 1 and parent is not None:
+            parents[process.namespaces["pid"]] = parent.namespaces["pid"]
+    return parents
 
 
-def _with_ancestors(everything: Sequence[Process], wanted: set[int]) -> list[Process]:
-    by_pid = {one.pid: one for one in everything}
+def with_ancestors(processes: Sequence[Process], pids: set[int]) -> list[Process]:
+    """The processes with these PIDs and their ancestors, in their order."""
+    by_pid = {process.pid: process for process in processes}
     kept: set[int] = set()
-    for pid in wanted:
+    for pid in pids:
         while pid in by_pid and pid not in kept:
             kept.add(pid)
             pid = by_pid[pid].parent_pid
-    return [one for one in everything if one.pid in kept]
+    return [process for process in processes if process.pid in kept]
 
 
-def _spaces(
-    everything: Sequence[Process], names: Mapping[int, str], wanted: Sequence[Process]
+def _namespaces(
+    processes: Sequence[Process], names: Mapping[int, str], kept: Sequence[Process]
 ) -> tuple[PidNamespace, ...]:
-    """The pid namespaces of `wanted`; the host's is the one that a process of one level is in."""
-    around = _parents(everything)
-    called = {one.namespaces["pid"]: names[one.pid] for one in reversed(everything) if one.pid in names}
-    top = next(one.namespaces["pid"] for one in everything if len(one.nspid) == 1)
+    """The PID namespaces of `kept`; the host's is that of a process with a single PID."""
+    parents = _parents(processes)
+    containers = {
+        process.namespaces["pid"]: names[process.pid]
+        for process in reversed(processes)
+        if process.pid in names
+    }
+    top = next(process.namespaces["pid"] for process in processes if len(process.nspid) == 1)
     made = {top: PidNamespace(top, HOST, 0, None)}
 
     def add(id: int) -> None:
-        if id in made or id not in around:
+        if id in made or id not in parents:
             return
-        add(around[id])
-        outer = made.get(around[id])
-        if outer is None:
+        add(parents[id])
+        parent = made.get(parents[id])
+        if parent is None:
             return
-        name = called.get(id) or (f"inside {outer.name}" if outer.level else f"namespace {id}")
-        taken = {space.name for space in made.values()}
-        free = (name, *(f"{name} ({number})" for number in range(2, len(made) + 2)))
-        made[id] = PidNamespace(id, next(one for one in free if one not in taken), outer.level + 1, outer.id)
+        name = containers.get(id) or (f"inside {parent.name}" if parent.level else f"namespace {id}")
+        used = {namespace.name for namespace in made.values()}
+        candidates = (name, *(f"{name} ({number})" for number in range(2, len(made) + 2)))
+        unique = next(candidate for candidate in candidates if candidate not in used)
+        made[id] = PidNamespace(id, unique, parent.level + 1, parent.id)
 
-    for one in wanted:
-        add(one.namespaces["pid"])
+    for process in kept:
+        add(process.namespaces["pid"])
     return tuple(made.values())
 
 
 def _in_order(processes: Sequence[Process]) -> list[Process]:
-    """Parents before children; children that share a pid namespace side by side."""
-    there = {one.pid for one in processes}
+    """Parents before children; children that share a PID namespace are adjacent."""
+    pids = {process.pid for process in processes}
     children: dict[int, list[Process]] = {}
-    for one in processes:
-        children.setdefault(one.parent_pid if one.parent_pid in there else 0, []).append(one)
+    for process in processes:
+        parent = process.parent_pid if process.parent_pid in pids else 0
+        children.setdefault(parent, []).append(process)
     ordered: list[Process] = []
 
     def walk(parent: int) -> None:
-        for one in sorted(children.get(parent, []), key=lambda p: (p.namespaces["pid"], p.pid)):
-            ordered.append(one)
-            walk(one.pid)
+        for child in sorted(children.get(parent, []), key=lambda p: (p.namespaces["pid"], p.pid)):
+            ordered.append(child)
+            walk(child.pid)
 
     walk(0)
     return ordered

@@ -1,4 +1,4 @@
-"""One experiment for each kind of namespace that every container has: who sees a thing, and who does not."""
+"""One experiment for each kind of namespace that every container has: from where an object is visible."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import EngineRefused
-from labhelpers.namespaces.containers import NOT_FOUND, temporary_containers
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.namespaces.containers import temporary_containers
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,200 +22,208 @@ _INTERFACES = 'for i in /sys/class/net/*/address; do d=${i%/*}; echo "${d##*/} $
 
 @record
 class Attempt:
-    """What was tried, and what came of it."""
+    """A command that was run in a container."""
 
-    where: str = column("in which container")
-    what: str = column("the command")
-    worked: bool = column("whether its exit status was 0")
-    said: str = column("its last line")
+    container: str = column("container in which the command ran")
+    command: str = column("the command")
+    succeeded: bool = column("whether its exit status was 0")
+    output: str = column("last line of its output")
 
 
 @record
 class Visibility(Result):
-    """Who sees what: things, looked for from several places."""
+    """Objects of a namespace, and the places from which they are visible."""
 
-    kind: str = column("the kind of namespace that this is about")
-    places: tuple[str, ...] = column("where one looked from: two containers, and mostly the host")
-    things: tuple[str, ...] = column("what one looked for")
-    seen: Mapping[tuple[str, str], str] = column(
-        "(thing, place) → as what it is seen there; missing where it is not seen", shown=False
+    kind: str = column("kind of namespace")
+    viewpoints: tuple[str, ...] = column("places from which the objects were looked up")
+    objects: tuple[str, ...] = column("objects that were looked up")
+    observations: Mapping[tuple[str, str], str] = column(
+        "(object, viewpoint) → name of the object there; there is no entry where it is not visible",
+        shown=False,
     )
-    tries: tuple[Attempt, ...] = rows("what else was tried", of=Attempt, default=())
+    attempts: tuple[Attempt, ...] = column("commands that were run in addition", shown=False, default=())
 
-    def who_sees(self, thing: str) -> tuple[str, ...]:
-        """The places from which the thing is seen."""
-        return tuple(place for place in self.places if (thing, place) in self.seen)
+    def visible_from(self, name: str) -> tuple[str, ...]:
+        """The viewpoints from which the object is visible."""
+        return tuple(place for place in self.viewpoints if (name, place) in self.observations)
 
-    def what_is_seen(self, place: str) -> tuple[str, ...]:
-        """The things that are seen from a place."""
-        return tuple(thing for thing in self.things if (thing, place) in self.seen)
+    def visible_objects(self, viewpoint: str) -> tuple[str, ...]:
+        """The objects that are visible from a viewpoint."""
+        return tuple(name for name in self.objects if (name, viewpoint) in self.observations)
 
     def frame(self) -> pd.DataFrame:
-        """One row a thing: thing, and a column for each place: as what it is seen there, or NOWHERE."""
+        """One row for each object: object, and its name at each viewpoint, or None where it is not visible."""
         rows = [
-            (thing, *(self.seen.get((thing, place), NOT_FOUND) for place in self.places))
-            for thing in self.things
+            (name, *(self.observations.get((name, place)) for place in self.viewpoints))
+            for name in self.objects
         ]
-        return table(rows, ["thing", *self.places])
+        return table(rows, ["object", *(place.replace(" ", "_") for place in self.viewpoints)])
 
 
 def pid(lab: Lab) -> Visibility:
-    """Look for the processes of two containers, and for the one that started them, from three places.
+    """Look for the processes of two containers, and for the process that started them, from three places.
 
-    `ps` lists what /proc of a container's own pid namespace has; the host is asked for NSpid.
+    `ps` lists the /proc of a container's own PID namespace; the host's PIDs are read from NSpid.
 
     Raises:
-        LabError: the engine hides its host's processes.
+        HostUnreadable: the engine hides its host's processes.
     """
     commands = {ONE: "sleep 9101", TWO: "sleep 9102"}
     with temporary_containers(lab, ["docker run -d"]) as run:
-        made = {name: run(lab.image("payload"), command) for name, command in commands.items()}
-        things = {f"{command!r} of {name}": command for name, command in commands.items()}
-        seen = {}
-        for place, container in made.items():
-            listed = _output(lab, container, "ps -o pid,args")
-            for thing, command in things.items():
-                if found := re.search(rf"^\s*(\d+) {command}$", listed, re.M):
-                    seen[thing, place] = f"PID {found[1]}"
-        for name, thing in zip(made, things, strict=True):
-            seen[thing, HOST] = f"PID {lab.host.process(made[name]).pid}"
+        containers = {name: run(lab.image("payload"), command) for name, command in commands.items()}
+        objects = {f"{command!r} of {name}": command for name, command in commands.items()}
+        observations = {}
+        for place, container in containers.items():
+            processes = _output(lab, container, "ps -o pid,args")
+            for name, command in objects.items():
+                if match := re.search(rf"^\s*(\d+) {command}$", processes, re.M):
+                    observations[name, place] = f"PID {match[1]}"
+        for container_name, name in zip(containers, objects, strict=True):
+            observations[name, HOST] = f"PID {lab.host.process(containers[container_name]).pid}"
         parent = "the engine's process that started one"
-        starter = lab.host.process(lab.host.process(made[ONE]).parent_pid)
-        for place, container in made.items():
+        starter = lab.host.process(lab.host.process(containers[ONE]).parent_pid)
+        for place, container in containers.items():
             if starter.command.split()[0] in _output(lab, container, "ps -o args"):
-                seen[parent, place] = "listed"
-        seen[parent, HOST] = f"PID {starter.pid}"
-        outside = lab.host.process(made[ONE]).pid
-        tries = (
-            _try(lab, TWO, made[TWO], f"kill -0 {outside}"),
-            _try(lab, ONE, made[ONE], f"kill -0 {outside}"),
-            _try(lab, ONE, made[ONE], "kill -0 1"),
+                observations[parent, place] = "listed"
+        observations[parent, HOST] = f"PID {starter.pid}"
+        host_pid = lab.host.process(containers[ONE]).pid
+        attempts = (
+            _try(lab, TWO, containers[TWO], f"kill -0 {host_pid}"),
+            _try(lab, ONE, containers[ONE], f"kill -0 {host_pid}"),
+            _try(lab, ONE, containers[ONE], "kill -0 1"),
         )
-    return Visibility("pid", (ONE, TWO, HOST), (*things, parent), seen, tries)
+    return Visibility("pid", (ONE, TWO, HOST), (*objects, parent), observations, attempts)
 
 
 def net(lab: Lab) -> Visibility:
-    """Look for two containers' interfaces, by their hardware addresses, and for a server on a loopback address."""
+    """Look for the interfaces of two containers by their MAC addresses, and for a server on a loopback address."""
     with temporary_containers(lab, ["docker run -d"]) as run:
-        made = {
+        containers = {
             ONE: run(lab.image("payload"), ["httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/www"]),
             TWO: run(lab.image("payload"), "sleep 9103"),
         }
-        found = {place: _macs(_output(lab, container, _INTERFACES)) for place, container in made.items()}
+        interfaces = {
+            place: _macs(_output(lab, container, _INTERFACES)) for place, container in containers.items()
+        }
         on_host = lab.host.interfaces()
-        found[HOST] = {one.mac: one.name for one in on_host if one.mac}
-        wanted = {f"eth0 of {name}": _mac_of(found[name], "eth0") for name in made}
-        cable = next((i for i in lab.host.interfaces(made[ONE]) if i.name == "eth0"), None)
-        peer = next((i for i in on_host if cable and i.index == cable.peer_index), None)
+        interfaces[HOST] = {interface.mac: interface.name for interface in on_host if interface.mac}
+        objects = {f"eth0 of {name}": _mac_of(interfaces[name], "eth0") for name in containers}
+        eth0 = next((each for each in lab.host.interfaces(containers[ONE]) if each.name == "eth0"), None)
+        peer = next((each for each in on_host if eth0 and each.index == eth0.peer_index), None)
         if peer:
-            wanted["the other end of one's eth0"] = peer.mac
-        seen = {
-            (thing, place): macs[mac]
-            for thing, mac in wanted.items()
-            for place, macs in found.items()
+            objects["the other end of one's eth0"] = peer.mac
+        observations = {
+            (name, place): macs[mac]
+            for name, mac in objects.items()
+            for place, macs in interfaces.items()
             if mac in macs
         }
-        ask = "wget -q -O - http://127.0.0.1:8080/"
-        lab.wait_for("one's server to answer", lambda: lab.exec(made[ONE], ask).exit_code == 0)
-        tries = tuple(_try(lab, place, container, ask) for place, container in made.items())
-    return Visibility("net", (ONE, TWO, HOST), tuple(wanted), seen, tries)
+        request = "wget -q -O - http://127.0.0.1:8080/"
+        lab.wait_for("one's server to respond", lambda: lab.exec(containers[ONE], request).exit_code == 0)
+        attempts = tuple(_try(lab, place, container, request) for place, container in containers.items())
+    return Visibility("net", (ONE, TWO, HOST), tuple(objects), observations, attempts)
 
 
 def ipc(lab: Lab) -> Visibility:
-    """Make a System V shared memory segment and a message queue, and look for them from four places.
+    """Create a System V shared memory segment and a message queue, and look for them from four places.
 
-    One is private, as containers are; `three` joins it, for which it must be shareable. The host is looked at
-    from a container with `--ipc host` that has no rights beside.
+    The IPC namespace of `one` is shareable, so that `three` can join it. The host is observed from a container
+    with `--ipc host` and without capabilities.
     """
     three = "three (--ipc container:one)"
     with temporary_containers(lab, ["docker run -d --cap-drop ALL --ipc"]) as run:
         image = lab.image("tools")
-        one = run(image, "sleep 9104", ipc="shareable", cap_drop=["ALL"])
-        made = {
-            ONE: one,
+        owner = run(image, "sleep 9104", ipc="shareable", cap_drop=["ALL"])
+        containers = {
+            ONE: owner,
             TWO: run(image, "sleep 9105", cap_drop=["ALL"]),
-            three: run(image, "sleep 9106", ipc=f"container:{one.name}", cap_drop=["ALL"]),
+            three: run(image, "sleep 9106", ipc=f"container:{owner.name}", cap_drop=["ALL"]),
             HOST: run(image, "sleep 9107", ipc="host", cap_drop=["ALL"]),
         }
-        _output(lab, one, "ipcmk --shmem 4096 && ipcmk --queue")
-        found = {place: _ipcs(_output(lab, container, "ipcs -m -q")) for place, container in made.items()}
-    keys = {
-        "the shared memory segment": next(key for key, what in found[ONE].items() if "bytes" in what),
-        "the message queue": next(key for key, what in found[ONE].items() if "bytes" not in what),
+        _output(lab, owner, "ipcmk --shmem 4096 && ipcmk --queue")
+        listed = {
+            place: _ipcs(_output(lab, container, "ipcs -m -q")) for place, container in containers.items()
+        }
+    objects = {
+        "the shared memory segment": next(key for key, text in listed[ONE].items() if "bytes" in text),
+        "the message queue": next(key for key, text in listed[ONE].items() if "bytes" not in text),
     }
-    seen = {
-        (thing, place): found[place][key]
-        for thing, key in keys.items()
-        for place in made
-        if key in found[place]
+    observations = {
+        (name, place): listed[place][key]
+        for name, key in objects.items()
+        for place in containers
+        if key in listed[place]
     }
-    return Visibility("ipc", tuple(made), tuple(keys), seen)
+    return Visibility("ipc", tuple(containers), tuple(objects), observations)
 
 
 def mnt(lab: Lab) -> Visibility:
-    """Mount a small file system in one container, put a file into it, and look for both from three places.
+    """Mount a small file system in one container, create a file in it, and look for both from three places.
 
-    To mount takes CAP_SYS_ADMIN: one has it, and nothing else; another container is refused.
+    Mounting requires CAP_SYS_ADMIN, the only capability of the first container; the second container is refused.
 
     Raises:
-        EngineRefused: the engine does not let a container with that right mount.
+        EngineRefused: the engine does not let a container with that capability mount a file system.
     """
     source = f"lab-{lab.session}"
     mount = f"mount -t tmpfs -o size=64k {source} /mnt"
     with temporary_containers(lab, [_RUN_ADMIN]) as run:
         image = lab.image("payload")
-        one = run(image, "sleep 9108", **_ADMIN)
-        two = run(image, "sleep 9109")
-        _output(lab, one, f"mkdir -p /mnt && {mount} && echo x > /mnt/{source}")
-        tries = (_try(lab, TWO, two, f"mkdir -p /mnt && {mount}"),)
-        tables = {place: lab.host.mounts(where) for place, where in ((ONE, one), (TWO, two), (HOST, None))}
-        listed = {place: _output(lab, where, "ls /mnt") for place, where in ((ONE, one), (TWO, two))}
-        through = [entry.path for entry in lab.host.directory("/mnt", one)]
+        first = run(image, "sleep 9108", **_ADMIN)
+        second = run(image, "sleep 9109")
+        _output(lab, first, f"mkdir -p /mnt && {mount} && echo x > /mnt/{source}")
+        attempts = (_try(lab, TWO, second, f"mkdir -p /mnt && {mount}"),)
+        targets = ((ONE, first), (TWO, second), (HOST, None))
+        tables = {place: lab.host.mounts(target) for place, target in targets}
+        names = {place: _output(lab, target, "ls /mnt") for place, target in ((ONE, first), (TWO, second))}
+        in_root = [entry.path for entry in lab.host.directory("/mnt", first)]
         on_host = [entry.path for entry in lab.host.directory("/") if entry.path == "mnt"]
-        listed[HOST] = "\n".join(e.path for e in lab.host.directory("/mnt")) if on_host else ""
-    mounted, file, around = "the mount on /mnt", "the file in it", "the file, through /proc/PID/root"
-    seen = {
-        (mounted, place): f"{found.kind} on {found.point}"
+        names[HOST] = "\n".join(entry.path for entry in lab.host.directory("/mnt")) if on_host else ""
+    mounted, file, through = "the mount on /mnt", "the file in it", "the file, through /proc/PID/root"
+    observations = {
+        (mounted, place): f"{entry.kind} on {entry.point}"
         for place, mounts in tables.items()
-        for found in mounts
-        if found.source == source
+        for entry in mounts
+        if entry.source == source
     }
-    seen |= {(file, place): f"/mnt/{source}" for place, names in listed.items() if source in names.split()}
-    if source in through:
-        seen[around, HOST] = f"…/mnt/{source}"
-    return Visibility("mnt", (ONE, TWO, HOST), (mounted, file, around), seen, tries)
+    observations |= {
+        (file, place): f"/mnt/{source}" for place, listing in names.items() if source in listing.split()
+    }
+    if source in in_root:
+        observations[through, HOST] = f"…/mnt/{source}"
+    return Visibility("mnt", (ONE, TWO, HOST), (mounted, file, through), observations, attempts)
 
 
 def uts(lab: Lab) -> Visibility:
-    """Change the host name in one container, and ask for it in four places.
+    """Change the host name in one container, and read it in four places.
 
-    To change it takes CAP_SYS_ADMIN: one has it. The host's own name is read from a container with `--uts host`
-    and no rights, so that it cannot be changed by mistake.
+    Changing it requires CAP_SYS_ADMIN, which only one container has. The host's own name is read in a container
+    with `--uts host` and without capabilities, so that it cannot be changed by mistake.
 
     Raises:
-        EngineRefused: the engine does not let a container with that right change its name.
+        EngineRefused: the engine does not let a container with that capability change its name.
     """
-    new = f"renamed-{lab.session}"
-    thing = f"the name {new}"
+    new_name = f"renamed-{lab.session}"
+    renamed = f"the name {new_name}"
     with temporary_containers(lab, [_RUN_ADMIN, "docker run -d --cap-drop ALL --uts host"]) as run:
         image = lab.image("payload")
-        made = {
+        containers = {
             ONE: run(image, "sleep 9110", **_ADMIN),
             TWO: run(image, "sleep 9111"),
             HOST: run(image, "sleep 9112", uts="host", cap_drop=["ALL"]),
         }
-        _output(lab, made[ONE], f"hostname {new}")
-        tries = tuple(_try(lab, place, made[place], "hostname other") for place in (TWO, HOST))
-        seen = {
-            (thing, place): "its name"
-            for place, container in made.items()
-            if _output(lab, container, "hostname").strip() == new
+        _output(lab, containers[ONE], f"hostname {new_name}")
+        attempts = tuple(_try(lab, place, containers[place], "hostname other") for place in (TWO, HOST))
+        observations = {
+            (renamed, place): "its name"
+            for place, container in containers.items()
+            if _output(lab, container, "hostname").strip() == new_name
         }
-        configured = lab.inspect(made[ONE])["Config"]["Hostname"]
+        configured = lab.inspect(containers[ONE])["Config"]["Hostname"]
     inspect = "docker inspect one"
-    if configured == new:
-        seen[thing, inspect] = "its name"
-    return Visibility("uts", (ONE, TWO, HOST, inspect), (thing,), seen, tries)
+    if configured == new_name:
+        observations[renamed, inspect] = "its name"
+    return Visibility("uts", (ONE, TWO, HOST, inspect), (renamed,), observations, attempts)
 
 
 # AppArmor's default profile refuses every mount
@@ -224,40 +232,40 @@ _RUN_ADMIN = "docker run -d --cap-add SYS_ADMIN"
 
 
 def _output(lab: Lab, container: Container, script: str) -> str:
-    """What a shell in the container writes; a script that fails is an error with its own message."""
-    done = lab.exec(container, ["sh", "-c", script])
-    if done.exit_code:
+    """The output of a shell script in the container; if the script fails, an error with its message."""
+    output = lab.exec(container, ["sh", "-c", script])
+    if output.exit_code:
         raise EngineRefused(
             f"this command failed in a container of the experiment: {script}",
-            hint="the message names what is missing; `./lab doctor` shows which engine this is",
-            engine_message=str(done),
+            hint="fix the cause in its message below; `./lab doctor` shows which engine this is",
+            engine_message=str(output),
         )
-    return done.stdout
+    return output.stdout
 
 
-def _try(lab: Lab, where: str, container: Container, what: str) -> Attempt:
-    done = lab.exec(container, ["sh", "-c", what])
-    said = str(done).strip().splitlines()
-    return Attempt(where, what, done.exit_code == 0, said[-1] if said else "")
+def _try(lab: Lab, name: str, container: Container, command: str) -> Attempt:
+    output = lab.exec(container, ["sh", "-c", command])
+    lines = str(output).strip().splitlines()
+    return Attempt(name, command, output.exit_code == 0, lines[-1] if lines else "")
 
 
-def _macs(listed: str) -> dict[str, str]:
-    pairs = (line.split() for line in listed.splitlines())
-    # loopback has an address of zeros in every namespace
+def _macs(listing: str) -> dict[str, str]:
+    """MAC address → interface, without loopback, whose address is all zeros in every namespace."""
+    pairs = (line.split() for line in listing.splitlines())
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2 and set(pair[1]) - {"0", ":"}}
 
 
 def _mac_of(macs: Mapping[str, str], name: str) -> str:
-    return next((mac for mac, called in macs.items() if called == name), "none")
+    return next((mac for mac, interface in macs.items() if interface == name), "none")
 
 
-def _ipcs(listed: str) -> dict[str, str]:
-    """Key → what `ipcs -m -q` says of it; made private to its maker (key 0) is left out."""
-    found = {}
+def _ipcs(listing: str) -> dict[str, str]:
+    """Key → description, from `ipcs -m -q`; objects that are private to their creator (key 0) are left out."""
+    objects = {}
     queues = True
-    for line in listed.splitlines():
+    for line in listing.splitlines():
         queues = "Message Queues" in line or (queues and "Shared Memory" not in line)
-        words = line.split()
-        if len(words) > 4 and re.fullmatch(r"0x0*[1-9a-fA-F][0-9a-fA-F]*", words[0]):
-            found[words[0]] = f"key {words[0]}" if queues else f"key {words[0]}, {words[4]} bytes"
-    return found
+        fields = line.split()
+        if len(fields) > 4 and re.fullmatch(r"0x0*[1-9a-fA-F][0-9a-fA-F]*", fields[0]):
+            objects[fields[0]] = f"key {fields[0]}" if queues else f"key {fields[0]}, {fields[4]} bytes"
+    return objects

@@ -1,4 +1,4 @@
-"""What takes all it can get is held by its outer bound, also where its own limit is missing."""
+"""The safety limits confine a container, also if its own limit is missing."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from labhelpers.lab import Lab
 SMALL = SafetyLimits(40 * MIB, 24, 30.0)
 
 
-def test_memory_is_held_where_the_inner_limit_is_missing(shared_lab: Lab) -> None:
-    # the hog wants 160 MiB and has no limit of its own
-    with cgroups.load(shared_lab, allocate(4 * SMALL.memory_bytes), image="tools", bound=SMALL) as container:
+def test_memory_is_limited_if_the_inner_limit_is_missing(shared_lab: Lab) -> None:
+    # it allocates up to 160 MiB and has no limit of its own
+    with cgroups.load(shared_lab, allocate(4 * SMALL.memory_bytes), image="tools", safety=SMALL) as container:
         assert shared_lab.host.cgroup(container).memory.limit_bytes == SMALL.memory_bytes
         assert shared_lab.wait(container, limit_s=60) == 137
 
 
-def test_processes_are_held_where_the_inner_limit_is_missing(shared_lab: Lab) -> None:
-    bound = SafetyLimits(96 * MIB, 24, 30.0)
+def test_processes_are_limited_if_the_inner_limit_is_missing(shared_lab: Lab) -> None:
+    safety = SafetyLimits(96 * MIB, 24, 30.0)
     with cgroups.load(
-        shared_lab, ["python3", "-c", FORK_BOMB], image="tools", bound=bound, cpus=0.5
+        shared_lab, ["python3", "-c", FORK_BOMB], image="tools", safety=safety, cpus=0.5
     ) as container:
         shared_lab.wait_for("24 processes", lambda: shared_lab.host.cgroup(container).pids.current == 24, 60)
         for _ in range(5):
@@ -34,15 +34,15 @@ def test_processes_are_held_where_the_inner_limit_is_missing(shared_lab: Lab) ->
             assert shared_lab.host.cgroup(container).pids.current <= 24
 
 
-def test_time_is_held_inside(shared_lab: Lab) -> None:
-    bound = SafetyLimits(32 * MIB, 16, 1.0)
+def test_time_is_limited_inside(shared_lab: Lab) -> None:
+    safety = SafetyLimits(32 * MIB, 16, 1.0)
     with cgroups.load(
-        shared_lab, ["sh", "-c", "trap '' TERM; while :; do :; done"], bound=bound, cpus=0.2
+        shared_lab, ["sh", "-c", "trap '' TERM; while :; do :; done"], safety=safety, cpus=0.2
     ) as container:
         assert shared_lab.wait(container, limit_s=30) in (137, 143)
 
 
-def test_time_is_held_outside(shared_lab: Lab) -> None:
+def test_time_is_limited_outside(shared_lab: Lab) -> None:
     # nothing inside ends it
     container = shared_lab.run(shared_lab.image("payload"), ["sleep", "300"], network="none")
     try:
@@ -52,7 +52,7 @@ def test_time_is_held_outside(shared_lab: Lab) -> None:
         shared_lab.remove(container, force=True)
 
 
-def test_each_process_is_held_where_the_cgroup_has_no_limit(shared_lab: Lab) -> None:
+def test_each_process_is_limited_if_the_cgroup_has_no_limit(shared_lab: Lab) -> None:
     # the third line alone: the address space of a process (setrlimit(2)), in a container without a limit
     script = f'ulimit -v {256 * 1024}; exec "$@"'
     container = shared_lab.run(
@@ -69,7 +69,7 @@ def test_each_process_is_held_where_the_cgroup_has_no_limit(shared_lab: Lab) -> 
     "limits",
     [{}, {"memory": "16m"}, {"memory": "64m", "pids_limit": 8}, {"memory": "16m", "pids_limit": 8}],
 )
-def test_a_bound_that_did_not_take_effect_is_seen_on_the_host(
+def test_a_limit_that_was_not_applied_is_detected_on_the_host(
     shared_lab: Lab, limits: dict[str, object]
 ) -> None:
     container = shared_lab.run(shared_lab.image("payload"), ["sleep", "60"], network="none", **limits)
@@ -83,32 +83,35 @@ def test_a_bound_that_did_not_take_effect_is_seen_on_the_host(
         shared_lab.remove(container, force=True)
 
 
-def test_a_hog_whose_bound_fails_never_runs(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the engine is not told of the bound: what an engine does that discards limits
-    monkeypatch.setattr("labhelpers.cgroups.safety_limits._apply_safety_limits", lambda bound, options: {})
+def test_a_load_without_safety_limits_never_runs(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the engine does not get the safety limits, as if it discarded them
+    monkeypatch.setattr("labhelpers.cgroups.safety_limits._apply_safety_limits", lambda safety, options: {})
     before = len(shared_lab.commands)
     with (
         pytest.raises(LabError, match="was not started"),
-        cgroups.load(shared_lab, ["touch", "/ran"], bound=SMALL),
+        cgroups.load(shared_lab, ["touch", "/ran"], safety=SMALL),
     ):
-        raise AssertionError("it was given")
+        raise AssertionError("the container was started")
     assert shared_lab.commands[-1].startswith("docker rm -f")
     assert len(shared_lab.commands) == before + 2
 
 
 @pytest.mark.parametrize("limits", [{"memory": "1g"}, {"pids_limit": 5000}, {"pids_limit": -1}])
-def test_a_limit_above_the_bound_is_refused(shared_lab: Lab, limits: dict[str, object]) -> None:
-    with pytest.raises(BadInput, match="above the bound"), cgroups.load(shared_lab, ["true"], **limits):
-        raise AssertionError("it was given")
+def test_a_limit_above_the_safety_limits_is_refused(shared_lab: Lab, limits: dict[str, object]) -> None:
+    with (
+        pytest.raises(BadInput, match="above the lab's safety limits"),
+        cgroups.load(shared_lab, ["true"], **limits),
+    ):
+        raise AssertionError("the container was started")
 
 
-def test_a_hog_has_no_capability(shared_lab: Lab) -> None:
+def test_a_load_has_no_capability(shared_lab: Lab) -> None:
     with cgroups.load(shared_lab, ["grep", "CapEff", "/proc/self/status"]) as container:
         assert shared_lab.wait(container, limit_s=30) == 0
         assert int(container.logs().decode().split()[1], 16) == 0
 
 
-def test_a_hog_is_gone_after_the_block_also_where_it_failed(shared_lab: Lab) -> None:
+def test_a_load_is_removed_after_the_block_also_if_it_fails(shared_lab: Lab) -> None:
     name = f"gone-{shared_lab.session}"
     with pytest.raises(ZeroDivisionError), cgroups.load(shared_lab, ["sleep", "60"], name=name):
         raise ZeroDivisionError

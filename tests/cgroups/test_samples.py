@@ -1,4 +1,4 @@
-"""The sampler: its frame, its rate, what ends meanwhile; and it says what `docker stats` says."""
+"""The sampler: its frame, its rate, containers that end meanwhile; and that it agrees with `docker stats`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 
 from labhelpers import cgroups
-from labhelpers.cgroups.live import Curves, curves_html, live_curves
+from labhelpers.cgroups.live import Curve, Curves, curves_html, live_curves
 from labhelpers.cgroups.samples import COLUMNS, PARTS, Samples
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
 
 MIB = 1024 * 1024
-# 24 MiB that it holds, and a loop that burns
+# 24 MiB of memory, and a busy loop
 STEADY = "dd if=/dev/zero of=/dev/shm/held bs=1M count=24; sleep 1000 & sleep 1000 & while :; do :; done"
 
 
-Told = dict[str, Any]
+Stats = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def samples(shared_lab: Lab) -> tuple[Samples, Told, Samples]:
-    """Samples of two containers, what `docker stats` said meanwhile (`raw`: its numbers), and samples after it."""
+def samples(shared_lab: Lab) -> tuple[Samples, Stats, Samples]:
+    """Samples of two containers, the output of `docker stats` meanwhile (`raw`: its counters), and samples after it."""
     with (
         cgroups.load(
             shared_lab, ["sh", "-c", STEADY], cpus=0.4, name=f"steady-{shared_lab.session}"
@@ -39,35 +39,35 @@ def samples(shared_lab: Lab) -> tuple[Samples, Told, Samples]:
         )
         sampler.wait(0.5)
         form = ["stats", "--no-stream", "--format", "{{json .}}", str(steady.name)]
-        typed = ["docker", "--host", shared_lab.engine.address, *form]
-        told = json.loads(subprocess.run(typed, check=True, capture_output=True, encoding="utf-8").stdout)
-        told["raw"] = steady.stats(stream=False)
+        command = ["docker", "--host", shared_lab.engine.address, *form]
+        stats = json.loads(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
+        stats["raw"] = steady.stats(stream=False)
         sampler.wait(0.2)
         during = sampler.samples()
         sampler.wait(0.2)
-    return during, told, sampler.samples()
+    return during, stats, sampler.samples()
 
 
-def test_one_row_for_each_container_and_instant(samples: tuple[Samples, Told, Samples]) -> None:
-    seen = samples[2]
-    frame = seen.frame()
+def test_one_row_for_each_container_and_instant(samples: tuple[Samples, Stats, Samples]) -> None:
+    result = samples[2]
+    frame = result.frame()
     assert tuple(frame.columns) == COLUMNS
-    assert len(frame) == 2 * (len(seen.instants_s) - 1)
+    assert len(frame) == 2 * (len(result.timestamps_s) - 1)
     assert frame.groupby("time_s").size().eq(2).all()
     assert frame["time_s"].is_monotonic_increasing
-    for name in seen.names:
+    for name in result.names:
         rows = frame[frame["container"] == name]
         for column in ("throttled_s", "read_bytes", "write_bytes"):
             assert rows[column].is_monotonic_increasing, column
     # the rates, put together again, are what the counter says
-    steady = frame[frame["container"] == seen.names[0]]
+    steady = frame[frame["container"] == result.names[0]]
     gaps = steady["time_s"].diff().fillna(steady["time_s"].iloc[0])
     used = (steady["cpu_percent"] * gaps).sum() / 100
-    first, *_, last = seen.of(seen.names[0])
+    first, *_, last = result.of(result.names[0])
     assert used == pytest.approx((last.cgroup.cpu.usage_us - first.cgroup.cpu.usage_us) / 1e6, rel=1e-6)
 
 
-def test_the_parts_of_memory(samples: tuple[Samples, Told, Samples]) -> None:
+def test_the_parts_of_memory(samples: tuple[Samples, Stats, Samples]) -> None:
     parts = samples[2].parts()
     assert tuple(parts.columns) == PARTS
     steady = parts[parts["container"] == samples[2].names[0]]
@@ -75,30 +75,34 @@ def test_the_parts_of_memory(samples: tuple[Samples, Told, Samples]) -> None:
     assert (steady["usage_bytes"] >= steady["anon_bytes"]).all()
 
 
-def test_it_says_what_docker_stats_says(samples: tuple[Samples, Told, Samples]) -> None:
-    seen, told, after = samples
-    first = next(one.time_s for one in after.of(seen.names[0]) if one.cgroup.memory.cache_bytes >= 24 * MIB)
-    steady = seen.names[0]
-    memory, limit = told["MemUsage"].split(" / ")
+def test_it_agrees_with_docker_stats(samples: tuple[Samples, Stats, Samples]) -> None:
+    result, stats, after = samples
+    first = next(
+        each.time_s for each in after.of(result.names[0]) if each.cgroup.memory.cache_bytes >= 24 * MIB
+    )
+    steady = result.names[0]
+    memory, limit = stats["MemUsage"].split(" / ")
     rows = after.frame()[after.frame()["container"] == steady]
     # docker/cli writes four digits: units.BytesSize, "%.4g"
     rounded = {_mib(value) for value in rows["memory_bytes"]}
     assert memory in rounded
     assert limit == "256MiB"
-    assert int(told["PIDs"]) in set(rows["pids"])
+    assert int(stats["PIDs"]) in set(rows["pids"])
     # its percent is of the host's ticks of all CPUs, and a virtual machine may lose some: its counters are compared,
     # and the percents where no ticks were lost
-    now, before = (told["raw"][key] for key in ("cpu_stats", "precpu_stats"))
-    used_us = [one["cpu_usage"]["total_usage"] / 1000 for one in (before, now)]
-    ours_us = [one.cgroup.cpu.usage_us for one in seen.of(steady)]
-    assert ours_us[0] <= used_us[0] < used_us[1] <= ours_us[-1]
+    now, before = (stats["raw"][key] for key in ("cpu_stats", "precpu_stats"))
+    used_us = [each["cpu_usage"]["total_usage"] / 1000 for each in (before, now)]
+    measured_us = [each.cgroup.cpu.usage_us for each in result.of(steady)]
+    assert measured_us[0] <= used_us[0] < used_us[1] <= measured_us[-1]
     ticks_s = (now["system_cpu_usage"] - before["system_cpu_usage"]) / 1e9 / now["online_cpus"]
     percent = (used_us[1] - used_us[0]) / 1e4 / ticks_s
-    starts = [one.time_s for one in seen.of(steady) if first <= one.time_s <= seen.instants_s[-1] - 0.9]
-    ours = [seen.use(steady, at, at + 1.0).cpus * 100 for at in starts]
+    starts = [
+        each.time_s for each in result.of(steady) if first <= each.time_s <= result.timestamps_s[-1] - 0.9
+    ]
+    measured = [result.usage(steady, at, at + 1.0).cpus * 100 for at in starts]
     if 0.95 <= ticks_s <= 1.1:
-        assert min(ours) - 10 <= percent <= max(ours) + 10
-    read, written = (_number(word) for word in told["BlockIO"].split(" / "))
+        assert min(measured) - 10 <= percent <= max(measured) + 10
+    read, written = (_number(word) for word in stats["BlockIO"].split(" / "))
     assert rows["read_bytes"].iloc[0] <= read * 1.01 + 1
     assert rows["write_bytes"].iloc[0] <= written * 1.01 + 1
 
@@ -109,30 +113,30 @@ def _mib(count: float) -> str:
 
 def _number(text: str) -> float:
     """Bytes of a text in powers of 1,000 (units.HumanSizeWithPrecision, three digits)."""
-    found = re.fullmatch(r"([\d.]+)([kMG]?)B", text)
-    assert found, text
-    return float(found[1]) * 1000 ** " kMG".index(found[2] or " ")
+    match = re.fullmatch(r"([\d.]+)([kMG]?)B", text)
+    assert match, text
+    return float(match[1]) * 1000 ** " kMG".index(match[2] or " ")
 
 
-def test_a_quota_and_the_wait_that_it_makes(samples: tuple[Samples, Told, Samples]) -> None:
-    seen = samples[2]
-    steady, idle = seen.names
-    assert seen.use(steady).cpus <= 0.4 * 1.15 + 0.05
-    assert seen.use(steady).periods > 0
-    assert seen.use(idle).cpus < 0.2
-    assert not seen.use(idle).periods
+def test_a_quota_throttles(samples: tuple[Samples, Stats, Samples]) -> None:
+    result = samples[2]
+    steady, idle = result.names
+    assert result.usage(steady).cpus <= 0.4 * 1.15 + 0.05
+    assert result.usage(steady).periods > 0
+    assert result.usage(idle).cpus < 0.2
+    assert not result.usage(idle).periods
 
 
-def test_the_curves_of_samples(samples: tuple[Samples, Told, Samples]) -> None:
+def test_the_curves_of_samples(samples: tuple[Samples, Stats, Samples]) -> None:
     ax = samples[2].plot()
     lines = {str(line.get_label()): list(line.get_ydata()) for line in ax.lines}  # type: ignore[arg-type]
     assert {value for value in lines["quota"] if value == value} == {40.0}
     assert max(lines[samples[2].names[0]]) <= 0.4 * 100 * 1.5 + 5
 
 
-def test_one_that_ends_is_told_and_the_other_goes_on(shared_lab: Lab) -> None:
+def test_a_container_that_ends_is_noted_and_the_other_continues(shared_lab: Lab) -> None:
     with (
-        cgroups.load(shared_lab, ["true"], begin=False, name=f"short-{shared_lab.session}") as short,
+        cgroups.load(shared_lab, ["true"], start=False, name=f"short-{shared_lab.session}") as short,
         cgroups.load(shared_lab, ["sleep", "100"], name=f"long-{shared_lab.session}") as long,
         cgroups.Sampler(shared_lab, [short, long], hz=20) as sampler,
     ):
@@ -140,17 +144,17 @@ def test_one_that_ends_is_told_and_the_other_goes_on(shared_lab: Lab) -> None:
         short.kill()
         shared_lab.wait_for("the end of one", lambda: sampler.samples().ended, 60)
         sampler.wait(0.5)
-    seen = sampler.samples()
-    assert set(seen.ended) == {short.name}
-    assert any("ended after" in note for note in seen.notes)
-    frame = seen.frame()
-    assert frame[frame["container"] == long.name]["time_s"].max() == seen.instants_s[-1]
-    assert frame[frame["container"] == short.name]["time_s"].max() == seen.ended[str(short.name)]
+    result = sampler.samples()
+    assert set(result.ended) == {short.name}
+    assert any("ended after" in note for note in result.notes)
+    frame = result.frame()
+    assert frame[frame["container"] == long.name]["time_s"].max() == result.timestamps_s[-1]
+    assert frame[frame["container"] == short.name]["time_s"].max() == result.ended[str(short.name)]
 
 
 def test_all_that_end_end_the_sampling(shared_lab: Lab) -> None:
     with (
-        cgroups.load(shared_lab, ["true"], begin=False) as short,
+        cgroups.load(shared_lab, ["true"], start=False) as short,
         cgroups.Sampler(shared_lab, short, hz=20) as sampler,
     ):
         short.kill()
@@ -158,17 +162,17 @@ def test_all_that_end_end_the_sampling(shared_lab: Lab) -> None:
     assert sampler.now() < 400
 
 
-def test_it_takes_as_long_as_it_was_told(shared_lab: Lab) -> None:
+def test_its_duration(shared_lab: Lab) -> None:
     with cgroups.load(shared_lab, ["sleep", "100"]) as container:
-        seen = cgroups.sample(shared_lab, container, seconds=0.6, hz=10)
-    assert 0.5 <= seen.instants_s[-1] <= 0.7
+        result = cgroups.sample(shared_lab, container, seconds=0.6, hz=10)
+    assert 0.5 <= result.timestamps_s[-1] <= 0.7
 
 
-def test_a_rate_that_is_not_reached_is_told() -> None:
+def test_a_rate_that_is_not_achieved_is_noted() -> None:
     slow = Samples((), (), 50.0, tuple(number / 20 for number in range(21)))
-    assert slow.reached_hz == pytest.approx(20)
-    assert "50 readings a second were asked for, 20.0 were reached" in slow.notes[0]
-    right = Samples((), (), 20.0, slow.instants_s)
+    assert slow.achieved_hz == pytest.approx(20)
+    assert "50 readings a second were requested and 20.0 achieved" in slow.notes[0]
+    right = Samples((), (), 20.0, slow.timestamps_s)
     assert right.notes == ()
 
 
@@ -184,19 +188,19 @@ def test_a_rate_that_is_not_reached_is_told() -> None:
         ("a", 1, 51),
     ],
 )
-def test_what_cannot_be_sampled(shared_lab: Lab, containers: Any, seconds: float, hz: float) -> None:
+def test_invalid_arguments(shared_lab: Lab, containers: Any, seconds: float, hz: float) -> None:
     with pytest.raises(BadInput):
         cgroups.sample(shared_lab, containers, seconds, hz)
 
 
-def test_one_that_does_not_run(shared_lab: Lab) -> None:
+def test_a_container_that_does_not_exist(shared_lab: Lab) -> None:
     with pytest.raises(LabError, match="no container"):
         cgroups.sample(shared_lab, "nobody-here", 1, 20)
 
 
 def test_the_live_plot_draws_every_line_and_is_silent_outside_a_notebook() -> None:
     curves = Curves(
-        (("CPU", "<web>", [0, 1], [10, 50], 50.0), ("memory", "<web>", [0, 1], [1, 2], None)), ("slow",)
+        (Curve("CPU", "<web>", [0, 1], [10, 50], 50.0), Curve("memory", "<web>", [0, 1], [1, 2])), ("slow",)
     )
     html = curves_html(curves)
     assert html.count("<polyline") == 2

@@ -116,7 +116,7 @@ def test_experiments_say_which_controller_they_miss(shared_lab: Lab, monkeypatch
         cgroups.reservation(shared_lab)
     with pytest.raises(LabError, match="controller pids"):
         cgroups.pids_limit(shared_lab)
-    with cgroups.load(shared_lab, ["true"], begin=False) as container:
+    with cgroups.load(shared_lab, ["true"], start=False) as container:
         assert cgroups.limits(shared_lab, container).of("--memory").is_set  # the others go on
 
 

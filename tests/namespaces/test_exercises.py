@@ -198,14 +198,14 @@ def test_polite(lab: Lab, start: Start) -> None:
     assert [task.status for task in verdict.tasks] == ["done", "done", "done", "missing"], verdict
     assert "child of process 1" in exercise.hint()
     init = start("polite", init=True)
-    lab.wait_for("its init", lambda: namespaces.signal_dispositions(lab, init).takes("SIGTERM"))
+    lab.wait_for("its init", lambda: namespaces.signal_dispositions(lab, init).handles("SIGTERM"))
     assert exercise.check().passed, exercise.check()
     assert exercise.check().passed
 
 
 def test_polite_by_a_shell_counts_too(lab: Lab, start: Start) -> None:
     shell = start("polite", ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 600 & wait $!; done"])
-    lab.wait_for("its trap", lambda: namespaces.signal_dispositions(lab, shell).takes("SIGTERM"))
+    lab.wait_for("its trap", lambda: namespaces.signal_dispositions(lab, shell).handles("SIGTERM"))
     exercise = polite(lab)
     assert exercise.check().passed, exercise.check()
 
@@ -221,7 +221,9 @@ def test_polite_by_a_shell_counts_too(lab: Lab, start: Start) -> None:
 def test_a_handler_that_does_not_end_the_process_is_not_polite(lab: Lab, start: Start, command: str) -> None:
     exercise = polite(lab)
     shell = start("polite", ["sh", "-c", command], network="none")
-    lab.wait_for("its trap", lambda: namespaces.signal_dispositions(lab, shell).say("SIGTERM") != "default")
+    lab.wait_for(
+        "its trap", lambda: namespaces.signal_dispositions(lab, shell).disposition("SIGTERM") != "default"
+    )
     assert "ignores TERM" in said(exercise) or "a stop waits until the engine kills it" in said(exercise)
     shell.reload()
     assert shell.status == "running"

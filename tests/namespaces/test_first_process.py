@@ -32,7 +32,7 @@ def test_the_same_program_with_another_pid_ends(signals: Signals) -> None:
 
 
 def test_the_masks_say_why(signals: Signals) -> None:
-    assert {(one.program, one.mask) for one in signals.sent if one.signal == "TERM"} == {
+    assert {(each.program, each.disposition) for each in signals.sent if each.signal == "TERM"} == {
         (NO_HANDLER, "default"),
         (HANDLER, "caught"),
         (INIT, "waited for"),
@@ -54,7 +54,7 @@ def test_masks_are_what_a_process_set(shared_lab: Lab) -> None:
     assert "SIGUSR1" in masks.ignored
     assert "SIGTERM" in masks.caught
     assert "SIGHUP" not in masks.caught + masks.ignored
-    assert [masks.say(f"SIG{name}") for name in ("TERM", "USR1", "USR2", "HUP")] == [
+    assert [masks.disposition(f"SIG{name}") for name in ("TERM", "USR1", "USR2", "HUP")] == [
         "caught",
         "ignored",
         "waited for",
@@ -65,7 +65,7 @@ def test_masks_are_what_a_process_set(shared_lab: Lab) -> None:
 
 def test_stops(shared_lab: Lab) -> None:
     stops = namespaces.stops(shared_lab, timeout_s=3)
-    assert {one.program: (one.mask, one.exit_code) for one in stops.stops} == {
+    assert {each.program: (each.disposition, each.exit_code) for each in stops.stops} == {
         NO_HANDLER: ("default", 137),
         HANDLER: ("caught", 0),
         INIT: ("waited for", 143),
@@ -81,18 +81,18 @@ def test_zombies_stay_without_an_init(shared_lab: Lab, nested: Container) -> Non
     assert zombies.without_init.first == "sleep"
     assert "init" in zombies.with_init.first
     assert zombies.zombie_inside_pid > 1
-    # it has given back what it had of its own to see
+    # a zombie has already left its other namespaces
     assert "net" not in zombies.zombie_kinds
     assert list(zombies.frame()["zombies"]) == [3, 0]
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 61, True, 1.5, "10"])
-def test_a_time_that_cannot_be_meant(shared_lab: Lab, wrong: Any) -> None:
+def test_an_invalid_timeout(shared_lab: Lab, wrong: Any) -> None:
     with pytest.raises(BadInput):
         namespaces.stops(shared_lab, timeout_s=wrong)
 
 
 @pytest.mark.parametrize("wrong", [0, 21, True, "5"])
-def test_a_number_of_orphans_that_cannot_be_meant(shared_lab: Lab, wrong: Any) -> None:
+def test_an_invalid_number_of_orphans(shared_lab: Lab, wrong: Any) -> None:
     with pytest.raises(BadInput):
         namespaces.zombies(shared_lab, orphans=wrong)

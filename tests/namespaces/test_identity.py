@@ -1,4 +1,4 @@
-"""Namespaces of a process and who shares them, held against lsns, which reads the kernel by itself."""
+"""The namespaces of a process and the processes that share them, compared with lsns, which reads the kernel itself."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def by_lsns(lsns: Lsns, pid: int) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def matrix(shared_lab: Lab, nested: Container, observer: Container, tree: ProcessTree) -> NamespaceMatrix:
-    innermost = tree.seen_from(tree.spaces[-1].name)[0].process.pid
+    innermost = tree.visible_in(tree.namespaces[-1].name)[0].process.pid
     return namespaces.matrix(shared_lab, nested, str(observer.id), innermost, twin=nested)
 
 
-def test_every_row_is_what_lsns_says(matrix: NamespaceMatrix, lsns: Lsns) -> None:
+def test_every_row_equals_the_output_of_lsns(matrix: NamespaceMatrix, lsns: Lsns) -> None:
     assert len(matrix.rows) == 5
     for row in matrix.rows:
-        assert row.ids == by_lsns(lsns, row.pid), row.who
+        assert row.ids == by_lsns(lsns, row.pid), row.name
 
 
-def test_a_row_is_what_of_says(shared_lab: Lab, nested: Container, matrix: NamespaceMatrix) -> None:
+def test_a_row_equals_namespaces_of(shared_lab: Lab, nested: Container, matrix: NamespaceMatrix) -> None:
     alone = namespaces.namespaces_of(shared_lab, nested)
     assert alone == matrix.rows[1]
     assert namespaces.namespaces_of(shared_lab, alone.pid).ids == alone.ids
@@ -46,14 +46,14 @@ def test_who_shares_what(matrix: NamespaceMatrix, nested: Container) -> None:
     name = str(nested.name)
     assert not set(matrix.shared(name)) & set(BASIC_KINDS)
     assert matrix.shared("twin", name) == matrix.kinds
-    innermost = matrix.rows[3].who
+    innermost = matrix.rows[3].name
     assert innermost.startswith("pid ")
     # unshare --pid --mount-proc made these two anew
     assert set(matrix.kinds) - set(matrix.shared(innermost, name)) == {"pid", "mnt"}
     assert matrix.owner(matrix.row("twin"), "net") is matrix.row(name)
-    # the looker was started with --pid host
-    assert set(matrix.shared(matrix.rows[2].who)) & set(BASIC_KINDS) == {"pid"}
-    assert list(matrix.frame().columns) == ["who", "pid_on_host", *matrix.kinds]
+    # the observer was started with --pid host
+    assert set(matrix.shared(matrix.rows[2].name)) & set(BASIC_KINDS) == {"pid"}
+    assert list(matrix.frame().columns) == ["name", "pid_on_host", *matrix.kinds]
 
 
 def test_an_unknown_row_is_refused(matrix: NamespaceMatrix) -> None:

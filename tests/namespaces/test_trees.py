@@ -1,4 +1,4 @@
-"""The process tree, held against docker top, lsns and what a process inside finds in /proc."""
+"""The process tree, compared with docker top, lsns and the /proc of a process inside."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from labhelpers.namespaces.trees import ProcessTree, short_command
 
 def test_three_levels(tree: ProcessTree, nested: Container) -> None:
     assert tree.levels == 3
-    assert [space.level for space in tree.spaces] == [0, 1, 2]
-    assert [space.name for space in tree.spaces] == ["host", nested.name, f"inside {nested.name}"]
+    assert [each.level for each in tree.namespaces] == [0, 1, 2]
+    assert [each.name for each in tree.namespaces] == ["host", nested.name, f"inside {nested.name}"]
     for process in tree.processes:
-        assert len(process.nspid) == tree.space_of(process).level + 1
+        assert len(process.nspid) == tree.namespace_of(process).level + 1
 
 
 def test_the_host_sees_what_docker_top_sees(tree: ProcessTree, nested: Container) -> None:
     top = {int(pid): int(parent) for pid, parent in nested.top(ps_args="-eo pid,ppid")["Processes"]}
-    seen = {one.pid: one.parent_pid for one in tree.seen_from("host")}
-    assert {pid: seen[pid] for pid in top} == top
-    inside = {one.process.pid for one in tree.seen_from(str(nested.name))}
+    visible = {each.pid: each.parent_pid for each in tree.visible_in("host")}
+    assert {pid: visible[pid] for pid in top} == top
+    inside = {each.process.pid for each in tree.visible_in(str(nested.name))}
     assert inside == set(top)
 
 
@@ -34,35 +34,35 @@ def test_each_level_sees_what_proc_lists_there(
     shared_lab: Lab, tree: ProcessTree, nested: Container, observer: Container
 ) -> None:
     assert namespaces.pids_in_container(shared_lab, nested) == sorted(
-        one.pid for one in tree.seen_from(str(nested.name))
+        each.pid for each in tree.visible_in(str(nested.name))
     )
-    innermost = tree.seen_from(tree.spaces[2].name)
+    innermost = tree.visible_in(tree.namespaces[2].name)
     # the /proc that `unshare --mount-proc` mounted, from within both of its namespaces
     ps = shared_lab.exec(
         observer, f"nsenter -t {innermost[0].process.pid} --pid --mount ps -eo pid,ppid,args"
     )
     rows = [line.split(None, 2) for line in ps.stdout.splitlines()[1:]]
     listed = {int(pid): int(parent) for pid, parent, command in rows if "ps -eo" not in command}
-    assert listed == {one.pid: one.parent_pid for one in innermost} == {1: 0, 2: 1}
+    assert listed == {each.pid: each.parent_pid for each in innermost} == {1: 0, 2: 1}
 
 
 def test_the_child_does_not_see_the_parent(tree: ProcessTree, nested: Container) -> None:
     outside = [p for p in tree.processes if len(p.nspid) == 1]
     assert any("shim" in process.command for process in outside)
-    middle, inner = tree.spaces[1:]
+    middle, inner = tree.namespaces[1:]
     assert [tree.pid_in(process, middle) for process in outside] == [None] * len(outside)
-    assert {one.process.pid for one in tree.seen_from(inner.name)} < {
-        one.process.pid for one in tree.seen_from(middle.name)
+    assert {each.process.pid for each in tree.visible_in(inner.name)} < {
+        each.process.pid for each in tree.visible_in(middle.name)
     }
-    assert tree.seen_from(middle.name)[0].parent_pid == 0
+    assert tree.visible_in(middle.name)[0].parent_pid == 0
 
 
 def test_the_namespace_around_each_is_the_one_that_lsns_names(
     tree: ProcessTree, lsns: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     rows = {int(row["ns"]): int(row["pns"]) for row in lsns("-t pid -o NS,PNS")}
-    for space in tree.spaces[1:]:
-        assert rows[space.id] == space.parent
+    for namespace in tree.namespaces[1:]:
+        assert rows[namespace.id] == namespace.parent
 
 
 def test_a_process_of_docker_exec_has_no_parent_inside(shared_lab: Lab, nested: Container) -> None:
@@ -71,7 +71,7 @@ def test_a_process_of_docker_exec_has_no_parent_inside(shared_lab: Lab, nested: 
         "the process", lambda: "sleep 9201" in [p.command for p in shared_lab.host.processes(nested)]
     )
     tree = namespaces.process_tree(shared_lab, nested)
-    (new,) = [one for one in tree.seen_from(str(nested.name)) if one.process.command == "sleep 9201"]
+    (new,) = [each for each in tree.visible_in(str(nested.name)) if each.process.command == "sleep 9201"]
     assert new.parent_pid == 0
     assert new.pid != 1
     shared_lab.exec(nested, f"kill {new.pid}")
@@ -82,10 +82,10 @@ def test_the_whole_host_and_two_containers(shared_lab: Lab, nested: Container, o
     assert {p.pid for p in shared_lab.host.processes(nested)} < {p.pid for p in whole.processes}
     assert whole.levels >= 3
     both = namespaces.process_tree(shared_lab, nested, observer)
-    mine = {p.pid for one in (nested, observer) for p in shared_lab.host.processes(one)}
+    mine = {p.pid for each in (nested, observer) for p in shared_lab.host.processes(each)}
     assert mine < {p.pid for p in both.processes}
-    # the looker shares the host's pid namespace: it has no space of its own
-    assert [space.name for space in both.spaces] == ["host", nested.name, f"inside {nested.name}"]
+    # the observer is in the host's PID namespace
+    assert [each.name for each in both.namespaces] == ["host", nested.name, f"inside {nested.name}"]
     assert len(both.processes) < len(whole.processes)
 
 
@@ -97,16 +97,21 @@ def test_two_namespaces_in_one_have_two_names(shared_lab: Lab) -> None:
     )
     # as many processes as there will be: the shell, two unshare and two sleep
     shared_lab.wait_for("both", lambda: len(shared_lab.host.processes(two)) == 5)
-    names = [space.name for space in namespaces.process_tree(shared_lab, two).spaces]
+    names = [each.name for each in namespaces.process_tree(shared_lab, two).namespaces]
     shared_lab.remove(two, force=True)
     assert names == ["host", name, f"inside {name}", f"inside {name} (2)"]
 
 
 def test_frames(tree: ProcessTree) -> None:
     frame = tree.frame()
-    assert list(frame.columns) == ["process", *(f"PID, {space.name}" for space in tree.spaces)]
-    assert list(frame.iloc[-1])[1:] == [str(pid) for pid in tree.processes[-1].nspid]
-    assert len(tree.views.frame()) == sum(len(tree.seen_from(space.name)) for space in tree.spaces)
+    assert list(frame.columns) == [
+        "process",
+        *(f"pid_{each.name.replace(' ', '_')}" for each in tree.namespaces),
+    ]
+    assert list(frame.iloc[-1])[1:] == list(tree.processes[-1].nspid)
+    assert len(tree.views.frame()) == sum(
+        len(tree.visible_in(namespace.name)) for namespace in tree.namespaces
+    )
 
 
 def test_no_path_of_the_host_is_shown(tree: ProcessTree) -> None:
@@ -114,7 +119,7 @@ def test_no_path_of_the_host_is_shown(tree: ProcessTree) -> None:
 
 
 def test_what_is_not_there_is_said(tree: ProcessTree, shared_lab: Lab, nested: Container) -> None:
-    with pytest.raises(BadInput, match="no pid namespace here is called"):
-        tree.seen_from("nowhere")
+    with pytest.raises(BadInput, match="no PID namespace is called"):
+        tree.visible_in("nowhere")
     with pytest.raises(NameTaken):
         namespaces.start_nested(shared_lab, name=str(nested.name))

@@ -1,7 +1,7 @@
-"""Write to a disk, then read from it, for SECONDS each; prints (seconds, bytes so far) of both as JSON.
+"""Write to a disk, then read from it, for SECONDS each; print (seconds, bytes so far) of both as JSON.
 
-It bypasses the page cache (open(2), O_DIRECT): version 1 limits only what a process itself sends to the disk, and what
-comes from memory does not come from the disk. It is always the same 16 MiB, so that the disk does not fill.
+The page cache is bypassed (open(2), O_DIRECT): cgroup version 1 limits only the I/O that a process submits itself, and
+a read from memory is no I/O. The same 16 MiB are written and read repeatedly, so the disk does not fill up.
 """
 
 import json
@@ -11,31 +11,31 @@ import sys
 import time
 
 PATH = "/data/file"
-PIECE, WHOLE = 1 << 17, 1 << 24
+BLOCK_BYTES, FILE_BYTES = 1 << 17, 1 << 24
 
 
 def main(seconds: float) -> None:
     """Measure both directions, and print the result."""
-    buffer = mmap.mmap(-1, PIECE)
-    buffer.write(os.urandom(PIECE))
-    if not os.path.exists(PATH):  # the first run, which has no limit, creates it
+    buffer = mmap.mmap(-1, BLOCK_BYTES)
+    buffer.write(os.urandom(BLOCK_BYTES))
+    if not os.path.exists(PATH):  # the first run, without a limit, creates it
         file = os.open(
             PATH, os.O_WRONLY | os.O_CREAT | os.O_DIRECT
-        )  # no fsync(2): it waits for everybody's data
-        for at in range(0, WHOLE, PIECE):
-            os.pwritev(file, [buffer], at)
+        )  # no fsync(2): it would wait for all data of the disk
+        for offset in range(0, FILE_BYTES, BLOCK_BYTES):
+            os.pwritev(file, [buffer], offset)
         os.close(file)
     result = {}
-    for way, flag, move in (("write", os.O_WRONLY, os.pwritev), ("read", os.O_RDONLY, os.preadv)):
+    for direction, flag, transfer in (("write", os.O_WRONLY, os.pwritev), ("read", os.O_RDONLY, os.preadv)):
         file, begin, done = os.open(PATH, flag | os.O_DIRECT), time.monotonic(), 0
         points: list[tuple[float, int]] = [(0, 0)]
         while points[-1][0] < seconds:
-            move(file, [buffer], done % WHOLE)
-            done += PIECE
+            transfer(file, [buffer], done % FILE_BYTES)
+            done += BLOCK_BYTES
             now = time.monotonic() - begin
             if now - points[-1][0] > seconds / 50 or now >= seconds:
                 points.append((round(now, 4), done))
-        result[way] = points
+        result[direction] = points
         os.close(file)
     print(json.dumps(result))
 

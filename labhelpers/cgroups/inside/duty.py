@@ -1,11 +1,11 @@
-"""Use WORK seconds of processor time in every tenth of a second, whatever the processor."""
+"""Use WORK seconds of CPU time in every tenth of a second, however fast the CPU is."""
 
 import sys
 import time
 
 
 def work(work_s: float) -> None:
-    """Work for ever; what is late is not made up for."""
+    """Work forever; a late interval is not made up for."""
     due = time.monotonic()
     while True:
         end = time.thread_time() + work_s

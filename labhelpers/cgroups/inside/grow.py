@@ -1,18 +1,18 @@
-"""Take STEP bytes more every EVERY seconds, up to MOST bytes, and keep them."""
+"""Allocate STEP bytes more every EVERY seconds, up to MAX bytes, and keep them."""
 
 import sys
 import time
 
 
-def grow(step: int, every_s: float, most: int) -> None:
-    """Write to every page: memory that nobody has touched is not allocated (mmap(2), MAP_POPULATE)."""
-    held: list[bytearray] = []
-    print("begins", flush=True)
-    while len(held) * step < most:
-        held.append(bytearray(b"x") * step)
-        print("holds", len(held) * step, flush=True)
+def grow(step: int, every_s: float, max_bytes: int) -> None:
+    """Write to every page: memory that was never written is not allocated (mmap(2), MAP_POPULATE)."""
+    blocks: list[bytearray] = []
+    print("starting", flush=True)
+    while len(blocks) * step < max_bytes:
+        blocks.append(bytearray(b"x") * step)
+        print("allocated", len(blocks) * step, flush=True)
         time.sleep(every_s)
-    print("has enough", flush=True)
+    print("done", flush=True)
     time.sleep(1000)
 
 

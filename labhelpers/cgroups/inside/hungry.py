@@ -1,4 +1,4 @@
-"""Takes the memory that it needs, 4 MiB at a time, and keeps it for two hours."""
+"""Allocate NEED_MIB MiB of memory, 4 MiB at a time, and keep it for two hours."""
 
 import resource
 import time
@@ -7,12 +7,12 @@ NEED_MIB = 0
 
 
 def main() -> None:
-    """Take it."""
-    # its own bound: its address space
+    """Allocate the memory."""
+    # its own limit: its address space
     resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
-    held: list[bytearray] = []
+    blocks: list[bytearray] = []
     for number in range(NEED_MIB // 4):
-        held.append(bytearray(b"x") * (4 << 20))
+        blocks.append(bytearray(b"x") * (4 << 20))
         print("holds", 4 * (number + 1), "MiB", flush=True)
         time.sleep(0.03)
     print("has enough", flush=True)

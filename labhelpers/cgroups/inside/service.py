@@ -1,7 +1,7 @@
-"""A service: COUNT requests, each due EVERY seconds after the last, each taking WORK seconds of processor time.
+"""A service: COUNT requests, one every EVERY seconds, each of which takes WORK seconds of CPU time.
 
-A request is due whether the last one is done or not, and its processor time does not depend on the processor, so it is
-the same load on a slow machine. Prints how many milliseconds after it was due each was done, as JSON.
+A request is due whether or not the previous request is done, and its CPU time does not depend on the CPU, so the load
+is the same on a slow machine. Print the latency of each request, from the moment when it is due, in ms, as JSON.
 """
 
 import json
