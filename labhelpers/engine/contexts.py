@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labhelpers import state
 from labhelpers.engine import unreachable
-from labhelpers.engine.dial import EngineEndpoint, Tls
+from labhelpers.engine.endpoint import EngineEndpoint, Tls
 from labhelpers.errors import EngineUnreachable
 
 LIST_HINT = "`docker context ls` lists those that exist"

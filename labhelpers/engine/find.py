@@ -24,7 +24,8 @@ from requests.exceptions import RequestException
 
 from labhelpers import state
 from labhelpers.engine import contexts, credentials, other_dockerd, podman, private, unreachable
-from labhelpers.engine.dial import EngineEndpoint, Tls, request_version
+from labhelpers.engine.dial import request_version
+from labhelpers.engine.endpoint import EngineEndpoint, Tls
 from labhelpers.engine.gateway import Gateway, forward, new_socket_path
 from labhelpers.errors import EngineMissing, EngineUnreachable
 from labhelpers.results import Result, column, record, table

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
-from labhelpers.engine.dial import EngineEndpoint, SshFailed, Streams, dial, join
+from labhelpers.engine.dial import SshFailed, Streams, dial, join
+from labhelpers.engine.endpoint import EngineEndpoint
 
 ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _SERVER = "labhelpers gateway"

@@ -16,7 +16,7 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +24,16 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from labhelpers import state
-from labhelpers.engine import debootstrap, hub, registries, responses
+from labhelpers.engine import debootstrap, hub, image_builds, registries, responses
 from labhelpers.engine.find import Engine
+from labhelpers.engine.image_builds import Echo
 from labhelpers.engine.registries import PullFailure
 from labhelpers.engine.removal import remove_container, remove_image
-from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
+from labhelpers.errors import EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Echo = Callable[[str], object]
 
 IMAGES_DIRECTORY = state.ROOT / "images"
 HUB_BASE = "debian:bookworm-slim"
@@ -44,15 +43,11 @@ IMAGE, CONTENT_LABEL, SOURCE_LABEL, STAGE_LABEL = (
 )
 DESCRIPTION = "org.opencontainers.image.description"
 HUB_TIMEOUT_S = 5.0
-PROGRESS_INTERVAL_S = 10.0
-LAST_LINES = 8
 OS_RELEASE = "/usr/lib/os-release"  # os-release(5): /etc/os-release is a link to it
 TEST_ENGINE = "engine-"
 """How the names of the images begin that only the tests make, such as that of engine B."""
 RECORD_FILE = "images.json"
 """The file of the state directory that notes what was made here: ids of images and names of volumes, by engine id."""
-# the steps of a build that may take long
-_LAYER_STEP = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
 
 
 @record
@@ -166,7 +161,7 @@ def from_hub(engine: Engine, ref: str, substitute: str, say: Echo = lambda line:
         if _inspect(engine, ref) is None:
             # Podman has no such question: there the pull itself shows whether its registry answers
             refusal = None if engine.is_podman else registries.check_image(engine, ref, HUB_TIMEOUT_S)
-            refusal = refusal or _pull(engine, ref, _pull_progress(ref, say))
+            refusal = refusal or image_builds.pull(engine, ref, image_builds.pull_progress(ref, say))
         cause = refusal.cause if refusal else _architecture_mismatch(engine, ref)
     if cause is None:
         say(f"{ref}: the image of that name")
@@ -333,7 +328,7 @@ def pull_base(engine: Engine, ref: str) -> PullFailure | None:
     A `ref` that was there before stays; one that came along now keeps the lab's name only.
     """
     was_there = _labels(engine, ref) is not None
-    refusal = _pull(engine, ref, lambda line: None)
+    refusal = image_builds.pull(engine, ref, lambda line: None)
     if refusal is None:
         engine.client.api.tag(ref, BASE)
         if not was_there:
@@ -344,73 +339,22 @@ def pull_base(engine: Engine, ref: str) -> PullFailure | None:
 # --- building
 
 
-def _build(engine: Engine, name: str, base: str, say: Echo) -> None:
+def _build(engine: Engine, name: str, base: str, echo: Echo) -> None:
     ref = reference(name)
-    old = _image_id(engine, ref)
-    _remove_intermediate(engine, name)  # what a killed build left
-    said: list[str] = []
+    previous_id = _image_id(engine, ref)
+    _remove_intermediate(engine, name)  # of a build that was killed
     labels = {
         IMAGE: name,
         CONTENT_LABEL: content_hash(name),
         SOURCE_LABEL: (_labels(engine, base) or {}).get(SOURCE_LABEL, "hub"),
     }
-    show = _progress(f"image {name}", say)
     try:
-        for step in engine.client.api.build(
-            path=str(IMAGES_DIRECTORY / name),
-            tag=ref,
-            buildargs={"BASE": base},
-            labels=labels,
-            rm=True,
-            forcerm=True,
-            decode=True,
-        ):
-            if "error" in step:
-                raise _failed(name, said, step["error"])
-            for line in step.get("stream", "").splitlines():
-                said.append(line)
-                show(line, bool(_LAYER_STEP.match(line)))
-    except APIError as error:
-        raise _failed(name, said, str(error.explanation)) from None
+        image_builds.build(engine, IMAGES_DIRECTORY / name, ref, base, labels, echo)
     finally:
         # also after a failed build, and one that the reader interrupted
         _remove_intermediate(engine, name)
-    if old and old != _image_id(engine, ref):
-        _remove(engine, old)
-
-
-def _progress(title: str, say: Echo) -> Callable[[str, bool], None]:
-    """Say what matters at once, and of the rest one line every `PROGRESS_INTERVAL_S`: a build never looks dead."""
-    last = time.monotonic()
-
-    def show(line: str, matters: bool) -> None:
-        nonlocal last
-        if matters or (line.strip() and time.monotonic() - last > PROGRESS_INTERVAL_S):
-            last = time.monotonic()
-            say(f"{title}: {line.strip()[:90]}")
-
-    return show
-
-
-def _failed(name: str, said: list[str], words: str) -> BuildFailed:
-    return BuildFailed(
-        f"the lab image {name!r} could not be built; partial results were removed",
-        hint=_next_step("\n".join([*said[-40:], words])),
-        engine_message="\n".join([*[line for line in said if line.strip()][-LAST_LINES:], words]),
-    )
-
-
-def _next_step(words: str) -> str:
-    if "no space left" in words.lower():
-        return DISK_FULL
-    if any(
-        sign in words for sign in ("Temporary failure", "Could not resolve", "Failed to fetch", "Unable to")
-    ):
-        return "a download failed: check the engine's network and package mirror, then try again"
-    return (
-        "the last lines show the failed step; try again, and if it fails again, please report it with "
-        "those lines"
-    )
+    if previous_id and previous_id != _image_id(engine, ref):
+        _remove(engine, previous_id)
 
 
 def _remove_intermediate(engine: Engine, name: str) -> None:
@@ -445,7 +389,7 @@ def _pull_from_classroom(engine: Engine, name: str, say: Echo) -> bool:
         return False
     ref = f"{registry}/{reference(name)}"
     say(f"image {name}: pulling from the classroom's registry {registry}")
-    refusal = _pull(engine, ref, _pull_progress(f"image {name}", say))
+    refusal = image_builds.pull(engine, ref, image_builds.pull_progress(f"image {name}", say))
     cause = refusal.cause if refusal else _unusable_reason(engine, ref, name)
     if cause is not None:
         if refusal is None:
@@ -460,35 +404,6 @@ def _unusable_reason(engine: Engine, ref: str, name: str) -> str | None:
     if (_labels(engine, ref) or {}).get(CONTENT_LABEL) != content_hash(name):
         return "its image belongs to another version of the course"
     return _architecture_mismatch(engine, ref)
-
-
-def _pull(engine: Engine, ref: str, on_progress: Callable[[Mapping[str, Any]], object]) -> PullFailure | None:
-    """Pull `ref`; None, or why it could not be."""
-    repository, tag = registries.split(ref)
-    try:
-        for step in engine.client.api.pull(repository, tag=tag, stream=True, decode=True):
-            if "error" in step:
-                return registries.explain_failure(ref, str(step["error"]))
-            on_progress(step)
-    except APIError as error:
-        return registries.pull_error(error, ref)
-    return None
-
-
-def _pull_progress(title: str, say: Echo) -> Callable[[Mapping[str, Any]], None]:
-    known: set[str] = set()
-    done: set[str] = set()
-    show = _progress(title, say)
-
-    def see(step: Mapping[str, Any]) -> None:
-        layer, what = step.get("id", ""), step.get("status", "")
-        if what in ("Pulling fs layer", "Already exists"):
-            known.add(layer)
-        if what in ("Pull complete", "Already exists"):
-            done.add(layer)
-        show(f"{len(done)} of {len(known)} layers", False)
-
-    return see
 
 
 # --- what the engine has

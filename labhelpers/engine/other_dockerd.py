@@ -15,7 +15,7 @@ from pathlib import Path
 
 from labhelpers import state
 from labhelpers.engine import unreachable
-from labhelpers.engine.dial import EngineEndpoint
+from labhelpers.engine.endpoint import EngineEndpoint
 from labhelpers.errors import EngineUnreachable
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import socket
 import subprocess
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
-from labhelpers.engine import other_dockerd
+from labhelpers.engine import machine_changes, other_dockerd
 from labhelpers.engine.root import may_be_root, run_as_root, unmount_below, with_proxies
 from labhelpers.errors import EngineMissing, SetupFailed
 
@@ -34,18 +33,6 @@ SOCKET_BYTES = 107
 # dockerd outlives the command that starts it: sudo, which may have a terminal of its own for it, ends at once
 _DETACHED = 'trap "" HUP; setsid "$@" >&2 & echo $!'
 LONGEST_SOCKET_PATH = "exec/containerd/containerd-debug.sock"
-# what dockerd 20 to 29 and its containerd write outside the directories that they are given
-PATHS_OUTSIDE_STATE = (
-    "/etc/docker/key.json",
-    "/run/docker/plugins",
-    "/run/docker/netns",
-    "/run/docker",
-    "/run/containerd/s",
-    "/run/containerd",
-    "/opt/containerd/bin",
-    "/opt/containerd/lib",
-    "/opt/containerd",
-)
 
 
 _USE_ANOTHER = (
@@ -108,16 +95,6 @@ _CAUSES = (
         "security policy applies)",
         f"{_USE_ANOTHER}; in a container: start it with --privileged",
     ),
-)
-
-
-_ENGINE_LINK = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|veth[0-9a-f]{7}")
-# the last alternative is a published port as its own container reaches it
-_CHAIN = r"DOCKER(?:[-_][\w-]+)?"
-# whole names: a bridge called docker01 is somebody else's
-_ENGINE_RULE = re.compile(
-    rf"(?<![\w.-])(?:{_CHAIN}|docker0|docker_gwbridge|br-[0-9a-f]{{12}})(?![\w.-])"
-    r"|-A POSTROUTING -s (\S+) -d \1 .*-j MASQUERADE"
 )
 
 
@@ -344,7 +321,7 @@ def _save_snapshot() -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
     if _load_snapshot().get("boot") == boot:
         return
-    state.write_json("engine/before.json", {"boot": boot, **machine_snapshot()})
+    state.write_json("engine/before.json", {"boot": boot, **machine_changes.snapshot()})
 
 
 def _load_snapshot() -> dict[str, Any]:
@@ -354,33 +331,10 @@ def _load_snapshot() -> dict[str, Any]:
     return noted if complete else {}
 
 
-def machine_snapshot() -> dict[str, Any]:
-    """What an engine changes on its machine: links, firewall, forwarding, cgroups, paths elsewhere."""
-    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
-    return {
-        "network": os.readlink("/proc/self/ns/net"),
-        "links": sorted(name for _, name in socket.if_nameindex()),
-        "firewall": {tool: _rules(tool) for tool in ("iptables", "ip6tables")},
-        "forwarding": forwarding.read_text(encoding="utf-8").strip() if forwarding.exists() else "",
-        "cgroups": sorted(str(path) for path in _cgroups()),
-        "elsewhere": [path for path in PATHS_OUTSIDE_STATE if Path(path).exists()],
-    }
-
-
-def _rules(tool: str) -> str:
-    done = run_as_root([f"{tool}-save"])
-    # counters and dates differ from one call to the next
-    return re.sub(r"^#.*\n|\[\d+:\d+\]", "", done.stdout, flags=re.M)
-
-
-def _cgroups() -> Iterable[Path]:
-    return [path for name in ("docker", "*/docker") for path in Path("/sys/fs/cgroup").glob(name)]
-
-
 def _restore_machine(say: Echo) -> None:
     was = _load_snapshot()
     if was:
-        is_now = machine_snapshot()
+        is_now = machine_changes.snapshot()
         if was["network"] != is_now["network"]:
             say("engine: it ran in another network namespace, which is not changed")
         elif other := other_dockerd.running(_pid()):
@@ -389,98 +343,10 @@ def _restore_machine(say: Echo) -> None:
                 "are kept"
             )
         else:
-            _restore_network(was, is_now, say)
+            machine_changes.undo_network(was, is_now, say)
         if not any(_dockerds()):
-            _restore_files(was, is_now)
+            machine_changes.undo_files(was, is_now)
     (home() / "before.json").unlink(missing_ok=True)
-
-
-def _restore_network(was: dict[str, Any], is_now: dict[str, Any], say: Echo) -> None:
-    added = set(is_now["links"]) - set(was["links"])
-    ours = {link for link in added if _ENGINE_LINK.fullmatch(link)}
-    for link in ours:
-        run_as_root(["ip", "link", "delete", link])
-    for tool in ("iptables", "ip6tables"):
-        for arguments in undo_firewall(was["firewall"][tool], is_now["firewall"][tool]):
-            run_as_root([tool, *arguments])
-    if was["forwarding"] != is_now["forwarding"]:
-        # a VPN, a hypervisor or another namespace's uplink that came meanwhile has needed forwarding since
-        users = sorted(added - ours) + foreign_forwarding(was["firewall"], is_now["firewall"])
-        if users:
-            say(
-                "engine: IP forwarding stays enabled because something else may need it "
-                f"({', '.join(users[:3])})"
-            )
-        else:
-            run_as_root(["sysctl", "-qw", f"net.ipv4.ip_forward={was['forwarding']}"])
-
-
-def foreign_forwarding(was: dict[str, str], is_now: dict[str, str]) -> list[str]:
-    """Rules of FORWARD and POSTROUTING that came meanwhile and are not Docker's: something else forwards packets."""
-    found = []
-    for tool, text in is_now.items():
-        old, new = _by_table(was.get(tool, "")), _by_table(text)
-        for table, lines in new.items():
-            for line in lines:
-                forwards = line.startswith(("-A FORWARD", "-A POSTROUTING"))
-                # each address that an engine masquerades is that of one of its bridges
-                if forwards and line not in old.get(table, []) and not _ENGINE_RULE.search(line):
-                    found.append(f"{tool} {line}")
-    return found
-
-
-def _restore_files(was: dict[str, Any], is_now: dict[str, Any]) -> None:
-    """Remove empty cgroups and what dockerd wrote elsewhere; other engines, in any namespace, share these."""
-    for group in set(is_now["cgroups"]) - set(was["cgroups"]):
-        run_as_root(["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
-    for path in (
-        path for path in PATHS_OUTSIDE_STATE if path in is_now["elsewhere"] and path not in was["elsewhere"]
-    ):
-        run_as_root(["rm", "-f", path] if Path(path).is_file() else ["rmdir", path])
-
-
-def undo_firewall(before: str, after: str) -> list[list[str]]:
-    """The arguments of iptables that take Docker's rules and chains out of `after` again.
-
-    Both are texts of `iptables-save`. A rule goes if it was not there before and names a Docker chain or an
-    engine's bridge; a chain goes if it was not there before and is named DOCKER…; a changed policy goes back.
-    """
-    old, new = _by_table(before), _by_table(after)
-    rules: list[list[str]] = []
-    chains: list[list[str]] = []
-    for table, lines in new.items():
-        kept = set(old.get(table, []))
-        for line in lines:
-            words = _split_rule(line)
-            if line in kept:
-                continue
-            if line.startswith("-A") and _ENGINE_RULE.search(line):
-                rules.append(["-t", table, "-D", *words[1:]])
-            elif line.startswith(":") and re.fullmatch(_CHAIN, words[0][1:]):
-                chains += [["-t", table, "-F", words[0][1:]], ["-t", table, "-X", words[0][1:]]]
-            elif line.startswith(":") and len(words) > 1 and words[1] != "-":
-                policy = next((_split_rule(e)[1] for e in kept if e.startswith(words[0] + " ")), "ACCEPT")
-                rules.append(["-t", table, "-P", words[0][1:], policy])
-    # all are emptied before any is removed: a chain that another one jumps to cannot go
-    return rules + [c for c in chains if c[2] == "-F"] + [c for c in chains if c[2] == "-X"]
-
-
-def _split_rule(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError:  # a quotation mark that nothing closes
-        return line.split()
-
-
-def _by_table(saved: str) -> dict[str, list[str]]:
-    tables: dict[str, list[str]] = {}
-    table: list[str] = []
-    for line in saved.split("\n"):
-        if line.startswith("*"):
-            table = tables.setdefault(line[1:].strip(), [])
-        elif line.startswith((":", "-A ")) and line.strip() != ":":
-            table.append(line.strip())
-    return tables
 
 
 def _kill_orphans(say: Echo) -> None:

@@ -33,7 +33,7 @@ EM_X86_64, EM_AARCH64 = 62, 183
 LOAD_AT = 0x400000
 HEADERS = 64 + 56
 REMOVAL_TIMEOUT_S = 10
-SMOKE_TEST_LABEL = "labhelpers.commandline.doctor"
+SMOKE_TEST_LABEL = "labhelpers.doctor"
 
 
 @record

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labhelpers import state
-from labhelpers.engine.dial import EngineEndpoint, NoResponse, NotAnEngine, SshFailed, TlsFile
+from labhelpers.engine.dial import NoResponse, NotAnEngine, SshFailed
+from labhelpers.engine.endpoint import EngineEndpoint, TlsFile
 from labhelpers.errors import EngineUnreachable
 
 ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/"

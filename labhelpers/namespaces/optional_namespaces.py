@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.differences import security_option
-from labhelpers.engine.host import cgroups
+from labhelpers.engine.host import cgroup_paths
 from labhelpers.engine.host.text import decimal, integer
 from labhelpers.namespaces.containers import NOT_FOUND, temporary_containers
 from labhelpers.results import Result, column, record, rows, table
@@ -201,7 +201,7 @@ def cgroup(lab: Lab) -> CgroupView:
         for mode, container in sorted({default: plain, other: asked}.items()):
             said = lab.exec(container, "cat /proc/self/cgroup").stdout
             # version 1 has one line for each hierarchy; one without limits may say less than the others
-            path = max(cgroups.paths(said).values(), key=len, default="/")
+            path = max(cgroup_paths.paths(said).values(), key=len, default="/")
             paths[mode] = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
             same[mode] = lab.host.process(container).namespaces.get("cgroup") == host
             named[mode] = str(container.id)[:12] in path
