@@ -1,7 +1,7 @@
-"""One raw byte stream to an engine's API, over whatever leads to it: a Unix socket, TCP, TLS, ssh or a named pipe.
+"""A raw byte stream to an engine's API, over a Unix socket, TCP, TLS, ssh or a named pipe.
 
-Every connection can be half-closed: after `write_eof` the engine sees the end of its input and still answers. `docker
-run -i` with a closed standard input needs this, and asyncio's own TLS transport cannot do it (docs.python.org,
+Every connection can be half-closed: after `write_eof` the engine reads end of file and still responds. `docker
+run -i` with a closed standard input needs this, and asyncio's own TLS transport does not support it (docs.python.org,
 `StreamWriter.can_write_eof`), so TLS runs here over memory buffers (`ssl.SSLObject`).
 """
 
@@ -35,7 +35,7 @@ _MAX_RESPONSE_BYTES = 1 << 20
 _MAX_SHOWN_BYTES = 300
 _EXIT_TIMEOUT_S = 2
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-# an idle master connection stays this long, so that the next request need not log in again (ssh_config(5))
+# an idle master connection is kept this long, so that the next request needs no new login (ssh_config(5))
 _CONTROL_PERSIST_S = 60
 # sun_path holds 108 bytes (unix(7)); ssh binds a temporary name that is 17 bytes longer first
 _CONTROL_BYTES = 107 - 17
@@ -49,7 +49,7 @@ class Connection(Protocol):
         """Up to `size` bytes; b"" at the end of the stream."""
 
     async def write(self, data: bytes) -> None:
-        """Send `data`; waits while the other side reads more slowly than this one writes."""
+        """Send `data`; waits if the peer does not read fast enough."""
 
     async def write_eof(self) -> None:
         """Close the sending direction; the receiving direction stays open."""
@@ -59,26 +59,26 @@ class Connection(Protocol):
 
 
 class NoResponse(TimeoutError):
-    """Something accepted the connection and then sent nothing in time."""
+    """The connection was accepted, but no response arrived in time."""
 
 
 class NotAnEngine(ConnectionError):
-    """What answered does not speak the Engine API; the text is the beginning of its answer."""
+    """The server does not implement the Engine API; the text is the beginning of its response."""
 
 
 class SshFailed(ConnectionError):
-    """`ssh`, or `docker system dial-stdio` at its other end, ended with an error; the text is what it printed."""
+    """`ssh`, or `docker system dial-stdio` on the remote host, failed; the text is its standard error."""
 
 
 async def dial(endpoint: EngineEndpoint) -> Connection:
     """Open a byte stream to the engine at `endpoint`. The caller closes it.
 
-    A failed login over ssh is raised by the first `write` or `read`: until then nobody knows.
+    A failed ssh login is reported by the first `write` or `read`.
 
     Raises:
-        OSError: nothing listens there, no permission, a certificate that is not trusted (`ssl.SSLError`), …
-        ValueError: an address that is none of the four kinds.
-        TimeoutError: no answer within `CONNECT_TIMEOUT_S` seconds.
+        OSError: nothing listens there, no permission, an untrusted certificate (`ssl.SSLError`), …
+        ValueError: the scheme of the address is not supported.
+        TimeoutError: no response within `CONNECT_TIMEOUT_S` seconds.
     """
     if endpoint.scheme == "ssh":
         return await _ssh(endpoint)
@@ -93,61 +93,61 @@ async def dial(endpoint: EngineEndpoint) -> Connection:
 
 
 def request_version(endpoint: EngineEndpoint, limit_s: float) -> dict[str, Any]:
-    """What the engine at `endpoint` answers to `GET /version` (Engine API).
+    """The response of the engine at `endpoint` to `GET /version` (Engine API).
 
     Args:
-        limit_s: how long the connection may take, and then how long the answer.
+        limit_s: the timeout of the connection, and then of the response.
 
     Raises:
         OSError, ValueError: as `dial`; also `NoResponse` and `NotAnEngine`.
     """
-    # a thread of its own, because a notebook's main thread has a running event loop already
+    # in a thread, because a notebook's main thread already has a running event loop
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(_run, _version(endpoint, limit_s)).result()
 
 
 def _run(coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    # named pipes need this loop, and Jupyter makes another one the default on Windows
+    # named pipes need this loop, and Jupyter sets another default on Windows
     factory = getattr(asyncio, "ProactorEventLoop", None)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(coroutine)
 
 
-async def _version(place: EngineEndpoint, limit_s: float) -> dict[str, Any]:
-    connection = await asyncio.wait_for(dial(place), limit_s)
+async def _version(endpoint: EngineEndpoint, limit_s: float) -> dict[str, Any]:
+    connection = await asyncio.wait_for(dial(endpoint), limit_s)
     try:
         await connection.write(b"GET /version HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
-        # over ssh the login is part of the first answer
-        limit_s += CONNECT_TIMEOUT_S if place.scheme == "ssh" else 0
-        answer = await asyncio.wait_for(_all(connection), limit_s)
+        # over ssh the first response includes the login
+        limit_s += CONNECT_TIMEOUT_S if endpoint.scheme == "ssh" else 0
+        response = await asyncio.wait_for(_all(connection), limit_s)
     except TimeoutError:
         raise NoResponse(f"no response within {limit_s:.0f} s") from None
     finally:
         await connection.close()
-    return _parsed(answer)
+    return _parsed(response)
 
 
 async def _all(connection: Connection) -> bytes:
-    answer = b""
-    while len(answer) < _MAX_RESPONSE_BYTES and (part := await connection.read(_CHUNK_BYTES)):
-        answer += part
-    return answer
+    data = b""
+    while len(data) < _MAX_RESPONSE_BYTES and (part := await connection.read(_CHUNK_BYTES)):
+        data += part
+    return data
 
 
-def _parsed(answer: bytes) -> dict[str, Any]:
-    response = HTTPResponse(_BufferedResponse(answer))  # type: ignore[arg-type]
+def _parsed(data: bytes) -> dict[str, Any]:
+    response = HTTPResponse(_BufferedResponse(data))  # type: ignore[arg-type]
     try:
         response.begin()
-        found = json.loads(response.read())
+        version = json.loads(response.read())
     except (HTTPException, ValueError, RecursionError):
-        raise NotAnEngine(answer[:_MAX_SHOWN_BYTES].decode(errors="replace") or "an empty response") from None
-    if response.status != HTTPStatus.OK or not isinstance(found, dict) or "ApiVersion" not in found:
-        raise NotAnEngine(answer[:_MAX_SHOWN_BYTES].decode(errors="replace"))
-    return found
+        raise NotAnEngine(data[:_MAX_SHOWN_BYTES].decode(errors="replace") or "an empty response") from None
+    if response.status != HTTPStatus.OK or not isinstance(version, dict) or "ApiVersion" not in version:
+        raise NotAnEngine(data[:_MAX_SHOWN_BYTES].decode(errors="replace"))
+    return version
 
 
 class _BufferedResponse:
-    """As much of a socket as `http.client` needs to parse what has arrived."""
+    """The part of a socket's interface that `http.client` needs to parse a received response."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -157,14 +157,14 @@ class _BufferedResponse:
 
 
 async def join(near: Connection, far: Connection) -> None:
-    """Copy bytes both ways until the engine (`far`) has sent everything. The caller closes both.
+    """Copy bytes both ways until the engine (`far`) closes its side. The caller closes both.
 
-    The end of `near`'s input is passed on as a half-close, also where `near` was closed with data in flight: an engine
-    that has nothing to send would not notice.
+    The end of `near`'s input is forwarded as a half-close, even if `near` was closed with data in flight: an engine
+    that has nothing to send would not notice otherwise.
 
     Raises:
         SshFailed: the connection failed before the engine sent anything.
-        OSError: it broke later, or `near` is gone.
+        OSError: the connection broke later, or `near` is closed.
     """
     forth = asyncio.create_task(_pass_input(near, far))
     try:
@@ -218,23 +218,23 @@ class Streams:
             await asyncio.wait_for(self._writer.wait_closed(), _EXIT_TIMEOUT_S)
 
 
-async def _plain(place: EngineEndpoint) -> Streams:
-    if place.scheme == "unix":
-        return Streams(*await asyncio.open_unix_connection(place.path, limit=_CHUNK_BYTES))
-    if place.scheme == "tcp":
+async def _plain(endpoint: EngineEndpoint) -> Streams:
+    if endpoint.scheme == "unix":
+        return Streams(*await asyncio.open_unix_connection(endpoint.path, limit=_CHUNK_BYTES))
+    if endpoint.scheme == "tcp":
         try:
-            return Streams(*await asyncio.open_connection(*place.host_port, limit=_CHUNK_BYTES))
+            return Streams(*await asyncio.open_connection(*endpoint.host_port, limit=_CHUNK_BYTES))
         except OSError as error:
             raise _of_addresses(error) from error
-    if place.scheme == "npipe":
-        return await _pipe(place.path)
-    raise ValueError(f"no way to connect to {place.address!r}")
+    if endpoint.scheme == "npipe":
+        return await _pipe(endpoint.path)
+    raise ValueError(f"no way to connect to {endpoint.address!r}")
 
 
 def _of_addresses(error: OSError) -> OSError:
-    """asyncio's one error for a name with several addresses (`localhost` is ::1 and 127.0.0.1), as that of one of them.
+    """asyncio's combined error for a host with several addresses (`localhost` is ::1 and 127.0.0.1), as a single one.
 
-    That is the first address that this machine has a way to.
+    It is the error of the first address to which this machine has a route.
     """
     numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
     if error.errno is not None or not numbers:
@@ -272,7 +272,7 @@ class _TlsStreams:
                 await self._receive()
             except ssl.SSLError:
                 with suppress(OSError):
-                    await self._send()  # the alert that says why
+                    await self._send()  # the TLS alert
                 raise
         await self._send()
 
@@ -295,7 +295,7 @@ class _TlsStreams:
         await self._send()
 
     async def write_eof(self) -> None:
-        # OpenSSL fails if data is waiting when it looks for the answer to its own close_notify: take it out first
+        # unwrap() fails if data is pending while OpenSSL waits for the close_notify of the peer: read it first
         with suppress(ssl.SSLError):
             while part := self._object.read(_CHUNK_BYTES):
                 self._decrypted += part
@@ -359,12 +359,12 @@ class _SshStreams:
             raise await self._failed() from None
 
     async def _failed(self) -> SshFailed:
-        """The error for an `ssh` that ended before the engine sent anything: what it printed says why."""
+        """The error for an `ssh` that exited before the engine sent anything, with its standard error."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _EXIT_TIMEOUT_S)
             await asyncio.wait_for(asyncio.shield(self._listener), _EXIT_TIMEOUT_S)
-        said = self._stderr.decode(errors="replace").strip()
-        return SshFailed(said or f"ssh ended with status {self._process.returncode} and printed nothing")
+        stderr = self._stderr.decode(errors="replace").strip()
+        return SshFailed(stderr or f"ssh ended with status {self._process.returncode} and printed nothing")
 
     async def write_eof(self) -> None:
         self._input.close()
@@ -372,7 +372,7 @@ class _SshStreams:
     async def close(self) -> None:
         self._input.close()
         if self._process.returncode is None:
-            # its own terminate() may reap it before asyncio does, which then logs an unknown child
+            # Process.terminate() may reap the child before asyncio does, which then logs an unknown child
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
         with suppress(OSError, TimeoutError):
@@ -385,29 +385,29 @@ class _SshStreams:
             self._stderr = (self._stderr + part)[-_STDERR_BYTES:]
 
 
-async def _ssh(place: EngineEndpoint) -> _SshStreams:
+async def _ssh(endpoint: EngineEndpoint) -> _SshStreams:
     process = await asyncio.create_subprocess_exec(
-        *ssh_command(place),
+        *ssh_command(endpoint),
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        # Ctrl-C in a terminal is not for it
+        # Ctrl-C in a terminal must not stop it
         start_new_session=sys.platform != "win32",
     )
     return _SshStreams(process)
 
 
-def ssh_command(place: EngineEndpoint) -> list[str]:
+def ssh_command(endpoint: EngineEndpoint) -> list[str]:
     """The command whose standard input and output are a connection to the engine, as in docker's connhelper.
 
-    It never asks for anything: a password or an unknown host key is an error, because no terminal is there.
+    It never prompts: a password or an unknown host key is an error, because there is no terminal.
 
     Raises:
         ValueError: the address names no host, or has a password in it.
     """
-    url, (user, host) = place.url, place.login
+    url, (user, host) = endpoint.url, endpoint.login
     if not host or url.password is not None or url.query or url.fragment:
-        raise ValueError(f"{place.address!r} does not have the form ssh://user@host:port")
+        raise ValueError(f"{endpoint.address!r} does not have the form ssh://user@host:port")
     options = [
         "-T",
         "-o",
@@ -424,10 +424,10 @@ def ssh_command(place: EngineEndpoint) -> list[str]:
 
 
 def _control_master_options() -> list[str]:
-    """Options that let all connections share one login, where the path of the control socket is short enough."""
+    """Options that let all connections share one login, if the path of the control socket is short enough."""
     folder: Path = state.path("ssh", "x").parent
     if sys.platform == "win32" or len(str(folder)) + 1 + _DIGEST_BYTES > _CONTROL_BYTES:
         return []
     folder.chmod(0o700)
     pairs = (f"ControlPath={folder}/%C", "ControlMaster=auto", f"ControlPersist={_CONTROL_PERSIST_S}")
-    return [word for pair in pairs for word in ("-o", pair)]
+    return [argument for pair in pairs for argument in ("-o", pair)]

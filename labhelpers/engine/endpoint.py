@@ -12,12 +12,12 @@ PORT, TLS_PORT = 2375, 2376
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to speak TLS to an engine.
+    """The TLS settings of a connection to an engine.
 
     Attributes:
-        ca: the file of the certificate authority; None for those that this machine trusts.
-        cert, key: the files of the client's certificate and its key; None where the engine asks for none.
-        verify: whether the engine's certificate is checked.
+        ca: the CA certificate file; None for the CAs that this machine trusts.
+        cert, key: the files of the client certificate and its key; None for no client certificate.
+        verify: whether the engine's certificate is verified.
     """
 
     ca: str | None = None
@@ -26,17 +26,17 @@ class Tls:
     verify: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """The same as Python's own type.
+        """These settings as an `ssl.SSLContext`.
 
         Raises:
             TlsFile: a file cannot be read, or the key has a passphrase.
-            ssl.SSLError: a file is no certificate or key.
+            ssl.SSLError: a file is not a certificate or key.
         """
         ca = self.ca if self.verify else None
         for file in filter(None, (ca, self.cert, self.key)):
             _check_readable(file)  # the errors of `ssl` do not name the file
         context = ssl.create_default_context(cafile=ca)
-        # Python 3.13 refuses certificates that docker accepts: those that OpenSSL 1.1 made as Docker's page shows
+        # Python 3.13 rejects certificates that docker accepts: those made with OpenSSL 1.1 as in Docker's documentation
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if not self.verify:
             context.check_hostname = False
@@ -46,12 +46,12 @@ class Tls:
         return context
 
     def _passphrase(self) -> str:
-        # OpenSSL would ask for it on the terminal
+        # OpenSSL would prompt for it on the terminal
         raise TlsFile(errno.EINVAL, "the key has a passphrase", self.key)
 
 
 class TlsFile(OSError):
-    """A file that `Tls` names cannot be used; `filename` and `strerror` say which one and why."""
+    """A TLS file cannot be used; `filename` and `strerror` have the file and the reason."""
 
 
 def _check_readable(file: str) -> None:
@@ -64,13 +64,13 @@ def _check_readable(file: str) -> None:
 
 @dataclass(frozen=True)
 class EngineEndpoint:
-    """Where an engine may be.
+    """An address at which an engine may listen.
 
     Attributes:
         address: `unix:///path`, `tcp://host:port`, `ssh://user@host` or `npipe:////./pipe/name`.
-        found_by: how the lab came to it, for messages: "DOCKER_HOST", "docker context mine", …
-        tls: how to speak TLS to it; None for plain HTTP.
-        requested_address: the reader named this place, so no other is used when it does not answer.
+        found_by: the source of the address, for messages: "DOCKER_HOST", "docker context mine", …
+        tls: the TLS settings; None for plain HTTP.
+        requested_address: whether the reader requested this address; then no other is tried.
     """
 
     address: str
@@ -88,10 +88,10 @@ class EngineEndpoint:
         """The parts of the address.
 
         Raises:
-            ValueError: it is no URL (a port that is no number, a bracket too many).
+            ValueError: it is not a URL (a port that is not a number, unbalanced brackets).
         """
         parts = urlsplit(self.address)
-        _ = parts.port  # checked only when it is read
+        _ = parts.port  # reading it validates it
         return parts
 
     @property

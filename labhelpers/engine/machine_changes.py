@@ -49,9 +49,9 @@ def snapshot() -> dict[str, Any]:
 
 
 def _rules(tool: str) -> str:
-    done = run_as_root([f"{tool}-save"])
+    completed = run_as_root([f"{tool}-save"])
     # counters and dates differ from one call to the next
-    return re.sub(r"^#.*\n|\[\d+:\d+\]", "", done.stdout, flags=re.M)
+    return re.sub(r"^#.*\n|\[\d+:\d+\]", "", completed.stdout, flags=re.M)
 
 
 def _cgroups() -> Iterable[Path]:

@@ -79,7 +79,9 @@ class CgroupLocation:
     def files(self) -> list[str]:
         """Every file that `cgroup` wants."""
         return [
-            f"{where}/{name}" for controller, where in self.directories.items() for name in FILES[controller]
+            f"{directory}/{name}"
+            for controller, directory in self.directories.items()
+            for name in FILES[controller]
         ]
 
 
@@ -123,26 +125,27 @@ def locate_cgroup(cgroups: str, mountinfo: str) -> CgroupLocation | None:
                 directories[controller] = point + path[len(root_path) :].rstrip("/")
     # each of version 1's may be missing: a kernel that was booted with `cgroup_disable=memory`, or built without one
     main = next(
-        (one for one in (_ACCOUNTING_CONTROLLERS if version == 1 else ("",)) if one in directories), None
+        (name for name in (_ACCOUNTING_CONTROLLERS if version == 1 else ("",)) if name in directories),
+        None,
     )
     if main and version == 1 and table.get("") != table[main]:
         directories.pop("", None)  # of version 2 beside it: that of the engine's service, not the container's
     return None if main is None else CgroupLocation(version, table[main], directories)
 
 
-def file_path(where: CgroupLocation, name: str) -> str | None:
+def file_path(location: CgroupLocation, name: str) -> str | None:
     """The path of a file of a cgroup; None where the host has no directory of its controller."""
-    directory = where.directories.get("" if where.version == 2 else name.partition(".")[0])
+    directory = location.directories.get("" if location.version == 2 else name.partition(".")[0])
     return None if directory is None else f"{directory}/{name}"
 
 
 def is_below(cgroups: str, other: str) -> bool:
     """Whether a process (its /proc/PID/cgroup) is in the cgroup of another one, or in one below it."""
-    around = paths(other)
-    controller = next((one for one in (*_ACCOUNTING_CONTROLLERS, "") if one in around), None)
-    mine = None if controller is None else paths(cgroups).get(controller)
+    parents = paths(other)
+    controller = next((name for name in (*_ACCOUNTING_CONTROLLERS, "") if name in parents), None)
+    path = None if controller is None else paths(cgroups).get(controller)
     return (
         controller is not None
-        and mine is not None
-        and f"{mine}/".startswith(f"{around[controller].rstrip('/')}/")
+        and path is not None
+        and f"{path}/".startswith(f"{parents[controller].rstrip('/')}/")
     )

@@ -92,12 +92,12 @@ class Io(Result):
     @property
     def read_bytes(self) -> int:
         """From all devices."""
-        return sum(one.read_bytes for one in self.devices)
+        return sum(device.read_bytes for device in self.devices)
 
     @property
     def written_bytes(self) -> int:
         """To all devices."""
-        return sum(one.written_bytes for one in self.devices)
+        return sum(device.written_bytes for device in self.devices)
 
 
 @record
@@ -208,23 +208,23 @@ def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
     Args:
         texts: of every file of `location.files`; None for one that is not there.
     """
-    seen = {
+    present = {
         (controller, name): text
         for controller, directory in location.directories.items()
         for name in FILES[controller]
         if (text := texts.get(f"{directory}/{name}")) is not None
     }
-    unified = {name: text for (controller, name), text in seen.items() if controller == ""}
+    unified = {name: text for (controller, name), text in present.items() if controller == ""}
     if location.version == 2:
         parts = (_cpu_2(unified), _memory_2(unified), _io_2(unified), _pids(unified))
     else:
-        old = {name: text for (controller, name), text in seen.items() if controller != ""}
+        version_1 = {name: text for (controller, name), text in present.items() if controller != ""}
         # a controller that version 1 does not use may be version 2's (cgroup_no_v1=memory)
         parts = (
-            _cpu_1(old) or _cpu_2(unified),
-            _memory_1(old) or _memory_2(unified),
-            _io_1(old) or _io_2(unified),
-            _pids(old) or _pids(unified),
+            _cpu_1(version_1) or _cpu_2(unified),
+            _memory_1(version_1) or _memory_2(unified),
+            _io_1(version_1) or _io_2(unified),
+            _pids(version_1) or _pids(unified),
         )
     # a host with version 1 may have version 2's directories beside it, without controllers but with pressure
     pressure = [_pressure(name, unified.get(f"{name}.pressure")) for name in ("cpu", "memory", "io")]
@@ -232,7 +232,7 @@ def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
         location.version,
         location.path,
         tuple(part for part in parts if part is not None),
-        tuple(one for one in pressure if one is not None),
+        tuple(measured for measured in pressure if measured is not None),
     )
 
 
@@ -282,11 +282,11 @@ def _memory_1(texts: Texts) -> Memory | None:
     if usage is None or "memory.stat" not in texts:
         return None
     stat = _numbers(texts["memory.stat"])
-    limit, both = (
+    limit, memory_and_swap = (
         _limit(texts.get("memory.limit_in_bytes")),
         integer(texts.get("memory.memsw.usage_in_bytes")),
     )
-    both_limit = _limit(texts.get("memory.memsw.limit_in_bytes"))
+    memory_and_swap_limit = _limit(texts.get("memory.memsw.limit_in_bytes"))
     return Memory(
         usage_bytes=usage,
         limit_bytes=limit,
@@ -296,8 +296,10 @@ def _memory_1(texts: Texts) -> Memory | None:
         cache_bytes=stat.get("total_cache", stat.get("cache", 0)),
         inactive_file_bytes=stat.get("total_inactive_file", stat.get("inactive_file", 0)),
         # version 1 counts memory and swap together
-        swap_bytes=None if both is None else max(0, both - usage),
-        swap_limit_bytes=None if both_limit is None or limit is None else both_limit - limit,
+        swap_bytes=None if memory_and_swap is None else max(0, memory_and_swap - usage),
+        swap_limit_bytes=None
+        if memory_and_swap_limit is None or limit is None
+        else memory_and_swap_limit - limit,
         # where the limit is the same with swap and without, only the one with swap is run into
         limit_hits=_number(texts, "memory.failcnt") + _number(texts, "memory.memsw.failcnt"),
         oom_kills=_numbers(texts.get("memory.oom_control", "")).get("oom_kill", 0),
@@ -375,9 +377,9 @@ def _pids(texts: Texts) -> Pids | None:
 def _pressure(resource: str, text: str | None) -> Pressure | None:
     """`some avg10=0.12 avg60=… total=345`; before Linux 5.13 there is no `full` line for the cpu."""
     rows = {
-        words[0]: dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        fields[0]: dict(field.split("=", 1) for field in fields[1:] if "=" in field)
         for line in lines(text)
-        if (words := line.split())
+        if (fields := line.split())
     }
     some, full = rows.get("some", {}), rows.get("full", {})
     waited = integer(some.get("total"))

@@ -91,7 +91,7 @@ class DiskUsage(Result):
 
 def mounts(mountinfo: str) -> list[Mount]:
     """The mounts of a mountinfo text, in its order; a line that is none is skipped."""
-    found = []
+    result = []
     for line in lines(mountinfo):
         before, _, after = line.partition(" - ")
         fields = before.split(" ")
@@ -100,7 +100,7 @@ def mounts(mountinfo: str) -> list[Mount]:
             continue
         device, root, point, options, *propagation = fields[2:]
         kind, source, settings = [*after.split(" ", 2), "", ""][:3]
-        found.append(
+        result.append(
             Mount(
                 id=id,
                 parent_id=parent,
@@ -114,15 +114,15 @@ def mounts(mountinfo: str) -> list[Mount]:
                 propagation=tuple(word for word in propagation if word),
             )
         )
-    return found
+    return result
 
 
 def _settings(text: str) -> dict[str, str]:
     # a comma in a name is written with a backslash, or in octal
-    found: dict[str, str] = {}
-    for word in re.split(r"(?<!\\),", text):
-        name, _, value = word.partition("=")
+    settings: dict[str, str] = {}
+    for option in re.split(r"(?<!\\),", text):
+        name, _, value = option.partition("=")
         # since Linux 6.8 a mount may name its lower directories one by one, from the top (overlayfs.rst)
         key, value = name.removesuffix("+"), unescape_octal(value).replace("\\,", ",")
-        found[key] = f"{found[key]}:{value}" if name.endswith("+") and key in found else value
-    return found
+        settings[key] = f"{settings[key]}:{value}" if name.endswith("+") and key in settings else value
+    return settings

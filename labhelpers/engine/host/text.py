@@ -19,14 +19,14 @@ def lines(text: str | None) -> list[str]:
 
 def integer(text: str | None) -> int | None:
     """A whole number in decimal digits; None for anything else."""
-    found = re.fullmatch(r"[+-]?[0-9]{1,40}", (text or "").strip())
-    return int(found[0]) if found else None
+    match = re.fullmatch(r"[+-]?[0-9]{1,40}", (text or "").strip())
+    return int(match[0]) if match else None
 
 
 def decimal(text: str | None) -> float | None:
     """A number such as `12.34`; None for anything else."""
-    found = re.fullmatch(r"[0-9]{1,40}(\.[0-9]{0,40})?", (text or "").strip())
-    return float(found[0]) if found else None
+    match = re.fullmatch(r"[0-9]{1,40}(\.[0-9]{0,40})?", (text or "").strip())
+    return float(match[0]) if match else None
 
 
 def unescape_octal(text: str) -> str:
@@ -41,8 +41,8 @@ def contains_word(text: str, word: str) -> bool:
     `eth01`. A port, a prefix length or a quotation mark may follow an address.
     """
     # an IPv6 address goes on after a colon
-    beside = r"[\w.:]" if word.count(":") > 1 else r"[\w.]"
-    return bool(word) and bool(re.search(rf"(?<!{beside}|-){re.escape(word)}(?!{beside}|\+|-\w)", text))
+    adjacent = r"[\w.:]" if word.count(":") > 1 else r"[\w.]"
+    return bool(word) and bool(re.search(rf"(?<!{adjacent}|-){re.escape(word)}(?!{adjacent}|\+|-\w)", text))
 
 
 def json_of(text: str | None, tool: str) -> Any:

@@ -40,27 +40,27 @@ def received_traffic(host: HostView, container: Container | str) -> Received:
 
 def parse_counters(texts: Iterable[str | None]) -> Received:
     """The counters in the texts of those files; what a kernel does not print counts as 0."""
-    found: dict[str, int] = {}
+    counters: dict[str, int] = {}
     for text in texts:
-        found |= _fields(text or "")
-    packets = found.get("Ip InReceives", 0)
-    packets -= found.get("IpExt InMcastPkts", 0) + found.get("IpExt InBcastPkts", 0)
-    pings = found.get("Icmp InEchos", 0) + found.get("Icmp6InEchos", 0)
-    return Received(packets, pings, found.get("Tcp PassiveOpens", 0))
+        counters |= _fields(text or "")
+    packets = counters.get("Ip InReceives", 0)
+    packets -= counters.get("IpExt InMcastPkts", 0) + counters.get("IpExt InBcastPkts", 0)
+    pings = counters.get("Icmp InEchos", 0) + counters.get("Icmp6InEchos", 0)
+    return Received(packets, pings, counters.get("Tcp PassiveOpens", 0))
 
 
 def _fields(text: str) -> dict[str, int]:
     """name → value: from lines in pairs (`Ip: InReceives …` and `Ip: 7 …`), or of one name and its value each."""
-    found: dict[str, int] = {}
+    counters: dict[str, int] = {}
     names: list[str] = []
     for line in lines(text):
         first, *rest = line.split()
-        numbers = [number for word in rest if (number := integer(word)) is not None]
+        numbers = [number for field in rest if (number := integer(field)) is not None]
         if not first.endswith(":"):
-            found |= {first: numbers[0]} if len(numbers) == len(rest) == 1 else {}
+            counters |= {first: numbers[0]} if len(numbers) == len(rest) == 1 else {}
         elif len(numbers) == len(rest):
             group = first.removesuffix(":")
-            found |= {f"{group} {name}": number for name, number in zip(names, numbers, strict=False)}
+            counters |= {f"{group} {name}": number for name, number in zip(names, numbers, strict=False)}
         else:
             names = rest
-    return found
+    return counters
