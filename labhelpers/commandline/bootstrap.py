@@ -54,7 +54,7 @@ The environment does not exist yet: `./lab up` creates it. After that each verb 
 
 def main(arguments: list[str]) -> None:
     """Make the environment if it is not there, and run the verb in it."""
-    verb = next((word for word in arguments if not word.startswith("-")), None)
+    verb = next((argument for argument in arguments if not argument.startswith("-")), None)
     if not _is_current():
         if verb is None or {"-h", "--help"} & set(arguments):
             print(HELP, end="")
@@ -134,7 +134,7 @@ def _is_current() -> bool:
 def _is_usable() -> bool:
     """Whether the environment runs a verb although it was made from another lock, or was not finished."""
     try:
-        tried = subprocess.run(
+        completed = subprocess.run(
             [_python(), "-c", "import labhelpers.commandline.cli"],
             env={**os.environ, "PYTHONPATH": str(state.ROOT)},
             capture_output=True,
@@ -142,7 +142,7 @@ def _is_usable() -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return tried.returncode == 0
+    return completed.returncode == 0
 
 
 def _create_environment() -> None:
@@ -175,11 +175,11 @@ def _print_waiting() -> None:
 
 
 @contextmanager
-def _reported(where: Path) -> Iterator[None]:
+def _reported(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise state.directory_error(error, where) from error
+        raise state.directory_error(error, directory) from error
 
 
 def _works(python: Path) -> bool:
@@ -227,21 +227,21 @@ def _venv(environment: Path) -> None:
 
 def _run_as_root(command: Sequence[str], title: str) -> tuple[int, str]:
     print(f"{title} …", flush=True)
-    with with_proxies(command) as (as_it_runs, proxies):
-        done = subprocess.run(
-            as_it_runs,
+    with with_proxies(command) as (command_line, proxies):
+        completed = subprocess.run(
+            command_line,
             stdin=proxies,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
         )
-    return done.returncode, done.stdout
+    return completed.returncode, completed.stdout
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run a command that asks nothing: (exit status, its output)."""
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -250,7 +250,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -
         encoding="utf-8",
         errors="replace",
     )
-    return done.returncode, done.stdout
+    return completed.returncode, completed.stdout
 
 
 def _install(environment: Path) -> None:
@@ -299,12 +299,12 @@ def _no_space() -> SetupFailed:
 
 def _failed(message: str, output: str, index: str) -> SetupFailed:
     lines = [_without_password(line) for line in output.strip().splitlines() if line.strip()]
-    known = _cause(output, index)
-    if known is None:
+    cause = _cause(output, index)
+    if cause is None:
         hint = "check the network and `pip config list`, then try again; it resumes where it stopped"
         return SetupFailed(message, hint=hint, engine_message="\n".join(lines[-8:]))
-    why, hint = known
-    return SetupFailed(f"{message}: {why}", hint=hint, engine_message="\n".join(lines[-4:]))
+    reason, hint = cause
+    return SetupFailed(f"{message}: {reason}", hint=hint, engine_message="\n".join(lines[-4:]))
 
 
 def _cause(output: str, index: str) -> tuple[str, str] | None:
@@ -363,12 +363,14 @@ def _without_password(text: str) -> str:
 def _index(python: Path) -> dict[str, str]:
     """uv does not read pip's settings: give it the index that this machine's pip uses."""
     _, settings = _run([str(python), "-m", "pip", "config", "list"])
-    found = dict(
+    pip_settings = dict(
         re.findall(r"(?:global|site|user|install|:env:)\.(index-url|extra-index-url)='([^'\n]*)'", settings)
     )
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX"}
     return {
-        names[key]: value for key, value in found.items() if names[key] not in os.environ and "http" in value
+        names[key]: value
+        for key, value in pip_settings.items()
+        if names[key] not in os.environ and "http" in value
     }
 
 

@@ -34,9 +34,9 @@ def check() -> bool:
     """Run all of them and print what each found; whether all passed."""
     passed = True
     for name, command in commands().items():
-        done = run(command)
-        echo(f"{name}: {'passed' if done.returncode == 0 else 'failed'}")
-        if done.returncode:
-            echo((done.stdout + done.stderr).rstrip())
+        completed = run(command)
+        echo(f"{name}: {'passed' if completed.returncode == 0 else 'failed'}")
+        if completed.returncode:
+            echo((completed.stdout + completed.stderr).rstrip())
             passed = False
     return passed

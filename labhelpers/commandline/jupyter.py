@@ -61,7 +61,7 @@ class Server:
 
 def environment(engine: Engine) -> dict[str, str]:
     """The environment of everything that the course starts: its engine, and its files in the state directory."""
-    mine = {
+    variables = {
         "DOCKER_HOST": engine.address,
         **environment_of(engine),
         "LABHELPERS_HOME": str(state.home()),
@@ -78,8 +78,8 @@ def environment(engine: Engine) -> dict[str, str]:
     }
     if engine.source == "private":
         # the docker CLI keeps contexts and buildx state in ~/.docker unless told otherwise
-        mine["DOCKER_CONFIG"] = str(state.path("docker", "x").parent)
-    return {key: value for key, value in os.environ.items() if key not in UNSET_VARIABLES} | mine
+        variables["DOCKER_CONFIG"] = str(state.path("docker", "x").parent)
+    return {key: value for key, value in os.environ.items() if key not in UNSET_VARIABLES} | variables
 
 
 def _import_path() -> str:
@@ -103,13 +103,13 @@ def start(engine: Engine, port: int | None = None) -> Server:
         SetupFailed: JupyterLab ended or did not answer in time; its last words are kept.
     """
     with state.locked("jupyter"):
-        there = _wait_for_running()
-        wanted = (engine.address, str(state.course_directory()))
-        if there and (there.engine, there.checkout) == wanted and port in (None, there.port):
-            return there
-        if there:
-            _must_be_idle(there, port)
-            echo(f"JupyterLab: replacing the idle server on port {there.port}")
+        current = _wait_for_running()
+        requested = (engine.address, str(state.course_directory()))
+        if current and (current.engine, current.checkout) == requested and port in (None, current.port):
+            return current
+        if current:
+            _must_be_idle(current, port)
+            echo(f"JupyterLab: replacing the idle server on port {current.port}")
         stop()  # one that nobody uses and that serves another engine or checkout, or no longer answers
         with step("JupyterLab: starting"):
             return _start(engine, port)
@@ -133,9 +133,9 @@ def stop() -> bool:
 
 def _read_server_file() -> Server | None:
     """The server that was started last; None where the record is damaged or from another version of the course."""
-    kept = state.read_json(SERVER_FILE, {})
+    record = state.read_json(SERVER_FILE, {})
     try:
-        server = Server(**kept)
+        server = Server(**record)
     except TypeError:
         return None
     types = (int, int, str, str, str)
@@ -168,29 +168,29 @@ def _must_be_idle(server: Server, port: int | None) -> None:
     opened += [f"terminal {terminal.get('name')}" for terminal in terminals]
     unseen = len(_rest_list(server, "kernels")) - len(sessions)
     opened += [f"{unseen} more kernel(s)"] if unseen > 0 else []
-    same_place = server.checkout == str(state.course_directory()) and port not in (None, server.port)
-    if not opened and not same_place:
+    same_checkout = server.checkout == str(state.course_directory()) and port not in (None, server.port)
+    if not opened and not same_checkout:
         return
     raise BadInput(
         f"JupyterLab already runs at {server.url} "
         + (f"with open documents: {', '.join(opened)}" if opened else "with nothing open")
         + (
             ""
-            if same_place
+            if same_checkout
             else f"; it shows {state.abbreviate_home(server.checkout)} on {state.abbreviate_home(server.engine)}"
         ),
         hint="use that page, or save your notebooks, stop it and its kernels with `./lab down`, and try again",
     )
 
 
-def _rest_list(server: Server, what: str) -> list[dict[str, Any]]:
+def _rest_list(server: Server, collection: str) -> list[dict[str, Any]]:
     """A list of Jupyter Server's REST API: sessions, kernels, terminals; empty where the server has no such list."""
     try:
-        with _request(server, what) as answer:
-            found = json.loads(answer.read())
+        with _request(server, collection) as response:
+            entries = json.loads(response.read())
     except (OSError, ValueError):
         return []
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _start(engine: Engine, port: int | None) -> Server:
@@ -266,9 +266,9 @@ def _free_port(port: int | None) -> int:
     raise AssertionError("port 0 always binds")
 
 
-def _request(server: Server, what: str) -> Any:
+def _request(server: Server, endpoint: str) -> Any:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/api/{what}", headers={"Authorization": f"token {server.token}"}
+        f"http://127.0.0.1:{server.port}/api/{endpoint}", headers={"Authorization": f"token {server.token}"}
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     return direct.open(request, timeout=3)
@@ -276,8 +276,8 @@ def _request(server: Server, what: str) -> Any:
 
 def _is_responding(server: Server) -> bool:
     try:
-        with _request(server, "status") as answer:
-            return bool(answer.status == 200)
+        with _request(server, "status") as response:
+            return bool(response.status == 200)
     except (OSError, ValueError, HTTPException):
         return False
 

@@ -72,21 +72,23 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
     Raises:
         BadInput: a chapter that no notebook has.
     """
-    there = sorted((state.course_directory() / "notebooks").glob("[0-9]*.ipynb"))
+    available = sorted((state.course_directory() / "notebooks").glob("[0-9]*.ipynb"))
     chosen = []
     for chapter in chapters:
         if COPY.fullmatch(Path(chapter).name) and Path(chapter).is_file():
             chosen.append(Path(chapter).absolute())
             continue
         name = Path(chapter).name.removesuffix(".ipynb")
-        found = [path for path in there if path.stem.startswith(name) or path.stem[3:].startswith(name)]
-        if len(found) != 1 or not name:
+        matches = [path for path in available if path.stem.startswith(name) or path.stem[3:].startswith(name)]
+        if len(matches) != 1 or not name:
             raise BadInput(
-                f"there is no chapter “{chapter}”" if not found else f"“{chapter}” matches several chapters",
-                hint="name one of: " + ", ".join(path.stem for path in found or there),
+                f"there is no chapter “{chapter}”"
+                if not matches
+                else f"“{chapter}” matches several chapters",
+                hint="name one of: " + ", ".join(path.stem for path in matches or available),
             )
-        chosen += found
-    return chosen or there
+        chosen += matches
+    return chosen or available
 
 
 def execute(path: Path, html: Path | None = None) -> NotebookRun:
@@ -104,17 +106,17 @@ def execute(path: Path, html: Path | None = None) -> NotebookRun:
     began = time.monotonic()
     failed: int | None = None
     error = ""
-    at = 0
+    number = 0
     stopped = threading.Event()
     with step(f"{path.stem}: {len(code)} cells") as status:
 
         def show(cell: Any, cell_index: int) -> None:
-            nonlocal at
+            nonlocal number
             _on_interrupt(stopped.set)
             if cell.cell_type == "code":
-                at = code.index(cell) + 1
+                number = code.index(cell) + 1
                 first_line = escape(cell.source.splitlines()[0][:60] if cell.source else "")
-                status.update(f"{path.stem}: cell {at}/{len(code)}  [dim]{first_line}[/dim]")
+                status.update(f"{path.stem}: cell {number}/{len(code)}  [dim]{first_line}[/dim]")
 
         client = NotebookClient(
             notebook,
@@ -128,23 +130,23 @@ def execute(path: Path, html: Path | None = None) -> NotebookRun:
         # its own 5 s are too few for a chapter's containers: it would be killed in the middle of removing them
         client.create_kernel_manager().shutdown_wait_time = CLOSE_TIMEOUT_S
         # a kernel that is interrupted may write tracebacks of its own machinery; they matter only where it dies
-        with _session_cleanup(status, path.stem) as left, tempfile.TemporaryFile() as kernels_errors:
+        with _session_cleanup(status, path.stem) as left_behind, tempfile.TemporaryFile() as kernels_errors:
             try:
                 client.execute(stderr=kernels_errors)
             except CellExecutionError as raised:
-                failed, error = at, _error_output(code[at - 1]) or f"{raised.ename}: {raised.evalue}"
+                failed, error = number, _error_output(code[number - 1]) or f"{raised.ename}: {raised.evalue}"
             except CellTimeoutError:
-                failed, error = at, f"the cell timed out after {CELL_TIMEOUT_S} s"
+                failed, error = number, f"the cell timed out after {CELL_TIMEOUT_S} s"
             except DeadKernelError:
                 kernels_errors.seek(0)
                 last = kernels_errors.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-                failed, error = at, "\n".join(["the kernel died", *last])
+                failed, error = number, "\n".join(["the kernel died", *last])
             if stopped.is_set():
                 raise KeyboardInterrupt
     page = _write_page(notebook, path.stem, html) if html else None
     seconds = time.monotonic() - began
     applies = tuple(_not_applicable(code))
-    return NotebookRun(path.stem, len(code), seconds, failed, error, page, applies, tuple(left))
+    return NotebookRun(path.stem, len(code), seconds, failed, error, page, applies, tuple(left_behind))
 
 
 def _on_interrupt(call: Callable[[], object]) -> None:
@@ -168,17 +170,17 @@ def _session_cleanup(status: Any, name: str) -> Iterator[list[str]]:
     run = secrets.token_hex(4)
     before = os.environ.get(sessions.RUN)
     os.environ[sessions.RUN] = run
-    left: list[str] = []
+    left_behind: list[str] = []
     try:
-        yield left
+        yield left_behind
     finally:
         if before is None:
             del os.environ[sessions.RUN]
         else:
             os.environ[sessions.RUN] = before
         status.update(f"{name}: cleaning up")
-        left += _left_behind(sessions.wait_for_run(run, CLEANUP_TIMEOUT_S))
-        left += [
+        left_behind += _left_behind(sessions.wait_for_run(run, CLEANUP_TIMEOUT_S))
+        left_behind += [
             f"the volume {volume} is kept because a cell created it with keep=True; to remove it: docker "
             f"volume rm {volume}"
             for volume in sessions.kept_volumes_of_run(run)
@@ -190,24 +192,27 @@ def _left_behind(ended: Sequence[str]) -> list[str]:
         return []
     try:
         client = connect(revive=False).client
-        things = [thing for session in ended for thing in sessions.session_resources(client, session)]
+        resources = [
+            resource for session in ended for resource in sessions.session_resources(client, session)
+        ]
     except LabError as error:
         return [f"cannot check what is left on the engine: {error.message}"]
     return [
-        f"{thing} still exists after {CLEANUP_TIMEOUT_S:.0f} s; `./lab clean` removes it" for thing in things
+        f"{resource} still exists after {CLEANUP_TIMEOUT_S:.0f} s; `./lab clean` removes it"
+        for resource in resources
     ]
 
 
 def report(runs: Sequence[NotebookRun]) -> bool:
     """Say what became of each notebook; whether all ran to their end."""
-    for one in runs:
-        if one.page:
-            echo(f"{one.name}: report in {one.page}")
-        if one.failed_cell:
-            echo(f"{one.name}: cell {one.failed_cell} of {one.cells} failed:\n{one.error}")
-        for line in one.left_behind:
-            echo(f"{one.name}: {line}")
-    failed = [one.name for one in runs if one.failed_cell]
+    for run in runs:
+        if run.page:
+            echo(f"{run.name}: report in {run.page}")
+        if run.failed_cell:
+            echo(f"{run.name}: cell {run.failed_cell} of {run.cells} failed:\n{run.error}")
+        for line in run.left_behind:
+            echo(f"{run.name}: {line}")
+    failed = [run.name for run in runs if run.failed_cell]
     echo(
         f"{len(runs) - len(failed)} of {len(runs)} notebooks passed"
         + (f"; failed: {', '.join(failed)}" if failed else "")

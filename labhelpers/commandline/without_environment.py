@@ -60,13 +60,13 @@ def _down(purge: bool, yes: bool) -> None:
     _print_unchecked_engines()
     if purge:
         private.remove_data()
-        stays = state.remove()
-        if stays:
+        kept = state.remove()
+        if kept:
             print(
                 f"removed the lab's files from {home}; kept, because they are not the lab's or cannot be "
                 "removed:"
             )
-            for path in stays:
+            for path in kept:
                 print(f"    {path}")
         else:
             print(f"removed {home}")
@@ -140,9 +140,9 @@ def _command_line(pid: int) -> list[str]:
     return listed.stdout.split()
 
 
-def doctor(as_json: bool, hub_answers: bool) -> None:
+def doctor(as_json: bool, hub_reachable: bool) -> None:
     """The report of `doctor` where there is no environment; ends with status 1."""
-    what = {
+    problem = {
         "what": "the course's Python environment does not exist yet",
         "why": f"there is no environment for this requirements.lock under {state.location()}",
         "next": "./lab up",
@@ -150,12 +150,12 @@ def doctor(as_json: bool, hub_answers: bool) -> None:
     report: dict[str, object] = {
         "ok": False,
         "engine": None,
-        "hub_reachable": hub_answers,
+        "hub_reachable": hub_reachable,
         "images": {},
-        "problems": [what],
+        "problems": [problem],
     }
     if as_json:
         print(json.dumps(report, indent=1))
     else:
-        print(f"problem: {what['what']}\n  why:   {what['why']}\n  next:  {what['next']}")
+        print(f"problem: {problem['what']}\n  why:   {problem['why']}\n  next:  {problem['next']}")
     sys.exit(1)

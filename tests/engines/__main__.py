@@ -17,12 +17,12 @@ from labhelpers.terminal import echo
 from tests.engines import matrix, runs
 
 
-def main(name: str, file: str, wanted: str, *args: str) -> None:
+def main(name: str, file: str, image_names: str, *args: str) -> None:
     """Run them."""
     # what a terminated process has started is stopped too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     engine = connect("auto")
-    outcomes = [runs.run_on(name, engine, wanted.split(","), args, echo)]
+    outcomes = [runs.run_on(name, engine, image_names.split(","), args, echo)]
     if name == "B" and not args:
         settings, chapters = matrix.settings_for_run(matrix.commits())
         outcomes.append(matrix.outcome(matrix.run([settings], chapters, engine, echo), echo))

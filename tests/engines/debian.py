@@ -18,7 +18,7 @@ from labhelpers.engine.root import as_root, run_as_root, unmount_below, with_pro
 from labhelpers.errors import SetupFailed
 from labhelpers.terminal import run_with_status
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 PREFIX = "test-engine-"
 # what an engine needs; procps is for `docker top`
@@ -55,7 +55,7 @@ class Recipe:
 
 
 @contextmanager
-def debian_root(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
+def debian_root(recipe: Recipe, name: str, echo: Echo) -> Iterator[Path]:
     """The system's root directory, for as long as the block lasts.
 
     Raises:
@@ -64,8 +64,8 @@ def debian_root(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
     """
     install.ensure(install.IMAGE_PACKAGES, f"engine {name} is built from packages")
     cache = state.path("cache", "x").parent
-    for left in cache.glob(f"{PREFIX}*"):
-        _remove(left)  # of a command that was killed
+    for stale in cache.glob(f"{PREFIX}*"):
+        _remove(stale)  # of a command that was killed
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=cache))
     try:
         _fill(folder / "root", recipe, name)
@@ -76,8 +76,8 @@ def debian_root(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
 
 def _fill(root: Path, recipe: Recipe, name: str) -> None:
     mirror = debootstrap.sources()[0].uri
-    asked = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.packages)}"]
-    _run_step([*asked, recipe.suite, str(root), mirror], f"engine {name}: debootstrap {recipe.suite}", name)
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.packages)}"]
+    _run_step([*command, recipe.suite, str(root), mirror], f"engine {name}: debootstrap {recipe.suite}", name)
     for path, text in recipe.files.items():
         run_as_root(["mkdir", "-p", str((root / path).parent)])
         subprocess.run(
@@ -90,21 +90,21 @@ def _fill(root: Path, recipe: Recipe, name: str) -> None:
         )
         if text.startswith("#!"):
             run_as_root(["chmod", "755", str(root / path)])
-    for command in recipe.commands:
-        _run_step(["chroot", str(root), *command], f"engine {name}: {' '.join(command[:2])}", name)
+    for step in recipe.commands:
+        _run_step(["chroot", str(root), *step], f"engine {name}: {' '.join(step[:2])}", name)
     for path in REMOVED_PATHS:
         run_as_root(["find", str(root / path), "-mindepth", "1", "-delete"])
 
 
 def _run_step(command: Sequence[str], title: str, name: str) -> None:
-    with with_proxies(["env", "LC_ALL=C", *command]) as (as_it_runs, proxies):
-        failed, words = run_with_status(as_it_runs, title, stdin=proxies)
-    if failed:
+    with with_proxies(["env", "LC_ALL=C", *command]) as (command_line, proxies):
+        status, output = run_with_status(command_line, title, stdin=proxies)
+    if status:
         raise SetupFailed(
             f"engine {name} could not be built; partial results were removed",
             hint="it is built from Debian packages: check the mirror in /etc/apt and the free space of "
             f"{state.abbreviate_home(state.home())}; then try again",
-            engine_message="\n".join(words.splitlines()[-6:]),
+            engine_message="\n".join(output.splitlines()[-6:]),
         )
 
 
@@ -127,7 +127,7 @@ def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], b
     from docker.errors import DockerException
 
     end = time.monotonic() + seconds
-    words = ""
+    message = ""
     while is_alive() and time.monotonic() < end:
         client = None
         try:
@@ -135,7 +135,7 @@ def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], b
             client.ping()
             return
         except (DockerException, requests.RequestException, OSError) as error:
-            words = str(error)
+            message = str(error)
             time.sleep(0.3)
         finally:
             if client is not None:
@@ -145,5 +145,5 @@ def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], b
         if is_alive()
         else f"engine {name} exited immediately",
         hint="see its last log lines, then try again",
-        engine_message=words,
+        engine_message=message,
     )

@@ -20,7 +20,7 @@ from labhelpers.errors import LabError, SetupFailed
 from labhelpers.lab import Lab
 from tests.engines.debian import ENGINE, Recipe, debian_root, wait_until_it_answers
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 NAME = f"{images.TEST_ENGINE}b"
 REF = f"labhelpers/{NAME}:latest"
@@ -47,7 +47,7 @@ RECIPE = Recipe(
 
 @contextmanager
 def running(
-    lab: Lab, registry: str, socket_directory: Path, say: Say, settings: Mapping[str, Any] | None = None
+    lab: Lab, registry: str, socket_directory: Path, echo: Echo, settings: Mapping[str, Any] | None = None
 ) -> Iterator[str]:
     """Engine B's address, for as long as the block lasts.
 
@@ -61,7 +61,7 @@ def running(
         SetupFailed: it could not be made or did not start; its last words are kept.
     """
     _check_socket_path(socket_directory)
-    image = ensure(lab.engine, say)
+    image = ensure(lab.engine, echo)
     address = f"unix://{socket_directory}/docker.sock"
     container = None
     try:
@@ -99,7 +99,7 @@ def _check_socket_path(outside: Path) -> None:
         )
 
 
-def ensure(engine: Engine, say: Say) -> str:
+def ensure(engine: Engine, echo: Echo) -> str:
     """The image of B on engine A, made if A does not have it as the recipe says."""
     if not engine.address.startswith("unix:"):
         raise SetupFailed(
@@ -107,22 +107,22 @@ def ensure(engine: Engine, say: Say) -> str:
             hint="run the tests on the engine's machine",
         )
     with state.locked(
-        "test-engines", waiting=lambda: say("engine B: waiting for another lab command to create it")
+        "test-engines", waiting=lambda: echo("engine B: waiting for another lab command to create it")
     ):
-        found = engine.client.images.list(filters={"label": f"{images.CONTENT_LABEL}={RECIPE.content}"})
-        if not found:
-            with debian_root(RECIPE, "B", say) as root:
+        existing = engine.client.images.list(filters={"label": f"{images.CONTENT_LABEL}={RECIPE.content}"})
+        if not existing:
+            with debian_root(RECIPE, "B", echo) as root:
                 remove(engine)
-                say("engine B: importing it into engine A")
+                echo("engine B: importing it into engine A")
                 _import(engine, root)
     return REF
 
 
 def remove(engine: Engine) -> None:
     """Remove the image of B that was made from this state directory, unless a container stands on it."""
-    made = images.recorded_ids(engine)
+    recorded = images.recorded_ids(engine)
     for image in engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"}):
-        if image.id in made:
+        if image.id in recorded:
             with suppress(APIError):
                 engine.client.images.remove(str(image.id))
 
@@ -139,16 +139,16 @@ def _import(engine: Engine, root: Path) -> None:
     with subprocess.Popen(
         as_root(["tar", "-C", str(root), "--numeric-owner", "-c", "."]), stdout=subprocess.PIPE
     ) as tar:
-        said = engine.client.api.import_image_from_stream(
+        output = engine.client.api.import_image_from_stream(
             tar.stdout,
             repository=repository,
             tag=tag,
             changes=[f"LABEL {key}={value}" for key, value in labels.items()],
         )
-    if tar.returncode or '"error"' in said:
+    if tar.returncode or '"error"' in output:
         raise SetupFailed(
             "engine B could not be imported into engine A",
             hint="the disk may be full: check `docker system df`, then try again",
-            engine_message=said,
+            engine_message=output,
         )
     images.record_created(engine, str(engine.client.images.get(REF).id))

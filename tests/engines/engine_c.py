@@ -31,7 +31,7 @@ from labhelpers.engine.root import run_as_root
 from labhelpers.errors import SetupFailed
 from tests.engines.debian import ENGINE, Recipe, debian_root, wait_until_it_answers
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 HOST = "10.0.2.2"
 """This machine's loopback, as the guest reaches it (QEMU's user network)."""
@@ -83,7 +83,7 @@ RECIPE = Recipe(
 
 
 @contextmanager
-def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], say: Say) -> Iterator[str]:
+def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], echo: Echo) -> Iterator[str]:
     """Engine C's address, for as long as the block lasts.
 
     Args:
@@ -96,16 +96,16 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
 
     Where the machine ends before the block does, its last words are said.
     """
-    folder = ensure(say)
+    folder = ensure(echo)
     saved = folder / f"{SAVED}{_digest(pulled)}"
-    with state.locked("engine-c", 3600, lambda: say("engine C: waiting for another lab command to boot it")):
+    with state.locked("engine-c", 3600, lambda: echo("engine C: waiting for another lab command to boot it")):
         if not saved.exists():
-            _save(folder, saved, work, pull, say)
-    say("engine C: resuming from its saved state")
+            _save(folder, saved, work, pull, echo)
+    echo("engine C: resuming from its saved state")
     resumed = ["-incoming", f"exec:cat {shlex.quote(str(saved / SNAPSHOT_FILE))}"]
     with ExitStack() as stack:
         try:
-            machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say)
+            machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], echo)
             process, address = stack.enter_context(machine)
         except SetupFailed:
             shutil.rmtree(saved, ignore_errors=True)  # the next run boots it anew
@@ -115,8 +115,8 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], sa
             yield address
         finally:
             if process.poll() is not None:
-                say("engine C: its virtual machine exited while in use; its last messages:")
-                say(_console_tail(work, process) or "nothing")
+                echo("engine C: its virtual machine exited while in use; its last messages:")
+                echo(_console_tail(work, process) or "nothing")
 
 
 def _digest(pulled: Sequence[str]) -> str:
@@ -128,7 +128,7 @@ def _digest(pulled: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([sorted(pulled), machine, qemu]).encode()).hexdigest()[:16]
 
 
-def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], say: Say) -> None:
+def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], echo: Echo) -> None:
     """Boot the machine, have the images pulled, and keep it as it then is; older ones are removed."""
     for old in folder.glob(f"{SAVED}*"):
         shutil.rmtree(old)
@@ -136,13 +136,13 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
         partial = Path(name)
         # a copy that keeps the holes: 0.6 GB of 8
         copy = ["cp", "--sparse=always", str(folder / DISK_FILE), str(partial / DISK_FILE)]
-        done = subprocess.run(copy, capture_output=True, encoding="utf-8", errors="replace")
-        if done.returncode:
-            raise _not_saved(done.stderr)
-        say(f"engine C: booting (QEMU without hardware acceleration, {CPUS} processors, {MEMORY_MB} MiB)")
-        with _machine(folder, partial / DISK_FILE, work, [], say) as (process, address):
+        completed = subprocess.run(copy, capture_output=True, encoding="utf-8", errors="replace")
+        if completed.returncode:
+            raise _not_saved(completed.stderr)
+        echo(f"engine C: booting (QEMU without hardware acceleration, {CPUS} processors, {MEMORY_MB} MiB)")
+        with _machine(folder, partial / DISK_FILE, work, [], echo) as (process, address):
             pull(address)
-            say("engine C: saving it, disk and memory")
+            echo("engine C: saving it, disk and memory")
             _qmp(process, "migrate-set-parameters", **{"max-bandwidth": UNLIMITED})
             _qmp(process, "migrate", uri=f"exec:cat > {shlex.quote(str(partial / SNAPSHOT_FILE))}")
             while (status := _qmp(process, "query-migrate")["status"]) != "completed":
@@ -153,11 +153,11 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
         partial.rename(saved)
 
 
-def _not_saved(words: str) -> SetupFailed:
+def _not_saved(message: str) -> SetupFailed:
     return SetupFailed(
         "engine C could not be saved; partial results were removed",
         hint=f"check the free space of {state.abbreviate_home(state.home())}: it takes 2 GB; then try again",
-        engine_message=words,
+        engine_message=message,
     )
 
 
@@ -165,22 +165,22 @@ def _qmp(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> An
     """What QEMU answers to a command (QEMU Machine Protocol)."""
     assert process.stdin is not None
     assert process.stdout is not None
-    said = []
+    output = []
     with suppress(BrokenPipeError):
         process.stdin.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         process.stdin.flush()
     for line in process.stdout:
         with suppress(ValueError):
-            answer = json.loads(line)
-            if "return" in answer:
-                return answer["return"]
-        said.append(line.decode(errors="replace"))
+            response = json.loads(line)
+            if "return" in response:
+                return response["return"]
+        output.append(line.decode(errors="replace"))
         if b'"error"' in line:
             break
     raise SetupFailed(
         f"the machine of engine C exited or refused `{command}`",
         hint="see its last messages, then try again",
-        engine_message="".join(said[-4:]),
+        engine_message="".join(output[-4:]),
     )
 
 
@@ -202,12 +202,12 @@ def _set_clock(address: str) -> None:
 
 @contextmanager
 def _machine(
-    folder: Path, disk: Path, work: Path, more: Sequence[str], say: Say
+    folder: Path, disk: Path, work: Path, options: Sequence[str], echo: Echo
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A machine with that disk, and the address of its engine, which answers; shut down at the end."""
     port = _free_port()
     process = subprocess.Popen(
-        [*_command(folder, disk, work, port), *more],
+        [*_command(folder, disk, work, port), *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -225,10 +225,10 @@ def _machine(
             raise
         yield process, address
     finally:
-        _shut_down(process, say)
+        _shut_down(process, echo)
 
 
-def ensure(say: Say) -> Path:
+def ensure(echo: Echo) -> Path:
     """The directory with C's disk, kernel and initrd, made if there is none of this recipe."""
     if platform.machine() != "x86_64":
         raise SetupFailed(
@@ -239,13 +239,13 @@ def ensure(say: Say) -> Path:
     cache = state.path("cache", "x").parent
     folder = cache / f"engine-c-{RECIPE.content[:16]}"
     with state.locked(
-        "test-engines", waiting=lambda: say("engine C: waiting for another lab command to create it")
+        "test-engines", waiting=lambda: echo("engine C: waiting for another lab command to create it")
     ):
         if not folder.exists():
             for old in cache.glob("engine-c-*"):
                 shutil.rmtree(old)
-            with debian_root(RECIPE, "C", say) as root:
-                say("engine C: writing its disk")
+            with debian_root(RECIPE, "C", echo) as root:
+                echo("engine C: writing its disk")
                 partial = root.parent / "disk"
                 _write_disk(root, partial)
                 partial.rename(folder)
@@ -255,12 +255,12 @@ def ensure(say: Say) -> Path:
 def _write_disk(root: Path, folder: Path) -> None:
     folder.mkdir()
     disk = folder / DISK_FILE
-    done = run_as_root(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), DISK])
-    if done.returncode:
+    completed = run_as_root(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), DISK])
+    if completed.returncode:
         raise SetupFailed(
             "the disk of engine C could not be written; partial results were removed",
             hint=f"check the free space of {state.abbreviate_home(state.home())}; then try again",
-            engine_message=done.stderr,
+            engine_message=completed.stderr,
         )
     for name in ("vmlinuz", "initrd.img"):
         run_as_root(["cp", "--dereference", str(root / name), str(folder / name)])
@@ -292,7 +292,7 @@ def _command(folder: Path, disk: Path, work: Path, port: int) -> list[str]:
     ]
 
 
-def _shut_down(process: subprocess.Popen[bytes], say: Say) -> None:
+def _shut_down(process: subprocess.Popen[bytes], echo: Echo) -> None:
     """Ctrl-Alt-Delete at its keyboard: systemd ends every service; QEMU exits where the machine would reboot."""
     keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
     command = {"execute": "send-key", "arguments": {"keys": keys}}
@@ -300,7 +300,7 @@ def _shut_down(process: subprocess.Popen[bytes], say: Say) -> None:
         process.communicate(json.dumps(command).encode() + b"\n", timeout=STOP_TIMEOUT_S)
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
-            say("engine C: it did not shut down; killing its QEMU process")
+            echo("engine C: it did not shut down; killing its QEMU process")
             process.send_signal(number)
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=10)

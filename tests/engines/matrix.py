@@ -24,7 +24,7 @@ from labhelpers.results import Result
 from labhelpers.terminal import console
 from tests.engines import runs
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 ULIMITS = {
     name: {"Name": name, "Soft": most, "Hard": most} for name, most in (("nofile", 256), ("nproc", 64))
@@ -106,7 +106,7 @@ def settings_for_run(number: int) -> tuple[str, tuple[str, ...]]:
 
 def commits() -> int:
     """How many commits lead to this checkout; 0 where git does not say."""
-    done = subprocess.run(
+    completed = subprocess.run(
         ["git", "rev-list", "--count", "HEAD"],
         cwd=state.ROOT,
         capture_output=True,
@@ -114,10 +114,10 @@ def commits() -> int:
         errors="replace",
         check=False,
     )
-    return int(done.stdout) if done.returncode == 0 else 0
+    return int(completed.stdout) if completed.returncode == 0 else 0
 
 
-def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, say: Say) -> list[Row]:
+def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, echo: Echo) -> list[Row]:
     """Execute the notebooks of `chapters` on engine B under each of the settings `names`.
 
     Args:
@@ -127,23 +127,23 @@ def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, say: Say)
     paths = runner.notebooks(chapters or CHAPTERS)
     rows = []
     for name in names:
-        say(f"settings {name}: {SETTINGS[name]}")
+        echo(f"settings {name}: {SETTINGS[name]}")
         began = time.monotonic()
         try:
             with (
                 runs.run_on_test_engine(
-                    "B", engine, IMAGES, say, pulled=PULLED, settings=SETTINGS[name]
-                ) as there,
-                runs.process_environment(there),
+                    "B", engine, IMAGES, echo, pulled=PULLED, settings=SETTINGS[name]
+                ) as environment,
+                runs.process_environment(environment),
             ):
                 for path in paths:
-                    done = runner.execute(path)
-                    problem = f"cell {done.failed_cell}: {done.error}" if done.failed_cell else ""
-                    rows.append(Row(name, done.name, done.seconds, problem, done.not_applicable))
+                    result = runner.execute(path)
+                    problem = f"cell {result.failed_cell}: {result.error}" if result.failed_cell else ""
+                    rows.append(Row(name, result.name, result.seconds, problem, result.not_applicable))
                     if problem:
-                        say(f"{name}, {done.name}, {problem}")
+                        echo(f"{name}, {result.name}, {problem}")
         except LabError as error:
-            say(f"settings {name}: {error}")
+            echo(f"settings {name}: {error}")
             rows.append(Row(name, "", time.monotonic() - began, str(error), ()))
     return rows
 
@@ -174,11 +174,11 @@ def _cell(row: Row | None) -> str:
     return f"passed{left_out} ({row.seconds:.0f} s)"
 
 
-def outcome(rows: Sequence[Row], say: Say) -> runs.Outcome:
+def outcome(rows: Sequence[Row], echo: Echo) -> runs.Outcome:
     """One run of the matrix as a row of the table of engines: a notebook counts as a test."""
     name = rows[0].settings
     failed = tuple((f"{row.notebook or 'engine B'} under {name}", row.problem) for row in rows if row.problem)
-    say(f"repeat it with: ./lab test --engine B --settings {name} {' '.join(r.notebook[:2] for r in rows)}")
+    echo(f"repeat it with: ./lab test --engine B --settings {name} {' '.join(r.notebook[:2] for r in rows)}")
     return runs.Outcome(
         "B",
         f"settings {name}: {' '.join(row.notebook for row in rows)}",

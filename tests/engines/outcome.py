@@ -34,9 +34,9 @@ class _ItemMarker:
         self.deselected += len(items)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        told = getattr(session.config, "workeroutput", None)
-        if told is not None:
-            told["deselected"] = self.deselected
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None:
+            output["deselected"] = self.deselected
 
 
 class _Writer:
