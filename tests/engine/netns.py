@@ -21,7 +21,7 @@ from labhelpers.engine.endpoint import EngineEndpoint
 
 ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "LABHELPERS_ENGINE")
 """The variables that lead to an engine."""
-PRELUDE = "import json; from labhelpers import state; from labhelpers.engine import private, connect\n"
+PRELUDE = "import json; from labhelpers import state; from labhelpers.engine import connect, machine_changes, private\n"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from labhelpers.terminal import run_with_status
 Echo = Callable[[str], object]
 
 PREFIX = "test-engine-"
-# what an engine needs; procps is for `docker top`
+# packages of an engine; procps is for `docker top`
 ENGINE = ("docker.io", "docker-cli", "docker-buildx", "iptables", "iproute2", "procps", "ca-certificates")
 REMOVED_PATHS = (
     "var/cache/apt/archives",
@@ -34,13 +34,13 @@ REMOVED_PATHS = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a system is made from.
+    """The specification of a Debian system.
 
     Attributes:
         suite: Debian's name: `trixie`, `sid`.
-        packages: beside the minimal system's.
-        files: path → text; one that begins with `#!` can be run.
-        commands: run inside at the end.
+        packages: in addition to the minimal system.
+        files: path → text; files that begin with `#!` are executable.
+        commands: run in it at the end (chroot(8)).
     """
 
     suite: str
@@ -50,22 +50,22 @@ class Recipe:
 
     @property
     def content(self) -> str:
-        """The SHA-256 over all of it."""
+        """The SHA-256 of the whole recipe."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def debian_root(recipe: Recipe, name: str, echo: Echo) -> Iterator[Path]:
-    """The system's root directory, for as long as the block lasts.
+    """Build the system for the block; yields its root directory.
 
     Raises:
-        ImageMissing: apt knows no mirror on the network.
-        SetupFailed: debootstrap or a command failed; its last words are kept.
+        ImageMissing: apt has no network mirror configured.
+        SetupFailed: debootstrap or a command failed; the message includes its last output.
     """
     install.ensure(install.IMAGE_PACKAGES, f"engine {name} is built from packages")
     cache = state.path("cache", "x").parent
     for stale in cache.glob(f"{PREFIX}*"):
-        _remove(stale)  # of a command that was killed
+        _remove(stale)  # left behind by a killed command
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=cache))
     try:
         _fill(folder / "root", recipe, name)
@@ -109,16 +109,16 @@ def _run_step(command: Sequence[str], title: str, name: str) -> None:
 
 
 def _remove(folder: Path) -> None:
-    unmount_below(folder)  # debootstrap mounts /proc and /sys for the time that it works
+    unmount_below(folder)  # debootstrap mounts /proc and /sys while it runs
     run_as_root(["rm", "-rf", "--one-file-system", str(folder)])
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], bool], name: str) -> None:
-    """Wait for an engine to answer.
+    """Wait until an engine responds.
 
     Raises:
-        SetupFailed: it ended, or `seconds` have passed.
+        SetupFailed: it exited, or `seconds` passed.
     """
     import time
 

@@ -25,11 +25,11 @@ Echo = Callable[[str], object]
 NAME = f"{images.TEST_ENGINE}b"
 REF = f"labhelpers/{NAME}:latest"
 REGISTRY_VOLUME = "labhelpers-test-registry"
-"""The volume of A that keeps what the registry of the test engines were given."""
+"""The volume on A with the data of the test engines' registry."""
 
 START_TIMEOUT_S = 90.0
 DAEMON: Mapping[str, Any] = {"features": {"containerd-snapshotter": True}}
-"""Engine B's daemon.json; what a run of the settings matrix changes is merged into it."""
+"""Engine B's daemon.json; a run of the settings matrix adds its keys."""
 START = f"""#!/bin/sh
 set -eu
 {REMOUNT_CGROUPS_SCRIPT}printf '%s' "$2" >/etc/docker/daemon.json
@@ -49,16 +49,16 @@ RECIPE = Recipe(
 def running(
     lab: Lab, registry: str, socket_directory: Path, echo: Echo, settings: Mapping[str, Any] | None = None
 ) -> Iterator[str]:
-    """Engine B's address, for as long as the block lasts.
+    """Run engine B for the block; yields its address.
 
     Args:
         lab: on engine A, which must be on this machine; it owns B's container.
         registry: `host:port` from which B pulls without TLS.
         socket_directory: a directory of this machine, for B's socket.
-        settings: keys of daemon.json (dockerd(8)), added to those of `DAEMON` or in their place.
+        settings: keys of daemon.json (dockerd(8)), which override those of `DAEMON`.
 
     Raises:
-        SetupFailed: it could not be made or did not start; its last words are kept.
+        SetupFailed: it could not be built or did not start; the message includes its last output.
     """
     _check_socket_path(socket_directory)
     image = ensure(lab.engine, echo)
@@ -85,7 +85,7 @@ def running(
         yield address
     finally:
         if container is not None:
-            # `./lab clean` may have removed it, and A may be gone
+            # `./lab clean` may have removed it, and A may not respond
             with lab.quiet(), suppress(LabError):
                 lab.stop(container, timeout_s=20)
                 lab.remove(container, force=True, volumes=True)
@@ -100,10 +100,10 @@ def _check_socket_path(outside: Path) -> None:
 
 
 def ensure(engine: Engine, echo: Echo) -> str:
-    """The image of B on engine A, made if A does not have it as the recipe says."""
+    """The image of B on engine A, built unless A has the one of the current recipe."""
     if not engine.address.startswith("unix:"):
         raise SetupFailed(
-            f"engine B shares a socket with this machine, and the engine at {engine.address} is elsewhere",
+            f"engine B shares a socket with this machine, and the engine at {engine.address} is on another machine",
             hint="run the tests on the engine's machine",
         )
     with state.locked(
@@ -119,7 +119,7 @@ def ensure(engine: Engine, echo: Echo) -> str:
 
 
 def remove(engine: Engine) -> None:
-    """Remove the image of B that was made from this state directory, unless a container stands on it."""
+    """Remove the image of B that was built from this state directory, unless a container uses it."""
     recorded = images.recorded_ids(engine)
     for image in engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"}):
         if image.id in recorded:
@@ -128,7 +128,7 @@ def remove(engine: Engine) -> None:
 
 
 def remove_pushed(engine: Engine) -> None:
-    """Remove what the registry of the test engines were given, if it is kept there and nobody uses it now."""
+    """Remove the volume of the test engines' registry, unless it is in use."""
     with suppress(APIError):
         engine.client.api.remove_volume(REGISTRY_VOLUME)
 

@@ -1,8 +1,8 @@
-"""Engine C: Docker 26 on cgroup version 2 under systemd, in a virtual machine, reached over TCP on loopback.
+"""Engine C: Docker 26 on cgroup version 2 under systemd, in a virtual machine, over TCP on loopback.
 
-Its disk is made once and kept in the state directory under the hash of its recipe. To boot it and to pull the images
-takes a translated machine minutes: so the first run after either changed saves the machine once they are there, disk
-and memory, and every run goes on from that point and forgets at its end what was written.
+Its disk is built once per hash of its recipe and kept in the state directory. Booting the emulated machine and pulling
+the images takes minutes: so the first run after a change of either saves the machine, disk and memory, once it has the
+images, and every run resumes from that state and discards its changes at the end.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NOT_NEEDED = (
     "fstrim.timer",
     "systemd-networkd-wait-online.service",
 )
-# with --tls=false it does not wait 15 s to warn that anybody on the network may command it: nobody else is on it
+# without --tls=false it waits 15 s to warn about unprotected access; the network is private
 SERVICE = f"""[Service]
 ExecStart=
 ExecStart=/usr/sbin/dockerd --tls=false --host=tcp://0.0.0.0:{PORT}
@@ -84,17 +84,17 @@ RECIPE = Recipe(
 
 @contextmanager
 def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], echo: Echo) -> Iterator[str]:
-    """Engine C's address, for as long as the block lasts.
+    """Run engine C for the block; yields its address.
 
     Args:
-        work: a directory of this machine, for what is written to C's disk and for its console.
-        pulled: the ids of the images that C shall have.
-        pull: told C's address, makes the engine pull them; called only where no such machine is saved.
+        work: a directory of this machine, for changes to C's disk and for its console log.
+        pulled: the IDs of the images on C.
+        pull: called with C's address to pull them, unless a machine with these images is saved.
 
     Raises:
-        SetupFailed: it could not be made or did not boot; its last lines are kept.
+        SetupFailed: it could not be built or did not boot; the message includes its last output.
 
-    Where the machine ends before the block does, its last words are said.
+    If the machine exits during the block, its last messages are printed.
     """
     folder = ensure(echo)
     saved = folder / f"{SAVED}{_digest(pulled)}"
@@ -108,7 +108,7 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], ec
             machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], echo)
             process, address = stack.enter_context(machine)
         except SetupFailed:
-            shutil.rmtree(saved, ignore_errors=True)  # the next run boots it anew
+            shutil.rmtree(saved, ignore_errors=True)  # the next run boots it again
             raise
         _set_clock(address)
         try:
@@ -120,7 +120,7 @@ def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], ec
 
 
 def _digest(pulled: Sequence[str]) -> str:
-    """Names a saved machine: other images, another machine or another QEMU, another name."""
+    """The key of a saved machine: a hash of its images, its command line and the version of QEMU."""
     qemu = subprocess.run(
         [QEMU, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=True
     ).stdout
@@ -129,12 +129,12 @@ def _digest(pulled: Sequence[str]) -> str:
 
 
 def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], echo: Echo) -> None:
-    """Boot the machine, have the images pulled, and keep it as it then is; older ones are removed."""
+    """Boot the machine, pull the images, and save its state; older ones are removed."""
     for old in folder.glob(f"{SAVED}*"):
         shutil.rmtree(old)
     with tempfile.TemporaryDirectory(prefix=SAVED, dir=folder) as name:
         partial = Path(name)
-        # a copy that keeps the holes: 0.6 GB of 8
+        # a sparse copy: 0.6 of 8 GB
         copy = ["cp", "--sparse=always", str(folder / DISK_FILE), str(partial / DISK_FILE)]
         completed = subprocess.run(copy, capture_output=True, encoding="utf-8", errors="replace")
         if completed.returncode:
@@ -162,7 +162,7 @@ def _not_saved(message: str) -> SetupFailed:
 
 
 def _qmp(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> Any:
-    """What QEMU answers to a command (QEMU Machine Protocol)."""
+    """QEMU's response to a command (QEMU Machine Protocol)."""
     assert process.stdin is not None
     assert process.stdout is not None
     output = []
@@ -185,7 +185,7 @@ def _qmp(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> An
 
 
 def _set_clock(address: str) -> None:
-    """Give the guest's kernel the time of its hardware clock, which went on while the machine was a file."""
+    """Set the guest's system time from its hardware clock: the time of the saved machine is in the past."""
     client = docker.DockerClient(base_url=address)
     try:
         client.containers.run(
@@ -204,14 +204,14 @@ def _set_clock(address: str) -> None:
 def _machine(
     folder: Path, disk: Path, work: Path, options: Sequence[str], echo: Echo
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A machine with that disk, and the address of its engine, which answers; shut down at the end."""
+    """Run a machine with this disk for the block; yields its process and the address of its engine."""
     port = _free_port()
     process = subprocess.Popen(
         [*_command(folder, disk, work, port), *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # a ^C at the terminal is for us: the guest is shut down, not cut off
+        # ^C at the terminal must not kill the guest, which is shut down
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(work)},
     )
@@ -229,7 +229,7 @@ def _machine(
 
 
 def ensure(echo: Echo) -> Path:
-    """The directory with C's disk, kernel and initrd, made if there is none of this recipe."""
+    """The directory with C's disk, kernel and initrd, built unless there is one of this recipe."""
     if platform.machine() != "x86_64":
         raise SetupFailed(
             f"engine C requires x86_64, and this machine is {platform.machine()}",
@@ -269,14 +269,14 @@ def _write_disk(root: Path, folder: Path) -> None:
 
 def _command(folder: Path, disk: Path, work: Path, port: int) -> list[str]:
     drive = f"file={disk},if=virtio,format=raw,cache=unsafe"
-    # mitigations: guards against faults that a translated processor does not have, paid for on every system call;
-    # norandmaps: a program at the same addresses each time is translated once (QEMU 7 translates for an address):
-    # a container costs a quarter less, the boot a fifth
+    # mitigations: an emulated CPU does not have these vulnerabilities, and the mitigations slow down every system call;
+    # norandmaps: QEMU 7 translates code per address, so programs at fixed addresses are translated once: a container
+    # takes a quarter less CPU time, booting a fifth
     kernel = "root=/dev/vda rw console=ttyS0 panic=-1 quiet mitigations=off norandmaps"
     return [
         # if this process is killed, so is the guest (prctl(2), PR_SET_PDEATHSIG)
         *("setpriv", "--pdeathsig", "KILL"),
-        # tests on B, beside it, share processors out and look at who gets how much
+        # tests on B, which run at the same time, measure shares of CPU time
         *("nice", "-n", "5", QEMU),
         *("-machine", "q35", "-accel", "tcg,thread=multi", "-smp", str(CPUS), "-m", str(MEMORY_MB)),
         *("-nodefaults", "-display", "none", "-no-reboot", "-qmp", "stdio"),
@@ -293,7 +293,7 @@ def _command(folder: Path, disk: Path, work: Path, port: int) -> list[str]:
 
 
 def _shut_down(process: subprocess.Popen[bytes], echo: Echo) -> None:
-    """Ctrl-Alt-Delete at its keyboard: systemd ends every service; QEMU exits where the machine would reboot."""
+    """Send Ctrl-Alt-Delete: systemd stops all services; QEMU exits instead of a reboot."""
     keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
     command = {"execute": "send-key", "arguments": {"keys": keys}}
     with suppress(BrokenPipeError, subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
-"""Notebooks on engine B under other daemon settings: the configurations that readers' engines have.
+"""Notebooks on engine B with other daemon settings, as readers' engines may have.
 
-Under other settings a notebook is executed, not compared with its stored outputs: every cell must run, and each finding
-must hold or report that it does not apply.
+The notebooks are executed, not compared with their stored outputs: every cell must complete, and each finding must hold
+or report that it does not apply.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 """Name → keys of daemon.json (dockerd(8)), in addition to those of engine B.
 
-`hardened` is what docker-bench-security asks for, sections 2.2, 2.14, 2.15 and 2.16 of the CIS Docker Benchmark.
+`hardened` is recommended by docker-bench-security, sections 2.2, 2.14, 2.15 and 2.16 of the CIS Docker Benchmark.
 """
 
 CHAPTERS = ("00", "03", "05", "07")
@@ -64,13 +64,13 @@ WIDTH = 140
 
 @dataclass(frozen=True, slots=True)
 class Row(Result):
-    """One notebook under one of the settings.
+    """One notebook with one of the settings.
 
     Attributes:
         settings: a key of `SETTINGS`.
-        notebook: its file name without the ending, or "" where the engine did not start.
+        notebook: its file name without the extension, or "" if the engine did not start.
         seconds: wall time.
-        problem: which cell failed and how, or "".
+        problem: the failed cell and its error, or "".
         not_applicable: (finding, reason) of those that do not apply to such an engine.
     """
 
@@ -82,7 +82,7 @@ class Row(Result):
 
 
 def select_settings(name: str) -> tuple[str, ...]:
-    """The settings that `name` stands for: one of them, or `all`.
+    """The settings selected by `name`: one of them, or `all`.
 
     Raises:
         BadInput: there are no settings of that name.
@@ -98,14 +98,14 @@ def select_settings(name: str) -> tuple[str, ...]:
 
 
 def settings_for_run(number: int) -> tuple[str, tuple[str, ...]]:
-    """The settings and chapters of CI run `number`: all settings in turn, each with chapter 00 and one other."""
+    """The settings and chapters of CI run `number`: in rotation, with chapter 00 and one other."""
     turn, at = divmod(number, len(SETTINGS))
     others = CHAPTERS[1:]
     return tuple(SETTINGS)[at], (CHAPTERS[0], others[(turn + at) % len(others)])
 
 
 def commits() -> int:
-    """How many commits lead to this checkout; 0 where git does not say."""
+    """The number of commits of this checkout; 0 if git fails."""
     completed = subprocess.run(
         ["git", "rev-list", "--count", "HEAD"],
         cwd=state.ROOT,
@@ -118,7 +118,7 @@ def commits() -> int:
 
 
 def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, echo: Echo) -> list[Row]:
-    """Execute the notebooks of `chapters` on engine B under each of the settings `names`.
+    """Execute the notebooks of `chapters` on engine B with each of the settings `names`.
 
     Args:
         engine: A; it runs B.
@@ -149,7 +149,7 @@ def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, echo: Ech
 
 
 def show(rows: Sequence[Row]) -> bool:
-    """Print a table, settings by notebooks, and below it what did not apply and what failed; whether all passed."""
+    """Print a table, settings by notebooks, then findings that do not apply and failures; whether all passed."""
     notebooks = list(dict.fromkeys(row.notebook for row in rows if row.notebook))
     table = Table("settings", *notebooks, box=SIMPLE)
     for name in dict.fromkeys(row.settings for row in rows):

@@ -1,4 +1,4 @@
-"""The test suite on one engine or on all three, and the table of what became of it."""
+"""Run the test suite on one engine or on all three, and print a table of the outcomes."""
 
 from __future__ import annotations
 
@@ -35,41 +35,41 @@ Echo = Callable[[str], object]
 
 NAMES = ("A", "B", "C")
 PHASES = (("A",), ("B", "C"))
-"""What runs side by side: A takes two cores by itself, and B, with C at a lower priority, takes them after it."""
+"""Engines that run in parallel: A uses two cores alone; then B does, with C at a lower priority."""
 
 STOP_TIMEOUT_S = 60.0
 MAX_REGISTRY_BYTES = 3 << 30
 TABLE_WIDTH = 120
 MAX_LISTED = 3
 SELECTED = ("-m", "engine and not local")
-"""What runs on B and C: what uses an engine and is not about this machine; every notebook is among it."""
+"""The tests that run on B and C: those that use an engine and depend on it, and every notebook."""
 
 XDIST_OPTIONS = {name: ("-n", files, "--dist", "loadfile") for name, files in zip(NAMES, "332", strict=True)}
-"""For a whole suite: so many files at once, for most of a test is waiting for the engine."""
+"""For the whole suite: files in parallel, because tests mostly wait for the engine."""
 
 IMAGES_PULLED_LATER: Mapping[str, tuple[str, ...]] = {
     "B": (),
     "C": ("vm", "engine", "registry", "mysql", "netdata"),
 }
-"""Images that an engine's own selection does without; a test that is asked for by name pulls what it needs."""
+"""Images that the default selection of an engine does not need; other tests pull them on demand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Result):
-    """What became of the tests on one engine.
+    """The outcome of the tests on one engine.
 
     Attributes:
         engine: `A`, `B` or `C`.
-        what: its version, store and cgroup version, in words.
-        status: of pytest; 0 where all passed.
+        what: its version, store and cgroup version, as text.
+        status: the exit status of pytest; 0 if all passed.
         passed: how many tests (a cell of a notebook is one).
         failed: (name, last lines) of each test that failed.
         findings: how many cells with a finding were run and compared.
         skipped: (name, reason) of each test that was skipped.
-        not_for_it: how many were left out because they are about this machine alone.
+        not_for_it: how many were deselected because they do not depend on the engine.
         ready_s: from the start to the first test: the engine and its images.
         tests_s: from the first test to the last.
-        problem: why the engine could not be had, or "".
+        problem: why the engine did not start, or "".
     """
 
     engine: str
@@ -88,12 +88,12 @@ class Outcome(Result):
 def run(
     names: Sequence[str], engine: Engine, image_names: Sequence[str], args: Sequence[str], echo: Echo
 ) -> list[Outcome]:
-    """Run the tests on each of the engines `names`, one phase of `PHASES` after the other, and take B and C away again.
+    """Run the tests on each of the engines `names`, one phase of `PHASES` after the other.
 
     Args:
-        engine: A; this process's environment leads to it.
+        engine: A, which this process's environment selects.
         image_names: the lab images that the tests need.
-        args: for pytest; none means all that the engine runs by itself (`conftest.py` says what).
+        args: for pytest; none for the default selection of the engine (see `conftest.py`).
     """
     if len(names) == 1:
         return [run_on(names[0], engine, image_names, args, echo)]
@@ -117,7 +117,7 @@ def run(
 
 
 def _start(name: str, file: Path, image_names: Sequence[str], args: Sequence[str]) -> subprocess.Popen[str]:
-    # if this process is killed, it is asked to end (prctl(2), PR_SET_PDEATHSIG)
+    # it gets SIGTERM if this process is killed (prctl(2), PR_SET_PDEATHSIG)
     python = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-u", "-m", "tests.engines"]
     return subprocess.Popen(
         [*python, name, str(file), ",".join(image_names), *args],
@@ -138,7 +138,7 @@ def _repeat(name: str, process: subprocess.Popen[str], echo: Echo) -> None:
 
 
 def _end(processes: Iterable[subprocess.Popen[str]]) -> None:
-    """Ask those that still run to end, and to take away what they started; then wait no longer."""
+    """Terminate the running processes, which clean up; kill those that do not exit in time."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
         process.terminate()
@@ -198,15 +198,15 @@ def run_on_test_engine(
     pulled: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, str]]:
-    """The environment of tests that run on B or C, while it runs and has the lab images.
+    """Run B or C with the lab images for the block; yields the environment of its tests.
 
     Args:
-        wanted: the images that the registry has.
-        pulled: those that the engine has from the start; None for all but `IMAGES_PULLED_LATER`.
+        image_names: the images that are pushed to the registry.
+        pulled: the images that the engine pulls first; None for all but `IMAGES_PULLED_LATER`.
         settings: keys of daemon.json for engine B.
     """
     with Lab(sessions.TEST_ENGINES, engine=engine) as lab, _folder(lab.session) as folder:
-        # and what a build there begins with
+        # and the base of builds there
         refs = [*(images.ensure(engine, image, echo) for image in image_names), images.base(engine, echo)]
         labels = sessions.labels("container", sessions.TEST_ENGINES, lab.session)
         storage = _pushed_before(lab)
@@ -219,7 +219,7 @@ def run_on_test_engine(
 
         def environment(address: str) -> dict[str, str]:
             inherited = {key: value for key, value in os.environ.items() if key != "LABHELPERS_ENGINE"}
-            # a reader's sessions and progress are of another engine
+            # not the reader's sessions and progress
             home = str(folder / "home")
             return {
                 **inherited,
@@ -248,9 +248,9 @@ def run_on_test_engine(
 
 
 def _pushed_before(lab: Lab) -> str:
-    """The volume of A that keeps what was pushed, made anew where too much of older images is in it.
+    """The volume on A with the registry's data, recreated if it has grown too large.
 
-    To compress the images costs an engine 47 s of processor time, and nothing where the registry has them already.
+    Compressing the images costs an engine 47 s of CPU time, which is saved if the registry already has them.
     """
     with lab.quiet():
         volume = lab.create_volume(engine_b.REGISTRY_VOLUME, keep=True)
@@ -264,7 +264,7 @@ def _pushed_before(lab: Lab) -> str:
 
 @contextmanager
 def _folder(session: str) -> Iterator[Path]:
-    """A directory for one run; those of runs that were killed are removed first."""
+    """Create a directory for one run; those of killed runs are removed first."""
     folder = state.path("test-engines", session)
     for old in (stale for stale in folder.parent.iterdir() if not sessions.is_alive(stale.name)):
         run_as_root(["rm", "-rf", str(old)])
@@ -277,7 +277,7 @@ def _folder(session: str) -> Iterator[Path]:
 
 @contextmanager
 def process_environment(environment: Mapping[str, str]) -> Iterator[None]:
-    """Be, for the block, a process with that environment."""
+    """Replace the environment of this process for the block."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(environment)
@@ -299,8 +299,8 @@ def _pull(engine: Engine, registry: str, image_names: Sequence[str], echo: Echo)
     refusal = images.pull_base(engine, f"{registry}/{images.BASE}")
     if built or refusal:
         raise SetupFailed(
-            f"{', '.join(built) or images.BASE} did not come from the registry: a classroom's way is broken",
-            hint="the lines above say what the registry or the engine said",
+            f"{', '.join(built) or images.BASE} were not pulled from the registry, as in a classroom",
+            hint="see the messages of the registry and the engine above",
             engine_message=refusal.engine_message if refusal else None,
         )
 
@@ -321,7 +321,7 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
         try:
             status = process.wait()
         except BaseException as error:
-            # it takes away what its tests made; a ^C at the terminal has reached it as well
+            # it cleans up after its tests; ^C at the terminal has reached it as well
             if not isinstance(error, KeyboardInterrupt):
                 process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
@@ -342,7 +342,7 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
 
 
 def _summarize(tests: Sequence[str]) -> list[str]:
-    """The tests by name; a file of which more than `MAX_LISTED` are among them by its name and their number."""
+    """The names of tests; more than `MAX_LISTED` tests of one file are listed as their number."""
     files: dict[str, list[str]] = {}
     for test in tests:
         files.setdefault(test.partition("::")[0], []).append(test)
@@ -353,7 +353,7 @@ def _summarize(tests: Sequence[str]) -> list[str]:
 
 
 def show(outcomes: Sequence[Outcome]) -> bool:
-    """Print the table, what was skipped or failed, and why; whether all passed."""
+    """Print the table, then skipped and failed tests with their reasons; whether all passed."""
     table = Table(
         "", "what", "passed", "failed", "findings", "skipped", "left out", "ready", "tests", box=SIMPLE
     )
@@ -374,7 +374,7 @@ def show(outcomes: Sequence[Outcome]) -> bool:
             f"{outcome.ready_s:.0f} s",
             f"{outcome.tests_s:.0f} s",
         )
-    # a pipe says that it is 80 wide, and a table is read better where its rows are lines
+    # a pipe reports a width of 80, which would wrap the rows of the table
     Console(width=max(console.width, TABLE_WIDTH)).print(table)
     for outcome in outcomes:
         reasons: dict[str, list[str]] = {}
