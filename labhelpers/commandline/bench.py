@@ -1,4 +1,4 @@
-"""What things cost on this engine, as ratios: they hold on other machines, milliseconds do not."""
+"""The cost of operations on this engine, as ratios, which are comparable between machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEEP_RUNNING = ["/bin/busybox", "sleep", "600"]
 
 
 def compare(engine: Engine, repeats: int) -> pd.DataFrame:
-    """One row an operation: operation, median_ms of `repeats`, and ratio to the first row of its group.
+    """One row per operation, with the median of `repeats` runs and the ratio to the first row of its group.
 
     Columns: group, operation, median_ms, ratio.
     """
@@ -79,7 +79,7 @@ def _median_ms(operation: Callable[[], object], repeats: int) -> float:
         operation()
         return (time.perf_counter() - began) * 1000
 
-    once()  # the first one warms what all later ones find warm
+    once()  # warm up caches
     return median(once() for _ in range(repeats))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from labhelpers.lab.sessions import Resource
 
 CLOSE_TIMEOUT_S = 15.0
-"""How long `down --purge` waits for notebooks that are being closed."""
+"""How long `down --purge` waits for closing notebooks."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +65,7 @@ def up(engine: str, port: int | None, browser: bool) -> None:
 @reports_errors
 def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
     """Execute the notebooks of CHAPTERS (01, or a name; all of them if none) without a browser."""
-    from labhelpers.commandline import runner  # nbformat takes a second to load
+    from labhelpers.commandline import runner  # nbformat takes a second to import
 
     paths = runner.notebooks(chapters)
     engine_with_images(engine, FIRST_IMAGES)
@@ -234,7 +234,7 @@ def bench(repeats: int, engine: str) -> None:
 
 
 def _clean(engine: Engine, confirm: Callable[[str], bool]) -> None:
-    """Remove what ended sessions left; what is in use or kept only if `confirm` says so; list what stays."""
+    """Remove what ended sessions left behind, and resources in use or kept after `confirm`; list the rest."""
     from labhelpers.lab import inventory
 
     removed, kept = inventory.clean(engine)
@@ -288,10 +288,10 @@ def _foreign_text(resource: Resource) -> str:
 
 
 def _leave_foreign_engine(choice: str, purge: bool) -> None:
-    """On an engine that stays, take the lab's things away: its containers, and with `purge` its images too.
+    """Remove the lab's resources from an existing engine: containers, and with `purge` also images.
 
     Raises:
-        BadInput: something is in use, and `purge` would remove the state directory from under it.
+        BadInput: resources are in use, and `purge` would remove their state directory.
     """
     try:
         engine = connect(choice, revive=False)
@@ -312,7 +312,7 @@ def _check_not_in_use(engine: Engine) -> None:
     from labhelpers.lab.inventory import inventory
 
     end = time.monotonic() + CLOSE_TIMEOUT_S
-    # a kernel that ended a moment ago is still being cleaned up after
+    # the clean-up of a kernel that has just exited may be in progress
     while in_use := [*(resources := inventory(engine)).in_use, *resources.tests]:
         if time.monotonic() > end:
             raise errors.BadInput(
@@ -324,7 +324,7 @@ def _check_not_in_use(engine: Engine) -> None:
 
 
 def _images_in_use_reason(engine: Engine) -> str | None:
-    """Why the lab images of this engine must stay: sessions of other state directories; None if there are none."""
+    """Why the lab images on this engine must be kept: sessions of other state directories; None if there are none."""
     from labhelpers.lab import sessions
     from labhelpers.lab.inventory import inventory
 
@@ -339,7 +339,7 @@ def _purge() -> None:
     packages = install.installed_by_the_lab()
     private.remove_data()
     home = state.home()
-    # last, because this very program runs from there
+    # last, because this program runs from there
     kept = state.remove()
     echo(
         f"removed {state.abbreviate_home(home)}"

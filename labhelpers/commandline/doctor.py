@@ -1,4 +1,4 @@
-"""What is here, what is missing, and what to do about it. Starts no engine and installs nothing."""
+"""Report what works, what is missing and how to fix it; starts no engine and installs nothing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from labhelpers.lab import sessions
 from labhelpers.terminal import echo
 
 HUB_TIMEOUT_S = 1.0
-# longer than an overloaded engine takes: what was asked for and answered too late would be left behind
+# longer than an overloaded engine needs: a container created after the timeout would be left behind
 REQUEST_TIMEOUT_S = 60
-# an engine that takes longer for one answer is slow
+# an engine that takes longer for one response is slow
 SLOW_S = 3
 FACTS = ("version", "api", "host", "source", "storage_driver", "cgroup_version", "cpus", "memory_bytes")
 CONTINUE_HINT = "continue; the notebooks point out where it matters"
@@ -34,9 +34,9 @@ def run_checks(choice: str | None = None) -> dict[str, Any]:
 
     Returns:
         `{"ok", "engine": {…} or None, "hub_reachable", "images": {name: {"ref",
-        "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true where nothing stands in the
-        course's way. What is different on this engine is among the problems with `"kind": "note"`, and does not
-        stand in the way. Hub is asked by the engine, or by this machine where there is none.
+        "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true if there are no
+        problems. Differences of this engine are listed with `"kind": "note"` and do not count. Hub is contacted by
+        the engine, or by this machine if there is no engine.
     """
     problems: list[dict[str, str]] = []
     notes: list[dict[str, str]] = []
@@ -81,7 +81,7 @@ def run_checks(choice: str | None = None) -> dict[str, Any]:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The report for a person."""
+    """Print the report as text."""
     engine = report["engine"]
     if engine:
         echo(
@@ -106,11 +106,11 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _slowest(engine: Engine) -> list[float]:
-    """The longest time that the engine took to begin an answer, in seconds, as the only item of a list."""
+    """The longest response time of the engine so far, in seconds, as the only item of a list."""
     longest = [0.0]
 
     def note(response: Response, *_: Any, **__: Any) -> None:
-        # the answer to a wait comes when the container ends
+        # the response to a wait comes when the container exits
         if not response.url.partition("?")[0].endswith("/wait"):
             longest[0] = max(longest[0], response.elapsed.total_seconds())
 
@@ -132,7 +132,7 @@ def _slow_engine_problem(slowest: list[float]) -> list[dict[str, str]]:
 
 
 def _docker_cli_problem(engine: Engine) -> list[dict[str, str]]:
-    """Whether the `docker` command and this engine share a version of the API: it is tried, not computed."""
+    """Whether the `docker` command and this engine have a common API version, from running it."""
     cli = shutil.which("docker")
     if cli is None:
         return []

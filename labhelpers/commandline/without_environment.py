@@ -1,7 +1,7 @@
-"""`status`, `clean`, `down` and `doctor` where there is no usable Python environment; the standard library only.
+"""`status`, `clean`, `down` and `doctor` without a usable Python environment; standard library only.
 
-The verbs that remove things must not install anything first: a full disk or a broken package index may be the
-reason why somebody wants to remove them.
+The verbs that remove resources must not install anything first: a full disk or a broken package index may be the reason
+for the removal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STOP_TIMEOUT_S = 15
 
 
 def run(verb: str, arguments: Sequence[str]) -> None:
-    """Do as much of `verb` as can be done, say what could not be looked at, and exit."""
+    """Run `verb` as far as possible, and report what could not be checked."""
     print("environment: not usable; continuing without it", flush=True)
     if verb == "status":
         _status()
@@ -79,7 +79,7 @@ def _ask(question: str) -> bool:
 
 
 def _print_unchecked_engines() -> bool:
-    """Print how to find what sessions made on an engine other than the lab's own; False if there is nothing to find."""
+    """Print how to remove resources of sessions on an existing engine; False if there are no sessions."""
     sessions = sorted(file.stem for file in (state.home() / "sessions").glob("*.json"))
     if not sessions:
         return False
@@ -94,17 +94,17 @@ def _print_unchecked_engines() -> bool:
 
 
 def jupyter_pid() -> int | None:
-    """The process of the JupyterLab that the lab started, if it runs."""
+    """The PID of the JupyterLab that the lab started, if it is running."""
     record = state.read_json("jupyter/server.json", {})
     pid = record.get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 1:
         return None
-    # the number may belong to another process by now
+    # the PID may have been reused
     return pid if "jupyterlab" in _command_line(pid) else None
 
 
 def stop_jupyter() -> bool:
-    """End the JupyterLab that the lab started, with its kernels; False if none runs."""
+    """Stop the JupyterLab that the lab started, with its kernels; False if none is running."""
     pid = jupyter_pid()
     if pid is None:
         return False
@@ -127,7 +127,7 @@ def stop_jupyter() -> bool:
 
 
 def _command_line(pid: int) -> list[str]:
-    """The arguments of a process; empty for one that ended."""
+    """The arguments of a process; empty if it has exited."""
     try:
         return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
     except OSError:
@@ -141,7 +141,7 @@ def _command_line(pid: int) -> list[str]:
 
 
 def doctor(as_json: bool, hub_reachable: bool) -> None:
-    """The report of `doctor` where there is no environment; ends with status 1."""
+    """Print the report of `doctor` without an environment, and exit with status 1."""
     problem = {
         "what": "the course's Python environment does not exist yet",
         "why": f"there is no environment for this requirements.lock under {state.location()}",

@@ -30,12 +30,12 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "blkio": (
         "blkio.throttle.io_service_bytes_recursive",
         "blkio.throttle.io_serviced_recursive",
-        # before Linux 5.4 these alone: without the cgroups below, of which a container has none
+        # before Linux 5.4 only these, without child cgroups, which a container does not have
         "blkio.throttle.io_service_bytes",
         "blkio.throttle.io_serviced",
     ),
     "pids": ("pids.current", "pids.max"),
-    # nothing of these is a number to follow; `lab.host.cgroup_files` reads them by name
+    # no metrics; `lab.host.cgroup_files` reads files by name
     "cpuset": (),
     "devices": (),
     # version 2: one directory for all
@@ -58,12 +58,12 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "pids.max",
     ),
 }
-"""Controller → the files of its directory that are read; "" stands for version 2."""
+"""Controller → the files that are read from its directory; "" for version 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupLocation:
-    """Where the files of a cgroup are, as the helper sees them.
+    """The directories of a cgroup in the helper's mount namespace.
 
     Attributes:
         version: 1 or 2.
@@ -77,7 +77,7 @@ class CgroupLocation:
 
     @property
     def files(self) -> list[str]:
-        """Every file that `cgroup` wants."""
+        """All files that `cgroup` reads."""
         return [
             f"{directory}/{name}"
             for controller, directory in self.directories.items()
@@ -92,23 +92,23 @@ def paths(text: str) -> dict[str, str]:
         _, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
         if colon and path.startswith("/"):
-            # the kernel says so of a cgroup that was removed while it has processes
+            # the kernel appends this for a removed cgroup that still has processes
             table |= dict.fromkeys(controllers.split(","), path.removesuffix(" (deleted)"))
     return table
 
 
 def locate_cgroup(cgroups: str, mountinfo: str) -> CgroupLocation | None:
-    """Where the cgroup of a process is.
+    """The location of a process's cgroup.
 
     Args:
         cgroups: its /proc/PID/cgroup.
         mountinfo: the helper's own mount table.
 
     Returns:
-        None where the helper does not see it.
+        None if it is not below a mount of the helper.
     """
     table = paths(cgroups)
-    # a host of version 2 may have a controller of version 1 beside it that counts nothing here: net_cls, cpuset
+    # a host with version 2 may also mount controllers of version 1 without accounting: net_cls, cpuset
     version = 1 if any(controller in table for controller in _ACCOUNTING_CONTROLLERS) else 2
     directories: dict[str, str] = {}
     for line in lines(mountinfo):
@@ -123,24 +123,26 @@ def locate_cgroup(cgroups: str, mountinfo: str) -> CgroupLocation | None:
             path, root_path = table.get(controller), root.rstrip("/")
             if controller in FILES and path is not None and f"{path}/".startswith(f"{root_path}/"):
                 directories[controller] = point + path[len(root_path) :].rstrip("/")
-    # each of version 1's may be missing: a kernel that was booted with `cgroup_disable=memory`, or built without one
+    # any controller of version 1 may be missing: disabled at boot (`cgroup_disable=memory`), or not built in
     main = next(
         (name for name in (_ACCOUNTING_CONTROLLERS if version == 1 else ("",)) if name in directories),
         None,
     )
     if main and version == 1 and table.get("") != table[main]:
-        directories.pop("", None)  # of version 2 beside it: that of the engine's service, not the container's
+        directories.pop(
+            "", None
+        )  # version 2 beside it: the cgroup of the engine's service, not the container's
     return None if main is None else CgroupLocation(version, table[main], directories)
 
 
 def file_path(location: CgroupLocation, name: str) -> str | None:
-    """The path of a file of a cgroup; None where the host has no directory of its controller."""
+    """The path of a file of a cgroup; None if the host lacks its controller."""
     directory = location.directories.get("" if location.version == 2 else name.partition(".")[0])
     return None if directory is None else f"{directory}/{name}"
 
 
 def is_below(cgroups: str, other: str) -> bool:
-    """Whether a process (its /proc/PID/cgroup) is in the cgroup of another one, or in one below it."""
+    """Whether a process (its /proc/PID/cgroup) is in the cgroup of another process, or in a descendant."""
     parents = paths(other)
     controller = next((name for name in (*_ACCOUNTING_CONTROLLERS, "") if name in parents), None)
     path = None if controller is None else paths(cgroups).get(controller)

@@ -1,4 +1,4 @@
-"""Control groups: versions 1 and 2 of the kernel's interface behind one vocabulary.
+"""Statistics and limits of control groups, the same for versions 1 and 2 of the kernel's interface.
 
 Sources: kernel, Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst; Documentation/accounting/psi.rst.
 """
@@ -203,10 +203,10 @@ class File(Result):
 
 
 def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
-    """What the files of a cgroup say.
+    """The statistics and limits of a cgroup.
 
     Args:
-        texts: of every file of `location.files`; None for one that is not there.
+        texts: the texts of `location.files`; None for a missing file.
     """
     present = {
         (controller, name): text
@@ -226,7 +226,7 @@ def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
             _io_1(version_1) or _io_2(unified),
             _pids(version_1) or _pids(unified),
         )
-    # a host with version 1 may have version 2's directories beside it, without controllers but with pressure
+    # a host with version 1 may also mount version 2, without controllers but with pressure
     pressure = [_pressure(name, unified.get(f"{name}.pressure")) for name in ("cpu", "memory", "io")]
     return Cgroup(
         location.version,
@@ -243,7 +243,7 @@ def _cpu_1(texts: Texts) -> Cpu | None:
     usage = integer(texts.get("cpuacct.usage"))
     if usage is None:
         return None
-    # a kernel without quotas (CONFIG_CFS_BANDWIDTH) has no cpu.stat, as those of some NAS boxes and phones
+    # a kernel without CONFIG_CFS_BANDWIDTH has no cpu.stat, as on some NAS boxes and phones
     stat, quota = _numbers(texts.get("cpu.stat", "")), _number(texts, "cpu.cfs_quota_us", -1)
     return Cpu(
         usage_us=usage // 1000,
@@ -260,7 +260,7 @@ def _cpu_1(texts: Texts) -> Cpu | None:
 
 def _cpu_2(texts: Texts) -> Cpu | None:
     stat = _numbers(texts.get("cpu.stat", ""))
-    # without the controller there is a cpu.stat, of usage alone; a kernel without quotas has no cpu.max
+    # without the controller, cpu.stat has only the usage; a kernel without quotas has no cpu.max
     if "usage_usec" not in stat or not {"cpu.max", "cpu.weight"} & texts.keys():
         return None
     quota, period = [*texts.get("cpu.max", "").split(), "", ""][:2]
@@ -291,7 +291,7 @@ def _memory_1(texts: Texts) -> Memory | None:
         usage_bytes=usage,
         limit_bytes=limit,
         peak_bytes=integer(texts.get("memory.max_usage_in_bytes")),
-        # with the cgroups below it, or without them where the kernel does not add these up
+        # including child cgroups, if the kernel reports that
         anon_bytes=stat.get("total_rss", stat.get("rss", 0)),
         cache_bytes=stat.get("total_cache", stat.get("cache", 0)),
         inactive_file_bytes=stat.get("total_inactive_file", stat.get("inactive_file", 0)),
@@ -300,7 +300,7 @@ def _memory_1(texts: Texts) -> Memory | None:
         swap_limit_bytes=None
         if memory_and_swap_limit is None or limit is None
         else memory_and_swap_limit - limit,
-        # where the limit is the same with swap and without, only the one with swap is run into
+        # if both limits are equal, only the one of memory and swap is hit
         limit_hits=_number(texts, "memory.failcnt") + _number(texts, "memory.memsw.failcnt"),
         oom_kills=_numbers(texts.get("memory.oom_control", "")).get("oom_kill", 0),
     )
@@ -334,12 +334,12 @@ def _io_1(texts: Texts) -> Io | None:
         return None
     table: dict[str, dict[str, int]] = {}
     for text, names in ((size, ("read_bytes", "written_bytes")), (count, ("reads", "writes"))):
-        ways = dict(zip(("Read", "Write"), names, strict=True))
-        # `8:0 Read 4096`; other ways, and a total at the end
+        operations = dict(zip(("Read", "Write"), names, strict=True))
+        # `8:0 Read 4096`; also other operations, and a total at the end
         for row in (line.split() for line in lines(text)):
             number = integer(row[2]) if len(row) == 3 else None
-            if number is not None and row[1] in ways and _is_device(row[0]):
-                table.setdefault(row[0], {})[ways[row[1]]] = number
+            if number is not None and row[1] in operations and _is_device(row[0]):
+                table.setdefault(row[0], {})[operations[row[1]]] = number
     return _io(table)
 
 
@@ -351,7 +351,7 @@ def _io_2(texts: Texts) -> Io | None:
     for line in lines(texts["io.stat"]):
         device = ""
         for word in line.split():
-            # some kernels leave the end of line out after a device without counts: the last device counts
+            # some kernels omit the newline after a device without counts: the last device on the line is the right one
             device = word if _is_device(word) else device
             name, _, number = word.partition("=")
             if device and name in names and (value := integer(number)) is not None:
@@ -375,7 +375,7 @@ def _pids(texts: Texts) -> Pids | None:
 
 
 def _pressure(resource: str, text: str | None) -> Pressure | None:
-    """`some avg10=0.12 avg60=… total=345`; before Linux 5.13 there is no `full` line for the cpu."""
+    """`some avg10=0.12 avg60=… total=345`; before Linux 5.13 there is no `full` line for the CPU."""
     rows = {
         fields[0]: dict(field.split("=", 1) for field in fields[1:] if "=" in field)
         for line in lines(text)
@@ -395,7 +395,7 @@ def _pressure(resource: str, text: str | None) -> Pressure | None:
 
 
 def _limit(text: str | None) -> int | None:
-    """A limit; None for `max`, for version 1's largest number or a negative one, and where there is no such file."""
+    """A limit; None for `max`, version 1's maximum, a negative number, or a missing file."""
     number = integer(text)
     if number is None or not 0 <= number < _NO_LIMIT or number == _NO_LIMIT_32_BITS:
         return None

@@ -167,13 +167,13 @@ class Network(Result):
 def interfaces(text: str) -> list[Interface]:
     """From `ip -j -d -s link`."""
     rows = _rows(text, "ip")
-    # the other end is written by its index where that is in another namespace, and else by its name
+    # the peer is given by its index if it is in another namespace, else by its name
     indexes = {str(row["ifname"]): row.get("ifindex") for row in rows if "ifname" in row}
     return _each(rows, lambda row: _interface(row, indexes))
 
 
 def _each(rows: Iterable[Any], read: Callable[[Any], Parsed]) -> list[Parsed]:
-    """What `read` makes of each row; a row of another form is skipped."""
+    """The result of `read` for each row; rows in an unknown format are skipped."""
     parsed = []
     for row in rows:
         with suppress(AttributeError, KeyError, TypeError):
@@ -225,13 +225,13 @@ def _address(row: tuple[dict[str, Any], dict[str, Any]]) -> Address:
 
 
 def routes(text: str, family: str) -> list[Route]:
-    """From `ip -j route`; of a route with several next hops the first one."""
+    """From `ip -j route`; only the first of several next hops."""
     return _each(_rows(text, "ip"), lambda row: _route(row, family))
 
 
 def _route(row: dict[str, Any], family: str) -> Route:
     hop = next((next_hop for next_hop in _list(row, "nexthops") if isinstance(next_hop, dict)), row)
-    # an IPv4 route by way of an IPv6 router has `via`
+    # an IPv4 route through an IPv6 router has `via`
     gateway = hop.get("gateway") or _dict(hop, "via").get("host")
     metric = row.get("metric", 0)
     return Route(family, row["dst"], gateway, hop.get("dev", ""), row.get("prefsrc"), metric)
@@ -257,7 +257,7 @@ def bridge_ports(text: str) -> list[BridgePort]:
 
 def _rows(text: str, tool: str) -> list[dict[str, Any]]:
     value = json_of(text, f"{tool} -j")
-    # -d writes an empty object for what it leaves out
+    # -d prints an empty object for omitted entries
     return [row for row in value if isinstance(row, dict) and row] if isinstance(value, list) else []
 
 
@@ -276,7 +276,7 @@ def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
 
     Args:
         saved: (tool, family, text) of each iptables-save -c.
-        ruleset: the JSON of `nft -j list ruleset`; of it, the tables that iptables has told of are left out.
+        ruleset: the JSON of `nft -j list ruleset`; without the tables that iptables has listed.
     """
     chains: list[Chain] = []
     rules: list[Rule] = []
@@ -304,7 +304,7 @@ def _nft_chain(chain: dict[str, Any]) -> Chain:
 
 
 def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: list[Rule]) -> None:
-    """Read what iptables-save(8) writes: iptables has no JSON, and nft's hides its matches (`xt`)."""
+    """Parse the output of iptables-save(8): iptables has no JSON, and nft's hides its matches (`xt`)."""
     table = ""
     for line in lines(text):
         if line.startswith("*"):
@@ -312,7 +312,7 @@ def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: li
         elif line.startswith(":"):
             name, policy = [*line[1:].split(), "-", "-"][:2]
             chains.append(Chain(tool, family, table, name, None if policy == "-" else policy))
-        # without -c, or from a kernel without counters, there are none
+        # no counters without -c, or from a kernel without counters
         elif match := re.match(r"(?:\[([0-9]+):([0-9]+)\] )?-A (\S+) ?(.*)", line):
             packets, size, chain, text_of_rule = match.groups()
             rules.append(
@@ -330,8 +330,8 @@ def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: li
 
 
 def _target(rule: str) -> str | None:
-    """What comes after -j or -g, outside of a comment."""
-    # a comment is in quotation marks, and one inside of it has a backslash before it
+    """The target after -j or -g, outside of comments."""
+    # comments are quoted; a quotation mark in one is escaped with a backslash
     without_comments = re.sub(r'"(?:[^"\\]|\\.)*"', '""', rule)
     target = re.search(r"(?:^| )(?:-[jg]|--jump|--goto) (\S+)", without_comments)
     return target[1] if target else None

@@ -1,4 +1,4 @@
-"""Processes and their namespaces, as the engine's host sees them."""
+"""Processes on the engine's host, and their namespaces."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Namespace(Result):
 
 
 def process(pid: int, record: Mapping[str, Any]) -> Process | None:
-    """A process from what the agent read of it; None if it ended between two reads.
+    """A process from the agent's record; None if it exited between two reads.
 
-    Kernels before 4.1 have no NSpid; a status that ends in the middle is that of a process that ends.
+    Kernels before 4.1 have no NSpid; a truncated status is that of an exiting process.
     """
     pairs = (line.partition(":") for line in lines(record.get("status")))
     fields = {name: rest.strip() for name, _, rest in pairs}
@@ -62,7 +62,7 @@ def process(pid: int, record: Mapping[str, Any]) -> Process | None:
     namespaces = {
         name: int(match[1])
         for name, link in sorted((record.get("ns") or {}).items())
-        # what its children will get is no namespace of its own
+        # the namespaces of future children are not its own
         if not name.endswith("_for_children") and (match := re.search(r"\[([0-9]+)\]", str(link)))
     }
     return Process(
@@ -79,7 +79,7 @@ def process(pid: int, record: Mapping[str, Any]) -> Process | None:
 
 
 def namespaces(processes: Iterable[Process]) -> list[Namespace]:
-    """The namespaces that the processes are in, by kind and id."""
+    """The namespaces of the processes, sorted by type and ID."""
     members: dict[tuple[str, int], list[Process]] = {}
     for process in processes:
         for kind, id in process.namespaces.items():

@@ -1,4 +1,4 @@
-"""Mounts, directories and disk use, as processes of the engine's host see them."""
+"""Mounts, directories and disk usage on the engine's host."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Mount(Result):
     @property
     def lower(self) -> tuple[str, ...]:
         """The read-only directories of an overlay, topmost first; none for anything else."""
-        # a colon in a name is written with a backslash (overlayfs.rst)
+        # a colon in a path is escaped with a backslash (overlayfs.rst)
         parts = re.split(r"(?<!\\):", self.settings.get("lowerdir", ""))
         return tuple(part.replace("\\:", ":") for part in parts if part)
 
     @property
     def upper(self) -> str | None:
-        """The directory that takes the changes of an overlay, on the engine's host."""
+        """The writable directory of an overlay, on the engine's host."""
         return self.settings.get("upperdir")
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nothing can be written through this mount."""
+        """Whether this mount is read-only."""
         return "ro" in self.options
 
 
@@ -66,12 +66,12 @@ class Entry(Result):
 
     @property
     def is_whiteout(self) -> bool:
-        """Whether it says that a file of a lower layer is deleted (kernel, overlayfs.rst)."""
+        """Whether it marks a deleted file of a lower layer (kernel, overlayfs.rst)."""
         return (self.kind, self.device) == ("character device", "0:0")
 
     @property
     def is_opaque(self) -> bool:
-        """Whether it hides all that the lower layers have in this directory (kernel, overlayfs.rst)."""
+        """Whether it hides the contents of this directory in the lower layers (kernel, overlayfs.rst)."""
         return any(
             self.attributes.get(f"{kind}.overlay.opaque", "")[:1] in ("y", "x")
             for kind in ("trusted", "user")
@@ -90,7 +90,7 @@ class DiskUsage(Result):
 
 
 def mounts(mountinfo: str) -> list[Mount]:
-    """The mounts of a mountinfo text, in its order; a line that is none is skipped."""
+    """The mounts of a mountinfo text, in its order; invalid lines are skipped."""
     result = []
     for line in lines(mountinfo):
         before, _, after = line.partition(" - ")
@@ -118,7 +118,7 @@ def mounts(mountinfo: str) -> list[Mount]:
 
 
 def _settings(text: str) -> dict[str, str]:
-    # a comma in a name is written with a backslash, or in octal
+    # a comma in a path is escaped with a backslash, or in octal
     settings: dict[str, str] = {}
     for option in re.split(r"(?<!\\),", text):
         name, _, value = option.partition("=")

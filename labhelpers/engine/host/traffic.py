@@ -1,6 +1,6 @@
-"""What a network namespace has received, from the kernel's own counters.
+"""Packets that a network namespace has received, from the kernel's counters.
 
-An exercise that asks for a packet to arrive, or not to, is decided on the receiving side.
+Exercises about packets that arrive, or do not, are checked on the receiving side.
 Source: proc(5), /proc/PID/net/snmp, netstat and snmp6; the names are those of RFC 4293, 4022 and 5097.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @record
 class Received(Result):
-    """Counters of one network namespace, since it was made."""
+    """Counters of one network namespace, since its creation."""
 
     packets: int = column("IPv4 packets that were not broadcast or multicast, whatever became of them")
     pings: int = column("echo requests, IPv4 and IPv6")
@@ -28,10 +28,10 @@ class Received(Result):
 
 
 def received_traffic(host: HostView, container: Container | str) -> Received:
-    """What the network namespace of a running container has received so far.
+    """The counters of a running container's network namespace.
 
     Raises:
-        LabError: there is no such container, or it does not run.
+        LabError: the container does not exist or is not running.
     """
     pid = host.process(container).pid
     paths = [f"/proc/{pid}/net/{name}" for name in ("snmp", "netstat", "snmp6")]
@@ -39,7 +39,7 @@ def received_traffic(host: HostView, container: Container | str) -> Received:
 
 
 def parse_counters(texts: Iterable[str | None]) -> Received:
-    """The counters in the texts of those files; what a kernel does not print counts as 0."""
+    """The counters in the texts of those files; missing counters are 0."""
     counters: dict[str, int] = {}
     for text in texts:
         counters |= _fields(text or "")
@@ -50,7 +50,7 @@ def parse_counters(texts: Iterable[str | None]) -> Received:
 
 
 def _fields(text: str) -> dict[str, int]:
-    """name → value: from lines in pairs (`Ip: InReceives …` and `Ip: 7 …`), or of one name and its value each."""
+    """name → value, from pairs of lines (`Ip: InReceives …` and `Ip: 7 …`) or from lines with a name and a value."""
     counters: dict[str, int] = {}
     names: list[str] = []
     for line in lines(text):
