@@ -1,4 +1,4 @@
-"""Which tests run on which engine; here, and not in tests/, so that it holds for notebooks as well."""
+"""Which tests run on which engine; at the top level, so that it also applies to notebooks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-# of this checkout; the package under test may be an installed one
+# the checkout; the package under test may be an installed one
 ROOT = Path(__file__).resolve().parent
 
-# what `./lab copy` wrote for another learner
+# notebooks written by `./lab copy`
 collect_ignore_glob = ["notebooks/[b-z]-*.ipynb"]
 
-# about this machine, not about an engine: on engines B and C they would say the same again
+# independent of the engine: not repeated on engines B and C
 LOCAL_TESTS = (
     "tests/browser/",
     "tests/engine/test_find.py",
@@ -23,15 +23,13 @@ LOCAL_TESTS = (
     "tests/faults/",
     "tests/commandline/test_jupyter.py",
 )
-# What `./lab test --engine B|C|AB|all` leaves out where no test is asked for by name, so that CI keeps to its time:
-# B and C run the tests of the engine's own room, and the notebooks, whose findings are compared.
+# Tests that `./lab test --engine B|C|AB|all` skips unless a test is named, to limit the time of CI: B and C run the
+# tests of `engine` and `lab`, and the notebooks, whose findings are compared.
 ROOM_TESTS_REASON = "its room's tests run on A; here its notebook runs, and the findings are compared"
-ENGINE_INDEPENDENT_REASON = (
-    "it asks for nothing in which engines differ, and starts dozens of containers; A runs it"
-)
-# C is a translated machine: a container costs 5 s of a processor there, and CI has 15 minutes of two
+ENGINE_INDEPENDENT_REASON = "it does not depend on the engine and starts dozens of containers; A runs it"
+# C is emulated: a container costs 5 s of CPU time there, and CI has 15 minutes on two cores
 NESTED_GUEST_REASON = (
-    "a guest takes three minutes to boot in a machine that is itself translated; "
+    "a guest takes three minutes to boot in a machine that is itself emulated; "
     "`./lab test --engine C NOTEBOOK`"
 )
 SLOW_ON_C_REASON = "on C it takes two to ten minutes; `./lab test --engine C FILE` runs it"
@@ -62,27 +60,27 @@ EXCLUDED: dict[str, dict[str, str]] = {
             SLOW_ON_C_REASON,
         ),
         **dict.fromkeys(("tests/engine/test_images.py", "tests/engine/test_registries.py"), SLOW_ON_C_REASON),
-        "tests/engine/test_registry.py": "the images of C came from a registry: that is the proof there",
+        "tests/engine/test_registry.py": "the images of C were pulled from a registry, which tests it",
     },
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs an engine (`-m engine`, notebooks too) and what is about this machine alone (`-m local`).
+    """Mark tests that need an engine (`-m engine`, also notebooks) or are independent of it (`-m local`).
 
-    Where engine B or C runs its own selection, what `EXCLUDED` names is skipped, with its reason.
+    In the default selection of engine B or C, the tests in `EXCLUDED` are skipped with their reason.
     """
-    left_out = EXCLUDED[os.environ.get("LABHELPERS_TEST_ENGINE", "A")]
+    excluded = EXCLUDED[os.environ.get("LABHELPERS_TEST_ENGINE", "A")]
     for item in items:
         if not item.path.is_relative_to(ROOT):
-            continue  # a reader's own notebook, run from here
+            continue  # a reader's own notebook
         name = item.path.relative_to(ROOT).as_posix()
         if name.startswith("notebooks/") or {"engine", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.engine)
         if name.startswith(LOCAL_TESTS):
             item.add_marker(pytest.mark.local)
         if "engine" in item.keywords:
-            for start, reason in left_out.items():
+            for start, reason in excluded.items():
                 if name.startswith(start):
                     item.add_marker(
                         pytest.mark.skip(

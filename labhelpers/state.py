@@ -1,6 +1,6 @@
-"""The state directory: everything of ours on the machine outside the checkout.
+"""The state directory: all files of the lab outside the checkout.
 
-`LABHELPERS_HOME` names it; else `$XDG_STATE_HOME/labhelpers`; else `~/.local/state/labhelpers`
+`LABHELPERS_HOME` if it is set; else `$XDG_STATE_HOME/labhelpers`; else `~/.local/state/labhelpers`
 (XDG Base Directory Specification). Imports the standard library only, because `labhelpers.commandline.bootstrap` uses
 it before there is an environment.
 """
@@ -32,33 +32,33 @@ _PACKAGE = Path(__file__).resolve().parent
 _BUNDLE = _PACKAGE / "bundle"
 
 IS_CHECKOUT = not _BUNDLE.is_dir()
-"""Whether the package runs from a checkout; False where it was installed from a wheel."""
+"""Whether the package runs from a checkout; False if it was installed from a wheel."""
 
 ROOT = _PACKAGE.parent if IS_CHECKOUT else _BUNDLE
-"""`notebooks/`, `images/` and `assets/` as they were shipped: the checkout, or the wheel's copy. Only read from it."""
+"""`notebooks/`, `images/` and `assets/` as shipped: the checkout, or the wheel's copy. Read-only."""
 
 CONTENTS = (
     *("cache", "course", "docker", "engine", "env", "gateways", "jupyter", "locks", "sessions", "ssh"),
     *("test-engines", "work"),
     *("packages.json", "predictions.json", "progress.json", "course.json", "vm-accel.json", "images.json"),
 )
-"""The names that the lab uses in the state directory. `remove` removes nothing else: a reader may have named a
-directory that holds other files too."""
+"""The names that the lab uses in the state directory. `remove` removes nothing else: the reader may have chosen a
+directory with other files in it."""
 
-# what flock(2) fails with on a file system without locks: NFS without lockd, some FUSE and 9p mounts
+# errors of flock(2) on a file system without locks: NFS without lockd, some FUSE and 9p mounts
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _LOCKS_ELSEWHERE = "LABHELPERS_LOCKS"
 _DISK_FULL_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _DENIED_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS}
 DISK_ERRORS = frozenset(_DISK_FULL_ERRORS | {errno.EROFS})
-"""What a write anywhere fails with where the disk is full or may not be written."""
+"""Errors of a write to a full or read-only disk."""
 
 
 def normalize_environment() -> None:
-    """Repair what would make this process, and those that it starts, fail in ways that have nothing to do with us.
+    """Work around unusual environments that would make this process, or those that it starts, fail.
 
-    A character that the terminal's encoding lacks is escaped. The umask leaves the owner their own files. `HOME` is
-    set for a user without a passwd entry, and a TMPDIR that does not exist is ignored.
+    Characters missing from the terminal's encoding are escaped. The umask must not deny the owner access. `HOME` is set
+    for a user without a passwd entry, and a TMPDIR that does not exist is ignored.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -74,34 +74,34 @@ def normalize_environment() -> None:
 
 def _user_home() -> Path | None:
     if os.environ.get("HOME") == "":
-        del os.environ["HOME"]  # "" would be the root directory; without it, the passwd entry counts
+        del os.environ["HOME"]  # "" would be the root directory; without HOME, the passwd entry is used
     try:
-        found = Path.home()
+        directory = Path.home()
     except RuntimeError:  # no HOME, and the user id is not in the passwd database
         return None
-    return found if found.is_absolute() else None
+    return directory if directory.is_absolute() else None
 
 
 def location() -> Path:
-    """Where the state directory is, whether it exists or not.
+    """The path of the state directory, which may not exist.
 
-    A relative or `~` path in `LABHELPERS_HOME` is made absolute in the environment too: processes that this one
-    starts in another directory use the same one.
+    A relative or `~` path in `LABHELPERS_HOME` is replaced with an absolute one in the environment, so that child
+    processes in other directories use the same directory.
 
     Raises:
-        SetupFailed: nothing names one.
+        SetupFailed: it cannot be determined.
     """
-    named = os.environ.get("LABHELPERS_HOME")
-    if named:
+    configured = os.environ.get("LABHELPERS_HOME")
+    if configured:
         try:
-            where = Path(named).expanduser().absolute()
+            directory = Path(configured).expanduser().absolute()
         except RuntimeError as error:
             raise SetupFailed(
-                f"LABHELPERS_HOME is {named!r}, but that user or home directory does not exist",
+                f"LABHELPERS_HOME is {configured!r}, but that user or home directory does not exist",
                 hint="use an absolute path: `LABHELPERS_HOME=/path/to/directory`",
             ) from error
-        os.environ["LABHELPERS_HOME"] = str(where)
-        return where
+        os.environ["LABHELPERS_HOME"] = str(directory)
+        return directory
     base = os.environ.get("XDG_STATE_HOME") or ""
     if os.path.isabs(base):  # the specification: a relative path is invalid and is ignored
         return Path(base) / "labhelpers"
@@ -120,9 +120,9 @@ def home() -> Path:
     Raises:
         SetupFailed: it cannot be created.
     """
-    where = location()
-    _create(where, mode=0o700)
-    return where
+    directory = location()
+    _create(directory, mode=0o700)
+    return directory
 
 
 def path(*parts: str) -> Path:
@@ -131,9 +131,9 @@ def path(*parts: str) -> Path:
     Raises:
         SetupFailed: the parent cannot be created.
     """
-    where = home().joinpath(*parts)
-    _create(where.parent)
-    return where
+    target = home().joinpath(*parts)
+    _create(target.parent)
+    return target
 
 
 def _create(folder: Path, mode: int = 0o777) -> None:
@@ -143,28 +143,28 @@ def _create(folder: Path, mode: int = 0o777) -> None:
         raise directory_error(error, folder) from error
 
 
-def directory_error(error: OSError, where: Path) -> SetupFailed:
-    """What to tell the reader where `error` keeps the lab from using its file or directory `where`."""
+def directory_error(error: OSError, target: Path) -> SetupFailed:
+    """The error for a failed access to the lab's file or directory `target`."""
     largest = "use a directory on a larger disk: `export LABHELPERS_HOME=/path/to/directory`"
     other = "use another directory for the lab's files: `export LABHELPERS_HOME=/path/to/directory`"
     if error.errno in _DISK_FULL_ERRORS:
-        free = _free_bytes(where) // 1_000_000
+        free = _free_bytes(target) // 1_000_000
         return SetupFailed(
-            f"no space left on device: {where} cannot be written ({free} MB free)",
+            f"no space left on device: {target} cannot be written ({free} MB free)",
             hint=f"free some space, then try again; or {largest}",
             engine_message=str(error),
         )
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        message = f"the state directory cannot be used: {where} or one of its parents is a file"
+        message = f"the state directory cannot be used: {target} or one of its parents is a file"
     elif error.errno in _DENIED_ERRORS:
-        message = f"the state directory cannot be used: no permission to write {where}"
+        message = f"the state directory cannot be used: no permission to write {target}"
     else:
-        message = f"the state directory cannot be used: {where}"
+        message = f"the state directory cannot be used: {target}"
     return SetupFailed(message, hint=other, engine_message=str(error))
 
 
-def _free_bytes(where: Path) -> int:
-    for folder in (where, *where.parents):
+def _free_bytes(target: Path) -> int:
+    for folder in (target, *target.parents):
         with suppress(OSError):
             return shutil.disk_usage(folder).free
     return 0
@@ -173,12 +173,12 @@ def _free_bytes(where: Path) -> int:
 def abbreviate_home(text: object) -> str:
     """`text` with the reader's home directory written as `~`, for messages and pages.
 
-    Only where it begins a path: the `/root` of `ssh://root@host` is no directory, and `/root` after a colon is one
-    inside a container.
+    Only at the beginning of a path: `root` in `ssh://root@host` is not a directory, and `/root` after a colon is in a
+    container.
     """
     try:
         directory = Path.home()
-    except RuntimeError:  # no HOME, and no account of this user id
+    except RuntimeError:  # no HOME, and no passwd entry
         return str(text)
     if not directory.is_absolute() or directory == Path(directory.anchor):
         return str(text)
@@ -189,26 +189,26 @@ def abbreviate_home(text: object) -> str:
 def read_json(name: str, default: Any) -> Any:
     """The JSON file `name` of the state directory.
 
-    `default` where there is none, it is damaged, or it does not hold a value of `default`'s type (None: any type).
+    `default` if the file is missing or damaged, or its value does not have the type of `default` (None: any type).
     """
     try:
-        found = json.loads(path(name).read_text(encoding="utf-8", errors="surrogatepass"))
+        value = json.loads(path(name).read_text(encoding="utf-8", errors="surrogatepass"))
     except (OSError, ValueError, RecursionError):
         return default
-    return found if default is None or isinstance(found, type(default)) else default
+    return value if default is None or isinstance(value, type(default)) else default
 
 
 def write_json(name: str, data: Any) -> None:
-    """Write the JSON file `name` so that a reader of it sees the old text or the new, never half.
+    """Write the JSON file `name` atomically.
 
     Raises:
-        SetupFailed: the disk is full or may not be written.
+        SetupFailed: the disk is full or read-only.
     """
     target = path(name)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-        # a path may have bytes that are no UTF-8; Python keeps each as half a surrogate pair
+        # a path may have bytes that are not UTF-8; Python represents each as a lone surrogate
         partial.write_text(text, encoding="utf-8", errors="surrogatepass")
         partial.replace(target)
     except OSError as error:
@@ -224,11 +224,11 @@ def locked(name: str, timeout_s: float = 900, waiting: Callable[[], object] | No
     Raises:
         SetupFailed: the lock was not free within `timeout_s`, or cannot be created.
     """
-    where = lock_file("locks", name)
+    lock_path = lock_file("locks", name)
     try:
-        file = where.open("a", encoding="utf-8")
+        file = lock_path.open("a", encoding="utf-8")
     except OSError as error:
-        raise directory_error(error, where) from error
+        raise directory_error(error, lock_path) from error
     with file:
         end = time.monotonic() + timeout_s
         acquired = _acquired(file)
@@ -263,23 +263,23 @@ def _acquired(file: TextIO) -> bool:
 def lock_file(*parts: str) -> Path:
     """The file to lock for `parts` of the state directory.
 
-    Where that directory's file system has no locks, it is a file of the same name on a local disk: processes of
-    one machine then still see each other's locks, and a lock still ends with its process. The file in the state
-    directory exists as well, for whoever lists it.
+    If that directory's file system does not support locks, it is a file of the same name on a local disk: locks then
+    still work between processes of one machine. The file in the state directory is created as well, so that it can be
+    listed.
     """
-    where = path(*parts)
+    target = path(*parts)
     elsewhere = _locks_elsewhere()
     if elsewhere is None:
-        return where
+        return target
     with suppress(OSError):
-        where.touch()
+        target.touch()
     local = elsewhere.joinpath(*parts)
     _create(local.parent)
     return local
 
 
 def _locks_elsewhere() -> Path | None:
-    """A directory for locks outside the state directory, or None where the state directory's file system has them."""
+    """A directory for locks outside the state directory, or None if the state directory's file system supports them."""
     if sys.platform == "win32":
         return None
     if named := os.environ.get(_LOCKS_ELSEWHERE):
@@ -291,7 +291,7 @@ def _locks_elsewhere() -> Path | None:
             fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            return None  # locked by another process, or not writable: the lock itself reports that
+            return None  # locked by another process, or not writable: reported when the lock is acquired
         reason = error.strerror
     else:
         return None
@@ -301,13 +301,13 @@ def _locks_elsewhere() -> Path | None:
         "this state directory from two machines at once.",
         file=sys.stderr,
     )
-    # the processes that this one starts use it too, and say nothing
+    # child processes use it too, without this message
     os.environ[_LOCKS_ELSEWHERE] = f"{home()}|{local}"
     return local
 
 
 def _local_directory() -> Path:
-    """A directory of this user's own on a local disk, the same one for each process that uses this state directory."""
+    """A directory of this user on a local disk, the same for all processes that use this state directory."""
     name = f"labhelpers-{os.getuid()}-{hashlib.sha256(os.fsencode(home())).hexdigest()[:12]}"
     for base in ("/tmp", "/var/tmp", tempfile.gettempdir()):
         folder = Path(base) / name
@@ -327,9 +327,9 @@ def _local_directory() -> Path:
 
 
 def course_directory() -> Path:
-    """A directory with `notebooks/` in which the reader works: the checkout, or a copy of what the wheel holds.
+    """A directory with `notebooks/` in which the reader works: the checkout, or a copy of the wheel's notebooks.
 
-    An upgrade of the package replaces the files of the copy that the reader has not changed.
+    After an upgrade of the package, files that the reader has not changed are replaced.
 
     Raises:
         SetupFailed: the copy cannot be written.
@@ -345,8 +345,8 @@ def course_directory() -> Path:
     for name, file in shipped.items():
         content, target = file.read_bytes(), copy / name
         digest = hashlib.sha256(content).hexdigest()
-        there = target.read_bytes() if target.is_file() else None
-        if there is None or (known.get(name) == hashlib.sha256(there).hexdigest() != digest):
+        current = target.read_bytes() if target.is_file() else None
+        if current is None or (known.get(name) == hashlib.sha256(current).hexdigest() != digest):
             _create(target.parent)
             try:
                 target.write_bytes(content)
@@ -362,16 +362,16 @@ def remove() -> list[Path]:
     """Remove the lab's files from the state directory, and that directory if nothing else is in it.
 
     Returns:
-        What stays: files that are not the lab's, or that could not be removed.
+        The remaining files: not the lab's, or not removable.
     """
     folder = location()
     for pattern in (*CONTENTS, "*.damaged*", "*.partial"):
-        for found in folder.glob(pattern):
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found, ignore_errors=True)
+        for entry in folder.glob(pattern):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
             else:
                 with suppress(OSError):
-                    found.unlink()
+                    entry.unlink()
     with suppress(OSError):
         folder.rmdir()
     return sorted(folder.iterdir()) if folder.exists() else []

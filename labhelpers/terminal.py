@@ -1,4 +1,4 @@
-"""What a person at a terminal sees while something takes longer than a second."""
+"""Messages, progress and prompts on the terminal."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 try:
     from rich.console import Console
-except ImportError:  # `status`, `clean` and `down` work in an incomplete environment, too
+except ImportError:  # `status`, `clean` and `down` also work in an incomplete environment
 
     class Console:  # type: ignore[no-redef]
-        """Prints lines, and shows no status."""
+        """A console without progress display."""
 
         is_terminal = False
         encoding = "ascii"
@@ -27,16 +27,16 @@ except ImportError:  # `status`, `clean` and `down` work in an incomplete enviro
         def __init__(self, **_: Any) -> None: ...
 
         def print(self, line: str, **_: Any) -> None:
-            """One line."""
+            """Print a line."""
             print(line, flush=True)
 
         @contextmanager
         def status(self, _: str, **__: Any) -> Iterator[Any]:
-            """Nothing moves."""
+            """Do nothing."""
             yield self
 
         def update(self, _: str) -> None:
-            """Nothing moves."""
+            """Do nothing."""
 
 
 from labhelpers.errors import with_command_name
@@ -45,17 +45,17 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def echo(line: str) -> None:
-    """One line for the person."""
+    """Print a line."""
     console.print(with_command_name(line), markup=False)
 
 
 @contextmanager
 def step(title: str) -> Iterator[Status]:
-    """A step that may take long: a moving status on a terminal, its line and its seconds anywhere."""
+    """A step that may take long: a spinner on a terminal, and a line with its duration at the end."""
     began = time.monotonic()
     if not console.is_terminal:
         echo(f"{title} …")
-    # the usual spinner is made of braille characters
+    # the default spinner uses braille characters
     spinner = "dots" if console.encoding.lower().startswith("utf") else "line"
     with console.status(title, spinner=spinner) as status:
         yield status
@@ -63,7 +63,7 @@ def step(title: str) -> Iterator[Status]:
 
 
 def run_with_status(command: Sequence[str], title: str, stdin: BinaryIO | None = None) -> tuple[int, str]:
-    """Run `command`, showing its newest line as the state of a step: (exit status, its last 20 lines)."""
+    """Run `command` and show its last line as progress: (exit status, its last 20 lines)."""
     last: deque[str] = deque(maxlen=20)
     with step(title) as status:
         process = subprocess.Popen(
@@ -83,7 +83,7 @@ def run_with_status(command: Sequence[str], title: str, stdin: BinaryIO | None =
 
 
 def confirm(question: str) -> bool:
-    """Ask a person yes or no; nobody there means no."""
+    """Prompt for yes or no; False if standard input is not a terminal."""
     if not sys.stdin.isatty():
         return False
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

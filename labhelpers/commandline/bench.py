@@ -1,4 +1,4 @@
-"""What things cost on this engine, as ratios: they hold on other machines, milliseconds do not."""
+"""The cost of operations on this engine, as ratios, which are comparable between machines."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ KEEP_RUNNING = ["/bin/busybox", "sleep", "600"]
 
 
 def compare(engine: Engine, repeats: int) -> pd.DataFrame:
-    """One row an operation: operation, median_ms of `repeats`, and ratio to the first row of its group.
+    """One row per operation, with the median of `repeats` runs and the ratio to the first row of its group.
 
     Columns: group, operation, median_ms, ratio.
     """
     with Lab("bench", engine=engine) as lab, lab.quiet():
-        stays = lab.run(IMAGE, KEEP_RUNNING, network="none")
+        target = lab.run(IMAGE, KEEP_RUNNING, network="none")
         cli = ["docker", "--host", cli_address(engine)]
         labels = sessions.labels("container", lab.chapter, lab.session).items()
         run = [*cli, "run", *(f"--label={key}={value}" for key, value in labels), "--rm"]
-        through = ["docker", "--host", lab.socket.address]
-        copy = ["cp", f"{stays.id}:{LARGE}", "-"]
+        socket_cli = ["docker", "--host", lab.socket.address]
+        copy = ["cp", f"{target.id}:{LARGE}", "-"]
         lab.exec(
-            stays, ["/bin/busybox", "dd", "if=/dev/urandom", f"of={LARGE}", "bs=1M", f"count={LARGE_MIB}"]
+            target, ["/bin/busybox", "dd", "if=/dev/urandom", f"of={LARGE}", "bs=1M", f"count={LARGE_MIB}"]
         )
         groups: dict[str, dict[str, Callable[[], object]]] = {
             "run and remove": {
                 "docker run --rm": lambda: _run_typed_command([*run, IMAGE, *COMMAND]),
                 "docker run --rm, lab socket": lambda: _run_typed_command(
-                    [*through, "run", "--rm", IMAGE, *COMMAND]
+                    [*socket_cli, "run", "--rm", IMAGE, *COMMAND]
                 ),
                 "docker run --rm --network none": lambda: _run_typed_command(
                     [*run, "--network", "none", IMAGE, *COMMAND]
@@ -46,21 +46,21 @@ def compare(engine: Engine, repeats: int) -> pd.DataFrame:
                 "lab.run, wait, lab.remove": lambda: _run(lab),
             },
             "exec": {
-                "docker exec": lambda: _run_typed_command([*cli, "exec", str(stays.id), *COMMAND]),
+                "docker exec": lambda: _run_typed_command([*cli, "exec", str(target.id), *COMMAND]),
                 "docker exec, lab socket": lambda: _run_typed_command(
-                    [*through, "exec", str(stays.id), *COMMAND]
+                    [*socket_cli, "exec", str(target.id), *COMMAND]
                 ),
-                "lab.exec": lambda: lab.exec(stays, COMMAND),
+                "lab.exec": lambda: lab.exec(target, COMMAND),
             },
             f"copy {LARGE_MIB} MiB out": {
                 "docker cp": lambda: _run_typed_command([*cli, *copy]),
-                "docker cp, lab socket": lambda: _run_typed_command([*through, *copy]),
+                "docker cp, lab socket": lambda: _run_typed_command([*socket_cli, *copy]),
             },
             "inspect the engine's host": {
                 "docker stats --no-stream": lambda: _run_typed_command(
-                    [*cli, "stats", "--no-stream", str(stays.id)]
+                    [*cli, "stats", "--no-stream", str(target.id)]
                 ),
-                "lab.host.memory": lambda: lab.host.memory(stays),
+                "lab.host.memory": lambda: lab.host.memory(target),
                 "lab.host.read, one file": lambda: lab.host.read("/proc/loadavg"),
             },
         }
@@ -79,7 +79,7 @@ def _median_ms(operation: Callable[[], object], repeats: int) -> float:
         operation()
         return (time.perf_counter() - began) * 1000
 
-    once()  # the first one warms what all later ones find warm
+    once()  # warm up caches
     return median(once() for _ in range(repeats))
 
 

@@ -1,8 +1,8 @@
-"""Make the course's Python environment, then hand over to `labhelpers.commandline.cli` inside it.
+"""Create the course's Python environment, then execute `labhelpers.commandline.cli` in it.
 
-`./lab` starts this file with whatever Python 3.11+ the machine has, so it uses the standard library only, and
-those of our modules that do the same. Versions and hashes come from `requirements.lock`; the index is whatever
-this machine's own pip is set to.
+`./lab` runs this file with any Python 3.11+ of the machine, so it uses only the standard library and modules of the
+package that do the same. Versions and hashes come from `requirements.lock`; the package index is the one that this
+machine's pip is configured for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import NoReturn
 
 if not __package__:
-    # `./lab` starts this file by its path, which puts the package's own directory first
+    # run by path: sys.path then begins with the package's own directory
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from labhelpers import errors, state
@@ -31,10 +31,10 @@ from labhelpers.errors import LabError, SetupFailed
 
 LOCK = state.ROOT / "requirements.lock"
 NEEDED_BYTES = 900_000_000
-"""What the environment takes, with what is downloaded for it: `du -sb env cache/uv` of the state directory."""
+"""Disk space of the environment and its downloads: `du -sb env cache/uv` in the state directory."""
 REPAIRED_VARIABLE = "LABHELPERS_REPAIRED"
 VERBS_WITHOUT_ENVIRONMENT = ("down", "status", "clean")
-"""The verbs that work without an environment, and never download one."""
+"""The verbs that work without an environment, and never create one."""
 
 HELP = """usage: ./lab VERB [OPTIONS]
 
@@ -53,8 +53,8 @@ The environment does not exist yet: `./lab up` creates it. After that each verb 
 
 
 def main(arguments: list[str]) -> None:
-    """Make the environment if it is not there, and run the verb in it."""
-    verb = next((word for word in arguments if not word.startswith("-")), None)
+    """Create the environment if necessary, and run the verb in it."""
+    verb = next((argument for argument in arguments if not argument.startswith("-")), None)
     if not _is_current():
         if verb is None or {"-h", "--help"} & set(arguments):
             print(HELP, end="")
@@ -72,8 +72,7 @@ def main(arguments: list[str]) -> None:
     _point_at_checkout()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(state.ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["PYTHONPYCACHEPREFIX"] = str(state.home() / "cache" / "python")
-    # that forbids bytecode beside the sources; ours has a place of its own, and without it each process
-    # compiles all that it imports
+    # bytecode is stored in the state directory; without it each process would compile all modules again
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.stdout.flush()
     try:
@@ -91,17 +90,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _run_without_environment() -> ModuleType:
-    # it loads the code that stops the private engine, which few commands need
+    # imported late: few commands need the code that stops the private engine
     from labhelpers.commandline import without_environment
 
     return without_environment
 
 
 def repair(problem: ImportError) -> NoReturn:
-    """Called by an environment that cannot import what the lock says is in it: make it again, or do without it.
+    """Create the environment again after an import of one of its packages failed.
 
     Raises:
-        SetupFailed: it was made again, and still cannot.
+        SetupFailed: it was created again already, or this is another environment.
     """
     environment = state.location() / "env"
     if Path(sys.prefix).resolve() != environment.resolve() or os.environ.get(REPAIRED_VARIABLE):
@@ -132,9 +131,9 @@ def _is_current() -> bool:
 
 
 def _is_usable() -> bool:
-    """Whether the environment runs a verb although it was made from another lock, or was not finished."""
+    """Whether an environment that is incomplete or of another lock file can run a verb."""
     try:
-        tried = subprocess.run(
+        completed = subprocess.run(
             [_python(), "-c", "import labhelpers.commandline.cli"],
             env={**os.environ, "PYTHONPATH": str(state.ROOT)},
             capture_output=True,
@@ -142,7 +141,7 @@ def _is_usable() -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return tried.returncode == 0
+    return completed.returncode == 0
 
 
 def _create_environment() -> None:
@@ -161,7 +160,7 @@ def _create_environment() -> None:
             flush=True,
         )
         with _reported(environment):
-            # a command that is stopped leaves an environment that is neither the old one nor the new one
+            # an interrupted command leaves an environment that matches neither lock file
             (environment / "made-from").unlink(missing_ok=True)
             if not works:
                 _venv(environment)
@@ -175,15 +174,15 @@ def _print_waiting() -> None:
 
 
 @contextmanager
-def _reported(where: Path) -> Iterator[None]:
+def _reported(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise state.directory_error(error, where) from error
+        raise state.directory_error(error, directory) from error
 
 
 def _works(python: Path) -> bool:
-    """A Python whose interpreter was upgraded away is a dangling link; a half-made one has no pip."""
+    """Whether it runs pip: the link dangles after an upgrade of Python, and an incomplete environment has no pip."""
     try:
         return subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
     except OSError:
@@ -191,20 +190,20 @@ def _works(python: Path) -> bool:
 
 
 def _point_at_checkout() -> None:
-    """Let whatever runs in the environment import this checkout: pytest, and the kernels of any Jupyter there.
+    """Make this checkout importable in the environment, for pytest and kernels.
 
-    PYTHONPATH, which `./lab` sets, comes before it: of two checkouts with one state directory the one that runs wins.
+    PYTHONPATH, which `./lab` sets, has precedence, so that two checkouts may share one state directory.
     """
     line = f"import sys; sys.path.append({str(state.ROOT)!a})\n"
     for packages in (state.location() / "env").glob("lib*/python3*/site-packages"):
-        # a line of code, because site(7) reads a plain path in the encoding of the locale
+        # a line of code, because a plain path would be read in the encoding of the locale
         file = packages / "labhelpers-checkout.pth"
         with suppress(OSError):
             if not file.exists() or file.read_text(encoding="ascii", errors="replace") != line:
                 file.write_text(line, encoding="ascii")
 
 
-# ── making it ─────────────────────────────────────────────────────────────────────────────────────────
+# ── creating the environment ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _venv(environment: Path) -> None:
@@ -227,21 +226,21 @@ def _venv(environment: Path) -> None:
 
 def _run_as_root(command: Sequence[str], title: str) -> tuple[int, str]:
     print(f"{title} …", flush=True)
-    with with_proxies(command) as (as_it_runs, proxies):
-        done = subprocess.run(
-            as_it_runs,
+    with with_proxies(command) as (command_line, proxies):
+        completed = subprocess.run(
+            command_line,
             stdin=proxies,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
         )
-    return done.returncode, done.stdout
+    return completed.returncode, completed.stdout
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Run a command that asks nothing: (exit status, its output)."""
-    done = subprocess.run(
+    """Run a command without standard input: (exit status, its output)."""
+    completed = subprocess.run(
         command,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -250,7 +249,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -
         encoding="utf-8",
         errors="replace",
     )
-    return done.returncode, done.stdout
+    return completed.returncode, completed.stdout
 
 
 def _install(environment: Path) -> None:
@@ -271,7 +270,7 @@ def _install(environment: Path) -> None:
     block = re.search(r"^uv==.*?(?=^\S)", LOCK.read_text(encoding="utf-8") + "end", re.M | re.S)
     only_uv.write_text(block[0] if block else "uv\n", encoding="utf-8")
     uv = [str(python), "-m", "uv", "pip", "sync", "--python", str(python), "--require-hashes", str(LOCK)]
-    # quick to give up: whether the index answers is known before 120 packages are asked for
+    # fail early if the index is not reachable, before 120 packages are requested
     status, output = _run([*pip, "--retries", "1", "--timeout", "20", "--require-hashes", "-r", str(only_uv)])
     if not status:
         status, output = _run(uv, settings)
@@ -280,7 +279,7 @@ def _install(environment: Path) -> None:
     shown_index = _without_password(index.get("UV_DEFAULT_INDEX", os.environ.get("UV_DEFAULT_INDEX", "")))
     if _cause(output, shown_index):
         raise _failed("the packages of requirements.lock could not be installed", output, shown_index)
-    # uv has no wheel for every platform; pip reads the same lock, only slower
+    # uv has no wheel for some platforms; pip installs from the same lock file, but more slowly
     print("environment: uv failed; using pip, which takes longer", flush=True)
     status, output = _run([*pip, "--require-hashes", "-r", str(LOCK)])
     if status:
@@ -299,16 +298,16 @@ def _no_space() -> SetupFailed:
 
 def _failed(message: str, output: str, index: str) -> SetupFailed:
     lines = [_without_password(line) for line in output.strip().splitlines() if line.strip()]
-    known = _cause(output, index)
-    if known is None:
+    cause = _cause(output, index)
+    if cause is None:
         hint = "check the network and `pip config list`, then try again; it resumes where it stopped"
         return SetupFailed(message, hint=hint, engine_message="\n".join(lines[-8:]))
-    why, hint = known
-    return SetupFailed(f"{message}: {why}", hint=hint, engine_message="\n".join(lines[-4:]))
+    reason, hint = cause
+    return SetupFailed(f"{message}: {reason}", hint=hint, engine_message="\n".join(lines[-4:]))
 
 
 def _cause(output: str, index: str) -> tuple[str, str] | None:
-    """Why pip, uv or venv failed and what to do, where trying another tool cannot help; else None."""
+    """The cause and a hint for a failure of pip, uv or venv that another tool would have as well; else None."""
     at = f" ({index})" if index else ""
     again = "then try again; it resumes where it stopped"
     if re.search(r"No space left on device|os error 28\b|Errno 28\b|[Dd]isk quota exceeded", output):
@@ -361,14 +360,16 @@ def _without_password(text: str) -> str:
 
 
 def _index(python: Path) -> dict[str, str]:
-    """uv does not read pip's settings: give it the index that this machine's pip uses."""
+    """The index settings of this machine's pip as variables for uv, which does not read pip's configuration."""
     _, settings = _run([str(python), "-m", "pip", "config", "list"])
-    found = dict(
+    pip_settings = dict(
         re.findall(r"(?:global|site|user|install|:env:)\.(index-url|extra-index-url)='([^'\n]*)'", settings)
     )
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX"}
     return {
-        names[key]: value for key, value in found.items() if names[key] not in os.environ and "http" in value
+        names[key]: value
+        for key, value in pip_settings.items()
+        if names[key] not in os.environ and "http" in value
     }
 
 

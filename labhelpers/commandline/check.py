@@ -13,8 +13,8 @@ _PYTHON = ("labhelpers", "tests", "conftest.py")
 
 
 def commands() -> Mapping[str, Sequence[str]]:
-    """What each check is called, and the module of Python that makes it, with its arguments."""
-    # a new checkout is looked at with what an older one has learnt
+    """The checks by name, as Python modules with arguments."""
+    # a cache shared by all checkouts
     cache = f"--cache-dir={state.path('cache', 'mypy')}"
     return {
         "format": ("ruff", "format", "--check", "--quiet", *_PYTHON),
@@ -24,19 +24,19 @@ def commands() -> Mapping[str, Sequence[str]]:
 
 
 def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run one check; its output is kept."""
+    """Run one check and capture its output."""
     return subprocess.run(
         [sys.executable, "-m", *command], cwd=state.ROOT, capture_output=True, encoding="utf-8", check=False
     )
 
 
 def check() -> bool:
-    """Run all of them and print what each found; whether all passed."""
+    """Run all checks and print their results; whether all passed."""
     passed = True
     for name, command in commands().items():
-        done = run(command)
-        echo(f"{name}: {'passed' if done.returncode == 0 else 'failed'}")
-        if done.returncode:
-            echo((done.stdout + done.stderr).rstrip())
+        completed = run(command)
+        echo(f"{name}: {'passed' if completed.returncode == 0 else 'failed'}")
+        if completed.returncode:
+            echo((completed.stdout + completed.stderr).rstrip())
             passed = False
     return passed

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from labhelpers.lab.sessions import Resource
 
 CLOSE_TIMEOUT_S = 15.0
-"""How long `down --purge` waits for notebooks that are being closed."""
+"""How long `down --purge` waits for closing notebooks."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,11 +47,11 @@ def main() -> None:
 def up(engine: str, port: int | None, browser: bool) -> None:
     """Set up what is missing, start JupyterLab, and open the course."""
     began = time.monotonic()
-    there = jupyter.start(engine_with_images(engine, FIRST_IMAGES), port)
+    server = jupyter.start(engine_with_images(engine, FIRST_IMAGES), port)
     echo(f"ready after {time.monotonic() - began:.0f} s; stop it all with ./lab down")
-    echo(there.url)
+    echo(server.url)
     if browser:
-        webbrowser.open(there.url)
+        webbrowser.open(server.url)
 
 
 @main.command()
@@ -65,12 +65,12 @@ def up(engine: str, port: int | None, browser: bool) -> None:
 @reports_errors
 def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
     """Execute the notebooks of CHAPTERS (01, or a name; all of them if none) without a browser."""
-    from labhelpers.commandline import runner  # nbformat takes a second to load
+    from labhelpers.commandline import runner  # nbformat takes a second to import
 
     paths = runner.notebooks(chapters)
     engine_with_images(engine, FIRST_IMAGES)
-    done = [runner.execute(path, html) for path in paths]
-    if not runner.report(done):
+    runs = [runner.execute(path, html) for path in paths]
+    if not runner.report(runs):
         sys.exit(1)
 
 
@@ -91,8 +91,8 @@ def copy(chapter: str, suffix: str, to: Path | None) -> None:
     from labhelpers.lab import learners
 
     (notebook,) = runner.notebooks([chapter])
-    made = learners.write_copy(notebook, suffix, to or notebook.parent)
-    echo(f"open {state.abbreviate_home(made)}, or run it: ./lab run {state.abbreviate_home(made)}")
+    copied = learners.write_copy(notebook, suffix, to or notebook.parent)
+    echo(f"open {state.abbreviate_home(copied)}, or run it: ./lab run {state.abbreviate_home(copied)}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -150,29 +150,29 @@ def status(engine: str) -> None:
     server = jupyter.running()
     echo(f"JupyterLab: {server.url if server else 'not running'}")
     try:
-        found = connect(engine, revive=False)
+        connected = connect(engine, revive=False)
     except LabError as error:
         echo(f"engine:     {error.message}")
     else:
-        facts = found.facts()
+        facts = connected.facts()
         echo(
-            f"engine:     {facts.source}, {found.product} {facts.version} at {facts.host} ({facts.found_by})"
+            f"engine:     {facts.source}, {connected.product} {facts.version} at {facts.host} ({facts.found_by})"
         )
-        there = inventory(found)
-        made = there.owned
-        echo("created:    " + ("nothing" if not made else f"{len(made)} resources"))
-        for things, why in (
-            (there.ended, "its session has ended: `./lab clean` removes it"),
-            (there.in_use, "used by an open notebook or terminal"),
-            (there.tests, "in use by `./lab test`"),
-            (there.reader_volumes, "created by you; kept until you remove it: `./lab clean` asks"),
+        resources = inventory(connected)
+        owned = resources.owned
+        echo("created:    " + ("nothing" if not owned else f"{len(owned)} resources"))
+        for group, note in (
+            (resources.ended, "its session has ended: `./lab clean` removes it"),
+            (resources.in_use, "used by an open notebook or terminal"),
+            (resources.tests, "in use by `./lab test`"),
+            (resources.reader_volumes, "created by you; kept until you remove it: `./lab clean` asks"),
         ):
-            for one in things:
-                echo(f"            {one} ({why})")
-        if there.foreign:
-            echo(f"foreign:    {len(there.foreign)} resources")
-            for one in there.foreign:
-                echo(f"            {_foreign_text(one)}")
+            for resource in group:
+                echo(f"            {resource} ({note})")
+        if resources.foreign:
+            echo(f"foreign:    {len(resources.foreign)} resources")
+            for resource in resources.foreign:
+                echo(f"            {_foreign_text(resource)}")
     echo(f"files:      {state.abbreviate_home(state.home())}")
 
 
@@ -187,11 +187,11 @@ def clean(names: tuple[str, ...], yes: bool, engine: str) -> None:
     Resources of open notebooks and volumes that you created are removed only after confirmation (or with --yes).
     Resources of other state directories are removed only by NAME and after confirmation.
     """
-    found = connect(engine, revive=False)
+    connected = connect(engine, revive=False)
     if names:
-        _clean_named(found, names, yes)
+        _clean_named(connected, names, yes)
     else:
-        _clean(found, confirm=lambda question: yes or confirm(question))
+        _clean(connected, confirm=lambda question: yes or confirm(question))
 
 
 @main.command()
@@ -227,41 +227,41 @@ def bench(repeats: int, engine: str) -> None:
     """Compare the cost of common operations on this engine."""
     from labhelpers.commandline.bench import compare
 
-    found = engine_with_images(engine, ("tools", "payload"))
+    connected = engine_with_images(engine, ("tools", "payload"))
     with step("measuring"):
-        table = compare(found, repeats)
+        table = compare(connected, repeats)
     echo(table.to_string(index=False))
 
 
 def _clean(engine: Engine, confirm: Callable[[str], bool]) -> None:
-    """Remove what ended sessions left; what is in use or kept only if `confirm` says so; list what stays."""
+    """Remove what ended sessions left behind, and resources in use or kept after `confirm`; list the rest."""
     from labhelpers.lab import inventory
 
-    removed, stays = inventory.clean(engine)
-    left = inventory.inventory(engine)
-    _print_removed(removed, stays)
+    removed, kept = inventory.clean(engine)
+    remaining = inventory.inventory(engine)
+    _print_removed(removed, kept)
     total = len(removed)
-    for things, what, question in (
-        (left.reader_volumes, "you created it", "Remove these volumes and all data in them?"),
-        (left.in_use, "an open notebook or terminal uses it", "Also remove resources that are in use?"),
+    for group, reason, question in (
+        (remaining.reader_volumes, "you created it", "Remove these volumes and all data in them?"),
+        (remaining.in_use, "an open notebook or terminal uses it", "Also remove resources that are in use?"),
     ):
-        for one in things:
-            echo(f"{one}: {what}")
-        if things and confirm(question):
-            gone, refused = inventory.remove(engine, things)
-            _print_removed(gone, refused)
-            total += len(gone)
-        elif things:
+        for resource in group:
+            echo(f"{resource}: {reason}")
+        if group and confirm(question):
+            removed_now, refused = inventory.remove(engine, group)
+            _print_removed(removed_now, refused)
+            total += len(removed_now)
+        elif group:
             echo("kept; `./lab clean --yes` removes it")
-    for one in left.tests:
-        echo(f"{one} kept: in use by `./lab test`")
-    for one in left.foreign:
-        echo(f"{_foreign_text(one)}; kept")
-    if left.foreign:
+    for resource in remaining.tests:
+        echo(f"{resource} kept: in use by `./lab test`")
+    for resource in remaining.foreign:
+        echo(f"{_foreign_text(resource)}; kept")
+    if remaining.foreign:
         echo("to remove one of these, give its name: ./lab clean NAME")
     if total:
         echo(f"removed {total} resources")
-    elif not (stays or left.owned):
+    elif not (kept or remaining.owned):
         echo("nothing to remove")
 
 
@@ -269,31 +269,29 @@ def _clean_named(engine: Engine, names: Sequence[str], yes: bool) -> None:
     from labhelpers.lab import inventory
 
     chosen = inventory.find_by_name(engine, names)
-    strangers = inventory.inventory(engine).foreign
-    for one in chosen:
-        echo(_foreign_text(one) if one in strangers else str(one))
+    foreign = inventory.inventory(engine).foreign
+    for resource in chosen:
+        echo(_foreign_text(resource) if resource in foreign else str(resource))
     if not yes and not confirm(f"Remove {'it' if len(chosen) == 1 else f'these {len(chosen)}'}?"):
         raise errors.BadInput("nothing was removed", hint="answer y, or use --yes in a script")
     _print_removed(*inventory.remove(engine, chosen))
 
 
-def _print_removed(removed: Sequence[str], stays: Sequence[str]) -> None:
-    for line in (*(f"removed {thing}" for thing in removed), *stays):
+def _print_removed(removed: Sequence[str], kept: Sequence[str]) -> None:
+    for line in (*(f"removed {resource}" for resource in removed), *kept):
         echo(line)
 
 
-def _foreign_text(thing: Resource) -> str:
-    session = f", session {thing.session}" if thing.session else ""
-    return (
-        f"{thing} belongs to another state directory or an unknown session (chapter {thing.chapter}{session})"
-    )
+def _foreign_text(resource: Resource) -> str:
+    session = f", session {resource.session}" if resource.session else ""
+    return f"{resource} belongs to another state directory or an unknown session (chapter {resource.chapter}{session})"
 
 
 def _leave_foreign_engine(choice: str, purge: bool) -> None:
-    """On an engine that stays, take the lab's things away: its containers, and with `purge` its images too.
+    """Remove the lab's resources from an existing engine: containers, and with `purge` also images.
 
     Raises:
-        BadInput: something is in use, and `purge` would remove the state directory from under it.
+        BadInput: resources are in use, and `purge` would remove their state directory.
     """
     try:
         engine = connect(choice, revive=False)
@@ -314,11 +312,11 @@ def _check_not_in_use(engine: Engine) -> None:
     from labhelpers.lab.inventory import inventory
 
     end = time.monotonic() + CLOSE_TIMEOUT_S
-    # a kernel that ended a moment ago is still being cleaned up after
-    while used := [*(there := inventory(engine)).in_use, *there.tests]:
+    # the clean-up of a kernel that has just exited may be in progress
+    while in_use := [*(resources := inventory(engine)).in_use, *resources.tests]:
         if time.monotonic() > end:
             raise errors.BadInput(
-                f"{', '.join(map(str, used))}: in use by an open notebook or another `./lab` command; "
+                f"{', '.join(map(str, in_use))}: in use by an open notebook or another `./lab` command; "
                 "nothing else was removed",
                 hint="shut down that notebook's kernel or stop that command, then try again",
             )
@@ -326,12 +324,12 @@ def _check_not_in_use(engine: Engine) -> None:
 
 
 def _images_in_use_reason(engine: Engine) -> str | None:
-    """Why the lab images of this engine must stay: sessions of other state directories; None if there are none."""
+    """Why the lab images on this engine must be kept: sessions of other state directories; None if there are none."""
     from labhelpers.lab import sessions
     from labhelpers.lab.inventory import inventory
 
-    if strangers := inventory(engine).foreign:
-        return f"another lab on this engine owns {strangers[0]}"
+    if foreign := inventory(engine).foreign:
+        return f"another lab on this engine owns {foreign[0]}"
     if engine.identity in sessions.live_foreign_sessions().values():
         return "another lab is open on this engine"
     return None
@@ -341,14 +339,14 @@ def _purge() -> None:
     packages = install.installed_by_the_lab()
     private.remove_data()
     home = state.home()
-    # last, because this very program runs from there
-    stays = state.remove()
+    # last, because this program runs from there
+    kept = state.remove()
     echo(
         f"removed {state.abbreviate_home(home)}"
-        if not stays
+        if not kept
         else f"removed the lab's files from {state.abbreviate_home(home)}; kept:"
     )
-    for path in stays:
+    for path in kept:
         echo(f"    {path}")
     if packages:
         echo("these packages were installed for the lab; remove them yourself if nothing else needs them:")

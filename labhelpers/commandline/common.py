@@ -1,4 +1,4 @@
-"""What several verbs need: an engine with images, the option that names it, and errors without tracebacks."""
+"""Code shared by verbs: an engine with images, the option `--engine`, and errors without tracebacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labhelpers.errors import LabError
 from labhelpers.terminal import echo
 
 FIRST_IMAGES = ("base", "payload", "tools", "vm")
-"""What `up` and `run` make before they start."""
+"""The images that `up` and `run` build before they start."""
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ def engine_option(verb: Verb) -> Verb:
 
 
 def reports_errors(verb: Verb) -> Verb:
-    """An error that a reader can cause ends in its message and status 1, not in a traceback."""
+    """Report a `LabError` as a message with exit status 1, without a traceback."""
 
     @wraps(verb)
     def reporting(*args: Any, **kwargs: Any) -> Any:
@@ -52,7 +52,7 @@ def reports_errors(verb: Verb) -> Verb:
 
 
 def engine_with_images(choice: str, names: tuple[str, ...]) -> Engine:
-    """The engine with the lab images `names`; what this process starts from now on reaches that engine."""
+    """An engine with the lab images `names`; the environment of this process is set to use it."""
     engine = provide(choice)
     echo(
         f"engine: {engine.product} {engine.version['Version']}, {engine.source} (found by {engine.found_by})"

@@ -1,4 +1,4 @@
-"""What is here, what is missing, and what to do about it. Starts no engine and installs nothing."""
+"""Report what works, what is missing and how to fix it; starts no engine and installs nothing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from labhelpers.lab import sessions
 from labhelpers.terminal import echo
 
 HUB_TIMEOUT_S = 1.0
-# longer than an overloaded engine takes: what was asked for and answered too late would be left behind
+# longer than an overloaded engine needs: a container created after the timeout would be left behind
 REQUEST_TIMEOUT_S = 60
-# an engine that takes longer for one answer is slow
+# an engine that takes longer for one response is slow
 SLOW_S = 3
 FACTS = ("version", "api", "host", "source", "storage_driver", "cgroup_version", "cpus", "memory_bytes")
 CONTINUE_HINT = "continue; the notebooks point out where it matters"
@@ -34,9 +34,9 @@ def run_checks(choice: str | None = None) -> dict[str, Any]:
 
     Returns:
         `{"ok", "engine": {…} or None, "hub_reachable", "images": {name: {"ref",
-        "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true where nothing stands in the
-        course's way. What is different on this engine is among the problems with `"kind": "note"`, and does not
-        stand in the way. Hub is asked by the engine, or by this machine where there is none.
+        "source", "present"}}, "problems": [{"what", "why", "next"}]}`; `ok` is true if there are no
+        problems. Differences of this engine are listed with `"kind": "note"` and do not count. Hub is contacted by
+        the engine, or by this machine if there is no engine.
     """
     problems: list[dict[str, str]] = []
     notes: list[dict[str, str]] = []
@@ -61,8 +61,13 @@ def run_checks(choice: str | None = None) -> dict[str, Any]:
             for warning in engine.warnings
         ]
         notes += [
-            {"kind": "note", "what": one.message, "why": f"the engine's setting {one.name}", "next": one.hint}
-            for one in differences(engine)
+            {
+                "kind": "note",
+                "what": difference.message,
+                "why": f"the engine's setting {difference.name}",
+                "next": difference.hint,
+            }
+            for difference in differences(engine)
         ]
         problems += _first_run(engine) + _docker_cli_problem(engine)
         report["hub_reachable"] = images.hub_reachable(engine, HUB_TIMEOUT_S)
@@ -76,7 +81,7 @@ def run_checks(choice: str | None = None) -> dict[str, Any]:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The report for a person."""
+    """Print the report as text."""
     engine = report["engine"]
     if engine:
         echo(
@@ -89,8 +94,10 @@ def print_report(report: dict[str, Any]) -> None:
             f"{'reachable' if report['hub_reachable'] else 'not reachable; base images are built from packages'}"
         )
     for name, image in report["images"].items():
-        here = f"present, from {image['source']}" if image["present"] else "not built yet; built on first use"
-        echo(f"image:    {name:<9} {here}")
+        status = (
+            f"present, from {image['source']}" if image["present"] else "not built yet; built on first use"
+        )
+        echo(f"image:    {name:<9} {status}")
     for problem in report["problems"]:
         kind = problem.get("kind", "problem") + ":"
         echo(f"{kind:<9} {problem['what']}\n  why:    {problem['why']}\n  next:   {problem['next']}")
@@ -99,13 +106,13 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _slowest(engine: Engine) -> list[float]:
-    """The longest time that the engine took to begin an answer, in seconds, as the only item of a list."""
+    """The longest response time of the engine so far, in seconds, as the only item of a list."""
     longest = [0.0]
 
-    def note(answer: Response, *_: Any, **__: Any) -> None:
-        # the answer to a wait comes when the container ends
-        if not answer.url.partition("?")[0].endswith("/wait"):
-            longest[0] = max(longest[0], answer.elapsed.total_seconds())
+    def note(response: Response, *_: Any, **__: Any) -> None:
+        # the response to a wait comes when the container exits
+        if not response.url.partition("?")[0].endswith("/wait"):
+            longest[0] = max(longest[0], response.elapsed.total_seconds())
 
     engine.client.api.hooks["response"].append(note)
     return longest
@@ -125,14 +132,14 @@ def _slow_engine_problem(slowest: list[float]) -> list[dict[str, str]]:
 
 
 def _docker_cli_problem(engine: Engine) -> list[dict[str, str]]:
-    """Whether the `docker` command and this engine share a version of the API: it is tried, not computed."""
+    """Whether the `docker` command and this engine have a common API version, from running it."""
     cli = shutil.which("docker")
     if cli is None:
         return []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_TLS")}
     command = [cli, "--host", cli_address(engine), "version", "--format", "{{.Server.APIVersion}}"]
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
             env=environment,
             capture_output=True,
@@ -144,20 +151,22 @@ def _docker_cli_problem(engine: Engine) -> list[dict[str, str]]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return [_docker_cli_error(str(error), "run `docker version` yourself")]
     return (
-        [] if done.returncode == 0 else [_docker_cli_error(done.stderr.strip(), _newer_or_older(done.stderr))]
+        []
+        if completed.returncode == 0
+        else [_docker_cli_error(completed.stderr.strip(), _newer_or_older(completed.stderr))]
     )
 
 
-def _docker_cli_error(words: str, hint: str) -> dict[str, str]:
-    return {"what": "the `docker` command cannot talk to this engine", "why": words, "next": hint}
+def _docker_cli_error(message: str, hint: str) -> dict[str, str]:
+    return {"what": "the `docker` command cannot talk to this engine", "why": message, "next": hint}
 
 
-def _newer_or_older(words: str) -> str:
+def _newer_or_older(stderr: str) -> str:
     if pinned := os.environ.get("DOCKER_API_VERSION"):
         return f"DOCKER_API_VERSION is set to {pinned}: `unset DOCKER_API_VERSION`"
-    if "too old" in words:
+    if "too old" in stderr:
         return f"update the `docker` command to the engine's version: {INSTALL_PAGE}"
-    if "too new" in words or "minimum supported" in words.lower():
+    if "too new" in stderr or "minimum supported" in stderr.lower():
         return f"update the engine to the version of the `docker` command: {INSTALL_PAGE}"
     return "run `docker version` yourself; a corrupted ~/.docker/config.json is one cause"
 
@@ -172,9 +181,9 @@ def _first_run(engine: Engine) -> list[dict[str, str]]:
 
 
 def _machine_problems() -> list[dict[str, str]]:
-    found = []
+    problems = []
     if not shutil.which("docker"):
-        found.append(
+        problems.append(
             {
                 "what": "the `docker` command is not installed",
                 "why": "cells with docker commands need it",
@@ -183,7 +192,7 @@ def _machine_problems() -> list[dict[str, str]]:
         )
     free = shutil.disk_usage(state.home()).free
     if free < ENOUGH_DISK_BYTES:
-        found.append(
+        problems.append(
             {
                 "what": f"only {free / 1024**3:.1f} GiB free on the disk of the state directory",
                 "why": "the private engine, its images and the Python environment need about 4 GiB",
@@ -191,7 +200,7 @@ def _machine_problems() -> list[dict[str, str]]:
                 f"(now {state.abbreviate_home(state.home())})",
             }
         )
-    return found
+    return problems
 
 
 def _problem(error: LabError) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""JupyterLab for the course: on 127.0.0.1, with its token, its settings in the state directory."""
+"""JupyterLab for the course: on 127.0.0.1, with a token, and its settings in the state directory."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ UNSET_VARIABLES = (
     *("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_CERT_PATH"),
     "PYTHONDONTWRITEBYTECODE",
 )
-"""What is left out of the environment of what the course starts: `find.environment` names the engine, and
-bytecode goes into the state directory. Without it each process compiles all that it imports."""
+"""Variables that are unset for the processes of the course: `find.environment` selects the engine, and bytecode is
+stored in the state directory, so that processes need not compile modules again."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Server:
     """A JupyterLab that the lab started.
 
     Attributes:
-        pid: its process.
-        port: on 127.0.0.1.
-        token: what its pages ask for.
-        engine: the address of the engine that its kernels and terminals use.
-        checkout: the folder whose notebooks it shows.
+        pid: its PID.
+        port: its port on 127.0.0.1.
+        token: its access token.
+        engine: the address of the engine of its kernels and terminals.
+        checkout: its root directory.
     """
 
     pid: int
@@ -55,13 +55,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The address of the first page, token included."""
+        """The URL of the first page, with the token."""
         return f"http://127.0.0.1:{self.port}/lab/tree/{FIRST_PAGE}?token={self.token}"
 
 
 def environment(engine: Engine) -> dict[str, str]:
-    """The environment of everything that the course starts: its engine, and its files in the state directory."""
-    mine = {
+    """The environment of the processes of the course: its engine, and its files in the state directory."""
+    variables = {
         "DOCKER_HOST": engine.address,
         **environment_of(engine),
         "LABHELPERS_HOME": str(state.home()),
@@ -77,18 +77,18 @@ def environment(engine: Engine) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     if engine.source == "private":
-        # the docker CLI keeps contexts and buildx state in ~/.docker unless told otherwise
-        mine["DOCKER_CONFIG"] = str(state.path("docker", "x").parent)
-    return {key: value for key, value in os.environ.items() if key not in UNSET_VARIABLES} | mine
+        # otherwise the docker CLI stores contexts and buildx state in ~/.docker
+        variables["DOCKER_CONFIG"] = str(state.path("docker", "x").parent)
+    return {key: value for key, value in os.environ.items() if key not in UNSET_VARIABLES} | variables
 
 
 def _import_path() -> str:
-    """What kernels need to import this package: nothing where it is installed, the checkout where it is not."""
+    """The path from which kernels import this package: the checkout, or none if it is installed."""
     return str(state.ROOT) if state.IS_CHECKOUT else ""
 
 
 def running() -> Server | None:
-    """The server that the lab started, if it still answers."""
+    """The server that the lab started, if it responds."""
     server = _read_server_file()
     return server if server and _is_jupyterlab(server.pid) and _is_responding(server) else None
 
@@ -96,27 +96,27 @@ def running() -> Server | None:
 def start(engine: Engine, port: int | None = None) -> Server:
     """The running server if it serves this engine and checkout, else a new one.
 
-    A server whose notebooks are open is never ended for another one.
+    A server with open notebooks is never replaced.
 
     Raises:
-        BadInput: `port` is in use by another program, or the running server would have to end for it.
-        SetupFailed: JupyterLab ended or did not answer in time; its last words are kept.
+        BadInput: `port` is in use by another program, or a running server with open notebooks would be replaced.
+        SetupFailed: JupyterLab exited or did not respond in time; the message includes its last output.
     """
     with state.locked("jupyter"):
-        there = _wait_for_running()
-        wanted = (engine.address, str(state.course_directory()))
-        if there and (there.engine, there.checkout) == wanted and port in (None, there.port):
-            return there
-        if there:
-            _must_be_idle(there, port)
-            echo(f"JupyterLab: replacing the idle server on port {there.port}")
-        stop()  # one that nobody uses and that serves another engine or checkout, or no longer answers
+        current = _wait_for_running()
+        requested = (engine.address, str(state.course_directory()))
+        if current and (current.engine, current.checkout) == requested and port in (None, current.port):
+            return current
+        if current:
+            _must_be_idle(current, port)
+            echo(f"JupyterLab: replacing the idle server on port {current.port}")
+        stop()  # an idle one for another engine or checkout, or one that does not respond
         with step("JupyterLab: starting"):
             return _start(engine, port)
 
 
 def stop() -> bool:
-    """End the server that the lab started, with its kernels; False if there is none."""
+    """Stop the server that the lab started, with its kernels; False if there is none."""
     server = _read_server_file()
     if server is None or not _is_jupyterlab(server.pid):
         state.path(SERVER_FILE).unlink(missing_ok=True)
@@ -132,10 +132,10 @@ def stop() -> bool:
 
 
 def _read_server_file() -> Server | None:
-    """The server that was started last; None where the record is damaged or from another version of the course."""
-    kept = state.read_json(SERVER_FILE, {})
+    """The server that was started last; None if the record is damaged or from another version of the course."""
+    record = state.read_json(SERVER_FILE, {})
     try:
-        server = Server(**kept)
+        server = Server(**record)
     except TypeError:
         return None
     types = (int, int, str, str, str)
@@ -146,7 +146,7 @@ def _read_server_file() -> Server | None:
 
 
 def _wait_for_running() -> Server | None:
-    """The running server; one that is too busy to answer at once is given time, because its kernels end with it."""
+    """The running server; waits for one that is too busy to respond, because stopping it would stop its kernels."""
     server = _read_server_file()
     if server is None or not _is_jupyterlab(server.pid):
         return None
@@ -162,41 +162,41 @@ def _wait_for_running() -> Server | None:
 
 
 def _must_be_idle(server: Server, port: int | None) -> None:
-    """Refuse to end `server` for one on another port, or while a notebook or a terminal of it is open."""
+    """Refuse to replace `server` by one on another port, or while a notebook or a terminal is open."""
     sessions, terminals = _rest_list(server, "sessions"), _rest_list(server, "terminals")
     opened = [str(session.get("path") or session.get("name")) for session in sessions]
     opened += [f"terminal {terminal.get('name')}" for terminal in terminals]
     unseen = len(_rest_list(server, "kernels")) - len(sessions)
     opened += [f"{unseen} more kernel(s)"] if unseen > 0 else []
-    same_place = server.checkout == str(state.course_directory()) and port not in (None, server.port)
-    if not opened and not same_place:
+    same_checkout = server.checkout == str(state.course_directory()) and port not in (None, server.port)
+    if not opened and not same_checkout:
         return
     raise BadInput(
         f"JupyterLab already runs at {server.url} "
         + (f"with open documents: {', '.join(opened)}" if opened else "with nothing open")
         + (
             ""
-            if same_place
+            if same_checkout
             else f"; it shows {state.abbreviate_home(server.checkout)} on {state.abbreviate_home(server.engine)}"
         ),
         hint="use that page, or save your notebooks, stop it and its kernels with `./lab down`, and try again",
     )
 
 
-def _rest_list(server: Server, what: str) -> list[dict[str, Any]]:
-    """A list of Jupyter Server's REST API: sessions, kernels, terminals; empty where the server has no such list."""
+def _rest_list(server: Server, collection: str) -> list[dict[str, Any]]:
+    """A list of Jupyter Server's REST API: sessions, kernels, terminals; empty if the server has no such list."""
     try:
-        with _request(server, what) as answer:
-            found = json.loads(answer.read())
+        with _request(server, collection) as response:
+            entries = json.loads(response.read())
     except (OSError, ValueError):
         return []
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _start(engine: Engine, port: int | None) -> Server:
     chosen = _free_port(port)
     _write_settings()
-    # through a file of the reader's own: a token on a command line is seen by every user of the machine
+    # not on the command line, which every user of the machine can read
     token = secrets.token_hex(24)
     log = state.path("jupyter", "server.log")
     with log.open("w", encoding="utf-8") as out:
@@ -229,7 +229,7 @@ def _start(engine: Engine, port: int | None) -> Server:
         if _is_responding(server):
             state.write_json(SERVER_FILE, server.__dict__)
             state.path(SERVER_FILE).chmod(0o600)
-            process.returncode = 0  # it outlives this process on purpose: it is not waited for
+            process.returncode = 0  # it keeps running after this process: avoid a ResourceWarning
             return server
         time.sleep(0.1)
     if process.poll() is None:
@@ -243,7 +243,7 @@ def _start(engine: Engine, port: int | None) -> Server:
 
 
 def _write_settings() -> None:
-    """No question about news, no look for updates: a workshop's page opens on the notebook."""
+    """Disable the prompt for news and the check for updates."""
     name = "jupyter/settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     state.write_json(name, {"fetchNews": "false", "checkForUpdates": False})
 
@@ -266,9 +266,9 @@ def _free_port(port: int | None) -> int:
     raise AssertionError("port 0 always binds")
 
 
-def _request(server: Server, what: str) -> Any:
+def _request(server: Server, endpoint: str) -> Any:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/api/{what}", headers={"Authorization": f"token {server.token}"}
+        f"http://127.0.0.1:{server.port}/api/{endpoint}", headers={"Authorization": f"token {server.token}"}
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     return direct.open(request, timeout=3)
@@ -276,14 +276,14 @@ def _request(server: Server, what: str) -> Any:
 
 def _is_responding(server: Server) -> bool:
     try:
-        with _request(server, "status") as answer:
-            return bool(answer.status == 200)
+        with _request(server, "status") as response:
+            return bool(response.status == 200)
     except (OSError, ValueError, HTTPException):
         return False
 
 
 def _is_jupyterlab(pid: int) -> bool:
-    """Whether `pid` is still a JupyterLab: the number may belong to another process by now."""
+    """Whether `pid` is a JupyterLab: the PID may have been reused."""
     import psutil
 
     try:

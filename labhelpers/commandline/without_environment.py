@@ -1,7 +1,7 @@
-"""`status`, `clean`, `down` and `doctor` where there is no usable Python environment; the standard library only.
+"""`status`, `clean`, `down` and `doctor` without a usable Python environment; standard library only.
 
-The verbs that remove things must not install anything first: a full disk or a broken package index may be the
-reason why somebody wants to remove them.
+The verbs that remove resources must not install anything first: a full disk or a broken package index may be the reason
+for the removal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STOP_TIMEOUT_S = 15
 
 
 def run(verb: str, arguments: Sequence[str]) -> None:
-    """Do as much of `verb` as can be done, say what could not be looked at, and exit."""
+    """Run `verb` as far as possible, and report what could not be checked."""
     print("environment: not usable; continuing without it", flush=True)
     if verb == "status":
         _status()
@@ -60,13 +60,13 @@ def _down(purge: bool, yes: bool) -> None:
     _print_unchecked_engines()
     if purge:
         private.remove_data()
-        stays = state.remove()
-        if stays:
+        kept = state.remove()
+        if kept:
             print(
                 f"removed the lab's files from {home}; kept, because they are not the lab's or cannot be "
                 "removed:"
             )
-            for path in stays:
+            for path in kept:
                 print(f"    {path}")
         else:
             print(f"removed {home}")
@@ -79,7 +79,7 @@ def _ask(question: str) -> bool:
 
 
 def _print_unchecked_engines() -> bool:
-    """Print how to find what sessions made on an engine other than the lab's own; False if there is nothing to find."""
+    """Print how to remove resources of sessions on an existing engine; False if there are no sessions."""
     sessions = sorted(file.stem for file in (state.home() / "sessions").glob("*.json"))
     if not sessions:
         return False
@@ -94,17 +94,17 @@ def _print_unchecked_engines() -> bool:
 
 
 def jupyter_pid() -> int | None:
-    """The process of the JupyterLab that the lab started, if it runs."""
+    """The PID of the JupyterLab that the lab started, if it is running."""
     record = state.read_json("jupyter/server.json", {})
     pid = record.get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 1:
         return None
-    # the number may belong to another process by now
+    # the PID may have been reused
     return pid if "jupyterlab" in _command_line(pid) else None
 
 
 def stop_jupyter() -> bool:
-    """End the JupyterLab that the lab started, with its kernels; False if none runs."""
+    """Stop the JupyterLab that the lab started, with its kernels; False if none is running."""
     pid = jupyter_pid()
     if pid is None:
         return False
@@ -127,7 +127,7 @@ def stop_jupyter() -> bool:
 
 
 def _command_line(pid: int) -> list[str]:
-    """The arguments of a process; empty for one that ended."""
+    """The arguments of a process; empty if it has exited."""
     try:
         return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
     except OSError:
@@ -140,9 +140,9 @@ def _command_line(pid: int) -> list[str]:
     return listed.stdout.split()
 
 
-def doctor(as_json: bool, hub_answers: bool) -> None:
-    """The report of `doctor` where there is no environment; ends with status 1."""
-    what = {
+def doctor(as_json: bool, hub_reachable: bool) -> None:
+    """Print the report of `doctor` without an environment, and exit with status 1."""
+    problem = {
         "what": "the course's Python environment does not exist yet",
         "why": f"there is no environment for this requirements.lock under {state.location()}",
         "next": "./lab up",
@@ -150,12 +150,12 @@ def doctor(as_json: bool, hub_answers: bool) -> None:
     report: dict[str, object] = {
         "ok": False,
         "engine": None,
-        "hub_reachable": hub_answers,
+        "hub_reachable": hub_reachable,
         "images": {},
-        "problems": [what],
+        "problems": [problem],
     }
     if as_json:
         print(json.dumps(report, indent=1))
     else:
-        print(f"problem: {what['what']}\n  why:   {what['why']}\n  next:  {what['next']}")
+        print(f"problem: {problem['what']}\n  why:   {problem['why']}\n  next:  {problem['next']}")
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""The course: its chapters, what each of them answers, and which of them are here."""
+"""The chapters of the course, with their questions, and which of them are available."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Chapter:
         "the name of its notebook without `.ipynb`; its first two letters are the chapter's number"
     )
     title: str = column("what it is about")
-    question: str = column("what the reader can answer after it")
-    part: str = column("the part of the course that it stands in")
-    builds_on: tuple[str, ...] = column("the numbers of the chapters whose ideas it uses", default=())
+    question: str = column("the question that it answers")
+    part: str = column("the part of the course that it belongs to")
+    builds_on: tuple[str, ...] = column("the numbers of the chapters that it builds on", default=())
 
     @property
     def number(self) -> str:
@@ -47,7 +47,7 @@ CHAPTERS = (
         "10_by_hand", "A container\nby hand", "Can I do without Docker?", PARTS[4], ("02", "03", "04", "05")
     ),
 )
-"""The ten chapters, in the order in which they are taught."""
+"""The ten chapters, in order."""
 
 
 @record
@@ -58,7 +58,7 @@ class CourseMap(Result):
     available: frozenset[str] = column("the numbers of those whose notebook is in this checkout")
 
     def frame(self) -> pd.DataFrame:
-        """One row a chapter: chapter, title, question, part, available."""
+        """One row per chapter: chapter, title, question, part, available."""
         rows = [
             (c.number, c.title.replace("\n", " "), c.question, c.part, c.number in self.available)
             for c in self.chapters
@@ -67,5 +67,5 @@ class CourseMap(Result):
 
 
 def course_map() -> CourseMap:
-    """The map of the course, as this checkout has it."""
+    """The map of the course in this checkout."""
     return CourseMap(CHAPTERS, frozenset(chapter.number for chapter in CHAPTERS if chapter.is_available))

@@ -1,9 +1,9 @@
-"""Ways out of a container: what lets its processes command the engine, or read or change the engine's host.
+"""Ways out of a container: whether its processes can control the engine, or read or change the engine's host.
 
-An exercise whose container is only supposed to look, or to run contained, asks `escape_paths`. What counts is
-what the kernel shows of the running container (its mount table, namespaces and capabilities) and what answers on the
-sockets within its reach, not the options that it was made with: a volume of the `local` driver can be `/`, a link can
-lead to the socket, and `docker exec --privileged` adds a process to a container that is not privileged.
+Exercises that require an isolated container call `escape_paths`. It inspects the running container (mount table,
+namespaces and capabilities) and sends requests to the sockets within its reach, instead of checking the options of
+`docker run`: a volume of the `local` driver can be `/`, a symbolic link can lead to the socket, and `docker exec
+--privileged` adds a privileged process to an unprivileged container.
 
 Sources: proc(5), /proc/PID/mountinfo and /proc/PID/status; capabilities(7); docs.docker.com, "Docker Engine security".
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import Mount, Process
     from labhelpers.lab import Lab
 
-# numbers of capabilities (linux/capability.h) that reach past the container's own namespaces
+# capabilities (linux/capability.h) that are effective outside the container's namespaces
 _CAPABILITIES = {
     2: "DAC_READ_SEARCH",
     16: "SYS_MODULE",
@@ -49,9 +49,9 @@ _NAMESPACES = {
     "uts": "host name",
     "mnt": "mounts",
 }
-# sockets of other services, and keys; read-only makes no difference to either
+# sockets of other services, and keys: accessible even through a read-only mount
 _SENSITIVE_PATHS = ("/run", "/root", "/etc/docker", "/etc/shadow", "/home")
-# whoever writes here changes what the host runs
+# directories of programs that the host runs
 _SYSTEM_PATHS = (
     "/bin",
     "/boot",
@@ -72,56 +72,60 @@ _MAX_PROBES = 24
 
 
 def escape_paths(lab: Lab, container: Container | str, *, allowed: Collection[str] = ()) -> list[str]:
-    """What lets a running container command the engine, or read or change its host; empty if nothing does.
+    """How a running container can control the engine, or read or change its host; empty if it cannot.
 
     Args:
-        allowed: rights that the exercise itself asks for, and that do not count: names of capabilities, `SYS_ADMIN`,
+        allowed: privileges that the exercise requires and that are ignored: names of capabilities, such as `SYS_ADMIN`,
             and `seccomp`, `apparmor` and `label` for a container without that protection.
 
     Returns:
-        A sentence for each way, which begins with “it”.
+        A sentence for each escape path, which begins with “it”.
 
     Raises:
-        LabError: the container does not run, or the engine keeps the lab from seeing its host.
+        LabError: the container is not running, or the engine does not allow the lab to inspect its host.
     """
     return _escape_paths(lab, _EngineHost(lab), _inspected(lab, container), frozenset(allowed), frozenset())
 
 
 def _inspected(lab: Lab, container: Container | str) -> dict[str, Any]:
-    found: dict[str, Any] = lab.client.api.inspect_container(
+    inspected: dict[str, Any] = lab.client.api.inspect_container(
         container if isinstance(container, str) else str(container.id)
     )
-    return found
+    return inspected
 
 
 def _escape_paths(
-    lab: Lab, host: _EngineHost, found: dict[str, Any], granted: frozenset[str], seen: frozenset[str]
+    lab: Lab, host: _EngineHost, inspected: dict[str, Any], granted: frozenset[str], visited: frozenset[str]
 ) -> list[str]:
-    processes = lab.host.processes(str(found["Id"]))
-    mounts = host.mounts_of(found)
-    ways = [
+    processes = lab.host.processes(str(inspected["Id"]))
+    mounts = host.mounts_of(inspected)
+    paths = [
         *_namespaces(lab, processes),
-        *_privileges(lab, found, processes, granted),
+        *_privileges(lab, inspected, processes, granted),
         *_mounted(mounts, host),
     ]
-    # what follows sends requests: not needed for a container that is known to be open
-    ways = ways or [*_open_sockets(lab, found, mounts), *_open_ports(lab, host, found)]
-    return ways or list(_shared_pid_namespace(lab, host, found, processes, granted, seen | {found["Id"]}))
+    # the next checks send requests, which is not necessary if a path is known
+    paths = paths or [*_open_sockets(lab, inspected, mounts), *_open_ports(lab, host, inspected)]
+    return paths or list(
+        _shared_pid_namespace(lab, host, inspected, processes, granted, visited | {inspected["Id"]})
+    )
 
 
-# --- rights
+# --- privileges
 
 
 def _privileges(
-    lab: Lab, found: dict[str, Any], processes: list[Process], granted: frozenset[str]
+    lab: Lab, inspected: dict[str, Any], processes: list[Process], granted: frozenset[str]
 ) -> Iterator[str]:
-    host = found["HostConfig"]
+    host = inspected["HostConfig"]
     if host.get("Privileged"):
         yield "it is privileged and can access the host's disks and devices"
     engine_user = lab.host.process().namespaces.get("user")
-    # a process that made a user namespace has every capability there, and none on the host
+    # a process in its own user namespace has all capabilities there, and none on the host
     texts = lab.host.read_many(
-        f"/proc/{one.pid}/status" for one in processes if one.namespaces.get("user") == engine_user
+        f"/proc/{process.pid}/status"
+        for process in processes
+        if process.namespaces.get("user") == engine_user
     )
     held, unfiltered = 0, False
     for text in filter(None, texts.values()):
@@ -138,7 +142,7 @@ def _privileges(
         match = re.fullmatch(r"apparmor[=:]unconfined|label[=:]disable", option)
         if match and re.split("[=:]", option)[0] not in granted:
             yield f"it was started with the security option {option}"
-    devices = [one["PathOnHost"] for one in host.get("Devices") or []]
+    devices = [process["PathOnHost"] for process in host.get("Devices") or []]
     if devices or host.get("DeviceCgroupRules"):
         yield f"it can open devices of the host: {', '.join([*devices, *(host.get('DeviceCgroupRules') or [])])}"
 
@@ -153,36 +157,38 @@ def _field(status: str, name: str) -> str | None:
 
 def _namespaces(lab: Lab, processes: list[Process]) -> Iterator[str]:
     host = lab.host.process()
-    for kind, what in _NAMESPACES.items():
-        if any(one.namespaces.get(kind, -1) == host.namespaces.get(kind) for one in processes):
-            yield f"it shares a namespace with the host: {what} ({kind})"
-    maps_users = any("userns" in one for one in lab.engine.info.get("SecurityOptions") or [])
-    if maps_users and any(one.namespaces.get("user", -1) == host.namespaces.get("user") for one in processes):
+    for kind, description in _NAMESPACES.items():
+        if any(process.namespaces.get(kind, -1) == host.namespaces.get(kind) for process in processes):
+            yield f"it shares a namespace with the host: {description} ({kind})"
+    maps_users = any("userns" in process for process in lab.engine.info.get("SecurityOptions") or [])
+    if maps_users and any(
+        process.namespaces.get("user", -1) == host.namespaces.get("user") for process in processes
+    ):
         yield "it is in a namespace of the host: users (user)"
 
 
 def _shared_pid_namespace(
     lab: Lab,
     host: _EngineHost,
-    found: dict[str, Any],
+    inspected: dict[str, Any],
     processes: list[Process],
     granted: frozenset[str],
-    seen: frozenset[str],
+    visited: frozenset[str],
 ) -> Iterator[str]:
-    """Ways of the containers that share its pid namespace: /proc/PID/root leads to their files."""
-    own = {one.namespaces.get("pid") for one in processes}
-    guests = {one.pid for one in lab.host.processes() if one.namespaces.get("pid") in own}
-    for other in _running(lab) if guests - {one.pid for one in processes} else ():
-        if other["Id"] in seen or other["State"]["Pid"] not in guests:
+    """Escape paths of the containers that share its PID namespace: /proc/PID/root leads to their files."""
+    own = {process.namespaces.get("pid") for process in processes}
+    guests = {process.pid for process in lab.host.processes() if process.namespaces.get("pid") in own}
+    for other in _running(lab) if guests - {process.pid for process in processes} else ():
+        if other["Id"] in visited or other["State"]["Pid"] not in guests:
             continue
-        for way in _escape_paths(lab, host, other, granted, seen)[:1]:
+        for path in _escape_paths(lab, host, other, granted, visited)[:1]:
             name = other["Name"].lstrip("/")
-            yield f"it shares a PID namespace with {name}, which can reach the host: {way}"
+            yield f"it shares a PID namespace with {name}, which can reach the host: {path}"
 
 
 def _running(lab: Lab) -> Iterator[dict[str, Any]]:
     for row in lab.client.api.containers(filters={"status": "running"}):
-        with suppress(NotFound):  # it ended meanwhile
+        with suppress(NotFound):  # exited meanwhile
             yield _inspected(lab, row["Id"])
 
 
@@ -190,7 +196,7 @@ def _running(lab: Lab) -> Iterator[dict[str, Any]]:
 
 
 class _EngineHost:
-    """Where the engine is reached and keeps its data, as paths without links on its host."""
+    """The engine's sockets and data root, as paths without symbolic links on its host."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -201,9 +207,9 @@ class _EngineHost:
         self.system = {lab.host.real_path(path) for path in _SYSTEM_PATHS}
         self.control = {lab.host.real_path(path) for path in _SENSITIVE_PATHS}
 
-    def mounts_of(self, found: dict[str, Any]) -> list[tuple[Mount, list[str]]]:
-        """Each mount in a container, with the paths on the host that show the same files."""
-        own = (mount for mount in self._lab.host.mounts(str(found["Id"])) if mount.point != "/")
+    def mounts_of(self, inspected: dict[str, Any]) -> list[tuple[Mount, list[str]]]:
+        """Each mount in a container, with the paths on the host to the same files."""
+        own = (mount for mount in self._lab.host.mounts(str(inspected["Id"])) if mount.point != "/")
         return [(mount, self._paths_of(mount)) for mount in own]
 
     def _paths_of(self, mount: Mount) -> list[str]:
@@ -219,48 +225,50 @@ class _EngineHost:
         return list(dict.fromkeys(paths))
 
     def exposes(self, path: str, read_only: bool) -> str | None:
-        """What a mount of `path` opens; None for nothing."""
+        """What a mount of `path` gives access to; None if it is harmless."""
         if path == "/":
             return "the whole disk of the host"
         for socket in self.sockets:
             if _is_below(socket, path):
                 return "the engine's socket" + (" (even read-only)" if read_only else "")
         if _is_below(path, self.data) and self._is_own(path):
-            return None  # wherever the data is: that of a private engine is below its user's home directory
+            return None  # check first: the data root of a private engine is below its user's home directory
         if _is_below(self.data, path) or _is_below(path, self.data):
             return "the engine's own files"
-        for place in self.control:
-            # a reader's working directory is below /home, as a rule
-            if _is_below(place, path) or (_is_below(path, place) and place != "/home"):
+        for directory in self.control:
+            # bind mounts of a reader's directory below /home are allowed
+            if _is_below(directory, path) or (_is_below(path, directory) and directory != "/home"):
                 return f"{path} of the host"
-        if not read_only and any(_is_below(path, place) or _is_below(place, path) for place in self.system):
+        if not read_only and any(
+            _is_below(path, directory) or _is_below(directory, path) for directory in self.system
+        ):
             return f"{path} of the host, writable"
         return None
 
     def _is_own(self, path: str) -> bool:
-        """Whether it is a volume, or one of the files that the engine itself mounts into every container."""
+        """Whether it is a volume, or a file that the engine mounts into every container."""
         rest = path.removeprefix(self.data).strip("/")
         own = r"containers/[0-9a-f]{64}/(hostname|hosts|resolv\.conf|mounts/.+)"
         return re.fullmatch(rf"volumes/[^/]+/_data(/.*)?|{own}", rest) is not None
 
 
-def _is_below(path: str, place: str) -> bool:
-    """Whether `path` is `place`, or lies in it."""
-    return f"{path}/".startswith(f"{place.rstrip('/')}/")
+def _is_below(path: str, directory: str) -> bool:
+    """Whether `path` is `directory`, or below it."""
+    return f"{path}/".startswith(f"{directory.rstrip('/')}/")
 
 
 def _engine_inodes(lab: Lab) -> set[str]:
-    """The inodes of the sockets that the engine's processes hold."""
-    found: set[str] = set()
+    """The inodes of the open sockets of the engine's processes."""
+    inodes: set[str] = set()
     own = lab.host.process().namespaces.get("mnt")
-    for one in lab.host.processes():
-        program = one.command.partition(" ")[0].rpartition("/")[2]
-        if program not in _ENGINE_PROCESSES or one.namespaces.get("mnt") != own:
+    for process in lab.host.processes():
+        program = process.command.partition(" ")[0].rpartition("/")[2]
+        if program not in _ENGINE_PROCESSES or process.namespaces.get("mnt") != own:
             continue
-        with suppress(LabError):  # it ended meanwhile
-            targets = [entry.target for entry in lab.host.directory(f"/proc/{one.pid}/fd")]
-            found |= {t.removeprefix("socket:[").rstrip("]") for t in targets if t.startswith("socket:[")}
-    return found
+        with suppress(LabError):  # exited meanwhile
+            targets = [entry.target for entry in lab.host.directory(f"/proc/{process.pid}/fd")]
+            inodes |= {t.removeprefix("socket:[").rstrip("]") for t in targets if t.startswith("socket:[")}
+    return inodes
 
 
 def _socket_paths(lab: Lab, inodes: set[str]) -> list[str]:
@@ -276,11 +284,11 @@ def _mounted(mounts: Iterable[tuple[Mount, list[str]]], host: _EngineHost) -> It
     reported: list[str] = []
     for mount, paths in mounts:
         if any(_is_below(mount.point, point) for point in reported):
-            continue  # the mounts below `-v /:/host` are part of the same way
-        way = next(filter(None, (host.exposes(path, mount.is_read_only) for path in paths)), None)
-        if way:
+            continue  # the mounts below `-v /:/host` are part of the same escape path
+        exposed = next(filter(None, (host.exposes(path, mount.is_read_only) for path in paths)), None)
+        if exposed:
             reported.append(mount.point)
-            yield f"its mount {mount.point} is {way}"
+            yield f"its mount {mount.point} is {exposed}"
         elif mount.point == "/proc" and not mount.is_read_only and not _has_read_only(mounts, "/proc/sys"):
             yield "it can write to /proc/sys, the host kernel's settings"
 
@@ -289,13 +297,15 @@ def _has_read_only(mounts: Iterable[tuple[Mount, list[str]]], point: str) -> boo
     return any(mount.point == point and mount.is_read_only for mount, _ in mounts)
 
 
-# --- what answers
+# --- sockets and ports
 
 
-def _open_sockets(lab: Lab, found: dict[str, Any], mounts: list[tuple[Mount, list[str]]]) -> Iterator[str]:
+def _open_sockets(
+    lab: Lab, inspected: dict[str, Any], mounts: list[tuple[Mount, list[str]]]
+) -> Iterator[str]:
     """Sockets in its volumes through which another program passes commands to the engine."""
-    root = f"/proc/{found['State']['Pid']}/root"
-    points = {one["Destination"].rstrip("/") for one in responses.nested_list(found, "Mounts")}
+    root = f"/proc/{inspected['State']['Pid']}/root"
+    points = {mounted["Destination"].rstrip("/") for mounted in responses.nested_list(inspected, "Mounts")}
     tops = [f"{root}{mount.point}" for mount, _ in mounts if mount.point in points]
     sockets = lab.host.output(["find", *tops, "-xdev", "-type", "s"]).splitlines() if tops else []
     for path in sockets[:_MAX_PROBES]:
@@ -303,31 +313,31 @@ def _open_sockets(lab: Lab, found: dict[str, Any], mounts: list[tuple[Mount, lis
             yield f"its socket {path.removeprefix(root)} forwards commands to the engine"
 
 
-def _open_ports(lab: Lab, host: _EngineHost, found: dict[str, Any]) -> Iterator[str]:
-    """The first TCP port within its reach on which the engine takes commands."""
-    if responses.nested_object(found, "HostConfig").get("NetworkMode") == "none":
+def _open_ports(lab: Lab, host: _EngineHost, inspected: dict[str, Any]) -> Iterator[str]:
+    """The first TCP port within its reach on which the engine's API listens."""
+    if responses.nested_object(inspected, "HostConfig").get("NetworkMode") == "none":
         return
     engine_ports = [port for port, inode in _listening(lab, "/proc/net") if inode in host.inodes]
-    wanted = [(address, port) for port in engine_ports for address in _addresses_of_host(lab)]
+    candidates = [(address, port) for port in engine_ports for address in _addresses_of_host(lab)]
     for other in _running(lab):
-        if other["Id"] != found["Id"] and _holds_engine_socket(host, other):
-            wanted += _ports_of(lab, other)
-    for address, port in wanted[:_MAX_PROBES]:
-        if _accepts_commands(lab, [], f"http://{address}:{port}", str(found["Id"])):
+        if other["Id"] != inspected["Id"] and _holds_engine_socket(host, other):
+            candidates += _ports_of(lab, other)
+    for address, port in candidates[:_MAX_PROBES]:
+        if _accepts_commands(lab, [], f"http://{address}:{port}", str(inspected["Id"])):
             yield f"it can reach the engine's API over the network at {address}:{port}"
             return
 
 
-def _holds_engine_socket(host: _EngineHost, found: dict[str, Any]) -> bool:
+def _holds_engine_socket(host: _EngineHost, inspected: dict[str, Any]) -> bool:
     try:
-        paths = [path for _, paths in host.mounts_of(found) for path in paths]
-    except LabError:  # it ended meanwhile
+        paths = [path for _, paths in host.mounts_of(inspected) for path in paths]
+    except LabError:  # exited meanwhile
         return False
     return any(_is_below(socket, path) for path in paths for socket in host.sockets)
 
 
 def _listening(lab: Lab, folder: str) -> list[tuple[int, str]]:
-    """(port, inode) of the TCP sockets that listen, on any address."""
+    """(port, inode) of the listening TCP sockets."""
     texts = lab.host.read_many([f"{folder}/tcp", f"{folder}/tcp6"]).values()
     rows = [line.split() for text in texts for line in (text or "").splitlines()[1:]]
     return sorted({(int(row[1].rpartition(":")[2], 16), row[9]) for row in rows if row[3] == _TCP_LISTEN})
@@ -335,25 +345,30 @@ def _listening(lab: Lab, folder: str) -> list[tuple[int, str]]:
 
 def _addresses_of_host(lab: Lab) -> list[str]:
     return [
-        one.address
-        for one in lab.host.addresses()
-        if one.family == "inet" and not one.address.startswith("127.")
+        address.address
+        for address in lab.host.addresses()
+        if address.family == "inet" and not address.address.startswith("127.")
     ]
 
 
-def _ports_of(lab: Lab, found: dict[str, Any]) -> list[tuple[str, int]]:
-    """Where a container's ports may be reached: at its own addresses, and where they are published."""
-    inside = [port for port, _ in _listening(lab, f"/proc/{found['State']['Pid']}/net")]
-    own = responses.addresses(found)
-    published = responses.nested_object(found, "NetworkSettings", "Ports")
-    outside = {number for port in published for _, number in responses.bindings(found, port)}
+def _ports_of(lab: Lab, inspected: dict[str, Any]) -> list[tuple[str, int]]:
+    """The addresses of a container's ports: its own addresses, and those of published ports."""
+    inside = [port for port, _ in _listening(lab, f"/proc/{inspected['State']['Pid']}/net")]
+    own = responses.addresses(inspected)
+    published = responses.nested_object(inspected, "NetworkSettings", "Ports")
+    outside = {number for port in published for _, number in responses.bindings(inspected, port)}
     on_host = [(address, port) for port in sorted(outside) for address in _addresses_of_host(lab)]
     return [(address, port) for port in inside for address in (*own, "127.0.0.1")] + on_host
 
 
-def _accepts_commands(lab: Lab, options: list[str], url: str, where: str | None) -> bool:
-    """Whether the engine takes a command there: it looks for a container that does not exist, in order to start it."""
+def _accepts_commands(lab: Lab, options: list[str], url: str, container: str | None) -> bool:
+    """Whether an engine answers at `url`, from a request to start a container that does not exist.
+
+    Args:
+        options: of curl.
+        container: the request is sent from its network namespace; None for that of the helper.
+    """
     name = f"none-{secrets.token_hex(8)}"
-    words = ["curl", "-s", "-m", "1", "-X", "POST", *options, f"{url}/containers/{name}/start"]
-    answer = lab.host.output(words, where)
-    return name in answer and "no such container" in answer.lower()
+    command = ["curl", "-s", "-m", "1", "-X", "POST", *options, f"{url}/containers/{name}/start"]
+    response = lab.host.output(command, container)
+    return name in response and "no such container" in response.lower()

@@ -1,4 +1,4 @@
-"""A panel that is drawn anew while something goes on: shows what it is given, and computes nothing."""
+"""A panel that is updated while a cell runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ Snapshot = TypeVar("Snapshot")
 
 
 def live(html: Callable[[Snapshot], str]) -> Callable[[Snapshot], object]:
-    """Show a panel in the notebook's output; gives what it is fed with. Outside of a notebook, nothing is shown.
+    """Show a panel in the notebook's output; returns the function that updates it.
+
+    Outside of a notebook, that function does nothing.
 
     Args:
-        html: what the panel shows of a thing.
+        html: renders a snapshot as HTML.
     """
     shell: Any = None
     if "IPython" in sys.modules:
@@ -21,14 +23,14 @@ def live(html: Callable[[Snapshot], str]) -> Callable[[Snapshot], object]:
 
         shell = get_ipython()
     if shell is None or not hasattr(shell, "kernel"):
-        return lambda seen: None
+        return lambda snapshot: None
     import ipywidgets as widgets  # type: ignore[import-untyped]  # it ships no types
     from IPython.display import display
 
     panel = widgets.HTML()
     display(panel)  # type: ignore[no-untyped-call]
 
-    def show(seen: Snapshot) -> None:
-        panel.value = html(seen)
+    def show(snapshot: Snapshot) -> None:
+        panel.value = html(snapshot)
 
     return show

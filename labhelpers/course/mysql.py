@@ -32,12 +32,12 @@ Connection: TypeAlias = "pymysql.connections.Connection[pymysql.cursors.Cursor]"
 
 
 def open_files_ulimit(lab: Lab) -> dict[str, int]:
-    """`ulimits` for `lab.run` of a MySQL server: empty where the engine's default limit of open files is a usual one.
+    """`ulimits` for `lab.run` of a MySQL server; empty if the engine's default limit of open files is reasonable.
 
-    MySQL 5.7 and 8.0 take memory for every file that they might open. Where the engine is allowed as many as the kernel
-    has, 2**30 for example, that is 16 GiB and more (github.com/docker-library/mysql/issues/579).
+    MySQL 5.7 and 8.0 allocate memory for every file that they might open. With an unlimited engine, 2**30 for example,
+    that is 16 GiB and more (github.com/docker-library/mysql/issues/579).
 
-    Source: proc(5), /proc/PID/limits of the helper of `lab.host`, which the engine gave no limit of its own.
+    Source: proc(5), /proc/PID/limits of the helper of `lab.host`, which has the engine's default limit.
     """
     row = re.search(r"^Max open files\s+(\S+)\s+(\S+)", lab.host.read("/proc/self/limits"), re.MULTILINE)
     hard = row[2] if row else "0"
@@ -50,7 +50,7 @@ def connect(lab: Lab, container: Container | str, *, password: str, database: st
 
     Raises:
         ServerRefused: the password is wrong, or there is no such database.
-        ContainerError: there is no such container, or it does not run.
+        ContainerError: the container does not exist or is not running.
         LabError: the server does not accept connections (yet).
     """
     host, port = lab.forward_port(container, PORT)
@@ -73,11 +73,11 @@ def connect(lab: Lab, container: Container | str, *, password: str, database: st
 def wait_until_ready(
     lab: Lab, container: Container | str, *, password: str, limit_s: float = READY_TIMEOUT_S
 ) -> Connection:
-    """Try until the server accepts a connection, and give that one.
+    """Wait until the server accepts a connection, and return the connection.
 
     Raises:
         ServerRefused: the password is wrong.
-        NotRunning, TimedOut: the container ended, or `limit_s` passed.
+        NotRunning, TimedOut: the container exited, or `limit_s` passed.
     """
 
     def connection() -> Connection | None:
@@ -88,17 +88,17 @@ def wait_until_ready(
         except LabError:
             return None
 
-    what = "the MySQL server to accept a connection"
-    found = lab.wait_for(what, connection, limit_s, every_s=_POLL_S, while_running=container)
-    assert found is not None, "wait_for returns what is true"
-    return found
+    description = "the MySQL server to accept a connection"
+    ready = lab.wait_for(description, connection, limit_s, every_s=_POLL_S, while_running=container)
+    assert ready is not None, "wait_for returns a true value"
+    return ready
 
 
 def rows(connection: Connection, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    """Run one statement; its rows, or none where it gives none.
+    """Run one statement; its rows, or an empty list.
 
     Args:
-        values: for the `%s` of the statement.
+        values: values for the `%s` placeholders of the statement.
     """
     with connection.cursor() as cursor:
         cursor.execute(query, values or None)
@@ -107,25 +107,25 @@ def rows(connection: Connection, query: str, *values: Any) -> list[tuple[Any, ..
 
 def _connection_error(container: Container | str, database: str, error: Exception) -> LabError:
     name = name_of(container)
-    number, words = (
+    number, message = (
         (*error.args, "", "")[:2] if isinstance(error, pymysql.err.MySQLError) else ("", str(error))
     )
-    words = f"({number}, {words})" if number else str(words)
+    message = f"({number}, {message})" if number else str(message)
     if number == _ACCESS_DENIED:
         return ServerRefused(
             f"the server in {name!r} does not take this password for root",
-            hint="the password is what MYSQL_ROOT_PASSWORD was when the data directory was made; "
-            "a variable that is changed later changes nothing",
-            engine_message=words,
+            hint="the password is the value of MYSQL_ROOT_PASSWORD when the data directory was initialised; "
+            "changing the variable later has no effect",
+            engine_message=message,
         )
     if number == _BAD_DATABASE:
         return ServerRefused(
             f"the server in {name!r} has no database {database!r}",
             hint=f"create it first: create database {database};",
-            engine_message=words,
+            engine_message=message,
         )
     return LabError(
         f"the server in {name!r} does not accept connections",
         hint=f"it may still be starting: see docker logs {name}",
-        engine_message=words,
+        engine_message=message,
     )

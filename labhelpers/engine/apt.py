@@ -1,4 +1,4 @@
-"""Installing the distribution's packages without removing, downgrading or changing one that the machine needs.
+"""Install packages of the distribution without removing, downgrading or changing installed ones.
 
 Imports the standard library only: `labhelpers.commandline.bootstrap` uses it before there is an environment.
 """
@@ -76,7 +76,7 @@ _CAUSES = (
     ),
     (
         r"407 |Proxy Authentication",
-        "the proxy asks for a user name and a password",
+        "the proxy requires a user name and a password",
         "set them in http_proxy and https_proxy or in apt's configuration, then try again",
     ),
     (
@@ -131,9 +131,9 @@ _CAUSES = (
 
 
 def command(*arguments: str) -> list[str]:
-    """The apt-get command line for `arguments`: no question, English messages, a bounded wait for another apt.
+    """The apt-get command line for `arguments`: no prompts, English messages, a bounded wait for another apt.
 
-    needrestart(1), on Ubuntu, neither asks nor restarts any of the machine's services.
+    needrestart(1), on Ubuntu, neither prompts nor restarts services.
     """
     return [
         *("env", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1", "NEEDRESTART_MODE=l"),
@@ -144,7 +144,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def update(run: Run, echo: Echo) -> tuple[int, str]:
-    """Read the package lists: (exit status, the end of its output). It waits while another program reads them."""
+    """Read the package lists: (exit status, the end of its output). It waits while another program holds the lock."""
     end = time.monotonic() + LOCK_TIMEOUT_S
     waiting = False
     while True:
@@ -154,8 +154,8 @@ def update(run: Run, echo: Echo) -> tuple[int, str]:
             return status, output
         if not waiting:
             holder = re.search(r"held by (process \d+( \([^)]*\))?)", output)
-            who = holder[1] if holder else "apt"
-            echo(f"packages: another program ({who}) is reading them; waiting up to {LOCK_TIMEOUT_S} s")
+            program = holder[1] if holder else "apt"
+            echo(f"packages: another program ({program}) is reading them; waiting up to {LOCK_TIMEOUT_S} s")
         waiting = True
         time.sleep(3)
 
@@ -164,7 +164,7 @@ def install(packages: Sequence[str], run: Run) -> None:
     """Install `packages` if that removes, downgrades and changes nothing that is held.
 
     Raises:
-        SetupFailed: it would, or apt-get failed; its last lines are kept.
+        SetupFailed: it would, or apt-get failed; the message includes the last lines of its output.
     """
     check(packages)
     status, output = run(
@@ -205,12 +205,12 @@ def removed_or_downgraded(simulated: str) -> list[str]:
 
     `Remv NAME [OLD]`, `Purg NAME [OLD]`, `Inst NAME [OLD] (NEW ORIGIN)`: apt-get(8), --simulate.
     """
-    found = []
+    changes = []
     for line in simulated.splitlines():
         installs = re.match(r"Inst \S+ \[([^\]]+)\] \((\S+)", line)
         if line.startswith(("Remv ", "Purg ")) or (installs and _is_newer(installs[1], installs[2])):
-            found.append(line.strip())
-    return found
+            changes.append(line.strip())
+    return changes
 
 
 def _is_newer(old: str, new: str) -> bool:
@@ -231,7 +231,7 @@ def _without(names: str, packages: Sequence[str]) -> str:
 
 
 def failed(packages: Sequence[str], output: str) -> SetupFailed:
-    """What to tell the reader where apt-get could not install `packages`, from its output."""
+    """The error for a failed installation of `packages`, from the output of apt-get."""
     why, hint = known_cause(output) or ("", "fix the problem in apt-get's message, then try again")
     return SetupFailed(
         f"apt-get could not install {', '.join(packages)}{': ' + why if why else ''}",
@@ -241,7 +241,7 @@ def failed(packages: Sequence[str], output: str) -> SetupFailed:
 
 
 def known_cause(output: str) -> tuple[str, str] | None:
-    """Why apt-get failed and what to do, or None where its output is none of those known."""
+    """The cause of apt-get's failure and a hint; None if its output matches no known cause."""
     return next(((why, hint) for pattern, why, hint in _CAUSES if re.search(pattern, output)), None)
 
 

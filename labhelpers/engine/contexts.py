@@ -1,7 +1,7 @@
-"""Docker contexts, and the TLS settings that the environment names (docs.docker.com, "Docker contexts").
+"""Docker contexts, and the TLS settings in environment variables (docs.docker.com, "Docker contexts").
 
-They are read here and not by the SDK, which looks in another folder where `config.json` is missing, and which takes
-no certificates unless all three files are there.
+They are read here, not by the SDK: if `config.json` is missing, the SDK looks in another directory, and it ignores
+certificates unless all three files exist.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labhelpers import state
 from labhelpers.engine import unreachable
-from labhelpers.engine.dial import EngineEndpoint, Tls
+from labhelpers.engine.endpoint import EngineEndpoint, Tls
 from labhelpers.errors import EngineUnreachable
 
 LIST_HINT = "`docker context ls` lists those that exist"
@@ -38,7 +38,7 @@ def current_endpoint() -> EngineEndpoint | None:
 
 
 def unreadable(error: Exception) -> EngineUnreachable:
-    """What to tell the reader where docker's configuration cannot be read, or a value in it is of another kind."""
+    """The error for a docker configuration that cannot be read or has a value of the wrong type."""
     file = _config() / "config.json"
     hint = "repair that file (it must contain a JSON object, as `docker` writes it) or move it away"
     if isinstance(error, PermissionError):
@@ -88,14 +88,14 @@ def _tls_of_context(digest: str, skips: bool) -> Tls | None:
 
 
 def tls_of_environment() -> Tls | None:
-    """What DOCKER_TLS_VERIFY, DOCKER_TLS and DOCKER_CERT_PATH ask for; None for plain HTTP.
+    """The TLS settings of DOCKER_TLS_VERIFY, DOCKER_TLS and DOCKER_CERT_PATH; None for plain HTTP.
 
     As in the SDK, DOCKER_CERT_PATH alone turns TLS on. As in docker's command line, the files are `ca.pem`, `cert.pem`
     and `key.pem`, a missing pair of the last two means no client certificate, and any value of DOCKER_TLS_VERIFY
-    (even 0) asks for verification.
+    (even 0) enables verification.
 
     Raises:
-        EngineUnreachable: files that were asked for are missing.
+        EngineUnreachable: required files are missing.
     """
     path, verify = os.environ.get("DOCKER_CERT_PATH"), bool(os.environ.get("DOCKER_TLS_VERIFY"))
     if not (path or verify or os.environ.get("DOCKER_TLS")):

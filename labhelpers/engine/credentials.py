@@ -1,4 +1,4 @@
-"""What `docker login` keeps, and the helper programs that keep it."""
+"""Credentials stored by `docker login`, and the credential helpers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def missing_helpers(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The credential helpers that docker's configuration names and this machine does not have.
 
     Args:
-        config: what the SDK read of it: `credsStore` and `credHelpers`
+        config: the configuration as the SDK reads it: `credsStore` and `credHelpers`
             (docs.docker.com/reference/cli/docker/login, "Credential helpers").
     """
     helpers = config.get("credHelpers")
@@ -25,55 +25,55 @@ def missing_helpers(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class Logins(auth.AuthConfig):
-    """What `docker login` has kept, without what a credential helper fails to give.
+    """Credentials stored by `docker login`; a credential helper that fails counts as one without credentials.
 
-    A helper that is missing (Docker Desktop leaves its name in the file when it is removed), cannot reach its store
-    (`pass` without a key) or prints something else has no logins. Public images need none, and the SDK asks the
-    helper before each build and pull.
+    A helper may be missing (Docker Desktop leaves its name in the file when it is uninstalled), may be unable to open
+    its store (`pass` without a key), or may print something unexpected. Public images need no credentials, and the SDK
+    calls the helper before each build and pull.
     """
 
     @property
     def is_empty(self) -> bool:
-        """Never: the SDK would read the file again, into a class of its own."""
+        """Always false: otherwise the SDK would read the file again, into its own class."""
         return False
 
     def _get_store_instance(self, name: str) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a missing helper: `warning` says so in the reader's words
+            warnings.simplefilter("ignore")  # about a missing helper: see `warning`
             return super()._get_store_instance(name)  # type: ignore[misc]
 
     def resolve_authconfig(self, registry: str | None = None) -> Any:
-        """As in the SDK; what the file itself holds where the helper fails."""
+        """As in the SDK; if the helper fails, the credentials in the file itself."""
         try:
             return super().resolve_authconfig(registry)
         except _FAILS:
             return auth.AuthConfig({"auths": self.auths}).resolve_authconfig(registry)
 
     def get_all_credentials(self) -> dict[str, Any]:
-        """As in the SDK; what the file itself holds where a helper fails."""
+        """As in the SDK; if a helper fails, the credentials in the file itself."""
         try:
             return dict(super().get_all_credentials())  # type: ignore[no-untyped-call]
         except _FAILS:
             return dict(self.auths)
 
 
-# `StoreError` is a RuntimeError; the others are of an answer that is not of the protocol
+# `StoreError` is a RuntimeError; the others are raised for a response that violates the protocol
 _FAILS = (DockerException, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def logins(api: Any) -> Mapping[str, Any]:
-    """What the SDK's client `api` read of docker's configuration."""
-    found: Mapping[str, Any] = api._auth_configs
-    return found
+    """Docker's configuration as the SDK's client `api` has read it."""
+    configuration: Mapping[str, Any] = api._auth_configs
+    return configuration
 
 
 def tolerate_failing_helpers(api: Any) -> None:
-    """Make the SDK's client `api` go on without the logins of a credential helper that does not work."""
+    """Make the SDK's client `api` ignore credential helpers that fail."""
     api._auth_configs = Logins(api._auth_configs, api._auth_configs._credstore_env)
 
 
 def warning(config: Mapping[str, Any]) -> str | None:
-    """A sentence about the helpers that are missing; None where none is."""
+    """A warning about missing helpers; None if none is missing."""
     missing = missing_helpers(config)
     if not missing:
         return None

@@ -1,7 +1,7 @@
 """A base image of the machine's own distribution, made with debootstrap from the mirror that its apt uses.
 
-For where Docker Hub does not answer. The mirror, its suites and apt's proxy are read from the machine when the
-base is made, and go into the base: builds on it reach the same mirror.
+For use without Docker Hub. The mirror, its suites and apt's proxy are copied from the machine into the image, so that
+builds on it use the same mirror.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Echo = Callable[[str], object]
 PREFIX = "debootstrap-"
 # what debian:bookworm-slim leaves out as well: documentation, and translations of it
 SLIM = "".join(f"path-exclude /usr/share/{name}/*\n" for name in ("doc", "info", "locale", "man"))
-# apt's settings that decide whether it reaches the mirror and believes it (apt.conf(5))
+# the settings of apt that it needs to reach and verify the mirror (apt.conf(5))
 APT_SETTINGS = (
     "Acquire::http::Proxy",
     "Acquire::https::Proxy",
@@ -53,17 +53,18 @@ class Source:
 
 
 def make_base_image(engine: Engine, ref: str, labels: Mapping[str, str], echo: Echo) -> None:
-    """Make a minimal system of the machine's distribution and import it on the engine as `ref`.
+    """Create a minimal system of the machine's distribution and import it into the engine as `ref`.
 
     Raises:
-        ImageMissing: this machine cannot: no Debian or Ubuntu, no root, or a processor unlike the engine's.
-        SetupFailed: debootstrap or the import failed; its last words are kept.
+        ImageMissing: this machine is not Debian or Ubuntu, the user cannot become root, or the
+            engine has another architecture.
+        SetupFailed: debootstrap or the import failed; the message includes its last output.
     """
     _check_possible(engine)
     install.ensure(install.IMAGE_PACKAGES, "building a base image from packages")
     cache = state.path("cache", "x").parent
-    for left in cache.glob(f"{PREFIX}*"):
-        _remove(left)  # of a command that was killed
+    for stale in cache.glob(f"{PREFIX}*"):
+        _remove(stale)  # left behind by a killed command
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=cache))
     try:
         _run_debootstrap(folder, sources())
@@ -77,25 +78,25 @@ def sources() -> list[Source]:
     """The distribution's own repositories on this machine (apt-get(8), indextargets), its main one first.
 
     Raises:
-        ImageMissing: apt knows no mirror of the distribution on the network.
+        ImageMissing: apt has no network mirror of the distribution configured.
     """
     fields = "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
-    asked = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
-    if not (rows := _rows(asked)):
+    command = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
+    if not (rows := _rows(command)):
         apt.update(install.run, echo)  # origins are known from the mirror's own lists
-        rows = _rows(asked)
-    found = [Source(uri, codename, component) for origin, uri, codename, component in rows]
-    if not found:
+        rows = _rows(command)
+    repositories = [Source(uri, codename, component) for origin, uri, codename, component in rows]
+    if not repositories:
         raise ImageMissing(
             "cannot build a base image: apt has no mirror configured for this distribution",
             hint="give the engine access to Docker Hub, or set LABHELPERS_REGISTRY to a registry with the lab's images",
         )
-    return sorted(found, key=lambda source: len(source.codename))
+    return sorted(repositories, key=lambda source: len(source.codename))
 
 
 def _rows(command: Sequence[str]) -> list[list[str]]:
-    told = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace").stdout
-    return _targets(told)
+    output = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace").stdout
+    return _targets(output)
 
 
 def _targets(output: str) -> list[list[str]]:
@@ -110,54 +111,54 @@ def _targets(output: str) -> list[list[str]]:
 
 def apt_settings() -> str:
     """The lines of apt.conf(5) that the base needs to reach the same mirror."""
-    told = subprocess.run(
+    output = subprocess.run(
         ["apt-config", "dump"], capture_output=True, encoding="utf-8", errors="replace"
     ).stdout
-    return "".join(f"{line}\n" for line in told.splitlines() if line.split(" ")[0] in APT_SETTINGS)
+    return "".join(f"{line}\n" for line in output.splitlines() if line.split(" ")[0] in APT_SETTINGS)
 
 
 def _check_possible(engine: Engine) -> None:
-    its, ours = engine.info["Architecture"], platform.machine()
+    engine_machine, local_machine = engine.info["Architecture"], platform.machine()
     if not install.is_debian():
-        why = "this machine is not Debian or Ubuntu"
-    elif ARCHITECTURES.get(its, its) != ARCHITECTURES.get(ours, ours):
-        why = f"the engine's architecture is {its}, this machine's is {ours}"
+        reason = "this machine is not Debian or Ubuntu"
+    elif ARCHITECTURES.get(engine_machine, engine_machine) != ARCHITECTURES.get(local_machine, local_machine):
+        reason = f"the engine's architecture is {engine_machine}, this machine's is {local_machine}"
     elif not may_be_root():
-        why = "it needs root, and you cannot use sudo"
+        reason = "it needs root, and you cannot use sudo"
     else:
         return
     raise ImageMissing(
-        f"Docker Hub is not reachable, and no base image can be built here: {why}",
+        f"Docker Hub is not reachable, and no base image can be built here: {reason}",
         hint="give the engine access to Docker Hub, or set LABHELPERS_REGISTRY=host:port "
         "to a registry that holds the lab's images",
     )
 
 
-def _run_debootstrap(folder: Path, found: Sequence[Source]) -> None:
-    first = found[0]
-    components = ",".join(dict.fromkeys(s.component for s in found if s.codename == first.codename))
-    asked = ["debootstrap", "--variant=minbase", "--include=ca-certificates", f"--components={components}"]
+def _run_debootstrap(folder: Path, repositories: Sequence[Source]) -> None:
+    main = repositories[0]
+    components = ",".join(dict.fromkeys(s.component for s in repositories if s.codename == main.codename))
+    command = ["debootstrap", "--variant=minbase", "--include=ca-certificates", f"--components={components}"]
     root = folder / "root"
-    failed, words = install.run(
-        [*asked, first.codename, str(root), first.uri], f"base: debootstrap {first.codename}"
+    status, output = install.run(
+        [*command, main.codename, str(root), main.uri], f"base: debootstrap {main.codename}"
     )
-    if failed:
-        why, hint = apt.known_cause(words) or ("", "check debootstrap's message and the mirror in /etc/apt")
+    if status:
+        why, hint = apt.known_cause(output) or ("", "check debootstrap's message and the mirror in /etc/apt")
         raise SetupFailed(
             "debootstrap could not create a base image; its files were removed" + (f": {why}" if why else ""),
             hint=f"{hint}; the base image is built in {state.abbreviate_home(state.home())}",
-            engine_message="\n".join(words.splitlines()[-6:]),
+            engine_message="\n".join(output.splitlines()[-6:]),
         )
-    lines = "".join(f"deb {s.uri} {s.codename} {s.component}\n" for s in found)
+    lines = "".join(f"deb {s.uri} {s.codename} {s.component}\n" for s in repositories)
     _write(root / "etc/apt/sources.list", lines)
     _write(root / "etc/apt/apt.conf.d/90labhelpers", apt_settings() + 'APT::Install-Recommends "false";\n')
     _write(root / "etc/dpkg/dpkg.cfg.d/labhelpers", SLIM)
-    away = [
+    excluded = [
         "var/cache/apt/archives",
         "var/lib/apt/lists",
         *(line.split()[1][1:-2] for line in SLIM.splitlines()),
     ]
-    for name in (*away, "var/log", "dev"):
+    for name in (*excluded, "var/log", "dev"):
         run_as_root(["find", str(root / name), "-mindepth", "1", "-delete"])
 
 
@@ -178,21 +179,21 @@ def _import(engine: Engine, folder: Path, ref: str, labels: Mapping[str, str]) -
     changes = ['CMD ["bash"]', *(f"LABEL {name}={value}" for name, value in labels.items())]
     packed = as_root(["tar", "-C", str(folder / "root"), "--numeric-owner", "-c", "."])
     with subprocess.Popen(packed, stdout=subprocess.PIPE) as tar:
-        said = engine.client.api.import_image_from_stream(
+        output = engine.client.api.import_image_from_stream(
             tar.stdout, repository=repository, tag=tag, changes=changes
         )
-    if tar.returncode or '"error"' in said:
+    if tar.returncode or '"error"' in output:
         raise SetupFailed(
             "the base image could not be imported into the engine",
             hint="the disk may be full: check `docker system df`, then try again",
-            engine_message=said,
+            engine_message=output,
         )
     # Podman 4.3 imports it as `latest`, whatever the tag
-    imported = json.loads(said.strip().splitlines()[-1])["status"]
+    imported = json.loads(output.strip().splitlines()[-1])["status"]
     engine.client.api.tag(imported, repository, tag)
 
 
 def _remove(folder: Path) -> None:
-    unmount_below(folder)  # debootstrap mounts /proc and /sys for the time that it works
+    unmount_below(folder)  # debootstrap mounts /proc and /sys while it runs
     run_as_root(["rm", "-rf", "--one-file-system", str(folder)])
     shutil.rmtree(folder, ignore_errors=True)

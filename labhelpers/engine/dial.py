@@ -1,7 +1,7 @@
-"""One raw byte stream to an engine's API, over whatever leads to it: a Unix socket, TCP, TLS, ssh or a named pipe.
+"""A raw byte stream to an engine's API, over a Unix socket, TCP, TLS, ssh or a named pipe.
 
-Every connection can be half-closed: after `write_eof` the engine sees the end of its input and still answers. `docker
-run -i` with a closed standard input needs this, and asyncio's own TLS transport cannot do it (docs.python.org,
+Every connection can be half-closed: after `write_eof` the engine reads end of file and still responds. `docker
+run -i` with a closed standard input needs this, and asyncio's own TLS transport does not support it (docs.python.org,
 `StreamWriter.can_write_eof`), so TLS runs here over memory buffers (`ssl.SSLObject`).
 """
 
@@ -20,24 +20,22 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import SplitResult, unquote, urlsplit
 
 from labhelpers import state
+from labhelpers.engine.endpoint import EngineEndpoint, Tls
 
 CONNECT_TIMEOUT_S = 10
-PORT, TLS_PORT = 2375, 2376
 _CHUNK_BYTES = 1 << 20
 _STDERR_BYTES = 1 << 12
 _MAX_RESPONSE_BYTES = 1 << 20
 _MAX_SHOWN_BYTES = 300
 _EXIT_TIMEOUT_S = 2
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-# an idle master connection stays this long, so that the next request need not log in again (ssh_config(5))
+# an idle master connection is kept this long, so that the next request needs no new login (ssh_config(5))
 _CONTROL_PERSIST_S = 60
 # sun_path holds 108 bytes (unix(7)); ssh binds a temporary name that is 17 bytes longer first
 _CONTROL_BYTES = 107 - 17
@@ -51,7 +49,7 @@ class Connection(Protocol):
         """Up to `size` bytes; b"" at the end of the stream."""
 
     async def write(self, data: bytes) -> None:
-        """Send `data`; waits while the other side reads more slowly than this one writes."""
+        """Send `data`; waits if the peer does not read fast enough."""
 
     async def write_eof(self) -> None:
         """Close the sending direction; the receiving direction stays open."""
@@ -60,148 +58,27 @@ class Connection(Protocol):
         """Close both directions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How to speak TLS to an engine.
-
-    Attributes:
-        ca: the file of the certificate authority; None for those that this machine trusts.
-        cert, key: the files of the client's certificate and its key; None where the engine asks for none.
-        verify: whether the engine's certificate is checked.
-    """
-
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
-    verify: bool = True
-
-    def context(self) -> ssl.SSLContext:
-        """The same as Python's own type.
-
-        Raises:
-            TlsFile: a file cannot be read, or the key has a passphrase.
-            ssl.SSLError: a file is no certificate or key.
-        """
-        ca = self.ca if self.verify else None
-        for file in filter(None, (ca, self.cert, self.key)):
-            _check_readable(file)  # the errors of `ssl` do not name the file
-        context = ssl.create_default_context(cafile=ca)
-        # Python 3.13 refuses certificates that docker accepts: those that OpenSSL 1.1 made as Docker's page shows
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.cert and self.key:
-            context.load_cert_chain(self.cert, self.key, password=self._passphrase)
-        return context
-
-    def _passphrase(self) -> str:
-        # OpenSSL would ask for it on the terminal
-        raise TlsFile(errno.EINVAL, "the key has a passphrase", self.key)
-
-
-class TlsFile(OSError):
-    """A file that `Tls` names cannot be used; `filename` and `strerror` say which one and why."""
-
-
-def _check_readable(file: str) -> None:
-    try:
-        with open(file, "rb"):
-            pass
-    except OSError as error:
-        raise TlsFile(error.errno, error.strerror, file) from None
-
-
-@dataclass(frozen=True)
-class EngineEndpoint:
-    """Where an engine may be.
-
-    Attributes:
-        address: `unix:///path`, `tcp://host:port`, `ssh://user@host` or `npipe:////./pipe/name`.
-        found_by: how the lab came to it, for messages: "DOCKER_HOST", "docker context mine", …
-        tls: how to speak TLS to it; None for plain HTTP.
-        requested_address: the reader named this place, so no other is used when it does not answer.
-    """
-
-    address: str
-    found_by: str
-    tls: Tls | None = None
-    requested_address: bool = False
-
-    @property
-    def scheme(self) -> str:
-        """`unix`, `tcp`, `ssh` or `npipe`; "" where the address has none."""
-        return self.address.partition("://")[0] if "://" in self.address else ""
-
-    @property
-    def url(self) -> SplitResult:
-        """The parts of the address.
-
-        Raises:
-            ValueError: it is no URL (a port that is no number, a bracket too many).
-        """
-        parts = urlsplit(self.address)
-        _ = parts.port  # checked only when it is read
-        return parts
-
-    @property
-    def path(self) -> str:
-        """The file of a `unix` or `npipe` address."""
-        path = self.address.partition("://")[2]
-        return path.replace("/", "\\") if self.scheme == "npipe" else path
-
-    @property
-    def authority(self) -> str:
-        """`host:port` of a `tcp` address, as a URL has it.
-
-        Raises:
-            ValueError: see `url`.
-        """
-        host, port = self.host_port
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    @property
-    def host_port(self) -> tuple[str, int]:
-        """The host and port of a `tcp` address, with Docker's default port.
-
-        Raises:
-            ValueError: see `url`.
-        """
-        return self.url.hostname or "127.0.0.1", self.url.port or (TLS_PORT if self.tls else PORT)
-
-    @property
-    def login(self) -> tuple[str | None, str]:
-        """The user, or None, and the host of an `ssh` address; a `Host` of ssh_config(5) may have upper case.
-
-        Raises:
-            ValueError: see `url`.
-        """
-        user, _, host = self.url.netloc.rpartition("@")
-        host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        return unquote(user) or None, unquote(host)
-
-
 class NoResponse(TimeoutError):
-    """Something accepted the connection and then sent nothing in time."""
+    """The connection was accepted, but no response arrived in time."""
 
 
 class NotAnEngine(ConnectionError):
-    """What answered does not speak the Engine API; the text is the beginning of its answer."""
+    """The server does not implement the Engine API; the text is the beginning of its response."""
 
 
 class SshFailed(ConnectionError):
-    """`ssh`, or `docker system dial-stdio` at its other end, ended with an error; the text is what it printed."""
+    """`ssh`, or `docker system dial-stdio` on the remote host, failed; the text is its standard error."""
 
 
 async def dial(endpoint: EngineEndpoint) -> Connection:
     """Open a byte stream to the engine at `endpoint`. The caller closes it.
 
-    A failed login over ssh is raised by the first `write` or `read`: until then nobody knows.
+    A failed ssh login is reported by the first `write` or `read`.
 
     Raises:
-        OSError: nothing listens there, no permission, a certificate that is not trusted (`ssl.SSLError`), …
-        ValueError: an address that is none of the four kinds.
-        TimeoutError: no answer within `CONNECT_TIMEOUT_S` seconds.
+        OSError: nothing listens there, no permission, an untrusted certificate (`ssl.SSLError`), …
+        ValueError: the scheme of the address is not supported.
+        TimeoutError: no response within `CONNECT_TIMEOUT_S` seconds.
     """
     if endpoint.scheme == "ssh":
         return await _ssh(endpoint)
@@ -216,61 +93,61 @@ async def dial(endpoint: EngineEndpoint) -> Connection:
 
 
 def request_version(endpoint: EngineEndpoint, limit_s: float) -> dict[str, Any]:
-    """What the engine at `endpoint` answers to `GET /version` (Engine API).
+    """The response of the engine at `endpoint` to `GET /version` (Engine API).
 
     Args:
-        limit_s: how long the connection may take, and then how long the answer.
+        limit_s: the timeout of the connection, and then of the response.
 
     Raises:
         OSError, ValueError: as `dial`; also `NoResponse` and `NotAnEngine`.
     """
-    # a thread of its own, because a notebook's main thread has a running event loop already
+    # in a thread, because a notebook's main thread already has a running event loop
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(_run, _version(endpoint, limit_s)).result()
 
 
 def _run(coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    # named pipes need this loop, and Jupyter makes another one the default on Windows
+    # named pipes need this loop, and Jupyter sets another default on Windows
     factory = getattr(asyncio, "ProactorEventLoop", None)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(coroutine)
 
 
-async def _version(place: EngineEndpoint, limit_s: float) -> dict[str, Any]:
-    connection = await asyncio.wait_for(dial(place), limit_s)
+async def _version(endpoint: EngineEndpoint, limit_s: float) -> dict[str, Any]:
+    connection = await asyncio.wait_for(dial(endpoint), limit_s)
     try:
         await connection.write(b"GET /version HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
-        # over ssh the login is part of the first answer
-        limit_s += CONNECT_TIMEOUT_S if place.scheme == "ssh" else 0
-        answer = await asyncio.wait_for(_all(connection), limit_s)
+        # over ssh the first response includes the login
+        limit_s += CONNECT_TIMEOUT_S if endpoint.scheme == "ssh" else 0
+        response = await asyncio.wait_for(_all(connection), limit_s)
     except TimeoutError:
         raise NoResponse(f"no response within {limit_s:.0f} s") from None
     finally:
         await connection.close()
-    return _parsed(answer)
+    return _parsed(response)
 
 
 async def _all(connection: Connection) -> bytes:
-    answer = b""
-    while len(answer) < _MAX_RESPONSE_BYTES and (part := await connection.read(_CHUNK_BYTES)):
-        answer += part
-    return answer
+    data = b""
+    while len(data) < _MAX_RESPONSE_BYTES and (part := await connection.read(_CHUNK_BYTES)):
+        data += part
+    return data
 
 
-def _parsed(answer: bytes) -> dict[str, Any]:
-    response = HTTPResponse(_BufferedResponse(answer))  # type: ignore[arg-type]
+def _parsed(data: bytes) -> dict[str, Any]:
+    response = HTTPResponse(_BufferedResponse(data))  # type: ignore[arg-type]
     try:
         response.begin()
-        found = json.loads(response.read())
+        version = json.loads(response.read())
     except (HTTPException, ValueError, RecursionError):
-        raise NotAnEngine(answer[:_MAX_SHOWN_BYTES].decode(errors="replace") or "an empty response") from None
-    if response.status != HTTPStatus.OK or not isinstance(found, dict) or "ApiVersion" not in found:
-        raise NotAnEngine(answer[:_MAX_SHOWN_BYTES].decode(errors="replace"))
-    return found
+        raise NotAnEngine(data[:_MAX_SHOWN_BYTES].decode(errors="replace") or "an empty response") from None
+    if response.status != HTTPStatus.OK or not isinstance(version, dict) or "ApiVersion" not in version:
+        raise NotAnEngine(data[:_MAX_SHOWN_BYTES].decode(errors="replace"))
+    return version
 
 
 class _BufferedResponse:
-    """As much of a socket as `http.client` needs to parse what has arrived."""
+    """The part of a socket's interface that `http.client` needs to parse a received response."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -280,14 +157,14 @@ class _BufferedResponse:
 
 
 async def join(near: Connection, far: Connection) -> None:
-    """Copy bytes both ways until the engine (`far`) has sent everything. The caller closes both.
+    """Copy bytes both ways until the engine (`far`) closes its side. The caller closes both.
 
-    The end of `near`'s input is passed on as a half-close, also where `near` was closed with data in flight: an engine
-    that has nothing to send would not notice.
+    The end of `near`'s input is forwarded as a half-close, even if `near` was closed with data in flight: an engine
+    that has nothing to send would not notice otherwise.
 
     Raises:
         SshFailed: the connection failed before the engine sent anything.
-        OSError: it broke later, or `near` is gone.
+        OSError: the connection broke later, or `near` is closed.
     """
     forth = asyncio.create_task(_pass_input(near, far))
     try:
@@ -341,23 +218,23 @@ class Streams:
             await asyncio.wait_for(self._writer.wait_closed(), _EXIT_TIMEOUT_S)
 
 
-async def _plain(place: EngineEndpoint) -> Streams:
-    if place.scheme == "unix":
-        return Streams(*await asyncio.open_unix_connection(place.path, limit=_CHUNK_BYTES))
-    if place.scheme == "tcp":
+async def _plain(endpoint: EngineEndpoint) -> Streams:
+    if endpoint.scheme == "unix":
+        return Streams(*await asyncio.open_unix_connection(endpoint.path, limit=_CHUNK_BYTES))
+    if endpoint.scheme == "tcp":
         try:
-            return Streams(*await asyncio.open_connection(*place.host_port, limit=_CHUNK_BYTES))
+            return Streams(*await asyncio.open_connection(*endpoint.host_port, limit=_CHUNK_BYTES))
         except OSError as error:
             raise _of_addresses(error) from error
-    if place.scheme == "npipe":
-        return await _pipe(place.path)
-    raise ValueError(f"no way to connect to {place.address!r}")
+    if endpoint.scheme == "npipe":
+        return await _pipe(endpoint.path)
+    raise ValueError(f"no way to connect to {endpoint.address!r}")
 
 
 def _of_addresses(error: OSError) -> OSError:
-    """asyncio's one error for a name with several addresses (`localhost` is ::1 and 127.0.0.1), as that of one of them.
+    """asyncio's combined error for a host with several addresses (`localhost` is ::1 and 127.0.0.1), as a single one.
 
-    That is the first address that this machine has a way to.
+    It is the error of the first address to which this machine has a route.
     """
     numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
     if error.errno is not None or not numbers:
@@ -395,7 +272,7 @@ class _TlsStreams:
                 await self._receive()
             except ssl.SSLError:
                 with suppress(OSError):
-                    await self._send()  # the alert that says why
+                    await self._send()  # the TLS alert
                 raise
         await self._send()
 
@@ -418,7 +295,7 @@ class _TlsStreams:
         await self._send()
 
     async def write_eof(self) -> None:
-        # OpenSSL fails if data is waiting when it looks for the answer to its own close_notify: take it out first
+        # unwrap() fails if data is pending while OpenSSL waits for the close_notify of the peer: read it first
         with suppress(ssl.SSLError):
             while part := self._object.read(_CHUNK_BYTES):
                 self._decrypted += part
@@ -482,12 +359,12 @@ class _SshStreams:
             raise await self._failed() from None
 
     async def _failed(self) -> SshFailed:
-        """The error for an `ssh` that ended before the engine sent anything: what it printed says why."""
+        """The error for an `ssh` that exited before the engine sent anything, with its standard error."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _EXIT_TIMEOUT_S)
             await asyncio.wait_for(asyncio.shield(self._listener), _EXIT_TIMEOUT_S)
-        said = self._stderr.decode(errors="replace").strip()
-        return SshFailed(said or f"ssh ended with status {self._process.returncode} and printed nothing")
+        stderr = self._stderr.decode(errors="replace").strip()
+        return SshFailed(stderr or f"ssh ended with status {self._process.returncode} and printed nothing")
 
     async def write_eof(self) -> None:
         self._input.close()
@@ -495,7 +372,7 @@ class _SshStreams:
     async def close(self) -> None:
         self._input.close()
         if self._process.returncode is None:
-            # its own terminate() may reap it before asyncio does, which then logs an unknown child
+            # Process.terminate() may reap the child before asyncio does, which then logs an unknown child
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
         with suppress(OSError, TimeoutError):
@@ -508,29 +385,29 @@ class _SshStreams:
             self._stderr = (self._stderr + part)[-_STDERR_BYTES:]
 
 
-async def _ssh(place: EngineEndpoint) -> _SshStreams:
+async def _ssh(endpoint: EngineEndpoint) -> _SshStreams:
     process = await asyncio.create_subprocess_exec(
-        *ssh_command(place),
+        *ssh_command(endpoint),
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        # Ctrl-C in a terminal is not for it
+        # Ctrl-C in a terminal must not stop it
         start_new_session=sys.platform != "win32",
     )
     return _SshStreams(process)
 
 
-def ssh_command(place: EngineEndpoint) -> list[str]:
+def ssh_command(endpoint: EngineEndpoint) -> list[str]:
     """The command whose standard input and output are a connection to the engine, as in docker's connhelper.
 
-    It never asks for anything: a password or an unknown host key is an error, because no terminal is there.
+    It never prompts: a password or an unknown host key is an error, because there is no terminal.
 
     Raises:
         ValueError: the address names no host, or has a password in it.
     """
-    url, (user, host) = place.url, place.login
+    url, (user, host) = endpoint.url, endpoint.login
     if not host or url.password is not None or url.query or url.fragment:
-        raise ValueError(f"{place.address!r} does not have the form ssh://user@host:port")
+        raise ValueError(f"{endpoint.address!r} does not have the form ssh://user@host:port")
     options = [
         "-T",
         "-o",
@@ -547,10 +424,10 @@ def ssh_command(place: EngineEndpoint) -> list[str]:
 
 
 def _control_master_options() -> list[str]:
-    """Options that let all connections share one login, where the path of the control socket is short enough."""
+    """Options that let all connections share one login, if the path of the control socket is short enough."""
     folder: Path = state.path("ssh", "x").parent
     if sys.platform == "win32" or len(str(folder)) + 1 + _DIGEST_BYTES > _CONTROL_BYTES:
         return []
     folder.chmod(0o700)
     pairs = (f"ControlPath={folder}/%C", "ControlMaster=auto", f"ControlPersist={_CONTROL_PERSIST_S}")
-    return [word for pair in pairs for word in ("-o", pair)]
+    return [argument for pair in pairs for argument in ("-o", pair)]

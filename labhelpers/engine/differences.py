@@ -1,7 +1,7 @@
-"""What an engine is set to do otherwise than an engine as it is installed, where the course notices.
+"""Engine settings that differ from the defaults and matter to the course.
 
 Computed from the engine's `GET /info`, `GET /version` and the options of its default bridge (Engine API). Keys that a
-version does not send are read as "as installed": a difference is reported only where the engine says so.
+version does not send are taken as defaults: a difference is reported only if the engine reports it.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from labhelpers.engine.find import Engine
 
 OVERLAY = ("overlay2", "overlayfs", "overlay", "fuse-overlayfs", "io.containerd.snapshotter.v1.overlayfs")
-"""Storage drivers that stack directories with the kernel's overlay file system, or as it does."""
+"""Storage drivers that use the kernel's overlay file system, or work like it."""
 DELEGATE = "/etc/systemd/system/user@.service.d/delegate.conf"
 _BRIDGE_OPTION_PREFIX = "com.docker.network.bridge."
-# as installed, and the wrappers of it that change nothing that a container sees
+# the default, and wrappers of it that make no difference to a container
 _RUNC = ("", "runc", "crun", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux", "nvidia", "oci")
 _MIN_NETWORKS = 30
-"""Chapter 5 has up to a dozen at a time; an engine as installed has room for 31 or more."""
+"""Chapter 5 uses up to a dozen at a time; the default pools have room for 31 or more."""
 _LIMITS = {
     "memory": ("MemoryLimit",),
     "cpu": ("CpuCfsQuota", "CpuCfsPeriod", "CPUShares"),
     "cpuset": ("CPUSet",),
     "pids": ("PidsLimit",),
 }
-"""Controller → the keys of `/info` that are false where the engine cannot use it."""
+"""Controller → the keys of `/info` that are false if the engine cannot use it."""
 _ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/tips/#limiting-resources"
 
 
 @record
 class Difference(Result):
-    """One way in which an engine is not as installed."""
+    """One setting of an engine that is not the default."""
 
-    name: str = column("the setting, as dockerd(8) or `docker info` calls it")
+    name: str = column("the setting, as named by dockerd(8) or `docker info`")
     message: str = column("one sentence: what is different")
     chapters: tuple[str, ...] = column("those in which it matters")
     hint: str = column("what the reader can do")
@@ -54,7 +54,7 @@ class Difference(Result):
 
 
 def differences(engine: Engine) -> tuple[Difference, ...]:
-    """What is different on this engine. An engine that does not answer any more has none."""
+    """The differences of this engine; none if it does not respond."""
     with suppress(DockerException, RequestException):
         return from_info(engine.info, engine.version, _bridge(engine)) + _docker_cli()
     return ()
@@ -63,34 +63,34 @@ def differences(engine: Engine) -> tuple[Difference, ...]:
 def from_info(
     info: Mapping[str, Any], version: Mapping[str, Any], bridge: Mapping[str, str] | None
 ) -> tuple[Difference, ...]:
-    """What is different, by the engine's own answers.
+    """The differences, computed from the engine's responses.
 
     Args:
         info, version: `GET /info` and `GET /version`.
-        bridge: the options of the default bridge; None where the engine has no such network.
+        bridge: the options of the default bridge; None if the engine has no such network.
     """
     podman = any("Podman" in str(part.get("Name")) for part in version.get("Components") or [])
-    found = [*_system(info), *_logs(info), *_storage(info), *_users(info), *_limits(info), *_runtime(info)]
+    result = [*_system(info), *_logs(info), *_storage(info), *_users(info), *_limits(info), *_runtime(info)]
     if not podman:  # its other defaults are in `Engine.warnings`
-        found += [*_profiles(info), *_networks(info, bridge)]
-    return tuple(found)
+        result += [*_profiles(info), *_networks(info, bridge)]
+    return tuple(result)
 
 
 def relevant_to(chapter: str, differences: tuple[Difference, ...]) -> list[Difference]:
     """Those of `differences` that matter in a chapter: "05", or "05b" for its optional part."""
-    return [one for one in differences if chapter[:2] in one.chapters]
+    return [difference for difference in differences if chapter[:2] in difference.chapters]
 
 
 def lacks_controller(info: Mapping[str, Any], controller: str) -> bool:
-    """Whether the engine says that it cannot use a controller: `memory`, `cpu`, `cpuset` or `pids`."""
+    """Whether the engine reports that it cannot use a controller: `memory`, `cpu`, `cpuset` or `pids`."""
     keys = _LIMITS[controller]
     return has_no_cgroups(info) or any(info.get(key) is False for key in keys)
 
 
 def security_option(info: Mapping[str, Any], name: str) -> dict[str, str] | None:
-    """The fields of one of the engine's security options, None where it is not in use.
+    """The fields of one of the engine's security options, None if it is not enabled.
 
-    `name=seccomp,profile=builtin` is `{"name": "seccomp", "profile": "builtin"}`; older engines say `seccomp` alone.
+    `name=seccomp,profile=builtin` is `{"name": "seccomp", "profile": "builtin"}`; older engines send `seccomp` only.
     """
     for option in info.get("SecurityOptions") or []:
         fields = dict(field.partition("=")[::2] for field in str(option).split(","))
@@ -108,12 +108,12 @@ def _docker_cli() -> tuple[Difference, ...]:
     path = shutil.which("docker")
     if path is None or not is_snap(path):
         return ()
-    what = "the `docker` command comes from a snap: it has its own /tmp and cannot read hidden directories"
-    step = (
+    message = "the `docker` command comes from a snap: it has its own /tmp and cannot read hidden directories"
+    hint = (
         "let the shell open the files (`docker save IMAGE > FILE`, not `-o FILE`), and keep the state "
         "directory where it can read: `LABHELPERS_HOME=~/labhelpers ./lab up`"
     )
-    return (Difference("snap", what, ("02", "06", "07"), step),)
+    return (Difference("snap", message, ("02", "06", "07"), hint),)
 
 
 def is_snap(command: str) -> bool:
@@ -124,7 +124,7 @@ def is_snap(command: str) -> bool:
     )
 
 
-# --- each reads one part of the engine's answers
+# --- one function for each part of the engine's responses
 
 
 def _system(info: Mapping[str, Any]) -> Iterator[Difference]:
@@ -192,7 +192,7 @@ def _storage(info: Mapping[str, Any]) -> Iterator[Difference]:
             "storage-driver",
             f"this engine uses the storage driver {driver!r} instead of overlay2{full}",
             ("02",),
-            "the experiments on overlay directories are not possible here; the rest of the chapter does",
+            "the experiments on overlay directories are not possible here; the rest of the chapter works",
         )
     if status.get("Supports d_type") == "false":
         yield Difference(
@@ -326,7 +326,7 @@ def _networks(info: Mapping[str, Any], bridge: Mapping[str, str] | None) -> Iter
     if bridge is None:
         yield Difference(
             "bridge",
-            "this engine has no default bridge: containers have no network unless one is asked for",
+            "this engine has no default bridge: containers have no network unless you specify one",
             ("05", "06", "09"),
             "the notebooks need one: start dockerd without `--bridge=none`",
         )
@@ -375,7 +375,7 @@ def _networks(info: Mapping[str, Any], bridge: Mapping[str, str] | None) -> Iter
             "default-address-pools",
             f"this engine's address pools have room for {room} networks",
             ("05", "06", "09"),
-            "`docker network prune` removes those that no container uses; yours too, so look first",
+            "`docker network prune` removes all unused networks, including your own: list them first",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the SDK raises, in words that a reader can use."""
+"""Translate exceptions of the SDK into `LabError`s."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from labhelpers.engine.unreachable import explain
 from labhelpers.errors import ContainerMissing, EngineRefused, EngineUnreachable, LabError, NotRunning
 
 SDK_ERRORS = (DockerException, RequestException)
-"""Whatever the SDK raises of an engine: that it refused, or that it does not answer."""
+"""What the SDK raises if the engine refuses a request or does not respond."""
 
 
 _HINTS = (
     (
-        # moby, daemon/daemon_unix.go; runc and crun where a file of a controller is not there
+        # moby, daemon/daemon_unix.go; runc and crun if a file of a controller is missing
         r"(nanocpus|cpu-?set|cpu (cfs|shares|quota)|pids limit|memory).*(kernel does not support|not mounted)"
         r"|your kernel does not support.*(cgroup|cfs)|controller .* (is not|not) available|controllers? .* not found",
         f"the engine cannot use that cgroup controller. For a rootless engine, delegate it: in {DELEGATE} "
@@ -44,12 +44,12 @@ _HINTS = (
         "the container's log driver does not support reading: start it with `--log-driver json-file`",
     ),
 )
-"""A pattern in the engine's message, and what the reader can do about it."""
+"""Patterns of engine messages, with hints."""
 
 
 @contextmanager
 def translate_errors(engine: Engine, container: str | None = None) -> Iterator[None]:
-    """Raise in words what the SDK raises in the block; `container` is the one that it is about."""
+    """Raise errors of the SDK in the block as `LabError`; `container` is the container that the block works on."""
     try:
         yield
     except SDK_ERRORS as error:
@@ -57,7 +57,7 @@ def translate_errors(engine: Engine, container: str | None = None) -> Iterator[N
 
 
 def to_lab_error(engine: Engine, error: Exception, container: str | None = None) -> LabError:
-    """What happened, why, and what to do next. `error` is one of `SDK_ERRORS`; it is about `container` if given."""
+    """The `LabError` for `error`, which is one of `SDK_ERRORS`; `container` is the container of the request, if any."""
     if is_bad_gateway(error.response) if isinstance(error, APIError) else isinstance(error, RequestException):
         return _connection_lost(engine, error)
     if not isinstance(error, APIError):
@@ -66,33 +66,33 @@ def to_lab_error(engine: Engine, error: Exception, container: str | None = None)
             hint="fix the problem in the SDK's message above, then run the cell again",
             engine_message=str(error),
         )
-    words = str(error.explanation)
+    message = str(error.explanation)
     if container is None:
         return engine_refused(error)
-    if isinstance(error, NotFound) and "container" in words.lower():
+    if isinstance(error, NotFound) and "container" in message.lower():
         return ContainerMissing(
             f"there is no container named {container!r}",
             hint="run the cell that creates it again; `docker ps -a` lists all containers",
-            engine_message=words,
+            engine_message=message,
         )
-    if error.status_code == 409 and "is not running" in words:
+    if error.status_code == 409 and "is not running" in message:
         return NotRunning(
             f"the container {container!r} is not running",
             hint=f"check docker logs {container}, then run the cell that creates it again",
-            engine_message=words,
+            engine_message=message,
         )
-    if error.status_code == 409 and ("running container" in words or "container is running" in words):
+    if error.status_code == 409 and ("running container" in message or "container is running" in message):
         return EngineRefused(
             f"the container {container!r} is still running",
             hint=f"stop it first: lab.stop({container!r}); or lab.remove({container!r}, force=True)",
-            engine_message=words,
+            engine_message=message,
         )
     return engine_refused(error)
 
 
 def _connection_lost(engine: Engine, error: Exception) -> EngineUnreachable:
-    """That a connection broke or no answer came; whether the engine is gone is asked once more."""
-    where, again = (
+    """The error for a broken connection or a timeout, after a check whether the engine responds."""
+    address, restart = (
         state.abbreviate_home(engine.address),
         "then restart the kernel and run the notebook from the top",
     )
@@ -102,24 +102,24 @@ def _connection_lost(engine: Engine, error: Exception) -> EngineUnreachable:
         hint = "start it again: ./lab up"
         if engine.source == "existing":
             hint = f"{explain(engine.endpoint, cause).hint}; `./lab up` shows whether it is back"
-        what = f"lost the connection to the engine at {where}"
-        return EngineUnreachable(what, hint=f"{hint}; {again}", engine_message=str(cause))
-    # in the middle of a stream the SDK raises another type
+        message = f"lost the connection to the engine at {address}"
+        return EngineUnreachable(message, hint=f"{hint}; {restart}", engine_message=str(cause))
+    # in the middle of a stream the SDK raises another type of exception
     late = isinstance(error, ReadTimeout) or "Read timed out" in str(error)
     return EngineUnreachable(
-        f"timed out waiting for the engine at {where}"
+        f"timed out waiting for the engine at {address}"
         if late
-        else f"the connection to the engine at {where} was interrupted; it is back now",
+        else f"the connection to the engine at {address} was interrupted; it is back now",
         hint="restart the kernel and run the notebook from the top",
         engine_message=str(error),
     )
 
 
 def engine_refused(error: APIError) -> EngineRefused:
-    """The engine refused the request; the hint matches its reason if that is a known one."""
-    words = str(error.explanation)
+    """The error for a refused request, with a hint for known reasons."""
+    message = str(error.explanation)
     hint = next(
-        (hint for sign, hint in _HINTS if re.search(sign, words, re.IGNORECASE)),
+        (hint for pattern, hint in _HINTS if re.search(pattern, message, re.IGNORECASE)),
         "fix the problem in Docker's message above, then run the cell again",
     )
-    return EngineRefused("the engine refused the request", hint=hint, engine_message=words)
+    return EngineRefused("the engine refused the request", hint=hint, engine_message=message)

@@ -1,4 +1,4 @@
-"""The engine's events, as they come."""
+"""The engine's event stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from labhelpers.engine.find import Engine
 
 Event = dict[str, Any]
-"""One event as the Engine API gives it (GET /events): Type, Action, Actor, timeNano."""
+"""One event as in the Engine API (GET /events): Type, Action, Actor, timeNano."""
 
 _RETRY_S = 1.0
 
@@ -24,13 +24,13 @@ class Events:
         self._callbacks: list[Callable[[Event], object]] = []
         self._closed = threading.Event()
         self._stream: Any = None
-        # on the engine's clock: nothing that happens before the thread is connected is missed
+        # on the engine's clock, so that no event before the thread connects is missed
         self._last_ns = int(datetime.fromisoformat(self._client.info()["SystemTime"]).timestamp() * 1e9)
         self._thread = threading.Thread(target=self._listen, name="labhelpers-events", daemon=True)
         self._thread.start()
 
     def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
-        """Call `callback` with every event from now on, in the background thread; gives what ends it."""
+        """Call `callback` with every new event, in the background thread; returns a function that unsubscribes it."""
         self._callbacks.append(callback)
 
         def unsubscribe() -> None:
@@ -57,19 +57,19 @@ class Events:
                 for event in self._stream:
                     self._deliver(event)
             except Exception as error:
-                # the engine went away, or close() hung up under us: the SDK has no one error for it
+                # the connection was lost, or closed by close(): the SDK raises various exceptions for it
                 logging.getLogger(__name__).debug("event stream ended: %s", error)
             self._closed.wait(_RETRY_S)
 
     def _deliver(self, event: Event) -> None:
         if event.get("timeNano", 0) <= self._last_ns:
-            return  # `since` gives the last one again
+            return  # `since` returns the last event again
         self._last_ns = event["timeNano"]
         for callback in [*self._callbacks]:
             try:
                 callback(event)
             except Exception:
-                # one broken listener must not deafen the others
+                # a failing listener must not affect the others
                 logging.getLogger(__name__).debug("a listener failed", exc_info=True)
 
     def _disconnect(self) -> None:
@@ -77,4 +77,4 @@ class Events:
             if self._stream is not None:
                 self._stream.close()
         except Exception as error:
-            logging.getLogger(__name__).debug("hanging up: %s", error)
+            logging.getLogger(__name__).debug("closing the event stream: %s", error)

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 def draw_engine_facts(result: EngineFacts, ax: Axes) -> Axes:
     """This machine, the engine's host, and the socket between them.
 
-    One box where the engine runs on this machine's own kernel, two where it runs on another.
+    One box if the engine runs on this machine's kernel, two otherwise.
     """
-    same = runs_here(result)
+    same = is_local_engine(result)
     canvas(ax, 336, "The notebook is a client of the Docker engine")
     _machines(ax, result, same)
     box(
@@ -77,22 +77,24 @@ def draw_engine_facts(result: EngineFacts, ax: Axes) -> Axes:
     else:
         _kernel(ax, 16, 240, f"this machine's: {platform.system()} {platform.release()}")
         _kernel(ax, 568, 248, f"every container's: {kernel}")
-    describe(ax, f"{title}, {', '.join(facts)}", kernel, host_words(result), f"reached at {result.host}")
+    describe(
+        ax, f"{title}, {', '.join(facts)}", kernel, host_description(result), f"reached at {result.host}"
+    )
     return ax
 
 
-def runs_here(facts: EngineFacts) -> bool:
-    """Whether the engine uses the kernel of the machine that asks.
+def is_local_engine(facts: EngineFacts) -> bool:
+    """Whether the engine runs on this machine's kernel.
 
-    A local socket alone does not tell: Docker Desktop's leads into its virtual machine, with another kernel.
+    A local socket is not sufficient: Docker Desktop's leads into its virtual machine, with another kernel.
     """
     is_local = facts.host.startswith(("unix:", "npipe:"))
     return is_local and platform.system() == "Linux" and platform.release() == facts.kernel
 
 
-def host_words(facts: EngineFacts) -> str:
-    """What the engine's host is, for people."""
-    if runs_here(facts):
+def host_description(facts: EngineFacts) -> str:
+    """The type of the engine's host, as a clause."""
+    if is_local_engine(facts):
         return "this machine is the engine's host"
     if "Docker Desktop" in facts.operating_system:
         return "the engine's host is Docker Desktop's virtual machine"
@@ -103,10 +105,10 @@ def host_words(facts: EngineFacts) -> str:
 
 def _machines(ax: Axes, facts: EngineFacts, same: bool) -> None:
     if same:
-        _frame(ax, 0, CANVAS_PX, f"{host_words(facts)}: {facts.operating_system}", HOST)
+        _frame(ax, 0, CANVAS_PX, f"{host_description(facts)}: {facts.operating_system}", HOST)
     else:
         _frame(ax, 0, 272, "this machine", FAINT)
-        _frame(ax, 552, 280, host_words(facts), HOST)
+        _frame(ax, 552, 280, host_description(facts), HOST)
 
 
 def _frame(ax: Axes, x: float, width: float, title: str, colour: str) -> None:
@@ -125,5 +127,5 @@ def _socket(ax: Axes, facts: EngineFacts) -> None:
     kinds = {"unix": "a socket", "npipe": "a named pipe"}
     kind = kinds.get(facts.host.partition(":")[0], "the network")
     text = "\n".join((f"over {kind}:", facts.host, f"found by: {facts.found_by}"))
-    room = 264 if runs_here(facts) else 272
+    room = 264 if is_local_engine(facts) else 272
     note(ax, (left + right) / 2, 146, wrap(text, room, SMALL), align="center", valign="top")

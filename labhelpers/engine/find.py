@@ -1,7 +1,7 @@
-"""Find the engine that is there: LABHELPERS_ENGINE, DOCKER_HOST, the docker context, the usual sockets, the lab's own.
+"""Find a running engine: LABHELPERS_ENGINE, DOCKER_HOST, the docker context, the private engine, the usual sockets.
 
 The order and the names are those of the docker CLI (docs.docker.com, "Docker contexts" and the environment variables
-of `docker`). What is found is used as it is: nothing here changes an engine.
+of `docker`). An engine is used with its own settings: nothing here changes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from requests.exceptions import RequestException
 
 from labhelpers import state
 from labhelpers.engine import contexts, credentials, other_dockerd, podman, private, unreachable
-from labhelpers.engine.dial import EngineEndpoint, Tls, request_version
+from labhelpers.engine.dial import request_version
+from labhelpers.engine.endpoint import EngineEndpoint, Tls
 from labhelpers.engine.gateway import Gateway, forward, new_socket_path
 from labhelpers.errors import EngineMissing, EngineUnreachable
 from labhelpers.results import Result, column, record, table
@@ -34,23 +35,23 @@ if TYPE_CHECKING:
 
 INSTALL_PAGE = "https://docs.docker.com/get-started/get-docker/"
 ENGINE_VARIABLE, ENDPOINT_VARIABLE = "LABHELPERS_ENGINE", "LABHELPERS_ENDPOINT"
-"""The variables of `environment`: the engine's address, and the rest of its `EngineEndpoint` as JSON."""
+"""The variables of `environment`: the engine's address, and its whole `EngineEndpoint` as JSON."""
 PRIVATE = "the lab's private engine"
 PIPES = ("docker_engine", "dockerDesktopLinuxEngine", "podman-machine-default")
-# a place that the reader named is worth waiting for; sockets that happen to exist are not
+# a requested address gets more time than a socket that happens to exist
 PROBE_S, SLOW_PROBE_S = 3, 10
-# a step of a build may be silent for minutes
+# a build step may print nothing for minutes
 REQUEST_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that answers.
+    """A running engine.
 
     Attributes:
-        endpoint: where it is; `engine.dial.dial` opens a raw connection to it.
-        source: `private` (the lab started it and may stop it) or `existing` (somebody else's, used as it is).
-        client: the SDK's client for it.
+        endpoint: its address; `engine.dial.dial` opens a raw connection to it.
+        source: `private` (started by the lab, which may stop it) or `existing` (not started by the lab).
+        client: the SDK's client.
     """
 
     endpoint: EngineEndpoint
@@ -64,17 +65,17 @@ class Engine:
 
     @property
     def found_by(self) -> str:
-        """How it was found, for people: "DOCKER_HOST", "docker context desktop-linux", …"""
+        """How it was found, for messages: "DOCKER_HOST", "docker context desktop-linux", …"""
         return PRIVATE if self.source == "private" else self.endpoint.found_by
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """What `docker info` says, as a dict (Engine API, GET /info)."""
+        """The output of `docker info` as a dict (Engine API, GET /info)."""
         return self.client.info()
 
     @cached_property
     def version(self) -> dict[str, Any]:
-        """What `docker version` says of the server, as a dict (Engine API, GET /version)."""
+        """The server part of `docker version` as a dict (Engine API, GET /version)."""
         return self.client.version()
 
     @property
@@ -84,22 +85,22 @@ class Engine:
 
     @property
     def is_podman(self) -> bool:
-        """Whether Podman answers in Docker's place."""
+        """Whether it is Podman."""
         return any("Podman" in part.get("Name", "") for part in self.version.get("Components") or [])
 
     @property
     def remaps_users(self) -> bool:
-        """Whether containers have user namespaces of their own: dockerd's `userns-remap`, in `docker info`."""
+        """Whether containers run in a user namespace (dockerd's `userns-remap`)."""
         return "name=userns" in (self.info.get("SecurityOptions") or [])
 
     @property
     def product(self) -> str:
-        """What answers: `Docker` or `Podman`."""
+        """`Docker` or `Podman`."""
         return "Podman" if self.is_podman else "Docker"
 
     @property
     def warnings(self) -> list[str]:
-        """What will differ on this engine from what the course says."""
+        """Known deviations of this engine from the course text."""
         podmans = [
             "this is Podman, which serves the Docker API: containers have no daemon, there is no docker0 "
             "(its bridge is podman0), no swarm, and short image names are resolved differently; "
@@ -109,7 +110,7 @@ class Engine:
         return podmans * self.is_podman + ([logins] if logins else [])
 
     def facts(self) -> EngineFacts:
-        """What the engine says of itself, in the course's words."""
+        """The main properties of the engine."""
         return EngineFacts(
             version=self.version["Version"],
             api=self.version["ApiVersion"],
@@ -127,7 +128,7 @@ class Engine:
 
 @record
 class EngineFacts(Result):
-    """What an engine says of itself (Engine API, GET /version and GET /info)."""
+    """The main properties of an engine (Engine API, GET /version and GET /info)."""
 
     version: str = column("of the server")
     api: str = column("of the server")
@@ -142,31 +143,31 @@ class EngineFacts(Result):
     found_by: str = column("how the lab found the engine")
 
     def frame(self) -> pd.DataFrame:
-        """One row a fact: fact, value."""
+        """One row per property: fact, value."""
         return table([(field.name, getattr(self, field.name)) for field in fields(self)], ["fact", "value"])
 
 
 def connect(choice: str | None = None, *, revive: bool = True) -> Engine:
-    """The engine that answers.
+    """A connection to a running engine.
 
     Args:
-        choice: `auto`, `private`, an address, or `context:NAME`; None means what `LABHELPERS_ENGINE` says, else `auto`.
-        revive: whether the lab's own engine is started again if it was killed.
+        choice: `auto`, `private`, an address, or `context:NAME`; default: `LABHELPERS_ENGINE` if set, else `auto`.
+        revive: whether the private engine is restarted if it was killed.
 
     Raises:
-        EngineMissing: none answers.
-        EngineUnreachable: one is there but cannot be reached (rights, certificates, a context that points nowhere, …).
+        EngineMissing: no engine is running.
+        EngineUnreachable: an engine cannot be reached (permissions, certificates, a missing context, …).
     """
     choice = choice or os.environ.get(ENGINE_VARIABLE) or "auto"
     candidates = candidate_endpoints(choice)
-    if revive and private.should_run() and private.address() in [place.address for place in candidates]:
+    if revive and private.should_run() and private.address() in [endpoint.address for endpoint in candidates]:
         private.start(print)
     problems = []
-    for place in candidates:
+    for endpoint in candidates:
         try:
-            return _engine(place)
+            return _engine(endpoint)
         except EngineUnreachable as error:
-            if place.requested_address:
+            if endpoint.requested_address:
                 raise
             problems.append(error)
         except EngineMissing:
@@ -184,29 +185,29 @@ def connect(choice: str | None = None, *, revive: bool = True) -> Engine:
 
 
 def environment(engine: Engine) -> dict[str, str]:
-    """The variables by which a child process finds exactly this engine, whatever `DOCKER_HOST` says there.
+    """The variables with which a child process connects to the same engine, whatever its `DOCKER_HOST`.
 
-    `DOCKER_HOST` is left to the reader's own tools. There is no secret in them: TLS files are named, not copied.
+    `DOCKER_HOST` is left to the reader's own tools. They contain no secrets: TLS files are named, not copied.
     """
     return {ENGINE_VARIABLE: engine.address, ENDPOINT_VARIABLE: json.dumps(asdict(engine.endpoint))}
 
 
 def identity(info: Mapping[str, Any]) -> str:
-    """What tells an engine from every other one, and stays the same as long as its data does.
+    """An identifier of an engine that is stable as long as its data is kept.
 
     Args:
-        info: what it answers to `GET /info`. Two engines of one machine may have the same `ID` there (20.10 reads it
-            from /etc/docker/key.json) and have different data; Podman sends another `ID` with each answer.
+        info: the response to `GET /info`. Two engines of one machine with different data may have the same `ID`
+            (20.10 reads it from /etc/docker/key.json); Podman sends a new `ID` with each response.
     """
     name = info["ID"] if info.get("ID") and "BuildahVersion" not in info else info.get("Name")
     return ":".join(str(part) for part in (name, info.get("DockerRootDir")) if part)
 
 
 def candidate_endpoints(choice: str) -> list[EngineEndpoint]:
-    """Where to look for an engine, in order.
+    """The addresses at which to look for an engine, in order.
 
     Raises:
-        EngineUnreachable: an address, TLS file or docker context that is in use is missing or invalid.
+        EngineUnreachable: the configured address, TLS file or docker context is missing or invalid.
     """
     if choice == "auto" and os.environ.get("DOCKER_HOST"):
         return [_endpoint_at(os.environ["DOCKER_HOST"], "DOCKER_HOST")]
@@ -235,7 +236,7 @@ def _private_endpoint() -> list[EngineEndpoint]:
 
 
 def _endpoint_at(address: str, found_by: str) -> EngineEndpoint:
-    """The place that the reader named, with the TLS settings of the environment."""
+    """The endpoint at a requested address, with the TLS settings of the environment."""
     address = unreachable.normalize_address(address, found_by)
     if address == private.address():
         found_by = PRIVATE
@@ -244,21 +245,21 @@ def _endpoint_at(address: str, found_by: str) -> EngineEndpoint:
 
 
 def _inherited_endpoint(address: str) -> EngineEndpoint | None:
-    """The place that `environment` of a parent process described, if it is the one at `address`."""
+    """The endpoint that a parent process passed on (see `environment`), if its address is `address`."""
     try:
-        found = json.loads(os.environ.get(ENDPOINT_VARIABLE, "null"))
-        tls = found["tls"] and Tls(**found["tls"])
+        settings = json.loads(os.environ.get(ENDPOINT_VARIABLE, "null"))
+        tls = settings["tls"] and Tls(**settings["tls"])
         return (
-            EngineEndpoint(address, found["found_by"], tls, found["requested_address"])
-            if found["address"] == address
+            EngineEndpoint(address, settings["found_by"], tls, settings["requested_address"])
+            if settings["address"] == address
             else None
         )
-    except (ValueError, TypeError, KeyError):  # somebody else's variable
+    except (ValueError, TypeError, KeyError):  # not written by `environment`
         return None
 
 
 def _default_endpoints() -> list[str]:
-    """Sockets that exist here: the distribution's, rootless, Docker Desktop's, and last Podman's."""
+    """Existing sockets: the distribution's, rootless, Docker Desktop's, then Podman's."""
     if platform.system() == "Windows":
         return [f"npipe:////./pipe/{name}" for name in PIPES]
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
@@ -281,51 +282,51 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _engine(place: EngineEndpoint) -> Engine:
-    """The engine at `place`.
+def _engine(endpoint: EngineEndpoint) -> Engine:
+    """The engine at `endpoint`.
 
     Raises:
-        EngineMissing: nothing listens there, and nobody said that something should.
-        EngineUnreachable: it cannot be reached, for another reason.
+        EngineMissing: nothing listens there, and the address was not requested.
+        EngineUnreachable: it cannot be reached.
     """
     try:
-        version = request_version(place, SLOW_PROBE_S if place.requested_address else PROBE_S)
+        version = request_version(endpoint, SLOW_PROBE_S if endpoint.requested_address else PROBE_S)
     except (OSError, ValueError) as error:
-        if not place.requested_address and unreachable.is_not_listening(error):
+        if not endpoint.requested_address and unreachable.is_not_listening(error):
             raise EngineMissing(
-                f"nothing listens at {state.abbreviate_home(place.address)}", hint=_install_hint()
+                f"nothing listens at {state.abbreviate_home(endpoint.address)}", hint=_install_hint()
             ) from error
-        raise unreachable.explain(place, error) from error
+        raise unreachable.explain(endpoint, error) from error
     try:
-        client = _client(place, str(version["ApiVersion"]))
+        client = _client(endpoint, str(version["ApiVersion"]))
         client.ping()
     except (APIError, InvalidVersion) as error:
         raise EngineUnreachable(
-            f"the engine at {state.abbreviate_home(place.address)} and the course's Docker SDK have no API version in "
-            "common",
+            f"the engine at {state.abbreviate_home(endpoint.address)} and the course's Docker SDK have no API "
+            "version in common",
             hint=f"update the engine: {INSTALL_PAGE}",
             engine_message=str(error),
         ) from error
     except (InvalidConfigFile, ValueError, TypeError, AttributeError) as error:
-        # the SDK does not look at what kind of value it reads from docker's configuration
+        # the SDK does not check the types of the values in docker's configuration
         raise contexts.unreadable(error) from error
     except (DockerException, RequestException, OSError) as error:
-        raise unreachable.explain(place, error) from error
-    return Engine(place, "private" if place.address == private.address() else "existing", client)
+        raise unreachable.explain(endpoint, error) from error
+    return Engine(endpoint, "private" if endpoint.address == private.address() else "existing", client)
 
 
-def _client(place: EngineEndpoint, api: str) -> docker.DockerClient:
+def _client(endpoint: EngineEndpoint, api: str) -> docker.DockerClient:
     """The SDK's client. Over ssh and TLS it connects to a gateway in this process: see `engine.gateway`."""
-    if place.scheme == "ssh" or (place.tls and platform.system() != "Windows"):
-        address = _gateway(place, os.getpid())
+    if endpoint.scheme == "ssh" or (endpoint.tls and platform.system() != "Windows"):
+        address = _gateway(endpoint, os.getpid())
         client = docker.DockerClient(base_url=address, version=api, timeout=REQUEST_TIMEOUT_S)
         client.api.mount("http+docker://", _SharedPoolAdapter(f"http+{address}", REQUEST_TIMEOUT_S))
     else:
-        secure: dict[str, Any] = {"tls": _for_sdk(place.tls)} if place.tls else {}
-        address = f"tcp://{place.authority}" if place.scheme == "tcp" else place.address
+        secure: dict[str, Any] = {"tls": _for_sdk(endpoint.tls)} if endpoint.tls else {}
+        address = f"tcp://{endpoint.authority}" if endpoint.scheme == "tcp" else endpoint.address
         client = docker.DockerClient(base_url=address, version=api, timeout=REQUEST_TIMEOUT_S, **secure)
     credentials.tolerate_failing_helpers(client.api)
-    # no proxy, and no other authority than the one that the engine's own settings name
+    # no proxy, and no CA but the one of the engine's own settings
     client.api.trust_env = False
     return client
 
@@ -342,19 +343,19 @@ class _SharedPoolAdapter(UnixHTTPAdapter):
 
 def cli_address(engine: Engine) -> str:
     """An address at which docker's command line reaches the engine without TLS settings or a login of its own."""
-    place = engine.endpoint
-    return _gateway(place, os.getpid()) if place.tls or place.scheme == "ssh" else place.address
+    endpoint = engine.endpoint
+    return _gateway(endpoint, os.getpid()) if endpoint.tls or endpoint.scheme == "ssh" else endpoint.address
 
 
 @cache
-def _gateway(place: EngineEndpoint, pid: int) -> str:
-    """The address of this process's gateway to `place`. A forked process has no thread that serves the parent's."""
+def _gateway(endpoint: EngineEndpoint, pid: int) -> str:
+    """The address of this process's gateway to `endpoint`. A forked process lacks the gateway thread of its parent."""
     if platform.system() == "Windows":
         raise EngineUnreachable(
-            f"{place.found_by} points at {place.address}, and the course cannot use ssh on Windows",
+            f"{endpoint.found_by} points at {endpoint.address}, and the course cannot use ssh on Windows",
             hint="run the course inside WSL 2 (https://learn.microsoft.com/windows/wsl/install)",
         )
-    gateway = forward(new_socket_path(f"{pid}-{len(_gateways)}"), place)
+    gateway = forward(new_socket_path(f"{pid}-{len(_gateways)}"), endpoint)
     _gateways.append(gateway)
     atexit.register(gateway.close)
     return gateway.address

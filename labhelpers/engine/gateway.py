@@ -1,7 +1,7 @@
 """A small server on a Unix socket, in a thread of this process: one coroutine per connection.
 
-`forward` makes one that leads to an engine, for clients that cannot reach it themselves: the SDK has no way to an
-engine over ssh without paramiko.
+`forward` connects clients to an engine that they cannot reach themselves: the SDK does not support ssh without
+paramiko.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
-from labhelpers.engine.dial import EngineEndpoint, SshFailed, Streams, dial, join
+from labhelpers.engine.dial import SshFailed, Streams, dial, join
+from labhelpers.engine.endpoint import EngineEndpoint
 
 ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _SERVER = "labhelpers gateway"
 _STOP_TIMEOUT_S = 5
-# the head of a request is read whole, and a build sends the credentials of every registry in it
+# the header of a request is read as a whole; that of a build contains the credentials of all registries
 _HEAD_BYTES = 1 << 20
 # sun_path holds 108 bytes (unix(7))
 _SOCKET_BYTES = 107
@@ -45,13 +46,13 @@ class Gateway:
         self.path = path
         self._handle = handle
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # until it listens it looks stale to `new_socket_path` of another process
+        # bind under another name: before listen() the socket looks stale to `new_socket_path` of another process
         new = path.with_suffix(".new")
         new.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(str(new))
-            # nobody can connect before it listens
+            # no connections are possible before listen()
             new.chmod(0o600)
             listener.listen(128)
             new.replace(path)
@@ -61,14 +62,14 @@ class Gateway:
         self._listener = listener
         # an event loop refers to its tasks weakly: without this, one may be collected while it waits
         self._serving: set[asyncio.Task[None]] = set()
-        # a loop of its own: the kernel's is running, and blocks while a cell does
+        # a separate event loop: that of the notebook kernel is blocked while a cell runs
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
         self._thread = threading.Thread(
             target=self._run, args=[started], name=f"gateway {path.name}", daemon=True
         )
         self._thread.start()
-        # `close` can only stop a loop that serves
+        # `close` can stop the loop only once it runs
         started.wait(_STOP_TIMEOUT_S)
 
     @property
@@ -87,7 +88,7 @@ class Gateway:
         task = asyncio.current_task()
         assert task
         self._serving.add(task)
-        # a connection that breaks is that connection's end, not a traceback on the reader's page
+        # a broken connection ends only itself, without a traceback in the notebook
         with suppress(OSError, asyncio.CancelledError):
             await self._handle(reader, writer)
         self._serving.discard(task)
@@ -101,7 +102,7 @@ class Gateway:
             self._loop.run_forever()
         finally:
             server.close()
-            # a connection that is being accepted right now finds its loop closed, which is no news
+            # ignore a connection that is accepted while the loop closes
             self._loop.set_exception_handler(lambda loop, context: None)
             while tasks := asyncio.all_tasks(self._loop):
                 for task in tasks:
@@ -111,9 +112,9 @@ class Gateway:
 
 
 def new_socket_path(name: str) -> Path:
-    """A path for a socket that only this user can reach; what dead processes left in its folder is removed.
+    """A path for a socket that only this user can access; stale sockets in its directory are removed.
 
-    It is in the state directory where that is short enough, else in a new temporary folder.
+    It is in the state directory if that path is short enough, else in a new temporary directory.
     """
     folder = state.path("gateways", "x").parent
     if len(os.fsencode(folder / f"{name}.sock")) > _SOCKET_BYTES:
@@ -126,8 +127,8 @@ def new_socket_path(name: str) -> Path:
     return folder / f"{name}.sock"
 
 
-def forward(path: Path, place: EngineEndpoint) -> Gateway:
-    """A gateway on `path` whose connections lead to the engine at `place`, unchanged.
+def forward(path: Path, endpoint: EngineEndpoint) -> Gateway:
+    """A gateway on `path` that forwards connections to the engine at `endpoint`.
 
     Raises:
         OSError: see `Gateway`.
@@ -136,7 +137,7 @@ def forward(path: Path, place: EngineEndpoint) -> Gateway:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         near = Streams(reader, writer)
         try:
-            far = await dial(place)
+            far = await dial(endpoint)
         except OSError as error:
             await near.write(bad_gateway(error))
             await near.close()

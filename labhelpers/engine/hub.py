@@ -1,4 +1,4 @@
-"""Whether Docker Hub answers this machine. Standard library only, and nothing that Windows lacks."""
+"""Whether this machine can reach Docker Hub. Standard library only, and nothing that Windows lacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import urllib.request
 
 
 def is_reachable(limit_s: float) -> bool:
-    """Whether Hub answers within `limit_s`; any answer counts, it asks for a password (Registry API, GET /v2/)."""
+    """Whether Hub responds within `limit_s`; any response counts, such as 401 (Registry API, GET /v2/)."""
     answered: list[bool] = []
 
     def ask() -> None:
@@ -16,11 +16,11 @@ def is_reachable(limit_s: float) -> bool:
             urllib.request.urlopen("https://registry-1.docker.io/v2/", timeout=limit_s)
         except urllib.error.HTTPError:
             answered.append(True)
-        except (OSError, ValueError):  # no way to it, or a proxy setting that is no address
+        except (OSError, ValueError):  # unreachable, or an invalid proxy setting
             return
         answered.append(True)
 
-    # no time limit ends a look-up of a name: the thread is left behind
+    # name resolution has no timeout: abandon the thread
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(limit_s)

@@ -1,11 +1,11 @@
-"""The lab images: one folder of `images/` each, made on the engine when first asked for, found again by content.
+"""The lab images: one folder of `images/` each, built on first use and identified by a hash of its content.
 
-A lab image is one Dockerfile that takes its base as an argument. The base is Docker Hub's `debian:bookworm-slim`
-where Hub answers, else the machine's own distribution, made with debootstrap from the package mirror that
-the machine's apt uses. A classroom may set `LABHELPERS_REGISTRY=host:port`: then lab images are pulled from there.
+A lab image is one Dockerfile that takes its base as a build argument. The base is Docker Hub's `debian:bookworm-slim`
+if Hub is reachable, else the machine's own distribution, built with debootstrap from the package mirror that the
+machine's apt uses. In a classroom, set `LABHELPERS_REGISTRY=host:port` to pull lab images from that registry.
 
 Labels: `labhelpers.image` is the image's name, `labhelpers.content` the SHA-256 of its folder,
-`labhelpers.source` where its base came from. `labhelpers.stage` is on what a build leaves between its steps.
+`labhelpers.source` the origin of its base. `labhelpers.stage` is on the intermediate images of a build.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +24,16 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from labhelpers import state
-from labhelpers.engine import debootstrap, hub, registries, responses
+from labhelpers.engine import debootstrap, hub, image_builds, registries, responses
 from labhelpers.engine.find import Engine
+from labhelpers.engine.image_builds import Echo
 from labhelpers.engine.registries import PullFailure
 from labhelpers.engine.removal import remove_container, remove_image
-from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
+from labhelpers.errors import EngineUnreachable, ImageMissing, LabError, NameTaken
 from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Echo = Callable[[str], object]
 
 IMAGES_DIRECTORY = state.ROOT / "images"
 HUB_BASE = "debian:bookworm-slim"
@@ -44,15 +43,11 @@ IMAGE, CONTENT_LABEL, SOURCE_LABEL, STAGE_LABEL = (
 )
 DESCRIPTION = "org.opencontainers.image.description"
 HUB_TIMEOUT_S = 5.0
-PROGRESS_INTERVAL_S = 10.0
-LAST_LINES = 8
 OS_RELEASE = "/usr/lib/os-release"  # os-release(5): /etc/os-release is a link to it
 TEST_ENGINE = "engine-"
-"""How the names of the images begin that only the tests make, such as that of engine B."""
+"""The prefix of images that only the tests build, such as that of engine B."""
 RECORD_FILE = "images.json"
-"""The file of the state directory that notes what was made here: ids of images and names of volumes, by engine id."""
-# the steps of a build that may take long
-_LAYER_STEP = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
+"""The file in the state directory with the image IDs and volume names that were created from it, by engine."""
 
 
 @record
@@ -69,19 +64,19 @@ class ImageStatus(Result):
 
 @record
 class Images(Result):
-    """The lab images on an engine, and what they stand on."""
+    """The lab images on an engine, and their base."""
 
     statuses: Mapping[str, ImageStatus] = column("by name", shown=False)
     distribution: str | None = column(
-        "what the base calls itself (os-release(5), PRETTY_NAME), None where no image is there yet"
+        "the name of the base (os-release(5), PRETTY_NAME); None if there is no image yet"
     )
     source: str | None = column(
-        "`hub`, `debootstrap` or `registry`, see `ImageStatus`; None where no image is there yet"
+        "`hub`, `debootstrap` or `registry`, see `ImageStatus`; None if there is no image yet"
     )
 
     @property
     def base_description(self) -> str:
-        """What the base is, and what it stands in for: one line for the page."""
+        """The base and the image that it replaces, in one line."""
         if self.source is None:
             return "There are no lab images yet: each is built when a notebook first needs it."
         if self.source == "hub":
@@ -101,9 +96,9 @@ class Images(Result):
 
 @record
 class HubImage(Result):
-    """An image of a registry on the internet, or the lab image that stands in for it here."""
+    """An image of a public registry, or the lab image that replaces it."""
 
-    requested_ref: str = column("the reference that was asked for")
+    requested_ref: str = column("the requested reference")
     ref: str = column("the reference to run; also what `str()` gives")
     is_substitute: bool = column("whether it is the lab image")
 
@@ -130,19 +125,19 @@ def reference(name: str) -> str:
 
 
 def ensure(engine: Engine, name: str, echo: Echo = lambda line: None) -> str:
-    """The reference of the lab image `name`, which is made or pulled if the engine does not have it as it is now.
+    """The reference of the lab image `name`, which is built or pulled unless the engine has the current version.
 
     Raises:
-        ImageMissing: the course has no such image, or no base can be had here.
-        BuildFailed: a step of its Dockerfile failed; nothing half made is left.
-        NameTaken: an image of that name is there that the lab did not create.
-        EngineUnreachable: the engine went away.
+        ImageMissing: the course has no such image, or no base image is available.
+        BuildFailed: a step of its Dockerfile failed; partial results are removed.
+        NameTaken: there is an image of that name that the lab did not create.
+        EngineUnreachable: the connection to the engine was lost.
     """
     ref = reference(name)
     if _is_current(engine, name):
         return ref
     busy = f"image {name}: waiting for another lab command to build it"
-    # one after the other: each build takes all the disk and processor that it can get
+    # one build at a time: each may use all of the disk and the CPU
     with state.locked("images", timeout_s=3600, waiting=lambda: echo(busy)), _translate_errors(engine):
         if _is_current(engine, name):
             return ref
@@ -154,117 +149,117 @@ def ensure(engine: Engine, name: str, echo: Echo = lambda line: None) -> str:
     return ref
 
 
-def from_hub(engine: Engine, ref: str, substitute: str, say: Echo = lambda line: None) -> HubImage:
-    """The image `ref`, pulled if the engine does not have it; where it cannot be had, the lab image `substitute`.
+def from_hub(engine: Engine, ref: str, substitute: str, echo: Echo = lambda line: None) -> HubImage:
+    """The image `ref`, pulled if the engine does not have it; if it is not available, the lab image `substitute`.
 
     Raises:
-        ImageMissing, BuildFailed, NameTaken: see `ensure`; of the stand-in.
-        EngineUnreachable: the engine went away.
+        ImageMissing, BuildFailed, NameTaken: see `ensure`; for `substitute`.
+        EngineUnreachable: the connection to the engine was lost.
     """
     with _translate_errors(engine):
-        refusal = None
+        failure = None
         if _inspect(engine, ref) is None:
-            # Podman has no such question: there the pull itself shows whether its registry answers
-            refusal = None if engine.is_podman else registries.check_image(engine, ref, HUB_TIMEOUT_S)
-            refusal = refusal or _pull(engine, ref, _pull_progress(ref, say))
-        cause = refusal.cause if refusal else _architecture_mismatch(engine, ref)
+            # Podman has no /distribution: the pull itself shows whether the registry responds
+            failure = None if engine.is_podman else registries.check_image(engine, ref, HUB_TIMEOUT_S)
+            failure = failure or image_builds.pull(engine, ref, image_builds.pull_progress(ref, echo))
+        cause = failure.cause if failure else _architecture_mismatch(engine, ref)
     if cause is None:
-        say(f"{ref}: the image of that name")
+        echo(f"{ref}: the image of that name")
         return HubImage(ref, ref, is_substitute=False)
-    if refusal and refusal.hint:
-        say(f"{ref}: {cause}\n  next:    {refusal.hint}")
+    if failure and failure.hint:
+        echo(f"{ref}: {cause}\n  next:    {failure.hint}")
     else:
-        say(f"{ref}: {cause}")
-    substitute_ref = ensure(engine, substitute, say)
-    what = (_labels(engine, substitute_ref) or {}).get(DESCRIPTION, "a lab image")
-    say(f"{substitute_ref} stands in for it: {what}")
+        echo(f"{ref}: {cause}")
+    substitute_ref = ensure(engine, substitute, echo)
+    description = (_labels(engine, substitute_ref) or {}).get(DESCRIPTION, "a lab image")
+    echo(f"{substitute_ref} stands in for it: {description}")
     return HubImage(ref, substitute_ref, is_substitute=True)
 
 
 def status(engine: Engine) -> dict[str, ImageStatus]:
-    """Every lab image by name, as the engine has it; makes nothing."""
-    found = {}
+    """The status of every lab image, by name; builds nothing."""
+    statuses = {}
     for name in catalogue():
         labels = _labels(engine, reference(name))
         present = labels is not None and labels.get(CONTENT_LABEL) == content_hash(name)
-        found[name] = ImageStatus(reference(name), _source(engine, name) if present else None, present)
-    return found
+        statuses[name] = ImageStatus(reference(name), _source(engine, name) if present else None, present)
+    return statuses
 
 
 def overview(engine: Engine, labels: Mapping[str, str] | None = None) -> Images:
-    """What `status` says, with what the images stand on, read from the image `base`; makes no image.
+    """The status of every lab image and their base, which is read from the image `base`; builds nothing.
 
     Args:
-        labels: what the container carries from which a file is copied; it is never started.
+        labels: the labels of the container from which a file is copied; it is never started.
     """
-    found = status(engine)
-    there = found["base"]
-    if not there.present:
-        return Images(found, None, None)
-    named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', _file_of(engine, there.ref, OS_RELEASE, labels), re.M)
-    return Images(found, named[1].decode() if named else "a Linux", there.source)
+    statuses = status(engine)
+    base = statuses["base"]
+    if not base.present:
+        return Images(statuses, None, None)
+    match = re.search(rb'^PRETTY_NAME="?([^"\n]*)', _file_of(engine, base.ref, OS_RELEASE, labels), re.M)
+    return Images(statuses, match[1].decode() if match else "a Linux", base.source)
 
 
 def _file_of(engine: Engine, ref: str, path: str, labels: Mapping[str, str] | None) -> bytes:
-    """A file of an image, empty where it has none: neither a start nor a log driver can get in the way."""
+    """A file of an image; empty if it does not exist. The container is not started."""
     api = engine.client.api
-    made = api.create_container(ref, ["true"], labels=dict(labels or {}))["Id"]
+    container_id = api.create_container(ref, ["true"], labels=dict(labels or {}))["Id"]
     try:
-        packed = b"".join(api.get_archive(made, path)[0])
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive_bytes = b"".join(api.get_archive(container_id, path)[0])
+        with tarfile.open(fileobj=io.BytesIO(archive_bytes)) as archive:
             file = archive.extractfile(archive.getmembers()[0])
             return file.read() if file else b""
     except NotFound:
         return b""
     finally:
-        remove_container(api, made)
+        remove_container(api, container_id)
 
 
 def hub_reachable(engine: Engine, seconds: float = HUB_TIMEOUT_S) -> bool:
-    """Whether the engine reaches Docker Hub within `seconds`; Podman cannot be asked, so this machine is."""
+    """Whether the engine reaches Docker Hub within `seconds`; for Podman, whether this machine does."""
     if engine.is_podman:
         return hub.is_reachable(seconds)
     return registries.check_image(engine, HUB_BASE, seconds) is None
 
 
 def _architecture_mismatch(engine: Engine, ref: str) -> str | None:
-    """Why an image that is here does not run on this engine's processor; None where it does."""
+    """Why a local image does not run on this engine's architecture; None if it does."""
     other = registries.foreign_architecture(engine, _inspect(engine, ref) or {})
     return other and f"the local image is for {other}, which does not match this engine's architecture"
 
 
 def remove_all(engine: Engine, keep_reason: str | None = None) -> list[str]:
-    """Remove the images and volumes that were noted as made from this state directory; a line for each.
+    """Remove the images and volumes that were created from this state directory; one line for each.
 
-    An image that a container stands on stays.
+    An image that a container uses is kept.
 
     Args:
-        keep_reason: why all of them stay, because another lab uses them; None if no other lab does.
+        keep_reason: why all of them are kept, if another lab uses them; else None.
     """
-    said = []
+    lines = []
     with _translate_errors(engine):
-        made = recorded_ids(engine)
+        recorded = recorded_ids(engine)
         for name in catalogue():
             _remove_intermediate(engine, name)
             tags = _tags(engine, name) if IMAGE in (_labels(engine, reference(name)) or {}) else []
-            said += [remove_recorded(engine, tag, made, keep_reason) for tag in tags]
+            lines += [remove_recorded(engine, tag, recorded, keep_reason) for tag in tags]
         if _labels(engine, BASE) is not None:
-            said.append(remove_recorded(engine, BASE, made, keep_reason))
+            lines.append(remove_recorded(engine, BASE, recorded, keep_reason))
         for row in engine.client.api.images(filters={"label": IMAGE}):
             if str((row.get("Labels") or {}).get(IMAGE)).startswith(TEST_ENGINE):
-                said.append(
-                    remove_recorded(engine, (row.get("RepoTags") or [row["Id"]])[0], made, keep_reason)
+                lines.append(
+                    remove_recorded(engine, (row.get("RepoTags") or [row["Id"]])[0], recorded, keep_reason)
                 )
         if not keep_reason:
-            said += _remove_volumes(engine, made)
-    return said
+            lines += _remove_volumes(engine, recorded)
+    return lines
 
 
-def _remove_volumes(engine: Engine, made: Container[str]) -> list[str]:
-    """Remove the volumes that were noted as made here and that no container uses; a line for each."""
+def _remove_volumes(engine: Engine, recorded: Container[str]) -> list[str]:
+    """Remove the unused volumes that were created from this state directory; one line for each."""
     lines = []
     for row in engine.client.api.volumes()["Volumes"] or []:
-        if row["Name"] in made:
+        if row["Name"] in recorded:
             with suppress(APIError):
                 engine.client.api.remove_volume(row["Name"])
                 lines.append(f"removed volume {row['Name']}")
@@ -272,7 +267,7 @@ def _remove_volumes(engine: Engine, made: Container[str]) -> list[str]:
 
 
 def remove_recorded(engine: Engine, ref: str, recorded: Container[str], kept_for: str | None) -> str:
-    """Remove the image `ref` if its id is among `recorded` and no other lab uses it; a line that says which."""
+    """Remove the image `ref` if its ID is in `recorded` and no other lab uses it; the line to print."""
     if _image_id(engine, ref) not in recorded:
         return f"image {ref} kept: it was not built from this state directory (docker rmi {ref})"
     if kept_for:
@@ -281,21 +276,21 @@ def remove_recorded(engine: Engine, ref: str, recorded: Container[str], kept_for
 
 
 def record_created(engine: Engine, id: str | None) -> None:
-    """Note that an image, or a volume, was made from this state directory: only what is noted is ever purged."""
-    made = recorded_ids(engine)
-    if id and id not in made:
-        kept = state.read_json(RECORD_FILE, {})
-        state.write_json(RECORD_FILE, kept | {engine.identity: [*made, id]})
+    """Record that an image or a volume was created from this state directory; only recorded ones are purged."""
+    recorded = recorded_ids(engine)
+    if id and id not in recorded:
+        record = state.read_json(RECORD_FILE, {})
+        state.write_json(RECORD_FILE, record | {engine.identity: [*recorded, id]})
 
 
 def recorded_ids(engine: Engine) -> list[str]:
-    """What was made from this state directory on the engine: ids of images and names of volumes."""
-    noted = state.read_json(RECORD_FILE, {}).get(engine.identity, [])
-    return [str(id) for id in noted]
+    """The IDs of images and names of volumes on the engine that were created from this state directory."""
+    ids = state.read_json(RECORD_FILE, {}).get(engine.identity, [])
+    return [str(id) for id in ids]
 
 
 def content_hash(name: str) -> str:
-    """The SHA-256 over the names, modes and contents of the files that `name` is made from."""
+    """The SHA-256 over the names, modes and contents of the files in the folder of `name`."""
     total = hashlib.sha256()
     for file in sorted(path for path in (IMAGES_DIRECTORY / name).rglob("*") if path.is_file()):
         runs = bool(file.stat().st_mode & 0o100)
@@ -307,120 +302,69 @@ def content_hash(name: str) -> str:
 # --- the base
 
 
-def base(engine: Engine, say: Echo = lambda line: None) -> str:
-    """The reference of the base that lab images are built on: Hub's, or one made with debootstrap.
+def base(engine: Engine, echo: Echo = lambda line: None) -> str:
+    """The reference of the base image of all lab images: Hub's, or one built with debootstrap.
 
     Raises:
-        ImageMissing: Hub does not answer, and this machine cannot make a base for this engine.
+        ImageMissing: Hub is not reachable, and this machine cannot build a base for this engine.
     """
     if _labels(engine, BASE) is None:
-        refusal = None if engine.is_podman else registries.check_image(engine, HUB_BASE, HUB_TIMEOUT_S)
-        if refusal is None:
-            say(f"base: pulling {HUB_BASE} from Docker Hub")
-            refusal = pull_base(engine, HUB_BASE)
-        if refusal is None:
+        failure = None if engine.is_podman else registries.check_image(engine, HUB_BASE, HUB_TIMEOUT_S)
+        if failure is None:
+            echo(f"base: pulling {HUB_BASE} from Docker Hub")
+            failure = pull_base(engine, HUB_BASE)
+        if failure is None:
             record_created(engine, _image_id(engine, BASE))
             return BASE
-        say(f"base: {refusal.cause}; building a base from this machine's package mirror")
-        debootstrap.make_base_image(engine, BASE, {SOURCE_LABEL: "debootstrap"}, say)
+        echo(f"base: {failure.cause}; building a base from this machine's package mirror")
+        debootstrap.make_base_image(engine, BASE, {SOURCE_LABEL: "debootstrap"}, echo)
         record_created(engine, _image_id(engine, BASE))
     return BASE
 
 
 def pull_base(engine: Engine, ref: str) -> PullFailure | None:
-    """Pull `ref` and name it as the base; None, or why it could not be pulled.
+    """Pull `ref` and tag it as the base; the failure, or None on success.
 
-    A `ref` that was there before stays; one that came along now keeps the lab's name only.
+    If the engine did not have `ref` before, only the lab's tag is kept.
     """
     was_there = _labels(engine, ref) is not None
-    refusal = _pull(engine, ref, lambda line: None)
-    if refusal is None:
+    failure = image_builds.pull(engine, ref, lambda line: None)
+    if failure is None:
         engine.client.api.tag(ref, BASE)
         if not was_there:
             engine.client.api.remove_image(ref)
-    return refusal
+    return failure
 
 
 # --- building
 
 
-def _build(engine: Engine, name: str, base: str, say: Echo) -> None:
+def _build(engine: Engine, name: str, base: str, echo: Echo) -> None:
     ref = reference(name)
-    old = _image_id(engine, ref)
-    _remove_intermediate(engine, name)  # what a killed build left
-    said: list[str] = []
+    previous_id = _image_id(engine, ref)
+    _remove_intermediate(engine, name)  # left behind by a killed build
     labels = {
         IMAGE: name,
         CONTENT_LABEL: content_hash(name),
         SOURCE_LABEL: (_labels(engine, base) or {}).get(SOURCE_LABEL, "hub"),
     }
-    show = _progress(f"image {name}", say)
     try:
-        for step in engine.client.api.build(
-            path=str(IMAGES_DIRECTORY / name),
-            tag=ref,
-            buildargs={"BASE": base},
-            labels=labels,
-            rm=True,
-            forcerm=True,
-            decode=True,
-        ):
-            if "error" in step:
-                raise _failed(name, said, step["error"])
-            for line in step.get("stream", "").splitlines():
-                said.append(line)
-                show(line, bool(_LAYER_STEP.match(line)))
-    except APIError as error:
-        raise _failed(name, said, str(error.explanation)) from None
+        image_builds.build(engine, IMAGES_DIRECTORY / name, ref, base, labels, echo)
     finally:
-        # also after a failed build, and one that the reader interrupted
+        # also after a failed or interrupted build
         _remove_intermediate(engine, name)
-    if old and old != _image_id(engine, ref):
-        _remove(engine, old)
-
-
-def _progress(title: str, say: Echo) -> Callable[[str, bool], None]:
-    """Say what matters at once, and of the rest one line every `PROGRESS_INTERVAL_S`: a build never looks dead."""
-    last = time.monotonic()
-
-    def show(line: str, matters: bool) -> None:
-        nonlocal last
-        if matters or (line.strip() and time.monotonic() - last > PROGRESS_INTERVAL_S):
-            last = time.monotonic()
-            say(f"{title}: {line.strip()[:90]}")
-
-    return show
-
-
-def _failed(name: str, said: list[str], words: str) -> BuildFailed:
-    return BuildFailed(
-        f"the lab image {name!r} could not be built; partial results were removed",
-        hint=_next_step("\n".join([*said[-40:], words])),
-        engine_message="\n".join([*[line for line in said if line.strip()][-LAST_LINES:], words]),
-    )
-
-
-def _next_step(words: str) -> str:
-    if "no space left" in words.lower():
-        return DISK_FULL
-    if any(
-        sign in words for sign in ("Temporary failure", "Could not resolve", "Failed to fetch", "Unable to")
-    ):
-        return "a download failed: check the engine's network and package mirror, then try again"
-    return (
-        "the last lines show the failed step; try again, and if it fails again, please report it with "
-        "those lines"
-    )
+    if previous_id and previous_id != _image_id(engine, ref):
+        _remove(engine, previous_id)
 
 
 def _remove_intermediate(engine: Engine, name: str) -> None:
-    """Remove what builds of `name` left between their steps.
+    """Remove the intermediate images of builds of `name`.
 
-    An image that a reader builds on a lab image inherits its labels, but it has `CONTENT_LABEL` too.
+    An image that a reader builds on a lab image inherits its labels, but it also has `CONTENT_LABEL`.
     """
     api = engine.client.api
-    found = api.images(filters={"dangling": True, "label": f"{STAGE_LABEL}={name}"})
-    for image in found:
+    intermediate = api.images(filters={"dangling": True, "label": f"{STAGE_LABEL}={name}"})
+    for image in intermediate:
         if CONTENT_LABEL not in responses.labels(image):
             _remove(engine, image["Id"])
 
@@ -438,19 +382,19 @@ def _remove(engine: Engine, ref: str) -> str:
 # --- pulling
 
 
-def _pull_from_classroom(engine: Engine, name: str, say: Echo) -> bool:
-    """Whether the classroom's registry had the image as this checkout describes it."""
+def _pull_from_classroom(engine: Engine, name: str, echo: Echo) -> bool:
+    """Pull the image from the classroom's registry; whether the registry has the version of this checkout."""
     registry = os.environ.get("LABHELPERS_REGISTRY")
     if not registry:
         return False
     ref = f"{registry}/{reference(name)}"
-    say(f"image {name}: pulling from the classroom's registry {registry}")
-    refusal = _pull(engine, ref, _pull_progress(f"image {name}", say))
-    cause = refusal.cause if refusal else _unusable_reason(engine, ref, name)
+    echo(f"image {name}: pulling from the classroom's registry {registry}")
+    failure = image_builds.pull(engine, ref, image_builds.pull_progress(f"image {name}", echo))
+    cause = failure.cause if failure else _unusable_reason(engine, ref, name)
     if cause is not None:
-        if refusal is None:
+        if failure is None:
             _remove(engine, ref)
-        say(f"image {name}: not available from the registry ({cause}); building it")
+        echo(f"image {name}: not available from the registry ({cause}); building it")
         return False
     engine.client.api.tag(ref, reference(name))
     return True
@@ -460,35 +404,6 @@ def _unusable_reason(engine: Engine, ref: str, name: str) -> str | None:
     if (_labels(engine, ref) or {}).get(CONTENT_LABEL) != content_hash(name):
         return "its image belongs to another version of the course"
     return _architecture_mismatch(engine, ref)
-
-
-def _pull(engine: Engine, ref: str, on_progress: Callable[[Mapping[str, Any]], object]) -> PullFailure | None:
-    """Pull `ref`; None, or why it could not be."""
-    repository, tag = registries.split(ref)
-    try:
-        for step in engine.client.api.pull(repository, tag=tag, stream=True, decode=True):
-            if "error" in step:
-                return registries.explain_failure(ref, str(step["error"]))
-            on_progress(step)
-    except APIError as error:
-        return registries.pull_error(error, ref)
-    return None
-
-
-def _pull_progress(title: str, say: Echo) -> Callable[[Mapping[str, Any]], None]:
-    known: set[str] = set()
-    done: set[str] = set()
-    show = _progress(title, say)
-
-    def see(step: Mapping[str, Any]) -> None:
-        layer, what = step.get("id", ""), step.get("status", "")
-        if what in ("Pulling fs layer", "Already exists"):
-            known.add(layer)
-        if what in ("Pull complete", "Already exists"):
-            done.add(layer)
-        show(f"{len(done)} of {len(known)} layers", False)
-
-    return see
 
 
 # --- what the engine has
@@ -512,25 +427,25 @@ def _is_current(engine: Engine, name: str) -> bool:
 
 def _inspect(engine: Engine, ref: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = engine.client.api.inspect_image(ref)  # type: ignore[no-untyped-call]
+        image: dict[str, Any] = engine.client.api.inspect_image(ref)  # type: ignore[no-untyped-call]
     except ImageNotFound:
         return None
-    return found
+    return image
 
 
 def _labels(engine: Engine, ref: str) -> dict[str, str] | None:
-    """The labels of an image; None where the engine does not have it."""
-    found = _inspect(engine, ref)
-    return None if found is None else ((found.get("Config") or {}).get("Labels") or {})
+    """The labels of an image; None if the engine does not have it."""
+    image = _inspect(engine, ref)
+    return None if image is None else ((image.get("Config") or {}).get("Labels") or {})
 
 
 def _image_id(engine: Engine, ref: str) -> str | None:
-    found = _inspect(engine, ref)
-    return None if found is None else str(found["Id"])
+    image = _inspect(engine, ref)
+    return None if image is None else str(image["Id"])
 
 
 def _tags(engine: Engine, name: str) -> list[str]:
-    """The names under which the lab keeps an image: its own, and that of the classroom's registry."""
+    """The tags of a lab image: its own, and that of the classroom's registry."""
     tags = (_inspect(engine, reference(name)) or {}).get("RepoTags") or []
     return [tag for tag in tags if tag == reference(name) or tag.endswith(f"/{reference(name)}")]
 

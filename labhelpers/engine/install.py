@@ -1,4 +1,4 @@
-"""The distribution's packages that the lab needs on a Debian or Ubuntu that has no engine."""
+"""Install the packages that the lab needs on Debian and Ubuntu machines without an engine."""
 
 from __future__ import annotations
 
@@ -33,41 +33,41 @@ RECORD_FILE = "packages.json"
 
 def missing(packages: Sequence[str]) -> list[str]:
     """Those of `packages` whose program is not on this machine."""
-    there = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
+    path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
     return [
         name
         for name in packages
-        if not shutil.which(PACKAGE_PROGRAMS.get(name, name), mode=os.F_OK, path=there)
+        if not shutil.which(PACKAGE_PROGRAMS.get(name, name), mode=os.F_OK, path=path)
     ]
 
 
 def is_debian() -> bool:
-    """Whether this is Debian, Ubuntu or one of their children (os-release(5))."""
+    """Whether this is Debian, Ubuntu or a derivative (os-release(5))."""
     try:
         lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
-    words = {
+    names = {
         word for line in lines if line.startswith(("ID=", "ID_LIKE=")) for word in line.split("=")[1].split()
     }
-    return bool({word.strip('"') for word in words} & {"debian", "ubuntu"})
+    return bool({word.strip('"') for word in names} & {"debian", "ubuntu"})
 
 
 def ensure(packages: Sequence[str], reason: str) -> None:
-    """Install those of `packages` that are missing, saying which first.
+    """Install those of `packages` that are missing, after printing their names.
 
     Raises:
         EngineMissing: this is not a Debian or Ubuntu, or this user may not install packages.
         SetupFailed: apt-get failed, or would remove or downgrade one of the machine's packages.
     """
-    wanted = missing(packages)
-    if "docker.io" in wanted and not shutil.which("docker"):
-        wanted += ["docker-cli"] if _is_available("docker-cli") else []
-    if not wanted:
+    to_install = missing(packages)
+    if "docker.io" in to_install and not shutil.which("docker"):
+        to_install += ["docker-cli"] if _is_available("docker-cli") else []
+    if not to_install:
         return
     if not is_debian() or not apt.is_available():
         raise EngineMissing(
-            f"{reason}: {', '.join(wanted)} is not installed, and the lab can install packages only on Debian "
+            f"{reason}: {', '.join(to_install)} is not installed, and the lab can install packages only on Debian "
             "and Ubuntu",
             hint=f"install and start Docker ({INSTALL_PAGE}), then try again",
         )
@@ -76,15 +76,15 @@ def ensure(packages: Sequence[str], reason: str) -> None:
             f"{reason}: packages are missing, and you are neither root nor allowed to use sudo",
             hint="have an administrator run these two commands, log in again, then try again:\n"
             "    sudo apt-get update && sudo apt-get install --no-remove --no-install-recommends "
-            f"{' '.join(wanted)}\n"
+            f"{' '.join(to_install)}\n"
             "    sudo usermod -aG docker $USER",
         )
     with state.locked(
         "packages", waiting=lambda: echo("packages: waiting for another lab command to install them")
     ):
-        wanted = [name for name in wanted if name in missing(packages) or name == "docker-cli"]
-        if wanted:
-            _install(wanted, reason)
+        to_install = [name for name in to_install if name in missing(packages) or name == "docker-cli"]
+        if to_install:
+            _install(to_install, reason)
 
 
 def run(command: Sequence[str], title: str) -> tuple[int, str]:
@@ -94,17 +94,17 @@ def run(command: Sequence[str], title: str) -> tuple[int, str]:
 
 
 def installed_by_the_lab() -> list[str]:
-    """The packages that the lab asked for on this machine, with what came along."""
+    """The packages that the lab installed on this machine, including dependencies."""
     return [str(name) for name in state.read_json(RECORD_FILE, [])]
 
 
-def _install(wanted: list[str], why: str) -> None:
-    echo(f"packages: {why}; installing the distribution's {', '.join(wanted)}")
+def _install(packages: list[str], reason: str) -> None:
+    echo(f"packages: {reason}; installing the distribution's {', '.join(packages)}")
     before = _packages()
     not_read, output = apt.update(run, echo)
     try:
-        with _policy_rc_d("docker.io" in wanted):
-            apt.install(wanted, run)
+        with _policy_rc_d("docker.io" in packages):
+            apt.install(packages, run)
     except SetupFailed as error:
         if not_read and (known := apt.known_cause(output)):
             raise SetupFailed(
@@ -135,16 +135,16 @@ def _is_available(package: str) -> bool:
 
 
 @contextmanager
-def _policy_rc_d(concerned: bool) -> Iterator[None]:
-    """Keep docker.io from starting an engine of its own: invoke-rc.d(8) asks /usr/sbin/policy-rc.d.
+def _policy_rc_d(installs_docker: bool) -> Iterator[None]:
+    """Prevent docker.io from starting its service, with /usr/sbin/policy-rc.d (invoke-rc.d(8)).
 
-    The distribution's service would listen on the usual socket, come back at every boot, and share docker0
-    with the private engine. It stays installed and disabled.
+    The service would listen on the default socket, start at every boot, and share docker0 with the private engine. It
+    stays installed but disabled.
     """
     policy = Path("/usr/sbin/policy-rc.d")
-    ours = concerned and not policy.exists()
-    if ours:
-        text = "#!/bin/sh\n# put here by labhelpers while it installs packages\nexit 101\n"
+    is_created = installs_docker and not policy.exists()
+    if is_created:
+        text = "#!/bin/sh\n# created by labhelpers while it installs packages\nexit 101\n"
         subprocess.run(
             as_root(["tee", str(policy)]),
             input=text,
@@ -156,9 +156,9 @@ def _policy_rc_d(concerned: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if ours:
+        if is_created:
             run_as_root(["rm", "-f", str(policy)])
-        if concerned and Path("/run/systemd/system").exists():
+        if installs_docker and Path("/run/systemd/system").exists():
             run_as_root(
                 ["systemctl", "disable", "--quiet", "docker.service", "docker.socket", "containerd.service"]
             )

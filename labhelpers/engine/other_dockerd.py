@@ -1,7 +1,7 @@
-"""A dockerd of somebody else's that runs on this machine: where it listens, by its command line and configuration.
+"""Another dockerd that runs on this machine, and its addresses, from its command line and configuration.
 
-dockerd(8): `--host` and `-H` may come more than once, daemon.json has them as `hosts`, and without either it listens
-on /var/run/docker.sock. `fd://` is a socket that systemd opened for it, which is the same one on every distribution.
+dockerd(8): `--host` and `-H` may be repeated, `hosts` in daemon.json is the same option, and the default is
+/var/run/docker.sock. `fd://` is a socket opened by systemd, the same on every distribution.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from pathlib import Path
 
 from labhelpers import state
 from labhelpers.engine import unreachable
-from labhelpers.engine.dial import EngineEndpoint
+from labhelpers.engine.endpoint import EngineEndpoint
 from labhelpers.errors import EngineUnreachable
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 CONFIG = "/etc/docker/daemon.json"
-# at the front of the name of a dockerd: Debian's and Docker's, and that of Docker's snap
 _NAME = "dockerd"
 
 
 @dataclass(frozen=True, slots=True)
 class Dockerd:
-    """One that is not the lab's, in this network namespace.
+    """A dockerd in this network namespace that the lab did not start.
 
     Attributes:
-        pid: its process.
-        addresses: where it listens, as `--engine` takes them.
+        pid: its PID.
+        addresses: the addresses at which it listens, as for `--engine`.
     """
 
     pid: int
@@ -38,8 +37,8 @@ class Dockerd:
 
     @property
     def address(self) -> str:
-        """The best of its addresses: a socket that exists here, else the first."""
-        sockets = [one for one in self.addresses if one.startswith("unix:") and _is_there(one)]
+        """The preferred address: an existing socket, else the first one."""
+        sockets = [host for host in self.addresses if host.startswith("unix:") and _is_there(host)]
         return (sockets or list(self.addresses))[0]
 
 
@@ -49,43 +48,43 @@ def running(own: int | None) -> Dockerd | None:
         try:
             if (process / "comm").read_text(encoding="utf-8").strip() != _NAME or int(process.name) == own:
                 continue
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
             same_network = os.readlink(process / "ns/net") == os.readlink("/proc/self/ns/net")
         except PermissionError:
             same_network = True
         except OSError:
             continue
         if same_network:
-            return Dockerd(int(process.name), addresses(words[1:]))
+            return Dockerd(int(process.name), addresses(arguments[1:]))
     return None
 
 
 def addresses(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Where a dockerd with these arguments listens."""
+    """The addresses at which a dockerd with these arguments listens."""
     hosts = list(_values(arguments, "--host", "-H"))
     file = next(iter(_values(arguments, "--config-file")), CONFIG)
     try:
         listed = json.loads(Path(file).read_text(encoding="utf-8")).get("hosts") or []
         hosts += [str(host) for host in listed]
     except (OSError, ValueError, AttributeError, TypeError):
-        pass  # it has none, or may not be read: the command line has to do
+        pass  # missing or not readable: use only the command line
     return tuple(dict.fromkeys(_reachable(host) for host in hosts)) or (DEFAULT_ADDRESS,)
 
 
 def _values(arguments: Sequence[str], *options: str) -> Iterator[str]:
     """The values of an option in the forms `--host X`, `--host=X`, `-H X`, `-H=X` and `-HX`."""
-    for number, word in enumerate(arguments):
+    for number, argument in enumerate(arguments):
         for option in options:
-            if word == option:
+            if argument == option:
                 yield from arguments[number + 1 : number + 2]
-            elif word.startswith(f"{option}="):
-                yield word.partition("=")[2]
-            elif len(option) == 2 and word.startswith(option):
-                yield word[2:]
+            elif argument.startswith(f"{option}="):
+                yield argument.partition("=")[2]
+            elif len(option) == 2 and argument.startswith(option):
+                yield argument[2:]
 
 
 def _reachable(host: str) -> str:
-    """The address by which this machine reaches a dockerd that listens at `host`."""
+    """The address with which this machine connects to a dockerd that listens at `host`."""
     if host in ("", "unix://") or host.startswith("fd://"):
         return DEFAULT_ADDRESS
     if "://" not in host:
@@ -102,7 +101,7 @@ def _is_there(address: str) -> bool:
 
 
 def conflict_error(other: Dockerd) -> EngineUnreachable:
-    """What to tell the reader where `other` was not found, and no second one can be started beside it."""
+    """The error for a dockerd that the lab cannot use, and that prevents the start of a private engine."""
     address = other.address
     path = address.removeprefix("unix://")
     runs = f"a dockerd (PID {other.pid}) is running on this machine at {state.abbreviate_home(address)}"

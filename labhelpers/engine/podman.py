@@ -1,4 +1,4 @@
-"""Which chapters work on Podman, and why the others do not: each was run on Podman 4.3 with runc and cgroup v1."""
+"""The chapters that work on Podman, tested with Podman 4.3, runc and cgroup v1, and why the others do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from labhelpers.engine.find import Engine
 
 SUPPORTED_CHAPTERS = ("00",)
-"""The chapters that run to their end on Podman."""
+"""The chapters that complete on Podman."""
 
 UNSUPPORTED_REASONS = {
     "01": "its virtual machine does not start in a Podman container",
@@ -23,11 +23,11 @@ UNSUPPORTED_REASONS = {
     "08": "anonymous volumes cannot be distinguished from named volumes",
     "09": "`docker top` prints other columns, and there is no daemon socket",
 }
-"""The other chapters, and the first thing in each that Podman does in another way."""
+"""The other chapters, with the first difference of Podman that each fails on."""
 
 
 def check_chapter(engine: Engine, chapter: str) -> None:
-    """Refuse a chapter that would fail somewhere in the middle.
+    """Refuse a chapter that does not work on Podman.
 
     Args:
         chapter: "05", or "05b" for its optional part; anything else is not checked.

@@ -1,9 +1,9 @@
-"""A container's port, reached from the notebook's machine, wherever the engine is.
+"""Connections from the notebook's machine to a container's port, wherever the engine runs.
 
-A port that is published on the loopback of the engine's machine answers here where that machine is this one, or where
-Docker Desktop carries it over. Which it is, is tried, not guessed. Elsewhere a connection goes through the engine's
-own API: a listener on this machine's loopback, and for each connection an `exec` of `nc` beside the container
-(Engine API, POST /exec/{id}/start: the connection is hijacked for a stream), as `kubectl port-forward` does it.
+A port published on the loopback address of the engine's machine is reachable here if that machine is this one, or if
+Docker Desktop forwards it; a test connection decides. Otherwise connections go through the engine's API: a listener on
+this machine's loopback, and for each connection an `exec` of `nc` in a sidecar of the container (Engine API, POST
+/exec/{id}/start hijacks the connection for a stream), like `kubectl port-forward`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _UNPRIVILEGED: dict[str, Any] = {
 
 
 class PortForwarder:
-    """Ways to ports of containers of one engine. `close` takes away what it started.
+    """Forwards ports of containers of one engine. `close` removes what it started.
 
     Args:
         engine: the engine.
-        labels: what its helper containers carry, so that they are known as the lab's.
-        image: gives the reference of the lab image `payload`.
+        labels: the labels of its helper containers.
+        image: returns the reference of the lab image `payload`.
     """
 
     def __init__(self, engine: Engine, labels: Mapping[str, str], image: Callable[[], str]) -> None:
@@ -56,24 +56,24 @@ class PortForwarder:
         self._lock = threading.Lock()
 
     def forward(self, container: Container | str, port: int) -> tuple[str, int]:
-        """Where the TCP port `port` of a running container answers on this machine: (`127.0.0.1`, a port).
+        """The address on this machine of the TCP port `port` of a running container: (`127.0.0.1`, a port).
 
         Raises:
-            LabError: there is no such container, or it does not run.
+            LabError: the container does not exist or is not running.
         """
-        found = self._running(container if isinstance(container, str) else str(container.id))
-        for address, published in responses.bindings(found, f"{port}/tcp"):
+        inspected = self._running(container if isinstance(container, str) else str(container.id))
+        for address, published in responses.bindings(inspected, f"{port}/tcp"):
             if address in (LOOPBACK, "0.0.0.0") and self.host_is_local:
                 return LOOPBACK, published
-        return LOOPBACK, self._forwarded(found["Id"], port)
+        return LOOPBACK, self._forwarded(inspected["Id"], port)
 
     @cached_property
     def host_is_local(self) -> bool:
-        """Whether this machine's loopback reaches what the engine publishes on its own: tried once, with a word."""
-        word = secrets.token_hex(16)
+        """Whether ports that the engine publishes on its loopback are reachable on this machine's; tested once."""
+        token = secrets.token_hex(16)
         listener = self._client.containers.run(
             self._image(),
-            ["nc", "-ll", "-p", "8000", "-e", "echo", word],
+            ["nc", "-ll", "-p", "8000", "-e", "echo", token],
             detach=True,
             labels=self._labels,
             ports={"8000/tcp": (LOOPBACK, 0)},
@@ -86,14 +86,14 @@ class PortForwarder:
 
             def listens() -> bool:
                 inside = ["nc", LOOPBACK, "8000"]
-                return word.encode() in execute(self._client.api, str(listener.id), inside).stdout
+                return token.encode() in execute(self._client.api, str(listener.id), inside).stdout
 
-            return _responds_with(address, word.encode(), listens)
+            return _responds_with(address, token.encode(), listens)
         finally:
             remove_container(self._client.api, str(listener.id))
 
     def close(self) -> None:
-        """End the listeners and remove the helper containers."""
+        """Close the listeners and remove the helper containers."""
         for listener in self._listeners.values():
             _end(listener)
         self._listeners.clear()
@@ -104,20 +104,20 @@ class PortForwarder:
 
     def _running(self, container: str) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = self._client.api.inspect_container(container)
+            inspected: dict[str, Any] = self._client.api.inspect_container(container)
         except APIError as error:
             raise EngineRefused(
                 f"no port of the container {container[:12]!r} can be reached",
                 hint="run the cell that creates it again; `docker ps -a` lists all containers",
                 engine_message=str(error.explanation),
             ) from None
-        if not found["State"]["Running"]:
-            name = found["Name"].lstrip("/")
+        if not inspected["State"]["Running"]:
+            name = inspected["Name"].lstrip("/")
             raise NotRunning(
                 f"the container {name!r} is not running, so its ports cannot be reached",
                 hint=f"check docker logs {name}, then start it: docker start {name}",
             )
-        return found
+        return inspected
 
     # --- through the engine's API
 
@@ -143,7 +143,7 @@ class PortForwarder:
             try:
                 far = self._connect(container, port)
             except (LabError, DockerException, RequestException, OSError):
-                return  # to the one who connects: closed, as by a server that is not there
+                return  # the client sees a closed connection
             threading.Thread(target=_send, args=(near, far), daemon=True).start()
             with suppress(OSError):
                 for kind, data in far.frames():
@@ -154,35 +154,35 @@ class PortForwarder:
             far.close()
 
     def _connect(self, container: str, port: int) -> Stream:
-        found = self._running(container)
-        address = next(iter(responses.addresses(found)), LOOPBACK)
-        helper = self._sidecar(found)
-        made = self._client.api.exec_create(helper.id, ["nc", address, str(port)], stdin=True)
-        return Stream(self._client.api.exec_start(made["Id"], socket=True))
+        inspected = self._running(container)
+        address = next(iter(responses.addresses(inspected)), LOOPBACK)
+        helper = self._sidecar(inspected)
+        exec_id = self._client.api.exec_create(helper.id, ["nc", address, str(port)], stdin=True)
+        return Stream(self._client.api.exec_start(exec_id["Id"], socket=True))
 
-    def _sidecar(self, found: Mapping[str, Any]) -> Container:
-        """The helper in the container's network namespace, which is another after each start of the container."""
-        key = (found["Id"], found["State"]["StartedAt"], found["State"]["Pid"])
+    def _sidecar(self, inspected: Mapping[str, Any]) -> Container:
+        """The helper in the container's network namespace; each start of the container creates a new namespace."""
+        key = (inspected["Id"], inspected["State"]["StartedAt"], inspected["State"]["Pid"])
         with self._lock:
             if key not in self._helpers:
-                for old in [one for one in self._helpers if one[0] == found["Id"]]:
+                for old in [existing for existing in self._helpers if existing[0] == inspected["Id"]]:
                     remove_container(self._client.api, str(self._helpers.pop(old).id))
                 self._helpers[key] = self._client.containers.run(
                     self._image(),
                     _SLEEP,
                     detach=True,
                     labels=self._labels,
-                    network_mode=f"container:{found['Id']}",
+                    network_mode=f"container:{inspected['Id']}",
                     **_UNPRIVILEGED,
                 )
             return self._helpers[key]
 
 
-def _responds_with(address: tuple[str, int], word: bytes, listens: Callable[[], bool]) -> bool:
-    """Whether `word` is what answers at `address`.
+def _responds_with(address: tuple[str, int], token: bytes, listens: Callable[[], bool]) -> bool:
+    """Whether the server at `address` sends `token`.
 
-    Docker's userland proxy accepts a connection before the program behind it listens; without the proxy the port
-    refuses until then. So a refusal is final only after the program is known to listen.
+    Docker's userland proxy accepts a connection before the program behind it listens; without the proxy the connection
+    is refused until then. So a refusal is final only once the program listens.
 
     Args:
         listens: whether the program accepts connections in its container.
@@ -192,22 +192,22 @@ def _responds_with(address: tuple[str, int], word: bytes, listens: Callable[[], 
     while time.monotonic() < end:
         try:
             with socket.create_connection(address, timeout=2) as connection:
-                said = connection.recv(len(word), socket.MSG_WAITALL)
+                received = connection.recv(len(token), socket.MSG_WAITALL)
         except ConnectionRefusedError:
             if is_final:
                 return False
             is_final = listens()
-            said = b""
+            received = b""
         except OSError:
-            said = b""
-        if said:
-            return said == word
+            received = b""
+        if received:
+            return received == token
         time.sleep(0.05)
     return False
 
 
 def _end(connection: Any) -> None:
-    """Close it, also where another thread waits in it: a close alone would wait for that one."""
+    """Close a connection, even if another thread blocks in recv(2): close(2) alone would not interrupt it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

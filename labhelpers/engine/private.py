@@ -1,15 +1,14 @@
-"""The lab's own engine, for a machine that has none.
+"""The lab's private engine, for a machine without one.
 
-A `dockerd` with its own socket, data, exec root and pid file under the state directory. It outlives the
-command that started it, and stopping it puts back what an engine changes on its machine: bridges, firewall
-rules, IP forwarding, cgroup directories and the few paths that dockerd and containerd write elsewhere.
+A `dockerd` with its own socket, data root, exec root and PID file in the state directory. It keeps running after the
+command that started it. Stopping it undoes what an engine changes on its machine: bridges, firewall rules, IP
+forwarding, cgroup directories and the few files that dockerd and containerd write elsewhere.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import socket
 import subprocess
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers import state
-from labhelpers.engine import other_dockerd
+from labhelpers.engine import machine_changes, other_dockerd
 from labhelpers.engine.root import may_be_root, run_as_root, unmount_below, with_proxies
 from labhelpers.errors import EngineMissing, SetupFailed
 
@@ -26,32 +25,20 @@ Echo = Callable[[str], object]
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
-# dockerd calls itself twice for each container that starts, and each call collects garbage before it begins:
-# 60 ms of a processor with Go's 100, 35 ms so (pkg.go.dev/runtime, GOGC)
+# dockerd executes itself twice for each container start, and each of these processes collects garbage first: 60 ms of
+# CPU time with the default of 100, 35 ms with this (pkg.go.dev/runtime, GOGC)
 GOGC = 400
 # sun_path holds 108 bytes (unix(7)); containerd's is the longest name below the directory
 SOCKET_BYTES = 107
-# dockerd outlives the command that starts it: sudo, which may have a terminal of its own for it, ends at once
+# dockerd is detached, so that sudo, which may allocate a terminal, exits at once
 _DETACHED = 'trap "" HUP; setsid "$@" >&2 & echo $!'
 LONGEST_SOCKET_PATH = "exec/containerd/containerd-debug.sock"
-# what dockerd 20 to 29 and its containerd write outside the directories that they are given
-PATHS_OUTSIDE_STATE = (
-    "/etc/docker/key.json",
-    "/run/docker/plugins",
-    "/run/docker/netns",
-    "/run/docker",
-    "/run/containerd/s",
-    "/run/containerd",
-    "/opt/containerd/bin",
-    "/opt/containerd/lib",
-    "/opt/containerd",
-)
 
 
 _USE_ANOTHER = (
     "use an engine that works with this kernel (Docker Desktop, or one on another machine: DOCKER_HOST)"
 )
-# what dockerd 20 to 29 prints where it cannot start, the reason, and what to do; the first that matches is reported
+# what dockerd 20 to 29 prints if it cannot start, the cause, and a hint; the first match is reported
 _CAUSES = (
     (
         r"no space left on device|[Dd]isk quota exceeded",
@@ -111,28 +98,18 @@ _CAUSES = (
 )
 
 
-_ENGINE_LINK = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|veth[0-9a-f]{7}")
-# the last alternative is a published port as its own container reaches it
-_CHAIN = r"DOCKER(?:[-_][\w-]+)?"
-# whole names: a bridge called docker01 is somebody else's
-_ENGINE_RULE = re.compile(
-    rf"(?<![\w.-])(?:{_CHAIN}|docker0|docker_gwbridge|br-[0-9a-f]{{12}})(?![\w.-])"
-    r"|-A POSTROUTING -s (\S+) -d \1 .*-j MASQUERADE"
-)
-
-
 def home() -> Path:
     """The engine's directory below the state directory."""
     return state.path("engine", "x").parent
 
 
 def address() -> str:
-    """The engine's address, whether it runs or not."""
+    """The engine's address, whether or not it is running."""
     return f"unix://{home() / 'docker.sock'}"
 
 
 def should_run() -> bool:
-    """Whether the engine was started and not stopped since: it runs, or it was killed."""
+    """Whether the engine was started and not stopped since: it is running, or it was killed."""
     return (state.home() / "engine" / "wanted").exists()
 
 
@@ -149,17 +126,17 @@ def is_responding() -> bool:
 
 
 def running_pid() -> int | None:
-    """The pid of the engine, if it runs."""
+    """The PID of the engine, if it is running."""
     return _pid()
 
 
 def start(echo: Echo) -> None:
-    """Start the engine if it does not answer; two callers start one.
+    """Start the engine unless it responds; concurrent callers start only one.
 
     Raises:
-        EngineMissing: this machine has no dockerd, or this user may not become root.
-        EngineUnreachable: another engine has this machine's docker0 and firewall chains.
-        SetupFailed: dockerd ended or did not answer in time; its last words are kept.
+        EngineMissing: this machine has no dockerd, or the user cannot become root.
+        EngineUnreachable: another engine uses docker0 and Docker's firewall chains on this machine.
+        SetupFailed: dockerd exited or did not respond in time; the message includes its last output.
     """
     if is_responding():
         return
@@ -176,8 +153,8 @@ def start(echo: Echo) -> None:
         echo(f"engine: ready after {time.monotonic() - began:.1f} s")
 
 
-def stop(say: Echo) -> None:
-    """Stop the engine and its containers, keep its data, and put back what it changed on the machine."""
+def stop(echo: Echo) -> None:
+    """Stop the engine and its containers, keep its data, and undo its changes to the machine."""
     if not (state.home() / "engine").exists():
         return
     with state.locked("engine"):
@@ -188,23 +165,23 @@ def stop(say: Echo) -> None:
                 hint="run this command in a terminal, where sudo can prompt for your password; or as root",
             )
         if pid:
-            say("engine: stopping its containers, then the engine")
+            echo("engine: stopping its containers, then the engine")
             run_as_root(["kill", "-TERM", str(pid)])
             if not _wait_until(lambda: _pid() is None, STOP_TIMEOUT_S):
-                say(f"engine: timed out after {STOP_TIMEOUT_S} s waiting for it to stop; killing it")
+                echo(f"engine: timed out after {STOP_TIMEOUT_S} s waiting for it to stop; killing it")
                 run_as_root(["kill", "-KILL", str(pid)])
                 _wait_until(lambda: _pid() is None, 10)
-        _kill_orphans(say)
+        _kill_orphans(echo)
         unmount_below(home())
-        _restore_machine(say)
+        _restore_machine(echo)
         (home() / "wanted").unlink(missing_ok=True)
         run_as_root(["rm", "-rf", *(str(home() / name) for name in ("exec", "docker.sock", "docker.pid"))])
         if pid:
-            say("engine: stopped")
+            echo("engine: stopped")
 
 
 def remove_data() -> None:
-    """Remove the engine's directory: every image, container and volume in it. It must be stopped."""
+    """Remove the engine's directory: every image, container and volume in it. It must not be running."""
     run_as_root(["rm", "-rf", str(home())])
 
 
@@ -217,7 +194,7 @@ def _check_prerequisites() -> None:
             f"the path of the state directory is too long for a socket below it ({state.home()})",
             hint="use a shorter path: `LABHELPERS_HOME=~/.labhelpers ./lab up`",
         )
-    # first of all: a reader who may not use the engine that runs needs no other one
+    # check first: if a running engine is inaccessible, a second one would not help
     other = other_dockerd.running(_pid())
     if other:
         raise other_dockerd.conflict_error(other)
@@ -229,7 +206,7 @@ def _check_prerequisites() -> None:
 
 
 def _dockerds() -> Iterable[int]:
-    """Each dockerd of this machine that is not ours, in whatever namespace."""
+    """The PIDs of all other dockerds of this machine, in any namespace."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             is_dockerd = (process / "comm").read_bytes().strip() == b"dockerd"
@@ -240,26 +217,26 @@ def _dockerds() -> Iterable[int]:
 
 
 def _pid() -> int | None:
-    """The pid of our dockerd; a number in the pid file that belongs to another process is not it."""
+    """The PID of the private dockerd; None if the PID in its PID file belongs to another process."""
     return _running(home() / "docker.pid", str(home() / "docker.pid"))
 
 
-def _running(pid_file: Path, word: str) -> int | None:
-    """The pid in `pid_file`, if that process runs and its command line holds `word`; a zombie does not run."""
+def _running(pid_file: Path, text: str) -> int | None:
+    """The PID in `pid_file`, if that process is running, is no zombie, and has `text` in its command line."""
     try:
         pid = int(pid_file.read_text(encoding="utf-8"))
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
         running = "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
-    return pid if running and word.encode() in line else None
+    return pid if running and text.encode() in line else None
 
 
 def _clear_stale() -> None:
-    """A killed dockerd leaves its pid file; it will not start where that number lives again as another process."""
+    """Remove the files of a killed dockerd: it does not start if its PID file names a running process."""
     if _pid() is None:
         containerd = home() / "exec" / "containerd" / "containerd.pid"
-        # the kernel kills it with its dockerd; until somebody reaps it, a new dockerd takes the zombie for alive
+        # the kernel kills it with its dockerd; a new dockerd takes the zombie for a running one until init reaps it
         _wait_until(lambda: _running(containerd, str(home())) is None, 3)
         stale = [home() / "docker.pid", home() / "docker.sock"]
         stale += [containerd] if _running(containerd, str(home())) is None else []
@@ -275,10 +252,10 @@ def _launch() -> None:
     if is_responding():
         return
     directory = home()
-    # a file of our own, so that a machine's /etc/docker/daemon.json is neither read nor needed
+    # a separate file, so that /etc/docker/daemon.json is neither read nor needed
     (directory / "daemon.json").write_text("{}\n", encoding="utf-8")
     log = directory / "dockerd.log"
-    where = log.stat().st_size if log.exists() else 0
+    log_size = log.stat().st_size if log.exists() else 0
     dockerd = [
         *("sh", "-c", _DETACHED, "labhelpers", "env", f"GOGC={GOGC}", "dockerd"),
         f"--host={address()}",
@@ -288,20 +265,20 @@ def _launch() -> None:
         f"--config-file={directory / 'daemon.json'}",
         f"--group={os.getgid()}",
     ]
-    with log.open("ab") as out, with_proxies(dockerd) as (as_it_runs, proxies):
-        started = subprocess.run(as_it_runs, stdin=proxies, stdout=subprocess.PIPE, stderr=out, cwd="/")
-    pid = int(started.stdout) if started.stdout.strip().isdigit() else None
+    with log.open("ab") as out, with_proxies(dockerd) as (command, proxies):
+        completed = subprocess.run(command, stdin=proxies, stdout=subprocess.PIPE, stderr=out, cwd="/")
+    pid = int(completed.stdout) if completed.stdout.strip().isdigit() else None
     _wait_until(lambda: is_responding() or not _is_alive(pid), START_TIMEOUT_S)
     if is_responding():
         return
-    output = log.read_bytes()[where:].decode(errors="replace").strip().splitlines()
+    output = log.read_bytes()[log_size:].decode(errors="replace").strip().splitlines()
     if pid and _is_alive(pid):
         run_as_root(["kill", "-TERM", str(pid)])
     raise _start_error(output, log)
 
 
 def _is_alive(pid: int | None) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Whether a process is running and is not a zombie."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(errors="replace", encoding="utf-8")
     except OSError:
@@ -309,25 +286,25 @@ def _is_alive(pid: int | None) -> bool:
 
 
 def _start_error(output: Sequence[str], log: Path) -> SetupFailed:
-    """What to tell the reader where dockerd ended, from what it printed."""
-    whole = "\n".join(output)
-    for pattern, why, hint in _CAUSES:
-        if found := [line for line in output if re.search(pattern, line)]:
-            last = "\n".join(dict.fromkeys([found[0], *output[-2:]]))
+    """The error for a dockerd that exited, from its output."""
+    text = "\n".join(output)
+    for pattern, cause, hint in _CAUSES:
+        if matches := [line for line in output if re.search(pattern, line)]:
+            last = "\n".join(dict.fromkeys([matches[0], *output[-2:]]))
             return SetupFailed(
-                f"the private engine did not start: {why}",
+                f"the private engine did not start: {cause}",
                 hint=f"{hint}; see its log: {state.abbreviate_home(log)}",
                 engine_message=last,
             )
     return SetupFailed(
         "the private engine did not start",
         hint=f"fix the problem in the last lines of {state.abbreviate_home(log)}, then run `./lab up` again",
-        engine_message="\n".join(whole.splitlines()[-5:]),
+        engine_message="\n".join(text.splitlines()[-5:]),
     )
 
 
 def _wait_until(condition: Callable[[], object], seconds: float) -> bool:
-    """Whether `condition` came true within `seconds`."""
+    """Wait until `condition` is true; False after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -336,162 +313,55 @@ def _wait_until(condition: Callable[[], object], seconds: float) -> bool:
     return True
 
 
-# ── putting the machine back ──────────────────────────────────────────────────────────────────────────
+# ── undoing changes to the machine ──────────────────────────────────────────────────────────────────────────
 
 
 def _save_snapshot() -> None:
-    """Note what the machine was like before the engine's first start since boot, for `_restore_machine`."""
+    """Save the state of the machine before the engine's first start since boot, for `_restore_machine`."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
     if _load_snapshot().get("boot") == boot:
         return
-    state.write_json("engine/before.json", {"boot": boot, **machine_snapshot()})
+    state.write_json("engine/before.json", {"boot": boot, **machine_changes.snapshot()})
 
 
 def _load_snapshot() -> dict[str, Any]:
-    """What `_save_snapshot` noted; empty where there is nothing, or it is damaged."""
-    noted = state.read_json("engine/before.json", {})
-    complete = {"network", "links", "firewall", "forwarding", "cgroups", "elsewhere"} <= noted.keys()
-    return noted if complete else {}
+    """The snapshot of `_save_snapshot`; empty if it is missing or damaged."""
+    snapshot = state.read_json("engine/before.json", {})
+    complete = {"network", "links", "firewall", "forwarding", "cgroups", "elsewhere"} <= snapshot.keys()
+    return snapshot if complete else {}
 
 
-def machine_snapshot() -> dict[str, Any]:
-    """What an engine changes on its machine: links, firewall, forwarding, cgroups, paths elsewhere."""
-    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
-    return {
-        "network": os.readlink("/proc/self/ns/net"),
-        "links": sorted(name for _, name in socket.if_nameindex()),
-        "firewall": {tool: _rules(tool) for tool in ("iptables", "ip6tables")},
-        "forwarding": forwarding.read_text(encoding="utf-8").strip() if forwarding.exists() else "",
-        "cgroups": sorted(str(path) for path in _cgroups()),
-        "elsewhere": [path for path in PATHS_OUTSIDE_STATE if Path(path).exists()],
-    }
-
-
-def _rules(tool: str) -> str:
-    done = run_as_root([f"{tool}-save"])
-    # counters and dates differ from one call to the next
-    return re.sub(r"^#.*\n|\[\d+:\d+\]", "", done.stdout, flags=re.M)
-
-
-def _cgroups() -> Iterable[Path]:
-    return [path for name in ("docker", "*/docker") for path in Path("/sys/fs/cgroup").glob(name)]
-
-
-def _restore_machine(say: Echo) -> None:
-    was = _load_snapshot()
-    if was:
-        is_now = machine_snapshot()
-        if was["network"] != is_now["network"]:
-            say("engine: it ran in another network namespace, which is not changed")
+def _restore_machine(echo: Echo) -> None:
+    before = _load_snapshot()
+    if before:
+        after = machine_changes.snapshot()
+        if before["network"] != after["network"]:
+            echo("engine: it ran in another network namespace, which is not changed")
         elif other := other_dockerd.running(_pid()):
-            say(
+            echo(
                 f"engine: another dockerd (PID {other.pid}) uses docker0 and Docker's firewall chains; they "
                 "are kept"
             )
         else:
-            _restore_network(was, is_now, say)
+            machine_changes.undo_network(before, after, echo)
         if not any(_dockerds()):
-            _restore_files(was, is_now)
+            machine_changes.undo_files(before, after)
     (home() / "before.json").unlink(missing_ok=True)
 
 
-def _restore_network(was: dict[str, Any], is_now: dict[str, Any], say: Echo) -> None:
-    added = set(is_now["links"]) - set(was["links"])
-    ours = {link for link in added if _ENGINE_LINK.fullmatch(link)}
-    for link in ours:
-        run_as_root(["ip", "link", "delete", link])
-    for tool in ("iptables", "ip6tables"):
-        for arguments in undo_firewall(was["firewall"][tool], is_now["firewall"][tool]):
-            run_as_root([tool, *arguments])
-    if was["forwarding"] != is_now["forwarding"]:
-        # a VPN, a hypervisor or another namespace's uplink that came meanwhile has needed forwarding since
-        users = sorted(added - ours) + foreign_forwarding(was["firewall"], is_now["firewall"])
-        if users:
-            say(
-                "engine: IP forwarding stays enabled because something else may need it "
-                f"({', '.join(users[:3])})"
-            )
-        else:
-            run_as_root(["sysctl", "-qw", f"net.ipv4.ip_forward={was['forwarding']}"])
-
-
-def foreign_forwarding(was: dict[str, str], is_now: dict[str, str]) -> list[str]:
-    """Rules of FORWARD and POSTROUTING that came meanwhile and are not Docker's: something else forwards packets."""
-    found = []
-    for tool, text in is_now.items():
-        old, new = _by_table(was.get(tool, "")), _by_table(text)
-        for table, lines in new.items():
-            for line in lines:
-                forwards = line.startswith(("-A FORWARD", "-A POSTROUTING"))
-                # each address that an engine masquerades is that of one of its bridges
-                if forwards and line not in old.get(table, []) and not _ENGINE_RULE.search(line):
-                    found.append(f"{tool} {line}")
-    return found
-
-
-def _restore_files(was: dict[str, Any], is_now: dict[str, Any]) -> None:
-    """Remove empty cgroups and what dockerd wrote elsewhere; other engines, in any namespace, share these."""
-    for group in set(is_now["cgroups"]) - set(was["cgroups"]):
-        run_as_root(["find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
-    for path in (
-        path for path in PATHS_OUTSIDE_STATE if path in is_now["elsewhere"] and path not in was["elsewhere"]
-    ):
-        run_as_root(["rm", "-f", path] if Path(path).is_file() else ["rmdir", path])
-
-
-def undo_firewall(before: str, after: str) -> list[list[str]]:
-    """The arguments of iptables that take Docker's rules and chains out of `after` again.
-
-    Both are texts of `iptables-save`. A rule goes if it was not there before and names a Docker chain or an
-    engine's bridge; a chain goes if it was not there before and is named DOCKER…; a changed policy goes back.
-    """
-    old, new = _by_table(before), _by_table(after)
-    rules: list[list[str]] = []
-    chains: list[list[str]] = []
-    for table, lines in new.items():
-        kept = set(old.get(table, []))
-        for line in lines:
-            words = _split_rule(line)
-            if line in kept:
-                continue
-            if line.startswith("-A") and _ENGINE_RULE.search(line):
-                rules.append(["-t", table, "-D", *words[1:]])
-            elif line.startswith(":") and re.fullmatch(_CHAIN, words[0][1:]):
-                chains += [["-t", table, "-F", words[0][1:]], ["-t", table, "-X", words[0][1:]]]
-            elif line.startswith(":") and len(words) > 1 and words[1] != "-":
-                policy = next((_split_rule(e)[1] for e in kept if e.startswith(words[0] + " ")), "ACCEPT")
-                rules.append(["-t", table, "-P", words[0][1:], policy])
-    # all are emptied before any is removed: a chain that another one jumps to cannot go
-    return rules + [c for c in chains if c[2] == "-F"] + [c for c in chains if c[2] == "-X"]
-
-
-def _split_rule(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError:  # a quotation mark that nothing closes
-        return line.split()
-
-
-def _by_table(saved: str) -> dict[str, list[str]]:
-    tables: dict[str, list[str]] = {}
-    table: list[str] = []
-    for line in saved.split("\n"):
-        if line.startswith("*"):
-            table = tables.setdefault(line[1:].strip(), [])
-        elif line.startswith((":", "-A ")) and line.strip() != ":":
-            table.append(line.strip())
-    return tables
-
-
-def _kill_orphans(say: Echo) -> None:
-    """End what a killed dockerd left: its containerd, shims and proxies, all named by our exec root or data."""
-    ours = [pid for pid, line in _command_lines() if str(home()) + "/" in line and _is_engine_part(line)]
-    contained = [pid for pid in _in_our_containers() if pid not in ours]
-    for pid in ours + contained:
+def _kill_orphans(echo: Echo) -> None:
+    """Kill what a killed dockerd left behind: containerd, shims and proxies with our exec root or data root."""
+    engine_pids = [
+        pid for pid, line in _command_lines() if str(home()) + "/" in line and _is_engine_part(line)
+    ]
+    container_pids = [pid for pid in _in_our_containers() if pid not in engine_pids]
+    for pid in engine_pids + container_pids:
         run_as_root(["kill", "-KILL", str(pid)])
-    if ours + contained:
-        say(f"engine: killed {len(ours + contained)} orphaned processes of a previous engine")
-        _wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ours + contained), 10)
+    if engine_pids + container_pids:
+        echo(f"engine: killed {len(engine_pids + container_pids)} orphaned processes of a previous engine")
+        _wait_until(
+            lambda: not any(Path(f"/proc/{pid}").exists() for pid in engine_pids + container_pids), 10
+        )
 
 
 def _command_lines() -> Iterable[tuple[int, str]]:
@@ -512,7 +382,7 @@ def _is_engine_part(line: str) -> bool:
 
 
 def _in_our_containers() -> Iterable[int]:
-    """Processes whose cgroup is that of a container whose directory is in our data."""
+    """The PIDs of processes in the cgroups of containers in our data root."""
     containers = run_as_root(["ls", str(home() / "data" / "containers")]).stdout.split()
     for process in Path("/proc").glob("[0-9]*") if containers else []:
         try:

@@ -1,4 +1,4 @@
-"""Use the engine that is there, else bring one (decision 2 of the design)."""
+"""Use a running engine, or install and start the private one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from labhelpers.terminal import echo
 
 
 def provide(choice: str = "auto") -> Engine:
-    """The engine that answers; where none does, install and start the lab's own.
+    """A connection to a running engine; if there is none, the private engine is installed and started.
 
     Args:
         choice: `auto`, `private` or an address.
 
     Raises:
-        EngineMissing: none can be brought here.
-        EngineUnreachable: one is there that this user may not use.
-        SetupFailed: packages or the private engine failed.
+        EngineMissing: no engine can be installed here.
+        EngineUnreachable: an engine cannot be reached.
+        SetupFailed: the packages could not be installed, or the private engine did not start.
     """
     try:
         return connect(choice)

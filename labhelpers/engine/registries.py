@@ -1,8 +1,8 @@
-"""Registries: the parts of a reference, and why an image cannot be pulled.
+"""Registries: the parts of a reference, and why a pull fails.
 
-The engine asks the registry, not this machine: what counts are the engine's network, proxy and certificates (Engine
-API, GET /distribution/{name}/json and POST /images/create). A registry says why in the codes of the OCI distribution
-specification (`TOOMANYREQUESTS`, `UNAUTHORIZED`, `DENIED`, `MANIFEST_UNKNOWN`), the engine passes on its text.
+The engine contacts the registry, with its own network, proxy and certificates (Engine API, GET
+/distribution/{name}/json and POST /images/create). A registry reports errors with the codes of the OCI distribution
+specification (`TOOMANYREQUESTS`, `UNAUTHORIZED`, `DENIED`, `MANIFEST_UNKNOWN`); the engine forwards the text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HOST = re.compile(r"localhost$|.*[.:A-Z]|\[")
 
 @dataclass(frozen=True, slots=True)
 class PullFailure:
-    """Why a registry, or the way to it, did not give an image.
+    """Why a pull failed.
 
     Attributes:
         cause: one sentence, without a full stop.
@@ -39,7 +39,7 @@ class PullFailure:
     engine_message: str
 
     def to_error(self, ref: str) -> ImageMissing:
-        """The same as an error about the image `ref`."""
+        """This failure as an error for the image `ref`."""
         return ImageMissing(
             f"the image {ref!r} could not be pulled: {self.cause}",
             hint=self.hint,
@@ -48,9 +48,9 @@ class PullFailure:
 
 
 def split(ref: str) -> tuple[str, str]:
-    """The repository and the tag or digest of a reference; `latest` where it has neither.
+    """The repository and the tag or digest of a reference; `latest` if it has neither.
 
-    `127.0.0.1:5000/ubuntu` has a port and no tag. With both a tag and a digest, the digest counts.
+    `127.0.0.1:5000/ubuntu` has a port and no tag. If there are a tag and a digest, the digest is returned.
     """
     name, _, digest = ref.partition("@")
     repository, tag = parse_repository_tag(name)
@@ -58,7 +58,7 @@ def split(ref: str) -> tuple[str, str]:
 
 
 def registry_of(ref: str) -> str:
-    """The registry that a reference names, by its host and port; `docker.io` where it names none.
+    """The host and port of the registry in a reference; `docker.io` if it has none.
 
     The first part is a host if it has a dot, a port or upper case, or is `localhost` (distribution/reference,
     normalize.go).
@@ -69,49 +69,49 @@ def registry_of(ref: str) -> str:
 
 
 def check_image(engine: Engine, ref: str, seconds: float) -> PullFailure | None:
-    """Ask the registry of `ref` for it, through the engine; None where it has it.
+    """Check through the engine whether the registry of `ref` has the image; the failure, or None if it does.
 
     Args:
-        seconds: how long the answer may take.
+        seconds: the timeout.
     """
     api: Any = engine.client.api
     url = f"{api.base_url}/v{api.api_version}/distribution/{ref}/json"
     try:
-        answer = api.get(url, headers=auth_header(engine, ref), timeout=max(seconds, 0.1))
+        response = api.get(url, headers=auth_header(engine, ref), timeout=max(seconds, 0.1))
     except requests.Timeout:
         return explain_failure(ref, f"the registry did not answer within {seconds:g} s", 504)
     except (requests.RequestException, DockerException) as error:
         return explain_failure(ref, str(error), 0)
-    if answer.status_code == 200:
+    if response.status_code == 200:
         return None
     try:
-        words = str(answer.json()["message"])
+        message = str(response.json()["message"])
     except (ValueError, KeyError, TypeError):
-        words = answer.text
-    return explain_failure(ref, words, answer.status_code)
+        message = response.text
+    return explain_failure(ref, message, response.status_code)
 
 
 def auth_header(engine: Engine, ref: str) -> dict[str, str]:
-    """The header with what `docker login` has kept for the registry of `ref`; empty where that is nothing."""
+    """The header with the credentials for the registry of `ref`; empty if there are none."""
     registry = registry_of(ref)
     name = auth.INDEX_NAME if registry == HUB else registry
     try:
         header = auth.get_config_header(engine.client.api, name)
     except (DockerException, RuntimeError, OSError):
-        return {}  # a credential helper that fails: the registry may not ask for a login at all
+        return {}  # a credential helper failed; the registry may not need a login
     return {"X-Registry-Auth": header.decode() if isinstance(header, bytes) else header} if header else {}
 
 
-# --- why
+# --- causes of failures
 
 
 def explain_failure(ref: str, message: str, status: int = 0) -> PullFailure:
-    """Why the pull of `ref` failed: from the engine's message, and from the status of its response."""
+    """Why the pull of `ref` failed, from the engine's message and the status code of its response."""
     host = registry_of(ref)
     name = "Docker Hub" if host == HUB else f"the registry {host}"
     text = _without_names(message, ref)
-    for sign, cause, hint in _CAUSES:
-        if re.search(sign, text):
+    for pattern, cause, hint in _CAUSES:
+        if re.search(pattern, text):
             return PullFailure(cause.format(name=name), hint.format(host=host, ref=ref), message)
     by_status = {
         429: _LIMIT,
@@ -143,7 +143,7 @@ _CERTIFICATE = (
     "(docs.docker.com/engine/network/ca-certs)",
 )
 _CLIENT_CERTIFICATE = (
-    "{name} asks the engine for a client certificate",
+    "{name} requires a client certificate from the engine",
     "put client.cert and client.key on the engine's machine, in /etc/docker/certs.d/{host} "
     "(docs.docker.com/engine/security/certificates)",
 )
@@ -229,15 +229,15 @@ _NAMES = re.compile(
 )
 
 
-def _without_names(words: str, ref: str) -> str:
-    """The message in lower case, without the names in it: an image may be called `denied`, or have the tag `429`."""
+def _without_names(message: str, ref: str) -> str:
+    """The message in lower case, without names: an image may be called `denied`, or have the tag `429`."""
     for name in (ref, split(ref)[0]):
-        # a short one may be part of a word
-        words = words.replace(name, "") if re.search(r"[/:@]", name) else words
-    return _NAMES.sub("", words).lower()
+        # a short name may be part of a word
+        message = message.replace(name, "") if re.search(r"[/:@]", name) else message
+    return _NAMES.sub("", message).lower()
 
 
-# --- the processor
+# --- architectures
 
 _ARCHITECTURE_ALIASES = {
     "x86_64": "amd64",
@@ -250,17 +250,21 @@ _ARCHITECTURE_ALIASES = {
 
 
 def architecture(name: str) -> str:
-    """A processor by its name in image configurations (Go's GOARCH): `x86_64` is `amd64`."""
+    """An architecture by its name in image configurations (Go's GOARCH): `x86_64` is `amd64`."""
     return _ARCHITECTURE_ALIASES.get(name.lower(), name.lower())
 
 
 def foreign_architecture(engine: Engine, image: Mapping[str, Any]) -> str | None:
-    """The processor that an image is for, where the engine has another one; `image` as inspected."""
-    wanted, found = (
+    """The architecture of an image if it differs from the engine's; `image` as inspected."""
+    engine_architecture, image_architecture = (
         architecture(str(engine.info.get("Architecture", ""))),
         architecture(str(image.get("Architecture") or "")),
     )
-    return found if wanted and found and wanted != found else None
+    return (
+        image_architecture
+        if engine_architecture and image_architecture and engine_architecture != image_architecture
+        else None
+    )
 
 
 def pull_error(error: APIError | DockerException, ref: str) -> PullFailure:

@@ -1,7 +1,7 @@
-"""A registry of the lab's own: `docker pull` from it is a real pull, with no way to Docker Hub.
+"""The lab's own registry, for real pulls without Docker Hub.
 
 CNCF Distribution (the Debian package docker-registry) in one container on the engine's host, published on that
-host's loopback: engines take a registry at 127.0.0.0/8 without TLS (dockerd(8), --insecure-registry).
+host's loopback: engines accept a registry at 127.0.0.0/8 without TLS (dockerd(8), --insecure-registry).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER
 from labhelpers.errors import EngineRefused, TimedOut
 
 STORAGE_PATH = "/registry/docker/registry/v2"
-"""Where its container keeps manifests and blobs (CNCF Distribution, registry/storage/paths.go)."""
+"""The directory of manifests and blobs in its container (CNCF Distribution, registry/storage/paths.go)."""
 
 _ROOT = STORAGE_PATH.removesuffix("/docker/registry/v2")
 _INSIDE = "5000/tcp"
@@ -27,14 +27,14 @@ _START_TIMEOUT_S = 20.0
 
 
 class Registry:
-    """One registry. The first use of its address starts it.
+    """A registry container. The first use of its address starts it.
 
     Args:
         engine: the engine that runs it and pushes to it.
-        labels: what its container carries, so that it is known as the lab's.
-        image: gives the reference of the lab image `registry`; asked once, at the start.
-        started: told the address when it has started.
-        storage: the name of a volume that keeps what is pushed; None to lose it with the container.
+        labels: the labels of its container.
+        image: returns the reference of the lab image `registry`; called once, at the start.
+        started: called with the address once it has started.
+        storage: the name of a volume for pushed images; None to store them in the container.
     """
 
     def __init__(
@@ -66,22 +66,22 @@ class Registry:
 
     @property
     def container(self) -> Container:
-        """Its container; `STORAGE_PATH` is where it keeps what was pushed."""
+        """Its container, which stores pushed images at `STORAGE_PATH`."""
         if self._container is None:
             self._start()
         assert self._container is not None
         return self._container
 
     def push(self, ref: str, name: str | None = None) -> str:
-        """Push the engine's image `ref`; gives the reference under which it can be pulled.
+        """Push the engine's image `ref`; returns the reference with which it can be pulled.
 
-        The engine keeps no extra name for it.
+        The tag for the push is removed from the engine.
 
         Args:
-            name: what it is called in the registry, with or without a tag; None for the name in `ref`.
+            name: its name in the registry, with or without a tag; None for the name in `ref`.
 
         Raises:
-            EngineRefused: the engine has no such image, or could not push it; its words are kept.
+            EngineRefused: the engine has no such image, or could not push it.
         """
         target = f"{self.address}/{name or ref}"
         if ":" not in target.rpartition("/")[2]:
@@ -97,9 +97,9 @@ class Registry:
         return target
 
     def close(self) -> None:
-        """Remove its container and, without a `storage`, all that was pushed to it.
+        """Remove its container and, without a `storage`, all pushed images.
 
-        The next use starts another, at another address.
+        The next use starts a new one at another address.
         """
         if self._container is not None:
             container, self._container = self._container, None
@@ -112,7 +112,7 @@ class Registry:
                 self._image(),
                 detach=True,
                 labels=self._labels,
-                # its log is read, so it does not depend on the engine's default driver
+                # its log is read below, so the log driver must support that
                 log_config={"type": DEFAULT_LOG_DRIVER, "config": {}},
                 ports={_INSIDE: ("127.0.0.1", None)},
                 volumes=[f"{self._storage}:{_ROOT}"] if self._storage else [],
@@ -136,20 +136,20 @@ class Registry:
         while b"listening on" not in container.logs():
             container.reload()
             if container.status not in ("created", "running") or time.monotonic() > end:
-                words = container.logs().decode(errors="replace").strip()
+                log = container.logs().decode(errors="replace").strip()
                 self.close()
                 raise TimedOut(
                     "the lab's registry exited or did not become ready in time",
                     hint="run the cell again; if it fails again, run `./lab doctor`",
-                    engine_message="\n".join(words.splitlines()[-4:]),
+                    engine_message="\n".join(log.splitlines()[-4:]),
                 )
             time.sleep(0.05)
         container.reload()
 
 
-def _push_error(ref: str, words: Any) -> EngineRefused:
+def _push_error(ref: str, message: Any) -> EngineRefused:
     return EngineRefused(
         f"the image {ref!r} could not be pushed to the lab's registry",
         hint="see the engine's message; `docker images` lists its images",
-        engine_message=str(words),
+        engine_message=str(message),
     )

@@ -1,4 +1,4 @@
-"""Ending what an engine does not give up at the first word: a container that dies slowly, the steps of a build."""
+"""Removals that Docker does not complete on the first request: slowly exiting containers, intermediate images."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 ATTEMPTS = 5
-"""How often an engine is asked to remove a container; each time it waits 12 s for the end of what it killed."""
+"""The number of requests to remove a container; for each, the engine waits 12 s for the killed process to exit."""
 REMOVAL_TIMEOUT_S = 30
-"""How long what was begun is waited for, a removal by somebody else too; a translated machine takes up to 5 s."""
+"""The timeout for a removal in progress; an emulated machine needs up to 5 s."""
 NO_EXIT_EVENT = "did not receive an exit event"
 
 
 def kill_container(container: Container) -> None:
-    """Kill a container; when this returns it does not run.
+    """Kill a container and wait until it has exited.
 
-    An engine that has not heard of its end after 12 s reports a failure, but the SIGKILL is sent and will be obeyed
-    (moby, daemon/kill.go): then its end is waited for.
+    The engine reports a failure if the container has not exited after 12 s, although SIGKILL was sent and takes effect
+    (moby, daemon/kill.go); then this function waits longer.
 
     Raises:
-        NotFound: the engine does not have it.
-        APIError: it does not run.
-        RequestException: it has not ended after `REMOVAL_TIMEOUT_S` more.
+        NotFound: the container does not exist.
+        APIError: it is not running.
+        RequestException: it has not exited after another `REMOVAL_TIMEOUT_S`.
     """
     try:
         container.kill()
@@ -39,77 +39,78 @@ def kill_container(container: Container) -> None:
 
 
 def remove_container(api: Any, container: str, *, force: bool = True, v: bool = False) -> None:
-    """Remove a container; when this returns it is gone, and its name is free.
+    """Remove a container; when this returns, it does not exist any more and its name is free.
 
-    An engine refuses while another removal of it is under way, of the reaper say, or its own of a container with
-    `--rm` (moby, daemon/delete.go): that is waited for. It gives up where it does not hear of the end of a process
-    that it killed, which a busy machine may take longer over (moby, daemon/kill.go): then it is asked again.
+    The engine refuses the request while another removal of the container is in progress, such as that of `--rm` (moby,
+    daemon/delete.go): then this function waits for that removal. The engine gives up if a process does not exit in time
+    after SIGKILL, as on a busy machine (moby, daemon/kill.go): then the request is repeated.
 
     Args:
         api: the low-level client of the engine.
-        container: a name or an id.
-        force: kill it if it runs.
-        v: its anonymous volumes too.
+        container: a name or an ID.
+        force: kill it if it is running.
+        v: also remove its anonymous volumes.
 
     Raises:
         NotFound: the engine has no such container.
-        APIError: it runs, and `force` is not given; or the engine gave up each time.
+        APIError: it is running and `force` is false, or every attempt failed.
     """
-    for left in reversed(range(ATTEMPTS)):
+    for attempts_left in reversed(range(ATTEMPTS)):
         try:
             api.remove_container(container, v=v, force=force)
             return
         except NotFound:
-            if left == ATTEMPTS - 1:
+            if attempts_left == ATTEMPTS - 1:
                 raise
             return
         except APIError as error:
-            words = str(error.explanation)
-            if "in progress" in words:
+            message = str(error.explanation)
+            if "in progress" in message:
                 with suppress(NotFound, RequestException):
                     api.wait(container, timeout=REMOVAL_TIMEOUT_S, condition="removed")
-            elif NO_EXIT_EVENT not in words:
+            elif NO_EXIT_EVENT not in message:
                 raise
-            if not left:
+            if not attempts_left:
                 raise
 
 
 def remove_image(api: Any, ref: str) -> None:
-    """Remove an image, and what it alone stood on: the nameless images that its build made step by step.
+    """Remove an image and the untagged intermediate images of its build that nothing else uses.
 
-    `docker rmi` promises as much. The containerd store of Docker 28 takes steps away that another image shares, and
-    stops where one is missing, so they are followed and removed here. Never by force: what a container stands on stays.
+    `docker rmi` is documented to do so, but the containerd store of Docker 28 removes intermediate images that another
+    image shares, and stops at a missing one. So they are removed here one by one, without force: images that a
+    container uses are kept.
 
     Args:
         api: the low-level client of the engine.
-        ref: a name or an id.
+        ref: a name or an ID.
 
     Raises:
         ImageNotFound: the engine has no such image.
-        APIError: a container stands on it.
+        APIError: a container uses it.
     """
     image, steps = str(api.inspect_image(ref)["Id"]), list(_intermediate_images(api, ref))
     api.remove_image(ref)
-    if _inspect(api, image) is None:  # it had no other name
+    if _inspect(api, image) is None:  # it has no other tag
         for step in steps:
             with suppress(APIError):
                 api.remove_image(step)
 
 
 def _intermediate_images(api: Any, ref: str) -> Iterator[str]:
-    """The nameless images below an image, topmost first."""
-    here = _inspect(api, ref)
-    while here and (parent := here.get("Parent")):
-        here = _inspect(api, parent)
-        if here and not here.get("RepoTags"):
-            yield str(here["Id"])
+    """The untagged parents of an image, nearest first."""
+    image = _inspect(api, ref)
+    while image and (parent := image.get("Parent")):
+        image = _inspect(api, parent)
+        if image and not image.get("RepoTags"):
+            yield str(image["Id"])
         else:
             return
 
 
 def _inspect(api: Any, ref: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = api.inspect_image(ref)
+        image: dict[str, Any] = api.inspect_image(ref)
     except ImageNotFound:
         return None
-    return found
+    return image

@@ -1,8 +1,8 @@
-"""Reading answers of the Engine API, of every version: a key may be missing, or null where it is empty.
+"""Reading responses of all versions of the Engine API: an empty value may be missing or null.
 
-Engine 28 leaves `Name` out of an anonymous volume's mount; Engine 29 (API 1.52) leaves out what is empty in an
+Engine 28 omits `Name` from the mount of an anonymous volume; Engine 29 (API 1.52) omits empty values from an
 image's `Config`, has no `IPAddress`, `Gateway` and `MacAddress` beside `Networks`, and no `GraphDriver` with the
-containerd image store. Older ones write null for an empty list.
+containerd image store. Older versions send null for an empty list.
 
 Source: Engine API, version history.
 """
@@ -15,66 +15,73 @@ from typing import Any
 ApiObject = Mapping[str, Any]
 
 
-def nested_object(answer: ApiObject | None, *keys: str) -> dict[str, Any]:
-    """The object at `keys`; empty where one of them is missing or null."""
-    found: Any = answer
+def nested_object(response: ApiObject | None, *keys: str) -> dict[str, Any]:
+    """The object at `keys`; empty if one of them is missing or null."""
+    value: Any = response
     for key in keys:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return dict(found) if isinstance(found, Mapping) else {}
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
-def nested_list(answer: ApiObject | None, *keys: str) -> list[Any]:
-    """The list at `keys`; empty where one of them is missing or null."""
-    found = nested_object(answer, *keys[:-1]).get(keys[-1])
-    return list(found) if isinstance(found, list) else []
+def nested_list(response: ApiObject | None, *keys: str) -> list[Any]:
+    """The list at `keys`; empty if one of them is missing or null."""
+    value = nested_object(response, *keys[:-1]).get(keys[-1])
+    return list(value) if isinstance(value, list) else []
 
 
-def labels(answer: ApiObject) -> dict[str, str]:
+def labels(response: ApiObject) -> dict[str, str]:
     """The labels of a container, an image, a network or a volume, as listed or as inspected."""
-    own = answer.get("Labels")
-    return dict(own) if isinstance(own, Mapping) else nested_object(answer, "Config", "Labels")
+    own = response.get("Labels")
+    return dict(own) if isinstance(own, Mapping) else nested_object(response, "Config", "Labels")
 
 
-def name(answer: ApiObject) -> str:
-    """What a container is called, as listed or as inspected; its short id where it has no name."""
-    called = (
-        next(iter(nested_list(answer, "Names")), None) or answer.get("Name") or str(answer.get("Id", ""))[:12]
+def name(response: ApiObject) -> str:
+    """The name of a container, as listed or as inspected; its short ID if it has none."""
+    name_ = (
+        next(iter(nested_list(response, "Names")), None)
+        or response.get("Name")
+        or str(response.get("Id", ""))[:12]
     )
-    return str(called).lstrip("/")
+    return str(name_).lstrip("/")
 
 
-def tags(answer: ApiObject) -> list[str]:
-    """The references of an image; none for one without a name."""
-    return [str(tag) for tag in nested_list(answer, "RepoTags") if tag != "<none>:<none>"]
+def tags(response: ApiObject) -> list[str]:
+    """The tags of an image."""
+    return [str(tag) for tag in nested_list(response, "RepoTags") if tag != "<none>:<none>"]
 
 
-def networks(answer: ApiObject) -> dict[str, dict[str, Any]]:
+def networks(response: ApiObject) -> dict[str, dict[str, Any]]:
     """Network → endpoint of a container."""
     return {
-        key: nested_object(one) for key, one in nested_object(answer, "NetworkSettings", "Networks").items()
+        key: nested_object(endpoint)
+        for key, endpoint in nested_object(response, "NetworkSettings", "Networks").items()
     }
 
 
-def addresses(answer: ApiObject) -> list[str]:
-    """The IPv4 addresses of a container, one for each network that gave it one."""
-    return [str(one["IPAddress"]) for one in networks(answer).values() if one.get("IPAddress")]
+def addresses(response: ApiObject) -> list[str]:
+    """The IPv4 addresses of a container, at most one per network."""
+    return [
+        str(endpoint["IPAddress"]) for endpoint in networks(response).values() if endpoint.get("IPAddress")
+    ]
 
 
-def bindings(answer: ApiObject, port: str) -> list[tuple[str, int]]:
-    """(host address, host port) where a container's port, such as `80/tcp`, is published."""
-    found = [nested_object(one) for one in nested_list(answer, "NetworkSettings", "Ports", port)]
-    pairs = ((one.get("HostIp") or "0.0.0.0", str(one.get("HostPort"))) for one in found)
+def bindings(response: ApiObject, port: str) -> list[tuple[str, int]]:
+    """(host address, host port) pairs of a published port, such as `80/tcp`."""
+    published = [
+        nested_object(binding) for binding in nested_list(response, "NetworkSettings", "Ports", port)
+    ]
+    pairs = ((binding.get("HostIp") or "0.0.0.0", str(binding.get("HostPort"))) for binding in published)
     return [(str(address), int(number)) for address, number in pairs if number.isdecimal()]
 
 
-def subnets(answer: ApiObject) -> list[str]:
+def subnets(response: ApiObject) -> list[str]:
     """The subnets of a network."""
-    pools = (nested_object(pool).get("Subnet") for pool in nested_list(answer, "IPAM", "Config"))
+    pools = (nested_object(pool).get("Subnet") for pool in nested_list(response, "IPAM", "Config"))
     return [str(subnet) for subnet in pools if subnet]
 
 
 def volume_name(mount: ApiObject) -> str:
-    """The name of a mount's volume; an anonymous one's is that of its directory; empty for what is no volume."""
+    """The name of a mount's volume; for an anonymous volume, from its directory; empty for other mounts."""
     if mount.get("Type", "volume") != "volume":
         return ""
     parts = str(mount.get("Source") or "").rstrip("/").split("/")

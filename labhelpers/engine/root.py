@@ -1,4 +1,4 @@
-"""Doing as root what needs root: as root already, or through sudo."""
+"""Run commands as root, directly or with sudo."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-# users of Debian do not have the directories of iptables and dockerd in their PATH
+# on Debian, the PATH of users lacks the directories of iptables and dockerd
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 _UPPER = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
 PROXIES = (*_UPPER, *(name.lower() for name in _UPPER))
-"""The variables that name a proxy; curl, apt and older programs read the lower-case ones only."""
-# Proxies may hold a password, and a command line can be read by every user and is logged by sudo: they go through
-# standard input. dockerd and debootstrap run programs of the system's directories by their bare names.
+"""The proxy variables; curl, apt and older programs read only the lower-case ones."""
+# A proxy URL may contain a password, and command lines are visible to every user and logged by sudo: pass them through
+# standard input. dockerd and debootstrap find programs of the system's directories in PATH.
 _WITH_PROXIES = (
     f'PATH="$PATH:{SYSTEM_PATH}"; export PATH; '
     'while IFS= read -r setting; do export "$setting"; done; exec "$@" </dev/null'
@@ -26,7 +26,7 @@ _WITH_PROXIES = (
 
 
 def may_be_root() -> bool:
-    """Whether this process is root, or sudo makes it so (without a question, unless a person is there to answer)."""
+    """Whether this process is root or can use sudo (with a password prompt only on a terminal)."""
     if os.geteuid() == 0:
         return True
     if not shutil.which("sudo"):
@@ -36,18 +36,18 @@ def may_be_root() -> bool:
 
 
 def as_root(command: Sequence[str]) -> list[str]:
-    """`command` as root runs it."""
+    """The command line that runs `command` as root."""
     return [*([] if os.geteuid() == 0 else ["sudo"]), *_absolute_command(command)]
 
 
 def _absolute_command(command: Sequence[str]) -> list[str]:
-    found = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
-    return [found or command[0], *command[1:]]
+    program = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+    return [program or command[0], *command[1:]]
 
 
 @contextmanager
 def with_proxies(command: Sequence[str]) -> Iterator[tuple[list[str], BinaryIO]]:
-    """`command` as root runs it with this process's proxies, which sudo would drop, and its standard input.
+    """The command line that runs `command` as root with this process's proxies, which sudo would drop, and its stdin.
 
     The command itself reads end of file from its standard input.
     """
@@ -61,7 +61,7 @@ def with_proxies(command: Sequence[str]) -> Iterator[tuple[list[str], BinaryIO]]
 
 
 def run_as_root(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run `command` as root and keep its output; a command that is not there ends with status 127."""
+    """Run `command` as root and capture its output; the exit status is 127 if it is not installed."""
     try:
         return subprocess.run(
             as_root(command),
@@ -75,13 +75,13 @@ def run_as_root(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def unmount_below(folder: Path) -> None:
-    """Unmount what is mounted below `folder`, deepest first, so that it can be removed."""
+    """Unmount all file systems below `folder`, deepest first, so that it can be removed."""
     lines = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines()
     mounted = [_unescaped(line.split(" ")[4]) for line in lines if line.count(" ") > 4]
     for point in sorted((m for m in mounted if m.startswith(f"{folder}/")), key=len, reverse=True):
         run_as_root(["umount", "-l", point])
 
 
-def _unescaped(word: str) -> str:
+def _unescaped(path: str) -> str:
     """A path of /proc/PID/mountinfo, where space, tab, newline and backslash are written in octal (proc(5))."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)

@@ -1,7 +1,7 @@
-"""The smallest container there is: one static program of about 170 bytes that says a word and ends.
+"""A smoke test of an engine: a container with one static program of about 170 bytes that prints a line and exits.
 
-It proves that an engine can import an image, create, start and remove a container, on a machine where nothing
-can be pulled. The program is made here, byte by byte: an ELF header (elf(5)), one program header, and two
+It verifies that the engine can import an image and create, start and remove a container, without a pull. The program
+is assembled here, byte by byte: an ELF header (elf(5)), one program header, and two
 system calls, write(2) and exit(2).
 """
 
@@ -27,31 +27,31 @@ from labhelpers.results import Result, column, record
 
 EXPECTED_OUTPUT = b"a container ran here\n"
 Labels = Callable[[str], dict[str, str]]
-"""Gives the labels for a kind of thing: container, image."""
+"""Returns the labels for a type of object: container, image."""
 
 EM_X86_64, EM_AARCH64 = 62, 183
 LOAD_AT = 0x400000
 HEADERS = 64 + 56
 REMOVAL_TIMEOUT_S = 10
-SMOKE_TEST_LABEL = "labhelpers.commandline.doctor"
+SMOKE_TEST_LABEL = "labhelpers.doctor"
 
 
 @record
 class FirstRun(Result):
-    """One container, from nothing to gone."""
+    """The result of the smoke test."""
 
     output: str = column("what it wrote")
     run_ms: float = column("import, create, start, wait and read, wall time")
 
 
 def program(machine: str) -> bytes:
-    """A static Linux program that writes `EXPECTED_OUTPUT` and ends with status 0.
+    """A static Linux program that prints `EXPECTED_OUTPUT` and exits with status 0.
 
     Args:
-        machine: what `docker info` calls the architecture: `x86_64` or `aarch64`.
+        machine: the architecture as in `docker info`: `x86_64` or `aarch64`.
 
     Raises:
-        EngineRefused: the course has no program for that machine.
+        EngineRefused: there is no program for that architecture.
     """
     if machine in ("x86_64", "amd64"):
         code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0"  # write, to descriptor 1,
@@ -65,9 +65,15 @@ def program(machine: str) -> bytes:
         code += b"\xb8\x3c\0\0\0\x31\xff\x0f\x05"  # exit, with 0
         return _elf(EM_X86_64, code + EXPECTED_OUTPUT)
     if machine in ("aarch64", "arm64"):
-        words = [0xD2800020, 0x100000E1, 0xD2800002 | len(EXPECTED_OUTPUT) << 5, 0xD2800808, 0xD4000001]
-        words += [0xD2800000, 0xD2800BA8, 0xD4000001]
-        return _elf(EM_AARCH64, struct.pack("<8I", *words) + EXPECTED_OUTPUT)
+        instructions = [
+            0xD2800020,
+            0x100000E1,
+            0xD2800002 | len(EXPECTED_OUTPUT) << 5,
+            0xD2800808,
+            0xD4000001,
+        ]
+        instructions += [0xD2800000, 0xD2800BA8, 0xD4000001]
+        return _elf(EM_AARCH64, struct.pack("<8I", *instructions) + EXPECTED_OUTPUT)
     raise EngineRefused(
         f"the course has no test program for the engine's processor ({machine})",
         hint="the course runs on x86_64 and aarch64 engines",
@@ -83,23 +89,28 @@ def _elf(machine: int, code: bytes) -> bytes:
 
 
 def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
-    """Import the smallest image, run it, read its output, and remove both, also after a failure.
+    """Import the image, run it, read its output, and remove image and container, also after a failure.
 
     Args:
-        labels: by which the image and the container are found if they are left behind.
+        labels: the labels with which the image and the container are found if they are left behind.
 
     Raises:
-        EngineRefused: one of these steps failed, or the container wrote nothing; the engine's message is kept.
-        EngineUnreachable: the engine did not answer within the time limit of its client.
+        EngineRefused: one of these steps failed, or the container printed something else.
+        EngineUnreachable: the engine did not respond within the timeout of its client.
     """
     api, name = engine.client.api, f"labhelpers-doctor-{uuid.uuid4().hex[:8]}"
     began = time.monotonic()
     late = False
     try:
         _import(api, name, _archive(program(engine.info["Architecture"])), labels("image"))
-        own = {**labels("container"), SMOKE_TEST_LABEL: name}
-        body = {"Image": name, "Cmd": ["/hello"], "Labels": own, "HostConfig": {"NetworkMode": "none"}}
-        done = run_once(api, body, limit_s=api.timeout)
+        container_labels = {**labels("container"), SMOKE_TEST_LABEL: name}
+        body = {
+            "Image": name,
+            "Cmd": ["/hello"],
+            "Labels": container_labels,
+            "HostConfig": {"NetworkMode": "none"},
+        }
+        result = run_once(api, body, limit_s=api.timeout)
     except Timeout as error:
         late = True
         raise EngineUnreachable(
@@ -108,29 +119,29 @@ def first_run(engine: Engine, labels: Labels = lambda kind: {}) -> FirstRun:
             engine_message=str(error),
         ) from error
     except (APIError, DockerException, RequestException) as error:
-        words = str(getattr(error, "explanation", None) or error)
+        message = str(getattr(error, "explanation", None) or error)
         raise EngineRefused(
             "the engine responds but could not run a test container",
             hint=DISK_FULL
-            if "no space left" in words
+            if "no space left" in message
             else "run `docker run --rm hello-world` yourself and fix what it reports; on a virtual server the "
             "provider may forbid containers",
-            engine_message=words,
+            engine_message=message,
         ) from error
     finally:
         _remove(engine, name, REMOVAL_TIMEOUT_S if late else 0)
-    said = done.stdout.decode(errors="replace").strip()
-    if done.exit_code != 0 or said != EXPECTED_OUTPUT.decode().strip():
+    output = result.stdout.decode(errors="replace").strip()
+    if result.exit_code != 0 or output != EXPECTED_OUTPUT.decode().strip():
         raise EngineRefused(
-            f"the test container exited with code {done.exit_code} and printed {said!r}",
+            f"the test container exited with code {result.exit_code} and printed {output!r}",
             hint="check the engine's log and its seccomp configuration",
-            engine_message=done.stderr.decode(errors="replace").strip() or None,
+            engine_message=result.stderr.decode(errors="replace").strip() or None,
         )
-    return FirstRun(said, (time.monotonic() - began) * 1000)
+    return FirstRun(output, (time.monotonic() - began) * 1000)
 
 
 def _import(api: Any, name: str, archive: bytes, labels: dict[str, str]) -> None:
-    """As the SDK's `import_image_from_data`, which waits for ever: with the client's time limit."""
+    """The SDK's `import_image_from_data`, which has no timeout, with the client's timeout."""
     changes = [f"LABEL {key}={value}" for key, value in labels.items()]
     params = {"repo": name, "tag": "latest", "fromSrc": "-", "changes": changes}
     headers = {"Content-Type": "application/tar"}
@@ -138,16 +149,16 @@ def _import(api: Any, name: str, archive: bytes, labels: dict[str, str]) -> None
 
 
 def _remove(engine: Engine, name: str, wait_s: float) -> None:
-    """Remove the container and its image. An import that was answered too late may end only now: it is waited for."""
+    """Remove the container and its image; after a timeout, wait for an import that is still in progress."""
     api = engine.client.api
     end = time.monotonic() + wait_s
     while True:
-        # `./lab clean` finds by their label what an engine does not give up now
+        # `./lab clean` finds by label what cannot be removed now
         with suppress(APIError, RequestException):
             for row in api.containers(all=True, filters={"label": f"{SMOKE_TEST_LABEL}={name}"}):
                 remove_container(api, row["Id"], v=True)
             api.remove_image(name, force=True)
-            return  # a container that is still to come would need the image
+            return  # without the image, no more container can be created
         if time.monotonic() > end:
             return
         time.sleep(1)

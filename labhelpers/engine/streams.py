@@ -1,8 +1,8 @@
 """The streams of `exec` and `attach`: HTTP connections that the engine takes over (Engine API, "Stream format").
 
-The answer's head is read through a buffer, which may take the stream's first bytes with it. docker-py 7 goes on below
-that buffer, so on a busy machine a short command's whole output is lost (github.com/docker/docker-py/issues/3332).
-Here what the buffer holds comes first.
+The response header is read through a buffer, which may also contain the first bytes of the stream. docker-py 7 reads
+from the socket below that buffer, so on a busy machine the whole output of a short command is lost
+(github.com/docker/docker-py/issues/3332). Here the buffered bytes are read first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PART_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """A command that ended: its exit status and what it wrote."""
+    """The exit status and the output of a command."""
 
     exit_code: int
     stdout: bytes
@@ -30,42 +30,44 @@ class ExecResult:
 
 
 def execute(api: Any, container: str, cmd: list[str], **options: Any) -> ExecResult:
-    """Run one more process in a running container, wait for its end, however long, and give what it wrote.
+    """Run a command in a running container, wait without a timeout until it exits, and return its output.
 
     Args:
         api: the low-level client of the engine.
         options: of its `exec_create`.
 
     Raises:
-        APIError: there is no such container, or it does not run.
+        APIError: the container does not exist or is not running.
     """
-    made = api.exec_create(container, cmd, **options)["Id"]
-    stream = Stream(api.exec_start(made, socket=True))
-    wrote: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+    exec_id = api.exec_create(container, cmd, **options)["Id"]
+    stream = Stream(api.exec_start(exec_id, socket=True))
+    output: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
     try:
         for kind, data in stream.frames():
-            wrote[kind].append(data)
+            output[kind].append(data)
     finally:
         stream.close()
-    return ExecResult(api.exec_inspect(made)["ExitCode"], b"".join(wrote[STDOUT]), b"".join(wrote[STDERR]))
+    return ExecResult(
+        api.exec_inspect(exec_id)["ExitCode"], b"".join(output[STDOUT]), b"".join(output[STDERR])
+    )
 
 
 class Stream:
-    """Both ends of a process without a terminal: bytes go to it, frames of its output come.
+    """Standard input and output of a process without a terminal: raw bytes in, frames out.
 
     Args:
-        answer: what `exec_start(…, socket=True)` or `attach_socket` gave.
-        timeout_s: how long one read or write may wait; None for ever.
+        response: the return value of `exec_start(…, socket=True)` or `attach_socket`.
+        timeout_s: the timeout of each read and write; None for no timeout.
     """
 
-    def __init__(self, answer: Any, timeout_s: float | None = None) -> None:
-        self._answer = answer  # it holds the connection open
-        self.connection: Any = getattr(answer, "_sock", answer)
-        self._first = _buffered_bytes(answer, self.connection)
+    def __init__(self, response: Any, timeout_s: float | None = None) -> None:
+        self._response = response  # a reference keeps the connection open
+        self.connection: Any = getattr(response, "_sock", response)
+        self._first = _buffered_bytes(response, self.connection)
         self.connection.settimeout(timeout_s)
 
     def send(self, data: bytes) -> None:
-        """Write all of it.
+        """Write all of `data`.
 
         Raises:
             OSError: the connection is closed, or `timeout_s` passed.
@@ -77,8 +79,8 @@ class Stream:
     def send_eof(self) -> None:
         """Close the input of the process; its output still arrives.
 
-        Over TLS on Windows and over a named pipe there is no way to close one direction: the input stays open until
-        `close`. Elsewhere TLS is the gateway's business (`engine.gateway`), and this is a Unix or TCP socket.
+        TLS on Windows and named pipes do not support half-close: the input stays open until `close`. On other systems
+        the gateway does TLS (`engine.gateway`), and this is a Unix or TCP socket.
 
         Raises:
             OSError: the connection is closed.
@@ -97,30 +99,30 @@ class Stream:
             yield kind, self._read_up_to(size)
 
     def _read_up_to(self, size: int) -> bytes:
-        """So many bytes; fewer only where the stream ends."""
+        """`size` bytes, or fewer at the end of the stream."""
         part, self._first = self._first[:size], self._first[size:]
         parts = [part]
-        left = size - len(part)
-        while left and (part := self.connection.recv(min(left, _PART_BYTES))):
+        remaining = size - len(part)
+        while remaining and (part := self.connection.recv(min(remaining, _PART_BYTES))):
             parts.append(part)
-            left -= len(part)
+            remaining -= len(part)
         return b"".join(parts)
 
     def close(self) -> None:
-        """Hang up. The process sees its input end."""
-        for end in (getattr(self._answer, "_response", None), self._answer, self.connection):
-            # the three own one another in ways that differ between unix, tcp and npipe
+        """Close the connection, which ends the input of the process."""
+        for end in (getattr(self._response, "_response", None), self._response, self.connection):
+            # which of the three owns the others differs between unix, tcp and npipe
             with suppress(OSError, ValueError):
                 if end is not None:
                     end.close()
 
 
-def _buffered_bytes(answer: Any, connection: Any) -> bytes:
-    """What came with the head of the answer, and is in the buffer that read it."""
-    response = getattr(answer, "_response", None)
-    if response is None or not isinstance(connection, socket.socket):
-        return b""  # the buffer of a named pipe cannot be looked into without waiting
-    buffer = response.raw._fp.fp
+def _buffered_bytes(response: Any, connection: Any) -> bytes:
+    """The bytes of the stream that are already in the buffer of the response header."""
+    http_response = getattr(response, "_response", None)
+    if http_response is None or not isinstance(connection, socket.socket):
+        return b""  # peeking into the buffer of a named pipe may block
+    buffer = http_response.raw._fp.fp
     connection.settimeout(0)
     with suppress(ssl.SSLWantReadError):
         return bytes(buffer.read1(len(buffer.peek())))

@@ -1,7 +1,7 @@
 """Why an engine cannot be reached, and what to do about it: one message for each cause.
 
-A connection that fails says more than the SDK's exceptions do: an errno, a verification code of OpenSSL, what ssh
-printed. Each cause has a next step of its own.
+A failed connection has more details than the SDK's exceptions: an errno, a verification code of OpenSSL, the output
+of ssh. Each cause has its own hint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labhelpers import state
-from labhelpers.engine.dial import EngineEndpoint, NoResponse, NotAnEngine, SshFailed, TlsFile
+from labhelpers.engine.dial import NoResponse, NotAnEngine, SshFailed
+from labhelpers.engine.endpoint import EngineEndpoint, TlsFile
 from labhelpers.errors import EngineUnreachable
 
 ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/"
@@ -39,78 +40,83 @@ class _Cause:
 
 
 def is_not_listening(error: Exception) -> bool:
-    """Whether `error` says that nothing listens there: no reason to mention a place that nobody named."""
+    """Whether `error` means that nothing listens at the address."""
     return isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError)
 
 
-def explain(place: EngineEndpoint, error: Exception) -> EngineUnreachable:
-    """What to tell the reader when connecting to `place` raised `error`."""
-    cause = _cause(place, error)
+def explain(endpoint: EngineEndpoint, error: Exception) -> EngineUnreachable:
+    """The error for a failed connection to `endpoint`, which raised `error`."""
+    cause = _cause(endpoint, error)
     return EngineUnreachable(
-        cause.message.replace("{by}", place.found_by).replace("{at}", state.abbreviate_home(place.address)),
+        cause.message.replace("{by}", endpoint.found_by).replace(
+            "{at}", state.abbreviate_home(endpoint.address)
+        ),
         hint=cause.hint,
         engine_message=str(error) or type(error).__name__,
     )
 
 
-def other_engine_hint(place: EngineEndpoint) -> str:
-    """How to use another engine than the one that the reader named."""
-    if place.found_by.startswith("docker context"):
-        way = "`docker context use default`"
-        return "`unset DOCKER_CONTEXT`" if os.environ.get("DOCKER_CONTEXT") else way
-    return "leave out `--engine`" if place.found_by == "--engine" else f"`unset {place.found_by}`"
+def other_engine_hint(endpoint: EngineEndpoint) -> str:
+    """How to undo the choice of this engine."""
+    if endpoint.found_by.startswith("docker context"):
+        hint = "`docker context use default`"
+        return "`unset DOCKER_CONTEXT`" if os.environ.get("DOCKER_CONTEXT") else hint
+    return "leave out `--engine`" if endpoint.found_by == "--engine" else f"`unset {endpoint.found_by}`"
 
 
-def _cause(place: EngineEndpoint, error: Exception) -> _Cause:
-    if isinstance(error, SshFailed) or (place.scheme == "ssh" and isinstance(error, FileNotFoundError)):
-        return _ssh(place, error)
+def _cause(endpoint: EngineEndpoint, error: Exception) -> _Cause:
+    if isinstance(error, SshFailed) or (endpoint.scheme == "ssh" and isinstance(error, FileNotFoundError)):
+        return _ssh(endpoint, error)
     if isinstance(error, TlsFile):
         return _tls_file(error)
     if isinstance(error, ssl.SSLError):
-        return _tls(place, error)
+        return _tls(endpoint, error)
     if isinstance(error, NoResponse):
         return _Cause(
             "the engine at {at} accepts connections but does not respond: it is overloaded or hangs",
             "wait until `docker version` works, or restart it; then try again",
         )
     if isinstance(error, NotAnEngine):
-        return _not_an_engine(place, error)
+        return _not_an_engine(endpoint, error)
     if isinstance(error, ValueError):
         return _Cause("{by} is {at}, which is not a valid address", _forms())
     if isinstance(error, PermissionError):
-        return _permission(place)
-    if place.scheme == "ssh":
-        return _ssh(place, error)
-    return _tcp(place, error) if place.scheme == "tcp" else _local(place, error)
+        return _permission(endpoint)
+    if endpoint.scheme == "ssh":
+        return _ssh(endpoint, error)
+    return _tcp(endpoint, error) if endpoint.scheme == "tcp" else _local(endpoint, error)
 
 
 # ── on this machine ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _local(place: EngineEndpoint, error: Exception) -> _Cause:
-    path = Path(place.path)
+def _local(endpoint: EngineEndpoint, error: Exception) -> _Cause:
+    path = Path(endpoint.path)
     points = "{by} points at {at}"
     if "too long" in str(error):
         return _Cause(
             f"{points}, a path too long for a socket (107 bytes)", "use a shorter path or a symbolic link"
         )
-    if place.scheme == "unix" and path.exists() and not path.is_socket():
+    if endpoint.scheme == "unix" and path.exists() and not path.is_socket():
         kind = "a directory" if path.is_dir() else "an ordinary file"
         hint = "a bind mount of a socket that does not exist creates a directory: remove it, then restart the engine"
         return _Cause(
-            f"{points}, and that is {kind}, not a socket", hint if path.is_dir() else other_engine_hint(place)
+            f"{points}, and that is {kind}, not a socket",
+            hint if path.is_dir() else other_engine_hint(endpoint),
         )
-    what = (
+    problem = (
         "and nothing listens on it" if isinstance(error, ConnectionRefusedError) else "which does not exist"
     )
     if not is_not_listening(error):
-        what = "and the connection failed"
-    return _Cause(f"{points}, {what}", f"{_start(place)}, or use another engine: {other_engine_hint(place)}")
+        problem = "and the connection failed"
+    return _Cause(
+        f"{points}, {problem}", f"{_start(endpoint)}, or use another engine: {other_engine_hint(endpoint)}"
+    )
 
 
-def _start(place: EngineEndpoint) -> str:
-    """How the engine that usually listens at `place` is started."""
-    path = place.path.replace("\\", "/")
+def _start(endpoint: EngineEndpoint) -> str:
+    """How to start the engine that usually listens at `endpoint`."""
+    path = endpoint.path.replace("\\", "/")
     if "podman" in path:
         user = "" if path.startswith("/run/podman") else "--user "
         return f"start Podman's socket: `systemctl {user}start podman.socket`"
@@ -123,34 +129,34 @@ def _start(place: EngineEndpoint) -> str:
     return "start the engine at this address"
 
 
-def _permission(place: EngineEndpoint) -> _Cause:
-    if place.scheme == "npipe":
+def _permission(endpoint: EngineEndpoint) -> _Cause:
+    if endpoint.scheme == "npipe":
         return _Cause(
             "an engine listens at {at}, but you do not have permission to use it",
             "add your account to the group docker-users, then sign out and in again",
         )
-    if place.scheme == "tcp":
+    if endpoint.scheme == "tcp":
         return _Cause(
             "connecting to {at} is forbidden on this machine", "check its firewall rules for local processes"
         )
-    group, helps = _group(Path(place.path))
+    group, helps = _group(Path(endpoint.path))
     no_right = "an engine's socket is at {at}, but you do not have permission to use it"
-    what = f"{no_right}: it belongs to the group “{group}”"
+    message = f"{no_right}: it belongs to the group “{group}”"
     if not helps:
         return _Cause(
-            f"{what}, and only its owner can open it",
+            f"{message}, and only its owner can open it",
             f"ask its owner for access, or run Docker as your own user ({ROOTLESS_PAGE})",
         )
     join = f"`sudo usermod -aG {group} $USER`, then log out and in again"
     return _Cause(
-        what,
+        message,
         f"{'log out and in again' if _is_member(group) else join} (members of that group have "
         "root-equivalent access to this machine)",
     )
 
 
 def _group(path: Path) -> tuple[str, bool]:
-    """The group of a socket, and whether being in it helps."""
+    """The group of a socket, and whether its members can use the socket."""
     try:
         group, mode = path.group(), path.stat().st_mode
     except (OSError, KeyError, NotImplementedError):
@@ -159,7 +165,7 @@ def _group(path: Path) -> tuple[str, bool]:
 
 
 def _is_member(group: str) -> bool:
-    """Whether the account is in `group` already and only this session is not."""
+    """Whether the account is a member of `group`, although this session may not be."""
     import grp
     import pwd
 
@@ -172,8 +178,8 @@ def _is_member(group: str) -> bool:
 # ── over TCP ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tcp(place: EngineEndpoint, error: Exception) -> _Cause:
-    host, port = place.host_port
+def _tcp(endpoint: EngineEndpoint, error: Exception) -> _Cause:
+    host, port = endpoint.host_port
     if isinstance(error, socket.gaierror):
         return _Cause(
             f"{{by}} points at {{at}}, but the host name “{host}” does not resolve",
@@ -185,8 +191,8 @@ def _tcp(place: EngineEndpoint, error: Exception) -> _Cause:
             "check the port (usually 2376 with TLS, 2375 without); an engine does not listen on TCP by "
             f"default; ssh works without extra configuration: `ssh://user@{host}`",
         )
-    if isinstance(error, ConnectionResetError | BrokenPipeError) and place.tls:
-        return _refused_client(place)  # with TLS 1.3 the reason may be lost together with the connection
+    if isinstance(error, ConnectionResetError | BrokenPipeError) and endpoint.tls:
+        return _refused_client(endpoint)  # with TLS 1.3 the alert may be lost when the connection closes
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return _Cause(
             "{by} points at {at}, but the server there closed the connection, which was opened without TLS",
@@ -211,22 +217,24 @@ def _no_route(error: Exception) -> str:
     return "check the address, your VPN, and the firewalls in between"
 
 
-def _not_an_engine(place: EngineEndpoint, error: NotAnEngine) -> _Cause:
-    words = str(error)
-    if "HTTP request to an HTTPS server" in words or words.encode(errors="replace").startswith(_TLS_ALERT):
+def _not_an_engine(endpoint: EngineEndpoint, error: NotAnEngine) -> _Cause:
+    response = str(error)
+    if "HTTP request to an HTTPS server" in response or response.encode(errors="replace").startswith(
+        _TLS_ALERT
+    ):
         return _Cause(
-            "{by} points at {at}, which speaks TLS, and the connection was opened without",
+            "{by} points at {at}, which speaks TLS, but the connection was opened without it",
             "set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH to the folder with ca.pem, cert.pem and key.pem, or use "
             f"a docker context that has them ({TLS_PAGE})",
         )
-    if re.match(r"HTTP/1\.[01] 5", words):
+    if re.match(r"HTTP/1\.[01] 5", response):
         return _Cause(
             "the engine at {at} returns an error",
             "check its log (`journalctl -u docker`), restart it, then try again",
         )
     return _Cause(
         "{by} points at {at}, but the server there is not a Docker engine",
-        f"check the address; or use another engine: {other_engine_hint(place)}",
+        f"check the address; or use another engine: {other_engine_hint(endpoint)}",
     )
 
 
@@ -237,17 +245,20 @@ def _tls_file(error: TlsFile) -> _Cause:
     file = state.abbreviate_home(error.filename)
     hint = f"put it there, or set DOCKER_CERT_PATH to its directory ({TLS_PAGE})"
     if error.errno == errno.EINVAL:
-        hint = f"neither the lab nor `docker` prompts for it: `openssl pkey -in {file} -out FILE` writes a key without"
+        hint = (
+            "neither the lab nor `docker` prompts for it: write a key without a passphrase with `openssl pkey "
+            f"-in {file} -out FILE`"
+        )
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = f"make it yours: `sudo chown $USER {file}`; or ask its owner for a copy"
     return _Cause(f"the file {file} for TLS with {{at}} cannot be used: {error.strerror}", hint)
 
 
-def _tls(place: EngineEndpoint, error: ssl.SSLError) -> _Cause:
-    host = place.host_port[0]
-    files = _tls_directory(place)
+def _tls(endpoint: EngineEndpoint, error: ssl.SSLError) -> _Cause:
+    host = endpoint.host_port[0]
+    files = _tls_directory(endpoint)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _certificate(place, error, host, files)
+        return _certificate(endpoint, error, host, files)
     reason = f"{getattr(error, 'reason', '')} {error}".upper().replace(" ", "_")
     if "WRONG_VERSION_NUMBER" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER_FAILURE" in reason:
         return _Cause(
@@ -265,25 +276,29 @@ def _tls(place: EngineEndpoint, error: ssl.SSLError) -> _Cause:
     if re.search(r"PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS_AVAILABLE", reason):
         return _Cause(
             "the engine at {at} and this machine share no version of TLS",
-            "update the engine, or the proxy before it: TLS 1.2 is needed",
+            "update the engine, or the proxy in front of it: TLS 1.2 is required",
         )
     if re.search(r"ALERT_\w*(CERT|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR)|HANDSHAKE_FAILURE", reason):
-        return _refused_client(place)
+        return _refused_client(endpoint)
     return _Cause("the TLS connection to {at} failed", f"check the certificates in {files} ({TLS_PAGE})")
 
 
-def _refused_client(place: EngineEndpoint) -> _Cause:
-    sent = place.tls is not None and place.tls.cert is not None
+def _refused_client(endpoint: EngineEndpoint) -> _Cause:
+    sent = endpoint.tls is not None and endpoint.tls.cert is not None
     why = (
         "does not accept the client certificate"
         if sent
         else "requires a client certificate, and none is configured"
     )
-    hint = f"ask the engine's administrator for cert.pem and key.pem; they belong in {_tls_directory(place)}"
+    hint = (
+        f"ask the engine's administrator for cert.pem and key.pem; they belong in {_tls_directory(endpoint)}"
+    )
     return _Cause(f"the engine at {{at}} {why}", hint)
 
 
-def _certificate(place: EngineEndpoint, error: ssl.SSLCertVerificationError, host: str, files: str) -> _Cause:
+def _certificate(
+    endpoint: EngineEndpoint, error: ssl.SSLCertVerificationError, host: str, files: str
+) -> _Cause:
     code = error.verify_code
     if code == _EXPIRED:
         return _Cause(
@@ -297,11 +312,11 @@ def _certificate(place: EngineEndpoint, error: ssl.SSLCertVerificationError, hos
     if code in _OTHER_NAME:
         return _Cause(
             f"the certificate of the engine at {{at}} is not valid for “{host}”",
-            f"use one of its names: `openssl s_client -connect {place.authority} </dev/null | openssl x509 "
+            f"use one of its names: `openssl s_client -connect {endpoint.authority} </dev/null | openssl x509 "
             "-noout -ext subjectAltName`",
         )
     if code in _UNKNOWN_CA:
-        by = "ca.pem" if place.tls and place.tls.ca else "any authority that this machine trusts"
+        by = "ca.pem" if endpoint.tls and endpoint.tls.ca else "any authority that this machine trusts"
         return _Cause(
             f"the certificate of the engine at {{at}} is not signed by {by}",
             f"get the ca.pem of that engine's authority; it belongs in {files}",
@@ -312,34 +327,34 @@ def _certificate(place: EngineEndpoint, error: ssl.SSLCertVerificationError, hos
     )
 
 
-def _tls_directory(place: EngineEndpoint) -> str:
-    """The folder of the TLS files, for messages."""
-    known = place.tls and (place.tls.ca or place.tls.cert or place.tls.key)
+def _tls_directory(endpoint: EngineEndpoint) -> str:
+    """The directory of the TLS files, for messages."""
+    known = endpoint.tls and (endpoint.tls.ca or endpoint.tls.cert or endpoint.tls.key)
     return state.abbreviate_home(Path(known).parent) if known else "the directory in DOCKER_CERT_PATH"
 
 
 # ── ssh ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ssh(place: EngineEndpoint, error: Exception) -> _Cause:
+def _ssh(endpoint: EngineEndpoint, error: Exception) -> _Cause:
     if isinstance(error, FileNotFoundError):
         install = "on Debian or Ubuntu: `sudo apt-get install openssh-client`"
         return _Cause(
             "{by} is {at}, and this machine has no `ssh` program", f"install OpenSSH's client; {install}"
         )
-    words, login = str(error), _login(place)
-    for pattern, what, hint in _SSH_CAUSES:
-        if re.search(pattern, words, re.I):
-            return _Cause(f"{{by}} points at {{at}}, and {what}", hint.replace("{login}", login))
+    stderr, login = str(error), _login(endpoint)
+    for pattern, problem, hint in _SSH_CAUSES:
+        if re.search(pattern, stderr, re.I):
+            return _Cause(f"{{by}} points at {{at}}, and {problem}", hint.replace("{login}", login))
     return _Cause(
         "{by} points at {at}, and ssh could not connect to the engine there",
         f"make sure this works in a terminal without a prompt: `ssh {login} docker version` ({SSH_PAGE})",
     )
 
 
-def _login(place: EngineEndpoint) -> str:
-    user, host = place.login
-    port = f"-p {place.url.port} " if place.url.port else ""
+def _login(endpoint: EngineEndpoint) -> str:
+    user, host = endpoint.login
+    port = f"-p {endpoint.url.port} " if endpoint.url.port else ""
     return f"{port}{user + '@' if user else ''}{host}"
 
 

@@ -1,4 +1,4 @@
-"""The one loop that waits for a condition."""
+"""Wait for a condition."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ POLL_S = 0.03
 
 
 def wait_for(
-    what: str,
+    description: str,
     check: Callable[[], T],
     limit_s: float = TIMEOUT_S,
     *,
     every_s: float = POLL_S,
     details: Callable[[], str] | None = None,
 ) -> T:
-    """Call `check` until it returns something true, and return that.
+    """Call `check` until it returns a true value, and return that value.
 
     Args:
-        what: what is waited for, as the message says it: "the container to start".
-        limit_s: how long, in seconds.
-        every_s: how long to pause between two calls, in seconds.
-        details: called after a timeout for what else the message shows, such as the end of a log.
+        description: the condition, for the message: "the container to start".
+        limit_s: the timeout, in seconds.
+        every_s: the polling interval, in seconds.
+        details: called after a timeout; returns more text for the message, such as the end of a log.
 
     Raises:
         TimedOut: `check` was not true within `limit_s`.
@@ -38,7 +38,7 @@ def wait_for(
     while not (result := check()):
         if time.monotonic() > end:
             raise TimedOut(
-                f"timed out after {limit_s:g} s waiting for {what}",
+                f"timed out after {limit_s:g} s waiting for {description}",
                 hint="run the cell again; `./lab doctor` checks the engine",
                 engine_message=(details() or None) if details else None,
             )

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from labhelpers import state
-from labhelpers.engine.dial import Connection, EngineEndpoint, Streams, dial, join
+from labhelpers.engine.dial import Connection, Streams, dial, join
+from labhelpers.engine.endpoint import EngineEndpoint
 from labhelpers.engine.gateway import Gateway, new_socket_path
 from labhelpers.errors import BadRequest
 from labhelpers.lab import sessions

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine.differences import security_option
-from labhelpers.engine.host import cgroups
+from labhelpers.engine.host import cgroup_paths
 from labhelpers.engine.host.text import decimal, integer
 from labhelpers.namespaces.containers import temporary_containers
 from labhelpers.results import Result, column, derived, record, rows
@@ -188,7 +188,7 @@ def cgroup(lab: Lab) -> CgroupView:
         for mode, container in sorted(containers.items()):
             text = lab.exec(container, "cat /proc/self/cgroup").stdout
             # version 1 has one line for each hierarchy; a hierarchy without limits may have a shorter path
-            path = max(cgroups.paths(text).values(), key=len, default="/")
+            path = max(cgroup_paths.paths(text).values(), key=len, default="/")
             shortened = "/".join(part if len(part) < 30 else f"{part[:12]}…" for part in path.split("/"))
             same = lab.host.process(container).namespaces.get("cgroup") == host
             views.append(CgroupPath(mode, shortened, same, str(container.id)[:12] in path))

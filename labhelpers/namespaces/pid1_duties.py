@@ -78,7 +78,8 @@ def _start_clone(lab: Lab, container: Container, clone: Container) -> None:
 
     def is_ready() -> bool:
         return (
-            signal_dispositions(lab, clone).disposition("SIGTERM") == action and _process_count(lab, clone) >= count
+            signal_dispositions(lab, clone).disposition("SIGTERM") == action
+            and _process_count(lab, clone) >= count
         )
 
     with suppress(LabError):  # it may end at once

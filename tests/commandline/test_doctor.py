@@ -23,7 +23,8 @@ import pytest
 from labhelpers.commandline import doctor
 from labhelpers.commandline.doctor import FACTS, run_checks
 from labhelpers.engine import Engine, smoke_test
-from labhelpers.engine.dial import EngineEndpoint, Streams, dial, join
+from labhelpers.engine.dial import Streams, dial, join
+from labhelpers.engine.endpoint import EngineEndpoint
 from labhelpers.engine.gateway import Gateway
 from labhelpers.lab import Lab, sessions
 

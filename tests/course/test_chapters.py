@@ -10,7 +10,7 @@ import pytest
 from labhelpers import state
 from labhelpers.course.chapters import CHAPTERS, PARTS, course_map
 from labhelpers.engine import Engine
-from labhelpers.engine.figures import host_words, runs_here
+from labhelpers.engine.figures import host_description, is_local_engine
 
 matplotlib.use("agg")
 
@@ -48,10 +48,10 @@ def test_an_engine_with_another_kernel_is_drawn_on_another_machine(engine: Engin
         facts, host="unix:///run/x.sock", kernel="0.0-linuxkit", operating_system="Docker Desktop"
     )
     remote = replace(facts, host="tcp://192.0.2.1:2376")
-    assert not runs_here(desktop)
-    assert not runs_here(remote)
-    assert "Docker Desktop's virtual machine" in host_words(desktop)
-    assert "another machine" in host_words(remote)
+    assert not is_local_engine(desktop)
+    assert not is_local_engine(remote)
+    assert "Docker Desktop's virtual machine" in host_description(desktop)
+    assert "another machine" in host_description(remote)
     assert "this machine" in {text.get_text() for text in desktop.plot().texts}
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from labhelpers.engine import Engine
-from labhelpers.engine.dial import EngineEndpoint
+from labhelpers.engine.endpoint import EngineEndpoint
 
 ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "LABHELPERS_ENGINE")
 """The variables that lead to an engine."""
-PRELUDE = "import json; from labhelpers import state; from labhelpers.engine import private, connect\n"
+PRELUDE = "import json; from labhelpers import state; from labhelpers.engine import connect, machine_changes, private\n"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Machine:
 
     def census(self) -> dict[str, Any]:
         """What an engine changes on a machine, with what iptables-save says of tables that hold nothing left out."""
-        seen: dict[str, Any] = self.python("print(json.dumps(private.machine_snapshot()))")
+        seen: dict[str, Any] = self.python("print(json.dumps(machine_changes.snapshot()))")
         for tool, text in seen["firewall"].items():
             seen["firewall"][tool] = sorted(
                 line.strip()

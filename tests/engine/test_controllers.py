@@ -13,7 +13,8 @@ import pytest
 from labhelpers import cgroups
 from labhelpers.cgroups.cpu import idlest_cpu
 from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
-from labhelpers.engine.host.cgroups import Cgroup, Cpu, Memory, Pids, cgroup, is_below, locate_cgroup
+from labhelpers.engine.host.cgroup_paths import is_below, locate_cgroup
+from labhelpers.engine.host.cgroups import Cgroup, Cpu, Memory, Pids, cgroup
 from labhelpers.errors import LabError
 from labhelpers.lab import Lab
 

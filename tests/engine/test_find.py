@@ -23,7 +23,8 @@ import pytest
 from labhelpers import state
 from labhelpers.commandline import jupyter
 from labhelpers.engine import Engine, connect, contexts, find, images, other_dockerd, podman, unreachable
-from labhelpers.engine.dial import EngineEndpoint, SshFailed, dial, ssh_command
+from labhelpers.engine.dial import SshFailed, dial, ssh_command
+from labhelpers.engine.endpoint import EngineEndpoint
 from labhelpers.errors import EngineMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.lab import Lab
 

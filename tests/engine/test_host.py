@@ -30,13 +30,6 @@ VOLUME_POINT = "/kept here"
 
 
 @pytest.fixture(scope="module")
-def there(engine: Engine) -> Iterator[Lab]:
-    """One lab for the module: starting containers is slow on some engines."""
-    with Lab("test", engine=engine) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
 def host(shared_lab: Lab) -> HostView:
     return shared_lab.host
 
@@ -203,22 +196,22 @@ class TestCgroup:
         assert free.memory.limit_bytes is None
         assert limited.version == int(host_info(subject)["CgroupVersion"])
 
-    def test_throttling_as_docker_stats(self, there: Lab, host: HostView) -> None:
-        busy = there.run(
-            there.image("payload"), ["-c", "while :; do :; done"], entrypoint="/bin/sh", cpus=0.1
+    def test_throttling_as_docker_stats(self, shared_lab: Lab, host: HostView) -> None:
+        busy = shared_lab.run(
+            shared_lab.image("payload"), ["-c", "while :; do :; done"], entrypoint="/bin/sh", cpus=0.1
         )
         while not (before := host.cgroup(busy).cpu).throttled_periods:
             time.sleep(0.1)
         theirs = stats(busy)["cpu_stats"]["throttling_data"]
         after = host.cgroup(busy).cpu
-        there.remove(busy, force=True)
+        shared_lab.remove(busy, force=True)
         assert before.throttled_periods <= theirs["throttled_periods"] <= after.throttled_periods
         assert before.throttled_us <= theirs["throttled_time"] // 1000 <= after.throttled_us
         assert after.throttled_periods <= after.periods
 
-    def test_an_oom_kill_is_counted(self, there: Lab, host: HostView) -> None:
-        greedy = there.run(
-            there.image("tools"),
+    def test_an_oom_kill_is_counted(self, shared_lab: Lab, host: HostView) -> None:
+        greedy = shared_lab.run(
+            shared_lab.image("tools"),
             ["sh", "-c", "read go; python3 -c 'b = bytearray(100 << 20)'; echo ended $?; sleep 5006"],
             memory="48m",
             memory_swap="48m",
@@ -239,7 +232,7 @@ class TestCgroup:
         # version 1's failcnt stays at 0 on recent kernels
         assert seen.limit_hits > 0 or host.cgroup(greedy).version == 1
         assert seen.peak_bytes is None or seen.peak_bytes > 40 << 20
-        there.remove(greedy, force=True)
+        shared_lab.remove(greedy, force=True)
 
     def test_writes_as_docker_stats(self, host: HostView, writer: Container) -> None:
         said(writer, f"dd if=/dev/zero of='{VOLUME_POINT}/block' bs=1M count=4 oflag=direct status=none")
@@ -280,11 +273,11 @@ class TestCgroup:
 
 class TestSamples:
     def test_they_come_at_the_rate_and_end_when_closed(
-        self, there: Lab, host: HostView, subject: Container
+        self, shared_lab: Lab, host: HostView, subject: Container
     ) -> None:
         def agents() -> int:
             # of this view's helper alone: those of others come and go
-            return len(there.client.api.top(host.helper)["Processes"])
+            return len(shared_lab.client.api.top(host.helper)["Processes"])
 
         samples = host.samples(subject, every_ms=100)
         seen = [next(samples) for _ in range(5)]
@@ -300,25 +293,28 @@ class TestSamples:
             assert time.monotonic() < deadline, "the second agent did not end"
             time.sleep(0.2)
 
-    def test_they_end_with_the_container(self, there: Lab, host: HostView) -> None:
-        short = there.run(there.image("payload"), ["-c", "sleep 5007"], entrypoint="/bin/sh")
+    def test_they_end_with_the_container(self, shared_lab: Lab, host: HostView) -> None:
+        short = shared_lab.run(shared_lab.image("payload"), ["-c", "sleep 5007"], entrypoint="/bin/sh")
         samples = host.samples(short, every_ms=50)
         next(samples)
-        there.remove(short, force=True)
+        shared_lab.remove(short, force=True)
         assert len(list(samples)) < 10_000
 
-    def test_several_are_read_at_one_instant_and_the_others_go_on(self, there: Lab, host: HostView) -> None:
+    def test_several_are_read_at_one_instant_and_the_others_go_on(
+        self, shared_lab: Lab, host: HostView
+    ) -> None:
         short, long = (
-            there.run(there.image("payload"), ["-c", "sleep 5007"], entrypoint="/bin/sh") for _ in range(2)
+            shared_lab.run(shared_lab.image("payload"), ["-c", "sleep 5007"], entrypoint="/bin/sh")
+            for _ in range(2)
         )
         samples = host.samples_of([short, long], every_ms=50)
         first = next(samples)
         assert len({one.at_s for one in first if one}) == 1
         assert len({one.cgroup.path for one in first if one}) == 2
-        there.remove(short, force=True)
+        shared_lab.remove(short, force=True)
         gone = next(seen for seen in samples if seen[0] is None)
         assert gone[1] is not None
-        there.remove(long, force=True)
+        shared_lab.remove(long, force=True)
         assert len(list(samples)) < 10_000
 
     def test_any_file_can_be_watched(self, host: HostView) -> None:
@@ -573,14 +569,14 @@ class TestWhatCannotBeRead:
         (lambda host: host.directory(""), "not an absolute path"),
         (lambda host: host.watch(["/proc/uptime"], every_ms=1), "cannot sample"),
         (lambda host: host.watch(["/proc/uptime"], every_ms=float("nan")), "cannot sample"),
-        (lambda host: host.directory("/usr", deep=True, limit=3), "more than 3"),
+        (lambda host: host.directory("/usr", recursive=True, limit=3), "more than 3"),
         (lambda host: host.mounts(-1), "no process -1"),
         (lambda host: host.mounts(999_999_999), "no process 999999999"),
         (lambda host: host.read("/no/such"), "cannot read"),
         (lambda host: host.read("/proc"), "cannot read"),
         (lambda host: host.read("/dev/zero"), "cannot read"),
         (lambda host: host.directory("/proc/version"), "cannot read"),
-        (lambda host: host.disk_use("/no/such"), "cannot read"),
+        (lambda host: host.disk_usage("/no/such"), "cannot read"),
         (lambda host: host.entries("/no/such", ["x"]), "cannot read"),
         (lambda host: host.entries("/etc", ["../x"]), "not a relative path below"),
         (lambda host: host.entries("/etc", ["/x"]), "not a relative path below"),
@@ -593,10 +589,10 @@ def test_what_cannot_be_meant(host: HostView, read: Callable[[HostView], object]
 
 
 class TestHelper:
-    def test_it_is_one_and_has_few_rights(self, there: Lab, host: HostView) -> None:
+    def test_it_is_one_and_has_few_rights(self, shared_lab: Lab, host: HostView) -> None:
         host.kernel()
         host.firewall()
-        mine = helpers(there)
+        mine = helpers(shared_lab)
         assert len(mine) == 1
         rights, names = mine[0].attrs["HostConfig"], mine[0].attrs["NetworkSettings"]
         assert not rights["Privileged"]
@@ -609,17 +605,17 @@ class TestHelper:
         assert not names.get("Ports")
         assert host.unavailable == ()
 
-    def test_one_that_was_killed_is_started_again(self, there: Lab, host: HostView) -> None:
+    def test_one_that_was_killed_is_started_again(self, shared_lab: Lab, host: HostView) -> None:
         first = host.kernel()
-        helpers(there)[0].kill()
+        helpers(shared_lab)[0].kill()
         assert host.kernel() == first
 
-    def test_closing_ends_it_and_reading_starts_another(self, there: Lab, host: HostView) -> None:
+    def test_closing_ends_it_and_reading_starts_another(self, shared_lab: Lab, host: HostView) -> None:
         host.kernel()
         host.close()
-        assert helpers(there) == []
+        assert helpers(shared_lab) == []
         assert host.kernel().release
-        assert len(helpers(there)) == 1
+        assert len(helpers(shared_lab)) == 1
 
     def test_it_ends_with_its_owner(self, engine: Engine) -> None:
         code = "from labhelpers.lab import Lab; lab = Lab('test'); lab.host.kernel(); print(lab.session); input()"
@@ -657,11 +653,13 @@ class Refusing:
 
 class TestAnEngineThatRefuses:
     @pytest.fixture
-    def view(self, there: Lab) -> Iterator[Callable[..., HostView]]:
+    def view(self, shared_lab: Lab) -> Iterator[Callable[..., HostView]]:
         made = []
 
         def build(*refused: str) -> HostView:
-            view = HostView(there.engine, there._labels("container"), lambda: there.image("tools"))
+            view = HostView(
+                shared_lab.engine, shared_lab._labels("container"), lambda: shared_lab.image("tools")
+            )
             view._helper._api = Refusing(view._helper._api, *refused)
             made.append(view)
             return view
@@ -670,7 +668,7 @@ class TestAnEngineThatRefuses:
         for view in made:
             view.close()
 
-    def test_a_capability(self, view: Callable[..., HostView], subject: Container, there: Lab) -> None:
+    def test_a_capability(self, view: Callable[..., HostView], subject: Container, shared_lab: Lab) -> None:
         less = view("SYS_ADMIN", "NET_ADMIN")
         assert less.processes(subject)[0].namespaces["net"]
         assert less.cgroup(subject).pids.limit == 50
@@ -699,12 +697,12 @@ class TestAnEngineThatRefuses:
             less.directory("/etc", subject)
         assert "refused: SYS_PTRACE" in caught.value.hint
 
-    def test_the_host_itself(self, view: Callable[..., HostView], there: Lab) -> None:
-        before = {one.id for one in helpers(there)}
+    def test_the_host_itself(self, view: Callable[..., HostView], shared_lab: Lab) -> None:
+        before = {one.id for one in helpers(shared_lab)}
         with pytest.raises(LabError, match="does not allow the lab to inspect its host") as caught:
             view("host").kernel()
         assert caught.value.engine_message == "no host here"
-        assert {one.id for one in helpers(there)} == before
+        assert {one.id for one in helpers(shared_lab)} == before
 
 
 def helpers(lab: Lab) -> list[Container]:

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import QUICK, mutated_json, mutated_text
 
-from labhelpers.engine import debootstrap, private, responses
-from labhelpers.engine.host import agent, cgroups, network, processes, storage
+from labhelpers.engine import debootstrap, machine_changes, responses
+from labhelpers.engine.host import agent, cgroup_paths, cgroups, network, processes, storage
 from labhelpers.engine.host.text import contains_word, integer, json_of, lines
 from labhelpers.errors import LabError
 from labhelpers.monitoring import engine_socket
@@ -58,13 +58,13 @@ OVERLAY = (
 
 
 def test_a_cgroup_of_each_kind_is_found() -> None:
-    two = cgroups.locate_cgroup(V2, MOUNTS_V2)
-    assert two == cgroups.CgroupLocation(2, V2[3:].strip(), {"": f"/sys/fs/cgroup{V2[3:].strip()}"})
-    one = cgroups.locate_cgroup(V1, MOUNTS_V1)
+    two = cgroup_paths.locate_cgroup(V2, MOUNTS_V2)
+    assert two == cgroup_paths.CgroupLocation(2, V2[3:].strip(), {"": f"/sys/fs/cgroup{V2[3:].strip()}"})
+    one = cgroup_paths.locate_cgroup(V1, MOUNTS_V1)
     assert one is not None
     assert (one.version, one.path) == (1, f"/docker/{ID}")
     assert one.directories["cpu"] == f"/sys/fs/cgroup/cpu,cpuacct/docker/{ID}"
-    user = cgroups.locate_cgroup(USER, MOUNTS_V2)
+    user = cgroup_paths.locate_cgroup(USER, MOUNTS_V2)
     assert user is not None
     assert user.path.endswith("app-a\\x2db.scope")
 
@@ -74,7 +74,7 @@ def test_a_kernel_without_the_memory_controller_shows_the_rest() -> None:
     mounts = MOUNTS_V1.replace(
         "33 30 0:29 / /sys/fs/cgroup/memory rw,nosuid shared:11 - cgroup cgroup rw,memory\n", ""
     )
-    place = cgroups.locate_cgroup(V1_NO_MEMORY, mounts)
+    place = cgroup_paths.locate_cgroup(V1_NO_MEMORY, mounts)
     assert place is not None
     assert place.version == 1
     texts: dict[str, str | None] = dict.fromkeys(place.files)
@@ -91,8 +91,8 @@ def test_a_kernel_without_the_memory_controller_shows_the_rest() -> None:
     with pytest.raises(LabError, match="its memory is not accounted") as none:
         _ = seen.memory
     assert "cgroup_enable=memory" in none.value.hint
-    assert cgroups.is_below(V1_NO_MEMORY, V1_NO_MEMORY)
-    two = cgroups.locate_cgroup(V2, MOUNTS_V2)
+    assert cgroup_paths.is_below(V1_NO_MEMORY, V1_NO_MEMORY)
+    two = cgroup_paths.locate_cgroup(V2, MOUNTS_V2)
     assert two is not None
     where = two.directories[""]
     seen = cgroups.cgroup(
@@ -107,10 +107,10 @@ def test_a_kernel_without_the_memory_controller_shows_the_rest() -> None:
 
 
 def test_a_controller_that_version_1_does_not_use_may_be_version_2s() -> None:
-    service = cgroups.locate_cgroup(V1_NO_MEMORY, MOUNTS_V1)
+    service = cgroup_paths.locate_cgroup(V1_NO_MEMORY, MOUNTS_V1)
     assert service is not None
     assert "" not in service.directories, "that is the cgroup of containerd, which counts other processes"
-    place = cgroups.locate_cgroup(
+    place = cgroup_paths.locate_cgroup(
         V1_NO_MEMORY.replace("0::/system.slice/containerd.service", f"0::/docker/{ID}"), MOUNTS_V1
     )
     assert place is not None
@@ -124,10 +124,10 @@ def test_a_controller_that_version_1_does_not_use_may_be_version_2s() -> None:
 
 def test_processes_below_a_cgroup_are_told_by_whole_names() -> None:
     below = V2.replace(".scope", ".scope/init")
-    assert cgroups.is_below(below, V2)
-    assert not cgroups.is_below(V2.replace(".scope", ".scope2"), V2)
-    assert not cgroups.is_below("", V2)
-    assert not cgroups.is_below(V2, "")
+    assert cgroup_paths.is_below(below, V2)
+    assert not cgroup_paths.is_below(V2.replace(".scope", ".scope2"), V2)
+    assert not cgroup_paths.is_below("", V2)
+    assert not cgroup_paths.is_below(V2, "")
 
 
 def test_a_mount_table_of_every_kind() -> None:
@@ -183,9 +183,9 @@ FILES_2 = {
 
 
 def _seen(version: int, files: dict[str, str]) -> cgroups.Cgroup:
-    names = [name for name in cgroups.FILES if bool(name) == (version == 1)]
-    place = cgroups.CgroupLocation(version, "/x", {name: f"/{name}" for name in names})
-    texts = {f"/{name}/{file}": files.get(file) for name in names for file in cgroups.FILES[name]}
+    names = [name for name in cgroup_paths.FILES if bool(name) == (version == 1)]
+    place = cgroup_paths.CgroupLocation(version, "/x", {name: f"/{name}" for name in names})
+    texts = {f"/{name}/{file}": files.get(file) for name in names for file in cgroup_paths.FILES[name]}
     return cgroups.cgroup(place, texts)
 
 
@@ -259,9 +259,9 @@ def test_cgroup_files_in_any_form(data: st.DataObject, version: int) -> None:
     mutated_text([V1, V2]),
 )
 def test_tables_in_any_form(table: str, mountinfo: str, other: str) -> None:
-    found = cgroups.locate_cgroup(table, mountinfo)
+    found = cgroup_paths.locate_cgroup(table, mountinfo)
     assert found is None or found.files is not None
-    cgroups.is_below(table, other)
+    cgroup_paths.is_below(table, other)
     storage.mounts(mountinfo)
 
 
@@ -481,7 +481,7 @@ def test_only_dockers_own_rules_are_taken_out() -> None:
         "-A FORWARD -o br-0123456789abc -j ACCEPT\n-A FORWARD -j DOCKER-USER\n"
         '-A FORWARD -i docker0 -m comment --comment "it\'s \\"mine\\"" -j ACCEPT\nCOMMIT\n'
     )
-    undone = private.undo_firewall(was, is_now)
+    undone = machine_changes.undo_firewall(was, is_now)
     removed = [" ".join(one) for one in undone if "-D" in one]
     assert removed == [
         "-t filter -D FORWARD -j DOCKER-USER",
@@ -494,7 +494,7 @@ def test_only_dockers_own_rules_are_taken_out() -> None:
 @QUICK
 @given(mutated_text([SAVED, ""]), mutated_text([SAVED]))
 def test_undoing_in_any_form(was: str, is_now: str) -> None:
-    assert all(one[0] == "-t" for one in private.undo_firewall(was, is_now))
+    assert all(one[0] == "-t" for one in machine_changes.undo_firewall(was, is_now))
 
 
 def test_apts_repositories() -> None:

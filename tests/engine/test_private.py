@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netns import PRELUDE, Machine, machine_without_engine
 
-from labhelpers.engine import Engine, images, private
+from labhelpers.engine import Engine, images, machine_changes, private
 from labhelpers.errors import BuildFailed
 
 PAYLOAD = "labhelpers/payload:latest"
@@ -260,7 +260,7 @@ def test_only_dockers_rules_are_taken_out(lines: list[str]) -> None:
         + "COMMIT\n"
     )
     is_now = DOCKERS.format(rules="".join(f"{line}\n" for line in lines))
-    undone = [" ".join(arguments) for arguments in private.undo_firewall(was, is_now)]
+    undone = [" ".join(arguments) for arguments in machine_changes.undo_firewall(was, is_now)]
     assert "-t filter -D FORWARD -o docker0 -j DOCKER" in undone
     assert "-t filter -P FORWARD ACCEPT" in undone
     assert undone.index("-t filter -F DOCKER") < undone.index("-t filter -X DOCKER")
@@ -273,8 +273,8 @@ def test_what_else_forwards_packets_keeps_forwarding_on() -> None:
     published = "-A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE\n"
     theirs = "-A POSTROUTING -s 10.8.0.0/24 -o eth0 -j MASQUERADE"
     rules = f"*nat\n:POSTROUTING ACCEPT [0:0]\n{dockers}{published}{{}}COMMIT\n"
-    assert private.foreign_forwarding(was, {"iptables": rules.format("")}) == []
-    assert private.foreign_forwarding(was, {"iptables": rules.format(theirs + "\n")}) == [
+    assert machine_changes.foreign_forwarding(was, {"iptables": rules.format("")}) == []
+    assert machine_changes.foreign_forwarding(was, {"iptables": rules.format(theirs + "\n")}) == [
         f"iptables {theirs}"
     ]
 

@@ -24,7 +24,8 @@ from cryptography import x509
 
 from labhelpers.commandline import jupyter
 from labhelpers.engine import Engine, connect, find, unreachable
-from labhelpers.engine.dial import EngineEndpoint, NotAnEngine, SshFailed, Tls, dial
+from labhelpers.engine.dial import NotAnEngine, SshFailed, dial
+from labhelpers.engine.endpoint import EngineEndpoint, Tls
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.gateway import forward
 from labhelpers.errors import EngineUnreachable

@@ -1,7 +1,7 @@
-"""One engine's tests in a process of their own: `python -m tests.engines NAME FILE IMAGES [ARGS…]`.
+"""Run the tests of one engine: `python -m tests.engines NAME FILE IMAGES [ARGS…]`.
 
-The lines go to standard output, what became of the tests into FILE, as JSON. DOCKER_HOST leads to engine A.
-Engine B, when it has run all of its tests, runs two notebooks under one of the settings of `matrix`, in rotation.
+Output goes to standard output, the outcome to FILE, as JSON. DOCKER_HOST is engine A.
+After its tests, engine B also runs two notebooks with one of the settings of `matrix`, in rotation.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from labhelpers.terminal import echo
 from tests.engines import matrix, runs
 
 
-def main(name: str, file: str, wanted: str, *args: str) -> None:
-    """Run them."""
-    # what a terminated process has started is stopped too
+def main(name: str, file: str, image_names: str, *args: str) -> None:
+    """Run the tests and write the outcome."""
+    # exit normally on SIGTERM, so that engines are stopped
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     engine = connect("auto")
-    outcomes = [runs.run_on(name, engine, wanted.split(","), args, echo)]
+    outcomes = [runs.run_on(name, engine, image_names.split(","), args, echo)]
     if name == "B" and not args:
         settings, chapters = matrix.settings_for_run(matrix.commits())
         outcomes.append(matrix.outcome(matrix.run([settings], chapters, engine, echo), echo))

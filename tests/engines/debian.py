@@ -18,10 +18,10 @@ from labhelpers.engine.root import as_root, run_as_root, unmount_below, with_pro
 from labhelpers.errors import SetupFailed
 from labhelpers.terminal import run_with_status
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 PREFIX = "test-engine-"
-# what an engine needs; procps is for `docker top`
+# packages of an engine; procps is for `docker top`
 ENGINE = ("docker.io", "docker-cli", "docker-buildx", "iptables", "iproute2", "procps", "ca-certificates")
 REMOVED_PATHS = (
     "var/cache/apt/archives",
@@ -34,13 +34,13 @@ REMOVED_PATHS = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a system is made from.
+    """The specification of a Debian system.
 
     Attributes:
         suite: Debian's name: `trixie`, `sid`.
-        packages: beside the minimal system's.
-        files: path → text; one that begins with `#!` can be run.
-        commands: run inside at the end.
+        packages: in addition to the minimal system.
+        files: path → text; files that begin with `#!` are executable.
+        commands: run in it at the end (chroot(8)).
     """
 
     suite: str
@@ -50,22 +50,22 @@ class Recipe:
 
     @property
     def content(self) -> str:
-        """The SHA-256 over all of it."""
+        """The SHA-256 of the whole recipe."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
-def debian_root(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
-    """The system's root directory, for as long as the block lasts.
+def debian_root(recipe: Recipe, name: str, echo: Echo) -> Iterator[Path]:
+    """Build the system for the block; yields its root directory.
 
     Raises:
-        ImageMissing: apt knows no mirror on the network.
-        SetupFailed: debootstrap or a command failed; its last words are kept.
+        ImageMissing: apt has no network mirror configured.
+        SetupFailed: debootstrap or a command failed; the message includes its last output.
     """
     install.ensure(install.IMAGE_PACKAGES, f"engine {name} is built from packages")
     cache = state.path("cache", "x").parent
-    for left in cache.glob(f"{PREFIX}*"):
-        _remove(left)  # of a command that was killed
+    for stale in cache.glob(f"{PREFIX}*"):
+        _remove(stale)  # left behind by a killed command
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=cache))
     try:
         _fill(folder / "root", recipe, name)
@@ -76,8 +76,8 @@ def debian_root(recipe: Recipe, name: str, say: Say) -> Iterator[Path]:
 
 def _fill(root: Path, recipe: Recipe, name: str) -> None:
     mirror = debootstrap.sources()[0].uri
-    asked = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.packages)}"]
-    _run_step([*asked, recipe.suite, str(root), mirror], f"engine {name}: debootstrap {recipe.suite}", name)
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.packages)}"]
+    _run_step([*command, recipe.suite, str(root), mirror], f"engine {name}: debootstrap {recipe.suite}", name)
     for path, text in recipe.files.items():
         run_as_root(["mkdir", "-p", str((root / path).parent)])
         subprocess.run(
@@ -90,35 +90,35 @@ def _fill(root: Path, recipe: Recipe, name: str) -> None:
         )
         if text.startswith("#!"):
             run_as_root(["chmod", "755", str(root / path)])
-    for command in recipe.commands:
-        _run_step(["chroot", str(root), *command], f"engine {name}: {' '.join(command[:2])}", name)
+    for step in recipe.commands:
+        _run_step(["chroot", str(root), *step], f"engine {name}: {' '.join(step[:2])}", name)
     for path in REMOVED_PATHS:
         run_as_root(["find", str(root / path), "-mindepth", "1", "-delete"])
 
 
 def _run_step(command: Sequence[str], title: str, name: str) -> None:
-    with with_proxies(["env", "LC_ALL=C", *command]) as (as_it_runs, proxies):
-        failed, words = run_with_status(as_it_runs, title, stdin=proxies)
-    if failed:
+    with with_proxies(["env", "LC_ALL=C", *command]) as (command_line, proxies):
+        status, output = run_with_status(command_line, title, stdin=proxies)
+    if status:
         raise SetupFailed(
             f"engine {name} could not be built; partial results were removed",
             hint="it is built from Debian packages: check the mirror in /etc/apt and the free space of "
             f"{state.abbreviate_home(state.home())}; then try again",
-            engine_message="\n".join(words.splitlines()[-6:]),
+            engine_message="\n".join(output.splitlines()[-6:]),
         )
 
 
 def _remove(folder: Path) -> None:
-    unmount_below(folder)  # debootstrap mounts /proc and /sys for the time that it works
+    unmount_below(folder)  # debootstrap mounts /proc and /sys while it runs
     run_as_root(["rm", "-rf", "--one-file-system", str(folder)])
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], bool], name: str) -> None:
-    """Wait for an engine to answer.
+    """Wait until an engine responds.
 
     Raises:
-        SetupFailed: it ended, or `seconds` have passed.
+        SetupFailed: it exited, or `seconds` passed.
     """
     import time
 
@@ -127,7 +127,7 @@ def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], b
     from docker.errors import DockerException
 
     end = time.monotonic() + seconds
-    words = ""
+    message = ""
     while is_alive() and time.monotonic() < end:
         client = None
         try:
@@ -135,7 +135,7 @@ def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], b
             client.ping()
             return
         except (DockerException, requests.RequestException, OSError) as error:
-            words = str(error)
+            message = str(error)
             time.sleep(0.3)
         finally:
             if client is not None:
@@ -145,5 +145,5 @@ def wait_until_it_answers(address: str, seconds: float, is_alive: Callable[[], b
         if is_alive()
         else f"engine {name} exited immediately",
         hint="see its last log lines, then try again",
-        engine_message=words,
+        engine_message=message,
     )

@@ -20,16 +20,16 @@ from labhelpers.errors import LabError, SetupFailed
 from labhelpers.lab import Lab
 from tests.engines.debian import ENGINE, Recipe, debian_root, wait_until_it_answers
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 NAME = f"{images.TEST_ENGINE}b"
 REF = f"labhelpers/{NAME}:latest"
 REGISTRY_VOLUME = "labhelpers-test-registry"
-"""The volume of A that keeps what the registry of the test engines were given."""
+"""The volume on A with the data of the test engines' registry."""
 
 START_TIMEOUT_S = 90.0
 DAEMON: Mapping[str, Any] = {"features": {"containerd-snapshotter": True}}
-"""Engine B's daemon.json; what a run of the settings matrix changes is merged into it."""
+"""Engine B's daemon.json; a run of the settings matrix adds its keys."""
 START = f"""#!/bin/sh
 set -eu
 {REMOUNT_CGROUPS_SCRIPT}printf '%s' "$2" >/etc/docker/daemon.json
@@ -47,21 +47,21 @@ RECIPE = Recipe(
 
 @contextmanager
 def running(
-    lab: Lab, registry: str, socket_directory: Path, say: Say, settings: Mapping[str, Any] | None = None
+    lab: Lab, registry: str, socket_directory: Path, echo: Echo, settings: Mapping[str, Any] | None = None
 ) -> Iterator[str]:
-    """Engine B's address, for as long as the block lasts.
+    """Run engine B for the block; yields its address.
 
     Args:
         lab: on engine A, which must be on this machine; it owns B's container.
         registry: `host:port` from which B pulls without TLS.
         socket_directory: a directory of this machine, for B's socket.
-        settings: keys of daemon.json (dockerd(8)), added to those of `DAEMON` or in their place.
+        settings: keys of daemon.json (dockerd(8)), which override those of `DAEMON`.
 
     Raises:
-        SetupFailed: it could not be made or did not start; its last words are kept.
+        SetupFailed: it could not be built or did not start; the message includes its last output.
     """
     _check_socket_path(socket_directory)
-    image = ensure(lab.engine, say)
+    image = ensure(lab.engine, echo)
     address = f"unix://{socket_directory}/docker.sock"
     container = None
     try:
@@ -85,7 +85,7 @@ def running(
         yield address
     finally:
         if container is not None:
-            # `./lab clean` may have removed it, and A may be gone
+            # `./lab clean` may have removed it, and A may not respond
             with lab.quiet(), suppress(LabError):
                 lab.stop(container, timeout_s=20)
                 lab.remove(container, force=True, volumes=True)
@@ -99,36 +99,36 @@ def _check_socket_path(outside: Path) -> None:
         )
 
 
-def ensure(engine: Engine, say: Say) -> str:
-    """The image of B on engine A, made if A does not have it as the recipe says."""
+def ensure(engine: Engine, echo: Echo) -> str:
+    """The image of B on engine A, built unless A has the one of the current recipe."""
     if not engine.address.startswith("unix:"):
         raise SetupFailed(
-            f"engine B shares a socket with this machine, and the engine at {engine.address} is elsewhere",
+            f"engine B shares a socket with this machine, and the engine at {engine.address} is on another machine",
             hint="run the tests on the engine's machine",
         )
     with state.locked(
-        "test-engines", waiting=lambda: say("engine B: waiting for another lab command to create it")
+        "test-engines", waiting=lambda: echo("engine B: waiting for another lab command to create it")
     ):
-        found = engine.client.images.list(filters={"label": f"{images.CONTENT_LABEL}={RECIPE.content}"})
-        if not found:
-            with debian_root(RECIPE, "B", say) as root:
+        existing = engine.client.images.list(filters={"label": f"{images.CONTENT_LABEL}={RECIPE.content}"})
+        if not existing:
+            with debian_root(RECIPE, "B", echo) as root:
                 remove(engine)
-                say("engine B: importing it into engine A")
+                echo("engine B: importing it into engine A")
                 _import(engine, root)
     return REF
 
 
 def remove(engine: Engine) -> None:
-    """Remove the image of B that was made from this state directory, unless a container stands on it."""
-    made = images.recorded_ids(engine)
+    """Remove the image of B that was built from this state directory, unless a container uses it."""
+    recorded = images.recorded_ids(engine)
     for image in engine.client.images.list(filters={"label": f"{images.IMAGE}={NAME}"}):
-        if image.id in made:
+        if image.id in recorded:
             with suppress(APIError):
                 engine.client.images.remove(str(image.id))
 
 
 def remove_pushed(engine: Engine) -> None:
-    """Remove what the registry of the test engines were given, if it is kept there and nobody uses it now."""
+    """Remove the volume of the test engines' registry, unless it is in use."""
     with suppress(APIError):
         engine.client.api.remove_volume(REGISTRY_VOLUME)
 
@@ -139,16 +139,16 @@ def _import(engine: Engine, root: Path) -> None:
     with subprocess.Popen(
         as_root(["tar", "-C", str(root), "--numeric-owner", "-c", "."]), stdout=subprocess.PIPE
     ) as tar:
-        said = engine.client.api.import_image_from_stream(
+        output = engine.client.api.import_image_from_stream(
             tar.stdout,
             repository=repository,
             tag=tag,
             changes=[f"LABEL {key}={value}" for key, value in labels.items()],
         )
-    if tar.returncode or '"error"' in said:
+    if tar.returncode or '"error"' in output:
         raise SetupFailed(
             "engine B could not be imported into engine A",
             hint="the disk may be full: check `docker system df`, then try again",
-            engine_message=said,
+            engine_message=output,
         )
     images.record_created(engine, str(engine.client.images.get(REF).id))

@@ -1,8 +1,8 @@
-"""Engine C: Docker 26 on cgroup version 2 under systemd, in a virtual machine, reached over TCP on loopback.
+"""Engine C: Docker 26 on cgroup version 2 under systemd, in a virtual machine, over TCP on loopback.
 
-Its disk is made once and kept in the state directory under the hash of its recipe. To boot it and to pull the images
-takes a translated machine minutes: so the first run after either changed saves the machine once they are there, disk
-and memory, and every run goes on from that point and forgets at its end what was written.
+Its disk is built once per hash of its recipe and kept in the state directory. Booting the emulated machine and pulling
+the images takes minutes: so the first run after a change of either saves the machine, disk and memory, once it has the
+images, and every run resumes from that state and discards its changes at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from labhelpers.engine.root import run_as_root
 from labhelpers.errors import SetupFailed
 from tests.engines.debian import ENGINE, Recipe, debian_root, wait_until_it_answers
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 HOST = "10.0.2.2"
 """This machine's loopback, as the guest reaches it (QEMU's user network)."""
@@ -53,7 +53,7 @@ NOT_NEEDED = (
     "fstrim.timer",
     "systemd-networkd-wait-online.service",
 )
-# with --tls=false it does not wait 15 s to warn that anybody on the network may command it: nobody else is on it
+# without --tls=false it waits 15 s to warn about unprotected access; the network is private
 SERVICE = f"""[Service]
 ExecStart=
 ExecStart=/usr/sbin/dockerd --tls=false --host=tcp://0.0.0.0:{PORT}
@@ -83,44 +83,44 @@ RECIPE = Recipe(
 
 
 @contextmanager
-def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], say: Say) -> Iterator[str]:
-    """Engine C's address, for as long as the block lasts.
+def running(work: Path, pulled: Sequence[str], pull: Callable[[str], object], echo: Echo) -> Iterator[str]:
+    """Run engine C for the block; yields its address.
 
     Args:
-        work: a directory of this machine, for what is written to C's disk and for its console.
-        pulled: the ids of the images that C shall have.
-        pull: told C's address, makes the engine pull them; called only where no such machine is saved.
+        work: a directory of this machine, for changes to C's disk and for its console log.
+        pulled: the IDs of the images on C.
+        pull: called with C's address to pull them, unless a machine with these images is saved.
 
     Raises:
-        SetupFailed: it could not be made or did not boot; its last lines are kept.
+        SetupFailed: it could not be built or did not boot; the message includes its last output.
 
-    Where the machine ends before the block does, its last words are said.
+    If the machine exits during the block, its last messages are printed.
     """
-    folder = ensure(say)
+    folder = ensure(echo)
     saved = folder / f"{SAVED}{_digest(pulled)}"
-    with state.locked("engine-c", 3600, lambda: say("engine C: waiting for another lab command to boot it")):
+    with state.locked("engine-c", 3600, lambda: echo("engine C: waiting for another lab command to boot it")):
         if not saved.exists():
-            _save(folder, saved, work, pull, say)
-    say("engine C: resuming from its saved state")
+            _save(folder, saved, work, pull, echo)
+    echo("engine C: resuming from its saved state")
     resumed = ["-incoming", f"exec:cat {shlex.quote(str(saved / SNAPSHOT_FILE))}"]
     with ExitStack() as stack:
         try:
-            machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], say)
+            machine = _machine(folder, saved / DISK_FILE, work, ["-snapshot", *resumed], echo)
             process, address = stack.enter_context(machine)
         except SetupFailed:
-            shutil.rmtree(saved, ignore_errors=True)  # the next run boots it anew
+            shutil.rmtree(saved, ignore_errors=True)  # the next run boots it again
             raise
         _set_clock(address)
         try:
             yield address
         finally:
             if process.poll() is not None:
-                say("engine C: its virtual machine exited while in use; its last messages:")
-                say(_console_tail(work, process) or "nothing")
+                echo("engine C: its virtual machine exited while in use; its last messages:")
+                echo(_console_tail(work, process) or "nothing")
 
 
 def _digest(pulled: Sequence[str]) -> str:
-    """Names a saved machine: other images, another machine or another QEMU, another name."""
+    """The key of a saved machine: a hash of its images, its command line and the version of QEMU."""
     qemu = subprocess.run(
         [QEMU, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=True
     ).stdout
@@ -128,21 +128,21 @@ def _digest(pulled: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([sorted(pulled), machine, qemu]).encode()).hexdigest()[:16]
 
 
-def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], say: Say) -> None:
-    """Boot the machine, have the images pulled, and keep it as it then is; older ones are removed."""
+def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], echo: Echo) -> None:
+    """Boot the machine, pull the images, and save its state; older ones are removed."""
     for old in folder.glob(f"{SAVED}*"):
         shutil.rmtree(old)
     with tempfile.TemporaryDirectory(prefix=SAVED, dir=folder) as name:
         partial = Path(name)
-        # a copy that keeps the holes: 0.6 GB of 8
+        # a sparse copy: 0.6 of 8 GB
         copy = ["cp", "--sparse=always", str(folder / DISK_FILE), str(partial / DISK_FILE)]
-        done = subprocess.run(copy, capture_output=True, encoding="utf-8", errors="replace")
-        if done.returncode:
-            raise _not_saved(done.stderr)
-        say(f"engine C: booting (QEMU without hardware acceleration, {CPUS} processors, {MEMORY_MB} MiB)")
-        with _machine(folder, partial / DISK_FILE, work, [], say) as (process, address):
+        completed = subprocess.run(copy, capture_output=True, encoding="utf-8", errors="replace")
+        if completed.returncode:
+            raise _not_saved(completed.stderr)
+        echo(f"engine C: booting (QEMU without hardware acceleration, {CPUS} processors, {MEMORY_MB} MiB)")
+        with _machine(folder, partial / DISK_FILE, work, [], echo) as (process, address):
             pull(address)
-            say("engine C: saving it, disk and memory")
+            echo("engine C: saving it, disk and memory")
             _qmp(process, "migrate-set-parameters", **{"max-bandwidth": UNLIMITED})
             _qmp(process, "migrate", uri=f"exec:cat > {shlex.quote(str(partial / SNAPSHOT_FILE))}")
             while (status := _qmp(process, "query-migrate")["status"]) != "completed":
@@ -153,39 +153,39 @@ def _save(folder: Path, saved: Path, work: Path, pull: Callable[[str], object], 
         partial.rename(saved)
 
 
-def _not_saved(words: str) -> SetupFailed:
+def _not_saved(message: str) -> SetupFailed:
     return SetupFailed(
         "engine C could not be saved; partial results were removed",
         hint=f"check the free space of {state.abbreviate_home(state.home())}: it takes 2 GB; then try again",
-        engine_message=words,
+        engine_message=message,
     )
 
 
 def _qmp(process: subprocess.Popen[bytes], command: str, **arguments: Any) -> Any:
-    """What QEMU answers to a command (QEMU Machine Protocol)."""
+    """QEMU's response to a command (QEMU Machine Protocol)."""
     assert process.stdin is not None
     assert process.stdout is not None
-    said = []
+    output = []
     with suppress(BrokenPipeError):
         process.stdin.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         process.stdin.flush()
     for line in process.stdout:
         with suppress(ValueError):
-            answer = json.loads(line)
-            if "return" in answer:
-                return answer["return"]
-        said.append(line.decode(errors="replace"))
+            response = json.loads(line)
+            if "return" in response:
+                return response["return"]
+        output.append(line.decode(errors="replace"))
         if b'"error"' in line:
             break
     raise SetupFailed(
         f"the machine of engine C exited or refused `{command}`",
         hint="see its last messages, then try again",
-        engine_message="".join(said[-4:]),
+        engine_message="".join(output[-4:]),
     )
 
 
 def _set_clock(address: str) -> None:
-    """Give the guest's kernel the time of its hardware clock, which went on while the machine was a file."""
+    """Set the guest's system time from its hardware clock: the time of the saved machine is in the past."""
     client = docker.DockerClient(base_url=address)
     try:
         client.containers.run(
@@ -202,16 +202,16 @@ def _set_clock(address: str) -> None:
 
 @contextmanager
 def _machine(
-    folder: Path, disk: Path, work: Path, more: Sequence[str], say: Say
+    folder: Path, disk: Path, work: Path, options: Sequence[str], echo: Echo
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A machine with that disk, and the address of its engine, which answers; shut down at the end."""
+    """Run a machine with this disk for the block; yields its process and the address of its engine."""
     port = _free_port()
     process = subprocess.Popen(
-        [*_command(folder, disk, work, port), *more],
+        [*_command(folder, disk, work, port), *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # a ^C at the terminal is for us: the guest is shut down, not cut off
+        # ^C at the terminal must not kill the guest, which is shut down
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(work)},
     )
@@ -225,11 +225,11 @@ def _machine(
             raise
         yield process, address
     finally:
-        _shut_down(process, say)
+        _shut_down(process, echo)
 
 
-def ensure(say: Say) -> Path:
-    """The directory with C's disk, kernel and initrd, made if there is none of this recipe."""
+def ensure(echo: Echo) -> Path:
+    """The directory with C's disk, kernel and initrd, built unless there is one of this recipe."""
     if platform.machine() != "x86_64":
         raise SetupFailed(
             f"engine C requires x86_64, and this machine is {platform.machine()}",
@@ -239,13 +239,13 @@ def ensure(say: Say) -> Path:
     cache = state.path("cache", "x").parent
     folder = cache / f"engine-c-{RECIPE.content[:16]}"
     with state.locked(
-        "test-engines", waiting=lambda: say("engine C: waiting for another lab command to create it")
+        "test-engines", waiting=lambda: echo("engine C: waiting for another lab command to create it")
     ):
         if not folder.exists():
             for old in cache.glob("engine-c-*"):
                 shutil.rmtree(old)
-            with debian_root(RECIPE, "C", say) as root:
-                say("engine C: writing its disk")
+            with debian_root(RECIPE, "C", echo) as root:
+                echo("engine C: writing its disk")
                 partial = root.parent / "disk"
                 _write_disk(root, partial)
                 partial.rename(folder)
@@ -255,12 +255,12 @@ def ensure(say: Say) -> Path:
 def _write_disk(root: Path, folder: Path) -> None:
     folder.mkdir()
     disk = folder / DISK_FILE
-    done = run_as_root(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), DISK])
-    if done.returncode:
+    completed = run_as_root(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), DISK])
+    if completed.returncode:
         raise SetupFailed(
             "the disk of engine C could not be written; partial results were removed",
             hint=f"check the free space of {state.abbreviate_home(state.home())}; then try again",
-            engine_message=done.stderr,
+            engine_message=completed.stderr,
         )
     for name in ("vmlinuz", "initrd.img"):
         run_as_root(["cp", "--dereference", str(root / name), str(folder / name)])
@@ -269,14 +269,14 @@ def _write_disk(root: Path, folder: Path) -> None:
 
 def _command(folder: Path, disk: Path, work: Path, port: int) -> list[str]:
     drive = f"file={disk},if=virtio,format=raw,cache=unsafe"
-    # mitigations: guards against faults that a translated processor does not have, paid for on every system call;
-    # norandmaps: a program at the same addresses each time is translated once (QEMU 7 translates for an address):
-    # a container costs a quarter less, the boot a fifth
+    # mitigations: an emulated CPU does not have these vulnerabilities, and the mitigations slow down every system call;
+    # norandmaps: QEMU 7 translates code per address, so programs at fixed addresses are translated once: a container
+    # takes a quarter less CPU time, booting a fifth
     kernel = "root=/dev/vda rw console=ttyS0 panic=-1 quiet mitigations=off norandmaps"
     return [
         # if this process is killed, so is the guest (prctl(2), PR_SET_PDEATHSIG)
         *("setpriv", "--pdeathsig", "KILL"),
-        # tests on B, beside it, share processors out and look at who gets how much
+        # tests on B, which run at the same time, measure shares of CPU time
         *("nice", "-n", "5", QEMU),
         *("-machine", "q35", "-accel", "tcg,thread=multi", "-smp", str(CPUS), "-m", str(MEMORY_MB)),
         *("-nodefaults", "-display", "none", "-no-reboot", "-qmp", "stdio"),
@@ -292,15 +292,15 @@ def _command(folder: Path, disk: Path, work: Path, port: int) -> list[str]:
     ]
 
 
-def _shut_down(process: subprocess.Popen[bytes], say: Say) -> None:
-    """Ctrl-Alt-Delete at its keyboard: systemd ends every service; QEMU exits where the machine would reboot."""
+def _shut_down(process: subprocess.Popen[bytes], echo: Echo) -> None:
+    """Send Ctrl-Alt-Delete: systemd stops all services; QEMU exits instead of a reboot."""
     keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
     command = {"execute": "send-key", "arguments": {"keys": keys}}
     with suppress(BrokenPipeError, subprocess.TimeoutExpired):
         process.communicate(json.dumps(command).encode() + b"\n", timeout=STOP_TIMEOUT_S)
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
-            say("engine C: it did not shut down; killing its QEMU process")
+            echo("engine C: it did not shut down; killing its QEMU process")
             process.send_signal(number)
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=10)

@@ -1,7 +1,7 @@
-"""Notebooks on engine B under other daemon settings: the configurations that readers' engines have.
+"""Notebooks on engine B with other daemon settings, as readers' engines may have.
 
-Under other settings a notebook is executed, not compared with its stored outputs: every cell must run, and each finding
-must hold or report that it does not apply.
+The notebooks are executed, not compared with their stored outputs: every cell must complete, and each finding must hold
+or report that it does not apply.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from labhelpers.results import Result
 from labhelpers.terminal import console
 from tests.engines import runs
 
-Say = Callable[[str], object]
+Echo = Callable[[str], object]
 
 ULIMITS = {
     name: {"Name": name, "Soft": most, "Hard": most} for name, most in (("nofile", 256), ("nproc", 64))
@@ -52,7 +52,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 """Name → keys of daemon.json (dockerd(8)), in addition to those of engine B.
 
-`hardened` is what docker-bench-security asks for, sections 2.2, 2.14, 2.15 and 2.16 of the CIS Docker Benchmark.
+`hardened` is recommended by docker-bench-security, sections 2.2, 2.14, 2.15 and 2.16 of the CIS Docker Benchmark.
 """
 
 CHAPTERS = ("00", "03", "05", "07")
@@ -64,13 +64,13 @@ WIDTH = 140
 
 @dataclass(frozen=True, slots=True)
 class Row(Result):
-    """One notebook under one of the settings.
+    """One notebook with one of the settings.
 
     Attributes:
         settings: a key of `SETTINGS`.
-        notebook: its file name without the ending, or "" where the engine did not start.
+        notebook: its file name without the extension, or "" if the engine did not start.
         seconds: wall time.
-        problem: which cell failed and how, or "".
+        problem: the failed cell and its error, or "".
         not_applicable: (finding, reason) of those that do not apply to such an engine.
     """
 
@@ -82,7 +82,7 @@ class Row(Result):
 
 
 def select_settings(name: str) -> tuple[str, ...]:
-    """The settings that `name` stands for: one of them, or `all`.
+    """The settings selected by `name`: one of them, or `all`.
 
     Raises:
         BadInput: there are no settings of that name.
@@ -98,15 +98,15 @@ def select_settings(name: str) -> tuple[str, ...]:
 
 
 def settings_for_run(number: int) -> tuple[str, tuple[str, ...]]:
-    """The settings and chapters of CI run `number`: all settings in turn, each with chapter 00 and one other."""
+    """The settings and chapters of CI run `number`: in rotation, with chapter 00 and one other."""
     turn, at = divmod(number, len(SETTINGS))
     others = CHAPTERS[1:]
     return tuple(SETTINGS)[at], (CHAPTERS[0], others[(turn + at) % len(others)])
 
 
 def commits() -> int:
-    """How many commits lead to this checkout; 0 where git does not say."""
-    done = subprocess.run(
+    """The number of commits of this checkout; 0 if git fails."""
+    completed = subprocess.run(
         ["git", "rev-list", "--count", "HEAD"],
         cwd=state.ROOT,
         capture_output=True,
@@ -114,11 +114,11 @@ def commits() -> int:
         errors="replace",
         check=False,
     )
-    return int(done.stdout) if done.returncode == 0 else 0
+    return int(completed.stdout) if completed.returncode == 0 else 0
 
 
-def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, say: Say) -> list[Row]:
-    """Execute the notebooks of `chapters` on engine B under each of the settings `names`.
+def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, echo: Echo) -> list[Row]:
+    """Execute the notebooks of `chapters` on engine B with each of the settings `names`.
 
     Args:
         engine: A; it runs B.
@@ -127,29 +127,29 @@ def run(names: Sequence[str], chapters: Sequence[str], engine: Engine, say: Say)
     paths = runner.notebooks(chapters or CHAPTERS)
     rows = []
     for name in names:
-        say(f"settings {name}: {SETTINGS[name]}")
+        echo(f"settings {name}: {SETTINGS[name]}")
         began = time.monotonic()
         try:
             with (
                 runs.run_on_test_engine(
-                    "B", engine, IMAGES, say, pulled=PULLED, settings=SETTINGS[name]
-                ) as there,
-                runs.process_environment(there),
+                    "B", engine, IMAGES, echo, pulled=PULLED, settings=SETTINGS[name]
+                ) as environment,
+                runs.process_environment(environment),
             ):
                 for path in paths:
-                    done = runner.execute(path)
-                    problem = f"cell {done.failed_cell}: {done.error}" if done.failed_cell else ""
-                    rows.append(Row(name, done.name, done.seconds, problem, done.not_applicable))
+                    result = runner.execute(path)
+                    problem = f"cell {result.failed_cell}: {result.error}" if result.failed_cell else ""
+                    rows.append(Row(name, result.name, result.seconds, problem, result.not_applicable))
                     if problem:
-                        say(f"{name}, {done.name}, {problem}")
+                        echo(f"{name}, {result.name}, {problem}")
         except LabError as error:
-            say(f"settings {name}: {error}")
+            echo(f"settings {name}: {error}")
             rows.append(Row(name, "", time.monotonic() - began, str(error), ()))
     return rows
 
 
 def show(rows: Sequence[Row]) -> bool:
-    """Print a table, settings by notebooks, and below it what did not apply and what failed; whether all passed."""
+    """Print a table, settings by notebooks, then findings that do not apply and failures; whether all passed."""
     notebooks = list(dict.fromkeys(row.notebook for row in rows if row.notebook))
     table = Table("settings", *notebooks, box=SIMPLE)
     for name in dict.fromkeys(row.settings for row in rows):
@@ -174,11 +174,11 @@ def _cell(row: Row | None) -> str:
     return f"passed{left_out} ({row.seconds:.0f} s)"
 
 
-def outcome(rows: Sequence[Row], say: Say) -> runs.Outcome:
+def outcome(rows: Sequence[Row], echo: Echo) -> runs.Outcome:
     """One run of the matrix as a row of the table of engines: a notebook counts as a test."""
     name = rows[0].settings
     failed = tuple((f"{row.notebook or 'engine B'} under {name}", row.problem) for row in rows if row.problem)
-    say(f"repeat it with: ./lab test --engine B --settings {name} {' '.join(r.notebook[:2] for r in rows)}")
+    echo(f"repeat it with: ./lab test --engine B --settings {name} {' '.join(r.notebook[:2] for r in rows)}")
     return runs.Outcome(
         "B",
         f"settings {name}: {' '.join(row.notebook for row in rows)}",

@@ -1,6 +1,6 @@
-"""A plugin of pytest: writes what became of the tests into the file that `LABHELPERS_OUTCOME` names, as JSON.
+"""A pytest plugin that writes the outcome of the tests to the file in `LABHELPERS_OUTCOME`, as JSON.
 
-Where pytest-xdist spreads the tests, the workers tell and the controller writes.
+With pytest-xdist, the workers report to the controller, which writes the file.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from rich.text import Text
 
 FINDING = "finding"
 LAST_LINES = 6
-"""How many lines of a failure are told: its error, and the engine's words in it."""
+"""The number of lines of a failure that are reported: the error and the engine's message in it."""
 
 
 class _ItemMarker:
-    """Knows the items: marks those with a finding, and counts those left out."""
+    """Marks items with a finding, and counts deselected ones."""
 
     def __init__(self) -> None:
         self.deselected = 0
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            cell = getattr(item, "cell", None)  # of a notebook: nbval keeps it on the item
+            cell = getattr(item, "cell", None)  # set by nbval for cells of notebooks
             if cell is not None and "finding(" in cell.source:
                 item.user_properties.append((FINDING, True))
 
@@ -34,36 +34,36 @@ class _ItemMarker:
         self.deselected += len(items)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        told = getattr(session.config, "workeroutput", None)
-        if told is not None:
-            told["deselected"] = self.deselected
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None:
+            output["deselected"] = self.deselected
 
 
 class _Writer:
-    def __init__(self, file: Path, teller: _ItemMarker) -> None:
+    def __init__(self, file: Path, marker: _ItemMarker) -> None:
         self._file = file
-        self._teller = teller
-        self._told: dict[str, Any] = {"passed": 0, "failed": [], "findings": 0, "skipped": []}
+        self._marker = marker
+        self._outcome: dict[str, Any] = {"passed": 0, "failed": [], "findings": 0, "skipped": []}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self._told["failed"].append([report.nodeid, _failure_text(report.longreprtext)])
+            self._outcome["failed"].append([report.nodeid, _failure_text(report.longreprtext)])
         elif report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            self._told["skipped"].append([report.nodeid, reason.removeprefix("Skipped: ")])
+            self._outcome["skipped"].append([report.nodeid, reason.removeprefix("Skipped: ")])
         elif report.when == "call":
-            self._told["passed"] += 1
-            self._told["findings"] += (FINDING, True) in map(tuple, report.user_properties)
+            self._outcome["passed"] += 1
+            self._outcome["findings"] += (FINDING, True) in map(tuple, report.user_properties)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        # each worker collects all of the tests, and leaves out the same
-        left_out = getattr(node, "workeroutput", {}).get("deselected", 0)
-        self._teller.deselected = max(self._teller.deselected, left_out)
+        # every worker collects all tests, and deselects the same ones
+        deselected = getattr(node, "workeroutput", {}).get("deselected", 0)
+        self._marker.deselected = max(self._marker.deselected, deselected)
 
     def pytest_sessionfinish(self) -> None:
         self._file.write_text(
-            json.dumps({**self._told, "deselected": self._teller.deselected}), encoding="utf-8"
+            json.dumps({**self._outcome, "deselected": self._marker.deselected}), encoding="utf-8"
         )
 
 
@@ -73,9 +73,9 @@ def _failure_text(text: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Join in, if somebody wants to know."""
+    """Register the plugins if `LABHELPERS_OUTCOME` is set."""
     if file := os.environ.get("LABHELPERS_OUTCOME"):
-        teller = _ItemMarker()
-        config.pluginmanager.register(teller, "labhelpers-teller")
+        marker = _ItemMarker()
+        config.pluginmanager.register(marker, "labhelpers-marker")
         if not hasattr(config, "workerinput"):
-            config.pluginmanager.register(_Writer(Path(file), teller), "labhelpers-writer")
+            config.pluginmanager.register(_Writer(Path(file), marker), "labhelpers-writer")

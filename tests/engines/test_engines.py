@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from labhelpers.commandline.runner import execute
 from labhelpers.engine import Engine
-from labhelpers.engine.dial import EngineEndpoint
+from labhelpers.engine.endpoint import EngineEndpoint
 from labhelpers.errors import BadInput, SetupFailed
 from labhelpers.state import ROOT
 from tests.engines import engine_b, engine_c, matrix, runs

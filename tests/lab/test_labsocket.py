@@ -443,7 +443,7 @@ def test_what_is_no_request_gets_an_answer(shared_lab: Lab) -> None:
 
 
 def test_an_engine_that_is_away_is_named(shared_lab: Lab, tmp_path: Path) -> None:
-    from labhelpers.engine.dial import EngineEndpoint
+    from labhelpers.engine.endpoint import EngineEndpoint
 
     away = LabSocket(EngineEndpoint(f"unix://{tmp_path}/none.sock", "a test"), "s", lambda kind: {})
     try:

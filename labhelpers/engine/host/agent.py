@@ -1,7 +1,8 @@
-"""What runs inside the helper container of `HostView`. Its text is the container's command.
+"""The program in the helper container of `HostView`. The source is passed as the container's command.
 
-One JSON object a line on standard input, one on standard output: `{"answer": …}`, or `{"error": …}`. It ends
-when standard input does. It opens files for reading only, and starts no program but those that it is asked for.
+It reads one JSON object per line from standard input and writes one per request to standard output:
+`{"response": …}`, or `{"error": …}`. It exits at the end of standard input. It opens files for reading only, and
+runs only the programs that a request names.
 """
 
 import json
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 FILE_BYTES = 16 << 20
-"""No text of the kernel is longer; /proc/kcore is."""
+"""No text file of the kernel is larger; /proc/kcore is."""
 KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -27,31 +28,31 @@ KINDS = {
 }
 
 
-def answer(request: dict[str, Any]) -> Any:
-    """The answer to one request."""
+def respond(request: dict[str, Any]) -> Any:
+    """The response to one request."""
     return REQUESTS[request.pop("do")](**request)
 
 
 def for_each_path(read_one: Callable[[str], str], paths: list[str]) -> dict[str, dict[str, str]]:
-    """`read_one` at every path: what was found, and the error of each that failed."""
-    found, failed = {}, {}
+    """The results of `read_one` by path, and the errors by path."""
+    texts, errors = {}, {}
     for path in paths:
         try:
-            found[path] = read_one(path)
+            texts[path] = read_one(path)
         except OSError as error:
-            failed[path] = error.strerror or str(error)
-    return {"found": found, "failed": failed}
+            errors[path] = error.strerror or str(error)
+    return {"texts": texts, "errors": errors}
 
 
 def read(path: str, begin_bytes: int | None = None) -> str:
-    """The text of a file of the host: the kernel's own, or one below the root of the engine's process."""
+    """The text of a file of the host: below /proc or /sys, or in the root file system of the engine's process."""
     if not path.startswith(("/proc/", "/sys/")):
         path = resolve(os.getppid(), path)
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(0, "not a text file")
     text = b""
     with open(path, "rb", buffering=0) as file:
-        # not in one go: below /proc/sys the kernel sets aside as much memory as one read asks for
+        # in pieces: below /proc/sys the kernel allocates a buffer of the requested size
         while part := file.read(1 << 16):
             text += part
             if begin_bytes is not None and len(text) >= begin_bytes:
@@ -62,166 +63,165 @@ def read(path: str, begin_bytes: int | None = None) -> str:
 
 
 def processes(only: int | None = None) -> dict[str, Any]:
-    """Every process, or one: the texts of its status, cmdline and cgroup, and its namespaces (link texts by name).
+    """The status, cmdline, cgroup and namespaces (link targets by name) of each process, or of one.
 
     `only` 0 is the engine's own process.
     """
-    found: dict[str, Any] = {}
-    wanted = filter(str.isdigit, os.listdir("/proc")) if only is None else [str(only or os.getppid())]
-    for pid in wanted:
-        texts = for_each_path(read, [f"/proc/{pid}/{name}" for name in ("status", "cmdline", "cgroup")])[
-            "found"
-        ]
+    records: dict[str, Any] = {}
+    pids = filter(str.isdigit, os.listdir("/proc")) if only is None else [str(only or os.getppid())]
+    for pid in pids:
+        files = [f"/proc/{pid}/{name}" for name in ("status", "cmdline", "cgroup")]
+        texts = for_each_path(read, files)["texts"]
         try:
             names = os.listdir(f"/proc/{pid}/ns")
         except OSError:
             names = []
-        links = for_each_path(os.readlink, [f"/proc/{pid}/ns/{name}" for name in names])["found"]
-        found[pid] = {
+        links = for_each_path(os.readlink, [f"/proc/{pid}/ns/{name}" for name in names])["texts"]
+        records[pid] = {
             **{os.path.basename(path): text for path, text in texts.items()},
             "ns": {os.path.basename(path): link for path, link in links.items()},
         }
-    return found
+    return records
 
 
 def run(commands: list[list[str]], net: int | None = None) -> list[list[Any]]:
-    """Run commands, in the network namespace of process `net`: [exit status, output, errors] of each."""
+    """Run commands, in the network namespace of process `net`: [exit status, stdout, stderr] of each."""
     enter = [] if net is None else ["nsenter", f"--net=/proc/{net}/ns/net"]
-    done: list[list[Any]] = []
+    results: list[list[Any]] = []
     for command in commands:
-        one = subprocess.run([*enter, *command], capture_output=True, stdin=subprocess.DEVNULL)
+        completed = subprocess.run([*enter, *command], capture_output=True, stdin=subprocess.DEVNULL)
         # names of interfaces and comments of rules may hold any byte
-        output, errors = (part.decode("utf-8", "replace") for part in (one.stdout, one.stderr))
-        done.append([one.returncode, output, errors])
-    return done
+        stdout, stderr = (text.decode("utf-8", "replace") for text in (completed.stdout, completed.stderr))
+        results.append([completed.returncode, stdout, stderr])
+    return results
 
 
 def resolve(pid: int, path: str) -> str:
-    """`path` as process `pid` (0: the engine's own) sees it.
+    """`path` below the root of process `pid` (0: the engine's own), with symbolic links resolved.
 
-    A link's target is taken below that process's root. The kernel would take it below ours.
+    Absolute link targets are resolved below that root; the kernel would resolve them below this process's root.
     """
     root = f"/proc/{pid or os.getppid()}/root"
-    todo = [part for part in path.split("/") if part not in ("", ".")][::-1]
-    done: list[str] = []
+    remaining = [part for part in path.split("/") if part not in ("", ".")][::-1]
+    resolved: list[str] = []
     links = 0
-    while todo:
-        part = todo.pop()
+    while remaining:
+        part = remaining.pop()
         if part == "..":
-            del done[-1:]
+            del resolved[-1:]
             continue
-        here = "/".join([root, *done, part])
-        if os.path.islink(here):
+        current = "/".join([root, *resolved, part])
+        if os.path.islink(current):
             links += 1
             if links > 40:
                 raise OSError(0, "too many levels of symbolic links")
-            target = os.readlink(here)
-            done = [] if target.startswith("/") else done
-            todo += [name for name in target.split("/") if name not in ("", ".")][::-1]
+            target = os.readlink(current)
+            resolved = [] if target.startswith("/") else resolved
+            remaining += [name for name in target.split("/") if name not in ("", ".")][::-1]
         else:
-            done.append(part)
-    return "/".join([root, *done])
+            resolved.append(part)
+    return "/".join([root, *resolved])
 
 
 def entry(path: str, name: str) -> dict[str, Any]:
-    """What is at `path`, without following a link."""
-    it = os.lstat(path)
-    kind = KINDS.get(stat.S_IFMT(it.st_mode), "other")
+    """The attributes of the file at `path`; a symbolic link is not followed."""
+    status = os.lstat(path)
+    kind = KINDS.get(stat.S_IFMT(status.st_mode), "other")
     try:
         attributes = {
             key: os.getxattr(path, key, follow_symlinks=False).decode(errors="replace")
             for key in os.listxattr(path, follow_symlinks=False)
         }
     except OSError:
-        attributes = {}  # the file system has none, or /proc
+        attributes = {}  # not supported by the file system, such as proc
     return {
         "path": name,
         "kind": kind,
-        "size_bytes": it.st_size,
-        "allocated_bytes": it.st_blocks * 512,
-        "mode": stat.S_IMODE(it.st_mode),
-        "user": it.st_uid,
-        "group": it.st_gid,
-        "links": it.st_nlink,
-        "inode": it.st_ino,
-        "modified_ns": it.st_mtime_ns,
-        "device": f"{os.major(it.st_rdev)}:{os.minor(it.st_rdev)}" if "device" in kind else "",
+        "size_bytes": status.st_size,
+        "allocated_bytes": status.st_blocks * 512,
+        "mode": stat.S_IMODE(status.st_mode),
+        "user": status.st_uid,
+        "group": status.st_gid,
+        "links": status.st_nlink,
+        "inode": status.st_ino,
+        "modified_ns": status.st_mtime_ns,
+        "device": f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" if "device" in kind else "",
         "target": os.readlink(path) if kind == "link" else "",
         "attributes": attributes,
     }
 
 
 def list_directory(pid: int, path: str, recursive: bool, limit: int) -> dict[str, Any]:
-    """What is in a directory, and with `recursive` in those below it; at most `limit` entries."""
+    """The entries of a directory, with `recursive` also of its subdirectories; at most `limit`."""
     top = resolve(pid, path)
-    found: list[dict[str, Any]] = []
-    todo = [(top, "")]
-    while todo:
-        folder, prefix = todo.pop()
+    rows: list[dict[str, Any]] = []
+    pending = [(top, "")]
+    while pending:
+        folder, prefix = pending.pop()
         try:
             names = sorted(os.listdir(folder))
         except FileNotFoundError:
             if folder == top:
                 raise
-            continue  # it went between two looks
-        for one in names:
-            if len(found) == limit:
-                return {"entries": found, "more": True}
+            continue  # removed since it was listed
+        for name in names:
+            if len(rows) == limit:
+                return {"entries": rows, "truncated": True}
             try:
-                seen = entry(f"{folder}/{one}", prefix + one)
+                row = entry(f"{folder}/{name}", prefix + name)
             except FileNotFoundError:
-                continue  # it went between two looks
-            found.append(seen)
-            if recursive and seen["kind"] == "directory":
-                todo.append((f"{folder}/{one}", f"{prefix}{one}/"))
-    return {"entries": found, "more": False}
+                continue  # removed since it was listed
+            rows.append(row)
+            if recursive and row["kind"] == "directory":
+                pending.append((f"{folder}/{name}", f"{prefix}{name}/"))
+    return {"entries": rows, "truncated": False}
 
 
 def entries(pid: int, path: str, names: list[str]) -> dict[str, Any]:
-    """What is at each of `names` below a directory, None for nothing; no link on the way is followed."""
+    """The entry at each of `names` below a directory; None where there is none or a parent is a symbolic link."""
     top = resolve(pid, path)
-    os.listdir(top)  # it says so if it is no directory
+    os.listdir(top)  # raises NotADirectoryError
     return {name: lookup_below(top, name) for name in names}
 
 
 def lookup_below(top: str, name: str) -> dict[str, Any] | None:
-    """What is at `name` below `top`, if directories lead to it."""
-    here = top
-    *above, last = name.split("/")
+    """The entry at `name` below `top`, if all its parents are directories."""
+    current = top
+    *parents, last = name.split("/")
     try:
-        for part in above:
-            here = f"{here}/{part}"
-            if not stat.S_ISDIR(os.lstat(here).st_mode):
+        for part in parents:
+            current = f"{current}/{part}"
+            if not stat.S_ISDIR(os.lstat(current).st_mode):
                 return None
-        return entry(f"{here}/{last}", name)
+        return entry(f"{current}/{last}", name)
     except FileNotFoundError:
         return None
 
 
 def disk_usage(pid: int, path: str) -> dict[str, int]:
-    """What a file or directory takes, as `du -x` counts: each inode once, one file system only."""
+    """Disk space that a file or directory uses, as `du -x` counts it: each inode once, one file system."""
     top = resolve(pid, path)
-    first = os.lstat(top)
+    device = os.lstat(top).st_dev
     counts = {"files": 0, "directories": 0, "allocated_bytes": 0, "apparent_bytes": 0}
-    seen: set[int] = set()
-    todo = [top]
-    while todo:
-        here = todo.pop()
+    inodes: set[int] = set()
+    pending = [top]
+    while pending:
+        current = pending.pop()
         try:
-            it = os.lstat(here)
-            if it.st_dev != first.st_dev or it.st_ino in seen:
+            status = os.lstat(current)
+            if status.st_dev != device or status.st_ino in inodes:
                 continue
-            seen.add(it.st_ino)
-            is_directory = stat.S_ISDIR(it.st_mode)
+            inodes.add(status.st_ino)
+            is_directory = stat.S_ISDIR(status.st_mode)
             if is_directory:
-                todo += [f"{here}/{name}" for name in os.listdir(here)]
+                pending += [f"{current}/{name}" for name in os.listdir(current)]
         except FileNotFoundError:
-            if here == top:
+            if current == top:
                 raise
-            continue  # it went between two looks
+            continue  # removed since it was listed
         counts["directories" if is_directory else "files"] += 1
-        counts["allocated_bytes"] += it.st_blocks * 512
-        counts["apparent_bytes"] += it.st_size
+        counts["allocated_bytes"] += status.st_blocks * 512
+        counts["apparent_bytes"] += status.st_size
     return counts
 
 
@@ -230,8 +230,8 @@ def stream(paths: list[str], every_s: float) -> None:
     due = time.monotonic()
     while not select.select([sys.stdin], [], [], max(0, due - time.monotonic()))[0]:
         at = time.monotonic()
-        write_line({"answer": {"at_s": at, **for_each_path(read, paths)}})
-        # a tick that was missed is left out, not made up for
+        write_line({"response": {"at_s": at, **for_each_path(read, paths)}})
+        # missed ticks are skipped
         due += every_s * max(1, -(-(time.monotonic() - due) // every_s))
     sys.exit()
 
@@ -242,24 +242,24 @@ def write_line(message: Any) -> None:
 
 
 REQUESTS: dict[str, Callable[..., Any]] = {
-    "read": lambda paths, **how: for_each_path(lambda path: read(path, **how), paths),
+    "read": lambda paths, **options: for_each_path(lambda path: read(path, **options), paths),
     "processes": processes,
     "run": run,
-    "contents": list_directory,
+    "list_directory": list_directory,
     "entries": entries,
     "real_path": lambda pid, path: (
         resolve(pid, path).removeprefix(f"/proc/{pid or os.getppid()}/root") or "/"
     ),
-    "use": disk_usage,
+    "disk_usage": disk_usage,
     "stream": stream,
 }
 
 if __name__ == "__main__":
-    # not `for line in sys.stdin`: select() in stream() does not see what a buffer holds
+    # not `for line in sys.stdin`: select() in stream() does not see buffered input
     while request := sys.stdin.readline():
         try:
-            message = {"answer": answer(json.loads(request))}
+            message = {"response": respond(json.loads(request))}
         except (OSError, ValueError) as error:
-            # ValueError: a path with a zero byte
+            # ValueError: a path with a null byte
             message = {"error": getattr(error, "strerror", None) or str(error)}
         write_line(message)

@@ -1,4 +1,4 @@
-"""Control groups: versions 1 and 2 of the kernel's interface behind one vocabulary.
+"""Statistics and limits of control groups, the same for versions 1 and 2 of the kernel's interface.
 
 Sources: kernel, Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst; Documentation/accounting/psi.rst.
 """
@@ -7,70 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from labhelpers.engine.host.text import decimal, integer, lines, unescape_octal
+from labhelpers.engine.host.cgroup_paths import FILES, CgroupLocation
+from labhelpers.engine.host.text import decimal, integer, lines
 from labhelpers.errors import LabError
 from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ACCOUNTING_CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "blkio")
-"""The controllers of version 1 that count what a container uses."""
 # version 1 writes "no limit" as the largest whole number of pages
 _NO_LIMIT, _NO_LIMIT_32_BITS = 1 << 60, ((1 << 31) - 1) * 4096
 _DISABLED_HINTS = {
     "Memory": "; a Raspberry Pi's kernel counts memory if cgroup_enable=memory is in /boot/firmware/cmdline.txt"
 }
-FILES: Mapping[str, tuple[str, ...]] = {
-    # version 1: the controllers, each with a directory of its own
-    "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.shares", "cpu.stat"),
-    "cpuacct": ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys"),
-    "memory": (
-        "memory.usage_in_bytes",
-        "memory.limit_in_bytes",
-        "memory.max_usage_in_bytes",
-        "memory.memsw.usage_in_bytes",
-        "memory.memsw.limit_in_bytes",
-        "memory.failcnt",
-        "memory.memsw.failcnt",
-        "memory.stat",
-        "memory.oom_control",
-    ),
-    "blkio": (
-        "blkio.throttle.io_service_bytes_recursive",
-        "blkio.throttle.io_serviced_recursive",
-        # before Linux 5.4 these alone: without the cgroups below, of which a container has none
-        "blkio.throttle.io_service_bytes",
-        "blkio.throttle.io_serviced",
-    ),
-    "pids": ("pids.current", "pids.max"),
-    # nothing of these is a number to follow; `lab.host.cgroup_files` reads them by name
-    "cpuset": (),
-    "devices": (),
-    # version 2: one directory for all
-    "": (
-        "cpu.stat",
-        "cpu.max",
-        "cpu.weight",
-        "cpu.pressure",
-        "memory.current",
-        "memory.max",
-        "memory.peak",
-        "memory.swap.current",
-        "memory.swap.max",
-        "memory.stat",
-        "memory.events",
-        "memory.pressure",
-        "io.stat",
-        "io.pressure",
-        "pids.current",
-        "pids.max",
-    ),
-}
-"""Controller → the files of its directory that are read; "" stands for version 2."""
 
 
 @record
@@ -141,12 +92,12 @@ class Io(Result):
     @property
     def read_bytes(self) -> int:
         """From all devices."""
-        return sum(one.read_bytes for one in self.devices)
+        return sum(device.read_bytes for device in self.devices)
 
     @property
     def written_bytes(self) -> int:
         """To all devices."""
-        return sum(one.written_bytes for one in self.devices)
+        return sum(device.written_bytes for device in self.devices)
 
 
 @record
@@ -242,28 +193,6 @@ class Sample(Result):
     cgroup: Cgroup = column("what it said", shown=False)
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupLocation:
-    """Where the files of a cgroup are, as the helper sees them.
-
-    Attributes:
-        version: 1 or 2.
-        path: as in /proc/PID/cgroup.
-        directories: controller → directory; "" for version 2.
-    """
-
-    version: int
-    path: str
-    directories: Mapping[str, str]
-
-    @property
-    def files(self) -> list[str]:
-        """Every file that `cgroup` wants."""
-        return [
-            f"{where}/{name}" for controller, where in self.directories.items() for name in FILES[controller]
-        ]
-
-
 @record
 class File(Result):
     """A file of a container's cgroup."""
@@ -273,102 +202,37 @@ class File(Result):
     text: str | None = column("what it says, without the space around it; None where there is no such file")
 
 
-def paths(text: str) -> dict[str, str]:
-    """Controller → path of /proc/PID/cgroup (cgroups(7)); version 2's controller is "", a named one `name=…`."""
-    table: dict[str, str] = {}
-    for line in lines(text):
-        _, _, rest = line.partition(":")
-        controllers, colon, path = rest.partition(":")
-        if colon and path.startswith("/"):
-            # the kernel says so of a cgroup that was removed while it has processes
-            table |= dict.fromkeys(controllers.split(","), path.removesuffix(" (deleted)"))
-    return table
-
-
-def locate_cgroup(cgroups: str, mountinfo: str) -> CgroupLocation | None:
-    """Where the cgroup of a process is.
-
-    Args:
-        cgroups: its /proc/PID/cgroup.
-        mountinfo: the helper's own mount table.
-
-    Returns:
-        None where the helper does not see it.
-    """
-    table = paths(cgroups)
-    # a host of version 2 may have a controller of version 1 beside it that counts nothing here: net_cls, cpuset
-    version = 1 if any(controller in table for controller in _ACCOUNTING_CONTROLLERS) else 2
-    directories: dict[str, str] = {}
-    for line in lines(mountinfo):
-        before, _, after = line.partition(" - ")
-        fields, end = before.split(), after.split()
-        if len(fields) < 6 or not end:
-            continue
-        root, point, kind = unescape_octal(fields[3]), unescape_octal(fields[4]), end[0]
-        options = end[2].split(",") if len(end) > 2 else []
-        controllers = [""] if kind == "cgroup2" else options if kind == "cgroup" else []
-        for controller in controllers:
-            path, root_path = table.get(controller), root.rstrip("/")
-            if controller in FILES and path is not None and f"{path}/".startswith(f"{root_path}/"):
-                directories[controller] = point + path[len(root_path) :].rstrip("/")
-    # each of version 1's may be missing: a kernel that was booted with `cgroup_disable=memory`, or built without one
-    main = next(
-        (one for one in (_ACCOUNTING_CONTROLLERS if version == 1 else ("",)) if one in directories), None
-    )
-    if main and version == 1 and table.get("") != table[main]:
-        directories.pop("", None)  # of version 2 beside it: that of the engine's service, not the container's
-    return None if main is None else CgroupLocation(version, table[main], directories)
-
-
-def file_path(where: CgroupLocation, name: str) -> str | None:
-    """The path of a file of a cgroup; None where the host has no directory of its controller."""
-    directory = where.directories.get("" if where.version == 2 else name.partition(".")[0])
-    return None if directory is None else f"{directory}/{name}"
-
-
-def is_below(cgroups: str, other: str) -> bool:
-    """Whether a process (its /proc/PID/cgroup) is in the cgroup of another one, or in one below it."""
-    around = paths(other)
-    controller = next((one for one in (*_ACCOUNTING_CONTROLLERS, "") if one in around), None)
-    mine = None if controller is None else paths(cgroups).get(controller)
-    return (
-        controller is not None
-        and mine is not None
-        and f"{mine}/".startswith(f"{around[controller].rstrip('/')}/")
-    )
-
-
 def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
-    """What the files of a cgroup say.
+    """The statistics and limits of a cgroup.
 
     Args:
-        texts: of every file of `location.files`; None for one that is not there.
+        texts: the texts of `location.files`; None for a missing file.
     """
-    seen = {
+    present = {
         (controller, name): text
         for controller, directory in location.directories.items()
         for name in FILES[controller]
         if (text := texts.get(f"{directory}/{name}")) is not None
     }
-    unified = {name: text for (controller, name), text in seen.items() if controller == ""}
+    unified = {name: text for (controller, name), text in present.items() if controller == ""}
     if location.version == 2:
         parts = (_cpu_2(unified), _memory_2(unified), _io_2(unified), _pids(unified))
     else:
-        old = {name: text for (controller, name), text in seen.items() if controller != ""}
+        version_1 = {name: text for (controller, name), text in present.items() if controller != ""}
         # a controller that version 1 does not use may be version 2's (cgroup_no_v1=memory)
         parts = (
-            _cpu_1(old) or _cpu_2(unified),
-            _memory_1(old) or _memory_2(unified),
-            _io_1(old) or _io_2(unified),
-            _pids(old) or _pids(unified),
+            _cpu_1(version_1) or _cpu_2(unified),
+            _memory_1(version_1) or _memory_2(unified),
+            _io_1(version_1) or _io_2(unified),
+            _pids(version_1) or _pids(unified),
         )
-    # a host with version 1 may have version 2's directories beside it, without controllers but with pressure
+    # a host with version 1 may also mount version 2, without controllers but with pressure
     pressure = [_pressure(name, unified.get(f"{name}.pressure")) for name in ("cpu", "memory", "io")]
     return Cgroup(
         location.version,
         location.path,
         tuple(part for part in parts if part is not None),
-        tuple(one for one in pressure if one is not None),
+        tuple(measured for measured in pressure if measured is not None),
     )
 
 
@@ -379,7 +243,7 @@ def _cpu_1(texts: Texts) -> Cpu | None:
     usage = integer(texts.get("cpuacct.usage"))
     if usage is None:
         return None
-    # a kernel without quotas (CONFIG_CFS_BANDWIDTH) has no cpu.stat, as those of some NAS boxes and phones
+    # a kernel without CONFIG_CFS_BANDWIDTH has no cpu.stat, as on some NAS boxes and phones
     stat, quota = _numbers(texts.get("cpu.stat", "")), _number(texts, "cpu.cfs_quota_us", -1)
     return Cpu(
         usage_us=usage // 1000,
@@ -396,7 +260,7 @@ def _cpu_1(texts: Texts) -> Cpu | None:
 
 def _cpu_2(texts: Texts) -> Cpu | None:
     stat = _numbers(texts.get("cpu.stat", ""))
-    # without the controller there is a cpu.stat, of usage alone; a kernel without quotas has no cpu.max
+    # without the controller, cpu.stat has only the usage; a kernel without quotas has no cpu.max
     if "usage_usec" not in stat or not {"cpu.max", "cpu.weight"} & texts.keys():
         return None
     quota, period = [*texts.get("cpu.max", "").split(), "", ""][:2]
@@ -418,23 +282,25 @@ def _memory_1(texts: Texts) -> Memory | None:
     if usage is None or "memory.stat" not in texts:
         return None
     stat = _numbers(texts["memory.stat"])
-    limit, both = (
+    limit, memory_and_swap = (
         _limit(texts.get("memory.limit_in_bytes")),
         integer(texts.get("memory.memsw.usage_in_bytes")),
     )
-    both_limit = _limit(texts.get("memory.memsw.limit_in_bytes"))
+    memory_and_swap_limit = _limit(texts.get("memory.memsw.limit_in_bytes"))
     return Memory(
         usage_bytes=usage,
         limit_bytes=limit,
         peak_bytes=integer(texts.get("memory.max_usage_in_bytes")),
-        # with the cgroups below it, or without them where the kernel does not add these up
+        # including child cgroups, if the kernel reports that
         anon_bytes=stat.get("total_rss", stat.get("rss", 0)),
         cache_bytes=stat.get("total_cache", stat.get("cache", 0)),
         inactive_file_bytes=stat.get("total_inactive_file", stat.get("inactive_file", 0)),
         # version 1 counts memory and swap together
-        swap_bytes=None if both is None else max(0, both - usage),
-        swap_limit_bytes=None if both_limit is None or limit is None else both_limit - limit,
-        # where the limit is the same with swap and without, only the one with swap is run into
+        swap_bytes=None if memory_and_swap is None else max(0, memory_and_swap - usage),
+        swap_limit_bytes=None
+        if memory_and_swap_limit is None or limit is None
+        else memory_and_swap_limit - limit,
+        # if both limits are equal, only the one of memory and swap is hit
         limit_hits=_number(texts, "memory.failcnt") + _number(texts, "memory.memsw.failcnt"),
         oom_kills=_numbers(texts.get("memory.oom_control", "")).get("oom_kill", 0),
     )
@@ -468,12 +334,12 @@ def _io_1(texts: Texts) -> Io | None:
         return None
     table: dict[str, dict[str, int]] = {}
     for text, names in ((size, ("read_bytes", "written_bytes")), (count, ("reads", "writes"))):
-        ways = dict(zip(("Read", "Write"), names, strict=True))
-        # `8:0 Read 4096`; other ways, and a total at the end
+        operations = dict(zip(("Read", "Write"), names, strict=True))
+        # `8:0 Read 4096`; also other operations, and a total at the end
         for row in (line.split() for line in lines(text)):
             number = integer(row[2]) if len(row) == 3 else None
-            if number is not None and row[1] in ways and _is_device(row[0]):
-                table.setdefault(row[0], {})[ways[row[1]]] = number
+            if number is not None and row[1] in operations and _is_device(row[0]):
+                table.setdefault(row[0], {})[operations[row[1]]] = number
     return _io(table)
 
 
@@ -485,7 +351,7 @@ def _io_2(texts: Texts) -> Io | None:
     for line in lines(texts["io.stat"]):
         device = ""
         for word in line.split():
-            # some kernels leave the end of line out after a device without counts: the last device counts
+            # some kernels omit the newline after a device without counts: the last device on the line is the right one
             device = word if _is_device(word) else device
             name, _, number = word.partition("=")
             if device and name in names and (value := integer(number)) is not None:
@@ -509,11 +375,11 @@ def _pids(texts: Texts) -> Pids | None:
 
 
 def _pressure(resource: str, text: str | None) -> Pressure | None:
-    """`some avg10=0.12 avg60=… total=345`; before Linux 5.13 there is no `full` line for the cpu."""
+    """`some avg10=0.12 avg60=… total=345`; before Linux 5.13 there is no `full` line for the CPU."""
     rows = {
-        words[0]: dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        fields[0]: dict(field.split("=", 1) for field in fields[1:] if "=" in field)
         for line in lines(text)
-        if (words := line.split())
+        if (fields := line.split())
     }
     some, full = rows.get("some", {}), rows.get("full", {})
     waited = integer(some.get("total"))
@@ -529,7 +395,7 @@ def _pressure(resource: str, text: str | None) -> Pressure | None:
 
 
 def _limit(text: str | None) -> int | None:
-    """A limit; None for `max`, for version 1's largest number or a negative one, and where there is no such file."""
+    """A limit; None for `max`, version 1's maximum, a negative number, or a missing file."""
     number = integer(text)
     if number is None or not 0 <= number < _NO_LIMIT or number == _NO_LIMIT_32_BITS:
         return None

@@ -1,4 +1,4 @@
-"""The helper container of `HostView`: started with the fewest rights, asked over its standard input and output."""
+"""The helper container of `HostView`: minimal privileges, requests over its standard input and output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labhelpers.engine.streams import STDERR, Stream
 from labhelpers.errors import EngineUnreachable, HostUnreadable, LabError
 
 _AGENT = ["python3", "-I", "-c", Path(__file__).with_name("agent.py").read_text(encoding="utf-8")]
-# the first answer waits for the container's start, which takes seconds on a slow engine
+# the first response waits for the container's start, which takes seconds on a slow engine
 _RESPONSE_TIMEOUT_S = 60.0
 _ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 _CGROUPS = "/sys/fs/cgroup:/sys/fs/cgroup:ro"
@@ -26,11 +26,11 @@ _CGROUPS = "/sys/fs/cgroup:/sys/fs/cgroup:ro"
 
 @dataclass(frozen=True, slots=True)
 class Privilege:
-    """A right that the helper asks of the engine.
+    """A privilege that the helper needs.
 
     Attributes:
         name: a capability (capabilities(7)), or a bind mount.
-        enables: what can only be seen with it.
+        enables: what cannot be read without it.
     """
 
     name: str
@@ -49,12 +49,12 @@ PRIVILEGES = (
 
 
 class Helper:
-    """One helper container. The first question starts it; it ends when this process does.
+    """One helper container. The first request starts it; it exits with this process.
 
     Args:
         api: the low-level client of the engine.
-        labels: what the container carries, so that it is known as the lab's.
-        image: gives the reference of an image with `python3`; asked once, at the start.
+        labels: the labels of the container.
+        image: returns the reference of an image with `python3`; called once, at the start.
     """
 
     def __init__(self, api: Any, labels: Mapping[str, str], image: Callable[[], str]) -> None:
@@ -62,36 +62,36 @@ class Helper:
         self._labels = dict(labels)
         self._image = image
         self._container: str | None = None
-        self._line: AgentConnection | None = None
-        self._turn = threading.Lock()
+        self._agent: AgentConnection | None = None
+        self._lock = threading.Lock()
         self._refused: tuple[Privilege, ...] = ()
 
     @property
     def container(self) -> str | None:
-        """The id of the container, None while there is none."""
+        """The ID of the container; None before it is started."""
         return self._container
 
     def refused_privileges(self) -> tuple[Privilege, ...]:
-        """The rights that the engine did not give.
+        """The privileges that the engine refuses.
 
         Raises:
-            LabError: the helper could not be started at all.
+            LabError: the helper could not be started.
         """
-        with self._turn:
+        with self._lock:
             self._start()
         return self._refused
 
-    def request(self, action: str, **what: Any) -> Any:
-        """The agent's answer; a helper that was lost is started once more.
+    def request(self, action: str, **arguments: Any) -> Any:
+        """The agent's response; if the connection is lost, the helper is restarted once.
 
         Raises:
-            OSError: the agent could not do it; its words are kept.
-            LabError: the helper could not be started, or was lost twice.
+            OSError: the agent's error message.
+            LabError: the helper could not be started, or the connection was lost twice.
         """
-        with self._turn:
+        with self._lock:
             for attempt in (1, 2):
                 try:
-                    message = self._start().request({"do": action, **what})
+                    message = self._start().request({"do": action, **arguments})
                     break
                 except (OSError, EOFError, ValueError) as error:
                     self._disconnect()
@@ -99,68 +99,68 @@ class Helper:
                         raise _helper_lost(error) from None
         if "error" in message:
             raise OSError(message["error"])
-        return message["answer"]
+        return message["response"]
 
-    def stream(self, do: str, **what: Any) -> Generator[Any, None, None]:
-        """The agent's answers as they come, from a second agent in the same container; closing ends it.
+    def stream(self, action: str, **arguments: Any) -> Generator[Any, None, None]:
+        """The responses of a second agent in the same container, as they arrive; closing the generator ends it.
 
         Raises:
-            LabError: the helper could not be started, or was lost.
+            LabError: the helper could not be started, or the connection was lost.
         """
-        with self._turn:
+        with self._lock:
             self._start()
         try:
-            made = self._api.exec_create(self._container, _AGENT, stdin=True)["Id"]
-            line = AgentConnection(self._api.exec_start(made, socket=True))
+            exec_id = self._api.exec_create(self._container, _AGENT, stdin=True)["Id"]
+            agent = AgentConnection(self._api.exec_start(exec_id, socket=True))
         except (APIError, requests.RequestException) as error:
             raise _helper_lost(error) from None
         try:
-            line.send({"do": do, **what})
+            agent.send({"do": action, **arguments})
             while True:
-                yield line.receive()["answer"]
+                yield agent.receive()["response"]
         except (OSError, EOFError, ValueError) as error:
             raise _helper_lost(error) from None
         finally:
-            line.close()
+            agent.close()
 
     def close(self) -> None:
-        """End the container. The next question starts another."""
-        with self._turn:
+        """Remove the container. The next request starts another one."""
+        with self._lock:
             self._disconnect()
 
     def _disconnect(self) -> None:
         container, self._container = self._container, None
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        if self._agent is not None:
+            self._agent.close()
+            self._agent = None
         if container is not None:
-            # the engine may be gone
+            # the engine may not respond any more
             with suppress(DockerException, requests.RequestException):
-                # it removes itself when its input ends, and takes a moment
+                # it also removes itself (AutoRemove) at the end of its input, but later
                 remove_container(self._api, container)
 
     def _start(self) -> AgentConnection:
-        if self._line is None:
+        if self._agent is None:
             image = self._image()
             try:
-                self._line = self._start_with(image, PRIVILEGES)
+                self._agent = self._start_with(image, PRIVILEGES)
                 self._refused = ()
             except APIError as error:
-                self._line = self._start_without_refused(image, error)
+                self._agent = self._start_without_refused(image, error)
             except (requests.RequestException, DockerException) as error:
                 raise engine_gone_error(error) from None
-        return self._line
+        return self._agent
 
     def _start_without_refused(self, image: str, refusal: APIError) -> AgentConnection:
-        """Find out which rights are refused, by asking for each alone, and start with the others."""
-        given = []
-        for need in PRIVILEGES:
+        """Find the refused privileges by requesting each one alone, then start with the others."""
+        granted = []
+        for privilege in PRIVILEGES:
             with suppress(APIError):
-                self._start_with(image, [need]).close()
+                self._start_with(image, [privilege]).close()
                 self._disconnect()
-                given.append(need)
+                granted.append(privilege)
         try:
-            line = self._start_with(image, given)
+            agent = self._start_with(image, granted)
         except APIError:
             raise HostUnreadable(
                 "the engine does not allow the lab to inspect its host",
@@ -168,24 +168,24 @@ class Helper:
                 "(in Docker Desktop, the setting “Enhanced Container Isolation” does this)",
                 engine_message=str(refusal.explanation),
             ) from None
-        self._refused = tuple(need for need in PRIVILEGES if need not in given)
-        return line
+        self._refused = tuple(privilege for privilege in PRIVILEGES if privilege not in granted)
+        return agent
 
-    def _start_with(self, image: str, needs: Sequence[Privilege]) -> AgentConnection:
-        rights = [need.name for need in needs]
+    def _start_with(self, image: str, privileges: Sequence[Privilege]) -> AgentConnection:
+        names = [privilege.name for privilege in privileges]
         host = {
             "AutoRemove": True,
             "PidMode": "host",
             "CgroupnsMode": "host",
-            # the host's own interfaces are then seen without entering anything; no port is opened
+            # the host's interfaces are visible without setns(2); no port is opened
             "NetworkMode": "host",
             # an engine that maps users refuses the host's namespaces to a mapped container
             "UsernsMode": "host",
             "ReadonlyRootfs": True,
             "CapDrop": ["ALL"],
-            "CapAdd": [right for right in rights if "/" not in right],
-            "Binds": [right for right in rights if "/" in right],
-            # AppArmor's default profile forbids looking at processes outside of it
+            "CapAdd": [name for name in names if "/" not in name],
+            "Binds": [name for name in names if "/" in name],
+            # AppArmor's default profile denies access to processes outside of it
             "SecurityOpt": ["apparmor=unconfined", "label=disable", "no-new-privileges"],
         }
         body = {
@@ -193,7 +193,7 @@ class Helper:
             "Cmd": _AGENT,
             "Entrypoint": [],
             "OpenStdin": True,
-            # its input ends with our connection, and it with its input: a killed kernel leaves nothing behind
+            # it exits at the end of its input, which ends with our connection, also when the notebook kernel is killed
             "StdinOnce": True,
             "AttachStdin": True,
             "AttachStdout": True,
@@ -201,20 +201,20 @@ class Helper:
             "Labels": self._labels,
             "HostConfig": host,
         }
-        made = self._api.create_container_from_config(body)["Id"]
+        container_id = self._api.create_container_from_config(body)["Id"]
         try:
-            line = AgentConnection(self._api.attach_socket(made, _ATTACHED))
-            self._api.start(made)
+            agent = AgentConnection(self._api.attach_socket(container_id, _ATTACHED))
+            self._api.start(container_id)
         except BaseException:
             with suppress(NotFound):
-                remove_container(self._api, made)
+                remove_container(self._api, container_id)
             raise
-        self._container = made
-        return line
+        self._container = container_id
+        return agent
 
 
 class AgentConnection:
-    """An agent's standard input and output: a line of JSON for each request and each answer."""
+    """An agent's standard input and output: one line of JSON per request and response."""
 
     def __init__(self, attached: Any) -> None:
         self._stream = Stream(attached, _RESPONSE_TIMEOUT_S)
@@ -222,7 +222,7 @@ class AgentConnection:
         self._text = b""
 
     def request(self, request: Mapping[str, Any]) -> Any:
-        """The answer to one request."""
+        """The response to one request."""
         self.send(request)
         return self.receive()
 
@@ -236,7 +236,7 @@ class AgentConnection:
         while b"\n" not in parts[-1]:
             frame = next(self._frames, None)
             if frame is None:
-                raise EOFError("it ended")
+                raise EOFError("the helper container has exited")
             kind, data = frame
             if kind == STDERR:
                 raise OSError(data.decode(errors="replace"))
@@ -245,12 +245,12 @@ class AgentConnection:
         return json.loads(line)
 
     def close(self) -> None:
-        """Hang up. The agent sees its input end."""
+        """Close the connection, which ends the agent's input."""
         self._stream.close()
 
 
 def engine_gone_error(error: Exception) -> EngineUnreachable:
-    """What is said where the engine went away before it could be asked about its host."""
+    """The error for a lost connection to the engine."""
     return EngineUnreachable(
         "the engine does not respond, so its host cannot be inspected",
         hint="`./lab up` starts it again; then run the cell again",

@@ -167,18 +167,18 @@ class Network(Result):
 def interfaces(text: str) -> list[Interface]:
     """From `ip -j -d -s link`."""
     rows = _rows(text, "ip")
-    # the other end is written by its index where that is in another namespace, and else by its name
+    # the peer is given by its index if it is in another namespace, else by its name
     indexes = {str(row["ifname"]): row.get("ifindex") for row in rows if "ifname" in row}
     return _each(rows, lambda row: _interface(row, indexes))
 
 
 def _each(rows: Iterable[Any], read: Callable[[Any], Parsed]) -> list[Parsed]:
-    """What `read` makes of each row; a row of another form is skipped."""
-    found = []
+    """The result of `read` for each row; rows in an unknown format are skipped."""
+    parsed = []
     for row in rows:
         with suppress(AttributeError, KeyError, TypeError):
-            found.append(read(row))
-    return found
+            parsed.append(read(row))
+    return parsed
 
 
 def _interface(row: dict[str, Any], indexes: Mapping[str, int | None]) -> Interface:
@@ -208,30 +208,30 @@ def _interface(row: dict[str, Any], indexes: Mapping[str, int | None]) -> Interf
 
 def addresses(text: str) -> list[Address]:
     """From `ip -j address`."""
-    rows = ((row, one) for row in _rows(text, "ip") for one in _list(row, "addr_info"))
+    rows = ((row, info) for row in _rows(text, "ip") for info in _list(row, "addr_info"))
     return _each(rows, _address)
 
 
 def _address(row: tuple[dict[str, Any], dict[str, Any]]) -> Address:
-    interface, one = row
-    is_6 = ":" in one["local"]
+    interface, info = row
+    is_6 = ":" in info["local"]
     return Address(
         interface["ifname"],
-        one.get("family", "inet6" if is_6 else "inet"),
-        one["local"],
-        one.get("prefixlen", 128 if is_6 else 32),
-        one.get("scope", "global"),
+        info.get("family", "inet6" if is_6 else "inet"),
+        info["local"],
+        info.get("prefixlen", 128 if is_6 else 32),
+        info.get("scope", "global"),
     )
 
 
 def routes(text: str, family: str) -> list[Route]:
-    """From `ip -j route`; of a route with several next hops the first one."""
+    """From `ip -j route`; only the first of several next hops."""
     return _each(_rows(text, "ip"), lambda row: _route(row, family))
 
 
 def _route(row: dict[str, Any], family: str) -> Route:
-    hop = next((one for one in _list(row, "nexthops") if isinstance(one, dict)), row)
-    # an IPv4 route by way of an IPv6 router has `via`
+    hop = next((next_hop for next_hop in _list(row, "nexthops") if isinstance(next_hop, dict)), row)
+    # an IPv4 route through an IPv6 router has `via`
     gateway = hop.get("gateway") or _dict(hop, "via").get("host")
     metric = row.get("metric", 0)
     return Route(family, row["dst"], gateway, hop.get("dev", ""), row.get("prefsrc"), metric)
@@ -256,9 +256,9 @@ def bridge_ports(text: str) -> list[BridgePort]:
 
 
 def _rows(text: str, tool: str) -> list[dict[str, Any]]:
-    found = json_of(text, f"{tool} -j")
-    # -d writes an empty object for what it leaves out
-    return [row for row in found if isinstance(row, dict) and row] if isinstance(found, list) else []
+    value = json_of(text, f"{tool} -j")
+    # -d prints an empty object for omitted entries
+    return [row for row in value if isinstance(row, dict) and row] if isinstance(value, list) else []
 
 
 def _dict(row: dict[str, Any], key: str) -> dict[str, Any]:
@@ -276,23 +276,25 @@ def firewall(saved: Sequence[tuple[str, str, str]], ruleset: str) -> Firewall:
 
     Args:
         saved: (tool, family, text) of each iptables-save -c.
-        ruleset: the JSON of `nft -j list ruleset`; of it, the tables that iptables has told of are left out.
+        ruleset: the JSON of `nft -j list ruleset`; without the tables that iptables has listed.
     """
     chains: list[Chain] = []
     rules: list[Rule] = []
     for tool, family, text in saved:
         _add_saved(tool, family, text, chains, rules)
-    told = [(chain.family, chain.table) for chain in chains if chain.tool == "iptables-nft"]
-    found = json_of(ruleset, "nft -j list ruleset")
-    listed = _list(found, "nftables") if isinstance(found, dict) else []
-    own = [
+    iptables_tables = [(chain.family, chain.table) for chain in chains if chain.tool == "iptables-nft"]
+    document = json_of(ruleset, "nft -j list ruleset")
+    listed = _list(document, "nftables") if isinstance(document, dict) else []
+    nft_rows = [
         row
         for row in listed
         if isinstance(row, dict)
-        and not any((_dict(row, kind).get("family"), _dict(row, kind).get("table")) in told for kind in row)
+        and not any(
+            (_dict(row, kind).get("family"), _dict(row, kind).get("table")) in iptables_tables for kind in row
+        )
     ]
-    chains += _each([row["chain"] for row in own if "chain" in row], _nft_chain)
-    rules += _each([row["rule"] for row in own if "rule" in row], _nft_rule)
+    chains += _each([row["chain"] for row in nft_rows if "chain" in row], _nft_chain)
+    rules += _each([row["rule"] for row in nft_rows if "rule" in row], _nft_rule)
     return Firewall(tuple(chains), tuple(rules))
 
 
@@ -302,7 +304,7 @@ def _nft_chain(chain: dict[str, Any]) -> Chain:
 
 
 def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: list[Rule]) -> None:
-    """Read what iptables-save(8) writes: iptables has no JSON, and nft's hides its matches (`xt`)."""
+    """Parse the output of iptables-save(8): iptables has no JSON, and nft's hides its matches (`xt`)."""
     table = ""
     for line in lines(text):
         if line.startswith("*"):
@@ -310,9 +312,9 @@ def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: li
         elif line.startswith(":"):
             name, policy = [*line[1:].split(), "-", "-"][:2]
             chains.append(Chain(tool, family, table, name, None if policy == "-" else policy))
-        # without -c, or from a kernel without counters, there are none
-        elif found := re.match(r"(?:\[([0-9]+):([0-9]+)\] )?-A (\S+) ?(.*)", line):
-            packets, size, chain, text_of_rule = found.groups()
+        # no counters without -c, or from a kernel without counters
+        elif match := re.match(r"(?:\[([0-9]+):([0-9]+)\] )?-A (\S+) ?(.*)", line):
+            packets, size, chain, text_of_rule = match.groups()
             rules.append(
                 Rule(
                     tool,
@@ -327,11 +329,11 @@ def _add_saved(tool: str, family: str, text: str, chains: list[Chain], rules: li
             )
 
 
-def _target(words: str) -> str | None:
-    """What comes after -j or -g, outside of a comment."""
-    # a comment is in quotation marks, and one inside of it has a backslash before it
-    bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', words)
-    target = re.search(r"(?:^| )(?:-[jg]|--jump|--goto) (\S+)", bare)
+def _target(rule: str) -> str | None:
+    """The target after -j or -g, outside of comments."""
+    # comments are quoted; a quotation mark in one is escaped with a backslash
+    without_comments = re.sub(r'"(?:[^"\\]|\\.)*"', '""', rule)
+    target = re.search(r"(?:^| )(?:-[jg]|--jump|--goto) (\S+)", without_comments)
     return target[1] if target else None
 
 

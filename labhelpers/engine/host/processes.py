@@ -1,4 +1,4 @@
-"""Processes and their namespaces, as the engine's host sees them."""
+"""Processes on the engine's host, and their namespaces."""
 
 from __future__ import annotations
 
@@ -43,25 +43,27 @@ class Namespace(Result):
     command: str = column("that process's command line")
 
 
-def process(pid: int, seen: Mapping[str, Any]) -> Process | None:
-    """A process from what the agent read of it; None if it ended between two reads.
+def process(pid: int, record: Mapping[str, Any]) -> Process | None:
+    """A process from the agent's record; None if it exited between two reads.
 
-    Kernels before 4.1 have no NSpid; a status that ends in the middle is that of a process that ends.
+    Kernels before 4.1 have no NSpid; a truncated status is that of an exiting process.
     """
-    pairs = (line.partition(":") for line in lines(seen.get("status")))
+    pairs = (line.partition(":") for line in lines(record.get("status")))
     fields = {name: rest.strip() for name, _, rest in pairs}
     parent, users = integer(fields.get("PPid")), fields.get("Uid", "").split()
     user = integer(users[1]) if len(users) > 1 else None
     if parent is None or user is None:
         return None
     name = fields.get("Name", "")
-    command = " ".join((seen.get("cmdline") or "").split("\0")).strip() or f"[{name}]"
-    nspid = tuple(n for word in fields.get("NSpid", "").split() if (n := integer(word)) is not None) or (pid,)
+    command = " ".join((record.get("cmdline") or "").split("\0")).strip() or f"[{name}]"
+    nspid = tuple(n for number in fields.get("NSpid", "").split() if (n := integer(number)) is not None) or (
+        pid,
+    )
     namespaces = {
-        name: int(found[1])
-        for name, link in sorted((seen.get("ns") or {}).items())
-        # what its children will get is no namespace of its own
-        if not name.endswith("_for_children") and (found := re.search(r"\[([0-9]+)\]", str(link)))
+        name: int(match[1])
+        for name, link in sorted((record.get("ns") or {}).items())
+        # the namespaces of future children are not its own
+        if not name.endswith("_for_children") and (match := re.search(r"\[([0-9]+)\]", str(link)))
     }
     return Process(
         pid=pid,
@@ -77,13 +79,13 @@ def process(pid: int, seen: Mapping[str, Any]) -> Process | None:
 
 
 def namespaces(processes: Iterable[Process]) -> list[Namespace]:
-    """The namespaces that the processes are in, by kind and id."""
+    """The namespaces of the processes, sorted by type and ID."""
     members: dict[tuple[str, int], list[Process]] = {}
-    for one in processes:
-        for kind, id in one.namespaces.items():
-            members.setdefault((kind, id), []).append(one)
-    found = []
+    for process in processes:
+        for kind, id in process.namespaces.items():
+            members.setdefault((kind, id), []).append(process)
+    result = []
     for (kind, id), inside in sorted(members.items()):
-        first = min(inside, key=lambda one: one.pid)
-        found.append(Namespace(kind, id, len(inside), first.pid, first.command))
-    return found
+        first = min(inside, key=lambda process: process.pid)
+        result.append(Namespace(kind, id, len(inside), first.pid, first.command))
+    return result

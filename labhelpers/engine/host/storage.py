@@ -1,4 +1,4 @@
-"""Mounts, directories and disk use, as processes of the engine's host see them."""
+"""Mounts, directories and disk usage on the engine's host."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Mount(Result):
     @property
     def lower(self) -> tuple[str, ...]:
         """The read-only directories of an overlay, topmost first; none for anything else."""
-        # a colon in a name is written with a backslash (overlayfs.rst)
+        # a colon in a path is escaped with a backslash (overlayfs.rst)
         parts = re.split(r"(?<!\\):", self.settings.get("lowerdir", ""))
         return tuple(part.replace("\\:", ":") for part in parts if part)
 
     @property
     def upper(self) -> str | None:
-        """The directory that takes the changes of an overlay, on the engine's host."""
+        """The writable directory of an overlay, on the engine's host."""
         return self.settings.get("upperdir")
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nothing can be written through this mount."""
+        """Whether this mount is read-only."""
         return "ro" in self.options
 
 
@@ -66,12 +66,12 @@ class Entry(Result):
 
     @property
     def is_whiteout(self) -> bool:
-        """Whether it says that a file of a lower layer is deleted (kernel, overlayfs.rst)."""
+        """Whether it marks a deleted file of a lower layer (kernel, overlayfs.rst)."""
         return (self.kind, self.device) == ("character device", "0:0")
 
     @property
     def is_opaque(self) -> bool:
-        """Whether it hides all that the lower layers have in this directory (kernel, overlayfs.rst)."""
+        """Whether it hides the contents of this directory in the lower layers (kernel, overlayfs.rst)."""
         return any(
             self.attributes.get(f"{kind}.overlay.opaque", "")[:1] in ("y", "x")
             for kind in ("trusted", "user")
@@ -90,8 +90,8 @@ class DiskUsage(Result):
 
 
 def mounts(mountinfo: str) -> list[Mount]:
-    """The mounts of a mountinfo text, in its order; a line that is none is skipped."""
-    found = []
+    """The mounts of a mountinfo text, in its order; invalid lines are skipped."""
+    result = []
     for line in lines(mountinfo):
         before, _, after = line.partition(" - ")
         fields = before.split(" ")
@@ -100,7 +100,7 @@ def mounts(mountinfo: str) -> list[Mount]:
             continue
         device, root, point, options, *propagation = fields[2:]
         kind, source, settings = [*after.split(" ", 2), "", ""][:3]
-        found.append(
+        result.append(
             Mount(
                 id=id,
                 parent_id=parent,
@@ -114,15 +114,15 @@ def mounts(mountinfo: str) -> list[Mount]:
                 propagation=tuple(word for word in propagation if word),
             )
         )
-    return found
+    return result
 
 
 def _settings(text: str) -> dict[str, str]:
-    # a comma in a name is written with a backslash, or in octal
-    found: dict[str, str] = {}
-    for word in re.split(r"(?<!\\),", text):
-        name, _, value = word.partition("=")
+    # a comma in a path is escaped with a backslash, or in octal
+    settings: dict[str, str] = {}
+    for option in re.split(r"(?<!\\),", text):
+        name, _, value = option.partition("=")
         # since Linux 6.8 a mount may name its lower directories one by one, from the top (overlayfs.rst)
         key, value = name.removesuffix("+"), unescape_octal(value).replace("\\,", ",")
-        found[key] = f"{found[key]}:{value}" if name.endswith("+") and key in found else value
-    return found
+        settings[key] = f"{settings[key]}:{value}" if name.endswith("+") and key in settings else value
+    return settings

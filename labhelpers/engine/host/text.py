@@ -1,6 +1,6 @@
-"""Reading what kernels and tools print: lines, numbers, and words in a line.
+"""Parse the output of kernels and tools: lines, numbers, and words in a line.
 
-What is not known is skipped: other kernels print more, less, or in another order.
+Unknown input is skipped: other kernels print more, less, or in another order.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from labhelpers.errors import LabError
 
 
 def lines(text: str | None) -> list[str]:
-    """The lines that are not empty. Only a line feed ends one: a name may hold any other character."""
+    """The non-empty lines. Only a line feed separates them: names may contain any other character."""
     return [line.rstrip("\r") for line in (text or "").split("\n") if line.strip()]
 
 
 def integer(text: str | None) -> int | None:
     """A whole number in decimal digits; None for anything else."""
-    found = re.fullmatch(r"[+-]?[0-9]{1,40}", (text or "").strip())
-    return int(found[0]) if found else None
+    match = re.fullmatch(r"[+-]?[0-9]{1,40}", (text or "").strip())
+    return int(match[0]) if match else None
 
 
 def decimal(text: str | None) -> float | None:
     """A number such as `12.34`; None for anything else."""
-    found = re.fullmatch(r"[0-9]{1,40}(\.[0-9]{0,40})?", (text or "").strip())
-    return float(found[0]) if found else None
+    match = re.fullmatch(r"[0-9]{1,40}(\.[0-9]{0,40})?", (text or "").strip())
+    return float(match[0]) if match else None
 
 
 def unescape_octal(text: str) -> str:
-    """A path of the kernel's tables as it is: blanks and backslashes are written in octal there (proc(5))."""
+    """A path from a table of the kernel, where spaces and backslashes are in octal (proc(5))."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
 
 
 def contains_word(text: str, word: str) -> bool:
-    """Whether an address, a name or a number is in a rule or a command line as a whole.
+    """Whether an address, a name or a number is a whole word of a rule or a command line.
 
     `80` is not in `8080`, `10.0.0.1` neither in `110.0.0.1` nor in `10.0.0.12`, `eth0` neither in `veth0` nor in
     `eth01`. A port, a prefix length or a quotation mark may follow an address.
     """
-    # an IPv6 address goes on after a colon
-    beside = r"[\w.:]" if word.count(":") > 1 else r"[\w.]"
-    return bool(word) and bool(re.search(rf"(?<!{beside}|-){re.escape(word)}(?!{beside}|\+|-\w)", text))
+    # a colon continues an IPv6 address
+    adjacent = r"[\w.:]" if word.count(":") > 1 else r"[\w.]"
+    return bool(word) and bool(re.search(rf"(?<!{adjacent}|-){re.escape(word)}(?!{adjacent}|\+|-\w)", text))
 
 
 def json_of(text: str | None, tool: str) -> Any:
-    """The first JSON value that a tool printed; None for no text. Warnings around it are skipped.
+    """The first JSON value in a tool's output, without warnings around it; None if it is empty.
 
     Raises:
-        LabError: there is none.
+        LabError: there is no JSON value.
     """
     text = (text or "").strip("\0 \r\n\t")
     if not text:

@@ -1,6 +1,6 @@
-"""What a network namespace has received, from the kernel's own counters.
+"""Packets that a network namespace has received, from the kernel's counters.
 
-An exercise that asks for a packet to arrive, or not to, is decided on the receiving side.
+Exercises about packets that arrive, or do not, are checked on the receiving side.
 Source: proc(5), /proc/PID/net/snmp, netstat and snmp6; the names are those of RFC 4293, 4022 and 5097.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @record
 class Received(Result):
-    """Counters of one network namespace, since it was made."""
+    """Counters of one network namespace, since its creation."""
 
     packets: int = column("IPv4 packets that were not broadcast or multicast, whatever became of them")
     pings: int = column("echo requests, IPv4 and IPv6")
@@ -28,10 +28,10 @@ class Received(Result):
 
 
 def received_traffic(host: HostView, container: Container | str) -> Received:
-    """What the network namespace of a running container has received so far.
+    """The counters of a running container's network namespace.
 
     Raises:
-        LabError: there is no such container, or it does not run.
+        LabError: the container does not exist or is not running.
     """
     pid = host.process(container).pid
     paths = [f"/proc/{pid}/net/{name}" for name in ("snmp", "netstat", "snmp6")]
@@ -39,28 +39,28 @@ def received_traffic(host: HostView, container: Container | str) -> Received:
 
 
 def parse_counters(texts: Iterable[str | None]) -> Received:
-    """The counters in the texts of those files; what a kernel does not print counts as 0."""
-    found: dict[str, int] = {}
+    """The counters in the texts of those files; missing counters are 0."""
+    counters: dict[str, int] = {}
     for text in texts:
-        found |= _fields(text or "")
-    packets = found.get("Ip InReceives", 0)
-    packets -= found.get("IpExt InMcastPkts", 0) + found.get("IpExt InBcastPkts", 0)
-    pings = found.get("Icmp InEchos", 0) + found.get("Icmp6InEchos", 0)
-    return Received(packets, pings, found.get("Tcp PassiveOpens", 0))
+        counters |= _fields(text or "")
+    packets = counters.get("Ip InReceives", 0)
+    packets -= counters.get("IpExt InMcastPkts", 0) + counters.get("IpExt InBcastPkts", 0)
+    pings = counters.get("Icmp InEchos", 0) + counters.get("Icmp6InEchos", 0)
+    return Received(packets, pings, counters.get("Tcp PassiveOpens", 0))
 
 
 def _fields(text: str) -> dict[str, int]:
-    """name → value: from lines in pairs (`Ip: InReceives …` and `Ip: 7 …`), or of one name and its value each."""
-    found: dict[str, int] = {}
+    """name → value, from pairs of lines (`Ip: InReceives …` and `Ip: 7 …`) or from lines with a name and a value."""
+    counters: dict[str, int] = {}
     names: list[str] = []
     for line in lines(text):
         first, *rest = line.split()
-        numbers = [number for word in rest if (number := integer(word)) is not None]
+        numbers = [number for field in rest if (number := integer(field)) is not None]
         if not first.endswith(":"):
-            found |= {first: numbers[0]} if len(numbers) == len(rest) == 1 else {}
+            counters |= {first: numbers[0]} if len(numbers) == len(rest) == 1 else {}
         elif len(numbers) == len(rest):
             group = first.removesuffix(":")
-            found |= {f"{group} {name}": number for name, number in zip(names, numbers, strict=False)}
+            counters |= {f"{group} {name}": number for name, number in zip(names, numbers, strict=False)}
         else:
             names = rest
-    return found
+    return counters
