@@ -11,6 +11,7 @@ UNITS = {
     "bytes_per_s": "bytes/s",
     "mib_per_s": "MiB/s",
     "gbit_per_s": "Gbit/s",
+    "bits_per_s": "bit/s",
     "bytes": "bytes",
     "percent": "%",
     "ms": "ms",

@@ -1,4 +1,4 @@
-"""Draw part3-7 from what runs on the engine: `python -m labhelpers.networks`."""
+"""Draw part3-7 from containers on the engine: `python -m labhelpers.networks`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from labhelpers.lab import Lab
 from labhelpers.state import ROOT
 
 FIGURE = ROOT / "assets" / "networks" / "part3-7.png"
-QUIET = ["127.0.0.1"]
+NO_DNS = ["127.0.0.1"]
 
 
 def main() -> None:
-    """Start some containers, look how they are joined, and write the figure."""
+    """Start containers on several networks, and draw their map."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -21,10 +21,10 @@ def main() -> None:
         image = lab.image("payload")
         for network in ("shop", "bank"):
             lab.create_network(network)
-        lab.run(image, name="web", dns=QUIET, ports={"80/tcp": None})
-        lab.run(image, name="mail", dns=QUIET)
+        lab.run(image, name="web", dns=NO_DNS, ports={"80/tcp": None})
+        lab.run(image, name="mail", dns=NO_DNS)
         for name, network in (("cart", "shop"), ("both", "shop"), ("safe", "bank")):
-            lab.run(image, name=name, network=network, dns=QUIET)
+            lab.run(image, name=name, network=network, dns=NO_DNS)
         lab.connect("bank", "both")
         lab.run(image, ["sleep", "600"], name="shared", network="host")
         lab.run(image, ["sleep", "600"], name="alone", network="none")

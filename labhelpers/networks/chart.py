@@ -31,13 +31,13 @@ class Segment:
     title: str
     detail: str
     color: str
-    ends: list[NetworkEndpoint] = field(default_factory=list)
-    nodes: list[MappedContainer] = field(default_factory=list)
+    endpoints: list[NetworkEndpoint] = field(default_factory=list)
+    containers: list[MappedContainer] = field(default_factory=list)
 
     @property
     def slots(self) -> int:
         """How many places it takes."""
-        return max(len(self.ends) + len(self.nodes), 1)
+        return max(len(self.endpoints) + len(self.containers), 1)
 
 
 def draw_network_map(result: NetworkMap, ax: Axes) -> Axes:
@@ -65,18 +65,18 @@ def _groups(result: NetworkMap) -> list[Segment]:
             if bridge.network
             else "a bridge, of no network of the engine",
             HOST,
-            [end for end in result.ends if end.bridge == bridge.name],
+            [end for end in result.endpoints if end.bridge == bridge.name],
         )
         for bridge in result.bridges
     ]
     ordered: list[Segment] = []
     while bridges:
-        here = {end.container for end in ordered[-1].ends} if ordered else set()
+        here = {end.container for end in ordered[-1].endpoints} if ordered else set()
         # the one that shares most with the last; without one, that which shares with the fewest others
         best = max(
             bridges,
             key=lambda g: (
-                len(here & {e.container for e in g.ends}),
+                len(here & {e.container for e in g.endpoints}),
                 -_shared(g, bridges),
                 -bridges.index(g),
             ),
@@ -86,7 +86,7 @@ def _groups(result: NetworkMap) -> list[Segment]:
     for left, right in itertools.pairwise(ordered):
         _make_adjacent(left, right)
     parents: dict[str, Segment] = {}
-    for end in result.ends:
+    for end in result.endpoints:
         if end.bridge is None:
             name = end.host_interface or "elsewhere"
             said = "a parent: no bridge" if end.kind in ("macvlan", "ipvlan") else "the host's end of a wire"
@@ -95,29 +95,31 @@ def _groups(result: NetworkMap) -> list[Segment]:
             group = parents.setdefault(name, Segment(name, said, KERNEL))
             if end.kind in ("macvlan", "ipvlan"):
                 group.detail = f"parent of {end.kind} interfaces"
-            group.ends.append(end)
-    joined = {end.container for end in result.ends}
-    own = [node for node in result.nodes if node.shares_host]
-    none = [node for node in result.nodes if not node.shares_host and node.name not in joined]
+            group.endpoints.append(end)
+    joined = {end.container for end in result.endpoints}
+    own = [node for node in result.containers if node.shares_host]
+    none = [node for node in result.containers if not node.shares_host and node.name not in joined]
     rest = [
-        Segment("", "the host's own interfaces", LIMIT, nodes=own),
-        Segment("", "no way to anybody", FAINT, nodes=none),
+        Segment("", "the host's own interfaces", LIMIT, containers=own),
+        Segment("", "no way to anybody", FAINT, containers=none),
     ]
-    return [*ordered, *parents.values(), *(group for group in rest if group.nodes)]
+    return [*ordered, *parents.values(), *(group for group in rest if group.containers)]
 
 
 def _shared(group: Segment, others: Sequence[Segment]) -> int:
-    names = {end.container for end in group.ends}
-    return sum(bool(names & {end.container for end in other.ends}) for other in others if other is not group)
+    names = {end.container for end in group.endpoints}
+    return sum(
+        bool(names & {end.container for end in other.endpoints}) for other in others if other is not group
+    )
 
 
 def _make_adjacent(left: Segment, right: Segment) -> None:
     """Put one container that is in both at the end of one and at the beginning of the other."""
-    both = {end.container for end in left.ends} & {end.container for end in right.ends}
+    both = {end.container for end in left.endpoints} & {end.container for end in right.endpoints}
     if both:
         name = min(both)
-        left.ends.sort(key=lambda end: end.container == name)
-        right.ends.sort(key=lambda end: end.container != name)
+        left.endpoints.sort(key=lambda end: end.container == name)
+        right.endpoints.sort(key=lambda end: end.container != name)
 
 
 def _rows(groups: Sequence[Segment]) -> list[list[Segment]]:
@@ -133,12 +135,12 @@ def _rows(groups: Sequence[Segment]) -> list[list[Segment]]:
 def _parts(group: Segment) -> list[Segment]:
     if group.slots <= COLUMNS:
         return [group]
-    things = [*group.ends, *group.nodes]
+    things = [*group.endpoints, *group.containers]
     parts = []
     for start in range(0, len(things), COLUMNS):
         ends, nodes = (
-            group.ends[start : start + COLUMNS],
-            group.nodes[max(0, start - len(group.ends)) :][:COLUMNS],
+            group.endpoints[start : start + COLUMNS],
+            group.containers[max(0, start - len(group.endpoints)) :][:COLUMNS],
         )
         parts.append(Segment(group.title, group.detail, group.color, ends, nodes if not ends else []))
     return parts
@@ -155,21 +157,21 @@ def _draw_row(ax: Axes, row: Sequence[Segment], y: float, result: NetworkMap) ->
     x = 0.0
     places: list[tuple[float, NetworkEndpoint]] = []
     for group in row:
-        for node in group.nodes:
+        for node in group.containers:
             _draw_node(ax, node, x, y)
             x += WIDE
-        if group.ends or not group.nodes:
+        if group.endpoints or not group.containers:
             _draw_group(ax, group, x, y, result)
-            for end in group.ends:
+            for end in group.endpoints:
                 places.append((x, end))
                 x += WIDE
-            if not group.ends:
+            if not group.endpoints:
                 x += WIDE
     _draw_containers(ax, places, y, result)
 
 
 def _draw_group(ax: Axes, group: Segment, x: float, y: float, result: NetworkMap) -> None:
-    width = len(group.ends) or 1
+    width = len(group.endpoints) or 1
     left, span = x + 0.08, width * WIDE - 0.24
     _box(ax, left, y + 0.45, span, 0.68, group.color, "white")
     middle = left + span / 2
@@ -178,12 +180,12 @@ def _draw_group(ax: Axes, group: Segment, x: float, y: float, result: NetworkMap
     )
     said = group.detail if span > 2.6 else group.detail.replace(" · ", "\n")
     ax.text(middle, y + 0.67, said, color="white", ha="center", va="center", fontsize=7)
-    if not group.ends:
+    if not group.endpoints:
         ax.text(middle, y + 1.4, "no port", color=FAINT, ha="center", va="center", fontsize=7.5)
     if group.color == HOST:
         # from the bridge to the host's routing: the way out of its subnet
         ax.plot([left + span - 0.1] * 2, [y - 0.5, y + 0.45], color=INK, lw=1.2, zorder=1)
-    for number, end in enumerate(group.ends):
+    for number, end in enumerate(group.endpoints):
         ports = [p for p in result.published if p.container == end.container and end.gateway]
         _draw_published(ax, ports, x + number * WIDE, y)
 
@@ -212,7 +214,7 @@ def _draw_containers(
             last += 1
         span = (last - index + 1) * WIDE - 0.2
         many = (
-            len({(e.interface, e.index) for e in result.ends if e.container == end.container})
+            len({(e.interface, e.index) for e in result.endpoints if e.container == end.container})
             > last - index + 1
         )
         again = end.container in drawn

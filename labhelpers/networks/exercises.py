@@ -13,7 +13,7 @@ from labhelpers.lab.names import all_with_suffix, with_suffix
 from labhelpers.networks.broken import break_network, external_host
 from labhelpers.networks.engine_settings import network_settings
 from labhelpers.networks.maps import network_map
-from labhelpers.networks.veth import run_in_tools
+from labhelpers.networks.veth import PEER_INTERFACE, run_in_tools
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -148,7 +148,7 @@ def _other_end(lab: Lab) -> str | None:
     if not written:
         return f"{TRACED} has no file /other-end, or it is empty"
     seen = network_map(lab, [str(running(lab, TRACED).name)])
-    right = next((end.host_interface for end in seen.ends if end.interface == "eth0"), None)
+    right = next((end.host_interface for end in seen.endpoints if end.interface == "eth0"), None)
     if written == right:
         return None
     kinds = {one.name: one.kind for one in seen.host_interfaces}
@@ -172,8 +172,8 @@ def _other_end_hint(lab: Lab) -> str:
         return "Run the cell of this exercise again: it makes the container."
     if not _output(lab, TRACED, ["cat", "/other-end"]):
         return (
-            "`ip link` in the container writes eth0@ifN: N is the index of the other end. `networks.map(lab)` and "
-            "`lab.host.interfaces()` list the host's interfaces with their indexes."
+            "`ip link` in the container writes eth0@ifN: N is the index of the other end. `networks.network_map(lab)` "
+            "and `lab.host.interfaces()` list the host's interfaces with their indexes."
         )
     return "The two ends know each other's index, not each other's name. Compare the numbers."
 
@@ -238,7 +238,8 @@ def _sealed_shut(lab: Lab) -> str | None:
         return missing
     host = external_host(lab, WORLD)
     address = next(
-        (one.address for one in lab.host.addresses(running(lab, WORLD)) if one.interface == "wire"), None
+        (one.address for one in lab.host.addresses(running(lab, WORLD)) if one.interface == PEER_INTERFACE),
+        None,
     )
     if address is None or not _ping_arrives(lab, WORLD, None, host):
         return (
@@ -314,8 +315,8 @@ def repair(lab: Lab, number: int) -> Exercise:
         lambda lab: not_running(lab, case.client) or not_running(lab, case.server),
         "Run the cell of this exercise again: it makes what is missing.",
     )
-    works = Task("works", case.wanted, case.check, lambda lab: case.hint(lab), ("runs",))
-    kept = Task("kept", case.kept_text, case.kept, case.kept_hint, ("works",))
+    works = Task("works", case.expected, case.check, lambda lab: case.hint(lab), ("runs",))
+    kept = Task("kept", case.unchanged_text, case.unchanged, case.unchanged_hint, ("works",))
     title = f"Broken network {number}: {case.title}"
     containers = (case.client, case.server)
     return Exercise(lab, "05", f"repair-{number}", title, (runs, works, kept), SETTLE_S, containers)

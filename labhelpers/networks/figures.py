@@ -75,10 +75,10 @@ def draw_overlay_ping(result: OverlayPing, ax: Axes) -> Axes:
     """The request as it is on the wire: its headers in order, the outer packet around the inner one."""
     resize(ax, 11, 3.3)
     request = result.request
-    names = [layer.name for layer in request.layers]
+    names = [layer.name for layer in request.headers]
     inner = names.index("VXLAN") + 1
     width = 1.5
-    for place, layer in enumerate(request.layers):
+    for place, layer in enumerate(request.headers):
         x = place * width
         _bar(ax, x, 1.0, width - 0.06, 0.62, HEADERS.get(layer.name, FAINT))
         ax.text(
@@ -94,8 +94,8 @@ def draw_overlay_ping(result: OverlayPing, ax: Axes) -> Axes:
         shown = [(name, value) for name, value in layer.fields if name not in ("ttl", "length", "id")]
         said = "\n".join(f"{name} {value}" for name, value in shown)
         ax.text(x + width / 2, 0.9, said, ha="center", va="top", fontsize=6.6, color=INK)
-    rest = len(request.layers) * width
-    left = request.bytes - sum(layer.bytes for layer in request.layers)
+    rest = len(request.headers) * width
+    left = request.bytes - sum(layer.bytes for layer in request.headers)
     _bar(ax, rest, 1.0, width * 0.8, 0.62, PAPER)
     ax.text(
         rest + width * 0.4, 1.31, f"data\n{left} bytes", ha="center", va="center", fontsize=8.5, color=INK
@@ -131,8 +131,8 @@ def _bracket(ax: Axes, left: float, right: float, y: float, said: str, color: st
 
 def draw_packet_trace(result: PacketTrace, ax: Axes) -> Axes:
     """A column for each interface on the way, time downwards: the request goes right, its answer comes back."""
-    columns = list(dict.fromkeys((hop.place, hop.interface) for hop in result.request))
-    columns += [c for hop in result.reply if (c := (hop.place, hop.interface)) not in columns]
+    columns = list(dict.fromkeys((hop.namespace, hop.interface) for hop in result.request))
+    columns += [c for hop in result.reply if (c := (hop.namespace, hop.interface)) not in columns]
     resize(ax, 2.1 * len(columns) + 3.6, 1.4 + 0.34 * len(result.hops))
     for number, (place, interface) in enumerate(columns):
         color = PLACES.get(place, INK)
@@ -150,11 +150,11 @@ def draw_packet_trace(result: PacketTrace, ax: Axes) -> Axes:
     before: Hop | None = None
     last = len(columns) - 1
     for row, hop in enumerate(result.hops):
-        x = columns.index((hop.place, hop.interface))
+        x = columns.index((hop.namespace, hop.interface))
         color = CONTAINER if hop.flags == "SYN" else VM
         ax.plot(x, row, "o", color=color, ms=6, zorder=3)
         if before is not None and before.flags == hop.flags:
-            start = (columns.index((before.place, before.interface)), row - 1)
+            start = (columns.index((before.namespace, before.interface)), row - 1)
             ax.annotate("", (x, row), start, arrowprops={"arrowstyle": "->", "color": color, "lw": 1.4})
         changed = (
             before is not None
@@ -234,14 +234,14 @@ def _plain_ticks(ax: Axes, values: Sequence[float]) -> None:
 def draw_engine_failure(result: EngineFailure, ax: Axes) -> Axes:
     """The replicas on each engine against time, and what the name meant."""
     resize(ax, 9, 2.9)
-    end = result.replaced_s * 1.25
+    end = result.rescheduled_s * 1.25
     rows = (("engine-1", HOST), ("engine-2", CONTAINER))
     before, after = dict(result.before), dict(result.after)
     for row, (name, color) in enumerate(rows):
         parts = [
             (-0.25 * end, 0.0, before.get(name, 0)),
-            (0.0, result.replaced_s, before.get(name, 0) if row == 0 else 0),
-            (result.replaced_s, end, after.get(name, 0)),
+            (0.0, result.rescheduled_s, before.get(name, 0) if row == 0 else 0),
+            (result.rescheduled_s, end, after.get(name, 0)),
         ]
         for start, stop, count in parts:
             if count:
@@ -258,8 +258,8 @@ def draw_engine_failure(result: EngineFailure, ax: Axes) -> Axes:
         ax.text(-0.26 * end, row, f"{name} ", ha="right", va="center", weight="bold", color=color)
     moments = (
         (0.0, "killed"),
-        (result.noticed_s, f"noticed\n{result.noticed_s:.1f} s"),
-        (result.replaced_s, f"replaced\n{result.replaced_s:.1f} s"),
+        (result.detected_s, f"noticed\n{result.detected_s:.1f} s"),
+        (result.rescheduled_s, f"replaced\n{result.rescheduled_s:.1f} s"),
     )
     for at, said in moments:
         ax.axvline(at, color=INK, lw=1, ls=":")
@@ -267,7 +267,7 @@ def draw_engine_failure(result: EngineFailure, ax: Axes) -> Axes:
         ax.text(at, -0.62, said, ha="center", va="bottom", fontsize=8, bbox=box)
     said = (
         f"the name means {' and '.join(result.addresses_before)}, then {' and '.join(result.addresses_after)} · "
-        f"{result.served_meanwhile} of {result.asked_meanwhile} requests in between were answered"
+        f"{result.answered_requests} of {result.requests} requests in between were answered"
     )
     box = {"fc": "white", "ec": "none", "pad": 1}
     ax.text((end - 0.25 * end) / 2, 1.45, said, ha="center", va="top", fontsize=8, color=INK, bbox=box)
