@@ -1,4 +1,4 @@
-"""Draw the figures of the chapter anew from what is measured: `python -m labhelpers.monitoring`."""
+"""Draw the chapter's figures from new measurements: `python -m labhelpers.monitoring`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FIGURES = ROOT / "assets" / "monitoring"
 
 
 def main() -> None:
-    """Measure everything once, and write what it looks like."""
+    """Run every experiment once, and write its figure."""
     import matplotlib
 
     matplotlib.use("agg")

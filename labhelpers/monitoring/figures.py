@@ -33,25 +33,33 @@ def _box(
 
 def draw_restart_results(result: RestartResults, ax: Axes) -> Axes:
     """One row a policy, one column a way of dying: green comes back, white stays down."""
-    if not result.fates:
+    if not result.results:
         resize(ax, 7.5, 1.0)
         ax.text(
-            0, 0.5, f"Not measured here: {result.why_not}", fontsize=9.5, color=INK, wrap=True, va="center"
+            0,
+            0.5,
+            f"Not measured here: {result.unavailable_reason}",
+            fontsize=9.5,
+            color=INK,
+            wrap=True,
+            va="center",
         )
         _bare(ax)
         return ax
     left, width = 1.55, 1.5
-    resize(ax, 1.1 * (left + width * len(result.deaths)), 1.4 + 0.5 * len(result.policies))
-    for column, death in enumerate(result.deaths):
+    resize(ax, 1.1 * (left + width * len(result.exit_causes)), 1.4 + 0.5 * len(result.policies))
+    for column, death in enumerate(result.exit_causes):
         x = left + column * width + width / 2
         ax.text(x, -0.62, death.replace(", ", ",\n"), ha="center", va="bottom", fontsize=9.5, weight="bold")
-        ax.text(x, -0.14, result.died(death), ha="center", va="bottom", fontsize=7.5, color="#555555")
+        ax.text(
+            x, -0.14, result.exit_description(death), ha="center", va="bottom", fontsize=7.5, color="#555555"
+        )
         for row, policy in enumerate(result.policies):
             face, said, ink = _fate(result.of(policy, death))
             _box(ax, left + column * width, row, width - 0.05, face, said, ink, "#DDDDDD")
     for row, policy in enumerate(result.policies):
         ax.text(left - 0.12, row + 0.45, policy, ha="right", va="center", fontsize=9.5, family="monospace")
-    ax.set(xlim=(0, left + width * len(result.deaths)), ylim=(len(result.policies) + 0.05, -1.4))
+    ax.set(xlim=(0, left + width * len(result.exit_causes)), ylim=(len(result.policies) + 0.05, -1.4))
     _bare(ax)
     return ax
 
@@ -70,7 +78,7 @@ def draw_socket_access(result: SocketAccess, ax: Axes) -> Axes:
     from labhelpers.monitoring.engine_socket import TARGET_DESCRIPTIONS, TARGETS
 
     left, width = 2.55, 1.65
-    resize(ax, left + width * len(TARGETS), 1.1 + 0.5 * len(result.holders))
+    resize(ax, left + width * len(TARGETS), 1.1 + 0.5 * len(result.results))
     for column, thing in enumerate(TARGETS):
         x = left + column * width + width / 2
         ax.text(
@@ -82,8 +90,8 @@ def draw_socket_access(result: SocketAccess, ax: Axes) -> Axes:
             fontsize=9.5,
             weight="bold",
         )
-        for row, holder in enumerate(result.holders):
-            had = holder.got[thing]
+        for row, holder in enumerate(result.results):
+            had = holder.granted[thing]
             harmless = thing == "names"
             face = (ENGINE if harmless else VM) if had else "#FFFFFF"
             ink = "white" if had and not harmless else INK
@@ -97,10 +105,10 @@ def draw_socket_access(result: SocketAccess, ax: Axes) -> Axes:
                 ink,
                 "#DDDDDD",
             )
-    for row, holder in enumerate(result.holders):
-        ax.text(left - 0.12, row + 0.45, holder.way, ha="right", va="center", fontsize=9.5)
+    for row, holder in enumerate(result.results):
+        ax.text(left - 0.12, row + 0.45, holder.access, ha="right", va="center", fontsize=9.5)
     ax.text(left - 0.12, -0.12, "it holds", ha="right", va="bottom", fontsize=9.5, color="#555555")
-    ax.set(xlim=(0, left + width * len(TARGETS)), ylim=(len(result.holders) + 0.05, -1.0))
+    ax.set(xlim=(0, left + width * len(TARGETS)), ylim=(len(result.results) + 0.05, -1.0))
     _bare(ax)
     return ax
 
@@ -112,7 +120,7 @@ def _two_lines(words: str) -> str:
 
 def draw_timeline(result: Timeline, ax: Axes) -> Axes:
     """A bar of the container's states; what the engine noted stands above it, what the container said below."""
-    last = max(one.at_s for one in result.moments)
+    last = max(one.at_s for one in result.entries)
     heights, lives = _heights(result.events, last), _lives(result)
     resize(ax, 11, 1.9 + 0.36 * max(heights) + 0.36 * len(lives))
     for state, begin, end in result.states:
@@ -123,13 +131,13 @@ def draw_timeline(result: Timeline, ax: Axes) -> Axes:
     for one, height in zip(result.events, heights, strict=True):
         y = 0.1 + 0.36 * height
         ax.plot([one.at_s] * 2, [0.25, y + 0.28], color=ENGINE, lw=1.2)
-        ax.text(one.at_s + last * 0.004, y + 0.05, one.words, va="bottom", fontsize=8.5, color=INK)
+        ax.text(one.at_s + last * 0.004, y + 0.05, one.text, va="bottom", fontsize=8.5, color=INK)
     rows = [-0.95 - 0.4 * row for row in range(len(lives))]
-    for y, (life, lines) in zip(rows, lives, strict=True):
+    for y, (run, lines) in zip(rows, lives, strict=True):
         ax.plot([one.at_s for one in lines], [y] * len(lines), "o", ms=4.5, color=CONTAINER)
-        said = f"“{lines[-1].words}”"
+        said = f"“{lines[-1].text}”"
         ax.text(lines[-1].at_s + last * 0.008, y, said, va="center", fontsize=8.5, color=CONTAINER)
-        ax.text(-last * 0.012, y, f"life {life}: {len(lines)} lines", ha="right", va="center", fontsize=8.5)
+        ax.text(-last * 0.012, y, f"run {run}: {len(lines)} lines", ha="right", va="center", fontsize=8.5)
     for words, y in (("docker events", 0.6), ("state", 0.0), ("docker logs", -0.55)):
         ax.text(-last * 0.012, y, words, ha="right", va="center", fontsize=9.5, weight="bold")
     ax.set(xlim=(0, last * 1.16), ylim=(rows[-1] - 0.25, 0.5 + 0.36 * max(heights)), yticks=[])
@@ -143,7 +151,7 @@ def _heights(events: Sequence[TimelineEntry], last: float) -> list[int]:
     found: list[int] = []
     later: list[tuple[float, int]] = []
     for one in reversed(events):
-        end = one.at_s + last * (0.0075 * len(one.words) + 0.015)
+        end = one.at_s + last * (0.0075 * len(one.text) + 0.015)
         step = 1 + max((height for at_s, height in later if at_s < end), default=0)
         later.append((one.at_s, step))
         found.insert(0, step)
@@ -154,7 +162,7 @@ def _lives(result: Timeline) -> list[tuple[str, list[TimelineEntry]]]:
     """The lines of each life, by the number that they begin with."""
     found: dict[str, list[TimelineEntry]] = {}
     for one in result.lines:
-        found.setdefault(one.words.removeprefix("life ")[:1], []).append(one)
+        found.setdefault(one.text.removeprefix("run ")[:1], []).append(one)
     return sorted(found.items())
 
 

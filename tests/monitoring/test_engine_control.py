@@ -1,4 +1,4 @@
-"""The control panel: what it lists, what it refuses, what it asks, and what its buttons do. No browser."""
+"""The control panel, without a browser: what it lists, refuses and asks, and what its buttons do."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from labhelpers.lab import Lab
 from labhelpers.monitoring.engine_control import KINDS, WARNING, EngineControl, Item, Snapshot, Usage
 from labhelpers.monitoring.live import ControlPanel, list_html, log_html
 
-TALKS = [
+CHATTY = [
     "sh",
     "-c",
-    "trap 'exit 0' TERM; n=0; while :; do n=$((n+1)); echo word $n; sleep 0.2 & wait $!; done",
+    "trap 'exit 0' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.2 & wait $!; done",
 ]
 
 
-def until(happened: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
-    while not happened():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -32,7 +32,7 @@ def until(happened: Callable[[], bool]) -> None:
 @pytest.fixture(scope="module")
 def talker(shared_lab: Lab) -> Iterator[Container]:
     made = shared_lab.run(
-        shared_lab.image("payload"), TALKS, name=f"talker-{shared_lab.session}", network="none"
+        shared_lab.image("payload"), CHATTY, name=f"talker-{shared_lab.session}", network="none"
     )
     yield made
     shared_lab.remove(str(made.name), force=True)
@@ -40,10 +40,10 @@ def talker(shared_lab: Lab) -> Iterator[Container]:
 
 @pytest.fixture
 def foreign(shared_lab: Lab) -> Iterator[Container]:
-    """A container that no lab made; this test removes it."""
+    """A container that no lab created; the fixture removes it."""
     made = shared_lab.client.containers.run(
         shared_lab.image("payload"),
-        TALKS,
+        CHATTY,
         name=f"foreign-{shared_lab.session}",
         network_mode="none",
         detach=True,
@@ -52,50 +52,52 @@ def foreign(shared_lab: Lab) -> Iterator[Container]:
     made.remove(force=True)
 
 
-def test_it_lists_everything_and_knows_what_is_its_own(
+def test_it_lists_everything_and_recognises_its_own_resources(
     shared_lab: Lab, talker: Container, foreign: Container
 ) -> None:
-    seen = EngineControl(shared_lab).look()
-    assert {one.kind for one in seen.items} >= set(KINDS) - {"volume"}  # a fresh engine has none of those
-    own = seen.named("container", str(talker.name))
-    assert (own.mine, own.state, own.about) == (True, "running", shared_lab.image("payload"))
-    assert not seen.named("container", str(foreign.name)).mine
-    assert not seen.named("network", "bridge").mine
-    assert not seen.named("image", shared_lab.image("payload")).mine
-    assert seen.of("container")[0].mine  # its own stand first
+    snapshot = EngineControl(shared_lab).snapshot()
+    assert {item.kind for item in snapshot.items} >= set(KINDS) - {
+        "volume"
+    }  # a fresh engine has none of those
+    own = snapshot.named("container", str(talker.name))
+    assert (own.owned, own.state, own.detail) == (True, "running", shared_lab.image("payload"))
+    assert not snapshot.named("container", str(foreign.name)).owned
+    assert not snapshot.named("network", "bridge").owned
+    assert not snapshot.named("image", shared_lab.image("payload")).owned
+    assert snapshot.of("container")[0].owned  # its own come first
     with pytest.raises(LabError, match="no container called"):
-        seen.named("container", "nobody")
+        snapshot.named("container", "no-such-container")
 
 
-def test_its_own_eyes_are_not_on_the_list(shared_lab: Lab) -> None:
+def test_the_helper_container_is_not_listed(shared_lab: Lab) -> None:
     assert shared_lab.host.helper is not None
-    assert shared_lab.host.helper not in [one.id for one in EngineControl(shared_lab).look().items]
+    assert shared_lab.host.helper not in [item.id for item in EngineControl(shared_lab).snapshot().items]
 
 
-def test_what_others_made_is_left_alone(shared_lab: Lab, foreign: Container) -> None:
-    desk = EngineControl(shared_lab)
-    item = desk.look().named("container", str(foreign.name))
-    with pytest.raises(NotOwned, match="did not make"):
-        desk.act("remove", item, sure=True)
-    desk.only_mine = False
-    assert "did not make it" in (desk.question("stop", item) or "")
-    with pytest.raises(BadInput, match="nothing was done"):
-        desk.act("stop", item)
+def test_a_foreign_container_is_not_changed(shared_lab: Lab, foreign: Container) -> None:
+    control = EngineControl(shared_lab)
+    item = control.snapshot().named("container", str(foreign.name))
+    with pytest.raises(NotOwned, match="did not create"):
+        control.act("remove", item, confirmed=True)
+    control.only_owned = False
+    assert "did not create it" in (control.confirmation("stop", item) or "")
+    with pytest.raises(BadInput, match="not confirmed"):
+        control.act("stop", item)
     foreign.reload()
     assert foreign.status == "running"
-    assert desk.act("stop", item, sure=True) == f"docker stop {foreign.name}"
+    assert control.act("stop", item, confirmed=True) == f"docker stop {foreign.name}"
     foreign.reload()
     assert foreign.status == "exited"
 
 
-def test_what_it_does_is_what_its_line_says(shared_lab: Lab) -> None:
-    desk = EngineControl(shared_lab)
+def test_each_change_has_its_command(shared_lab: Lab) -> None:
+    control = EngineControl(shared_lab)
     made = shared_lab.run(
-        shared_lab.image("payload"), TALKS, name=f"acted-{shared_lab.session}", network="none"
+        shared_lab.image("payload"), CHATTY, name=f"acted-{shared_lab.session}", network="none"
     )
 
-    def do(verb: str, **sure: bool) -> str:
-        desk.act(verb, desk.look().named("container", str(made.name)), **sure)
+    def do(verb: str, **confirmed: bool) -> str:
+        control.act(verb, control.snapshot().named("container", str(made.name)), **confirmed)
         made.reload()
         return made.status
 
@@ -104,43 +106,46 @@ def test_what_it_does_is_what_its_line_says(shared_lab: Lab) -> None:
     assert do("start") == "running"
     assert do("restart") == "running"
     assert made.attrs["State"]["StartedAt"] > started
-    with pytest.raises(BadInput, match="nothing was done: remove"):
+    with pytest.raises(BadInput, match="not confirmed: remove"):
         do("remove")
-    with pytest.raises(BadInput, match="cannot be asked to pause"):
+    with pytest.raises(BadInput, match="pause is not a command"):
         do("pause")
-    desk.act("remove", desk.look().named("container", str(made.name)), sure=True)
-    assert str(made.name) not in [one.name for one in desk.look().of("container")]
-    assert [line.split()[1] for line in desk.done] == ["stop", "start", "restart", "rm"]
+    control.act("remove", control.snapshot().named("container", str(made.name)), confirmed=True)
+    assert str(made.name) not in [item.name for item in control.snapshot().of("container")]
+    assert [line.split()[1] for line in control.commands] == ["stop", "start", "restart", "rm"]
 
 
-def test_networks_and_volumes_are_removed_and_a_refusal_keeps_the_engines_words(shared_lab: Lab) -> None:
-    desk = EngineControl(shared_lab)
+def test_networks_and_volumes_are_removed_and_a_refusal_keeps_the_engines_message(shared_lab: Lab) -> None:
+    control = EngineControl(shared_lab)
     name = f"shelf-{shared_lab.session}"
     shared_lab.create_network(name)
     shared_lab.create_volume(name)
     user = shared_lab.run(shared_lab.image("payload"), ["true"], volumes=[f"{name}:/data"], network="none")
-    volume = desk.look().named("volume", name)
+    volume = control.snapshot().named("volume", name)
     with pytest.raises(EngineRefused) as refused:
-        desk.act("remove", volume, sure=True)
+        control.act("remove", volume, confirmed=True)
     assert "in use" in (refused.value.engine_message or "")
     shared_lab.remove(user, force=True)
-    assert desk.act("remove", volume, sure=True) == f"docker volume rm {name}"
-    assert desk.act("remove", desk.look().named("network", name), sure=True) == f"docker network rm {name}"
+    assert control.act("remove", volume, confirmed=True) == f"docker volume rm {name}"
+    assert (
+        control.act("remove", control.snapshot().named("network", name), confirmed=True)
+        == f"docker network rm {name}"
+    )
 
 
 def test_a_log_is_followed_until_it_ends(shared_lab: Lab, talker: Container) -> None:
-    desk = EngineControl(shared_lab)
-    heard: list[Sequence[str]] = []
-    stop = desk.follow(
-        desk.look().named("container", str(talker.name)), lambda lines: heard.append(list(lines))
+    control = EngineControl(shared_lab)
+    calls: list[Sequence[str]] = []
+    stop = control.follow(
+        control.snapshot().named("container", str(talker.name)), lambda lines: calls.append(list(lines))
     )
-    until(lambda: len(heard) >= 3)
+    until(lambda: len(calls) >= 3)
     stop()
     stop()
-    assert len(heard[-1]) > len(heard[0]) or len(heard[-1]) == 200
-    stamp, _, words = heard[-1][-1].partition(" ")
-    assert stamp.endswith("Z")
-    assert words.startswith("word ")
+    assert len(calls[-1]) > len(calls[0]) or len(calls[-1]) == 200
+    timestamp, _, text = calls[-1][-1].partition(" ")
+    assert timestamp.endswith("Z")
+    assert text.startswith("line ")
 
 
 @pytest.fixture(scope="module")
@@ -154,15 +159,15 @@ def panel(shared_lab: Lab, talker: Container) -> Iterator[ControlPanel]:
 
 
 def choose(panel: ControlPanel, name: str) -> None:
-    until(lambda: any(value[2] == name for _, value in panel.which.options))
-    panel.which.value = next(value for _, value in panel.which.options if value[2] == name)
+    until(lambda: any(value[2] == name for _, value in panel.selection.options))
+    panel.selection.value = next(value for _, value in panel.selection.options if value[2] == name)
 
 
-def test_it_shows_what_containers_use(panel: ControlPanel, talker: Container) -> None:
+def test_it_shows_the_usage_of_containers(panel: ControlPanel, talker: Container) -> None:
     def percent() -> Any:
         assert panel.last is not None
-        use = panel.last.use.get(str(talker.id))
-        return None if use is None else use.cpu_percent
+        usage = panel.last.usage.get(str(talker.id))
+        return None if usage is None else usage.cpu_percent
 
     until(lambda: percent() is not None)
     assert 0 <= percent() < 400
@@ -170,9 +175,9 @@ def test_it_shows_what_containers_use(panel: ControlPanel, talker: Container) ->
     assert "polyline" in panel.list.value
 
 
-def test_it_notices_what_comes_and_goes(panel: ControlPanel, shared_lab: Lab) -> None:
+def test_it_follows_containers_that_start_and_stop(panel: ControlPanel, shared_lab: Lab) -> None:
     made = shared_lab.run(
-        shared_lab.image("payload"), TALKS, name=f"guest-{shared_lab.session}", network="none"
+        shared_lab.image("payload"), CHATTY, name=f"guest-{shared_lab.session}", network="none"
     )
     until(lambda: str(made.name) in panel.list.value)
     shared_lab.remove(made, force=True)
@@ -181,36 +186,36 @@ def test_it_notices_what_comes_and_goes(panel: ControlPanel, shared_lab: Lab) ->
 
 def test_a_removal_asks_first(panel: ControlPanel, shared_lab: Lab) -> None:
     made = shared_lab.run(
-        shared_lab.image("payload"), TALKS, name=f"doomed-{shared_lab.session}", network="none"
+        shared_lab.image("payload"), CHATTY, name=f"doomed-{shared_lab.session}", network="none"
     )
     choose(panel, str(made.name))
     panel.buttons["remove"].click()
-    assert f"remove the container {made.name}" in panel.asked.value
+    assert f"remove the container {made.name}" in panel.question.value
     assert panel.confirm.layout.display == ""
     panel.no.click()
-    assert "Nothing was done" in panel.said.value
+    assert "Nothing was changed" in panel.message.value
     made.reload()
     panel.buttons["remove"].click()
     panel.yes.click()
-    until(lambda: f"docker rm -f -v {made.name}" in panel.said.value)
+    until(lambda: f"docker rm -f -v {made.name}" in panel.message.value)
     until(lambda: str(made.name) not in panel.list.value)
 
 
-def test_the_limit_comes_off_after_a_warning_alone(panel: ControlPanel, foreign: Container) -> None:
+def test_the_limit_is_removed_only_after_a_warning(panel: ControlPanel, foreign: Container) -> None:
     choose(panel, str(foreign.name))
     assert panel.buttons["stop"].disabled
-    panel.only_mine.value = False
-    assert WARNING in panel.asked.value.replace("&#x27;", "'")
+    panel.only_owned.value = False
+    assert WARNING in panel.question.value.replace("&#x27;", "'")
     assert panel.buttons["stop"].disabled
     panel.no.click()
-    assert panel.only_mine.value
-    panel.only_mine.value = False
+    assert panel.only_owned.value
+    panel.only_owned.value = False
     panel.yes.click()
     until(lambda: not panel.buttons["stop"].disabled)
     panel.buttons["stop"].click()
-    assert "did not make it" in panel.asked.value
+    assert "did not create it" in panel.question.value
     panel.no.click()
-    panel.only_mine.value = True
+    panel.only_owned.value = True
     assert panel.buttons["stop"].disabled
     foreign.reload()
     assert foreign.status == "running"
@@ -228,11 +233,11 @@ def test_other_kinds_have_one_button(panel: ControlPanel) -> None:
 def test_the_logs_button(panel: ControlPanel, talker: Container) -> None:
     choose(panel, str(talker.name))
     panel.logs.click()
-    until(lambda: "word " in panel.log.value)
+    until(lambda: "line " in panel.log.value)
     assert str(talker.name) in panel.log.value
 
 
-def test_it_ends_with_stop(shared_lab: Lab, talker: Container) -> None:
+def test_stop_ends_the_thread(shared_lab: Lab, talker: Container) -> None:
     calls: list[Snapshot] = []
     stop = EngineControl(shared_lab).watch(calls.append, every_s=0.2)
     until(lambda: len(calls) >= 3)
@@ -243,10 +248,10 @@ def test_it_ends_with_stop(shared_lab: Lab, talker: Container) -> None:
     count = len(calls)
     time.sleep(0.6)
     assert len(calls) == count
-    assert talker.id in calls[-1].use
+    assert talker.id in calls[-1].usage
 
 
-def test_what_is_drawn_is_escaped() -> None:
+def test_names_and_logs_are_escaped() -> None:
     item = Item("container", "1", "<b>", True, "<i>", "running", "Up", ("127.0.0.1:1→2/tcp",))
     html = list_html("container", [item], Snapshot((item,), {"1": Usage(12.34, 2048, (1.0, 12.34))}))
     assert "<b><b>" not in html
