@@ -150,7 +150,7 @@ def _hexadecimal(text: str) -> int | None:
 
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
     command = ["curl", "-s", "--max-time", "30", "--unix-socket", SOCKET_PATH, "http://engine/info"]
-    info = lab.once(lab.image("tools"), command, volumes=volumes, **_no_privileges(lab)).stdout
+    info = lab.run_once(lab.image("tools"), command, volumes=volumes, **_no_privileges(lab)).stdout
     try:
         return bool(identity(json.loads(info)) == lab.engine.identity)
     except (ValueError, AttributeError):
@@ -279,7 +279,7 @@ def socket_access(lab: Lab, socket: EngineSocket) -> SocketAccess:
                     ACCESS_METHODS,
                 )
             )
-        own = lab.once(
+        own = lab.run_once(
             lab.image("tools"), ["sh", "-c", _OWN, "sh", parameters["path"]], **_no_privileges(lab)
         ).stdout
     release, _, error = own.partition("\n")
@@ -359,7 +359,7 @@ def _try_access(
     secret: Mapping[str, str],
 ) -> AccessResult:
     for_probe = {name: parameters[name] for name in ("other", "file", "label", "reader")}
-    result = lab.once(
+    result = lab.run_once(
         lab.image("tools"),
         _program("socket_probe.py", socket_path),
         limit_s=PROBE_TIMEOUT_S,

@@ -261,7 +261,7 @@ def _within_engine(lab: Lab, skipped: list[tuple[str, str]]) -> Iterator[dict[st
 
 def _server_on_host(lab: Lab, started: list[Container], suffix: str) -> tuple[int, int]:
     """Start a server in the host's network namespace, on two free ports of 127.0.0.1; the ports."""
-    free = lab.once(lab.image("tools"), ["python3", "-c", PROBE_PROGRAM, "free"], network="host")
+    free = lab.run_once(lab.image("tools"), ["python3", "-c", PROBE_PROGRAM, "free"], network="host")
     try:
         iperf, echo = (int(port) for port in free.stdout.split())
     except ValueError:

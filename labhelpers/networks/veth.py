@@ -138,7 +138,7 @@ def run_in_tools(
         ExperimentFailed: the script failed; its output is kept.
     """
     with lab.quiet():
-        result = lab.once(
+        result = lab.run_once(
             lab.image("tools"),
             ["sh", "-c", script],
             limit_s=RUN_TIMEOUT_S,

@@ -157,7 +157,7 @@ class DurabilityTradeoff(Result):
         return statistics.median(next(rates for run, rates in pairs if run.setting == setting))
 
     def gain(self, setting: Durability) -> float:
-        """How many times as many rows a second as under `SAFE`."""
+        """How many times as many rows a second as under `FLUSHED_AT_COMMIT`."""
         return self.rows_per_s(setting) / self.rows_per_s(FLUSHED_AT_COMMIT)
 
     def frame(self) -> pd.DataFrame:
@@ -198,7 +198,7 @@ def kills(lab: Lab, image: str, source: str, times: int = 10) -> Kills:
         source: a volume with a data directory that is not in use; copies of it are used.
 
     Raises:
-        BadInput: `times` is not 1 to `MOST_KILLS`.
+        BadInput: `times` is not 1 to `MAX_KILLS`.
     """
     _must_be_a_number_of_kills(times)
     lanes = [times // _SERVERS + (lane < times % _SERVERS) for lane in range(min(times, _SERVERS))]
@@ -212,7 +212,7 @@ def kills(lab: Lab, image: str, source: str, times: int = 10) -> Kills:
 
 
 def durability_tradeoff(lab: Lab, image: str, source: str, safe: Kills, times: int = 3) -> DurabilityTradeoff:
-    """The same under two faster settings, `WRITTEN` and `FAST`; and how fast all three commit, one at a time.
+    """The same under `FLUSHED_EACH_SECOND` and `WRITTEN_EACH_SECOND`; and how fast all three commit, one at a time.
 
     Args:
         image, source: as for `kills`.
@@ -220,7 +220,7 @@ def durability_tradeoff(lab: Lab, image: str, source: str, safe: Kills, times: i
         times: kills under each of the others.
 
     Raises:
-        BadInput: `times` is not 1 to `MOST_KILLS`.
+        BadInput: `times` is not 1 to `MAX_KILLS`.
     """
     _must_be_a_number_of_kills(times)
     with (

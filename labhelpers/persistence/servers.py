@@ -196,7 +196,7 @@ def start_without_volume(
 
 
 def ulimit_option(lab: Lab) -> str:
-    """What a `docker run` of a server needs in addition on this engine: "" or `--ulimit nofile=…`; see `open_files`."""
+    """What `docker run` of a server also needs on this engine: "" or `--ulimit nofile=…`; see `open_files_ulimit`."""
     return " ".join(f"--ulimit {name}={limit}:{limit}" for name, limit in open_files_ulimit(lab).items())
 
 
@@ -236,7 +236,7 @@ def copy_volume(lab: Lab, source: str, target: str, uuid: str = "") -> None:
             hint=f"stop it first: docker stop {name}",
         )
     with lab.quiet(essential=["docker run --rm"]):
-        done = lab.once(
+        done = lab.run_once(
             lab.image("payload"),
             ["sh", "-c", _COPY, uuid],
             limit_s=_COPY_TIMEOUT_S,
@@ -277,7 +277,7 @@ def host_directory(lab: Lab, name: str) -> str:
     with lab.quiet(essential=["docker volume create"]):
         lab.create_volume(name)
         make = ["mkdir", "-p", "/to/mysql"]
-        lab.once(lab.image("payload"), make, volumes=[f"{name}:/to"], network="none")
+        lab.run_once(lab.image("payload"), make, volumes=[f"{name}:/to"], network="none")
     return f"{lab.directory_of(name)}/mysql"
 
 

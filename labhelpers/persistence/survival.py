@@ -49,7 +49,7 @@ NEXT_CONNECTIONS = 77
 class SurvivalOutcome(Result):
     """What became of the row in one place after one operation."""
 
-    way: str = column("where the data directory was, out of `WAYS`")
+    way: str = column("where the data directory was, out of `STORAGE_KINDS`")
     operation: str = column("what happened to the container, out of `OPERATIONS`")
     survived: bool = column("whether the row was read afterwards")
     said: str = column("what the server answered to `select * from mytab;`")

@@ -124,7 +124,7 @@ def output(
         ContainerError: it ended with another exit code than 0.
         LabError: it was silent for `limit_s`.
     """
-    done = lab.once(lab.image(image), command, limit_s=limit_s, **{"network": "none", **options})
+    done = lab.run_once(lab.image(image), command, limit_s=limit_s, **{"network": "none", **options})
     if done.exit_code:
         raise _failed(str(done))
     return done.stdout
@@ -135,7 +135,7 @@ def result_of(lab: Lab, container: Container) -> str:
 
     Raises:
         ContainerError: it ended with another exit code.
-        TimedOut: it still runs after `LIMIT_S`.
+        TimedOut: it still runs after `TIMEOUT_S`.
     """
     code = lab.wait(container, limit_s=TIMEOUT_S)
     text = lab.logs(container)

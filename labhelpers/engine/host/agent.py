@@ -33,7 +33,7 @@ def answer(request: dict[str, Any]) -> Any:
 
 
 def for_each_path(read_one: Callable[[str], str], paths: list[str]) -> dict[str, dict[str, str]]:
-    """`look` at every path: what was found, and the error of each that failed."""
+    """`read_one` at every path: what was found, and the error of each that failed."""
     found, failed = {}, {}
     for path in paths:
         try:
@@ -152,7 +152,7 @@ def entry(path: str, name: str) -> dict[str, Any]:
 
 
 def list_directory(pid: int, path: str, recursive: bool, limit: int) -> dict[str, Any]:
-    """What is in a directory, and with `deep` in those below it; at most `limit` entries."""
+    """What is in a directory, and with `recursive` in those below it; at most `limit` entries."""
     top = resolve(pid, path)
     found: list[dict[str, Any]] = []
     todo = [(top, "")]

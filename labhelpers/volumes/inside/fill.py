@@ -1,4 +1,4 @@
-"""Put files into a directory, `put.py DIRECTORY BYTES`: a text, random bytes, a secret of another owner, and a link."""
+"""Fill a directory, `fill.py DIRECTORY BYTES`: a text, random bytes, a secret of another owner, and a link."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a directory holds, as JSON: `look.py DIRECTORY`. `backup._of_archive` describes an archive in the same rows."""
+"""List a directory as JSON: `list_files.py DIRECTORY`. `backup._of_archive` gives the same rows of an archive."""
 
 import hashlib
 import json
