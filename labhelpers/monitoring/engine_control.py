@@ -208,8 +208,8 @@ class EngineControl:
     # --- lists of the engine
 
     def _is_owned(self, kind: str, labels: Mapping[str, str] | None) -> bool:
-        given = dict(labels or {})
-        return sessions.has_lab_labels(kind, given) and given.get(sessions.SESSION) == self.lab.session
+        labels = dict(labels or {})
+        return sessions.has_lab_labels(kind, labels) and labels.get(sessions.SESSION) == self.lab.session
 
     def _containers(self) -> list[Item]:
         helper = self.lab.host.helper  # hidden: the panel reads the usage through it

@@ -140,8 +140,8 @@ def ports(texts: Iterable[str | None], inodes: set[str]) -> list[int]:
     endpoints = [
         row[1].rpartition(":") for row in rows if len(row) > 9 and row[3] == TCP_LISTEN and row[9] in inodes
     ]
-    found = {_hexadecimal(port) for address, _, port in endpoints if address in ANY_ADDRESS}
-    return sorted(port for port in found if port is not None)
+    numbers = {_hexadecimal(port) for address, _, port in endpoints if address in ANY_ADDRESS}
+    return sorted(number for number in numbers if number is not None)
 
 
 def _hexadecimal(text: str) -> int | None:

@@ -105,6 +105,11 @@ class RestartResults(Result):
         return f"exit code {result.exit_code}" + (", OOMKilled" if result.oom_killed else "")
 
 
+@record
+class EngineRestartResults(RestartResults):
+    """Restart policies after a restart of the engine."""
+
+
 def restart_policies(
     lab: Lab, policies: Sequence[str] = POLICIES, exit_causes: Sequence[str] = EXIT_CAUSES
 ) -> RestartResults:
@@ -182,7 +187,7 @@ def _times(count: int) -> str:
 # --- the engine itself ends
 
 
-def engine_restart_policies(lab: Lab) -> RestartResults:
+def engine_restart_policies(lab: Lab) -> EngineRestartResults:
     """Restart policies after a restart of the engine, measured with a nested engine in a container.
 
     - `engine restarted`: the engine receives SIGTERM, as from `systemctl restart docker`, and stops its containers.
@@ -206,14 +211,14 @@ def engine_restart_policies(lab: Lab) -> RestartResults:
             if failed:
                 return _not_measured(f"this engine cannot run nested engines: {failed}")
             results = _end_engine(_NestedEngine(lab, container), payload)
-            return RestartResults(POLICIES, ENGINE_EXIT_CAUSES, tuple(results))
+            return EngineRestartResults(POLICIES, ENGINE_EXIT_CAUSES, tuple(results))
         finally:
             with suppress(LabError):
                 lab.remove(container, force=True, volumes=True)
 
 
-def _not_measured(reason: str) -> RestartResults:
-    return RestartResults(POLICIES, ENGINE_EXIT_CAUSES, (), reason)
+def _not_measured(reason: str) -> EngineRestartResults:
+    return EngineRestartResults(POLICIES, ENGINE_EXIT_CAUSES, (), reason)
 
 
 _INSPECT = (

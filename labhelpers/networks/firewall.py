@@ -142,8 +142,8 @@ def port_rules(lab: Lab, *, all_addresses: bool) -> PortRules:
             if "docker-proxy" in process.command and f"-host-port {port} " in f"{process.command} "
         ]
     published = f"{port}:80" if all_addresses else f"127.0.0.1:{port}:80"
-    found = tuple(PortRule(rule.table, rule.chain, rule.text) for rule in rules)
-    return PortRules(published, container_address, found, len(proxies))
+    container_rules = tuple(PortRule(rule.table, rule.chain, rule.text) for rule in rules)
+    return PortRules(published, container_address, container_rules, len(proxies))
 
 
 def port_access(lab: Lab) -> PortAccess:

@@ -27,6 +27,9 @@ class LiveMap:
     """
 
     def __init__(self, lab: Lab, take: Callable[[], NetworkMap]) -> None:
+        from labhelpers.drawing.style import use_style
+
+        use_style()  # here, since the thread that draws must not use pyplot
         self._lab, self._take = lab, take
         self._wake, self._stopped = threading.Event(), threading.Event()
         self._image: Any = None

@@ -117,7 +117,7 @@ def overlay_ping(lab: Lab, engines: SwarmEngines) -> OverlayPing:
         namespaces = {"underlay": f"container:{NAMES[0]}"}
         with capture(lab, namespaces, "udp port 4789", interface="eth0") as captured:
             output = engines.docker(1, "exec", RED, "ping", "-c", "2", "-W", "5", BLUE, check=False)
-            packets = captured(lambda found: any(map(_is_request, found["underlay"])))["underlay"]
+            packets = captured(lambda by_label: any(map(_is_request, by_label["underlay"])))["underlay"]
         if not any(map(_is_request, packets)):
             raise TimedOut(
                 "no VXLAN packet was captured between the engines",
@@ -273,8 +273,8 @@ def _resolve(engines: SwarmEngines, other_than: tuple[str, ...] = ()) -> tuple[s
 
     def addresses() -> tuple[str, ...]:
         answer = engines.docker(1, "exec", RED, "nslookup", SERVICE, check=False).partition("Name:")[2]
-        found = tuple(sorted(set(re.findall(r"Address:\s+(\d+\.\d+\.\d+\.\d+)", answer))))
-        return found if len(found) == 2 and set(found) != set(other_than) else ()
+        resolved = tuple(sorted(set(re.findall(r"Address:\s+(\d+\.\d+\.\d+\.\d+)", answer))))
+        return resolved if len(resolved) == 2 and set(resolved) != set(other_than) else ()
 
     condition = f"the name {SERVICE} to resolve to the addresses of two replicas"
     return engines.lab.wait_for(condition, addresses, FAILOVER_TIMEOUT_S, every_s=POLL_S)

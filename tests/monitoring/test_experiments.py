@@ -150,9 +150,8 @@ def test_the_proxies_refuse_by_status(socket_access: SocketAccess) -> None:
 
 
 def test_the_container_that_reads_the_host_is_removed(socket_access: SocketAccess, shared_lab: Lab) -> None:
-    assert [
-        status for verb, _, status in socket_access.of(ACCESS_METHODS[0]).requests if verb == "DELETE"
-    ] == [204]
+    requests = socket_access.of(ACCESS_METHODS[0]).requests
+    assert [request.status for request in requests if request.method == "DELETE"] == [204]
     assert leftovers(shared_lab) == []
     volumes = shared_lab.client.volumes.list(filters={"label": f"labhelpers.session={shared_lab.session}"})
     assert [volume.name for volume in volumes if not volume.name.startswith("socket-")] == []

@@ -159,7 +159,7 @@ def test_the_figure_labels_every_endpoint_once(shared_lab: Lab, many: list[str])
     network_map = networks.network_map(shared_lab, many)
     ax = network_map.plot()
     ax.figure.canvas.draw()
-    labels = [text.get_text() for text in ax.texts]
+    labels = [" ".join(text.get_text().split()) for text in ax.texts]
     for end in network_map.endpoints:
         assert labels.count(f"{end.host_interface} · {end.host_index}") == 1
         assert f"{end.interface} · {end.index}" in labels
