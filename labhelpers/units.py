@@ -12,6 +12,7 @@ UNITS = {
     "mib_per_s": "MiB/s",
     "gbit_per_s": "Gbit/s",
     "mbit_per_s": "Mbit/s",
+    "bits_per_s": "bit/s",
     "bytes": "bytes",
     "percent": "%",
     "hz": "Hz",

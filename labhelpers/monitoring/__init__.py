@@ -1,4 +1,4 @@
-"""The room of `09_monitoring`: how containers do, what becomes of them, and who may command the engine."""
+"""The room of `09_monitoring`: what containers use and print, restart policies, and access to the engine's socket."""
 
 from labhelpers.monitoring.engine_control import control_panel
 from labhelpers.monitoring.engine_socket import find_engine_socket, socket_access

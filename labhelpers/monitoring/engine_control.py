@@ -1,7 +1,7 @@
-"""What the control panel asks of the engine and does to it. No widget here: the panel shows what this says.
+"""What the control panel reads from the engine and changes on it, without widgets.
 
-It acts on what this notebook made, and on nothing else, until the reader says otherwise. Then each act on something
-that the lab did not make asks once more.
+It changes only resources of this notebook until the user removes that limit. Then each change of a foreign resource
+needs a confirmation.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "volume": ("remove",),
 }
 WARNING = (
-    "From here on this panel also stops and removes what the lab did not make: other people's containers, databases, "
-    "the engine's own networks. What is removed does not come back."
+    "Without this limit, the panel also stops and removes resources that the lab did not create, such as containers "
+    "and databases of other people. A removed resource cannot be restored."
 )
 STOP_TIMEOUT_S = 10
 REFRESH_S = 1.0
@@ -50,147 +50,144 @@ LAST_LINES = 200
 
 @record
 class Item(Result):
-    """One thing on the engine."""
+    """A resource on the engine."""
 
     kind: str = column("`container`, `image`, `network` or `volume`")
-    id: str = column("what the engine knows it by")
-    name: str = column("what people call it")
-    mine: bool = column("whether this notebook made it")
-    about: str = column("a container's image, an image's size, a network's or a volume's driver")
-    state: str = column("of a container: `running`, `exited`, …; else an empty string", default="")
+    id: str = column("the resource's ID")
+    name: str = column("the resource's name")
+    owned: bool = column("whether this notebook created it")
+    detail: str = column("image of a container, size of an image, driver of a network or volume")
+    state: str = column("state of a container: `running`, `exited`, …", default="")
     status: str = column(
-        "of a container, in the engine's words: `Up 3 minutes`, `Exited (0) …`; else an empty string",
-        default="",
+        "status of a container, as in `docker ps`: `Up 3 minutes`, `Exited (0) …`", default=""
     )
-    ports: tuple[str, ...] = column("that a container publishes, `127.0.0.1:8080→80/tcp`", default=())
+    ports: tuple[str, ...] = column("published ports, such as `127.0.0.1:8080→80/tcp`", default=())
 
 
 @record
 class Usage(Result):
-    """What a running container uses."""
+    """The resource usage of a running container."""
 
-    cpu_percent: float | None = column(
-        "of one processor, since the reading before; None at the first reading"
+    cpu_percent: float | None = column("share of one CPU since the previous reading, if there is one")
+    memory_bytes: int = column("memory usage as in `docker stats`: without inactive file pages")
+    history_percent: tuple[float, ...] = column(
+        "`cpu_percent` of the last readings, oldest first", default=()
     )
-    memory_bytes: int = column("as `docker stats` counts: without the file pages that were not used lately")
-    past_percent: tuple[float, ...] = column("`cpu_percent` of the last readings, oldest first", default=())
 
 
 @record
 class Snapshot(Result):
-    """What is on the engine, and what it uses."""
+    """The resources on the engine, and what the running containers use."""
 
     items: tuple[Item, ...] = rows("containers, images, networks and volumes", of=Item)
-    use: Mapping[str, Usage] = column(
-        "id → what a running container uses; those that could not be read are missing", shown=False
-    )
+    usage: Mapping[str, Usage] = column("container ID → its usage, if it could be read", shown=False)
 
     def of(self, kind: str) -> tuple[Item, ...]:
-        """Those of a kind, what this notebook made first."""
-        return tuple(one for one in self.items if one.kind == kind)
+        """The resources of a kind, those of this notebook first."""
+        return tuple(item for item in self.items if item.kind == kind)
 
     def named(self, kind: str, name: str) -> Item:
-        """The one of that name.
+        """A resource by its name.
 
         Raises:
-            LabError: there is none.
+            BadInput: there is no such resource.
         """
-        for one in self.of(kind):
-            if one.name == name:
-                return one
-        raise LabError(f"the engine has no {kind} called {name!r}", hint="`docker ps -a` lists containers")
+        for item in self.of(kind):
+            if item.name == name:
+                return item
+        raise BadInput(f"the engine has no {kind} called {name!r}", hint="`docker ps -a` lists containers")
 
     def frame(self) -> pd.DataFrame:
-        """One row a thing."""
+        """One row for each resource, with the usage of running containers."""
         rows = []
-        for one in self.items:
-            use = self.use.get(one.id)
-            cpu = use.cpu_percent if use else None
-            rows.append(
-                (one.kind, one.name, one.mine, one.about, one.state, cpu, use.memory_bytes if use else None)
-            )
-        return table(rows, ["kind", "name", "mine", "about", "state", "cpu_percent", "memory_bytes"])
+        for item in self.items:
+            usage = self.usage.get(item.id)
+            cpu, memory = (usage.cpu_percent, usage.memory_bytes) if usage else (None, None)
+            rows.append((item.kind, item.name, item.owned, item.detail, item.state, cpu, memory))
+        return table(rows, ["kind", "name", "owned", "detail", "state", "cpu_percent", "memory_bytes"])
 
 
 class EngineControl:
-    """Looks at the engine and acts on it.
+    """Reads the engine's resources and changes them.
 
     Attributes:
-        only_mine: whether it refuses to act on what this notebook did not make; True at first.
-        done: the `docker …` line of every act so far.
+        only_owned: whether it changes only resources of this notebook; True at first.
+        commands: the `docker …` command of each change.
     """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.only_mine = True
-        self.done: list[str] = []
+        self.only_owned = True
+        self.commands: list[str] = []
 
-    # --- looking
+    # --- reading
 
-    def look(self) -> Snapshot:
-        """What is on the engine now; what containers use is in what `watch` gives.
+    def snapshot(self) -> Snapshot:
+        """The resources on the engine, without usage, which only `watch` reads.
 
         Raises:
-            EngineUnreachable: the engine does not answer.
+            EngineUnreachable: the engine does not respond.
         """
         items = [*self._containers(), *self._images(), *self._networks(), *self._volumes()]
-        return Snapshot(
-            tuple(sorted(items, key=lambda one: (KINDS.index(one.kind), not one.mine, one.name))), {}
-        )
+        order = sorted(items, key=lambda item: (KINDS.index(item.kind), not item.owned, item.name))
+        return Snapshot(tuple(order), {})
 
-    def watch(self, seen: Callable[[Snapshot], object], every_s: float = REFRESH_S) -> Callable[[], None]:
-        """Call `seen` with what is on the engine and what it uses, again and again, in a background thread.
+    def watch(self, callback: Callable[[Snapshot], object], every_s: float = REFRESH_S) -> Callable[[], None]:
+        """Call `callback` with a snapshot and the usage, repeatedly, in a background thread that ends with the lab.
 
-        It ends with the lab. Gives a function that ends it; that may be called twice.
+        Returns:
+            A function that stops it, and may be called twice.
         """
-        return _SnapshotThread(self, seen, every_s).stop
+        return _SnapshotThread(self, callback, every_s).stop
 
-    def follow(self, item: Item, seen: Callable[[Sequence[str]], object]) -> Callable[[], None]:
-        """Call `seen` with the last lines of a container's log, and anew when there are more; in a background thread.
+    def follow(self, item: Item, callback: Callable[[Sequence[str]], object]) -> Callable[[], None]:
+        """Call `callback` with the last lines of a container's log, and again for new lines, in a background thread.
 
-        Gives a function that ends it; that may be called twice.
+        Returns:
+            A function that stops it, and may be called twice.
         """
-        return _LogThread(self.lab, item, seen).stop
+        return _LogThread(self.lab, item, callback).stop
 
-    # --- acting
+    # --- changing
 
-    def question(self, verb: str, item: Item) -> str | None:
-        """What the reader must say yes to before this is done; None where nothing is asked."""
-        if not item.mine:
-            return f"{verb} the {item.kind} {item.name}? The lab did not make it."
-        return f"remove the {item.kind} {item.name}, and what is in it?" if verb == "remove" else None
+    def confirmation(self, verb: str, item: Item) -> str | None:
+        """The question that the user must confirm first; None if there is none."""
+        if not item.owned:
+            return f"{verb} the {item.kind} {item.name}? The lab did not create it."
+        return f"remove the {item.kind} {item.name} and its contents?" if verb == "remove" else None
 
-    def act(self, verb: str, item: Item, *, sure: bool = False) -> str:
-        """Do it; gives the `docker …` line of what was done.
+    def act(self, verb: str, item: Item, *, confirmed: bool = False) -> str:
+        """Change a resource; the `docker …` command of the change.
 
         Args:
-            verb: one of `VERBS` of its kind.
-            sure: the reader's yes to `question`.
+            verb: a verb of `VERBS` for the item's kind.
+            confirmed: the user's answer to `confirmation`.
 
         Raises:
-            BadInput: there is no such verb for this kind, or the question was not answered.
-            NotOwned: this notebook did not make it, and `only_mine` holds.
-            EngineRefused: the engine said no.
+            BadInput: the verb does not exist for this kind, or the question was not confirmed.
+            NotOwned: this notebook did not create the resource, and `only_owned` is True.
+            EngineRefused: the engine refused the change.
         """
         if verb not in VERBS.get(item.kind, ()):
             raise BadInput(
-                f"a {item.kind} cannot be asked to {verb}", hint=f"it knows: {VERBS.get(item.kind)}"
+                f"{verb} is not a command for a {item.kind}",
+                hint=f"use one of: {', '.join(VERBS.get(item.kind, ()))}",
             )
-        if self.only_mine and not item.mine:
+        if self.only_owned and not item.owned:
             raise NotOwned(
-                f"this notebook did not make the {item.kind} {item.name!r}, so the panel leaves it alone",
-                hint="the box “only what this notebook made” turns that off, after a warning",
+                f"this notebook did not create the {item.kind} {item.name!r}, so the panel does not change it",
+                hint="the box “only resources of this notebook” removes this limit, after a warning",
             )
-        question = self.question(verb, item)
-        if question and not sure:
-            raise BadInput(f"nothing was done: {question}", hint="say yes to it")
+        question = self.confirmation(verb, item)
+        if question and not confirmed:
+            raise BadInput(f"not confirmed: {question}", hint="confirm the question")
         with translate_errors(self.lab.engine):
             line = self._do(verb, item)
-        self.done.append(line)
+        self.commands.append(line)
         return line
 
     def _do(self, verb: str, item: Item) -> str:
-        # not by the lab's own operations: they refuse what another made
+        # not with the lab's own operations, which refuse foreign resources
         api: Any = self.lab.client.api
         if item.kind == "container" and verb == "remove":
             remove_container(api, item.id, v=True)
@@ -204,24 +201,24 @@ class EngineControl:
             "network": api.remove_network,
             "volume": api.remove_volume,
         }
-        # an image by its name: an id with two names would need force, and lose both
+        # an image by its name: an ID with two names would need force, and remove both
         remove[item.kind](item.id if item.kind == "network" else item.name)
         return f"docker {item.kind} rm {item.name}"
 
-    # --- what the engine has
+    # --- lists of the engine
 
-    def _mine(self, kind: str, labels: Mapping[str, str] | None) -> bool:
-        found = dict(labels or {})
-        return sessions.has_lab_labels(kind, found) and found.get(sessions.SESSION) == self.lab.session
+    def _is_owned(self, kind: str, labels: Mapping[str, str] | None) -> bool:
+        labels = dict(labels or {})
+        return sessions.has_lab_labels(kind, labels) and labels.get(sessions.SESSION) == self.lab.session
 
     def _containers(self) -> list[Item]:
-        helper = self.lab.host.helper  # it reads for this panel: a panel that removes its own eyes is no use
+        helper = self.lab.host.helper  # hidden: the panel reads the usage through it
         return [
             Item(
                 "container",
                 row["Id"],
                 responses.name(row),
-                self._mine("container", responses.labels(row)),
+                self._is_owned("container", responses.labels(row)),
                 row.get("Image") or "",
                 row.get("State") or "",
                 row.get("Status") or "",
@@ -240,18 +237,22 @@ class EngineControl:
         ]
 
     def _images(self) -> list[Item]:
-        found = []
+        items = []
         for row in self.lab.list_images():
-            mine = self._mine("image", responses.labels(row))
+            owned = self._is_owned("image", responses.labels(row))
             for name in responses.tags(row) or [row["Id"].removeprefix("sha256:")[:12]]:
-                found.append(Item("image", row["Id"], name, mine, human_bytes(row.get("Size") or 0)))
-        return found
+                items.append(Item("image", row["Id"], name, owned, human_bytes(row.get("Size") or 0)))
+        return items
 
     def _networks(self) -> list[Item]:
         rows = self.lab.list_networks()
         return [
             Item(
-                "network", row["Id"], row["Name"], self._mine("network", responses.labels(row)), row["Driver"]
+                "network",
+                row["Id"],
+                row["Name"],
+                self._is_owned("network", responses.labels(row)),
+                row["Driver"],
             )
             for row in rows
         ]
@@ -260,7 +261,11 @@ class EngineControl:
         rows = self.lab.list_volumes()
         return [
             Item(
-                "volume", row["Name"], row["Name"], self._mine("volume", responses.labels(row)), row["Driver"]
+                "volume",
+                row["Name"],
+                row["Name"],
+                self._is_owned("volume", responses.labels(row)),
+                row["Driver"],
             )
             for row in rows
         ]
@@ -271,14 +276,16 @@ def _port(port: Mapping[str, Any]) -> str:
 
 
 class _SnapshotThread:
-    """One thread: the engine's list when something happened, and a reading of every running container each time."""
+    """A thread that lists the resources after each event, and reads the usage of running containers periodically."""
 
-    def __init__(self, desk: EngineControl, seen: Callable[[Snapshot], object], every_s: float) -> None:
-        self._desk, self._seen, self._every_s = desk, seen, every_s
+    def __init__(
+        self, control: EngineControl, callback: Callable[[Snapshot], object], every_s: float
+    ) -> None:
+        self._control, self._callback, self._every_s = control, callback, every_s
         self._stopped, self._changed = threading.Event(), threading.Event()
-        self._use: dict[str, Usage] = {}
-        self._before: dict[str, Sample] = {}
-        self._unsubscribe = desk.lab.events.subscribe(self._heard)
+        self._usage: dict[str, Usage] = {}
+        self._previous: dict[str, Sample] = {}
+        self._unsubscribe = control.lab.events.subscribe(self._on_event)
         threading.Thread(target=self._run, name="control panel", daemon=True).start()
 
     def stop(self) -> None:
@@ -286,61 +293,63 @@ class _SnapshotThread:
         self._changed.set()
         self._unsubscribe()
 
-    def _heard(self, event: dict[str, Any]) -> None:
-        # an exec, of the lab's own looks among them, changes nothing that is shown
+    def _on_event(self, event: dict[str, Any]) -> None:
+        # an exec changes nothing on the panel; the lab's own readings are execs
         if not str(event.get("Action", "")).startswith("exec_"):
             self._changed.set()
 
     def _run(self) -> None:
-        while not self._stopped.is_set() and sessions.is_alive(self._desk.lab.session):
-            # a container ended while it was read, or the engine is away: looked at again in a moment
+        while not self._stopped.is_set() and sessions.is_alive(self._control.lab.session):
+            # a container ended while it was read, or the engine is unavailable: try again
             with suppress(LabError):
                 self._round()
-            self._stopped.wait(self._every_s)  # one `docker run` makes several events; one look is enough
+            self._stopped.wait(self._every_s)  # one `docker run` causes several events
         self._unsubscribe()
 
     def _round(self) -> None:
-        """One list, and readings until something changes on the engine."""
+        """List the resources once, then read the usage until something changes on the engine."""
         self._changed.clear()
-        items = self._desk.look().items
-        running = [one.id for one in items if one.state in ("running", "paused")]
-        # what was read before stays on show, and goes on: a new list is no reason to forget it
-        self._use = {id: use for id, use in self._use.items() if id in running}
-        self._before = {id: reading for id, reading in self._before.items() if id in running}
+        items = self._control.snapshot().items
+        running = [item.id for item in items if item.state in ("running", "paused")]
+        # earlier readings of containers that still run stay on the panel
+        self._usage = {id: usage for id, usage in self._usage.items() if id in running}
+        self._previous = {id: reading for id, reading in self._previous.items() if id in running}
         self._show(items)
         if not running:
             self._changed.wait(REFRESH_TIMEOUT_S)
             return
         end = time.monotonic() + REFRESH_TIMEOUT_S
-        with closing(self._desk.lab.host.samples_of(running, self._every_s * 1000)) as samples:
+        with closing(self._control.lab.host.samples_of(running, self._every_s * 1000)) as samples:
             for readings in samples:
                 for id, reading in zip(running, readings, strict=True):
                     if reading is not None:
-                        self._note(id, reading)
+                        self._add_reading(id, reading)
                 self._show(items)
                 if self._changed.is_set() or self._stopped.is_set() or time.monotonic() > end:
                     return
 
-    def _note(self, id: str, now: Sample) -> None:
+    def _add_reading(self, id: str, now: Sample) -> None:
         memory = now.cgroup.memory.usage_bytes - now.cgroup.memory.inactive_file_bytes
-        before, past = self._before.get(id), self._use[id].past_percent if id in self._use else ()
-        # the clock is the host's, so a reading of the last stream counts as well
-        if before is not None and now.at_s > before.at_s:
-            used_us = max(now.cgroup.cpu.usage_us - before.cgroup.cpu.usage_us, 0)  # a new life counts from 0
-            past = (*past, used_us / 1e4 / (now.at_s - before.at_s))[-HISTORY_LENGTH:]
-        self._before[id] = now
-        self._use[id] = Usage(past[-1] if past else None, max(memory, 0), past)
+        previous = self._previous.get(id)
+        history = self._usage[id].history_percent if id in self._usage else ()
+        # times are those of the host's clock, so readings of two streams can be compared
+        if previous is not None and now.at_s > previous.at_s:
+            # a restarted container counts from 0 again
+            used_us = max(now.cgroup.cpu.usage_us - previous.cgroup.cpu.usage_us, 0)
+            history = (*history, used_us / 1e4 / (now.at_s - previous.at_s))[-HISTORY_LENGTH:]
+        self._previous[id] = now
+        self._usage[id] = Usage(history[-1] if history else None, max(memory, 0), history)
 
     def _show(self, items: tuple[Item, ...]) -> None:
         if not self._stopped.is_set():
-            self._seen(Snapshot(items, dict(self._use)))
+            self._callback(Snapshot(items, dict(self._usage)))
 
 
 class _LogThread:
-    """One thread: the lines of a container's log, as `docker logs -f --timestamps --tail` gives them."""
+    """A thread that follows a container's log, like `docker logs -f --timestamps --tail`."""
 
-    def __init__(self, lab: Lab, item: Item, seen: Callable[[Sequence[str]], object]) -> None:
-        self._lab, self._item, self._seen = lab, item, seen
+    def __init__(self, lab: Lab, item: Item, callback: Callable[[Sequence[str]], object]) -> None:
+        self._lab, self._item, self._callback = lab, item, callback
         self._stopped = threading.Event()
         self._stream: Any = None
         threading.Thread(target=self._run, name=f"logs of {item.name}", daemon=True).start()
@@ -353,29 +362,29 @@ class _LogThread:
     def _run(self) -> None:
         api: Any = self._lab.client.api
         lines: list[str] = []
-        text = ""
+        rest = ""
         try:
             self._stream = api.logs(self._item.id, stream=True, follow=True, timestamps=True, tail=LAST_LINES)
-            for part in self._stream:
+            for chunk in self._stream:
                 if self._stopped.is_set():
                     return
-                *whole, text = (text + part.decode(errors="replace")).split("\n")
-                if whole:
-                    lines = [*lines, *whole][-LAST_LINES:]
-                    self._seen(lines)
+                *complete, rest = (rest + chunk.decode(errors="replace")).split("\n")
+                if complete:
+                    lines = [*lines, *complete][-LAST_LINES:]
+                    self._callback(lines)
             if not self._stopped.is_set():
-                self._seen([*lines, "— the container does not run: its log ends here —"])
+                self._callback([*lines, "— the container is not running: end of its log —"])
         except (APIError, requests.RequestException, OSError, ValueError, AttributeError) as error:
             if not self._stopped.is_set():
-                words = getattr(error, "explanation", None) or error
-                self._seen([*lines, f"— {words} —"])
+                message = getattr(error, "explanation", None) or error
+                self._callback([*lines, f"— {message} —"])
 
 
 def control_panel(lab: Lab) -> ControlPanel:
-    """A panel that lists containers, images, networks and volumes, shows what containers use and say, and acts on them.
+    """A panel that lists containers, images, networks and volumes, shows usage and logs, and changes resources.
 
-    As the last value of a cell it shows itself. It acts on what this notebook made, until the reader takes that
-    limit off. `.stop()` ends it, and so does the end of the lab.
+    As the last value of a cell, it displays itself. It changes only resources of this notebook until the user removes
+    that limit. `.stop()`, or the end of the lab, ends it.
     """
     from labhelpers.monitoring.live import ControlPanel
 

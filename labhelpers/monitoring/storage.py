@@ -1,4 +1,4 @@
-"""Where files end up: in a volume, or in a directory of the engine's host beside it."""
+"""Where a mount's files are stored: in a volume, or in a directory of the engine's host."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
 
 
 def host_home(lab: Lab) -> str:
-    """The path of a directory on the engine's host that stands in for its /home, and goes with the lab.
+    """The path of a directory on the engine's host that replaces its /home, and is removed with the lab.
 
-    It is the inside of a volume: what a bind mount makes in it is removed with that volume, while a directory that
-    `-v` makes in the host's own /home stays there for ever.
+    It is the directory of a volume: what a bind mount creates in it is removed with the volume, while a directory that
+    `-v` creates in the host's own /home stays.
     """
     with lab.quiet(essential=["docker volume create"]):
         return lab.directory_of(lab.create_volume(f"home-{lab.session}"))
 
 
 def volume_files(lab: Lab, volume: str) -> tuple[str, ...]:
-    """The names of the files in a volume that hold something, as the engine's host sees them, sorted.
+    """The names of the non-empty files in a volume, sorted, read on the engine's host.
 
     Raises:
-        EngineRefused: there is no such volume.
+        EngineRefused: the volume does not exist.
     """
     entries = lab.host.directory(lab.directory_of(volume))
-    return tuple(one.path for one in entries if one.kind == "file" and one.size_bytes)
+    return tuple(entry.path for entry in entries if entry.kind == "file" and entry.size_bytes)

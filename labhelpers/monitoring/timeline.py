@@ -1,6 +1,6 @@
-"""One container's life on one axis: what the engine notes (`docker events`) and what it says itself (`docker logs`).
+"""The timeline of a container: what the engine reports (`docker events`) and what the container prints (`docker logs`).
 
-Both carry the time of the engine's clock: an event in nanoseconds, a log line in the form of RFC 3339 (docs.docker.com,
+Both have the time of the engine's clock: events in nanoseconds, log lines in RFC 3339 format (docs.docker.com,
 "docker container logs", --timestamps; Engine API, GET /events).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,14 +18,12 @@ import requests
 from docker.errors import APIError, NotFound
 
 from labhelpers.errors import ContainerMissing, TimedOut
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
-# what the state of a container becomes with an event
+# event → state of the container after it
 STATE_AFTER = {
     "create": "created",
     "start": "running",
@@ -40,107 +38,93 @@ TIMEOUT_S = 120.0
 
 @record
 class TimelineEntry(Result):
-    """Something that happened."""
+    """An event or a log line of a container."""
 
-    at_s: float = column("since the first event, on the engine's clock")
-    kind: str = column("`event` (the engine noted it) or `log` (the container said it)")
-    words: str = column("the event with what belongs to it (`die, exit code 1`), or the line")
+    at_s: float = column("time since the first event, on the engine's clock")
+    kind: str = column("`event` from the engine, or `log` from the container")
+    text: str = column("the event with its exit code or signal, or the log line")
 
 
 @record
 class Timeline(Result):
-    """A container's life."""
+    """The events and log lines of a container, in order of time."""
 
-    moments: tuple[TimelineEntry, ...] = rows("in the order of time", of=TimelineEntry)
+    entries: tuple[TimelineEntry, ...] = rows("in order of time", of=TimelineEntry)
     states: tuple[tuple[str, float, float], ...] = column(
-        "(state, from second, to second), one after the other: created, running, paused, down", shown=False
+        "(state, start in seconds, end in seconds): created, running, paused, down", shown=False
     )
-    follows: int = column("how many calls of `docker logs -f` it took to hear all lives")
-    said: tuple[str, ...] = column(
-        "the lines that `docker logs` had at the end, all of the container's lives"
-    )
+    follow_calls: int = column("calls of `docker logs -f` until every run was followed")
+    log_lines: tuple[str, ...] = column("the lines of `docker logs` at the end, from every run", shown=False)
 
     @property
     def events(self) -> tuple[TimelineEntry, ...]:
-        """What the engine noted."""
-        return tuple(one for one in self.moments if one.kind == "event")
+        """The engine's events."""
+        return tuple(entry for entry in self.entries if entry.kind == "event")
 
     @property
     def lines(self) -> tuple[TimelineEntry, ...]:
-        """What the container said, as it was followed."""
-        return tuple(one for one in self.moments if one.kind == "log")
-
-    def within(self, state: str) -> tuple[TimelineEntry, ...]:
-        """The lines that were said in a state."""
-        spells = [(begin, end) for name, begin, end in self.states if name == state]
-        return tuple(one for one in self.lines if any(begin < one.at_s < end for begin, end in spells))
-
-    def frame(self) -> pd.DataFrame:
-        """One row a moment: at_s, docker events, docker logs."""
-        rows = [
-            (round(one.at_s, 3), *((one.words, "") if one.kind == "event" else ("", one.words)))
-            for one in self.moments
-        ]
-        return table(rows, ["at_s", "docker events", "docker logs"])
+        """The container's log lines, as `docker logs -f` showed them."""
+        return tuple(entry for entry in self.entries if entry.kind == "log")
 
 
 def timeline(lab: Lab) -> Timeline:
-    """Let a container live three lives, and listen to the engine and to the container meanwhile.
+    """Run a container three times, and record the engine's events and the container's log.
 
-    It fails and is started again by its policy; it is paused, goes on, is stopped, started, killed, and removed.
+    Its program fails and the engine restarts it; it is paused, unpaused, stopped, started, killed and removed.
 
     Raises:
-        TimedOut: an event or a line of it did not come.
+        TimedOut: an event or a log line did not arrive.
     """
     name = f"story-{lab.session}"
-    image = lab.image("payload")
-    ears = _Recorder(lab, name)
+    recorder = _Recorder(lab, name)
     with lab.quiet(essential=["docker pause", "docker stop", "docker kill"]):
         try:
-            logged = _live(lab, name, image, ears)
+            log = _run(lab, name, recorder)
         finally:
-            ears.close()
-            with suppress(ContainerMissing):  # it has lived to its end
+            recorder.close()
+            with suppress(ContainerMissing):  # removed already, if everything worked
                 lab.remove(name, force=True)
-    return _joined(ears, logged)
+    return _timeline(recorder, log)
 
 
-def _live(lab: Lab, name: str, image: str, ears: _Recorder) -> list[str]:
-    """Let the container live its lives; give the lines of its whole log."""
-    story = Path(__file__).with_name("inside").joinpath("story.sh").read_text(encoding="utf-8")
+def _run(lab: Lab, name: str, recorder: _Recorder) -> list[str]:
+    """Take the container through its states; the lines of its complete log."""
+    program = Path(__file__).with_name("inside").joinpath("story.sh").read_text(encoding="utf-8")
     options: dict[str, Any] = {"network": "none", "cap_drop": ["ALL"], "restart": "on-failure"}
-    container = lab.run(image, ["sh", "-c", story], name=name, **options)
-    ears.wait(lambda: ears.count("log", "life 2 works") > 0)
+    container = lab.run(lab.image("payload"), ["sh", "-c", program], name=name, **options)
+    recorder.wait(lambda: recorder.count("log", "run 2 works") > 0)
     lab.pause(container)
     time.sleep(0.6)
     lab.unpause(container)
     time.sleep(0.3)
-    ears.wait(lambda: ears.last() == "log")
+    recorder.wait(lambda: recorder.last() == "log")
     lab.stop(container, timeout_s=10)
     lab.start(container)
-    ears.wait(lambda: ears.count("log", "life 3, line 2") > 0)
+    recorder.wait(lambda: recorder.count("log", "run 3, line 2") > 0)
     lab.kill(container)
-    ears.wait(lambda: ears.count("event", "die") == 3)
-    logged = lab.logs(container, timestamps=True).splitlines()
+    recorder.wait(lambda: recorder.count("event", "die") == 3)
+    log = lab.logs(container, timestamps=True).splitlines()
     lab.remove(container)
-    ears.wait(lambda: ears.count("event", "destroy") > 0)
-    return logged
+    recorder.wait(lambda: recorder.count("event", "destroy") > 0)
+    return log
 
 
 class _Recorder:
-    """Listens to the engine and to one container, until it is closed."""
+    """Records the events and log lines of one container until it is closed."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         api: Any = lab.client.api
         self._api = api
         self._name = name
         self._closed = threading.Event()
-        self._news = threading.Condition()
-        self.heard: list[tuple[int, str, str]] = []  # (time in ns, kind, words)
-        self.follows = 0
+        self._changed = threading.Condition()
+        self.entries: list[tuple[int, str, str]] = []  # (time in ns, kind, text)
+        self.follow_calls = 0
         since = datetime.fromisoformat(lab.engine_time()).timestamp()
         self._stream: Any = api.events(since=f"{since:.6f}", filters={"container": [name]}, decode=True)
-        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._events, self._logs)]
+        self._threads = [
+            threading.Thread(target=target, daemon=True) for target in (self._read_events, self._read_logs)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -151,82 +135,83 @@ class _Recorder:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def count(self, kind: str, begin: str) -> int:
-        return sum(k == kind and words.startswith(begin) for _, k, words in self.heard)
+    def count(self, kind: str, prefix: str) -> int:
+        return sum(each == kind and text.startswith(prefix) for _, each, text in self.entries)
 
     def last(self) -> str:
-        return max(self.heard)[1]
+        return max(self.entries)[1]
 
-    def wait(self, happened: Callable[[], bool]) -> None:
-        with self._news:
-            if not self._news.wait_for(happened, timeout=TIMEOUT_S):
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            if not self._changed.wait_for(condition, timeout=TIMEOUT_S):
                 raise TimedOut(
-                    f"timed out after {TIMEOUT_S:g} s waiting for the next event or line of the container",
+                    f"timed out after {TIMEOUT_S:g} s waiting for the next event or log line of the container",
                     hint="the machine may be very busy: run the cell again",
                 )
 
-    def _hear(self, at_ns: int, kind: str, words: str) -> None:
-        with self._news:
-            self.heard.append((at_ns, kind, words))
-            self._news.notify_all()
+    def _record(self, at_ns: int, kind: str, text: str) -> None:
+        with self._changed:
+            self.entries.append((at_ns, kind, text))
+            self._changed.notify_all()
 
-    def _events(self) -> None:
-        # close() hangs up under it: the SDK has no one error for that
+    def _read_events(self) -> None:
+        # close() ends the stream, for which the SDK raises one of several errors
         with suppress(requests.RequestException, OSError, ValueError, AttributeError):
             for event in self._stream:
                 if event["Type"] == "container" and event["Action"].partition(":")[0] not in IGNORED_EVENTS:
-                    self._hear(event["timeNano"], "event", _words(event))
+                    self._record(event["timeNano"], "event", _event_text(event))
 
-    def _logs(self) -> None:
-        """As `docker logs -f --timestamps`: it ends when the container does, so it is called again."""
+    def _read_logs(self) -> None:
+        """Like `docker logs -f --timestamps`, which ends with each run of the container, so it is called again."""
         last, starts = 0, 0
         while not self._closed.is_set():
             if self.count("event", "start") <= starts:
-                with self._news:
-                    self._news.wait(timeout=0.2)
+                with self._changed:
+                    self._changed.wait(timeout=0.2)
                 continue
             starts = self.count("event", "start")
             with suppress(NotFound, APIError, requests.RequestException):
                 stream = self._api.logs(self._name, stream=True, follow=True, timestamps=True)
                 before = last
                 for line in _lines(stream):
-                    at_ns, words = _stamped(line)
+                    at_ns, text = _parse_line(line)
                     if at_ns > last:
                         last = at_ns
-                        self._hear(at_ns, "log", words)
-                self.follows += last > before
+                        self._record(at_ns, "log", text)
+                self.follow_calls += last > before
 
 
-def _lines(stream: Any) -> Any:
-    text = b""
-    for part in stream:
-        *whole, text = (text + part).split(b"\n")
-        yield from (line.decode(errors="replace") for line in whole)
+def _lines(stream: Any) -> Iterator[str]:
+    rest = b""
+    for chunk in stream:
+        *complete, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in complete)
 
 
-def _stamped(line: str) -> tuple[int, str]:
-    """When a line was said, in nanoseconds since 1970, and the line."""
-    stamp, _, words = line.partition(" ")
-    seconds, _, fraction = stamp.rstrip("Z").partition(".")
-    whole = int(datetime.fromisoformat(f"{seconds}+00:00").timestamp())
-    return whole * 10**9 + int(fraction.ljust(9, "0")[:9] or 0), words
+def _parse_line(line: str) -> tuple[int, str]:
+    """A log line's timestamp, in nanoseconds since 1970, and its text."""
+    timestamp, _, text = line.partition(" ")
+    seconds, _, fraction = timestamp.rstrip("Z").partition(".")
+    whole_s = int(datetime.fromisoformat(f"{seconds}+00:00").timestamp())
+    return whole_s * 10**9 + int(fraction.ljust(9, "0")[:9] or 0), text
 
 
-def _words(event: Mapping[str, Any]) -> str:
-    about = event["Actor"]["Attributes"]
+def _event_text(event: Mapping[str, Any]) -> str:
+    attributes = event["Actor"]["Attributes"]
     if event["Action"] == "die":
-        return f"die, exit code {about['exitCode']}"
-    return f"kill, signal {about['signal']}" if event["Action"] == "kill" else str(event["Action"])
+        return f"die, exit code {attributes['exitCode']}"
+    return f"kill, signal {attributes['signal']}" if event["Action"] == "kill" else str(event["Action"])
 
 
-def _joined(ears: _Recorder, logged: list[str]) -> Timeline:
-    heard = sorted(ears.heard)
-    begin = heard[0][0]
-    moments = tuple(TimelineEntry((at - begin) / 1e9, kind, words) for at, kind, words in heard)
+def _timeline(recorder: _Recorder, log: Sequence[str]) -> Timeline:
+    recorded = sorted(recorder.entries)
+    first_ns = recorded[0][0]
+    entries = tuple(TimelineEntry((at_ns - first_ns) / 1e9, kind, text) for at_ns, kind, text in recorded)
     changes = [
-        (STATE_AFTER[one.words.partition(",")[0]], one.at_s)
-        for one in moments
-        if one.kind == "event" and one.words.partition(",")[0] in STATE_AFTER
+        (STATE_AFTER[action], entry.at_s)
+        for entry in entries
+        if entry.kind == "event" and (action := entry.text.partition(",")[0]) in STATE_AFTER
     ]
-    states = [(state, at, changes[n + 1][1]) for n, (state, at) in enumerate(changes[:-1])]
-    return Timeline(moments, tuple(states), ears.follows, tuple(_stamped(line)[1] for line in logged))
+    states = [(state, at_s, changes[number + 1][1]) for number, (state, at_s) in enumerate(changes[:-1])]
+    lines = tuple(_parse_line(line)[1] for line in log)
+    return Timeline(entries, tuple(states), recorder.follow_calls, lines)

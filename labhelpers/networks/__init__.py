@@ -1,4 +1,4 @@
-"""The room of `05_networking`: who is joined to whom, what happens to a packet on its way, and what a way costs."""
+"""The room of `05_networking`: network maps, packet traces, drivers, published ports, and the cost of each path."""
 
 from labhelpers.networks.drivers import host_driver, ipvlan, macvlan, no_network, reachability, resolver
 from labhelpers.networks.engine_settings import network_settings

@@ -1,4 +1,4 @@
-"""Looking at packets on their way: tcpdump in the network namespace where they pass, bounded in count and time."""
+"""Packet captures: tcpdump in a network namespace, limited in packets and in time."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ MAX_PACKETS, MAX_S, SNAP_BYTES = 500, 60, 256
 READY_S, TIMEOUT_S, SETTLE_S = 60.0, 20.0, 0.2
 DROP_PRIVILEGES_CAPS = ("SETUID", "SETGID", "CHOWN")
 FILE = "/tmp/packets"
-HEADER_BYTES = 24  # of the file: until then nothing is written
+HEADER_BYTES = 24  # of a capture file, pcap-savefile(5)
 
 CaptureResult = Callable[[Callable[[Mapping[str, Sequence[Packet]]], bool]], dict[str, list[Packet]]]
-"""Given what must be seen, waits for it a while, and gives the packets by place."""
+"""Waits until a condition on the packets holds, or until a timeout; returns the packets by label."""
 
 
 @contextmanager
 def capture(
-    lab: Lab, places: Mapping[str, str], what: str, interface: str = "any"
+    lab: Lab, namespaces: Mapping[str, str], pcap_filter: str, interface: str = "any"
 ) -> Iterator[CaptureResult]:
-    """Watch packets while the block lasts; what it gives, called in the block, says what was seen.
+    """Capture packets while the block lasts; the function that it gives returns them.
 
-    Each place has a container of its own with NET_RAW, and what tcpdump needs to become a user without rights once
-    it listens; it ends by itself after `MAX_PACKETS` packets or `MAX_S` seconds.
+    Each namespace gets a container with NET_RAW and the capabilities with which tcpdump drops its privileges once it
+    listens. It ends by itself after `MAX_PACKETS` packets or `MAX_S` seconds.
 
     Args:
-        places: label → network mode whose namespace is looked at: `host`, `container:web`.
-        what: a filter, as pcap-filter(7) has it; it names what the lab sent, so that nobody else's is read.
+        namespaces: label → network mode of the namespace, such as `host` or `container:web`.
+        pcap_filter: pcap-filter(7); it selects only packets of the lab.
 
     Raises:
-        NotRunning: tcpdump did not start there; its last lines are kept.
-        TimedOut: it did not begin to listen.
+        NotRunning: tcpdump did not start; its last lines are kept.
+        TimedOut: tcpdump did not start to listen.
     """
     command = ["timeout", str(MAX_S), "tcpdump", "-i", interface, "-p", "-n", "-U", "--immediate-mode"]
-    command += ["-c", str(MAX_PACKETS), "-s", str(SNAP_BYTES), "-w", FILE, what]
+    command += ["-c", str(MAX_PACKETS), "-s", str(SNAP_BYTES), "-w", FILE, pcap_filter]
     started: dict[str, Container] = {}
 
-    def start(place: tuple[str, str]) -> None:
-        label, network = place
-        rights = {"cap_drop": ["ALL"], "cap_add": ["NET_RAW", *DROP_PRIVILEGES_CAPS]}
-        started[label] = lab.run(lab.image("tools"), command, network=network, **rights)
+    def start(namespace: tuple[str, str]) -> None:
+        label, network = namespace
+        capabilities = {"cap_drop": ["ALL"], "cap_add": ["NET_RAW", *DROP_PRIVILEGES_CAPS]}
+        started[label] = lab.run(lab.image("tools"), command, network=network, **capabilities)
         lab.wait_for(
             "tcpdump to listen, which needs the capability NET_RAW",
             lambda: "listening on" in lab.logs(started[label]),
@@ -63,24 +63,23 @@ def capture(
         with suppress(LabError):
             lab.remove(container, force=True)
 
-    def seen(enough: Callable[[Mapping[str, Sequence[Packet]]], bool]) -> dict[str, list[Packet]]:
-        found: dict[str, list[Packet]] = {}
+    def captured(is_complete: Callable[[Mapping[str, Sequence[Packet]]], bool]) -> dict[str, list[Packet]]:
+        packets: dict[str, list[Packet]] = {}
 
-        def is_enough() -> bool:
-            found.update(
-                zip(started, pool.map(lambda one: _packets(lab, one), started.values()), strict=True)
-            )
-            return enough(found)
+        def has_all() -> bool:
+            files = pool.map(lambda container: _packets(lab, container), started.values())
+            packets.update(zip(started, files, strict=True))
+            return is_complete(packets)
 
-        time.sleep(SETTLE_S)  # what has passed is written a moment later
-        with suppress(TimedOut):  # the caller judges what was captured
-            lab.wait_for("the packets", is_enough, TIMEOUT_S, every_s=SETTLE_S)
-        return found
+        time.sleep(SETTLE_S)  # tcpdump writes a packet shortly after it has passed
+        with suppress(TimedOut):  # the caller checks what was captured
+            lab.wait_for("the packets", has_all, TIMEOUT_S, every_s=SETTLE_S)
+        return packets
 
     with lab.quiet(), ThreadPoolExecutor(4) as pool:
         try:
-            list(pool.map(start, places.items()))
-            yield seen
+            list(pool.map(start, namespaces.items()))
+            yield captured
         finally:
             list(pool.map(end, list(started.values())))
 
@@ -88,7 +87,7 @@ def capture(
 def _packets(lab: Lab, container: Container) -> list[Packet]:
     output = lab.exec(container, ["base64", "-w0", FILE]).stdout
     try:
-        written = base64.b64decode(output)
+        pcap = base64.b64decode(output)
     except ValueError:
-        return []  # base64 was stopped in the middle
-    return read(written) if len(written) >= HEADER_BYTES else []
+        return []  # the container ended while base64 was writing
+    return read(pcap) if len(pcap) >= HEADER_BYTES else []

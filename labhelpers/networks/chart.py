@@ -1,7 +1,7 @@
-"""The map as a drawing: containers above, the host's side of their wires below, bridges under those.
+"""The figure of a network map: containers at the top, the host's ends of their interfaces and bridges below.
 
-A packet goes down a line from a container's interface to its other end on the host, then along the bridge,
-and up again or out. The number beside each interface is its index: that is what joins the two ends.
+A packet follows the line from a container's interface to its other end on the host, then the bridge, and then goes to
+another container or to the host's routing. The number next to an interface is its index; it identifies the other end.
 """
 
 from __future__ import annotations
@@ -9,55 +9,104 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, resize
+from labhelpers.drawing import (
+    CANVAS_PX,
+    CONTAINER,
+    ENGINE,
+    FAINT,
+    HOST,
+    INK,
+    KERNEL,
+    LIMIT,
+    PAPER,
+    RULE,
+    SMALL,
+    WHITE,
+    box,
+    canvas,
+    cut,
+    describe,
+    label,
+    note,
+    tint,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from labhelpers.networks.maps import MappedContainer, NetworkEndpoint, NetworkMap, PublishedPort
 
-COLUMNS = 8
-"""How many interfaces stand side by side before a new row begins."""
-WIDE, HIGH = 1.75, 4.3
-LINK = "#9CC7E4"
+COLUMNS = 7
+"""The most interfaces in a row of the figure: a MAC address just fits."""
+MIN_COLUMNS = 4
+# from the top of a row, in px
+BOX_PX, NAMESPACE_PX, TAG_PX, BRIDGE_PX, PUBLISHED_PX, ROUTING_PX, ROW_PX = 100, 118, 170, 198, 294, 358, 406
+ROUTING_HEIGHT, TAG_HEIGHT, BRIDGE_HEIGHT, PUBLISHED_HEIGHT, GAP = 28, 40, 88, 56, 20
 
 
 @dataclass
 class Segment:
-    """What hangs on one interface of the host: a bridge, a parent; or nothing."""
+    """A bridge or parent on the host with its endpoints, or containers without any."""
 
     title: str
     detail: str
-    color: str
-    ends: list[NetworkEndpoint] = field(default_factory=list)
-    nodes: list[MappedContainer] = field(default_factory=list)
+    colour: str
+    endpoints: list[NetworkEndpoint] = field(default_factory=list)
+    containers: list[MappedContainer] = field(default_factory=list)
 
     @property
     def slots(self) -> int:
-        """How many places it takes."""
-        return max(len(self.ends) + len(self.nodes), 1)
+        """The number of slots in a row."""
+        return max(len(self.endpoints) + len(self.containers), 1)
+
+    @property
+    def names(self) -> set[str]:
+        """The containers of the endpoints."""
+        return {endpoint.container for endpoint in self.endpoints}
 
 
 def draw_network_map(result: NetworkMap, ax: Axes) -> Axes:
-    """Every container, each of its interfaces, the other end of each, and the bridge that it is a port of."""
-    rows = _rows(_groups(result))
-    columns = max([*(sum(group.slots for group in row) for row in rows), 3])
-    resize(ax, 0.4 + columns * WIDE, 0.2 + HIGH * len(rows))
-    for number, row in enumerate(reversed(rows)):
-        _draw_row(ax, row, 0.7 + number * HIGH, result)
-    _draw_way_out(ax, result, columns * WIDE, len(rows))
-    ax.set(xlim=(-0.25, columns * WIDE + 0.1), ylim=(-0.1, 0.05 + HIGH * len(rows)))
-    ax.axis("off")
+    """Every container, its interfaces, their other ends, and the bridges."""
+    segment_rows = _rows(_segments(result))
+    heights = [ROW_PX if any(map(_is_on_host, row)) else BOX_PX + GAP for row in segment_rows]
+    canvas(ax, sum(heights) - GAP, "Containers, their interfaces, and the host")
+    columns = max(MIN_COLUMNS, *(sum(segment.slots for segment in row) for row in segment_rows))
+    drawing = _Drawing(ax, result, CANVAS_PX / columns)
+    for number, row in enumerate(segment_rows):
+        drawing.draw_row(row, sum(heights[:number]))
+    endpoints = (
+        f"{endpoint.interface} of {endpoint.container} (index {endpoint.index}) is joined to "
+        f"{endpoint.host_interface or 'another namespace'}"
+        + (f" (index {endpoint.host_index})" if endpoint.host_index else "")
+        + (f", a port of {endpoint.bridge}" if endpoint.bridge else "")
+        for endpoint in result.endpoints
+    )
+    joined = {endpoint.container for endpoint in result.endpoints}
+    others = (
+        f"{each.name} {'uses the network of the host' if each.shares_host else f'has the network mode {each.mode}'}"
+        for each in result.containers
+        if each.name not in joined
+    )
+    published = (
+        f"port {port.port} of {port.container} is published on {port.host_address}:{port.host_port}"
+        for port in result.published
+    )
+    describe(ax, *endpoints, *others, *published)
     return ax
 
 
-# --- what stands where
+# --- layout
 
 
-def _groups(result: NetworkMap) -> list[Segment]:
-    """The bridges in an order in which those that share a container stand side by side; then all else."""
+def _is_on_host(segment: Segment) -> bool:
+    """Whether a part of the segment is in the host's network namespace."""
+    return not segment.containers or any(each.shares_host for each in segment.containers)
+
+
+def _segments(result: NetworkMap) -> list[Segment]:
+    """Bridges, those with a common container next to each other; then parents, and containers without endpoints."""
     bridges = [
         Segment(
             bridge.name,
@@ -65,253 +114,223 @@ def _groups(result: NetworkMap) -> list[Segment]:
             if bridge.network
             else "a bridge, of no network of the engine",
             HOST,
-            [end for end in result.ends if end.bridge == bridge.name],
+            [endpoint for endpoint in result.endpoints if endpoint.bridge == bridge.name],
         )
         for bridge in result.bridges
     ]
     ordered: list[Segment] = []
     while bridges:
-        here = {end.container for end in ordered[-1].ends} if ordered else set()
-        # the one that shares most with the last; without one, that which shares with the fewest others
+        last = ordered[-1].names if ordered else set()
+        # the one with most containers of the last; else the one that shares containers with the fewest others
         best = max(
             bridges,
-            key=lambda g: (
-                len(here & {e.container for e in g.ends}),
-                -_shared(g, bridges),
-                -bridges.index(g),
+            key=lambda segment: (
+                len(last & segment.names),
+                -_common_segments(segment, bridges),
+                -bridges.index(segment),
             ),
         )
         bridges.remove(best)
         ordered.append(best)
     for left, right in itertools.pairwise(ordered):
         _make_adjacent(left, right)
-    parents: dict[str, Segment] = {}
-    for end in result.ends:
-        if end.bridge is None:
-            name = end.host_interface or "elsewhere"
-            said = "a parent: no bridge" if end.kind in ("macvlan", "ipvlan") else "the host's end of a wire"
-            if end.host_interface is None:
-                said = "the other end is in another namespace"
-            group = parents.setdefault(name, Segment(name, said, KERNEL))
-            if end.kind in ("macvlan", "ipvlan"):
-                group.detail = f"parent of {end.kind} interfaces"
-            group.ends.append(end)
-    joined = {end.container for end in result.ends}
-    own = [node for node in result.nodes if node.shares_host]
-    none = [node for node in result.nodes if not node.shares_host and node.name not in joined]
+    joined = {endpoint.container for endpoint in result.endpoints}
+    on_host = [each for each in result.containers if each.shares_host]
+    isolated = [each for each in result.containers if not each.shares_host and each.name not in joined]
     rest = [
-        Segment("", "the host's own interfaces", LIMIT, nodes=own),
-        Segment("", "no way to anybody", FAINT, nodes=none),
+        Segment("", "the host's own interfaces", LIMIT, containers=on_host),
+        Segment("", "no interface but loopback", FAINT, containers=isolated),
     ]
-    return [*ordered, *parents.values(), *(group for group in rest if group.nodes)]
+    return [*ordered, *_parents(result), *(segment for segment in rest if segment.containers)]
 
 
-def _shared(group: Segment, others: Sequence[Segment]) -> int:
-    names = {end.container for end in group.ends}
-    return sum(bool(names & {end.container for end in other.ends}) for other in others if other is not group)
+def _parents(result: NetworkMap) -> list[Segment]:
+    """The host interfaces of endpoints that are no port of a bridge."""
+    parents: dict[str, Segment] = {}
+    for endpoint in result.endpoints:
+        if endpoint.bridge is None:
+            name = endpoint.host_interface or "elsewhere"
+            detail = "the host's end of a veth pair" if endpoint.host_interface else "in another namespace"
+            segment = parents.setdefault(name, Segment(name, detail, KERNEL))
+            if endpoint.kind in ("macvlan", "ipvlan"):
+                segment.detail = f"parent of {endpoint.kind} interfaces"
+            segment.endpoints.append(endpoint)
+    return list(parents.values())
+
+
+def _common_segments(segment: Segment, others: Sequence[Segment]) -> int:
+    return sum(bool(segment.names & other.names) for other in others if other is not segment)
 
 
 def _make_adjacent(left: Segment, right: Segment) -> None:
-    """Put one container that is in both at the end of one and at the beginning of the other."""
-    both = {end.container for end in left.ends} & {end.container for end in right.ends}
-    if both:
+    """Move a container of both segments to the end of the left and the start of the right one."""
+    if both := left.names & right.names:
         name = min(both)
-        left.ends.sort(key=lambda end: end.container == name)
-        right.ends.sort(key=lambda end: end.container != name)
+        left.endpoints.sort(key=lambda endpoint: endpoint.container == name)
+        right.endpoints.sort(key=lambda endpoint: endpoint.container != name)
 
 
-def _rows(groups: Sequence[Segment]) -> list[list[Segment]]:
+def _rows(segments: Sequence[Segment]) -> list[list[Segment]]:
     rows: list[list[Segment]] = [[]]
-    for group in groups:
-        for part in _parts(group):
-            if rows[-1] and sum(one.slots for one in rows[-1]) + part.slots > COLUMNS:
+    for segment in segments:
+        for part in _parts(segment):
+            if rows[-1] and sum(each.slots for each in rows[-1]) + part.slots > COLUMNS:
                 rows.append([])
             rows[-1].append(part)
     return rows
 
 
-def _parts(group: Segment) -> list[Segment]:
-    if group.slots <= COLUMNS:
-        return [group]
-    things = [*group.ends, *group.nodes]
-    parts = []
-    for start in range(0, len(things), COLUMNS):
-        ends, nodes = (
-            group.ends[start : start + COLUMNS],
-            group.nodes[max(0, start - len(group.ends)) :][:COLUMNS],
+def _parts(segment: Segment) -> list[Segment]:
+    """A segment that is wider than a row, in parts; it has either endpoints or containers."""
+    if segment.slots <= COLUMNS:
+        return [segment]
+    return [
+        Segment(
+            segment.title,
+            segment.detail,
+            segment.colour,
+            segment.endpoints[start : start + COLUMNS],
+            segment.containers[start : start + COLUMNS],
         )
-        parts.append(Segment(group.title, group.detail, group.color, ends, nodes if not ends else []))
-    return parts
+        for start in range(0, segment.slots, COLUMNS)
+    ]
 
 
 # --- drawing
 
 
-def _draw_row(ax: Axes, row: Sequence[Segment], y: float, result: NetworkMap) -> None:
-    width = sum(group.slots for group in row) * WIDE
-    _box(ax, -0.15, y - 0.5, width + 0.1, 2.76, PAPER, FAINT)
-    here = "the host's\nnetwork\nnamespace"
-    ax.text(-0.08, y + 1.92, here, fontsize=7, color=FAINT, va="center", style="italic")
-    x = 0.0
-    places: list[tuple[float, NetworkEndpoint]] = []
-    for group in row:
-        for node in group.nodes:
-            _draw_node(ax, node, x, y)
-            x += WIDE
-        if group.ends or not group.nodes:
-            _draw_group(ax, group, x, y, result)
-            for end in group.ends:
-                places.append((x, end))
-                x += WIDE
-            if not group.ends:
-                x += WIDE
-    _draw_containers(ax, places, y, result)
+class _Drawing:
+    """Draws the rows of a map; `slot` is the width of an interface in px."""
 
+    def __init__(self, ax: Axes, result: NetworkMap, slot: float) -> None:
+        self.ax, self.result, self.slot = ax, result, slot
 
-def _draw_group(ax: Axes, group: Segment, x: float, y: float, result: NetworkMap) -> None:
-    width = len(group.ends) or 1
-    left, span = x + 0.08, width * WIDE - 0.24
-    _box(ax, left, y + 0.45, span, 0.68, group.color, "white")
-    middle = left + span / 2
-    ax.text(
-        middle, y + 0.98, group.title, color="white", weight="bold", ha="center", va="center", fontsize=8.5
-    )
-    said = group.detail if span > 2.6 else group.detail.replace(" · ", "\n")
-    ax.text(middle, y + 0.67, said, color="white", ha="center", va="center", fontsize=7)
-    if not group.ends:
-        ax.text(middle, y + 1.4, "no port", color=FAINT, ha="center", va="center", fontsize=7.5)
-    if group.color == HOST:
-        # from the bridge to the host's routing: the way out of its subnet
-        ax.plot([left + span - 0.1] * 2, [y - 0.5, y + 0.45], color=INK, lw=1.2, zorder=1)
-    for number, end in enumerate(group.ends):
-        ports = [p for p in result.published if p.container == end.container and end.gateway]
-        _draw_published(ax, ports, x + number * WIDE, y)
+    def draw_row(self, row: Sequence[Segment], top: float) -> None:
+        if any(map(_is_on_host, row)):
+            height = ROUTING_PX + ROUTING_HEIGHT - NAMESPACE_PX
+            box(self.ax, (0, top + NAMESPACE_PX), (CANVAS_PX, height), PAPER, edge=RULE)
+            self.draw_routing(top + ROUTING_PX)
+        x = 0.0
+        places: list[tuple[float, NetworkEndpoint]] = []
+        for segment in row:
+            for container in segment.containers:
+                self.draw_without_endpoint(container, x, top)
+                x += self.slot
+            if segment.endpoints or not segment.containers:
+                self.draw_segment(segment, x, top)
+                places += [
+                    (x + number * self.slot, endpoint) for number, endpoint in enumerate(segment.endpoints)
+                ]
+                x += self.slot * segment.slots
+        self.draw_containers(places, top)
 
-
-def _draw_published(ax: Axes, ports: Sequence[PublishedPort], x: float, y: float) -> None:
-    if not ports:
-        return
-    lines = [f"{p.host_address}:{p.host_port}\n→ {p.port}" for p in ports[:1]]
-    if len(ports) > 1:
-        lines.append(f"and {len(ports) - 1} more")
-    left, span = x + 0.12, WIDE - 0.5
-    _box(ax, left, y - 0.32, span, 0.5, LIMIT, "white")
-    ax.text(left + span / 2, y - 0.07, "\n".join(lines), color="white", ha="center", va="center", fontsize=7)
-    ax.plot([left + span / 2] * 2, [y - 0.5, y + 0.45], color=LIMIT, lw=1.6, zorder=1)
-
-
-def _draw_containers(
-    ax: Axes, places: Sequence[tuple[float, NetworkEndpoint]], y: float, result: NetworkMap
-) -> None:
-    drawn: set[str] = set()
-    index = 0
-    while index < len(places):
-        x, end = places[index]
-        last = index
-        while last + 1 < len(places) and places[last + 1][1].container == end.container:
-            last += 1
-        span = (last - index + 1) * WIDE - 0.2
-        many = (
-            len({(e.interface, e.index) for e in result.ends if e.container == end.container})
-            > last - index + 1
+    def draw_segment(self, segment: Segment, x: float, top: float) -> None:
+        width = segment.slots * self.slot
+        corner = (x + 4, top + BRIDGE_PX)
+        box(
+            self.ax,
+            corner,
+            (width - 8, BRIDGE_HEIGHT),
+            segment.colour,
+            title=segment.title,
+            text=segment.detail,
         )
-        again = end.container in drawn
-        drawn.add(end.container)
-        name = end.container + (" (again)" if again else "")
-        _box(ax, x + 0.06, y + 2.6, span, 0.98, "white", CONTAINER, dashed=many)
-        ax.text(
-            x + 0.06 + span / 2,
-            y + 3.4,
-            _short(name, 18),
-            ha="center",
-            va="center",
-            weight="bold",
-            fontsize=9,
-            color=CONTAINER,
+        if not segment.endpoints:
+            note(self.ax, x + width / 2, top + TAG_PX, "no port", align="center")
+        if segment.colour == HOST:
+            # from the bridge to the host's routing
+            right = x + width - 7
+            self.ax.plot([right] * 2, [top + BRIDGE_PX + BRIDGE_HEIGHT, top + ROUTING_PX], color=INK, lw=1.2)
+        for number, endpoint in enumerate(segment.endpoints):
+            ports = [
+                port
+                for port in self.result.published
+                if port.container == endpoint.container and endpoint.gateway
+            ]
+            self.draw_published(ports, x + number * self.slot, top)
+
+    def draw_published(self, ports: Sequence[PublishedPort], x: float, top: float) -> None:
+        if not ports:
+            return
+        width = self.slot - 14
+        middle = x + 4 + width / 2
+        for ends in (
+            (BRIDGE_PX + BRIDGE_HEIGHT, PUBLISHED_PX),
+            (PUBLISHED_PX + PUBLISHED_HEIGHT, ROUTING_PX),
+        ):
+            self.ax.plot([middle] * 2, [top + end for end in ends], color=LIMIT, lw=1.6)
+        box(self.ax, (x + 4, top + PUBLISHED_PX), (width, PUBLISHED_HEIGHT), tint(LIMIT), edge=LIMIT)
+        lines = [ports[0].host_address, f":{ports[0].host_port} → {ports[0].port}"]
+        lines += [f"and {len(ports) - 1} more"] if len(ports) > 1 else []
+        text = "\n".join(cut(line, width - 1, SMALL) for line in lines)
+        label(self.ax, middle, top + PUBLISHED_PX + PUBLISHED_HEIGHT / 2, text, size=SMALL, align="center")
+
+    def draw_containers(self, places: Sequence[tuple[float, NetworkEndpoint]], top: float) -> None:
+        drawn: set[str] = set()
+        for name, group in itertools.groupby(places, key=lambda place: place[1].container):
+            slots = list(group)
+            x, width = slots[0][0] + 3, len(slots) * self.slot - 6
+            is_split = len(self.result.endpoints_of(name)) > len(slots)
+            box(self.ax, (x, top), (width, BOX_PX), WHITE, edge=CONTAINER, dashed=is_split)
+            title = f"{name} (again)" if name in drawn else name
+            drawn.add(name)
+            text = cut(title, width - 8, bold=True)
+            label(self.ax, x + width / 2, top + 14, text, CONTAINER, bold=True, align="center")
+            for left, endpoint in slots:
+                self.draw_endpoint(endpoint, left + self.slot / 2, top)
+
+    def draw_endpoint(self, endpoint: NetworkEndpoint, x: float, top: float) -> None:
+        address = cut(next(iter(endpoint.addresses), "no address"), self.slot - 8, SMALL)
+        label(self.ax, x, top + 36, address, size=SMALL, align="center")
+        note(self.ax, x, top + 56, endpoint.mac, align="center")
+        line = CONTAINER if endpoint.bridge else KERNEL
+        # in two parts, since a line is drawn over the tag between them
+        for ends in ((BOX_PX, TAG_PX - TAG_HEIGHT / 2), (TAG_PX + TAG_HEIGHT / 2, BRIDGE_PX)):
+            self.ax.plot([x, x], [top + end for end in ends], color=line, lw=2)
+        self.tag(x, top + BOX_PX - 17, f"{endpoint.interface} · {endpoint.index}", tint(CONTAINER), 22)
+        if endpoint.kind == "veth" and endpoint.host_interface:
+            note(self.ax, x, top + 136, "veth pair", shift=(5, 0))
+        if endpoint.host_interface is None:
+            text, face = f"other end: {endpoint.host_index or 'not here'}", WHITE
+        elif endpoint.bridge is not None:
+            text, face = f"{endpoint.host_interface} · {endpoint.host_index}", tint(CONTAINER)
+        else:
+            text = (
+                f"{endpoint.kind}: no pair"
+                if endpoint.kind != "veth"
+                else f"veth pair · {endpoint.host_index}"
+            )
+            face = tint(KERNEL)
+        self.tag(x, top + TAG_PX, text, face, TAG_HEIGHT)
+
+    def tag(self, x: float, y: float, text: str, face: str, height: float) -> None:
+        box(
+            self.ax,
+            (x - self.slot / 2 + 5, y - height / 2),
+            (self.slot - 10, height),
+            face,
+            edge=WHITE,
+            text=text,
         )
-        for place, one in places[index : last + 1]:
-            _draw_end(ax, one, place, y)
-        index = last + 1
 
+    def draw_without_endpoint(self, container: MappedContainer, x: float, top: float) -> None:
+        """A container without endpoints: inside the host's network namespace if it shares that, else above it."""
+        if container.shares_host:
+            y, text, detail = top + BRIDGE_PX, "network: host", "no own interface"
+        else:
+            joined = container.mode.startswith("container:")
+            y, text = top, "in another's namespace" if joined else "only lo"
+            detail = f"network: {container.mode}"
+        box(self.ax, (x + 3, y), (self.slot - 6, BOX_PX), WHITE, edge=CONTAINER)
+        middle = x + self.slot / 2
+        title = cut(container.name, self.slot - 14, bold=True)
+        label(self.ax, middle, y + 14, title, CONTAINER, bold=True, align="center")
+        label(self.ax, middle, y + 40, cut(text, self.slot - 10, SMALL), size=SMALL, align="center")
+        note(self.ax, middle, y + 66, cut(detail, self.slot - 10, SMALL), align="center")
 
-def _draw_end(ax: Axes, end: NetworkEndpoint, x: float, y: float) -> None:
-    middle = x + WIDE / 2 - 0.06
-    address = next(iter(end.addresses), "no address")
-    ax.text(middle, y + 3.16, address, ha="center", va="center", fontsize=8, color=INK)
-    ax.text(middle, y + 2.97, end.mac, ha="center", va="center", fontsize=6.3, color=FAINT)
-    ax.plot([middle] * 2, [y + 1.13, y + 2.7], color=CONTAINER if end.bridge else KERNEL, lw=2, zorder=1)
-    _label(ax, middle, y + 2.68, f"{end.interface} · {end.index}", LINK)
-    if end.kind == "veth" and end.host_interface:
-        ax.text(middle + 0.05, y + 1.92, "veth pair", fontsize=6.3, color=FAINT, va="center")
-    if end.host_interface is None:
-        _label(ax, middle, y + 1.5, f"other end: {end.host_index or 'not here'}", "white")
-    elif end.bridge is not None:
-        _label(ax, middle, y + 1.5, f"{end.host_interface} · {end.host_index}", LINK)
-    else:
-        said = f"{end.kind}: no pair" if end.kind != "veth" else f"veth pair · {end.host_index}"
-        _label(ax, middle, y + 1.5, said, "#F6DDA9")
-
-
-def _draw_node(ax: Axes, node: MappedContainer, x: float, y: float) -> None:
-    """A container without a line: inside of the host where it shares the host's namespace, else above it."""
-    if node.shares_host:
-        bottom, said, mode = y + 0.6, "network: host", "no interface of its own"
-    else:
-        joined = node.mode.startswith("container:")
-        bottom, said = y + 2.6, "in another's namespace" if joined else "only lo"
-        mode = f"network: {_short(node.mode, 12)}"
-    _box(ax, x + 0.06, bottom, WIDE - 0.2, 0.98, "white", CONTAINER)
-    lines: tuple[tuple[float, str, dict[str, Any]], ...] = (
-        (0.78, _short(node.name, 18), {"weight": "bold", "fontsize": 9, "color": CONTAINER}),
-        (0.45, said, {"fontsize": 8, "color": INK}),
-        (0.21, mode, {"fontsize": 6.5, "color": FAINT}),
-    )
-    for above, text, how in lines:
-        ax.text(x + WIDE / 2 - 0.06, bottom + above, text, ha="center", va="center", **how)
-
-
-def _draw_way_out(ax: Axes, result: NetworkMap, width: float, rows: int) -> None:
-    """The last stretch: from the bridges through the host's routing and firewall to its own interface."""
-    out = next((r.interface for r in result.host_routes if r.destination == "default"), None)
-    names = (
-        f"{out}: the host's own interface, and the world behind it"
-        if out
-        else "the host has no default route"
-    )
-    _box(ax, -0.15, 0.0, width + 0.1, 0.34, ENGINE, "white")
-    if out and width < 4 * WIDE:
-        names = out
-    said = f"routing · firewall · translation   →   {names}"
-    ax.text(width / 2, 0.17, said, ha="center", va="center", fontsize=8.5, color=INK)
-    for number in range(1, rows):
-        # rows above reach the routing by the line at the left
-        y = 0.2 + number * HIGH
-        ax.plot([-0.2, -0.2, -0.15], [0.17, y + 0.1, y + 0.1], color=INK, lw=1.2, clip_on=False)
-
-
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, face: str, edge: str, dashed: bool = False
-) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    ax.add_patch(
-        FancyBboxPatch(
-            (x, y),
-            width,
-            height,
-            boxstyle="round,pad=0,rounding_size=0.06",
-            fc=face,
-            ec=edge,
-            lw=1.3,
-            ls="--" if dashed else "-",
-        )
-    )
-
-
-def _label(ax: Axes, x: float, y: float, said: str, face: str) -> None:
-    box = {"boxstyle": "round,pad=0.3", "fc": face, "ec": "white"}
-    ax.text(x, y, said, ha="center", va="center", fontsize=7.3, color=INK, bbox=box, zorder=3)
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    def draw_routing(self, y: float) -> None:
+        """The host's routing, from the bridges to its default route."""
+        interface = next((r.interface for r in self.result.host_routes if r.destination == "default"), None)
+        target = f"{interface} and the outside" if interface else "no default route"
+        text = f"the host's network namespace: routing · firewall · address translation   →   {target}"
+        box(self.ax, (0, y), (CANVAS_PX, ROUTING_HEIGHT), ENGINE, text=text)

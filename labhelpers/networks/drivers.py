@@ -1,4 +1,4 @@
-"""The drivers: what each gives a container, who reaches whom, and what cannot be reached and why."""
+"""Network drivers: what each gives a container, and which containers, hosts and neighbours it can reach."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labhelpers.engine import responses
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, PortTaken, TimedOut
 from labhelpers.lab.base import name_of
 from labhelpers.networks.maps import NetworkMap, network_map
-from labhelpers.networks.veth import free_subnet, run_in_tools, veth_pair
+from labhelpers.networks.veth import VethPair, free_subnet, run_in_tools, veth_pair
 from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
@@ -22,54 +22,56 @@ if TYPE_CHECKING:
 
 PING = "ping -c 1 -W 2"
 RESOLVE_TIMEOUT_S = 3
+"""For one ping by name: the resolver retries an unknown name for longer, and resolves a known one in milliseconds."""
 ATTEMPTS = 10
-"""A name that nobody knows is asked for again and again; one that is known takes milliseconds."""
 
 
 @record
 class Reachability(Result):
     """Whether one container reaches another."""
 
-    source: str = column("their names")
-    target: str = column("their names")
+    source: str = column("the container that pings")
+    target: str = column("the container that is pinged")
     by_address: bool = column("whether one of the target's addresses answered a ping")
-    by_name: bool = column("whether the target's name was found and answered")
+    by_name: bool = column("whether the target's name resolved and answered a ping")
 
 
 @record
 class ReachabilityMatrix(Result):
-    """Who reaches whom."""
+    """Which container reaches which, by address and by name."""
 
-    names: tuple[str, ...] = column("of the containers, in the order in which they were given")
-    pairs: tuple[Reachability, ...] = rows("every ordered pair of them", of=Reachability)
+    names: tuple[str, ...] = column("the containers, in the order of the call")
+    pairs: tuple[Reachability, ...] = rows("every ordered pair of containers", of=Reachability)
 
     def of(self, source: str, target: str) -> Reachability:
-        """One pair."""
-        return next(one for one in self.pairs if (one.source, one.target) == (source, target))
+        """Whether `source` reaches `target`."""
+        return next(pair for pair in self.pairs if (pair.source, pair.target) == (source, target))
 
 
 @record
 class Resolver(Result):
-    """Whom a container asks for names."""
+    """How a container resolves names."""
 
-    container: str = column("its name")
-    server: bool = column(
-        "the first name server of its /etc/resolv.conf is 127.0.0.11, Docker's own: whether it is"
+    container: str = column("the container's name")
+    uses_docker_dns: bool = column(
+        "whether the first name server in /etc/resolv.conf is 127.0.0.11, Docker's embedded DNS server"
     )
-    host_file: tuple[str, ...] = column("the names that its /etc/hosts gives to its own addresses")
+    hosts_names: tuple[str, ...] = column("names that /etc/hosts gives to the container's own addresses")
 
 
 @record
 class HostDriver(Result):
     """A container with `--network host`."""
 
-    namespace: int = column("ids of the network namespaces (inode numbers)")
-    host_namespace: int = column("ids of the network namespaces (inode numbers)")
-    interfaces: int = column("how many interfaces each sees")
-    host_interfaces: int = column("how many interfaces each sees")
-    answered: bool = column("whether its web server answered on the host's 127.0.0.1, with no port published")
-    second_status: int = column("the exit status of a second server that wants the same port")
-    second_words: str = column("what that one said")
+    namespace: int = column("inode number of the container's network namespace")
+    host_namespace: int = column("inode number of the host's network namespace")
+    interfaces: int = column("number of interfaces in the container")
+    host_interfaces: int = column("number of interfaces on the host")
+    answered: bool = column(
+        "whether its web server answered on the host's 127.0.0.1 without a published port"
+    )
+    second_status: int = column("exit status of a second server on the same port")
+    second_error: str = column("error message of the second server")
 
     @property
     def same_namespace(self) -> bool:
@@ -81,82 +83,81 @@ class HostDriver(Result):
 class NoNetwork(Result):
     """A container with `--network none`."""
 
-    interfaces: tuple[str, ...] = column("the names of its interfaces that are up")
-    routes: int = column("how many routes it has")
-    loopback_answers: bool = column("whether it reaches itself")
-    words: str = column("what it says when it tries to reach somebody")
+    interfaces: tuple[str, ...] = column("the container's interfaces that are up")
+    routes: int = column("number of IPv4 routes in the container")
+    loopback_answers: bool = column("whether a ping to 127.0.0.1 is answered")
+    error: str = column("error message of a ping to any other address")
 
 
 @record
 class Macvlan(Result):
-    """Two containers on a macvlan network, a neighbour at the other end of the parent's wire, and the host."""
+    """Two containers on a macvlan network, a neighbour on the parent's link, and the host."""
 
-    parent: str = column("the host's interface that the macvlans stand on")
-    parent_mac: str = column("the host's interface that the macvlans stand on")
-    macs: tuple[tuple[str, str], ...] = column("container → its own hardware address", shown=False)
-    neighbour_saw: tuple[tuple[str, str], ...] = column(
-        "container → the hardware address that the neighbour's ARP table has for it", shown=False
+    parent: str = column("the host's interface that is the parent of the macvlan interfaces")
+    parent_mac: str = column("MAC address of the parent")
+    macs: tuple[tuple[str, str], ...] = column("(container, its MAC address)", shown=False)
+    macs_seen_by_neighbour: tuple[tuple[str, str], ...] = column(
+        "(container, its MAC address in the neighbour's ARP table)", shown=False
     )
-    between: bool = column("whether the containers reach each other")
-    from_neighbour: bool = column("whether the neighbour reaches one of them")
-    from_host: bool = column("whether the host does, sent out of the parent")
-    host_neighbour: str = column(
-        "what the host's ARP table says of that container: `INCOMPLETE` or `FAILED` where none answered"
+    containers_reach_each_other: bool = column("whether the containers ping each other")
+    reachable_from_neighbour: bool = column("whether the neighbour pings both containers")
+    reachable_from_host: bool = column("whether the host pings a container through the parent")
+    host_arp_state: str = column(
+        "the container's state in the host's ARP table: `INCOMPLETE` or `FAILED` without an answer"
     )
-    map: NetworkMap = column("how it was joined", shown=False)
+    map: NetworkMap = column("the map of the two containers and the neighbour", shown=False)
 
 
 @record
 class Ipvlan(Result):
-    """A container on an ipvlan network, where the kernel has it."""
+    """A container on an ipvlan network, if the kernel supports ipvlan."""
 
-    supported: bool = column("whether the engine's kernel could make one")
-    same_mac: bool | None = column(
-        "whether its hardware address is the parent's; None where it is not supported"
-    )
-    words: str = column("what the engine said, an empty string where it is supported")
+    supported: bool = column("whether the engine created the network")
+    same_mac: bool | None = column("whether the container has the MAC address of the parent")
+    error: str = column("the engine's error message, empty if ipvlan is supported")
 
 
 # --- reaching
 
 
 def reachability(lab: Lab, containers: Sequence[Container | str]) -> ReachabilityMatrix:
-    """Let every container ping every other one, by its addresses and by its name.
+    """Ping every container from every other container, by address and by name.
 
-    The containers need `ping` and `sh`: those of `labhelpers/payload` have them.
+    The containers need `ping` and `sh`; `labhelpers/payload` has both.
 
     Raises:
-        BadInput: there is no container of one of the names.
-        LabError: one of them does not run.
+        BadInput: a container does not exist.
+        ContainerError: a container is not running.
     """
     names = [name_of(container) for container in containers]
-    found = {name: _addresses(lab, name) for name in names}
+    addresses = {name: _addresses(lab, name) for name in names}
     first = f"docker exec {names[0]}" if names else "docker exec"
     with lab.quiet(essential=[first]), ThreadPoolExecutor(len(names) or 1) as pool:
-        answered = dict(zip(names, pool.map(lambda source: _answers(lab, source, found), names), strict=True))
+        answers = pool.map(lambda source: _answers(lab, source, addresses), names)
+        answered = dict(zip(names, answers, strict=True))
     pairs = [
         Reachability(
             source,
-            name,
-            any((name, address) in answered[source] for address in found[name]),
-            (name, name) in answered[source],
+            target,
+            any((target, address) in answered[source] for address in addresses[target]),
+            (target, target) in answered[source],
         )
         for source in names
-        for name in names
-        if name != source
+        for target in names
+        if target != source
     ]
     return ReachabilityMatrix(tuple(names), tuple(pairs))
 
 
-def _answers(lab: Lab, source: str, found: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
-    """Whom `source` reaches: (container, the address or name that answered)."""
-    tries = [(name, to) for name, own in found.items() if name != source for to in (*own, name)]
+def _answers(lab: Lab, source: str, addresses: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    """What answers a ping from `source`: (container, its address or name)."""
+    pings = [(name, to) for name, own in addresses.items() if name != source for to in (*own, name)]
     script = "\n".join(
         f"(timeout {RESOLVE_TIMEOUT_S} {PING} {to} >/dev/null 2>&1 && echo {number}) &"
-        for number, (_, to) in enumerate(tries)
+        for number, (_, to) in enumerate(pings)
     )
-    said = lab.exec(source, ["sh", "-c", f"{script}\nwait"]).stdout.split()
-    return {tries[int(number)] for number in said}
+    output = lab.exec(source, ["sh", "-c", f"{script}\nwait"]).stdout
+    return {pings[int(number)] for number in output.split()}
 
 
 def _addresses(lab: Lab, name: str) -> list[str]:
@@ -165,32 +166,28 @@ def _addresses(lab: Lab, name: str) -> list[str]:
     except ContainerMissing:
         raise BadInput(
             f"there is no container {name!r}",
-            hint="`docker ps -a` lists what is there; run the cell that makes it again",
+            hint="`docker ps -a` lists the containers; run the cell that creates it again",
         ) from None
 
 
 def resolver(lab: Lab, container: Container | str) -> Resolver:
-    """Whom the container asks for names, and whom its own list of hosts knows."""
+    """Read a container's /etc/resolv.conf and /etc/hosts."""
     name = name_of(container)
     with lab.quiet(essential=["docker exec"]):
-        said = lab.exec(name, ["sh", "-c", "cat /etc/resolv.conf; echo ---; cat /etc/hosts"]).stdout
-    servers, _, hosts = said.partition("---")
-    first = re.search(r"^nameserver\s+(\S+)", servers, re.M)
+        output = lab.exec(name, ["sh", "-c", "cat /etc/resolv.conf; echo ---; cat /etc/hosts"]).stdout
+    resolv_conf, _, hosts = output.partition("---")
+    server = re.search(r"^nameserver\s+(\S+)", resolv_conf, re.M)
     own = set(_addresses(lab, name))
-    known = [
-        word
-        for line in hosts.splitlines()
-        if (words := line.split()) and words[0] in own
-        for word in words[1:]
-    ]
-    return Resolver(name, bool(first and first[1] == "127.0.0.11"), tuple(known))
+    entries = [line.split() for line in hosts.splitlines() if line.strip()]
+    names = tuple(name for address, *names in entries if address in own for name in names)
+    return Resolver(name, bool(server and server[1] == "127.0.0.11"), names)
 
 
 # --- host and none
 
 
 def host_driver(lab: Lab) -> HostDriver:
-    """Run a web server with `--network host`, ask it, and start a second one on the same port."""
+    """Run a web server with `--network host`, send it a request, and start a second server on the same port."""
     with lab.quiet(essential=["docker run -d --network host"]):
         first, port = _server_on_host(lab)
         try:
@@ -201,13 +198,13 @@ def host_driver(lab: Lab) -> HostDriver:
                 network="host",
                 check=False,
             )
-            own, here = _interfaces(lab, first)
-            spaces = {one.pid: one.namespaces.get("net", 0) for one in lab.host.processes()}
+            interfaces, host_interfaces = _interfaces(lab, first)
+            namespaces = {process.pid: process.namespaces.get("net", 0) for process in lab.host.processes()}
             return HostDriver(
-                spaces[lab.inspect(first)["State"]["Pid"]],
-                spaces[lab.inspect(str(lab.host.helper))["State"]["Pid"]],
-                own,
-                here,
+                namespaces[lab.inspect(first)["State"]["Pid"]],
+                namespaces[lab.inspect(str(lab.host.helper))["State"]["Pid"]],
+                interfaces,
+                host_interfaces,
                 "200" in answer,
                 second.exit_code,
                 str(second).strip(),
@@ -217,19 +214,19 @@ def host_driver(lab: Lab) -> HostDriver:
 
 
 def _interfaces(lab: Lab, container: Container) -> tuple[int, int]:
-    """How many the container sees, and the host: read until nobody made one or took one away meanwhile."""
+    """How many interfaces the container and the host have; read again if an interface comes or goes meanwhile."""
 
     def names() -> list[str]:
-        return sorted(one.name for one in lab.host.network().interfaces)
+        return sorted(interface.name for interface in lab.host.network().interfaces)
 
     before = names()
     for _ in range(ATTEMPTS):
-        own = len(lab.host.network(container).interfaces)
+        count = len(lab.host.network(container).interfaces)
         after = names()
         if after == before:
             break
         before = after
-    return own, len(after)
+    return count, len(after)
 
 
 def _serve(port: int) -> list[str]:
@@ -237,106 +234,119 @@ def _serve(port: int) -> list[str]:
 
 
 def _server_on_host(lab: Lab) -> tuple[Container, int]:
-    """A server in the host's namespace, on a port of 127.0.0.1 that nobody has."""
+    """A server in the host's network namespace, on a free port of 127.0.0.1."""
     for attempt in range(20):
         port = 20000 + (int(lab.session, 16) + 997 * attempt) % 10000
         container = lab.run(lab.image("payload"), _serve(port), network="host")
         try:
             lab.wait(container, limit_s=1)
-        except TimedOut:  # it serves
+        except TimedOut:  # still running: the port was free
             return container, port
         lab.remove(container, force=True)
     raise PortTaken(
-        "twenty ports of the engine's host were taken",
-        hint="see who has them: `ss -ltn` on the engine's host",
+        "all 20 ports that were tried on the engine's host are in use",
+        hint="`ss -ltnp` on the engine's host lists the ports and their processes",
     )
 
 
 def no_network(lab: Lab) -> NoNetwork:
-    """Run a container with `--network none` and let it try to reach somebody."""
+    """Run a container with `--network none`, and ping its loopback address and another address from it."""
     with (
         lab.quiet(essential=["docker run -d --network none"]),
         lab.running(lab.image("payload"), network="none") as container,
     ):
-        inside = lab.host.network(container)
-        own = lab.exec(container, f"{PING} 127.0.0.1")
+        network = lab.host.network(container)
+        loopback = lab.exec(container, f"{PING} 127.0.0.1")
         other = lab.exec(container, f"{PING} {free_subnet(lab)[1]}")
-    up = tuple(one.name for one in inside.interfaces if "UP" in one.flags)
-    routes = len([one for one in inside.routes if one.family == "inet"])
-    return NoNetwork(up, routes, own.exit_code == 0, str(other).strip().splitlines()[-1])
+    up = tuple(interface.name for interface in network.interfaces if "UP" in interface.flags)
+    routes = sum(route.family == "inet" for route in network.routes)
+    return NoNetwork(up, routes, loopback.exit_code == 0, str(other).strip().splitlines()[-1])
 
 
 # --- macvlan and ipvlan
 
 
 @contextmanager
-def _on_parent(lab: Lab, driver: str) -> Iterator[tuple[Any, str, str]]:
-    """A wire and a network of `driver` on its host end: (wire, network, how names of this try end)."""
-    mark = lab.session[:4]
-    far, name = f"neighbour-{mark}", f"{driver}-{mark}"
+def _on_parent(lab: Lab, driver: str) -> Iterator[tuple[VethPair, str, str]]:
+    """A veth pair and a network of `driver` on its host end: (pair, network, suffix of the names)."""
+    suffix = lab.session[:4]
+    neighbour, name = f"neighbour-{suffix}", f"{driver}-{suffix}"
     with ExitStack() as stack:
-        laid = veth_pair(lab, far)
-        stack.callback(lab.remove, far, force=True)
+        pair = veth_pair(lab, neighbour)
+        stack.callback(lab.remove, neighbour, force=True)
         lab.create_network(
-            name, driver=driver, subnet=laid.subnet, gateway=laid.host_address, options={"parent": laid.link}
+            name,
+            driver=driver,
+            subnet=pair.subnet,
+            gateway=pair.host_address,
+            options={"parent": pair.host_interface},
         )
         stack.callback(lab.remove_network, name)
-        yield laid, name, mark
+        yield pair, name, suffix
 
 
 def macvlan(lab: Lab) -> Macvlan:
-    """Two containers on a macvlan network, whose parent is the host's end of a wire of the lab's own.
+    """Run two containers on a macvlan network whose parent is the host end of a veth pair.
 
-    The neighbour at the other end of the wire stands for a machine on the same Ethernet.
+    The container at the other end of the pair plays a machine on the same Ethernet segment.
 
     Raises:
-        LabError: the engine's kernel has no macvlan.
+        EngineRefused: the kernel does not support macvlan.
     """
     with ExitStack() as stack:
         stack.enter_context(lab.quiet(essential=["docker network create --driver macvlan"]))
-        laid, network, mark = stack.enter_context(_on_parent(lab, "macvlan"))
-        names = (f"one-{mark}", f"two-{mark}")
+        pair, network, suffix = stack.enter_context(_on_parent(lab, "macvlan"))
+        names = (f"one-{suffix}", f"two-{suffix}")
         for name in names:
             stack.enter_context(lab.running(lab.image("payload"), name=name, network=network))
         addresses = {name: _addresses(lab, name)[0] for name in names}
-        between = lab.exec(names[0], f"{PING} {addresses[names[1]]}").exit_code == 0
-        neighbour = [lab.exec(laid.far, f"{PING} {addresses[name]}").exit_code == 0 for name in names]
-        saw = {one.address: one.mac for one in lab.host.neighbours(laid.far)}
-        # out of the parent and nowhere else: without a route it would go to the world
-        words = run_in_tools(
+        each_other = lab.exec(names[0], f"{PING} {addresses[names[1]]}").exit_code == 0
+        neighbour = [
+            lab.exec(pair.peer_container, f"{PING} {addresses[name]}").exit_code == 0 for name in names
+        ]
+        neighbour_arp = {entry.address: entry.mac for entry in lab.host.neighbours(pair.peer_container)}
+        # bound to the parent: without a route, the packet would leave by the default route
+        output = run_in_tools(
             lab,
-            f"ping -c 1 -W 1 -I {laid.link} {addresses[names[0]]}",
+            f"ping -c 1 -W 1 -I {pair.host_interface} {addresses[names[0]]}",
             network="host",
             cap_add=["NET_RAW"],
             check=False,
         )
-        met = {one.address: one.state for one in lab.host.neighbours() if one.interface == laid.link}
-        seen = network_map(lab, [*names, laid.far])
-        macs = {end.container: end.mac for end in seen.ends}
-        parent = next(one for one in seen.host_interfaces if one.name == laid.link)
+        host_arp = {
+            entry.address: entry.state
+            for entry in lab.host.neighbours()
+            if entry.interface == pair.host_interface
+        }
+        joined = network_map(lab, [*names, pair.peer_container])
+        macs = {endpoint.container: endpoint.mac for endpoint in joined.endpoints}
     return Macvlan(
-        laid.link,
-        parent.mac,
+        pair.host_interface,
+        _mac_of(joined, pair.host_interface),
         tuple((name, macs[name]) for name in names),
-        tuple((name, saw.get(addresses[name]) or "") for name in names),
-        between,
+        tuple((name, neighbour_arp.get(addresses[name]) or "") for name in names),
+        each_other,
         all(neighbour),
-        " 0% packet loss" in words,
-        met.get(addresses[names[0]], "NONE"),
-        seen,
+        " 0% packet loss" in output,
+        host_arp.get(addresses[names[0]], "NONE"),
+        joined,
     )
 
 
 def ipvlan(lab: Lab) -> Ipvlan:
-    """Try an ipvlan network on a wire of the lab's own; what the engine says where its kernel has none."""
+    """Create an ipvlan network on the host end of a veth pair, and keep the engine's message if that fails."""
     with lab.quiet(essential=["docker network create --driver ipvlan"]):
         try:
             with (
-                _on_parent(lab, "ipvlan") as (laid, network, mark),
-                lab.running(lab.image("payload"), name=f"ip-{mark}", network=network) as container,
+                _on_parent(lab, "ipvlan") as (pair, network, suffix),
+                lab.running(lab.image("payload"), name=f"ip-{suffix}", network=network) as container,
             ):
-                seen = network_map(lab, [str(container.name)])
-                parent = next(one for one in seen.host_interfaces if one.name == laid.link)
-                return Ipvlan(True, seen.ends[0].mac == parent.mac, "")
+                joined = network_map(lab, [str(container.name)])
+                same = joined.endpoints[0].mac == _mac_of(joined, pair.host_interface)
+                return Ipvlan(True, same, "")
         except EngineRefused as error:
             return Ipvlan(False, None, error.engine_message or error.message)
+
+
+def _mac_of(joined: NetworkMap, host_interface: str) -> str:
+    return next(interface.mac for interface in joined.host_interfaces if interface.name == host_interface)

@@ -1,6 +1,6 @@
-"""What the settings of an engine leave out of its networks: why a finding of the chapter does not apply there.
+"""Settings of an engine under which a finding of the chapter does not apply.
 
-The engine and its host are asked; nothing is concluded from an experiment that fails.
+They are read from the engine and its host, never inferred from an experiment that failed.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
 DEFAULT = "bridge"
 OPTION = "com.docker.network.bridge."
-ICC_OFF = "containers on the network {name} may not reach each other (icc=false)"
+ICC_OFF = "containers on the network {name} cannot reach each other (icc=false)"
 OTHER_BRIDGE = "the default bridge of this engine is called {interface} (bridge={interface})"
-NO_RULES = "the engine writes no firewall rules for the network {name} (iptables=false)"
-NO_FORWARDING = "the kernel of the engine's host forwards no packets (net.ipv4.ip_forward=0)"
+NO_RULES = "the engine adds no firewall rules for the network {name} (iptables=false)"
+NO_FORWARDING = "the engine's host does not forward packets (net.ipv4.ip_forward=0)"
 NO_MASQUERADE = "the engine does not translate source addresses of the network {name} ({option})"
-NO_NAT = "the engine routes the network {name} and translates nothing (gateway_mode_ipv4={mode})"
+NO_NAT = "the engine routes the network {name} without address translation (gateway_mode_ipv4={mode})"
 HOST_FIREWALL = (
-    "a firewall on the engine's host drops what containers send to the host (policy of {chain}: DROP)"
+    "a firewall on the engine's host drops packets from containers to the host (policy of {chain}: DROP)"
 )
 
 
 class NetworkSettings:
-    """Why this engine does not promise something of its networks. Each answer is a reason, or None where it does.
+    """Reasons why networks of this engine behave differently; None where they have Docker's default behaviour.
 
-    Printed, it is the list of what is different on the default bridge.
+    Printed, it lists the differences of the default bridge.
     """
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
 
     def icc(self, *networks: str) -> str | None:
-        """Whether containers on each of the bridge networks reach each other (dockerd's `icc`)."""
+        """Why containers on one of these bridge networks cannot reach each other (dockerd's `icc`)."""
         return next(
             (
                 ICC_OFF.format(name=name)
@@ -50,38 +50,38 @@ class NetworkSettings:
         )
 
     def rules(self, *networks: str) -> str | None:
-        """Whether the engine writes firewall rules for each of the bridge networks."""
+        """Why one of these bridge networks has no firewall rules."""
         return next((NO_RULES.format(name=name) for name in networks if not self._has_rules(name)), None)
 
     def isolation(self, *networks: str) -> str | None:
-        """Whether the firewall keeps each of the networks apart from the others."""
+        """Why one of these networks is not isolated from the others."""
         return next((reason for name in networks if (reason := self.translation(name))), None)
 
     def masquerade(self, name: str) -> str | None:
-        """Whether what leaves the network gets an address of the host."""
+        """Why packets that leave the network keep the container's address."""
         if self._options(name).get(f"{OPTION}enable_ip_masquerade") == "false":
             return NO_MASQUERADE.format(name=name, option="ip-masq=false")
         return self.forwarding or self.translation(name)
 
     @property
     def forwarding(self) -> str | None:
-        """Whether the host forwards packets from one interface to another, such as those to published ports."""
+        """Why the host does not forward packets between interfaces, such as those to published ports."""
         return NO_FORWARDING if self._lab.engine.info.get("IPv4Forwarding") is False else None
 
     def translation(self, name: str) -> str | None:
-        """Whether a published port of the network is translated by a rule."""
+        """Why no firewall rule translates a published port of the network."""
         mode = self._options(name).get(f"{OPTION}gateway_mode_ipv4", "nat")
         return self.rules(name) if mode.startswith("nat") else NO_NAT.format(name=name, mode=mode)
 
     @property
     def docker0(self) -> str | None:
-        """Whether the default bridge is docker0."""
+        """Why the default bridge is not docker0."""
         interface = bridge_interface(self._network(DEFAULT))
         return None if interface == "docker0" else OTHER_BRIDGE.format(interface=interface)
 
     @cached_property
     def host(self) -> str | None:
-        """Whether containers may send requests to programs of the host."""
+        """Why containers cannot send requests to programs on the host."""
         for chain in self._firewall.chains if self._firewall else ():
             if (
                 chain.name == "INPUT"
@@ -94,14 +94,14 @@ class NetworkSettings:
 
     def __repr__(self) -> str:
         reasons = [self.docker0, self.icc(DEFAULT), self.rules(DEFAULT), self.masquerade(DEFAULT), self.host]
-        different = list(dict.fromkeys(reason for reason in reasons if reason))
-        if not different:
+        differences = list(dict.fromkeys(reason for reason in reasons if reason))
+        if not differences:
             return "This engine's networks have Docker's default settings."
-        return "\n".join(["What is different on this engine:", *(f"- {reason}" for reason in different)])
+        return "\n".join(["What is different on this engine:", *(f"- {reason}" for reason in differences)])
 
     @property
     def _firewall(self) -> Firewall | None:
-        """Rules come with networks, so they are read each time; None where the engine's host hides them."""
+        """Read each time, since rules change with networks; None if the lab cannot read them."""
         try:
             return self._lab.host.firewall()
         except LabError:
@@ -116,17 +116,17 @@ class NetworkSettings:
         return dict(self._network(name).get("Options") or {})
 
     def _network(self, name: str) -> dict[str, Any]:
-        row = next((one for one in self._lab.list_networks() if one.get("Name") == name), None)
+        row = next((row for row in self._lab.list_networks() if row.get("Name") == name), None)
         if row is None:
             raise BadInput(
                 f"the engine has no network called {name!r}",
-                hint="run the cell that creates it again; `docker network ls` lists those there are",
+                hint="run the cell that creates it again; `docker network ls` lists the networks",
             )
         return dict(row)
 
 
 def network_settings(lab: Lab) -> NetworkSettings:
-    """What this engine's settings leave out of its networks.
+    """How this engine's network settings differ from Docker's defaults.
 
     Raises:
         EngineRefused: the engine has no default bridge network.

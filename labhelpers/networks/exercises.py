@@ -15,7 +15,7 @@ from labhelpers.lab.names import all_with_suffix, with_suffix
 from labhelpers.networks.broken import break_network, external_host
 from labhelpers.networks.engine_settings import network_settings
 from labhelpers.networks.maps import network_map
-from labhelpers.networks.veth import run_in_tools
+from labhelpers.networks.veth import PEER_INTERFACE, run_in_tools
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
@@ -120,7 +120,7 @@ def other_end(lab: Lab) -> Exercise:
 
 def _judge_interface(lab: Lab, text: str) -> str | None:
     network = network_map(lab, [str(running(lab, TRACED).name)])
-    if text == next((end.host_interface for end in network.ends if end.interface == "eth0"), None):
+    if text == next((end.host_interface for end in network.endpoints if end.interface == "eth0"), None):
         return None
     kind = {interface.name: interface.kind for interface in network.host_interfaces}.get(text)
     if text.isdecimal():
@@ -193,8 +193,10 @@ def sealed(lab: Lab) -> Exercise:
 
 def _is_shut(lab: Lab) -> str | None:
     host = external_host(lab, WORLD)
-    interfaces = lab.host.addresses(running(lab, WORLD))
-    address = next((row.address for row in interfaces if row.interface == "wire"), None)
+    address = next(
+        (one.address for one in lab.host.addresses(running(lab, WORLD)) if one.interface == PEER_INTERFACE),
+        None,
+    )
     if address is None or not _ping_arrives(lab, WORLD, None, host):
         return (
             f"{WORLD} has lost its connection to the host: remove it, and run the cell of this exercise again"
@@ -276,8 +278,8 @@ def repair(lab: Lab, number: int) -> Exercise:
             are_running(case.client, case.server),
             "Run the cell of this exercise again: it starts what is missing.",
         ),
-        Task("works", case.wanted, case.check, lambda lab: case.hint(lab), ("runs",)),
-        Task("kept", case.kept_text, case.kept, case.kept_hint, ("works",)),
+        Task("works", case.expected, case.check, lambda lab: case.hint(lab), ("runs",)),
+        Task("kept", case.unchanged_text, case.unchanged, case.unchanged_hint, ("works",)),
     )
     title = f"Broken network {number}: {case.title}"
     return Exercise(lab, "05", f"repair-{number}", title, tasks, SETTLE_S, (case.client, case.server))

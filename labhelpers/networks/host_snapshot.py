@@ -1,4 +1,4 @@
-"""What a chapter on networks could leave on a host: counted before and after."""
+"""What containers and networks leave behind in the host's network configuration."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from labhelpers.engine import responses
 from labhelpers.errors import ContainerMissing, EngineRefused, TimedOut
 from labhelpers.networks.maps import NetworkMap, network_map
 from labhelpers.networks.rules import is_for_port, mentions
-from labhelpers.results import Result, column, record, table
+from labhelpers.results import Result, column, derived, record
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
 SETTLE_S, PAUSE_S = 10.0, 0.5
@@ -21,27 +19,45 @@ SETTLE_S, PAUSE_S = 10.0, 0.5
 
 @record
 class HostNetworkSnapshot(Result):
-    """What is on the host's side of networks and belongs to no container that runs and no network that is there.
+    """The host's interfaces, bridges, network namespaces and firewall rules that no container or network uses.
 
-    Other people's containers come and go while a notebook runs: what belongs to them is left out.
+    What running containers use is left out, because other containers start and stop while a notebook runs.
     """
 
-    interfaces: frozenset[str] = column("names of interfaces that are no other end of a running container's")
-    bridges: frozenset[str] = column("names of bridges that no network of the engine is for")
+    interfaces: frozenset[str] = column(
+        "interfaces that are not the host end of a running container's interface", shown=False
+    )
+    bridges: frozenset[str] = column("bridges that belong to no network of the engine", shown=False)
     namespaces: frozenset[str] = column(
-        "files that hold a network namespace without a container of the engine"
+        "files that keep a network namespace without a container", shown=False
     )
     rules: frozenset[str] = column(
-        "the firewall's rules, without those that name a container or a network's bridge that is there"
+        "firewall rules without the address of a container, the bridge or the subnet of a network",
+        shown=False,
     )
 
-    def frame(self) -> pd.DataFrame:
-        """One row: how many of each."""
-        row = [len(part) for part in (self.interfaces, self.bridges, self.namespaces, self.rules)]
-        return table([row], ["interfaces", "bridges", "namespaces", "firewall rules"])
+    @derived
+    def interface_count(self) -> int:
+        """Interfaces that are not the host end of a running container's interface."""
+        return len(self.interfaces)
+
+    @derived
+    def bridge_count(self) -> int:
+        """Bridges that belong to no network of the engine."""
+        return len(self.bridges)
+
+    @derived
+    def namespace_count(self) -> int:
+        """Network namespaces that a file keeps without a container."""
+        return len(self.namespaces)
+
+    @derived
+    def rule_count(self) -> int:
+        """Firewall rules that belong to no container and no network."""
+        return len(self.rules)
 
     def staying(self, later: HostNetworkSnapshot, before: HostNetworkSnapshot) -> HostNetworkSnapshot:
-        """What `later` has and was here already, now or at `before`."""
+        """What is in `later` and also in this snapshot or in `before`."""
         return HostNetworkSnapshot(
             later.interfaces & (self.interfaces | before.interfaces),
             later.bridges & (self.bridges | before.bridges),
@@ -49,75 +65,83 @@ class HostNetworkSnapshot(Result):
             later.rules & (self.rules | before.rules),
         )
 
-    def since(self, before: HostNetworkSnapshot) -> tuple[str, ...]:
-        """What is here and was not at `before`."""
+    def added_since(self, before: HostNetworkSnapshot) -> tuple[str, ...]:
+        """What is in this snapshot and not in `before`."""
         kinds = ("interfaces", "bridges", "namespaces", "rules")
         return tuple(
-            f"{kind}: {one}" for kind in kinds for one in sorted(getattr(self, kind) - getattr(before, kind))
+            f"{kind}: {name}"
+            for kind in kinds
+            for name in sorted(getattr(self, kind) - getattr(before, kind))
         )
 
 
 def host_network_snapshot(lab: Lab, since: HostNetworkSnapshot | None = None) -> HostNetworkSnapshot:
-    """Count now; with `since`, only what stays.
+    """Take a snapshot; with `since`, only of what stays.
 
-    What a container leaves goes a moment after it, so the count is repeated. On an engine where other people's
-    containers come and go, each count sees something in passing: what is not in every count was not left behind.
+    The kernel and the engine clean up shortly after a container ends, and other containers come and go, so the
+    snapshot is repeated: what is missing from any of the snapshots was not left behind.
     """
-    found = _count(lab)
+    snapshot = _take(lab)
     if since is None:
-        return found
+        return snapshot
 
-    def is_gone() -> bool:
-        nonlocal found
-        found = found.staying(_count(lab), since)
-        return not found.since(since)
+    def is_clean() -> bool:
+        nonlocal snapshot
+        snapshot = snapshot.staying(_take(lab), since)
+        return not snapshot.added_since(since)
 
     with suppress(TimedOut):  # what stays is the result
-        lab.wait_for("what containers leave to go", is_gone, SETTLE_S, every_s=PAUSE_S)
-    return found
+        lab.wait_for("the clean-up after containers", is_clean, SETTLE_S, every_s=PAUSE_S)
+    return snapshot
 
 
-def _count(lab: Lab) -> HostNetworkSnapshot:
-    seen = network_map(lab)
-    joined = {end.host_interface for end in seen.ends}
-    bridges = {bridge.name for bridge in seen.bridges}
-    known = {bridge.name for bridge in seen.bridges if bridge.network}
+def _take(lab: Lab) -> HostNetworkSnapshot:
+    current = network_map(lab)
+    host_ends = {endpoint.host_interface for endpoint in current.endpoints}
+    bridges = {bridge.name for bridge in current.bridges}
+    of_networks = {bridge.name for bridge in current.bridges if bridge.network}
     return HostNetworkSnapshot(
-        frozenset(one.name for one in seen.host_interfaces if one.name not in joined | bridges),
-        frozenset(bridges - known),
+        frozenset(
+            interface.name
+            for interface in current.host_interfaces
+            if interface.name not in host_ends | bridges
+        ),
+        frozenset(bridges - of_networks),
         frozenset(_namespaces(lab)),
-        frozenset(_rules(lab, seen, known)),
+        frozenset(_rules(lab, current, of_networks)),
     )
 
 
 def _namespaces(lab: Lab) -> list[str]:
-    """The engine keeps each sandbox's namespace by mounting it on a file (`nsfs`), all in one directory.
+    """Files that keep a network namespace (`nsfs` mounts) in the engine's directory, without a container.
 
-    Another engine of the machine has a directory of its own. `/var/run` leads to `/run`.
+    Another engine on the same host has its own directory. `/var/run` is a link to `/run`.
     """
-    kept = [mount.point for mount in lab.host.mounts() if mount.kind == "nsfs"]
-    own = set()
+    points = [mount.point for mount in lab.host.mounts() if mount.kind == "nsfs"]
+    used = set()
     for row in lab.list_containers(stopped=True):
         try:
             settings = responses.nested_object(lab.inspect(row["Id"]), "NetworkSettings")
-        except (ContainerMissing, EngineRefused):  # it went between the list and the look
+        except (ContainerMissing, EngineRefused):  # removed since it was listed
             continue
-        own.add(str(settings.get("SandboxKey") or "").removeprefix("/var"))
-    # the helper that looks shares the host's network, so the directory is known
-    folders = {key.rpartition("/")[0] for key in own if key}
-    own |= {f"{folder}/default" for folder in folders}
-    paths = {point.removeprefix("/var"): point for point in kept}
-    return [point for path, point in paths.items() if path.rpartition("/")[0] in folders and path not in own]
+        used.add(str(settings.get("SandboxKey") or "").removeprefix("/var"))
+    # the lab's helper container uses the host's network, so there is always at least one directory
+    folders = {key.rpartition("/")[0] for key in used if key}
+    used |= {f"{folder}/default" for folder in folders}
+    paths = {point.removeprefix("/var"): point for point in points}
+    return [point for path, point in paths.items() if path.rpartition("/")[0] in folders and path not in used]
 
 
-def _rules(lab: Lab, seen: NetworkMap, bridges: set[str]) -> list[str]:
-    addresses = [address.partition("/")[0] for end in seen.ends for address in end.addresses]
-    subnets = [subnet for network in seen.networks for subnet in network.subnets]
-    # a rule may name a published port alone: Docker 28 drops what comes for 127.0.0.1 from elsewhere
-    ports = {one.host_port for one in seen.published}
-    theirs = [*bridges, *addresses, *subnets]
+def _rules(lab: Lab, current: NetworkMap, bridges: set[str]) -> list[str]:
+    addresses = [
+        address.partition("/")[0] for endpoint in current.endpoints for address in endpoint.addresses
+    ]
+    subnets = [subnet for network in current.networks for subnet in network.subnets]
+    # a rule may contain only the published port: Docker 28 drops packets for 127.0.0.1 from other interfaces
+    ports = {published.host_port for published in current.published}
+    used = [*bridges, *addresses, *subnets]
     return [
         f"{rule.tool} {rule.table}/{rule.chain}: {rule.text}"
         for rule in lab.host.firewall().rules
-        if not mentions(rule, theirs) and not any(is_for_port(rule, port) for port in ports)
+        if not mentions(rule, used) and not any(is_for_port(rule, port) for port in ports)
     ]

@@ -1,4 +1,4 @@
-"""The map that follows the engine."""
+"""The live map of the engine's networks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def live_map(lab: Lab, prefix: str = "") -> LiveMap:
-    """The map of the containers whose names begin with `prefix`, drawn anew as they come and go.
+    """A map of the containers whose names begin with `prefix`, redrawn when containers start or stop.
 
-    As the last value of a cell it shows a picture that changes. `.stop()` ends it, and so does the lab's end.
+    As the last value of a cell, it shows a picture that changes. `.stop()`, or the end of the lab, ends it.
     """
     from labhelpers.networks.map_widget import LiveMap
 
-    def look() -> NetworkMap:
+    def take() -> NetworkMap:
         return network_map(lab, _names(lab, prefix))
 
-    return LiveMap(lab, look)
+    return LiveMap(lab, take)
 
 
 def _names(lab: Lab, prefix: str) -> Sequence[str] | None:

@@ -1,4 +1,4 @@
-"""The map: what is joined to what, as the kernel of the engine's host and the engine itself say it."""
+"""The network map: how containers, bridges and the host are connected, from the kernel of the host and the engine."""
 
 from __future__ import annotations
 
@@ -11,241 +11,211 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.engine import host, responses
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.networks.rules import dnat_target, is_for_port
-from labhelpers.results import Result, column, record, table
+from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
 TRIES, STOPPING_TRIES, PAUSE_S = 4, 25, 0.2
 MAX_PARALLEL = 8
+# the kernel's fallback tunnels exist in every network namespace, and nothing is connected to them
+FALLBACK_TUNNELS = ("sit", "ip6tnl", "ipip", "gre", "gretap", "erspan", "ip_vti", "ip6_vti", "ip6gre")
 
 
 @record
 class NetworkEndpoint(Result):
-    """One interface of a container, and where its other end is.
+    """An interface of a container, and its other end on the host.
 
-    Source: the kernel gives each end of a veth pair the index of the other one (IFLA_LINK; ip-link(8) writes
-    `eth0@if42`). A macvlan gives the index of its parent.
+    Source: the kernel gives each end of a veth pair the index of the other end (IFLA_LINK; ip-link(8) writes
+    `eth0@if42`), and a macvlan interface the index of its parent.
     """
 
     container: str = column("the container's name")
-    interface: str = column("its name inside: `eth0`")
-    index: int = column("its number inside")
-    kind: str = column("`veth`, `macvlan`, `ipvlan`, …; `loopback` is left out")
-    mac: str = column("its hardware address")
-    addresses: tuple[str, ...] = column("with prefix length, IPv4 first")
-    mtu_bytes: int = column("the longest packet that it takes")
-    network: str = column(
-        "the engine's name of the network, or an empty string where the engine does not say"
-    )
-    host_index: int | None = column("the other end on the host; None where it is in another namespace")
-    host_interface: str | None = column("the other end on the host; None where it is in another namespace")
-    bridge: str | None = column("the bridge that the host end is a port of, or None")
-    gateway: str | None = column(
-        "the next hop of its default route, or None where the default route is elsewhere"
-    )
+    interface: str = column("the interface in the container, such as `eth0`")
+    index: int = column("index of the interface in the container")
+    addresses: tuple[str, ...] = column("addresses with prefix length, IPv4 first")
+    mac: str = column("MAC address")
+    network: str = column("the engine's network, empty if the engine does not know the interface")
+    host_interface: str | None = column("the other end of a veth pair, or the parent of a macvlan or ipvlan")
+    host_index: int | None = column("index of the interface on the host")
+    bridge: str | None = column("the bridge that the host interface is a port of")
+    kind: str = column("`veth`, `macvlan`, `ipvlan`, …", shown=False)
+    mtu_bytes: int = column("MTU of the interface", shown=False)
+    gateway: str | None = column("next hop of the default route, if it uses this interface", shown=False)
 
 
 @record
 class MappedContainer(Result):
     """A container on the map."""
 
-    name: str = column("the engine's")
-    id: str = column("the engine's")
-    mode: str = column("its network mode: `bridge`, `host`, `none`, `container:…`, or a network's name")
-    namespace: int | None = column(
-        "the id of its network namespace (the inode that `lsns` shows), None where the host hides it"
-    )
-    shares_host: bool = column("whether that is the host's own network namespace")
+    name: str = column("the container's name")
+    id: str = column("the container's ID")
+    mode: str = column("network mode: `bridge`, `host`, `none`, `container:…`, or the name of a network")
+    namespace: int | None = column("inode number of the network namespace, as in `lsns`; None if unreadable")
+    shares_host: bool = column("whether it is the host's network namespace")
 
 
 @record
 class Network(Result):
     """A network of the engine."""
 
-    name: str = column("the engine's")
-    id: str = column("the engine's")
-    driver: str = column("the engine's")
-    subnets: tuple[str, ...] = column("with prefix length")
-    gateway: str | None = column("the address that the engine gives out as the next hop, or None")
-    interface: str | None = column(
-        "its bridge on the host, or the parent of its macvlans; None where the host has none"
-    )
-    internal: bool = column("whether it has no way out")
+    name: str = column("the network's name")
+    id: str = column("the network's ID")
+    driver: str = column("the network driver")
+    subnets: tuple[str, ...] = column("subnets with prefix length")
+    gateway: str | None = column("the gateway that containers get, or None")
+    interface: str | None = column("the bridge on the host, or the parent of macvlan and ipvlan interfaces")
+    internal: bool = column("whether the network has no route out (`--internal`)")
 
 
 @record
 class Bridge(Result):
-    """A bridge of the host."""
+    """A bridge on the host."""
 
-    name: str = column("of the interface: `docker0`, `br-…`")
-    index: int = column("its number")
-    addresses: tuple[str, ...] = column("the host's own on it, with prefix length")
-    network: str = column(
-        "the engine's network that it is for, or an empty string for somebody else's bridge"
-    )
-    ports: tuple[str, ...] = column("the interfaces that are its ports, sorted")
+    name: str = column("the bridge's name: `docker0`, `br-…`")
+    index: int = column("index of the interface")
+    addresses: tuple[str, ...] = column("the host's addresses on the bridge, with prefix length")
+    network: str = column("the engine's network, empty for a bridge that the engine did not create")
+    ports: tuple[str, ...] = column("the interfaces that are ports of the bridge, sorted")
 
 
 @record
 class PublishedPort(Result):
-    """A port of the host that leads to a container."""
+    """A published port of a container."""
 
-    container: str = column("its name")
-    host_address: str = column("where it is published; `0.0.0.0` and `::` mean every address of the host")
-    host_port: int = column("where it is published; `0.0.0.0` and `::` mean every address of the host")
-    port: str = column("the port inside, as `80/tcp`")
-    rules: tuple[str, ...] = column(
-        "the firewall's rules that send packets there, each as `tool table/chain: text`"
-    )
-    proxy: bool = column("whether a process of the engine (`docker-proxy`) listens on the port, too")
+    container: str = column("the container's name")
+    host_address: str = column("the host's address; `0.0.0.0` and `::` are all of its addresses")
+    host_port: int = column("the port on the host")
+    port: str = column("the port in the container, such as `80/tcp`")
+    rules: tuple[str, ...] = column("the DNAT rules for the port, as `tool table/chain: text`")
+    proxy: bool = column("whether a `docker-proxy` process listens on the port")
 
 
 @record
 class NetworkMap(Result):
-    """Who is joined to whom on the engine's host, at one moment."""
+    """The interfaces of the containers and their other ends on the engine's host."""
 
-    nodes: tuple[MappedContainer, ...] = column("the containers that ran, by name", shown=False)
-    ends: tuple[NetworkEndpoint, ...] = column(
-        "every interface of theirs but loopback, by container and index", shown=False
+    containers: tuple[MappedContainer, ...] = column("the running containers, by name", shown=False)
+    endpoints: tuple[NetworkEndpoint, ...] = rows(
+        "their interfaces without loopback, by container and index", of=NetworkEndpoint
     )
-    bridges: tuple[Bridge, ...] = column("those of the host, by index", shown=False)
-    networks: tuple[Network, ...] = column("the engine's, by name", shown=False)
-    published: tuple[PublishedPort, ...] = column("by container and port", shown=False)
-    host_interfaces: tuple[host.Interface, ...] = column("every interface of the host, by index", shown=False)
+    bridges: tuple[Bridge, ...] = column("the bridges on the host, by index", shown=False)
+    networks: tuple[Network, ...] = column("the engine's networks, by name", shown=False)
+    published: tuple[PublishedPort, ...] = column("published ports, by container and port", shown=False)
+    host_interfaces: tuple[host.Interface, ...] = column("interfaces on the host, by index", shown=False)
     host_routes: tuple[host.Route, ...] = column("the host's main routing table", shown=False)
-    cannot_show: tuple[str, ...] = column(
-        "what the engine's host hides from the lab; empty where all is shown"
-    )
-
-    def frame(self) -> pd.DataFrame:
-        """One row an interface of a container."""
-        columns = ["container", "interface", "addresses", "mac", "host end", "bridge", "network"]
-        rows = [
-            (
-                end.container,
-                f"{end.interface} ({end.index})",
-                ", ".join(end.addresses),
-                end.mac,
-                f"{end.host_interface} ({end.host_index})" if end.host_interface else "",
-                end.bridge or "",
-                end.network,
-            )
-            for end in self.ends
-        ]
-        return table(rows, columns)
+    unavailable: tuple[str, ...] = column("what the lab cannot read on the engine's host", shown=False)
 
     def __repr__(self) -> str:
         return (
-            f"a map of {len(self.nodes)} containers, {len(self.ends)} interfaces of theirs, "
+            f"a map of {len(self.containers)} containers with {len(self.endpoints)} interfaces, "
             f"{len(self.bridges)} bridges and {len(self.networks)} networks"
         )
 
-    def ends_of(self, container: str) -> tuple[NetworkEndpoint, ...]:
+    def endpoints_of(self, container: str) -> tuple[NetworkEndpoint, ...]:
         """The interfaces of one container."""
-        return tuple(end for end in self.ends if end.container == container)
+        return tuple(endpoint for endpoint in self.endpoints if endpoint.container == container)
 
     def bridge(self, network: str) -> Bridge | None:
-        """The bridge of one of the engine's networks."""
+        """The bridge of a network, or None."""
         return next((bridge for bridge in self.bridges if bridge.network == network), None)
 
 
 def network_map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
-    """The map of every container that runs, or of those named.
+    """Map every running container, or `containers` only.
 
-    A container that ends while it is looked at is left out: the map shows what is there when the look is over.
+    A container that ends while it is inspected is left out: the map shows the state after the last reading.
 
     Args:
-        containers: names; the bridges, networks and ports of the others are then left out, too.
+        containers: names; bridges, networks and ports that only other containers use are left out too.
 
     Raises:
-        BadInput: one of the names belongs to no container.
-        LabError: the engine does not let the lab see its host.
+        BadInput: a name does not belong to a running container.
+        HostUnreadable: the engine does not give the lab access to its host.
     """
     wanted = None if containers is None else set(containers)
-    lab.host.kernel()  # starts the view: its helper is then known, and left out
+    lab.host.kernel()  # starts the lab's helper container, so that it is known and can be left out
     ids = _running(lab, wanted)
     with ThreadPoolExecutor(MAX_PARALLEL) as pool:
-        seen = {id: one for id, one in zip(ids, pool.map(lambda id: _seen(lab, id), ids), strict=True) if one}
+        readings = dict(zip(ids, pool.map(lambda id: _read(lab, id), ids), strict=True))
     for attempt in range(TRIES):
-        here = lab.host.network()
-        # all of them against one look at the host
-        joined = [(row, _ends(row, inside, here)) for row, inside in seen.values()]
-        loose = [row["Id"] for row, ends in joined if _has_missing_peer(ends)]
-        if not loose:
+        host_network = lab.host.network()
+        # all containers are matched with the same reading of the host
+        joined = {
+            id: (reading[0], _endpoints(*reading, host_network))
+            for id, reading in readings.items()
+            if reading
+        }
+        unmatched = [id for id, (_, endpoints) in joined.items() if _has_missing_peer(endpoints)]
+        if not unmatched:
             break
         if attempt == TRIES - 1:
-            # one that still runs is joined to another namespace (an overlay's, say); one that does not has ended
-            ended = {id for id in loose if _seen(lab, id) is None}
-            joined = [(row, ends) for row, ends in joined if row["Id"] not in ended]
+            # a running container has its peer in another namespace, such as an overlay's; the others have ended
+            for id in unmatched:
+                if _read(lab, id) is None:
+                    del joined[id]
             break
-        # made, or ended, between the look at it and the look at the host: look at these again
+        # started or ended between the readings of the container and of the host
         time.sleep(PAUSE_S)
-        for id in loose:
-            again = _seen(lab, id)
-            if again is None:
-                del seen[id]
-            else:
-                seen[id] = again
-    processes = lab.host.processes()
-    return _map(lab, joined, here, processes, wanted is not None)
+        readings.update({id: _read(lab, id) for id in unmatched})
+    return _map(lab, list(joined.values()), host_network, lab.host.processes(), wanted is not None)
 
 
 def _map(
     lab: Lab,
     joined: Sequence[tuple[Mapping[str, Any], list[NetworkEndpoint]]],
-    here: host.Network,
+    host_network: host.Network,
     processes: Sequence[host.Process],
     only_used: bool,
 ) -> NetworkMap:
-    spaces = {one.pid: one.namespaces.get("net") for one in processes}
+    namespaces = {process.pid: process.namespaces.get("net") for process in processes}
     helper = lab.host.helper
-    here_pid = int(lab.inspect(helper)["State"]["Pid"]) if helper else 0
-    nodes, ends = [], []
-    for row, found in joined:
-        mode = row["HostConfig"]["NetworkMode"]
-        space = spaces.get(row["State"]["Pid"])
-        shares = mode == "host" or (space is not None and space == spaces.get(here_pid))
+    host_namespace = namespaces.get(int(lab.inspect(helper)["State"]["Pid"]) if helper else 0)
+    containers, endpoints = [], []
+    for attrs, of_container in joined:
+        mode = attrs["HostConfig"]["NetworkMode"]
+        namespace = namespaces.get(attrs["State"]["Pid"])
+        shares_host = mode == "host" or (namespace is not None and namespace == host_namespace)
         name = "bridge" if mode == "default" else mode
-        nodes.append(MappedContainer(row["Name"].lstrip("/"), row["Id"], name, space, shares))
-        ends += [] if shares else found
+        containers.append(
+            MappedContainer(attrs["Name"].lstrip("/"), attrs["Id"], name, namespace, shares_host)
+        )
+        endpoints += [] if shares_host else of_container
     networks = _networks(lab)
-    bridges = _bridges(here, networks)
+    bridges = _bridges(host_network, networks)
     if only_used:
-        used = {end.bridge for end in ends}
-        names = {end.network for end in ends}
-        bridges = [bridge for bridge in bridges if bridge.name in used]
-        networks = [network for network in networks if network.name in names]
+        used_bridges = {endpoint.bridge for endpoint in endpoints}
+        used_networks = {endpoint.network for endpoint in endpoints}
+        bridges = [bridge for bridge in bridges if bridge.name in used_bridges]
+        networks = [network for network in networks if network.name in used_networks]
     return NetworkMap(
-        tuple(sorted(nodes, key=lambda node: node.name)),
-        tuple(sorted(ends, key=lambda end: (end.container, end.index))),
+        tuple(sorted(containers, key=lambda container: container.name)),
+        tuple(sorted(endpoints, key=lambda endpoint: (endpoint.container, endpoint.index))),
         tuple(bridges),
         tuple(networks),
-        tuple(_published(lab, [row for row, _ in joined], processes)),
-        here.interfaces,
-        here.routes,
+        tuple(_published(lab, [attrs for attrs, _ in joined], processes)),
+        host_network.interfaces,
+        host_network.routes,
         lab.host.unavailable,
     )
 
 
-def _has_missing_peer(ends: Sequence[NetworkEndpoint]) -> bool:
-    return any(end.kind == "veth" and end.host_interface is None for end in ends)
+def _has_missing_peer(endpoints: Sequence[NetworkEndpoint]) -> bool:
+    return any(endpoint.kind == "veth" and endpoint.host_interface is None for endpoint in endpoints)
 
 
-def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
-    """A container and its network; None for one that has ended, or is being ended."""
+def _read(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
+    """The attributes of a container and its network namespace; None if it has ended or is ending."""
     for attempt in range(STOPPING_TRIES):
-        row = _inspected(lab, id)
-        if row is None:
+        attrs = _inspect_running(lab, id)
+        if attrs is None:
             return None
         try:
-            return row, lab.host.network(row["State"]["Pid"])
+            return attrs, lab.host.network(attrs["State"]["Pid"])
         except EngineUnreachable:
             raise
         except LabError:
-            # the kernel has ended it, and the engine has not heard of it yet; or it really cannot be seen
+            # the process has ended and the engine does not know it yet, or it cannot be read at all
             if attempt == STOPPING_TRIES - 1:
                 raise
             time.sleep(PAUSE_S)
@@ -253,92 +223,108 @@ def _seen(lab: Lab, id: str) -> tuple[dict[str, Any], host.Network] | None:
 
 
 def _running(lab: Lab, wanted: set[str] | None) -> list[str]:
-    """The ids of the containers that run, without the one that looks."""
-    rows = lab.list_containers()
-    names = {name.lstrip("/"): row["Id"] for row in rows for name in responses.nested_list(row, "Names")}
+    """The IDs of the running containers, without the lab's helper container."""
+    containers = lab.list_containers()
+    ids = {name.lstrip("/"): row["Id"] for row in containers for name in responses.nested_list(row, "Names")}
     if wanted is not None:
-        if unknown := sorted(wanted - names.keys()):
+        if unknown := sorted(wanted - ids.keys()):
             raise BadInput(
-                f"no container called {unknown[0]!r} runs",
-                hint="`docker ps` lists those that do; run the cell that makes it again",
+                f"no container called {unknown[0]!r} is running",
+                hint="`docker ps` lists the running containers; run the cell that creates it again",
             )
-        return [names[name] for name in sorted(wanted)]
-    return [row["Id"] for row in rows if row["Id"] != lab.host.helper]
+        return [ids[name] for name in sorted(wanted)]
+    return [row["Id"] for row in containers if row["Id"] != lab.host.helper]
 
 
-def _inspected(lab: Lab, id: str) -> dict[str, Any] | None:
+def _inspect_running(lab: Lab, id: str) -> dict[str, Any] | None:
     try:
-        row = lab.inspect(id)
+        attrs = lab.inspect(id)
     except (ContainerMissing, EngineRefused):
         return None
-    state = responses.nested_object(row, "State")
-    return row if state.get("Running") and state.get("Pid") else None
+    state = responses.nested_object(attrs, "State")
+    return attrs if state.get("Running") and state.get("Pid") else None
 
 
-def _ends(row: Mapping[str, Any], inside: host.Network, here: host.Network) -> list[NetworkEndpoint]:
-    on_host = {one.index: one for one in here.interfaces}
-    ends = []
-    for one in inside.interfaces:
-        if one.kind == "loopback" or not one.mac:
+def _endpoints(
+    attrs: Mapping[str, Any], network: host.Network, host_network: host.Network
+) -> list[NetworkEndpoint]:
+    endpoints = []
+    for interface in network.interfaces:
+        if interface.kind in ("loopback", *FALLBACK_TUNNELS) or not interface.mac:
             continue
-        if one.kind in ("sit", "ip6tnl", "ipip", "gre", "gretap", "erspan", "ip_vti", "ip6_vti", "ip6gre"):
-            continue  # the kernel's own fallback tunnels are in every namespace; nothing is joined to them
-        stays = one.peer_namespace is None and one.peer_index in {other.index for other in inside.interfaces}
-        other = None if one.peer_index is None or stays else on_host.get(one.peer_index)
-        if one.kind == "veth" and other is not None and other.peer_index != one.index:
-            other = None  # a number of another namespace that happens to be one of the host's, too
-        addresses = tuple(
-            f"{a.address}/{a.prefix_length}"
-            for a in sorted(inside.addresses, key=lambda a: a.family)
-            if a.interface == one.name and a.scope == "global"
-        )
-        gateway = next(
-            (
-                r.gateway
-                for r in inside.routes
-                if r.destination == "default" and r.interface == one.name and r.gateway
-            ),
-            None,
-        )
-        ends.append(
+        peer = _peer(interface, network, host_network)
+        addresses = _global_addresses(network, interface.name)
+        endpoints.append(
             NetworkEndpoint(
-                container=row["Name"].lstrip("/"),
-                interface=one.name,
-                index=one.index,
-                kind=one.kind,
-                mac=one.mac,
+                container=attrs["Name"].lstrip("/"),
+                interface=interface.name,
+                index=interface.index,
                 addresses=addresses,
-                mtu_bytes=one.mtu_bytes,
-                network=_network_of(row, addresses, one.mac),
-                host_index=None if other is None else other.index,
-                host_interface=None if other is None else other.name,
-                bridge=None if other is None or one.kind != "veth" else other.master,
-                gateway=gateway,
+                mac=interface.mac,
+                network=_network_of(attrs, addresses, interface.mac),
+                host_interface=None if peer is None else peer.name,
+                host_index=None if peer is None else peer.index,
+                bridge=None if peer is None or interface.kind != "veth" else peer.master,
+                kind=interface.kind,
+                mtu_bytes=interface.mtu_bytes,
+                gateway=next(
+                    (
+                        route.gateway
+                        for route in network.routes
+                        if route.destination == "default"
+                        and route.interface == interface.name
+                        and route.gateway
+                    ),
+                    None,
+                ),
             )
         )
-    return ends
+    return endpoints
 
 
-def _network_of(row: Mapping[str, Any], addresses: Sequence[str], mac: str) -> str:
+def _peer(
+    interface: host.Interface, network: host.Network, host_network: host.Network
+) -> host.Interface | None:
+    """The other end of a container's interface, if it is on the host."""
+    in_container = interface.peer_namespace is None and any(
+        other.index == interface.peer_index for other in network.interfaces
+    )
+    if interface.peer_index is None or in_container:
+        return None
+    peer = next((other for other in host_network.interfaces if other.index == interface.peer_index), None)
+    if interface.kind == "veth" and peer is not None and peer.peer_index != interface.index:
+        return None  # an index of another namespace that is by chance also one of the host's
+    return peer
+
+
+def _global_addresses(network: host.Network, interface: str) -> tuple[str, ...]:
+    """The addresses of an interface with prefix length, IPv4 first."""
+    return tuple(
+        f"{address.address}/{address.prefix_length}"
+        for address in sorted(network.addresses, key=lambda address: address.family)
+        if address.interface == interface and address.scope == "global"
+    )
+
+
+def _network_of(attrs: Mapping[str, Any], addresses: Sequence[str], mac: str) -> str:
     own = {address.partition("/")[0] for address in addresses}
-    for name, endpoint in responses.networks(row).items():
-        given = {endpoint.get("IPAddress"), endpoint.get("GlobalIPv6Address")}
-        if given & own or (endpoint.get("MacAddress") or "-") == mac:
+    for name, endpoint in responses.networks(attrs).items():
+        allocated = {endpoint.get("IPAddress"), endpoint.get("GlobalIPv6Address")}
+        if allocated & own or (endpoint.get("MacAddress") or "-") == mac:
             return str(name)
     return ""
 
 
 def _networks(lab: Lab) -> list[Network]:
-    found = []
+    networks = []
     for row in lab.list_networks():
         pools = responses.nested_list(row, "IPAM", "Config")
-        options = row.get("Options") or {}
         interface = None
         if row["Driver"] == "bridge":
             interface = bridge_interface(row)
         elif row["Driver"] in ("macvlan", "ipvlan"):
-            interface = options.get("parent")
-        found.append(
+            interface = (row.get("Options") or {}).get("parent")
+        networks.append(
             Network(
                 row["Name"],
                 row["Id"],
@@ -349,31 +335,29 @@ def _networks(lab: Lab) -> list[Network]:
                 bool(row.get("Internal")),
             )
         )
-    return sorted(found, key=lambda one: one.name)
+    return sorted(networks, key=lambda network: network.name)
 
 
 def bridge_interface(network: Mapping[str, Any]) -> str:
-    """The name that a network of the driver `bridge` has on the host: its option's, or `br-` and the id's beginning."""
+    """The name of a bridge network's interface on the host: its option, or `br-` and the start of its ID."""
     name = (network.get("Options") or {}).get("com.docker.network.bridge.name")
     return str(name or f"br-{str(network['Id'])[:12]}")
 
 
-def _bridges(here: host.Network, networks: Sequence[Network]) -> list[Bridge]:
+def _bridges(host_network: host.Network, networks: Sequence[Network]) -> list[Bridge]:
     names = {network.interface: network.name for network in networks if network.driver == "bridge"}
     return [
         Bridge(
-            one.name,
-            one.index,
+            interface.name,
+            interface.index,
+            _global_addresses(host_network, interface.name),
+            names.get(interface.name, ""),
             tuple(
-                f"{a.address}/{a.prefix_length}"
-                for a in sorted(here.addresses, key=lambda a: a.family)
-                if a.interface == one.name and a.scope == "global"
+                sorted(port.interface for port in host_network.bridge_ports if port.bridge == interface.name)
             ),
-            names.get(one.name, ""),
-            tuple(sorted(port.interface for port in here.bridge_ports if port.bridge == one.name)),
         )
-        for one in here.interfaces
-        if one.kind == "bridge"
+        for interface in host_network.interfaces
+        if interface.kind == "bridge"
     ]
 
 
@@ -381,46 +365,52 @@ def _bridges(here: host.Network, networks: Sequence[Network]) -> list[Bridge]:
 
 
 def _published(
-    lab: Lab, rows: Sequence[Mapping[str, Any]], processes: Sequence[host.Process]
+    lab: Lab, containers: Sequence[Mapping[str, Any]], processes: Sequence[host.Process]
 ) -> list[PublishedPort]:
     wanted = [
-        (row, inside, binding)
-        for row in rows
-        for inside, bindings in sorted(responses.nested_object(row, "NetworkSettings", "Ports").items())
+        (attrs, port, binding)
+        for attrs in containers
+        for port, bindings in sorted(responses.nested_object(attrs, "NetworkSettings", "Ports").items())
         for binding in bindings or []
     ]
     if not wanted:
         return []
     rules = lab.host.firewall().rules
-    proxies = [one.command for one in processes if "docker-proxy" in one.command]
-    found = []
-    for row, inside, binding in wanted:
+    proxies = [process.command for process in processes if "docker-proxy" in process.command]
+    published = []
+    for attrs, port, binding in wanted:
         own = {
             endpoint[key]
-            for endpoint in responses.networks(row).values()
+            for endpoint in responses.networks(attrs).values()
             for key in ("IPAddress", "GlobalIPv6Address")
             if endpoint.get(key)
         }
-        address, port = binding.get("HostIp") or "0.0.0.0", int(binding.get("HostPort") or 0)
-        found.append(
+        address, host_port = binding.get("HostIp") or "0.0.0.0", int(binding.get("HostPort") or 0)
+        published.append(
             PublishedPort(
-                row["Name"].lstrip("/"),
+                attrs["Name"].lstrip("/"),
                 address,
+                host_port,
                 port,
-                inside,
                 tuple(
                     f"{rule.tool} {rule.table}/{rule.chain}: {rule.text}"
                     for rule in rules
-                    if _translates_to(rule, port, own, inside) and (":" in address) == (rule.family == "ip6")
+                    if _translates_to(rule, host_port, own, port)
+                    and (":" in address) == (rule.family == "ip6")
                 ),
-                any(re.search(rf"-host-port {port}(?!\S)", command) for command in proxies),
+                any(re.search(rf"-host-port {host_port}(?!\S)", command) for command in proxies),
             )
         )
-    return sorted(found, key=lambda one: (one.container, one.port, one.host_address))
+    return sorted(published, key=lambda each: (each.container, each.port, each.host_address))
 
 
-def _translates_to(rule: host.Rule, port: int, own: set[str], inside: str) -> bool:
-    """Whether a rule translates packets for the host's `port` to the container."""
+def _translates_to(rule: host.Rule, host_port: int, addresses: set[str], port: str) -> bool:
+    """Whether a DNAT rule for the host's port leads to `port` at one of a container's addresses."""
     target = dnat_target(rule)
-    number = int(inside.partition("/")[0])
-    return target is not None and target[0] in own and target[1] in (None, number) and is_for_port(rule, port)
+    number = int(port.partition("/")[0])
+    return (
+        target is not None
+        and target[0] in addresses
+        and target[1] in (None, number)
+        and is_for_port(rule, host_port)
+    )

@@ -1,4 +1,4 @@
-"""Two engines of the lab's own, joined as a swarm, and a network that spans both."""
+"""A swarm of two engines that the lab runs in containers, with an overlay network."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ NAMES = all_with_suffix("engine-1", "engine-2")
 UNDERLAY_NETWORK = with_suffix("between-engines")
 OVERLAY = "across"
 IMAGE = "labhelpers/payload:latest"
-# the swarm, and the network that spans it
 ESSENTIAL = tuple(
     f"docker exec {NAMES[0]} docker {verb}" for verb in ("swarm init", "network create --driver overlay")
 )
+"""The commands that stay visible in the cell's output."""
 
 
 class SwarmEngines:
-    """Two engines, each in a container of the lab's engine, joined as a swarm with one overlay network.
+    """Two engines, each in a container of the lab's engine, joined to a swarm with one overlay network.
 
-    `close`, or the end of a `with` block, removes both, and so does the end of the lab.
+    `close`, the end of a `with` block or the end of the lab removes both.
 
     Attributes:
-        lab: whose engine runs them.
-        why_not: None, or why this engine cannot run two others; then there are none.
-        started_s: from the first container to a swarm with a network, images at hand.
-        containers: their containers on the lab's engine, called `engine-1` and `engine-2`.
-        addresses: theirs on the network between them.
+        lab: the lab whose engine runs them.
+        unavailable_reason: why this engine cannot run two nested engines, or None.
+        started_s: time from the first container to the swarm's overlay network, without downloads.
+        containers: their containers on the lab's engine, `engine-1` and `engine-2`.
+        addresses: their addresses on the network between them.
     """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.why_not: str | None = None
+        self.unavailable_reason: str | None = None
         self.started_s = 0.0
         self.containers: list[Container] = []
         self.addresses: list[str] = []
 
     def __bool__(self) -> bool:
-        return self.why_not is None and bool(self.containers)
+        return self.unavailable_reason is None and bool(self.containers)
 
     def __enter__(self) -> SwarmEngines:
         return self
@@ -59,60 +59,64 @@ class SwarmEngines:
 
     def __repr__(self) -> str:
         if not self:
-            return f"no engines: {self.why_not or 'closed'}"
-        return f"{' and '.join(NAMES)}: a swarm, and the overlay network “{OVERLAY}”"
+            return f"no engines: {self.unavailable_reason or 'closed'}"
+        return f"{' and '.join(NAMES)}: a swarm with the overlay network “{OVERLAY}”"
 
-    def docker(self, number: int, *words: str, check: bool = True) -> str:
-        """What `docker WORDS` says on engine 1 or 2.
+    def docker(self, number: int, *arguments: str, check: bool = True) -> str:
+        """The output of `docker ARGUMENTS` on engine 1 or 2.
 
         Raises:
-            BadInput: there is no such engine.
+            BadInput: there is no engine `number`.
             NotRunning: the engines are closed.
-            EngineRefused: it said no; its words are kept.
+            EngineRefused: the command failed; its message is kept.
         """
-        return self.run_in(number, ["docker", *words], check=check)
+        return self.run_in(number, ["docker", *arguments], check=check)
 
     def run_in(self, number: int, command: Sequence[str], *, check: bool = True) -> str:
-        """The output of a command on the machine of engine 1 or 2, outside of its containers; raises as `docker`."""
-        if self.why_not or not self.containers:
+        """The output of a command in the container of engine 1 or 2. Raises what `docker` raises."""
+        if self.unavailable_reason or not self.containers:
             raise NotRunning(
-                self.why_not or "the two engines are closed", hint="run the cell that starts them again"
+                self.unavailable_reason or "the two engines are closed",
+                hint="run the cell that starts them again",
             )
         if number not in (1, 2):
-            raise BadInput(f"there is no engine {number}", hint="they are 1 and 2")
+            raise BadInput(f"there is no engine {number}", hint="the engines are 1 and 2")
         with self.lab.quiet():
-            done = self.lab.exec(self.containers[number - 1], list(command))
-        if check and done.exit_code:
+            result = self.lab.exec(self.containers[number - 1], list(command))
+        if check and result.exit_code:
             raise EngineRefused(
-                f"engine {number} said no to `{' '.join(command)}`",
-                hint="fix what its message names, then run the cell again",
-                engine_message=str(done),
+                f"engine {number} refused `{' '.join(command)}`",
+                hint="fix the problem in Docker's message, then run the cell again",
+                engine_message=str(result),
             )
-        return done.stdout.strip()
+        return result.stdout.strip()
+
+    def address_of(self, number: int, name: str, network: str = OVERLAY, *, check: bool = True) -> str:
+        """The address of a container of engine 1 or 2 on a network. Raises what `docker` raises."""
+        template = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
+        return self.docker(number, "inspect", "-f", template, name, check=check)
 
     def start(self, number: int, name: str, network: str = OVERLAY) -> str:
-        """Run a container of the payload on one of the engines; gives its address on that network."""
+        """Run a payload container on engine 1 or 2; its address on the network. Raises what `docker` raises."""
         run = ["run", "-d", "--name", name, "--hostname", name, "--network", network, IMAGE]
-        for last in (False, False, True):
+        for is_last in (False, False, True):
             try:
                 self.docker(number, *run)
                 break
             except EngineRefused as error:
-                # the manager answers within a time limit, which a busy machine can exceed
-                if last or "context deadline exceeded" not in (error.engine_message or ""):
+                # the manager has a deadline, which a busy machine can exceed
+                if is_last or "context deadline exceeded" not in (error.engine_message or ""):
                     raise
                 self.docker(number, "rm", "-f", name)
-        return self.docker(
-            number, "inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', name
-        )
+        return self.address_of(number, name, network)
 
-    def enter(self, number: int, name: str) -> list[str]:
-        """The words that run a command of the engine's machine in the network namespace of one of its containers."""
+    def nsenter_command(self, number: int, name: str) -> list[str]:
+        """The `nsenter` command that enters the network namespace of a container of engine 1 or 2."""
         pid = self.docker(number, "inspect", "-f", "{{.State.Pid}}", name)
         return ["nsenter", "-t", pid, "-n"]
 
     def close(self) -> None:
-        """Remove both engines, with all that is in them, and the network between them."""
+        """Remove both engines, everything in them, and the network between them."""
         with self.lab.quiet(), suppress(LabError):
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(self._remove, self.containers))
@@ -121,19 +125,19 @@ class SwarmEngines:
 
     def _remove(self, container: Container) -> None:
         with suppress(LabError):
-            # killed, not stopped: nothing of it is kept
+            # killed, not stopped: nothing in it is needed again
             self.lab.remove(container, force=True, volumes=True)
 
 
 def swarm_of_two(lab: Lab) -> SwarmEngines:
-    """Start two engines and join them; where that cannot be, the answer says why.
+    """Start two nested engines and join them to a swarm; `unavailable_reason` is set if this engine cannot run them.
 
-    They run in containers with the rights of `labhelpers.course.nested_engine`, on a network of their own, with no port
-    published; their data is in anonymous volumes that go with them.
+    Their containers have the privileges of `labhelpers.course.nested_engine`, a network of their own, no published
+    port, and their data in anonymous volumes, which are removed with them.
 
     Raises:
-        NameTaken: somebody else has a container called engine-1 or engine-2.
-        LabError: the image of the engines could not be made.
+        NameTaken: a container called engine-1 or engine-2 exists that the lab did not create.
+        ImageError: the image of the engines could not be built.
     """
     engines = SwarmEngines(lab)
     payload = lab.image("payload")
@@ -141,25 +145,23 @@ def swarm_of_two(lab: Lab) -> SwarmEngines:
     began = time.monotonic()
     with lab.quiet(essential=ESSENTIAL):
         try:
-            failed = _start(lab, engines, image, payload)
-            if failed is None:
+            engines.unavailable_reason = _start(lab, engines, image, payload)
+            if engines.unavailable_reason is None:
                 _join(lab, engines)
+                engines.started_s = time.monotonic() - began
+            else:
+                engines.close()
         except BaseException:
             engines.close()
             raise
-        if failed is not None:
-            engines.close()
-            engines.why_not = failed
-            return engines
-    engines.started_s = time.monotonic() - began
     return engines
 
 
 def _start(lab: Lab, engines: SwarmEngines, image: str, payload: str) -> str | None:
-    """Start both engines and give them the payload; why this engine cannot run them, or None."""
+    """Start both engines and load the payload image; the reason if this engine cannot run them, or None."""
     script = f"{REMOUNT_CGROUPS_SCRIPT}exec dockerd --host=unix:///var/run/docker.sock"
     try:
-        # of 1,500 also where the engine gives its networks another MTU (default-network-opts)
+        # also if the engine's networks have another MTU by default (default-network-opts)
         lab.create_network(UNDERLAY_NETWORK, options={"com.docker.network.driver.mtu": "1500"})
         for name in NAMES:
             engines.containers.append(
@@ -168,21 +170,21 @@ def _start(lab: Lab, engines: SwarmEngines, image: str, payload: str) -> str | N
                 )
             )
     except EngineRefused as error:
-        return f"this engine refuses engines in its containers: {error.engine_message}"
+        return f"this engine refuses nested engines: {error.engine_message}"
     archive = nested_engine.payload_archive(lab, payload)
     with ThreadPoolExecutor(2) as pool:
-        failures = list(
-            pool.map(lambda one: nested_engine.wait_until_ready(lab, one, archive), engines.containers)
+        failures = pool.map(
+            lambda container: nested_engine.wait_until_ready(lab, container, archive), engines.containers
         )
-    failed = next((one for one in failures if one), None)
-    return failed and f"this engine cannot run engines in its containers: {failed}"
+        failed = [failure for failure in failures if failure]
+    return f"this engine cannot run nested engines: {failed[0]}" if failed else None
 
 
 def _join(lab: Lab, engines: SwarmEngines) -> None:
     engines.addresses += [lab.address_of(container, UNDERLAY_NETWORK) for container in engines.containers]
-    # a short heartbeat: a lost engine is noticed in seconds, not in a quarter of a minute
-    first = engines.addresses[0]
-    engines.docker(1, "swarm", "init", "--advertise-addr", first, "--dispatcher-heartbeat", "1s")
+    # a short heartbeat: the manager detects a failed engine within seconds instead of 15 s
+    manager = engines.addresses[0]
+    engines.docker(1, "swarm", "init", "--advertise-addr", manager, "--dispatcher-heartbeat", "1s")
     token = engines.docker(1, "swarm", "join-token", "-q", "worker")
-    engines.docker(2, "swarm", "join", "--token", token, f"{first}:2377")
+    engines.docker(2, "swarm", "join", "--token", token, f"{manager}:2377")
     engines.docker(1, "network", "create", "--driver", "overlay", "--attachable", OVERLAY)

@@ -1,4 +1,4 @@
-"""Packets as tcpdump writes them, taken apart layer by layer.
+"""Captured packets, parsed header by header.
 
 Sources: pcap-savefile(5); the link types of tcpdump.org (EN10MB, LINUX_SLL, LINUX_SLL2); RFC 791 (IPv4), 768 (UDP),
 9293 (TCP), 792 (ICMP), 826 (ARP), 7348 (VXLAN).
@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from typing import TYPE_CHECKING
 
 from labhelpers.errors import BadInput
-from labhelpers.results import Result, column, record, rows, table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from labhelpers.results import Result, column, derived, record, rows
 
 ETHERNET, LINUX_SLL, LINUX_SLL2 = 1, 113, 276
 COOKED_BYTES = {LINUX_SLL: 16, LINUX_SLL2: 20}
 VXLAN_PORT = 4789
-# one in another; a packet may hold a thousand, more than Python's stack
-MOST_TUNNELS = 8
-# first bytes → byte order, and parts of a second in which times are written
+# nested tunnels: a crafted packet can contain a thousand, more than Python can recurse
+MAX_TUNNELS = 8
+# magic number → byte order, fractions of a second in timestamps
 MAGIC = {
     b"\xd4\xc3\xb2\xa1": ("<", 1e6),
     b"\xa1\xb2\xc3\xd4": (">", 1e6),
@@ -37,79 +33,78 @@ FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 class Header(Result):
     """One header of a packet."""
 
-    name: str = column("`Ethernet`, `IPv4`, `UDP`, `VXLAN`, …")
-    bytes: int = column("how long the header is")
-    fields: tuple[tuple[str, str], ...] = column(
-        "(name, value) of those that the course looks at", shown=False
-    )
+    name: str = column("the protocol: `Ethernet`, `IPv4`, `UDP`, `VXLAN`, …")
+    bytes: int = column("the length of the header")
+    fields: tuple[tuple[str, str], ...] = column("(name, value) of the main fields", shown=False)
 
     def get(self, name: str) -> str:
-        """The value of one field; KeyError where the layer has none of that name."""
+        """The value of one field.
+
+        Raises:
+            KeyError: the header has no field of that name.
+        """
         return dict(self.fields)[name]
+
+    @derived
+    def content(self) -> str:
+        """The main fields of the header."""
+        return ", ".join(f"{name} {value}" for name, value in self.fields)
 
 
 @record
 class Packet(Result):
-    """A packet as it was seen at one interface."""
+    """The headers of a packet at one interface, outermost first."""
 
-    at_s: float = column("when, in seconds since 1970, on the clock of the engine's host")
-    interface: int = column("the index of the interface, 0 where the capture does not tell")
-    way: str = column(
-        "`in`, `out`, `passing` (for somebody else), or an empty string where the capture does not tell"
+    at_s: float = column("time of the capture in seconds since 1970, on the clock of the engine's host")
+    interface: int = column("the index of the interface, 0 if the capture does not contain it")
+    direction: str = column(
+        "`in`, `out`, `passing` (to another machine), or an empty string if the capture does not contain it"
     )
-    bytes: int = column("how long the packet was on the wire")
-    layers: tuple[Header, ...] = rows("its headers, the outermost first", of=Header)
+    bytes: int = column("the length of the packet on the network")
+    headers: tuple[Header, ...] = rows("the headers, outermost first", of=Header)
 
-    def frame(self) -> pd.DataFrame:
-        """One row a header."""
-        rows = [
-            (layer.name, layer.bytes, ", ".join(f"{name} {value}" for name, value in layer.fields))
-            for layer in self.layers
-        ]
-        return table(rows, ["header", "bytes", "says"])
-
-    def layer(self, name: str, which: int = 0) -> Header | None:
-        """The header called `name`, counted from the outermost; None where there is none."""
-        found = [layer for layer in self.layers if layer.name == name]
-        return found[which] if which < len(found) else None
+    def header(self, name: str, number: int = 0) -> Header | None:
+        """The header of a protocol; `number` counts headers of the same protocol, outermost first. None if absent."""
+        headers = [header for header in self.headers if header.name == name]
+        return headers[number] if number < len(headers) else None
 
 
 def read(pcap: bytes) -> list[Packet]:
-    """The packets of a file that tcpdump wrote on a machine with little-endian numbers, or big-endian ones.
+    """The packets of a capture file, in either byte order; a last packet that is incomplete is left out.
 
     Raises:
-        BadInput: that is no such file.
+        BadInput: `pcap` is not a capture file.
     """
-    order, parts = MAGIC.get(pcap[:4], ("", 1))
+    order, fractions = MAGIC.get(pcap[:4], ("", 1))
     if not order or len(pcap) < 24:
-        raise BadInput("these bytes are no capture", hint="tcpdump -w writes one")
-    (kind,) = struct.unpack_from(f"{order}I", pcap, 20)
+        raise BadInput("this is not a capture file", hint="`tcpdump -w FILE` writes one")
+    (link_type,) = struct.unpack_from(f"{order}I", pcap, 20)
     packets = []
-    at = 24
-    while at + 16 <= len(pcap):
-        seconds, micros, kept, length = struct.unpack_from(f"{order}IIII", pcap, at)
-        data = pcap[at + 16 : at + 16 + kept]
-        if len(data) < kept:
-            break  # the last one was still being written
-        packets.append(_packet(seconds + micros / parts, length, data, kind & 0xFFFF))
-        at += 16 + kept
+    offset = 24
+    while offset + 16 <= len(pcap):
+        seconds, fraction, captured, length = struct.unpack_from(f"{order}IIII", pcap, offset)
+        data = pcap[offset + 16 : offset + 16 + captured]
+        if len(data) < captured:
+            break  # tcpdump is still writing it
+        packets.append(_packet(seconds + fraction / fractions, length, data, link_type & 0xFFFF))
+        offset += 16 + captured
     return packets
 
 
-def _packet(at_s: float, length: int, data: bytes, kind: int) -> Packet:
-    cooked = COOKED_BYTES.get(kind, 0)
-    if len(data) < cooked or (not cooked and kind != ETHERNET):
+def _packet(at_s: float, length: int, data: bytes, link_type: int) -> Packet:
+    cooked = COOKED_BYTES.get(link_type, 0)
+    if len(data) < cooked or (not cooked and link_type != ETHERNET):
         return Packet(at_s, 0, "", length, ())
-    if kind == LINUX_SLL2:
-        protocol, _, index, _, way, _ = struct.unpack_from("!HHIHBB", data)
-    elif kind == LINUX_SLL:
-        # written by libpcap before 1.10; it does not say which interface
-        way, *_, protocol = struct.unpack_from("!HHHQH", data)
+    if link_type == LINUX_SLL2:
+        protocol, _, index, _, direction, _ = struct.unpack_from("!HHIHBB", data)
+    elif link_type == LINUX_SLL:
+        # written by libpcap before 1.10; it does not contain the interface
+        direction, *_, protocol = struct.unpack_from("!HHHQH", data)
         index = 0
     else:
         return Packet(at_s, 0, "", length, tuple(_ethernet(data)))
-    layers = tuple(_network(protocol, data[cooked:]))
-    return Packet(at_s, index, DIRECTIONS[min(way, 4)], length - cooked, layers)
+    headers = tuple(_network(protocol, data[cooked:]))
+    return Packet(at_s, index, DIRECTIONS[min(direction, 4)], length - cooked, headers)
 
 
 def _mac(data: bytes) -> str:
@@ -127,9 +122,9 @@ def _ethernet(data: bytes, tunnels: int = 0) -> list[Header]:
 def _network(protocol: int, data: bytes, tunnels: int = 0) -> list[Header]:
     if protocol == 0x0806 and len(data) >= 28:
         (operation,) = struct.unpack_from("!H", data, 6)
-        asks = "who has" if operation == 1 else "is at"
-        who = str(ipaddress.IPv4Address(data[24:28] if operation == 1 else data[14:18]))
-        return [Header("ARP", 28, ((asks, who), ("from", _mac(data[8:14]))))]
+        question = "who has" if operation == 1 else "is at"
+        address = str(ipaddress.IPv4Address(data[24:28] if operation == 1 else data[14:18]))
+        return [Header("ARP", 28, ((question, address), ("from", _mac(data[8:14]))))]
     if protocol != 0x0800 or len(data) < 20:
         return []
     length = (data[0] & 15) * 4
@@ -171,7 +166,7 @@ def _transport(protocol: int, data: bytes, tunnels: int) -> list[Header]:
     if protocol == 17 and len(data) >= 8:
         source, target = struct.unpack_from("!HH", data)
         header = Header("UDP", 8, (("from", str(source)), ("to", str(target))))
-        if target == VXLAN_PORT and len(data) >= 16 and tunnels < MOST_TUNNELS:
+        if target == VXLAN_PORT and len(data) >= 16 and tunnels < MAX_TUNNELS:
             number = int.from_bytes(data[12:15], "big")
             return [
                 header,

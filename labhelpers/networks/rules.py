@@ -1,4 +1,4 @@
-"""Rules of the firewall: what one names, and where it sends packets, in the notation of iptables and of nft."""
+"""Firewall rules: what a rule contains and where it sends packets, in the notation of iptables and of nft."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from labhelpers.engine.host import Rule
 
 
-def mentions(rule: Rule, words: Iterable[str]) -> bool:
-    """Whether a rule names one of `words`: interfaces, addresses, or subnets with their prefix length."""
+def mentions(rule: Rule, names: Iterable[str]) -> bool:
+    """Whether a rule contains one of `names`: interfaces, addresses, or subnets with their prefix length."""
     texts = [rule.text, rule.chain.replace("__", " "), *(_prefixes(rule) if rule.tool == "nft" else ())]
-    return any(contains_word(text, word) for word in words for text in texts)
+    return any(contains_word(text, name) for name in names for text in texts)
 
 
 def dnat_target(rule: Rule) -> tuple[str, int | None] | None:
-    """Where a rule that changes the destination sends packets: (address, port or None). None for another rule."""
+    """The new destination of a DNAT rule: (address, port or None). None for any other rule."""
     if rule.tool == "nft":
         for name, value in _expressions(rule):
             if name == "dnat" and isinstance(value, Mapping) and isinstance(value.get("addr"), str):
                 port = value.get("port")
                 return value["addr"], port if isinstance(port, int) else None
         return None
-    found = re.search(r"--to-destination (\S+)", rule.text)
-    return _address_and_port(found[1]) if found and rule.target == "DNAT" else None
+    match = re.search(r"--to-destination (\S+)", rule.text)
+    return _address_and_port(match[1]) if match and rule.target == "DNAT" else None
 
 
 def _address_and_port(text: str) -> tuple[str, int | None]:
-    """Of `172.17.0.2:80`, `[fd00::2]:80`, `fd00::2`, or the first of a range of either (iptables-extensions(8))."""
+    """Parse `172.17.0.2:80`, `[fd00::2]:80` or `fd00::2`; the first of a range (iptables-extensions(8), DNAT)."""
     if text.startswith("["):
         address, _, rest = text[1:].partition("]")
         port = rest.lstrip(":")
@@ -45,18 +45,18 @@ def _address_and_port(text: str) -> tuple[str, int | None]:
 
 
 def is_for_port(rule: Rule, port: int) -> bool:
-    """Whether a rule is for packets to the TCP, UDP or SCTP port `port`, alone or in a range."""
+    """Whether a rule matches packets to the TCP, UDP or SCTP port `port`, alone or in a range."""
     if rule.tool == "nft":
         return any(
             name == "match"
             and isinstance(value, Mapping)
             and value.get("op", "==") in ("==", "in")
             and _field(value.get("left")) == "dport"
-            and _holds(value.get("right"), port)
+            and _includes(value.get("right"), port)
             for name, value in _expressions(rule)
         )
-    found = re.search(r"(?:^|[^!] )--d(?:estination-)?ports? ([\d:,]+)(?= |$)", rule.text)
-    return found is not None and any(_in_range(part, port) for part in found[1].split(","))
+    match = re.search(r"(?:^|[^!] )--d(?:estination-)?ports? ([\d:,]+)(?= |$)", rule.text)
+    return match is not None and any(_in_range(part, port) for part in match[1].split(","))
 
 
 def _in_range(part: str, port: int) -> bool:
@@ -66,12 +66,12 @@ def _in_range(part: str, port: int) -> bool:
 
 def _expressions(rule: Rule) -> Iterator[tuple[str, Any]]:
     try:
-        found = json.loads(rule.text)
+        parsed = json.loads(rule.text)
     except ValueError:
         return
-    for one in found if isinstance(found, list) else []:
-        if isinstance(one, Mapping):
-            yield from one.items()
+    for expression in parsed if isinstance(parsed, list) else []:
+        if isinstance(expression, Mapping):
+            yield from expression.items()
 
 
 def _field(left: Any) -> str | None:
@@ -79,10 +79,10 @@ def _field(left: Any) -> str | None:
     return payload.get("field") if isinstance(payload, Mapping) else None
 
 
-def _holds(right: Any, port: int) -> bool:
+def _includes(right: Any, port: int) -> bool:
     if isinstance(right, Mapping):
         if isinstance(right.get("set"), list):
-            return any(_holds(one, port) for one in right["set"])
+            return any(_includes(element, port) for element in right["set"])
         ends = right.get("range")
         return isinstance(ends, list) and len(ends) == 2 and _is_between(ends, port)
     return bool(right == port)
@@ -94,6 +94,6 @@ def _is_between(ends: list[Any], port: int) -> bool:
 
 
 def _prefixes(rule: Rule) -> list[str]:
-    """The subnets of an nft rule: its JSON writes address and length apart (libnftables-json(5), PREFIX)."""
-    found = re.findall(r'"prefix": \{"addr": "([^"]+)", "len": (\d+)', rule.text)
-    return [f"{address}/{length}" for address, length in found]
+    """The subnets of an nft rule, which has the address and the length apart (libnftables-json(5), PREFIX)."""
+    prefixes = re.findall(r'"prefix": \{"addr": "([^"]+)", "len": (\d+)', rule.text)
+    return [f"{address}/{length}" for address, length in prefixes]

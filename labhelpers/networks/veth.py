@@ -1,8 +1,7 @@
-"""A wire of the lab's own into the host: a veth pair, one end in a container's namespace, the other in the host's.
+"""A veth pair between the host and a container: one end in the host's network namespace, the other in the container's.
 
-Nothing else holds the pair. When the container goes, its namespace goes, and with it that end; the kernel then
-removes the other end, too (veth(4)). So what removes the lab's containers removes the wire, also when the
-notebook's process is killed: the reaper needs to know of no links.
+Nothing else uses the pair. When the container ends, its network namespace goes with its end of the pair, and the kernel
+removes the other end too (veth(4)). Removing the container is therefore enough, also after a crash of the notebook.
 """
 
 from __future__ import annotations
@@ -12,102 +11,109 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labhelpers.engine import subnets
-from labhelpers.errors import LabError
+from labhelpers.errors import ExperimentFailed, NotAvailable
 from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
-# RFC 2544: set aside for measurements of networks, so nobody's in the internet
+# RFC 2544: reserved for benchmarks of network devices
 BENCHMARK_BLOCK = ipaddress.IPv4Network("198.18.0.0/15")
-# RFC 5737: for documentation; some VPN clients and proxies take 198.18.0.0/15 for themselves
+# RFC 5737: reserved for documentation; some VPN clients and proxies use 198.18.0.0/15
 DOCUMENTATION_BLOCKS = tuple(ipaddress.IPv4Network(block) for block in ("198.51.100.0/24", "203.0.113.0/24"))
+PEER_INTERFACE = "eth0"
 RUN_TIMEOUT_S = 60
 
 
 @record
 class VethPair(Result):
-    """A wire between the host and one container."""
+    """A veth pair between the host and a container."""
 
-    link: str = column("the name of the host's end")
-    far: str = column("the name of the container at the other end; its interface is called `wire`")
-    subnet: str = column("of both ends")
-    host_address: str = column("of the two ends, without the prefix length")
-    far_address: str = column("of the two ends, without the prefix length")
+    host_interface: str = column("the host's end of the pair")
+    peer_container: str = column("the container with the other end, `eth0`")
+    subnet: str = column("the subnet of both ends")
+    host_address: str = column("the host's address, without the prefix length")
+    peer_address: str = column("the container's address, without the prefix length")
 
 
-def veth_pair(lab: Lab, far: str) -> VethPair:
-    """Lay a wire from the host to a new container called `far`, which has no other network.
+def veth_pair(lab: Lab, peer_container: str) -> VethPair:
+    """Create a container that has no other network, and a veth pair between it and the host.
 
-    The container has NET_ADMIN in its own namespace alone. The pair is made by a container that lives for a
-    moment, with NET_ADMIN in the host's network namespace and no other capability; it knows of `far` because it
-    shares its pid namespace. `lab.remove(far)` takes the wire up again.
+    The container has NET_ADMIN in its own network namespace only. A short-lived container creates the pair: it has
+    NET_ADMIN in the host's network namespace, no other capability, and shares the PID namespace of `peer_container`
+    to refer to its network namespace. `lab.remove(peer_container)` removes the pair.
 
     Raises:
-        LabError: the engine's kernel makes no veth pairs for the lab; its words are kept.
+        NameTaken: the container's name is in use.
+        ExperimentFailed: the pair could not be created or configured.
     """
     subnet = free_subnet(lab)
-    # the engine gives addresses out from the start: the far end has the last one
-    host_address, far_address = str(subnet[1]), str(subnet[254])
+    # the engine allocates addresses from the start of a subnet: the peer gets the last one
+    host_address, peer_address = str(subnet[1]), str(subnet[254])
     with lab.quiet(essential=["docker run --rm --network host", "docker exec"]):
-        end = lab.run(
+        peer = lab.run(
             lab.image("payload"),
             ["sh", "-c", "httpd -h /www; exec sleep 86400"],
-            name=far,
+            name=peer_container,
             network="none",
             cap_drop=["ALL"],
             cap_add=["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"],
             init=True,
         )
-        link = f"lab-{str(end.id)[:8]}"
+        host_interface = f"lab-{str(peer.id)[:8]}"
         try:
-            made = [
-                f"ip link add {link} type veth peer name wire netns 1",
-                f"ip address add {host_address}/{subnet.prefixlen} dev {link}",
-                f"ip link set {link} up",
+            on_host = [
+                f"ip link add {host_interface} type veth peer name {PEER_INTERFACE} netns 1",
+                f"ip address add {host_address}/{subnet.prefixlen} dev {host_interface}",
+                f"ip link set {host_interface} up",
             ]
             run_in_tools(
-                lab, " && ".join(made), network="host", pid=f"container:{far}", cap_add=["NET_ADMIN"]
+                lab,
+                " && ".join(on_host),
+                network="host",
+                pid=f"container:{peer_container}",
+                cap_add=["NET_ADMIN"],
             )
-            up = "ip link set wire up && ip link set lo up"
-            there = f"ip address add {far_address}/{subnet.prefixlen} dev wire && {up}"
-            answer = lab.exec(end, ["sh", "-c", there])
-            if answer.exit_code:
-                raise LabError(
-                    "the far end of the wire could not be set up",
+            in_peer = [
+                f"ip address add {peer_address}/{subnet.prefixlen} dev {PEER_INTERFACE}",
+                f"ip link set {PEER_INTERFACE} up",
+                "ip link set lo up",
+            ]
+            configured = lab.exec(peer, ["sh", "-c", " && ".join(in_peer)])
+            if configured.exit_code:
+                raise ExperimentFailed(
+                    f"the interface {PEER_INTERFACE} of {peer_container} could not be configured",
                     hint="run the cell again",
-                    engine_message=str(answer),
+                    engine_message=str(configured),
                 )
         except BaseException:
-            lab.remove(end, force=True)
+            lab.remove(peer, force=True)
             raise
-    return VethPair(link, far, str(subnet), host_address, far_address)
+    return VethPair(host_interface, peer_container, str(subnet), host_address, peer_address)
 
 
 def free_subnet(lab: Lab) -> ipaddress.IPv4Network:
-    """A subnet of 254 addresses that the engine's host has no route to yet, out of those for measurements.
+    """A /24 subnet of the benchmark block that the engine's host has no route to.
 
     Raises:
-        LabError: routes of the host, a VPN's for example, cover all of them.
+        NotAvailable: the host has routes, such as those of a VPN, to all of them.
     """
-    # routes that cover more than these blocks are ways to the internet in general, not to these addresses
-    taken = [
-        one
-        for one in subnets.route_subnets(route.destination for route in lab.host.routes())
-        if one.version == 4 and one.prefixlen >= BENCHMARK_BLOCK.prefixlen
+    # a route to more than the whole block is a default route of some kind, not a route to these addresses
+    used = [
+        subnet
+        for subnet in subnets.route_subnets(route.destination for route in lab.host.routes())
+        if subnet.version == 4 and subnet.prefixlen >= BENCHMARK_BLOCK.prefixlen
     ]
-    # networks of the engine whose parent is no interface of the host have no route there
-    taken += [one for one, _ in subnets.network_subnets(lab.list_networks()) if one.version == 4]
-    start = int(lab.session, 16) % 512  # two notebooks at once do not choose the same
-    all_of_them = [
-        one for one in BENCHMARK_BLOCK.subnets(new_prefix=24) if isinstance(one, ipaddress.IPv4Network)
-    ]
-    for subnet in [*all_of_them[start:], *all_of_them[:start], *DOCUMENTATION_BLOCKS]:
-        if not subnets.overlaps(subnet, taken):
+    # the host has no route to a network of the engine that has no interface on the host
+    used += [subnet for subnet, _ in subnets.network_subnets(lab.list_networks()) if subnet.version == 4]
+    start = int(lab.session, 16) % 512  # so that two notebooks choose different ones
+    candidates = list(BENCHMARK_BLOCK.subnets(new_prefix=24))
+    for subnet in [*candidates[start:], *candidates[:start], *DOCUMENTATION_BLOCKS]:
+        if not subnets.overlaps(subnet, used):
             return subnet
-    raise LabError(
-        f"the engine's host has routes to all of {BENCHMARK_BLOCK}, which the lab uses for networks of its own",
-        hint="disconnect the VPN or stop the proxy that made them (`ip route` lists them), then run the cell again",
+    raise NotAvailable(
+        f"the engine's host has routes to all of {BENCHMARK_BLOCK}, the addresses that the lab uses for its networks",
+        hint="disconnect the VPN or stop the proxy that added them (`ip route` lists them), then run the cell again",
     )
 
 
@@ -120,16 +126,19 @@ def run_in_tools(
     cap_add: Sequence[str] = (),
     check: bool = True,
 ) -> str:
-    """What a shell script says that runs in a container of its own, from the image `tools`, with few rights.
+    """Run a shell script in a container of the image `tools` that has only the capabilities `cap_add`.
 
     Args:
-        check: whether it is an error that the script fails.
+        check: raise an error if the script fails.
+
+    Returns:
+        The script's output, with its error messages.
 
     Raises:
-        LabError: the script failed; its words are kept.
+        ExperimentFailed: the script failed; its output is kept.
     """
     with lab.quiet():
-        done = lab.run_once(
+        result = lab.run_once(
             lab.image("tools"),
             ["sh", "-c", script],
             limit_s=RUN_TIMEOUT_S,
@@ -138,10 +147,10 @@ def run_in_tools(
             cap_drop=["ALL"],
             cap_add=list(cap_add),
         )
-    if check and done.exit_code:
-        raise LabError(
-            "the engine's host did not do what the lab asked of its network",
-            hint="its words say why; `./lab doctor` says which engine this is",
-            engine_message=str(done),
+    if check and result.exit_code:
+        raise ExperimentFailed(
+            "a network command failed on the engine's host",
+            hint="the message shows why; `./lab doctor` describes this engine",
+            engine_message=str(result),
         )
-    return str(done)
+    return str(result)

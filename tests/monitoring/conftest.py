@@ -1,4 +1,4 @@
-"""What the tests of the room share: one lab, and one measurement of each kind."""
+"""Fixtures of the room: one lab, and one result of each experiment."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def shared_lab(engine: Engine) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def restart_results(shared_lab: Lab) -> RestartResults:
-    """Every policy against every way of dying."""
+    """Every restart policy after each kind of exit."""
     return monitoring.restart_policies(shared_lab)
 
 
 @pytest.fixture(scope="session")
 def engine_restart_results(shared_lab: Lab) -> RestartResults:
-    """The same for an engine that goes; skipped by name where this engine cannot run another."""
-    found = monitoring.engine_restart_policies(shared_lab)
-    if found.why_not:
-        pytest.skip(f"an engine in a container: {found.why_not}")
-    return found
+    """Every restart policy after a restart of a nested engine; skipped if this engine cannot run one."""
+    results = monitoring.engine_restart_policies(shared_lab)
+    if results.unavailable_reason:
+        pytest.skip(f"a nested engine: {results.unavailable_reason}")
+    return results
 
 
 @pytest.fixture(scope="session")
@@ -48,11 +48,11 @@ def engine_socket(shared_lab: Lab) -> EngineSocket:
 
 @pytest.fixture(scope="session")
 def socket_access(shared_lab: Lab, engine_socket: EngineSocket) -> SocketAccess:
-    """What four holders of ways to the engine had."""
+    """What a container can read with each kind of access to the engine."""
     return monitoring.socket_access(shared_lab, engine_socket)
 
 
 @pytest.fixture(scope="session")
 def timeline(shared_lab: Lab) -> Timeline:
-    """One container's life."""
+    """The timeline of one container."""
     return monitoring.timeline(shared_lab)

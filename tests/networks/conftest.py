@@ -1,4 +1,4 @@
-"""What the tests of the room share: one lab, since starting containers is slow on some engines."""
+"""Fixtures of the room: one lab for all of its tests, since starting containers is slow on some engines."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def shared_lab(engine: Engine) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def maybe_engines(shared_lab: Lab) -> Iterator[SwarmEngines]:
-    """Two engines in a swarm, or none, where this engine cannot run them."""
-    with networks.swarm_of_two(shared_lab) as found:
-        yield found
+    """Two engines in a swarm, or none if this engine cannot run them."""
+    with networks.swarm_of_two(shared_lab) as swarm:
+        yield swarm
 
 
 @pytest.fixture(scope="session")
 def engines(maybe_engines: SwarmEngines, paths: Paths) -> SwarmEngines:
-    """Two engines; what needs them is skipped by name where there are none."""
-    if maybe_engines.why_not:
-        pytest.skip(f"two engines: {maybe_engines.why_not}")
+    """Two engines; tests that need them are skipped if this engine cannot run them."""
+    if maybe_engines.unavailable_reason:
+        pytest.skip(f"two engines: {maybe_engines.unavailable_reason}")
     return maybe_engines
 
 
 @pytest.fixture(scope="session")
 def paths(shared_lab: Lab, maybe_engines: SwarmEngines) -> Paths:
-    """Every way that this engine has, in one round; before one of the two engines is lost."""
+    """Every path of this engine, in one round, before a test kills one of the two engines."""
     return networks.paths(shared_lab, maybe_engines, rounds=1, seed=7)

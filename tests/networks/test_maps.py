@@ -1,4 +1,4 @@
-"""The map, held against `ip`, `bridge` and the engine's own word, on one container and on twenty."""
+"""The map compared with `ip`, `bridge` and `docker inspect`, for one container and for twenty."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANY, FIVE = 20, 5
 DUAL = "10.213.9.0/24"
 
 
-LOOKER: dict[str, Any] = {
+OBSERVER: dict[str, Any] = {
     "pid": "host",
     "network": "host",
     "cap_drop": ["ALL"],
@@ -34,24 +34,24 @@ LOOKER: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def looker(shared_lab: Lab) -> Iterator[Container]:
-    """Where tools look from that are not ours."""
-    container = shared_lab.run(shared_lab.image("tools"), ["sleep", "6000"], **LOOKER)
+def observer(shared_lab: Lab) -> Iterator[Container]:
+    """A container whose tools read the host independently of the lab."""
+    container = shared_lab.run(shared_lab.image("tools"), ["sleep", "6000"], **OBSERVER)
     yield container
     shared_lab.remove(container, force=True)
 
 
-def told(lab: Lab, looker: Container, *commands: str) -> list[Any]:
-    """What tools say beside the host, one JSON a line."""
-    said = lab.exec(looker, ["sh", "-c", "; echo; ".join(commands)])
-    assert said.exit_code == 0, said
-    return [json.loads(line) for line in said.stdout.splitlines() if line.strip()]
+def outputs(lab: Lab, observer: Container, *commands: str) -> list[Any]:
+    """The JSON output of each command in the observer."""
+    result = lab.exec(observer, ["sh", "-c", "; echo; ".join(commands)])
+    assert result.exit_code == 0, result
+    return [json.loads(line) for line in result.stdout.splitlines() if line.strip()]
 
 
-def check_against_tools(lab: Lab, looker: Container, seen: NetworkMap, names: list[str]) -> None:
+def check_against_tools(lab: Lab, observer: Container, network_map: NetworkMap, names: list[str]) -> None:
     pids = [lab.client.api.inspect_container(name)["State"]["Pid"] for name in names]
     inside = [f"nsenter --net=/proc/{pid}/ns/net ip -j address" for pid in pids]
-    all_links, all_ports, *addresses = told(lab, looker, "ip -j -d link", "bridge -j link", *inside)
+    all_links, all_ports, *addresses = outputs(lab, observer, "ip -j -d link", "bridge -j link", *inside)
     links = {row["ifindex"]: row for row in all_links if row}
     ports = {row["ifname"]: row["master"] for row in all_ports if "master" in row}
     spaces = dict(zip(names, addresses, strict=True))
@@ -61,7 +61,7 @@ def check_against_tools(lab: Lab, looker: Container, seen: NetworkMap, names: li
             for row in spaces[name]
             if "LOOPBACK" not in row["flags"] and "link_index" in row
         }
-        ends = {end.interface: end for end in seen.ends_of(name)}
+        ends = {end.interface: end for end in network_map.endpoints_of(name)}
         assert ends.keys() == real.keys()
         for interface, row in real.items():
             end = ends[interface]
@@ -74,21 +74,23 @@ def check_against_tools(lab: Lab, looker: Container, seen: NetworkMap, names: li
             assert set(end.addresses) == own
 
 
-def check_against_engine(lab: Lab, seen: NetworkMap, names: list[str]) -> None:
-    for network in {end.network for name in names for end in seen.ends_of(name)}:
+def check_against_engine(lab: Lab, network_map: NetworkMap, names: list[str]) -> None:
+    for network in {end.network for name in names for end in network_map.endpoints_of(name)}:
         row: dict[str, Any] = lab.client.api.inspect_network(network)
         members = {one["Name"]: one for one in row["Containers"].values() if one["Name"] in names}
         mapped = {
-            end.container: end for end in seen.ends if end.network == network and end.container in names
+            end.container: end
+            for end in network_map.endpoints
+            if end.network == network and end.container in names
         }
         assert members.keys() == mapped.keys()
         for name, one in members.items():
             assert one["IPv4Address"] in mapped[name].addresses
             assert one["MacAddress"] == mapped[name].mac
-        on_map = next(one for one in seen.networks if one.name == network)
+        on_map = next(one for one in network_map.networks if one.name == network)
         assert on_map.subnets[0] == row["IPAM"]["Config"][0]["Subnet"]
         assert on_map.interface == next(iter(mapped.values())).bridge
-        bridge = seen.bridge(network)
+        bridge = network_map.bridge(network)
         assert bridge is not None
         assert set(bridge.ports) >= {end.host_interface for end in mapped.values()}
 
@@ -117,50 +119,52 @@ def many(shared_lab: Lab) -> Iterator[list[str]]:
         shared_lab.client.networks.get(network).remove()
 
 
-def test_one_container(shared_lab: Lab, looker: Container) -> None:
+def test_one_container(shared_lab: Lab, observer: Container) -> None:
     web = shared_lab.run(shared_lab.image("payload"), ports={"80/tcp": None})
     try:
         name = str(web.name)
-        seen = networks.network_map(shared_lab)
-        check_against_tools(shared_lab, looker, seen, [name])
-        check_against_engine(shared_lab, seen, [name])
+        network_map = networks.network_map(shared_lab)
+        check_against_tools(shared_lab, observer, network_map, [name])
+        check_against_engine(shared_lab, network_map, [name])
         web.reload()
-        (published,) = [one for one in seen.published if one.container == name]
+        (published,) = [one for one in network_map.published if one.container == name]
         binding = web.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]
         assert (published.host_address, str(published.host_port)) == (binding["HostIp"], binding["HostPort"])
         assert published.rules or published.proxy, "nothing leads to the port"
-        own = seen.ends_of(name)[0].addresses[0].partition("/")[0]
+        own = network_map.endpoints_of(name)[0].addresses[0].partition("/")[0]
         assert all(own in rule and str(published.host_port) in rule for rule in published.rules)
     finally:
         shared_lab.remove(web, force=True)
 
 
-def test_twenty_containers_on_five_networks(shared_lab: Lab, looker: Container, many: list[str]) -> None:
-    seen = networks.network_map(shared_lab)
-    check_against_tools(shared_lab, looker, seen, many)
-    check_against_engine(shared_lab, seen, many)
-    assert len(seen.ends_of(many[0])) == 2
+def test_twenty_containers_on_five_networks(shared_lab: Lab, observer: Container, many: list[str]) -> None:
+    network_map = networks.network_map(shared_lab)
+    check_against_tools(shared_lab, observer, network_map, many)
+    check_against_engine(shared_lab, network_map, many)
+    assert len(network_map.endpoints_of(many[0])) == 2
 
 
 def test_a_map_of_some(shared_lab: Lab, many: list[str]) -> None:
-    seen = networks.network_map(shared_lab, many[:2])
-    assert [node.name for node in seen.nodes] == many[:2]
-    assert {network.name for network in seen.networks} == {end.network for end in seen.ends}
-    assert {bridge.name for bridge in seen.bridges} == {end.bridge for end in seen.ends}
+    network_map = networks.network_map(shared_lab, many[:2])
+    assert [each.name for each in network_map.containers] == many[:2]
+    assert {network.name for network in network_map.networks} == {
+        end.network for end in network_map.endpoints
+    }
+    assert {bridge.name for bridge in network_map.bridges} == {end.bridge for end in network_map.endpoints}
     with pytest.raises(BadInput, match="no container called"):
-        networks.network_map(shared_lab, ["nobody-of-that-name"])
+        networks.network_map(shared_lab, ["no-such-container"])
 
 
-def test_the_drawing_names_every_end_once(shared_lab: Lab, many: list[str]) -> None:
-    seen = networks.network_map(shared_lab, many)
-    ax = seen.plot()
+def test_the_figure_labels_every_endpoint_once(shared_lab: Lab, many: list[str]) -> None:
+    network_map = networks.network_map(shared_lab, many)
+    ax = network_map.plot()
     ax.figure.canvas.draw()
-    said = [text.get_text() for text in ax.texts]
-    for end in seen.ends:
-        assert said.count(f"{end.host_interface} · {end.host_index}") == 1
-        assert f"{end.interface} · {end.index}" in said
-    for bridge in seen.bridges:
-        assert bridge.name in said
+    labels = [" ".join(text.get_text().split()) for text in ax.texts]
+    for end in network_map.endpoints:
+        assert labels.count(f"{end.host_interface} · {end.host_index}") == 1
+        assert f"{end.interface} · {end.index}" in labels
+    for bridge in network_map.bridges:
+        assert bridge.name in labels
     whole = ax.figure.bbox
     for text in ax.texts:
         extent = text.get_window_extent()
@@ -175,7 +179,7 @@ def test_a_container_on_two_bridges_is_one_box(shared_lab: Lab, many: list[str])
     assert f"{many[0]} (again)" not in names
 
 
-def test_host_and_none_are_drawn_without_a_wire(shared_lab: Lab) -> None:
+def test_host_and_none_are_drawn_without_a_link(shared_lab: Lab) -> None:
     mark = shared_lab.session[:4]
     on_host = shared_lab.run(
         shared_lab.image("payload"), ["sleep", "600"], name=f"own-{mark}", network="host"
@@ -184,14 +188,14 @@ def test_host_and_none_are_drawn_without_a_wire(shared_lab: Lab) -> None:
         shared_lab.image("payload"), ["sleep", "600"], name=f"none-{mark}", network="none"
     )
     try:
-        seen = networks.network_map(shared_lab, [f"own-{mark}", f"none-{mark}"])
-        assert {node.name: node.shares_host for node in seen.nodes} == {
+        network_map = networks.network_map(shared_lab, [f"own-{mark}", f"none-{mark}"])
+        assert {each.name: each.shares_host for each in network_map.containers} == {
             f"own-{mark}": True,
             f"none-{mark}": False,
         }
-        assert seen.ends == ()
-        said = {text.get_text() for text in seen.plot().texts}
-        assert {"network: host", "only lo"} <= said
+        assert network_map.endpoints == ()
+        labels = {text.get_text() for text in network_map.plot().texts}
+        assert {"network: host", "only lo"} <= labels
     finally:
         for container in (on_host, nobody):
             shared_lab.remove(container, force=True)
@@ -211,8 +215,8 @@ def test_the_live_map_follows(shared_lab: Lab, many: list[str]) -> None:
         live.stop()
 
 
-def test_while_containers_die(shared_lab: Lab, looker: Container, many: list[str]) -> None:
-    """Every map is right about the moment that it shows: no end without its other end, no dead container's."""
+def test_while_containers_die(shared_lab: Lab, observer: Container, many: list[str]) -> None:
+    """Every map is consistent: no endpoint without its other end, none of a container that has ended."""
     doomed = many[10:]
     done = threading.Event()
 
@@ -223,21 +227,21 @@ def test_while_containers_die(shared_lab: Lab, looker: Container, many: list[str
 
     killer = threading.Thread(target=kill)
     killer.start()
-    looks = 0
-    while not done.is_set() or looks == 0:
-        seen = networks.network_map(shared_lab)
-        looks += 1
-        by_index = {one.index: one for one in seen.host_interfaces}
-        for end in (one for one in seen.ends if one.container in many):
+    maps = 0
+    while not done.is_set() or maps == 0:
+        network_map = networks.network_map(shared_lab)
+        maps += 1
+        by_index = {one.index: one for one in network_map.host_interfaces}
+        for end in (one for one in network_map.endpoints if one.container in many):
             assert end.host_index is not None, end
             assert by_index[end.host_index].peer_index == end.index
     killer.join()
-    seen = networks.network_map(shared_lab)
-    assert not {node.name for node in seen.nodes} & set(doomed)
-    check_against_tools(shared_lab, looker, seen, many[:4])
+    network_map = networks.network_map(shared_lab)
+    assert not {each.name for each in network_map.containers} & set(doomed)
+    check_against_tools(shared_lab, observer, network_map, many[:4])
 
 
-def test_a_network_with_ipv4_and_ipv6(shared_lab: Lab, looker: Container) -> None:
+def test_a_network_with_ipv4_and_ipv6(shared_lab: Lab, observer: Container) -> None:
     mark = shared_lab.session[:4]
     name, six = f"dual-{mark}", f"fd00:{mark}::/64"
     pools = [IPAMPool(subnet=six), IPAMPool(subnet=DUAL)]  # IPv6 first, as an engine may list them
@@ -251,20 +255,20 @@ def test_a_network_with_ipv4_and_ipv6(shared_lab: Lab, looker: Container) -> Non
             network=name,
             ports={80: None},
         )
-        seen = networks.network_map(shared_lab, [name])
-        check_against_tools(shared_lab, looker, seen, [name])
-        check_against_engine(shared_lab, seen, [name])
-        (end,) = seen.ends
+        network_map = networks.network_map(shared_lab, [name])
+        check_against_tools(shared_lab, observer, network_map, [name])
+        check_against_engine(shared_lab, network_map, [name])
+        (end,) = network_map.endpoints
         assert [":" in address for address in end.addresses] == [False, True]
         assert (end.network, end.gateway) == (name, str(IPv4Network(DUAL)[1]))
-        bridge = seen.bridge(name)
+        bridge = network_map.bridge(name)
         assert bridge is not None
         assert [":" in address for address in bridge.addresses] == [False, True]
-        assert seen.published
-        assert all(str(one.host_port) in rule for one in seen.published for rule in one.rules)
-        seen.plot()
+        assert network_map.published
+        assert all(str(one.host_port) in rule for one in network_map.published for rule in one.rules)
+        network_map.plot()
         shared_lab.remove(container, force=True)
-        # the free subnet that a wire takes overlaps no network's, whichever family comes first
+        # the free subnet of a veth pair overlaps no network's, whichever family comes first
         assert not free_subnet(shared_lab).overlaps(IPv4Network(DUAL))
     finally:
         shared_lab.client.networks.get(name).remove()

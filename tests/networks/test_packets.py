@@ -1,4 +1,4 @@
-"""Packets taken apart: bytes written by hand here, so that the reader of them is not asked about itself."""
+"""The parser of captured packets, with bytes that are written by hand here."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_a_thousand_tunnels_in_one_another_are_not_followed() -> None:
         udp = struct.pack("!HHHHBBHI", 40000, 4789, 0, 0, 8, 0, 0, 1 << 8) + frame
         frame = ethernet(ipv4(b"", 17, bytes(4), bytes(4)) + udp)
     (packet,) = read(file(frame))
-    assert 2 <= sum(layer.name == "VXLAN" for layer in packet.layers) < 20
+    assert 2 <= sum(header.name == "VXLAN" for header in packet.headers) < 20
 
 
 def test_both_headers_of_vxlan() -> None:
     (packet,) = read(file(OUTER))
-    assert [layer.name for layer in packet.layers] == [
+    assert [header.name for header in packet.headers] == [
         "Ethernet",
         "IPv4",
         "UDP",
@@ -62,16 +62,16 @@ def test_both_headers_of_vxlan() -> None:
         "IPv4",
         "ICMP",
     ]
-    outer, inner = packet.layer("IPv4"), packet.layer("IPv4", 1)
+    outer, inner = packet.header("IPv4"), packet.header("IPv4", 1)
     assert outer is not None
     assert inner is not None
     assert (outer.get("from"), outer.get("to")) == ("172.20.0.2", "172.20.0.3")
     assert (inner.get("from"), inner.get("to")) == ("10.0.1.2", "10.0.1.4")
-    ping, vxlan = packet.layer("ICMP"), packet.layer("VXLAN")
+    ping, vxlan = packet.header("ICMP"), packet.header("VXLAN")
     assert ping is not None
     assert vxlan is not None
     assert (ping.get("is"), vxlan.get("network")) == ("echo request", "4097")
-    assert sum(layer.bytes for layer in packet.layers[:4]) == 50
+    assert sum(header.bytes for header in packet.headers[:4]) == 50
     assert packet.at_s == 7.5
 
 
@@ -79,15 +79,15 @@ def test_tcp_with_its_flags_as_a_cooked_capture_has_it() -> None:
     syn = struct.pack("!HHIIBBHHH", 50000, 80, 9, 0, 0x50, 0x12, 0, 0, 0)
     cooked = struct.pack("!HHIHBB8s", 0x0800, 0, 42, 1, 4, 6, RED + b"\0\0")
     (packet,) = read(file(cooked + ipv4(syn, 6, bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])), kind=276))
-    port = packet.layer("TCP")
+    port = packet.header("TCP")
     assert port is not None
-    assert (packet.interface, packet.way, port.get("flags")) == (42, "out", "SYN ACK")
+    assert (packet.interface, packet.direction, port.get("flags")) == (42, "out", "SYN ACK")
 
 
 def test_a_later_fragment_has_no_port() -> None:
     (packet,) = read(file(ethernet(ipv4(b"\x00" * 20, 17, bytes(4), bytes(4), fragment=100))))
-    assert [layer.name for layer in packet.layers] == ["Ethernet", "IPv4"]
-    address = packet.layer("IPv4")
+    assert [header.name for header in packet.headers] == ["Ethernet", "IPv4"]
+    address = packet.header("IPv4")
     assert address is not None
     assert address.get("fragment") == "at 800, the last"
 
@@ -101,12 +101,12 @@ def test_arp_asks_and_answers() -> None:
         + bytes([10, 0, 0, 9])
     )
     (packet,) = read(file(ethernet(asks, 0x0806)))
-    arp = packet.layer("ARP")
+    arp = packet.header("ARP")
     assert arp is not None
     assert arp.get("who has") == "10.0.0.9"
 
 
-def test_what_is_no_capture_is_refused() -> None:
+def test_a_file_that_is_not_a_capture_is_refused() -> None:
     with pytest.raises(BadInput):
         read(b"GIF89a" + bytes(40))
     with pytest.raises(BadInput):
@@ -114,13 +114,13 @@ def test_what_is_no_capture_is_refused() -> None:
 
 
 @given(st.integers(24, len(file(OUTER, OUTER))))
-def test_a_capture_that_is_still_written_gives_what_is_whole(length: int) -> None:
-    whole = file(OUTER, OUTER)
-    packets = read(whole[:length])
+def test_a_capture_that_is_still_being_written_gives_its_complete_packets(length: int) -> None:
+    complete = file(OUTER, OUTER)
+    packets = read(complete[:length])
     assert len(packets) == (length - 24) // (16 + len(OUTER))
 
 
 @given(st.binary(max_size=200))
-def test_no_packet_makes_it_fail(data: bytes) -> None:
+def test_every_packet_can_be_parsed(data: bytes) -> None:
     (packet,) = read(file(data))
     assert packet.bytes == len(data)

@@ -1,4 +1,4 @@
-"""Rules that lead to a published port, and captures, in the forms that firewalls and tcpdump write."""
+"""Rules of a published port, and captures, in the formats of firewalls and tcpdump."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mutations import QUICK, mutated_json
 from labhelpers.engine.host import Rule
 from labhelpers.errors import BadInput
 from labhelpers.networks import packets
-from labhelpers.networks.firewall import PortRules
+from labhelpers.networks.firewall import PortRule, PortRules
 from labhelpers.networks.maps import _translates_to
 
 OWN = {"172.17.0.2", "fd00::2"}
@@ -69,11 +69,11 @@ def test_rules_of_nftables_in_any_form(expressions: Any) -> None:
 
 def test_a_translation_is_known_by_its_target() -> None:
     rules = (
-        ("nat", "DOCKER", "-j DNAT --to-destination x"),
-        ("nat", "x", "-j MYDNAT"),
-        ("nat", "x", "-j ACCEPT"),
+        PortRule("nat", "DOCKER", "-j DNAT --to-destination x"),
+        PortRule("nat", "x", "-j MYDNAT"),
+        PortRule("nat", "x", "-j ACCEPT"),
     )
-    assert PortRules("80:80", "x", rules, 0).translations == (rules[0][2],)
+    assert PortRules("80:80", "x", rules, 0).dnat_rules == (rules[0].rule,)
 
 
 # --- captures
@@ -103,10 +103,10 @@ def capture(kind: int, data: bytes, order: str = "<", magic: int = 0xA1B2C3D4) -
 def test_a_capture_of_each_kind(order: str, magic: int, kind: int, data: bytes) -> None:
     (packet,) = packets.read(capture(kind, data, order, magic))
     assert packet.at_s == 1.5
-    tcp = packet.layer("TCP")
+    tcp = packet.header("TCP")
     assert tcp is not None
     assert (tcp.get("to"), tcp.get("flags")) == ("80", "SYN")
-    assert packets.read(capture(999, data, order, magic))[0].layers == ()
+    assert packets.read(capture(999, data, order, magic))[0].headers == ()
 
 
 @QUICK
@@ -118,7 +118,7 @@ def test_packets_in_any_form(kind: int, data: bytes, draw: st.DataObject) -> Non
         packet.frame()
 
 
-def test_what_is_no_capture() -> None:
+def test_a_file_that_is_not_a_capture() -> None:
     for data in (b"", b"\n\r\r\n", bytes(24)):
         with pytest.raises(BadInput):
             packets.read(data)

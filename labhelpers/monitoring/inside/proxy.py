@@ -1,10 +1,10 @@
-"""What runs in a container that holds the engine's socket for others. Its text is a command.
+"""A proxy for the engine's socket, run as `python3 -c` in a container.
 
-`proxy.py DIRECTORY` listens on two sockets there: `get.sock` lets every GET through to /var/run/docker.sock,
-`list.sock` a GET of the paths in ALLOWED. `proxy.py DIRECTORY PORT` listens on `docker.sock` there, and everything goes
-to that port of 127.0.0.1: it makes a socket file for an engine that has none.
+`proxy.py DIRECTORY` listens on two sockets in DIRECTORY: `get.sock` forwards every GET to /var/run/docker.sock,
+`list.sock` only a GET of the paths in ALLOWED. `proxy.py DIRECTORY PORT` listens on `docker.sock` in DIRECTORY and
+forwards everything to PORT of 127.0.0.1: a socket file for an engine that has none.
 
-It teaches, and no more: a real proxy streams, and is written by somebody who maintains it.
+For teaching only: it does not stream, as a proxy for real use must.
 """
 
 import http.client
@@ -23,71 +23,71 @@ TIMEOUT_S = 60.0
 
 
 class ReadOnlyHandler(http.server.BaseHTTPRequestHandler):
-    """Lets a GET through; whatever else is asked for has no method here, and is refused (501)."""
+    """Forwards GET requests; any other method is refused with status 501."""
 
     def do_GET(self) -> None:
-        """Ask the engine and hand its answer on, if the path may be asked for."""
-        if isinstance(self.server, AllowlistHandler) and not ALLOWED.fullmatch(self.path):
+        """Forward the request to the engine if the path is allowed, and return its response."""
+        if isinstance(self.server, AllowlistServer) and not ALLOWED.fullmatch(self.path):
             self.send_error(403)
             return
-        link = http.client.HTTPConnection("engine", timeout=TIMEOUT_S)
-        link.sock = socket.socket(socket.AF_UNIX)
-        link.sock.connect(ENGINE)
-        link.request("GET", self.path)
-        answer = link.getresponse()
-        said = answer.read()
-        self.send_response(answer.status)
-        self.send_header("Content-Length", str(len(said)))
+        connection = http.client.HTTPConnection("engine", timeout=TIMEOUT_S)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(ENGINE)
+        connection.request("GET", self.path)
+        response = connection.getresponse()
+        body = response.read()
+        self.send_response(response.status)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse; what came with the request is read first, for a socket that is closed over it loses the answer."""
+        """Refuse the request after reading its body: closing a socket with unread data would discard the response."""
         if hasattr(self, "headers"):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
         super().send_error(code, message, explain)
 
     def address_string(self) -> str:
-        """Nobody in particular: a socket file has no address."""
+        """A name for the log, since clients of a Unix socket have no address."""
         return "a client"
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """One thread a connection."""
+    """A server on a Unix socket, with a thread for each connection."""
 
     daemon_threads = True
 
 
-class AllowlistHandler(Server):
-    """The one with a list of paths."""
+class AllowlistServer(Server):
+    """A server that allows only the paths in ALLOWED."""
 
 
 class TcpForwardHandler(socketserver.BaseRequestHandler):
-    """Everything goes through, both ways, to a port."""
+    """Forwards a connection to a TCP port, in both directions."""
 
     def handle(self) -> None:
-        """Until both ends have ended."""
+        """Forward until both directions are closed."""
         with socket.create_connection(("127.0.0.1", int(sys.argv[2]))) as engine:
-            back = threading.Thread(target=copy, args=(engine, self.request), daemon=True)
-            back.start()
+            responses = threading.Thread(target=copy, args=(engine, self.request), daemon=True)
+            responses.start()
             copy(self.request, engine)
-            back.join()
+            responses.join()
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:
-    """Until the source ends."""
+    """Copy until the source is closed."""
     with source.makefile("rb", 0) as reads, target.makefile("wb", 0) as writes:
         shutil.copyfileobj(reads, writes)
     target.shutdown(socket.SHUT_WR)
 
 
 if __name__ == "__main__":
-    here = Path(sys.argv[1])
-    wanted: list[tuple[str, type[Server], type[socketserver.BaseRequestHandler]]]
-    wanted = [("get.sock", Server, ReadOnlyHandler), ("list.sock", AllowlistHandler, ReadOnlyHandler)]
+    directory = Path(sys.argv[1])
+    servers: list[tuple[str, type[Server], type[socketserver.BaseRequestHandler]]]
+    servers = [("get.sock", Server, ReadOnlyHandler), ("list.sock", AllowlistServer, ReadOnlyHandler)]
     if len(sys.argv) > 2:
-        wanted = [("docker.sock", Server, TcpForwardHandler)]
-    for name, kind, handler in wanted:
-        (here / name).unlink(missing_ok=True)
-        threading.Thread(target=kind(str(here / name), handler).serve_forever).start()
+        servers = [("docker.sock", Server, TcpForwardHandler)]
+    for name, server, handler in servers:
+        (directory / name).unlink(missing_ok=True)
+        threading.Thread(target=server(str(directory / name), handler).serve_forever).start()
     print("ready", flush=True)

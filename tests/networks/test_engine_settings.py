@@ -1,4 +1,4 @@
-"""What the settings of an engine leave out of its networks, and address pools that are used up."""
+"""Network settings that differ from Docker's defaults, and exhausted address pools."""
 
 from __future__ import annotations
 
@@ -41,51 +41,51 @@ def ordinary(shared_lab: Lab) -> Iterator[str]:
     network.remove()
 
 
-def test_the_engine_says_what_a_network_does_not_promise(shared_lab: Lab, closed: str, ordinary: str) -> None:
-    limits = networks.network_settings(shared_lab)
-    assert "icc=false" in (limits.icc(ordinary, closed) or "")
-    assert "ip-masq=false" in (limits.masquerade(closed) or "")
-    assert limits.rules(closed, ordinary) is None
-    assert [limits.icc(ordinary), limits.masquerade(ordinary), limits.isolation(ordinary)] == [
+def test_the_settings_of_a_network_that_differ(shared_lab: Lab, closed: str, ordinary: str) -> None:
+    settings = networks.network_settings(shared_lab)
+    assert "icc=false" in (settings.icc(ordinary, closed) or "")
+    assert "ip-masq=false" in (settings.masquerade(closed) or "")
+    assert settings.rules(closed, ordinary) is None
+    assert [settings.icc(ordinary), settings.masquerade(ordinary), settings.isolation(ordinary)] == [
         None,
         None,
         None,
     ]
     with pytest.raises(LabError, match="no network called 'no-such-network'"):
-        limits.icc("no-such-network")
+        settings.icc("no-such-network")
 
 
 def test_a_network_without_rules(shared_lab: Lab) -> None:
     # the network `none` has no bridge, so no rule of the firewall is for it: as for every network with iptables=false
-    limits = networks.network_settings(shared_lab)
+    settings = networks.network_settings(shared_lab)
     answers = [
-        limits.rules("none"),
-        limits.isolation("none"),
-        limits.masquerade("none"),
-        limits.translation("none"),
+        settings.rules("none"),
+        settings.isolation("none"),
+        settings.masquerade("none"),
+        settings.translation("none"),
     ]
     assert all("iptables=false" in (reason or "") for reason in answers)
     with pytest.raises(LabError, match="no bridge network"):
         networks.bridge_rules(shared_lab, "none")
 
 
-def test_what_does_not_apply_is_what_does_not_work(
+def test_a_finding_does_not_apply_where_the_setting_differs(
     shared_lab: Lab, closed: str, ordinary: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = []
-    limits = networks.network_settings(shared_lab)
+    settings = networks.network_settings(shared_lab)
     try:
         for network in (closed, ordinary):
             pair = [f"{one}-{network}" for one in ("one", "two")]
             made += [shared_lab.run("labhelpers/payload", name=name, network=network) for name in pair]
             found = networks.reachability(shared_lab, pair).of(*pair)
             assert found.by_address is (network == ordinary)
-            finding("one reaches two", found.by_address, unless=limits.icc(network))
+            finding("one reaches two", found.by_address, unless=settings.icc(network))
     finally:
         for container in made:
             shared_lab.remove(container, force=True)
     assert capsys.readouterr().out == (
-        f"one reaches two: not applicable here: {limits.icc(closed)}\none reaches two: yes\n"
+        f"one reaches two: not applicable here: {settings.icc(closed)}\none reaches two: yes\n"
     )
 
 
@@ -93,8 +93,8 @@ def test_the_rules_of_a_network_name_its_bridge(shared_lab: Lab, ordinary: str) 
     found = networks.bridge_rules(shared_lab, ordinary)
     bridge = f"br-{shared_lab.client.networks.get(ordinary).id[:12]}"
     assert found.rules
-    assert all(bridge in f"{one.text} {one.chain}" for one in found.rules)
-    assert list(found.frame().columns) == ["chain", "rule", "packets"]
+    assert all(bridge in f"{rule.text} {rule.chain}" for rule in found.rules)
+    assert list(found.frame().columns) == ["chain", "text", "packets"]
 
 
 def test_a_network_without_a_free_address(shared_lab: Lab) -> None:
