@@ -110,6 +110,7 @@ def test_a_record_is_frozen():
         (1536.0, "bytes/s", "1.5 KiB/s"),
         (65535, None, "65535"),
         (65535, "ms", "65,535"),
+        (65535.0, None, "65535"),
         (0.01234, "s", "0.0123"),
         (1234.5, "ms", "1,234"),
         (("a", "b"), None, "a, b"),
@@ -128,6 +129,9 @@ def test_values_are_written_for_people(value: object, unit: str | None, text: st
         ("file_bytes", "file"),
         ("pid_on_host", "PID on host"),
         ("bytes", "bytes"),
+        ("bytes_per_s", "bytes/s"),
+        ("rows_per_s", "rows/s"),
+        ("median_rows_per_s", "median (rows/s)"),
     ],
 )
 def test_a_heading_is_the_name_in_words(name: str, text: str):

@@ -34,7 +34,7 @@ def _box(
 
 def draw_file_locations(result: FileLocations, ax: Axes) -> Axes:
     """The places of a container's files on the left, and on the right where they are on the engine's host."""
-    ordered = sorted(result.places, key=lambda place: (_where(place), place.inside))
+    ordered = sorted(result.locations, key=lambda place: (_where(place), place.mount_point))
     count = len(ordered)
     resize(ax, 9.5, 1.5 + 0.62 * count)
     _box(ax, (0, -0.25), (3.3, count + 0.75), PAPER)
@@ -45,13 +45,13 @@ def draw_file_locations(result: FileLocations, ax: Axes) -> Axes:
         y = count - number - 0.5
         colour = KIND[place.kind]
         _box(ax, (0.12, y - 0.33), (3.06, 0.66), "white", colour)
-        ax.text(0.26, y + 0.12, place.inside, va="center", family="monospace", fontsize=10)
+        ax.text(0.26, y + 0.12, place.mount_point, va="center", family="monospace", fontsize=10)
         words = f"{place.kind}{', read-only' if place.read_only else ''}"
         ax.text(0.26, y - 0.16, words, va="center", fontsize=8.5, color=colour, weight="bold")
         ax.annotate("", (5.0, y), (3.2, y), arrowprops={"arrowstyle": "<->", "color": colour, "lw": 1.6})
         ax.text(4.1, y + 0.12, place.file_system, ha="center", va="center", fontsize=8.5, color=GREY)
         _box(ax, (5.02, y - 0.33), (4.86, 0.66), "white", colour)
-        ax.text(5.16, y + 0.12, place.shown, va="center", family="monospace", fontsize=9)
+        ax.text(5.16, y + 0.12, place.host_path, va="center", family="monospace", fontsize=9)
         ax.text(5.16, y - 0.16, _meaning(place), va="center", fontsize=8.5, color=GREY)
     ax.set(xlim=(-0.05, 10.05), ylim=(-0.8, count + 0.6))
     ax.text(0, -0.55, "DATA is the engine's own data directory", fontsize=8.5, color=GREY, va="center")
@@ -81,11 +81,11 @@ def draw_volume_population(result: VolumePopulation, ax: Axes) -> Axes:
         y = rows - number
         if number % 2 == 0:
             _box(ax, (-0.1, y - 0.45), (14.3, 0.9), PAPER)
-        ax.text(0, y + 0.13 * bool(case.typed), case.mounted, va="center", weight="bold")
-        ax.text(0, y - 0.2, case.typed, va="center", family="monospace", fontsize=7.6, color=GREY)
-        _chips(ax, 5.0, y, case.seen, result.image)
-        if case.outside is not None:
-            _chips(ax, 9.7, y, case.outside, result.image)
+        ax.text(0, y + 0.13 * bool(case.option), case.mounted, va="center", weight="bold")
+        ax.text(0, y - 0.2, case.option, va="center", family="monospace", fontsize=7.6, color=GREY)
+        _chips(ax, 5.0, y, case.visible, result.image_files)
+        if case.on_host is not None:
+            _chips(ax, 9.7, y, case.on_host, result.image_files)
     for x, words in (
         (0, "mounted"),
         (5.0, "the container sees"),
@@ -94,7 +94,7 @@ def draw_volume_population(result: VolumePopulation, ax: Axes) -> Axes:
         ax.text(x, rows + 0.72, words, va="center", color=GREY)
     ax.set(xlim=(-0.15, 14.25), ylim=(0.35, rows + 1))
     ax.axis("off")
-    ax.set_title(f"The image has files in {result.inside}. What is there with something mounted on it?")
+    ax.set_title(f"The image has files in {result.directory}. What is there with something mounted on it?")
     return ax
 
 
@@ -112,8 +112,8 @@ def draw_propagation_delays(result: PropagationDelays, ax: Axes) -> Axes:
     """Every delay as a point, in microseconds on a logarithmic axis, one row a direction; the median is marked."""
     resize(ax, 8.5, 3)
     rows = (
-        ("container → host's directory", result.to_outside_us, CONTAINER),
-        ("host's directory → container", result.to_inside_us, HOST),
+        ("container → host's directory", result.to_host_us, CONTAINER),
+        ("host's directory → container", result.to_container_us, HOST),
     )
     scatter = random.Random(7)
     for y, (_, values, colour) in enumerate(rows):
@@ -141,8 +141,8 @@ def draw_speeds(result: Speeds, ax: Axes) -> Axes:
     """MiB a second, logarithmic: every measurement a point, the median a bar; a row for each place, in three groups."""
     resize(ax, 9, 5.6)
     groups = (
-        (CACHED, f"{human_bytes(result.whole_bytes)} written, not synced: into memory"),
-        (SYNCED, f"{human_bytes(result.whole_bytes)} written, then synced once"),
+        (CACHED, f"{human_bytes(result.large_bytes)} written, not synced: into memory"),
+        (SYNCED, f"{human_bytes(result.large_bytes)} written, then synced once"),
         (SMALL, f"{human_bytes(result.small_bytes)} at random places, a sync after each"),
     )
     ticks, names, y = [], [], 0.0
@@ -165,7 +165,7 @@ def draw_speeds(result: Speeds, ax: Axes) -> Axes:
         y += 1.4
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.6g}")
-    low, high = (end(turn.bytes_per_s / MIB for turn in result.turns) for end in (min, max))
+    low, high = (end(turn.bytes_per_s / MIB for turn in result.measurements) for end in (min, max))
     ax.set(xlim=(low / 1.5, high * 12), ylim=(y - 0.6, -0.7), xlabel="MiB/s (logarithmic)")
     ax.set_yticks(ticks, names)
     for tick, place in zip(ax.get_yticklabels(), [*MOUNT_POINTS] * len(groups), strict=True):

@@ -46,13 +46,13 @@ def leaves_nothing(shared_lab: Lab) -> object:
 @pytest.mark.usefixtures("leaves_nothing")
 def test_filling(shared_lab: Lab) -> None:
     result = volumes.populate(shared_lab)
-    assert len(result.image) >= 2
-    assert result.of("nothing").seen == result.image == result.after
+    assert len(result.image_files) >= 2
+    assert result.of("nothing").visible == result.image_files == result.visible_after
     fresh = result.of("a fresh volume")
-    assert fresh.seen == fresh.outside == result.image
-    assert result.of("a volume with a file").seen == (EXISTING_FILE,)
+    assert fresh.visible == fresh.on_host == result.image_files
+    assert result.of("a volume with a file").visible == (EXISTING_FILE,)
     for case in ("a fresh volume, nocopy", "an empty directory"):
-        assert result.of(case).seen == result.of(case).outside == ()
+        assert result.of(case).visible == result.of(case).on_host == ()
     assert len(result.frame()) == len(result.cases) == 5
 
 
@@ -60,43 +60,43 @@ def test_filling(shared_lab: Lab) -> None:
 def test_delays(shared_lab: Lab) -> None:
     result = volumes.propagation_delays(shared_lab, rounds=20)
     assert result.same_file
-    assert len(result.to_inside_us) == len(result.to_outside_us) == 20
-    assert min(result.to_inside_us + result.to_outside_us) > 0
+    assert len(result.to_container_us) == len(result.to_host_us) == 20
+    assert min(result.to_container_us + result.to_host_us) > 0
     assert list(result.frame().columns) == ["direction", "p50_us", "p90_us", "p99_us"]
 
 
 @pytest.mark.usefixtures("leaves_nothing")
 def test_read_only(shared_lab: Lab) -> None:
     result = volumes.read_only(shared_lab)
-    assert [one.wrote for one in result.attempts] == [True, False, False, False]
-    assert [one.mount_is_ro for one in result.attempts] == [False, True, True, True]
-    assert {one.words for one in result.attempts[1:]} == {"Read-only file system"}
-    assert result.change_was_seen
+    assert [each.succeeded for each in result.attempts] == [True, False, False, False]
+    assert [each.mount_is_ro for each in result.attempts] == [False, True, True, True]
+    assert {each.error for each in result.attempts[1:]} == {"Read-only file system"}
+    assert result.change_visible
 
 
 @pytest.mark.usefixtures("leaves_nothing")
 def test_tmpfs(shared_lab: Lab) -> None:
     result = volumes.tmpfs(shared_lab, size_bytes=4 << 20)
-    assert (result.file_system, result.on_a_disk) == ("tmpfs", False)
+    assert (result.file_system, result.on_disk) == ("tmpfs", False)
     assert result.written_bytes == 2 << 20
     assert result.charged_bytes >= 0.9 * result.written_bytes
-    assert result.words == "No space left on device"
-    assert result.left_after_restart == 0
+    assert result.error == "No space left on device"
+    assert result.entries_after_restart == 0
 
 
 @pytest.mark.usefixtures("leaves_nothing")
 def test_owners(shared_lab: Lab) -> None:
     result = volumes.file_ownership(shared_lab, user=4777)
-    root, refused, given, open_to_all = result.attempts
-    assert root.wrote
-    assert root.owner_outside == host_id(f"0 {root.expected_outside} 1", 0)
-    assert (refused.wrote, refused.words, refused.owner_outside) == (False, "Permission denied", None)
-    assert given.wrote
-    assert given.owner == given.owner_outside == given.expected_outside
-    assert open_to_all.wrote
-    assert open_to_all.mode == 0o1777
-    assert result.numbers_agree
-    assert result.is_mapped == (root.owner_outside != 0)
+    root, refused, owned, public = result.attempts
+    assert root.succeeded
+    assert root.file_host_uid == host_id(f"0 {root.expected_host_uid} 1", 0)
+    assert (refused.succeeded, refused.error, refused.file_host_uid) == (False, "Permission denied", None)
+    assert owned.succeeded
+    assert owned.owner_uid == owned.file_host_uid == owned.expected_host_uid
+    assert public.succeeded
+    assert public.mode == 0o1777
+    assert result.ids_match
+    assert result.is_remapped == (root.file_host_uid != 0)
 
 
 def test_a_mapped_user_has_another_number_outside() -> None:
@@ -108,20 +108,20 @@ def test_a_mapped_user_has_another_number_outside() -> None:
 @pytest.mark.usefixtures("leaves_nothing")
 def test_missing(shared_lab: Lab) -> None:
     result = volumes.missing_sources(shared_lab)
-    mount, path, name = result.ways
-    assert (mount.started, mount.made) == (False, "nothing")
-    assert "does not exist" in mount.words
-    assert "/" not in mount.words
-    assert (path.started, path.made) == (True, "a directory")
-    assert (name.started, name.made, name.owner) == (True, "a volume", None)
-    assert "a directory, owner" in result.frame().to_string()
+    mount, path, name = result.cases
+    assert (mount.started, mount.created) == (False, "nothing")
+    assert "does not exist" in mount.error
+    assert "/" not in mount.error
+    assert (path.started, path.created) == (True, "a directory")
+    assert (name.started, name.created, name.owner_uid) == (True, "a volume", None)
+    assert path.owner_uid is not None
 
 
 @pytest.mark.usefixtures("leaves_nothing")
 def test_leftovers(shared_lab: Lab) -> None:
     before = {one.name for one in shared_lab.client.volumes.list()}
     result = volumes.dangling_volumes(shared_lab, times=2)
-    assert [way.left for way in result.ways] == [2, 0, 0, 1, 1]
+    assert [case.volumes_left for case in result.cases] == [2, 0, 0, 1, 1]
     assert result.of("-v /data", "docker rm").left_bytes >= 2 << 20
     assert result.of("-v /data", "--rm").left_bytes == 0
     # what it left on purpose is gone: others' volumes come and go meanwhile, but not with a file of ours
@@ -139,17 +139,17 @@ def test_leftovers(shared_lab: Lab) -> None:
 def test_speeds(shared_lab: Lab) -> None:
     with common.volume(shared_lab, "own") as name:
         source = common.directory_of(shared_lab, name)
-        result = volumes.speeds(shared_lab, source, repeats=2, whole_bytes=1 << 20, small_writes=4)
+        result = volumes.speeds(shared_lab, source, repeats=2, large_bytes=1 << 20, small_writes=4)
         assert shared_lab.host.directory(source) == []  # it has removed its files
-    assert result.is_whole
-    assert len(result.turns) == 2 * 3 * len(MOUNT_POINTS)
+    assert result.is_complete
+    assert len(result.measurements) == 2 * 3 * len(MOUNT_POINTS)
     assert result.file_systems["tmpfs"] == "tmpfs"
     small = result.of("volume", SMALL)[0]
     assert small.operation_bytes == 4096
-    assert 0 < small.moved_bytes <= 4 * 4096
-    assert small.operation_ms == pytest.approx(1000 * small.took_s * 4096 / small.moved_bytes)
-    assert set(result.frame().place) == set(MOUNT_POINTS)
-    assert not volumes.speed.Speeds(result.turns[1:], {}, 1, 1, 2).is_whole
+    assert 0 < small.transferred_bytes <= 4 * 4096
+    assert small.operation_ms == pytest.approx(1000 * small.duration_s * 4096 / small.transferred_bytes)
+    assert set(result.frame().storage) == set(MOUNT_POINTS)
+    assert not volumes.speed.Speeds(result.measurements[1:], {}, 1, 1, 2).is_complete
 
 
 # --- where things are
@@ -174,7 +174,7 @@ def test_where_and_places(shared_lab: Lab) -> None:
         assert place.directory.endswith(f"/{name}/_data")
         assert place.directory not in repr(place) + place.frame().to_string()
         found = volumes.file_locations(shared_lab, container)
-        assert [(p.inside, p.kind) for p in found.places] == [
+        assert [(p.mount_point, p.kind) for p in found.locations] == [
             ("/", "container layer"),
             ("/data", "volume"),
             ("/memory", "tmpfs"),
@@ -182,10 +182,10 @@ def test_where_and_places(shared_lab: Lab) -> None:
             ("/target", "bind"),
         ]
         data, nameless = found.of("volume")
-        assert (data.directory, data.name, data.read_only) == (place.directory, name, True)
-        assert len(nameless.name) == 64
+        assert (data.directory, data.volume, data.read_only) == (place.directory, name, True)
+        assert len(nameless.volume) == 64
         assert not nameless.read_only
-        assert found.places[0].file_system == "overlay"
+        assert found.locations[0].file_system == "overlay"
         assert found.of("tmpfs")[0].directory is None
     finally:
         shared_lab.remove(container, force=True, volumes=True)
@@ -246,11 +246,11 @@ def test_go_on_where_the_engine_has_the_directory(shared_lab: Lab, tmp_path: Pat
     found = volumes.resolve_bind_source(
         shared_lab, name, tmp_path, "/data", image, named(shared_lab, "there")
     )
-    assert (found.is_here, found.engine_said, found.directory) == (True, None, str(tmp_path))
-    assert found.holds_together
+    assert (found.is_local, found.engine_message, found.directory) == (True, None, str(tmp_path))
+    assert found.is_consistent
     assert str(tmp_path) not in repr(found) + found.frame().to_string()
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
-    assert volumes.write_both_sides(shared_lab, container, "/data", found.directory).agree
+    assert volumes.write_both_sides(shared_lab, container, "/data", found.directory).matches
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
     shared_lab.remove(container, force=True)
 
@@ -260,13 +260,13 @@ def goes_on_there(lab: Lab, here: Path, said: str) -> None:
     name, there = named(lab, "bind"), named(lab, "there")
     found = volumes.resolve_bind_source(lab, name, here, "/data", lab.image("base"), there)
     try:
-        assert not found.is_here
-        assert found.engine_said is not None
-        assert said in found.engine_said
-        assert "/" not in found.engine_said
-        assert found.holds_together
+        assert not found.is_local
+        assert found.engine_message is not None
+        assert said in found.engine_message
+        assert "/" not in found.engine_message
+        assert found.is_consistent
         assert found.directory == common.directory_of(lab, there)
-        assert volumes.write_both_sides(lab, name, "/data", found.directory).agree
+        assert volumes.write_both_sides(lab, name, "/data", found.directory).matches
     finally:
         lab.remove(name, force=True)
         lab.client.volumes.get(there).remove()
@@ -286,7 +286,7 @@ def test_go_on_where_the_engine_has_another_directory_of_that_path(shared_lab: L
         network="none",
         mounts=[mount],
     )
-    goes_on_there(shared_lab, tmp_path, "another one")
+    goes_on_there(shared_lab, tmp_path, "another directory")
     shared_lab.client.volumes.get(named(shared_lab, "else")).remove()
 
 
@@ -331,15 +331,15 @@ def test_a_back_up_is_restored_as_it_was(shared_lab: Lab, tmp_path: Path) -> Non
     put = volumes.create_test_files(shared_lab, one, random_bytes=3 << 20)
     assert put.files == 3
     saved = volumes.back_up(shared_lab, one, file)
-    assert saved.agrees
+    assert saved.matches
     assert saved.volume_contents.sha256 == put.sha256
     assert saved.file_bytes == file.stat().st_size > 3 << 20
     restored = volumes.restore(shared_lab, file, two)
-    assert restored.agrees
+    assert restored.matches
     assert restored.volume_contents.sha256 == put.sha256
-    with pytest.raises(BadInput, match="there already"):
+    with pytest.raises(BadInput, match="already exists"):
         volumes.back_up(shared_lab, one, file)
-    with pytest.raises(BadInput, match="holds files"):
+    with pytest.raises(BadInput, match="not empty"):
         volumes.restore(shared_lab, file, two)
     # each of these changes is seen
     for script in (

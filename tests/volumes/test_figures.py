@@ -39,15 +39,15 @@ PLACED = FileLocations(
 def test_places_join_each_path_to_its_directory() -> None:
     ax = PLACED.plot()
     by_words = {text.get_text(): text for text in ax.texts}
-    for place in PLACED.places:
-        inside, outside = by_words[place.inside], by_words[place.shown]
+    for place in PLACED.locations:
+        inside, outside = by_words[place.mount_point], by_words[place.host_path]
         assert inside.get_position()[1] == outside.get_position()[1]
         assert inside.get_position()[0] < outside.get_position()[0]
     assert "volume, read-only" in by_words
     assert "container web" in by_words
     assert "/home/me/target" not in " ".join(texts(ax))
     assert [place.kind for place in PLACED.of("bind")] == ["bind"]
-    assert list(PLACED.frame().writable) == [True, False, True, True]
+    assert list(PLACED.frame().read_only) == [False, True, False, False]
 
 
 FILLED = VolumePopulation(
@@ -75,7 +75,7 @@ def test_filling_shows_every_name_where_it_is_seen() -> None:
         if text.get_text() in ("a fresh volume", "mine")
     }
     assert rows["a fresh volume"] > rows["mine"]
-    assert "(nothing)" in FILLED.frame().to_string()
+    assert list(FILLED.frame().visible) == [("a", "b"), ("a", "b"), ("mine",), ()]
 
 
 def test_filling_colours_tell_the_images_files_from_others() -> None:
@@ -107,8 +107,8 @@ def test_one_file_is_one_inode_of_one_device(
 
 
 def test_both_ways_must_agree() -> None:
-    assert SharedWrites("a", "a", "b", "b").agree
-    assert not SharedWrites("a", "a", "b", "c").agree
+    assert SharedWrites("a", "a", "b", "b").matches
+    assert not SharedWrites("a", "a", "b", "c").matches
 
 
 def test_percentiles() -> None:

@@ -54,6 +54,6 @@ def test_the_container_itself_is_asked_whether_it_can_read(confined: Lab) -> Non
             ) as free,
         ):
             with pytest.raises(LabError, match="SELinux") as caught:
-                bind_sources._must_read(confined, str(shut.name), Path("/mine"), "/data")
+                bind_sources._check_readable(confined, str(shut.name), Path("/mine"), "/data")
             assert "-v /mine:/data:z" in caught.value.hint
-            bind_sources._must_read(confined, str(free.name), Path("/mine"), "/data")
+            bind_sources._check_readable(confined, str(free.name), Path("/mine"), "/data")

@@ -35,14 +35,14 @@ def archive(file: Path) -> Path:
 
 def test_the_hosts_numbers_become_the_containers(tmp_path: Path) -> None:
     file = archive(tmp_path / "volume.tar")
-    before = backup._of_archive(file)
+    before = backup._archive_contents(file)
     backup.remap_ids(file, MAP, MAP)
     with tarfile.open(file) as found:
         assert [(one.uid, one.gid) for one in found] == [(0, 0), (0, 0), (4321, 4321), (0, 0), (12, 12)]
         names = found.getnames()
     assert names[-1].endswith("name")
-    after = backup._of_archive(file)
-    assert (after.files, after.bytes) == (before.files, before.bytes)
+    after = backup._archive_contents(file)
+    assert (after.files, after.size_bytes) == (before.files, before.size_bytes)
     assert after.sha256 != before.sha256
     assert list(tmp_path.iterdir()) == [file]
 
@@ -68,4 +68,4 @@ def test_a_directory_that_root_inside_may_not_write(shared_lab: Lab, monkeypatch
             monkeypatch.setitem(shared_lab.engine.info, "SecurityOptions", ["name=userns"])
             both = shared_directory.write_both_sides(shared_lab, container, "/data", directory)
     assert both.refused is not None
-    assert not both.agree
+    assert not both.matches

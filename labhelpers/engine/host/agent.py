@@ -152,7 +152,7 @@ def entry(path: str, name: str) -> dict[str, Any]:
 
 
 def list_directory(pid: int, path: str, recursive: bool, limit: int) -> dict[str, Any]:
-    """What is in a directory, and with `deep` in those below it; at most `limit` entries."""
+    """What is in a directory, and with `recursive` in those below it; at most `limit` entries."""
     top = resolve(pid, path)
     found: list[dict[str, Any]] = []
     todo = [(top, "")]

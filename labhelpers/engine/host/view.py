@@ -338,7 +338,7 @@ class HostView:
         Raises:
             BadInput: there are more entries than `limit`.
         """
-        answer = self._request_path(target, "contents", path, deep=recursive, limit=limit)
+        answer = self._request_path(target, "contents", path, recursive=recursive, limit=limit)
         if answer["more"]:
             raise BadInput(
                 f"{path} has more than {limit} entries",
