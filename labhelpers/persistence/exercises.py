@@ -327,7 +327,7 @@ def _named(lab: Lab) -> str | None:
         found.kind not in (CONTAINER_LAYER, ANONYMOUS_VOLUME) and not _NO_NAME.fullmatch(found.name)
     ):
         return None
-    return f"{DATA} of {KEEPER} is a {found.kind} {found.short}".replace(found.name, f"{found.name[:12]}…")
+    return f"{DATA} of {KEEPER} is a {found.kind} {found.volume}".replace(found.name, f"{found.name[:12]}…")
 
 
 def _is_memory(lab: Lab, volume: str) -> bool:

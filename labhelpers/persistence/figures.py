@@ -20,7 +20,7 @@ from labhelpers.persistence.kills import (
     Kills,
 )
 from labhelpers.persistence.shared_data import SharedDataDirectory
-from labhelpers.persistence.survival import GONE, OPERATIONS, STILL_THERE, STORAGE_KINDS, Survival
+from labhelpers.persistence.survival import OPERATIONS, STORAGE_KINDS, Survival
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,9 +47,9 @@ def _box(
 
 def draw_data_locations(result: DataLocations, ax: Axes) -> Axes:
     """One column a container: the container, the path in it, and the place behind that path."""
-    count = len(result.places)
+    count = len(result.locations)
     resize(ax, 3.3 * count + 0.4, 4.0)
-    for column, one in enumerate(result.places):
+    for column, one in enumerate(result.locations):
         _place(ax, 3.3 * column, one)
     ax.set(xlim=(-0.1, 3.3 * count - 0.1), ylim=(-1.25, 4.15))
     ax.set_title("Where the data directory is, as docker inspect says it")
@@ -79,9 +79,9 @@ def _place(ax: Axes, x: float, one: DataLocation) -> None:
         said = "a directory of the host" if one.kind == BIND else one.kind
         ax.text(middle, 0.98, said, ha="center", va="center", fontsize=10, weight="bold", color=INK)
         ax.text(
-            middle, 0.66, one.short, ha="center", va="center", fontsize=9.5, family="monospace", color=INK
+            middle, 0.66, one.volume, ha="center", va="center", fontsize=9.5, family="monospace", color=INK
         )
-        asked = "asked for" if one.asked_for else "nobody asked: the image's VOLUME"
+        asked = "asked for" if one.requested else "nobody asked: the image's VOLUME"
         size = f" · {human_bytes(one.size_bytes)}" if one.size_bytes is not None else ""
         ax.text(middle, 0.36, asked + size, ha="center", va="center", fontsize=8.5, color=GREY)
     ends = _ENDS.get(one.kind, _NAMED)
@@ -97,7 +97,7 @@ def draw_survival(result: Survival, ax: Axes) -> Axes:
         ax.text(-0.06, row, operation, ha="right", va="center", fontsize=10, color=INK)
         for column, way in enumerate(STORAGE_KINDS):
             one = result.of(way, operation)
-            told, found = result.predicted.get((way, operation)), STILL_THERE if one.survived else GONE
+            told, found = one.predicted, one.measured
             face, edge = ("#DDF0E9", HOST) if one.survived else ("#FADFCB", VM)
             ax.add_patch(Rectangle((column + 0.02, row - 0.44), 0.96, 0.88, fc=face, ec=edge, lw=1.2))
             ax.text(column + 0.5, row - 0.14, found, ha="center", va="center", fontsize=10.5, weight="bold")
@@ -106,15 +106,19 @@ def draw_survival(result: Survival, ax: Axes) -> Axes:
                     f"you said: {told} {'✓' if told == found else '✗'}",
                     INK if told == found else VM,
                 )
-            elif result.predicted:
+            elif result.predictions:
                 said, colour = "no prediction", GREY
             else:
                 # "ERROR 1049 (42000) at line 1: Unknown database …"
-                said, colour = one.said.rpartition(": ")[2], GREY
+                said, colour = one.answer.rpartition(": ")[2], GREY
             ax.text(column + 0.5, row + 0.21, said, ha="center", va="center", fontsize=8.8, color=colour)
     for column, way in enumerate(STORAGE_KINDS):
         ax.text(column + 0.5, -0.62, way, ha="center", va="center", fontsize=10.5, weight="bold", color=INK)
-    score = f" {result.right} of {len(result.predicted)} predictions came true" if result.predicted else ""
+    score = (
+        f" {result.correct_predictions} of {result.predictions} predictions came true"
+        if result.predictions
+        else ""
+    )
     ax.set_title(f"The row of mytab, afterwards.{score}")
     ax.set(xlim=(-0.95, len(STORAGE_KINDS) + 0.02), ylim=(len(OPERATIONS) - 0.45, -0.85))
     ax.axis("off")
@@ -167,7 +171,7 @@ def draw_durability_tradeoff(result: DurabilityTradeoff, ax: Axes) -> Axes:
         rate = result.rows_per_s(one.setting)
         left.barh(row, rate, height=0.55, color=colour)
         said = f"{rate:,.0f}" + (
-            "" if one.setting == FLUSHED_AT_COMMIT else f" · {result.gain(one.setting):.1f} times"
+            "" if one.setting == FLUSHED_AT_COMMIT else f" · {result.speedup(one.setting):.1f} times"
         )
         left.text(rate + fastest * 0.02, row, said, va="center", fontsize=9.5)
         left.text(
@@ -201,7 +205,7 @@ def draw_shared_data_directory(result: SharedDataDirectory, ax: Axes) -> Axes:
     from matplotlib.patches import FancyArrowPatch
 
     resize(ax, 8.4, 3.0)
-    held = bool(result.words)
+    held = bool(result.log_line)
     for x, name, colour in ((0.0, "first", CONTAINER), (5.4, "second", VM)):
         _box(ax, x, 1.9, 3.0, 0.9, "white", colour, dashed=False)
         ax.text(x + 1.5, 2.35, f"the {name} server", ha="center", va="center", color=colour, weight="bold")

@@ -29,12 +29,12 @@ def survival(shared_lab: Lab, image: str, source: str) -> Survival:
 
 @pytest.fixture(scope="module")
 def kills(shared_lab: Lab, image: str, source: str) -> Kills:
-    return persistence.kills(shared_lab, image, source, times=3)
+    return persistence.kills(shared_lab, image, source, count=3)
 
 
 @pytest.fixture(scope="module")
 def trade(shared_lab: Lab, image: str, source: str, kills: Kills) -> DurabilityTradeoff:
-    return persistence.durability_tradeoff(shared_lab, image, source, kills, times=1)
+    return persistence.durability_tradeoff(shared_lab, image, source, kills, count=1)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def test_a_stop_and_a_kill_lose_nothing_anywhere(survival: Survival) -> None:
 def test_a_removal_loses_what_has_no_name(survival: Survival) -> None:
     for operation in OPERATIONS[2:]:
         assert survival.survivors(operation) == ("volume", "bind mount")
-        assert "Unknown database 'dockertest'" in survival.of("no volume", operation).said
-        assert survival.of("volume", operation).said == " ".join(ROW)
-    assert survival.orphans == 1
+        assert "Unknown database 'dockertest'" in survival.of("no volume", operation).answer
+        assert survival.of("volume", operation).answer == " ".join(ROW)
+    assert survival.anonymous_volumes_left == 1
 
 
 def test_the_upgraded_servers_run_from_the_newer_image(survival: Survival) -> None:
@@ -67,10 +67,10 @@ def test_the_upgraded_servers_run_from_the_newer_image(survival: Survival) -> No
 
 def test_every_cell_of_the_table_is_filled(survival: Survival) -> None:
     frame = survival.frame()
-    assert set(zip(frame["way"], frame["operation"], strict=True)) == {
+    assert set(zip(frame["storage"], frame["operation"], strict=True)) == {
         (w, o) for w in STORAGE_KINDS for o in OPERATIONS
     }
-    assert (frame["took_s"] > 0).all()
+    assert (frame["duration_s"] > 0).all()
 
 
 def test_the_experiments_leave_nothing(
@@ -85,9 +85,9 @@ def test_the_experiments_leave_nothing(
 # --- where it is
 
 
-def test_the_image_makes_a_volume_that_nobody_asked_for(shared_lab: Lab, server: Container) -> None:
+def test_the_image_makes_a_volume_that_nobody_requested(shared_lab: Lab, server: Container) -> None:
     found = persistence.find_data_location(shared_lab, str(server.name))
-    assert (found.kind, found.asked_for) == (ANONYMOUS_VOLUME, False)
+    assert (found.kind, found.requested) == (ANONYMOUS_VOLUME, False)
     assert len(found.name) == 64
     assert found.size_bytes is not None
     assert found.size_bytes > 50 << 20
@@ -99,7 +99,7 @@ def test_a_named_volume_and_a_directory_of_the_host(shared_lab: Lab, image: str,
     for mount, kind in ((source, VOLUME), (directory, BIND)):
         container = start_server(shared_lab, image, mount, ["sleep", "60"], network="none")
         found = persistence.find_data_location(shared_lab, str(container.name))
-        assert (found.kind, found.asked_for) == (kind, True)
+        assert (found.kind, found.requested) == (kind, True)
         remove_server(shared_lab, container)
     with pytest.raises(LabError, match="no container"):
         persistence.find_data_location(shared_lab, "nobody-has-this-name")
@@ -127,7 +127,7 @@ def test_waiting_for_a_container_that_ended_says_why(shared_lab: Lab, image: str
 
 def test_a_data_directory_in_use_is_not_copied(shared_lab: Lab, server: Container) -> None:
     used = persistence.find_data_location(shared_lab, str(server.name)).name
-    with pytest.raises(LabError, match="different moments"):
+    with pytest.raises(LabError, match="inconsistent"):
         persistence.copy_volume(shared_lab, used, f"never-{shared_lab.session}")
 
 
@@ -163,10 +163,10 @@ def test_what_the_kernel_has_survives_sigkill(trade: DurabilityTradeoff) -> None
     assert list(trade.frame()["flush"]) == [1, 2, 0]
 
 
-@pytest.mark.parametrize("times", [0, 101, True, "ten"])
-def test_no_such_number_of_kills(shared_lab: Lab, image: str, source: str, times: int) -> None:
+@pytest.mark.parametrize("count", [0, 101, True, "ten"])
+def test_no_such_number_of_kills(shared_lab: Lab, image: str, source: str, count: int) -> None:
     with pytest.raises(BadInput):
-        persistence.kills(shared_lab, image, source, times=times)
+        persistence.kills(shared_lab, image, source, count=count)
 
 
 # --- two servers

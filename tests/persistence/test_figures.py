@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pytest
@@ -45,9 +47,11 @@ def texts(ax: Axes) -> str:
 
 SURVIVAL = Survival(
     tuple(
-        SurvivalOutcome(way, operation, not (way == "no volume" and operation in OPERATIONS[2:]), "1 a", 1.0)
+        SurvivalOutcome(
+            storage, operation, not (storage == "no volume" and operation in OPERATIONS[2:]), "1 a", 1.0
+        )
         for operation in OPERATIONS
-        for way in STORAGE_KINDS
+        for storage in STORAGE_KINDS
     ),
     1,
     (77, 77, 77),
@@ -59,7 +63,10 @@ def test_the_table_shows_what_was_measured_and_what_was_predicted() -> None:
         (STORAGE_KINDS[0], OPERATIONS[2]): STILL_THERE,
         (STORAGE_KINDS[1], OPERATIONS[2]): STILL_THERE,
     }
-    ax = Survival(SURVIVAL.outcomes, 1, (77,), predicted).plot()
+    outcomes = (
+        replace(each, predicted=predicted.get((each.storage, each.operation))) for each in SURVIVAL.outcomes
+    )
+    ax = Survival(tuple(outcomes), 1, (77,)).plot()
     said = [text.get_text() for text in ax.texts]
     assert said.count(STILL_THERE) == 10
     assert said.count(GONE) == 2
@@ -77,19 +84,19 @@ def test_the_table_shows_what_was_measured_and_what_was_predicted() -> None:
 def test_the_predictions_are_kept_cell_by_cell() -> None:
     from labhelpers.persistence.live import prediction_table
 
-    guesses = persistence.predict_survival()
-    assert len({one.slug for one in guesses.cells.values()}) == 12
-    assert guesses.chosen == {}
-    panel = prediction_table(guesses.cells, STORAGE_KINDS, OPERATIONS)
+    predictions = persistence.predict_survival()
+    assert len({one.slug for one in predictions.cells.values()}) == 12
+    assert predictions.chosen == {}
+    panel = prediction_table(predictions.cells, STORAGE_KINDS, OPERATIONS)
     menus = [child for child in panel.children[0].children if hasattr(child, "options")]
     assert len(menus) == 12
     menus[2 * 3].value = GONE
     assert persistence.predict_survival().chosen == {("no volume", "remove, create anew"): GONE}
-    assert "kept" in panel.children[1].value
-    assert SURVIVAL.beside(guesses).right == 1
+    assert "saved" in panel.children[1].value
+    assert SURVIVAL.with_predictions(predictions).correct_predictions == 1
     # stored in a notebook, it is the same for every reader
-    assert repr(guesses) == repr(persistence.predict_survival())
-    assert guesses._repr_mimebundle_()[0]["text/plain"] == repr(guesses)
+    assert repr(predictions) == repr(persistence.predict_survival())
+    assert predictions._repr_mimebundle_()[0]["text/plain"] == repr(predictions)
 
 
 def test_places_say_who_finds_the_data_again() -> None:
@@ -112,7 +119,7 @@ def test_places_say_who_finds_the_data_again() -> None:
     ):
         assert words in said
     assert "ab" * 32 not in said
-    assert "nobody asked for it" in repr(places.places[0])
+    assert "not requested" in repr(places.locations[0])
     assert list(places.frame()["kind"]) == [ANONYMOUS_VOLUME, VOLUME, BIND, CONTAINER_LAYER]
 
 
@@ -134,7 +141,7 @@ def test_kills_are_drawn_one_by_one() -> None:
 def test_the_trade_shows_gain_and_loss_side_by_side() -> None:
     written = Kills(FLUSHED_EACH_SECOND, (Kill(300, 0, 0, 0.5, 1.0),) * 3)
     trade = DurabilityTradeoff((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
-    assert trade.gain(WRITTEN_EACH_SECOND) == 10
+    assert trade.speedup(WRITTEN_EACH_SECOND) == 10
     ax = trade.plot()
     said = texts(ax)
     for words in ("1 / 1", "2 / 0", "0 / 0", "1,000 · 10.0 times", "up to 200: the work of 0.25 s"):
