@@ -70,7 +70,7 @@ EXCLUDED: dict[str, dict[str, str]] = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs an engine (`-m engine`, notebooks too) and what is about this machine alone (`-m local`).
 
-    Where engine B or C runs its own selection, what `LEFT_OUT` names is skipped, with its reason.
+    Where engine B or C runs its own selection, what `EXCLUDED` names is skipped, with its reason.
     """
     left_out = EXCLUDED[os.environ.get("LABHELPERS_TEST_ENGINE", "A")]
     for item in items:

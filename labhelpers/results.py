@@ -114,7 +114,7 @@ class Result:
 
         kind = type(self)
         figures = importlib.import_module(kind.__module__.rpartition(".")[0] + ".figures")
-        draw = getattr(figures, "draw_" + re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower())
+        draw = getattr(figures, f"draw_{figure_name(kind)}")
         drawn: Axes = draw(self, ax if ax is not None else new_axes())
         return drawn
 
@@ -163,6 +163,11 @@ def _grid(names: Sequence[str], records: Iterable[Sequence[object]], described: 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def figure_name(kind: type) -> str:
+    """The name of a result's figure: `boot_times` for the class `BootTimes`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:

@@ -26,6 +26,7 @@ FLOORS = {
     "course": 3,
     **dict.fromkeys(ROOMS, 4),
     "commandline": 4,
+    "assets": 4,
     "__main__": 5,
 }
 

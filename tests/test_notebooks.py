@@ -27,18 +27,48 @@ def tags(cell: Any) -> set[str]:
 
 # what changes nothing on the engine, so that there is no command to show
 READS = {
-    *("layers.through", "namespaces.masks", "namespaces.matrix", "namespaces.of", "namespaces.tree"),
-    *("networks.census", "networks.limits", "networks.map", "networks.rules_of"),
-    *("monitoring.files_in", "persistence.ulimit", "services.page", "services.sources", "services.watch"),
-    *("vm.devices", "vm.engine_home", "vm.memory_held", "vm.stacks", "volumes.places", "volumes.where"),
+    *(
+        "layers.path_in_layers",
+        "namespaces.signal_dispositions",
+        "namespaces.matrix",
+        "namespaces.namespaces_of",
+        "namespaces.process_tree",
+    ),
+    *(
+        "networks.host_network_snapshot",
+        "networks.network_settings",
+        "networks.network_map",
+        "networks.bridge_rules",
+    ),
+    *(
+        "monitoring.volume_files",
+        "persistence.ulimit_option",
+        "services.page",
+        "services.host_mounts",
+        "services.watch_startup",
+    ),
+    *(
+        "vm.devices",
+        "vm.engine_host",
+        "vm.memory_usage",
+        "vm.stacks",
+        "volumes.file_locations",
+        "volumes.volume_location",
+    ),
 }
 # clients of a server, not of the engine
-CLIENTS = {"mysql.connect", "mysql.until_ready"}
+CLIENTS = {"mysql.connect", "mysql.wait_until_ready"}
 # panels, whose buttons act later; what goes on in the background; exercises, whose commands would give the answer away
 LATER = {
-    *("networks.live", "monitoring.control_panel", "services.offer", "volumes.go_on", "start.first_exercise"),
+    *(
+        "networks.live_map",
+        "monitoring.control_panel",
+        "services.push_image",
+        "volumes.resolve_bind_source",
+        "start.first_exercise",
+    ),
     # it removes directories that a mistake of the book makes, where there are any
-    "services.tidy",
+    "services.remove_created_directories",
 }
 
 

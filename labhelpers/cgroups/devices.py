@@ -104,7 +104,7 @@ def devices(lab: Lab) -> Devices:
 
 def _attempt(lab: Lab, path: str, number: str, given: str, options: dict[str, Any]) -> DeviceAttempt:
     # MKNOD is one of the capabilities that Docker gives by default
-    tried = lab.once(
+    tried = lab.run_once(
         lab.image("payload"),
         ["sh", "-c", PROBE_PROGRAM, "try", path, *number.split(":")],
         network="none",

@@ -180,7 +180,7 @@ def survive(lab: Lab) -> Exercise:
         text = keep(lab, FOOD, program("hungry.py").replace("NEED_MIB = 0", f"NEED_MIB = {need}").strip())
         with lab.hidden():
             lab.create_volume(FOOD)
-            lab.once(
+            lab.run_once(
                 lab.image("payload"),
                 ["sh", "-c", 'echo "$1" > /food/hungry.py', "sh", text],
                 network="none",

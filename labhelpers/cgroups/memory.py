@@ -107,7 +107,7 @@ def kernel_line(lab: Lab, container_id: str) -> tuple[str | None, str]:
     """
     with lab.quiet():
         try:
-            said = lab.once(
+            said = lab.run_once(
                 lab.image("payload"), ["dmesg"], network="none", cap_drop=["ALL"], cap_add=["SYSLOG"]
             )
         except LabError as error:

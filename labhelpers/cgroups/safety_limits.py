@@ -3,9 +3,9 @@
 A hog is a container that takes whatever it can get. Three things hold it, each without the others:
 
 1. its cgroup: a limit of memory and of processes. The lab reads both back from the kernel's own files on the
-   engine's host; where one of them did not take effect, the hog is removed before it has run. Where the host does not
-   have one of the two controllers, an experiment that is about it does not begin (`missing`), and the others keep 2
-   and 3;
+   engine's host; where one of them did not take effect, the container is removed before it has run. Where the host
+   does not have one of the two controllers, an experiment that is about it does not begin (`missing_controllers`), and
+   the others keep 2 and 3;
 2. inside: a limit of address space (setrlimit(2), RLIMIT_AS) for each of its processes, and `timeout -s KILL`;
 3. outside: the lab kills the container a little after its time, and removes it in any case.
 
@@ -71,14 +71,14 @@ def load(
     needs: Sequence[str] = (),
     **options: Any,
 ) -> Iterator[Container]:
-    """A container that may take whatever `bound` leaves it, for the block; it is removed at its end.
+    """A container that may take whatever `safety` leaves it, for the block; it is removed at its end.
 
     Args:
         command: what it runs, once the bound was read back from the host.
         image: a lab image with a shell: `payload` or `tools`.
-        begin: False: its command waits for `let_go`, so that its samples have begun before.
+        begin: False: its command waits for `open_gate`, so that its samples have begun before.
         needs: the controllers that it is about: where the engine cannot use one of them, nothing is started.
-        stay: when the command has ended, its container (and so its cgroup) stays until a second `let_go`.
+        stay: when the command has ended, its container (and so its cgroup) stays until a second `open_gate`.
         options: as for `lab.run`. A limit of memory or pids that is not given is the bound's.
 
     Raises:

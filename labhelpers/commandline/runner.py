@@ -37,6 +37,7 @@ CLEANUP_TIMEOUT_S = 90.0
 COPY = re.compile(r"[b-z]-\d\d_\w+\.ipynb")
 """The name of a notebook that `./lab copy` wrote."""
 LAST_LINES = 8
+TEMPLATES = Path(__file__).with_name("page")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -52,7 +53,7 @@ class NotebookRun:
         error: that cell's error, or "".
         page: the HTML report, or None if none was asked for.
         not_applicable: (finding, reason) of each that does not apply to this engine.
-        left: a line for each thing of this notebook that is still on the engine.
+        left_behind: a line for each thing of this notebook that is still on the engine.
     """
 
     name: str
@@ -93,7 +94,7 @@ def execute(path: Path, html: Path | None = None) -> NotebookRun:
 
     The kernel inherits this process's environment. A cell that raises ends the run of this notebook, unless its
     tag says that it shall. When this returns, or raises, the containers, networks and volumes of the notebook are gone,
-    except for those that `left` names.
+    except for those that `left_behind` names.
     """
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -237,7 +238,9 @@ def _write_page(notebook: Any, name: str, folder: Path) -> Path:
             # a page has no kernel behind it: what a widget shows is there as text too
             output.get("data", {}).pop(WIDGET, None)
     notebook.metadata.pop("widgets", None)
-    exporter: Any = HTMLExporter(embed_images=True)  # type: ignore[no-untyped-call]
+    exporter: Any = HTMLExporter(  # type: ignore[no-untyped-call]
+        embed_images=True, template_name="labhelpers", extra_template_basedirs=[str(TEMPLATES)]
+    )
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{name}.html"

@@ -58,12 +58,12 @@ class CourseMap(Result):
     available: frozenset[str] = column("the numbers of those whose notebook is in this checkout")
 
     def frame(self) -> pd.DataFrame:
-        """One row a chapter: chapter, title, question, part, here."""
+        """One row a chapter: chapter, title, question, part, available."""
         rows = [
             (c.number, c.title.replace("\n", " "), c.question, c.part, c.number in self.available)
             for c in self.chapters
         ]
-        return pd.DataFrame(rows, columns=["chapter", "title", "question", "part", "here"])
+        return pd.DataFrame(rows, columns=["chapter", "title", "question", "part", "available"])
 
 
 def course_map() -> CourseMap:

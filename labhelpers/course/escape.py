@@ -1,6 +1,6 @@
 """Ways out of a container: what lets its processes command the engine, or read or change the engine's host.
 
-An exercise whose container is only supposed to look, or to run contained, asks `ways_to_the_host`. What counts is
+An exercise whose container is only supposed to look, or to run contained, asks `escape_paths`. What counts is
 what the kernel shows of the running container (its mount table, namespaces and capabilities) and what answers on the
 sockets within its reach, not the options that it was made with: a volume of the `local` driver can be `/`, a link can
 lead to the socket, and `docker exec --privileged` adds a process to a container that is not privileged.
@@ -75,7 +75,7 @@ def escape_paths(lab: Lab, container: Container | str, *, allowed: Collection[st
     """What lets a running container command the engine, or read or change its host; empty if nothing does.
 
     Args:
-        granted: rights that the exercise itself asks for, and that do not count: names of capabilities, `SYS_ADMIN`,
+        allowed: rights that the exercise itself asks for, and that do not count: names of capabilities, `SYS_ADMIN`,
             and `seccomp`, `apparmor` and `label` for a container without that protection.
 
     Returns:

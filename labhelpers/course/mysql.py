@@ -1,6 +1,6 @@
 """A MySQL server in a container: waited for, and asked with a real client (PyMySQL). Chapters 6 and 8 use it.
 
-The password of a lab's database never leaves loopback: the client goes where `Lab.reach` leads.
+The password of a lab's database never leaves loopback: the client goes where `Lab.forward_port` leads.
 """
 
 from __future__ import annotations

@@ -51,10 +51,10 @@ def unreadable(error: Exception) -> EngineUnreachable:
 
 
 def endpoint_of(name: str, source: str) -> EngineEndpoint:
-    """The engine of the docker context `name`; `set_in` says where that name comes from.
+    """The engine of the docker context `name`; `source` says where that name comes from.
 
     Raises:
-        EngineUnreachable: see `in_use`.
+        EngineUnreachable: see `current_endpoint`.
     """
     digest = hashlib.sha256(name.encode()).hexdigest()
     file = _config() / "contexts" / "meta" / digest / "meta.json"

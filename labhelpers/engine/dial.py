@@ -120,7 +120,7 @@ class EngineEndpoint:
         address: `unix:///path`, `tcp://host:port`, `ssh://user@host` or `npipe:////./pipe/name`.
         found_by: how the lab came to it, for messages: "DOCKER_HOST", "docker context mine", …
         tls: how to speak TLS to it; None for plain HTTP.
-        meant: the reader named this place, so no other is used when it does not answer.
+        requested_address: the reader named this place, so no other is used when it does not answer.
     """
 
     address: str
@@ -193,40 +193,40 @@ class SshFailed(ConnectionError):
     """`ssh`, or `docker system dial-stdio` at its other end, ended with an error; the text is what it printed."""
 
 
-async def dial(place: EngineEndpoint) -> Connection:
-    """Open a byte stream to the engine at `place`. The caller closes it.
+async def dial(endpoint: EngineEndpoint) -> Connection:
+    """Open a byte stream to the engine at `endpoint`. The caller closes it.
 
     A failed login over ssh is raised by the first `write` or `read`: until then nobody knows.
 
     Raises:
         OSError: nothing listens there, no permission, a certificate that is not trusted (`ssl.SSLError`), …
         ValueError: an address that is none of the four kinds.
-        TimeoutError: no answer within `CONNECT_S` seconds.
+        TimeoutError: no answer within `CONNECT_TIMEOUT_S` seconds.
     """
-    if place.scheme == "ssh":
-        return await _ssh(place)
-    plain = await asyncio.wait_for(_plain(place), CONNECT_TIMEOUT_S)
-    if place.tls is None:
+    if endpoint.scheme == "ssh":
+        return await _ssh(endpoint)
+    plain = await asyncio.wait_for(_plain(endpoint), CONNECT_TIMEOUT_S)
+    if endpoint.tls is None:
         return plain
     try:
-        return await asyncio.wait_for(_tls(plain, place.tls, place.host_port[0]), CONNECT_TIMEOUT_S)
+        return await asyncio.wait_for(_tls(plain, endpoint.tls, endpoint.host_port[0]), CONNECT_TIMEOUT_S)
     except BaseException:
         await plain.close()
         raise
 
 
-def request_version(place: EngineEndpoint, limit_s: float) -> dict[str, Any]:
-    """What the engine at `place` answers to `GET /version` (Engine API).
+def request_version(endpoint: EngineEndpoint, limit_s: float) -> dict[str, Any]:
+    """What the engine at `endpoint` answers to `GET /version` (Engine API).
 
     Args:
         limit_s: how long the connection may take, and then how long the answer.
 
     Raises:
-        OSError, ValueError: as `dial`; also `NoAnswer` and `NoEngine`.
+        OSError, ValueError: as `dial`; also `NoResponse` and `NotAnEngine`.
     """
     # a thread of its own, because a notebook's main thread has a running event loop already
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_run, _version(place, limit_s)).result()
+        return pool.submit(_run, _version(endpoint, limit_s)).result()
 
 
 def _run(coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:

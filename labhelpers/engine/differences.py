@@ -77,7 +77,7 @@ def from_info(
 
 
 def relevant_to(chapter: str, differences: tuple[Difference, ...]) -> list[Difference]:
-    """Those of `found` that matter in a chapter: "05", or "05b" for its optional part."""
+    """Those of `differences` that matter in a chapter: "05", or "05b" for its optional part."""
     return [one for one in differences if chapter[:2] in one.chapters]
 
 

@@ -57,7 +57,7 @@ def translate_errors(engine: Engine, container: str | None = None) -> Iterator[N
 
 
 def to_lab_error(engine: Engine, error: Exception, container: str | None = None) -> LabError:
-    """What happened, why, and what to do next; `error` is one of `RAISED`, and about `container` if that is given."""
+    """What happened, why, and what to do next. `error` is one of `SDK_ERRORS`; it is about `container` if given."""
     if is_bad_gateway(error.response) if isinstance(error, APIError) else isinstance(error, RequestException):
         return _connection_lost(engine, error)
     if not isinstance(error, APIError):

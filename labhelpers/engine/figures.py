@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import platform
-import re
-import textwrap
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, PAPER, human_bytes, resize
+from labhelpers.drawing import (
+    CANVAS_PX,
+    CONTAINER,
+    ENGINE,
+    FAINT,
+    HOST,
+    INK,
+    KERNEL,
+    PAPER,
+    SMALL,
+    arrow,
+    box,
+    canvas,
+    describe,
+    human_bytes,
+    label,
+    note,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,25 +36,48 @@ def draw_engine_facts(result: EngineFacts, ax: Axes) -> Axes:
 
     One box where the engine runs on this machine's own kernel, two where it runs on another.
     """
-    resize(ax, 9.2, 4.5)
     same = runs_here(result)
+    canvas(ax, 336, "The notebook is a client of the Docker engine")
     _machines(ax, result, same)
-    _box(ax, 4, 19, 29, 19, INK, "this notebook", "labhelpers\nand the docker command:\nthe engine's clients")
-    storage = f"storage driver: {result.storage_driver}\ncgroups: version {result.cgroup_version}"
+    box(
+        ax,
+        (16, 68),
+        (240, 132),
+        edge=INK,
+        title="this notebook",
+        text="labhelpers and the docker command: the engine's clients",
+        align="left",
+        at_top=True,
+    )
     size = f"{result.cpus} CPUs, {human_bytes(result.memory_bytes)} of memory"
-    engine = f"API {result.api}\n{storage}\n{size}"
-    _box(ax, 66, 19, 30, 19, ENGINE, f"Docker engine {result.version}", engine)
-    for x in (66, 76.25, 86.5):
-        _container(ax, x)
+    facts = (
+        f"API {result.api}",
+        f"storage driver: {result.storage_driver}",
+        f"cgroups: version {result.cgroup_version}",
+        size,
+        *(() if same else (result.operating_system,)),
+    )
+    title = f"Docker engine {result.version}"
+    box(
+        ax,
+        (568, 68),
+        (248, 132),
+        edge=ENGINE,
+        title=title,
+        text="\n".join(facts),
+        align="left",
+        at_top=True,
+    )
+    for number in range(3):
+        box(ax, (568 + 84 * number, 210), (80, 34), CONTAINER, text="container")
     _socket(ax, result)
     kernel = f"Linux kernel {result.kernel}"
     if same:
-        _kernel(ax, 4, 92, f"{kernel}: one kernel for the notebook and all containers")
+        _kernel(ax, 16, 800, f"{kernel}: one kernel for the notebook and all containers")
     else:
-        _kernel(ax, 4, 29, f"this machine's: {platform.system()} {platform.release()}")
-        _kernel(ax, 66, 30, f"every container's: {kernel}")
-    ax.set(xlim=(0, 100), ylim=(-2, 46 if same else 50))
-    ax.axis("off")
+        _kernel(ax, 16, 240, f"this machine's: {platform.system()} {platform.release()}")
+        _kernel(ax, 568, 248, f"every container's: {kernel}")
+    describe(ax, f"{title}, {', '.join(facts)}", kernel, host_words(result), f"reached at {result.host}")
     return ax
 
 
@@ -63,77 +102,28 @@ def host_words(facts: EngineFacts) -> str:
 
 
 def _machines(ax: Axes, facts: EngineFacts, same: bool) -> None:
-    system = "" if "Docker Desktop" in facts.operating_system else f": {facts.operating_system}"
-    title = host_words(facts) + system
     if same:
-        _frame(ax, 1, 98, title, HOST)
+        _frame(ax, 0, CANVAS_PX, f"{host_words(facts)}: {facts.operating_system}", HOST)
     else:
-        _frame(ax, 1, 35, "this machine", FAINT)
-        _frame(ax, 63, 36, _wrap(title, 40), HOST)
+        _frame(ax, 0, 272, "this machine", FAINT)
+        _frame(ax, 552, 280, host_words(facts), HOST)
 
 
 def _frame(ax: Axes, x: float, width: float, title: str, colour: str) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    shape = FancyBboxPatch((x, 0), width, 41, "round,pad=0,rounding_size=1.5", fc=PAPER, ec=colour, lw=1.6)
-    ax.add_patch(shape)
-    ax.text(x + 0.5, 42.2, title, color=INK, fontsize=10, weight="bold", va="bottom")
-
-
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, colour: str, title: str, text: str
-) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    shape = FancyBboxPatch(
-        (x, y), width, height, "round,pad=0,rounding_size=1.2", fc="white", ec=colour, lw=2
-    )
-    ax.add_patch(shape)
-    ax.text(x + 1.6, y + height - 2, title, fontsize=10.5, weight="bold", color=INK, va="top")
-    ax.text(x + 1.6, y + height - 6, text, fontsize=9, color=INK, va="top", linespacing=1.3)
-
-
-def _container(ax: Axes, x: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    ax.add_patch(Rectangle((x, 11.2), 9.5, 5.4, fc=CONTAINER, ec="none"))
-    ax.text(x + 4.75, 13.8, "container", fontsize=8.5, color="white", ha="center", va="center")
+    box(ax, (x, 0), (width, 334), PAPER, edge=colour)
+    label(ax, x + 12, 8, wrap(title, width - 24, bold=True), bold=True, valign="top")
 
 
 def _kernel(ax: Axes, x: float, width: float, text: str) -> None:
-    from matplotlib.patches import Rectangle
-
-    ax.add_patch(Rectangle((x, 2.6), width, 7, fc=KERNEL, ec="none"))
-    ax.text(
-        x + width / 2, 6.1, _wrap(text, int(width * 1.15)), fontsize=9, ha="center", va="center", color=INK
-    )
+    box(ax, (x, 258), (width, 60), KERNEL, text=text)
 
 
 def _socket(ax: Axes, facts: EngineFacts) -> None:
-    left, right = 33, 66
-    for y, start, end, text in (
-        (33, left, right, "requests: run, pull, …"),
-        (25.5, right, left, "responses and events"),
-    ):
-        ax.annotate("", (end, y), (start, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.3})
-        ax.text((left + right) / 2, y + 0.8, text, ha="center", va="bottom", fontsize=9, color=INK)
+    left, right = 256, 568
+    arrow(ax, (left, 104), (right, 104), text="requests: run, pull, …")
+    arrow(ax, (right, 138), (left, 138), text="responses and events")
     kinds = {"unix": "a socket", "npipe": "a named pipe"}
     kind = kinds.get(facts.host.partition(":")[0], "the network")
-    where = f"over {kind}:\n{_wrap_path(facts.host, 34)}\nfound by: {_wrap(facts.found_by, 30)}"
-    ax.text(
-        (left + right) / 2, 24.2, where, ha="center", va="top", fontsize=8, color="#555555", linespacing=1.4
-    )
-
-
-def _wrap_path(address: str, width: int) -> str:
-    """Lines of at most `width`, broken after a slash where one is in reach."""
-    lines = [""]
-    for part in re.findall(r"[^/]*/|[^/]+", address):
-        if len(lines[-1] + part) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(line for line in lines if line)
-
-
-def _wrap(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width))
+    text = "\n".join((f"over {kind}:", facts.host, f"found by: {facts.found_by}"))
+    room = 264 if runs_here(facts) else 272
+    note(ax, (left + right) / 2, 146, wrap(text, room, SMALL), align="center", valign="top")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 INSTALL_PAGE = "https://docs.docker.com/get-started/get-docker/"
 ENGINE_VARIABLE, ENDPOINT_VARIABLE = "LABHELPERS_ENGINE", "LABHELPERS_ENDPOINT"
-"""The variables of `environment`: the engine's address, and the rest of its `Place` as JSON."""
+"""The variables of `environment`: the engine's address, and the rest of its `EngineEndpoint` as JSON."""
 PRIVATE = "the lab's private engine"
 PIPES = ("docker_engine", "dockerDesktopLinuxEngine", "podman-machine-default")
 # a place that the reader named is worth waiting for; sockets that happen to exist are not
@@ -48,7 +48,7 @@ class Engine:
     """An engine that answers.
 
     Attributes:
-        place: where it is; `engine.dial.dial` opens a raw connection to it.
+        endpoint: where it is; `engine.dial.dial` opens a raw connection to it.
         source: `private` (the lab started it and may stop it) or `existing` (somebody else's, used as it is).
         client: the SDK's client for it.
     """
@@ -249,7 +249,7 @@ def _inherited_endpoint(address: str) -> EngineEndpoint | None:
         found = json.loads(os.environ.get(ENDPOINT_VARIABLE, "null"))
         tls = found["tls"] and Tls(**found["tls"])
         return (
-            EngineEndpoint(address, found["found_by"], tls, found["meant"])
+            EngineEndpoint(address, found["found_by"], tls, found["requested_address"])
             if found["address"] == address
             else None
         )

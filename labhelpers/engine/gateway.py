@@ -45,7 +45,7 @@ class Gateway:
         self.path = path
         self._handle = handle
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # until it listens it looks stale to `private_socket` of another process
+        # until it listens it looks stale to `new_socket_path` of another process
         new = path.with_suffix(".new")
         new.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)

@@ -155,7 +155,7 @@ def ensure(engine: Engine, name: str, echo: Echo = lambda line: None) -> str:
 
 
 def from_hub(engine: Engine, ref: str, substitute: str, say: Echo = lambda line: None) -> HubImage:
-    """The image `asked`, pulled if the engine does not have it; where it cannot be had, the lab image `stand_in`.
+    """The image `ref`, pulled if the engine does not have it; where it cannot be had, the lab image `substitute`.
 
     Raises:
         ImageMissing, BuildFailed, NameTaken: see `ensure`; of the stand-in.
@@ -239,7 +239,7 @@ def remove_all(engine: Engine, keep_reason: str | None = None) -> list[str]:
     An image that a container stands on stays.
 
     Args:
-        kept_for: why all of them stay, because another lab uses them; None if no other lab does.
+        keep_reason: why all of them stay, because another lab uses them; None if no other lab does.
     """
     said = []
     with _translate_errors(engine):
@@ -272,7 +272,7 @@ def _remove_volumes(engine: Engine, made: Container[str]) -> list[str]:
 
 
 def remove_recorded(engine: Engine, ref: str, recorded: Container[str], kept_for: str | None) -> str:
-    """Remove the image `ref` if its id is among `made` and no other lab uses it; a line that says which."""
+    """Remove the image `ref` if its id is among `recorded` and no other lab uses it; a line that says which."""
     if _image_id(engine, ref) not in recorded:
         return f"image {ref} kept: it was not built from this state directory (docker rmi {ref})"
     if kept_for:
@@ -380,7 +380,7 @@ def _build(engine: Engine, name: str, base: str, say: Echo) -> None:
 
 
 def _progress(title: str, say: Echo) -> Callable[[str, bool], None]:
-    """Say what matters at once, and of the rest one line every `SILENCE_S`: a build never looks dead."""
+    """Say what matters at once, and of the rest one line every `PROGRESS_INTERVAL_S`: a build never looks dead."""
     last = time.monotonic()
 
     def show(line: str, matters: bool) -> None:
@@ -416,7 +416,7 @@ def _next_step(words: str) -> str:
 def _remove_intermediate(engine: Engine, name: str) -> None:
     """Remove what builds of `name` left between their steps.
 
-    An image that a reader builds on a lab image inherits its labels, but it has `CONTENT` too; a leftover has not.
+    An image that a reader builds on a lab image inherits its labels, but it has `CONTENT_LABEL` too.
     """
     api = engine.client.api
     found = api.images(filters={"dangling": True, "label": f"{STAGE_LABEL}={name}"})

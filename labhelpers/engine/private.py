@@ -340,7 +340,7 @@ def _wait_until(condition: Callable[[], object], seconds: float) -> bool:
 
 
 def _save_snapshot() -> None:
-    """Note what the machine was like before the engine's first start since boot, for `_put_the_machine_back`."""
+    """Note what the machine was like before the engine's first start since boot, for `_restore_machine`."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
     if _load_snapshot().get("boot") == boot:
         return
@@ -348,7 +348,7 @@ def _save_snapshot() -> None:
 
 
 def _load_snapshot() -> dict[str, Any]:
-    """What `_remember_the_machine` noted; empty where there is nothing, or it is damaged."""
+    """What `_save_snapshot` noted; empty where there is nothing, or it is damaged."""
     noted = state.read_json("engine/before.json", {})
     complete = {"network", "links", "firewall", "forwarding", "cgroups", "elsewhere"} <= noted.keys()
     return noted if complete else {}
@@ -440,7 +440,7 @@ def _restore_files(was: dict[str, Any], is_now: dict[str, Any]) -> None:
 
 
 def undo_firewall(before: str, after: str) -> list[list[str]]:
-    """The arguments of iptables that take Docker's rules and chains out of `is_now` again.
+    """The arguments of iptables that take Docker's rules and chains out of `after` again.
 
     Both are texts of `iptables-save`. A rule goes if it was not there before and names a Docker chain or an
     engine's bridge; a chain goes if it was not there before and is named DOCKER…; a changed policy goes back.

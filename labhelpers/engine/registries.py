@@ -31,7 +31,7 @@ class PullFailure:
     Attributes:
         cause: one sentence, without a full stop.
         hint: what to do next.
-        words: the engine's own message.
+        engine_message: the engine's own message.
     """
 
     cause: str

@@ -66,7 +66,7 @@ class Registry:
 
     @property
     def container(self) -> Container:
-        """Its container; `STORAGE` is where it keeps what was pushed."""
+        """Its container; `STORAGE_PATH` is where it keeps what was pushed."""
         if self._container is None:
             self._start()
         assert self._container is not None

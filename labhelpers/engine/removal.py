@@ -28,7 +28,7 @@ def kill_container(container: Container) -> None:
     Raises:
         NotFound: the engine does not have it.
         APIError: it does not run.
-        RequestException: it has not ended after `GOING_S` more.
+        RequestException: it has not ended after `REMOVAL_TIMEOUT_S` more.
     """
     try:
         container.kill()

@@ -45,7 +45,7 @@ class FirstRun(Result):
 
 
 def program(machine: str) -> bytes:
-    """A static Linux program that writes `WORD` and ends with status 0.
+    """A static Linux program that writes `EXPECTED_OUTPUT` and ends with status 0.
 
     Args:
         machine: what `docker info` calls the architecture: `x86_64` or `aarch64`.

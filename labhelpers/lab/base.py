@@ -14,6 +14,7 @@ from docker.models.networks import Network
 from docker.models.volumes import Volume
 
 from labhelpers.engine import Engine, responses
+from labhelpers.engine.arguments import resource_name
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.host import HostView
 from labhelpers.errors import NameTaken, NotOwned
@@ -81,7 +82,7 @@ class Base:
     def _is_hidden(self) -> bool:
         return getattr(self._here, "is_hidden", False)
 
-    def _say(self, operation: Operation) -> None:
+    def _print_command(self, operation: Operation) -> None:
         line = operation.line()
         if self._is_hidden:
             return
@@ -99,7 +100,7 @@ class Base:
     def _labels(self, kind: str) -> dict[str, str]:
         return sessions.labels(kind, self.chapter, self.session)
 
-    def _must_be_ours(self, container: str) -> None:
+    def _check_owned(self, container: str) -> None:
         found = responses.labels(self.client.api.inspect_container(container))
         if not sessions.has_lab_labels("container", found):
             raise NotOwned(
@@ -116,8 +117,8 @@ class Base:
     def _changing(self, call: OnContainer | Update | Connect) -> Iterator[None]:
         """Show a command that changes a container, which must be the lab's, and report what the block raises."""
         with translate_errors(self.engine, container=call.container):
-            self._must_be_ours(call.container)
-            self._say(call)
+            self._check_owned(call.container)
+            self._print_command(call)
             yield
 
     def _name_taken(self, kind: str, name: str, error: APIError | None) -> NameTaken:
@@ -130,8 +131,12 @@ def _is_main_thread() -> bool:
 
 
 def name_of(thing: Container | Network | Volume | str) -> str:
-    """The name of a container, network or volume that is given by its name or as an object."""
-    return thing if isinstance(thing, str) else str(thing.name)
+    """The name of a container, network or volume that is passed by its name or as an object.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    return resource_name(thing)
 
 
 def _owner(labels: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 
+from labhelpers.engine.arguments import time_limit
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.removal import kill_container, remove_container
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER, TIMEOUT_S, has_readable_logs, run_once
@@ -60,7 +61,7 @@ class Containers(Base):
             EngineRefused: the engine refused the request for another reason.
         """
         run = make_operation(Run, image, command, **self._with_log(self._with_userns(options)))
-        self._say(run)
+        self._print_command(run)
         body = run.api()
         name = body.pop("name", None)
         body["Labels"] = body.get("Labels", {}) | self._labels("container")
@@ -84,7 +85,7 @@ class Containers(Base):
                 raise
             return self.client.containers.get(made["Id"])
 
-    def once(
+    def run_once(
         self,
         image: str,
         command: str | Sequence[str] | None = None,
@@ -105,12 +106,12 @@ class Containers(Base):
             LabError: it was silent for `limit_s`.
         """
         run = make_operation(RunOnce, image, command, **self._with_userns(options))
-        self._say(run)
+        self._print_command(run)
         body = run.api()
         body["Labels"] = body.get("Labels", {}) | self._labels("container")
         with translate_errors(self.engine):
             try:
-                done = run_once(self.client.api, body, limit_s=limit_s)
+                done = run_once(self.client.api, body, limit_s=time_limit(limit_s))
             except ImageNotFound as error:
                 raise refusals.image_missing(image, error) from None
             except APIError as error:
@@ -126,7 +127,7 @@ class Containers(Base):
             ContainerMissing, NotRunning: the container is gone or does not run.
         """
         call = make_operation(Exec, name_of(container), command, **options)
-        self._say(call)
+        self._print_command(call)
         request = call.api()
         with translate_errors(self.engine, container=call.container):
             if request.pop("detach", False):
@@ -184,7 +185,7 @@ class Containers(Base):
         try:
             yield container
         finally:
-            self._say(make_operation(Remove, name_of(container), True, True))
+            self._print_command(make_operation(Remove, name_of(container), True, True))
             with translate_errors(self.engine), suppress(NotFound):  # the block has removed it
                 remove_container(self.client.api, str(container.id), v=True, force=True)
 
@@ -257,10 +258,10 @@ class Containers(Base):
         """
         call = make_operation(Wait, name_of(container))
         api: Any = self.client.api  # its types know no fractions of a second
-        self._say(call)
+        self._print_command(call)
         with translate_errors(self.engine, container=call.container):
             try:
-                return int(api.wait(call.container, timeout=limit_s)["StatusCode"])
+                return int(api.wait(call.container, timeout=time_limit(limit_s))["StatusCode"])
             except (requests.ReadTimeout, requests.ConnectionError) as error:
                 if "timed out" not in str(error).lower():
                     raise

@@ -32,7 +32,7 @@ class RemainingResources(Result):
         return table([(t.kind, t.name) for t in self.resources], ["kind", "name"])
 
     def remove(self, *chosen: str | Resource) -> list[str]:
-        """Remove what is chosen by its name, by "kind name", or as a member of `things`.
+        """Remove what is chosen by its name, by "kind name", or as a member of `resources`.
 
         Returns:
             A line for each thing that was removed, or that the engine refused to remove.
@@ -140,7 +140,7 @@ def find_by_name(engine: Engine, wanted: Sequence[str]) -> list[Resource]:
 
     Raises:
         BadInput: no lab made a thing of that name.
-        NotOurs: a notebook of another state directory, or a `./lab test`, is using it now.
+        NotOwned: a notebook of another state directory, or a `./lab test`, is using it now.
     """
     there = inventory(engine)
     found = [*there.owned, *there.foreign]

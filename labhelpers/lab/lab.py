@@ -22,6 +22,7 @@ from labhelpers.engine.port_forward import PortForwarder
 from labhelpers.engine.registry import Registry
 from labhelpers.errors import LabError
 from labhelpers.lab import learners, magic, sessions
+from labhelpers.lab.base import name_of
 from labhelpers.lab.containers import Containers, Output
 from labhelpers.lab.inventory import RemainingResources
 from labhelpers.lab.labsocket import LabSocket, RequestLog
@@ -29,6 +30,7 @@ from labhelpers.lab.lookups import Lookups
 from labhelpers.lab.reaper import Reaper
 from labhelpers.lab.resources import Resources
 from labhelpers.lab.sessions import Resource
+from labhelpers.lab.values import parse_port
 
 if TYPE_CHECKING:
     from labhelpers.engine.images import HubImage, Images
@@ -102,12 +104,12 @@ class Lab(Containers, Resources, Lookups):
         return found
 
     def from_hub(self, ref: str, substitute: str) -> HubImage:
-        """The image `asked` of Docker Hub, or of the registry in its name; or a lab image where it cannot be had.
+        """The image `ref` of Docker Hub, or of the registry in its name; or a lab image where it cannot be had.
 
         A line says which it is. What stands in never gets the other's name.
 
         Args:
-            stand_in: the name of a lab image.
+            substitute: the name of a lab image.
         """
         from labhelpers.engine import images
 
@@ -123,11 +125,13 @@ class Lab(Containers, Resources, Lookups):
         Raises:
             LabError: there is no such container, or it does not run.
         """
+        name_of(container)
+        number = int(parse_port(port))
         with translate_errors(self.engine):
-            return self._reach.forward(container, port)
+            return self._port_forwarder.forward(container, number)
 
     @cached_property
-    def _reach(self) -> PortForwarder:
+    def _port_forwarder(self) -> PortForwarder:
         return PortForwarder(self.engine, self._labels("container"), lambda: self.image("payload"))
 
     @cached_property
@@ -148,7 +152,7 @@ class Lab(Containers, Resources, Lookups):
     def record_requests(self) -> AbstractContextManager[RequestLog]:
         """Record the requests to the engine of what is typed while the block lasts.
 
-        `with lab.recorded() as calls: …`; the lab's own operations do not go through the lab socket.
+        `with lab.record_requests() as calls: …`; the lab's own operations do not go through the lab socket.
         """
         return self.socket.record()
 

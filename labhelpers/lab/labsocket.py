@@ -273,7 +273,7 @@ class LabSocket:
     """A proxy in front of an engine, on a Unix socket of its own.
 
     Args:
-        place: where the engine is.
+        endpoint: where the engine is.
         session: what a prune is limited to.
         labels: the labels that a kind of thing gets.
         path: where to listen; None for a path of its own.
@@ -282,8 +282,10 @@ class LabSocket:
         address: what `DOCKER_HOST` takes.
     """
 
-    def __init__(self, place: EngineEndpoint, session: str, labels: Labels, path: Path | None = None) -> None:
-        self._place, self._session = place, session
+    def __init__(
+        self, endpoint: EngineEndpoint, session: str, labels: Labels, path: Path | None = None
+    ) -> None:
+        self._place, self._session = endpoint, session
         self._labels = labels
         self._recordings: list[RequestLog] = []
         self._lock = threading.Lock()

@@ -16,6 +16,7 @@ from labhelpers.engine.run_once import last_lines
 from labhelpers.errors import EngineRefused, NotRunning
 from labhelpers.lab import refusals
 from labhelpers.lab.base import Base, name_of
+from labhelpers.lab.values import parse_filters, parse_image
 
 T = TypeVar("T")
 LAST_LINES = 8
@@ -46,7 +47,7 @@ class Lookups(Base):
         """
         with translate_errors(self.engine):
             try:
-                found: Attributes = self.client.api.inspect_image(ref)  # type: ignore[no-untyped-call]
+                found: Attributes = self.client.api.inspect_image(parse_image(ref))  # type: ignore[no-untyped-call]
             except ImageNotFound as error:
                 raise refusals.image_missing(ref, error) from None
             return found
@@ -59,7 +60,7 @@ class Lookups(Base):
         """
         with translate_errors(self.engine):
             try:
-                found: list[Attributes] = self.client.api.history(ref)  # type: ignore[no-untyped-call]
+                found: list[Attributes] = self.client.api.history(parse_image(ref))  # type: ignore[no-untyped-call]
             except ImageNotFound as error:
                 raise refusals.image_missing(ref, error) from None
             return found
@@ -102,7 +103,7 @@ class Lookups(Base):
         """
         with translate_errors(self.engine):
             found: list[Attributes] = self.client.api.containers(
-                all=stopped, size=sizes, filters=dict(filters or {})
+                all=stopped, size=sizes, filters=parse_filters(filters or {})
             )
             return found
 
@@ -163,7 +164,7 @@ class Lookups(Base):
             ContainerMissing: there is no such container.
         """
         networks = responses.networks(self.inspect(container))
-        chosen = networks.get(network, {}) if network else next(iter(networks.values()), {})
+        chosen = networks.get(name_of(network), {}) if network else next(iter(networks.values()), {})
         return str(chosen.get("IPAddress") or "")
 
     def directory_of(self, volume: Volume | str) -> str:

@@ -185,7 +185,7 @@ class _Copy(threading.Thread):
         self.start()
 
     def wait(self) -> None:
-        """Wait until it has shown everything, or nothing came for `SILENT_S`: a background process has it open."""
+        """Wait until all is shown, or nothing came for `OUTPUT_TIMEOUT_S`: a background process has it open."""
         self._last = time.monotonic()
         while self.is_alive() and time.monotonic() - self._last < OUTPUT_TIMEOUT_S:
             self.join(0.05)

@@ -2,7 +2,7 @@
 
 A container, network, volume or image has one name per engine, and a port one owner. `CHAPTERS` lists what each chapter
 uses. The kernel of another learner's copy of a notebook has `LABHELPERS_SUFFIX` set, by which the rooms name what their
-exercises ask for (`named`); `labhelpers.lab.learners` finds clashes and writes such copies.
+exercises ask for (`with_suffix`); `labhelpers.lab.learners` finds clashes and writes such copies.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def with_suffix(name: str) -> str:
 
 
 def all_with_suffix(*names: str) -> tuple[str, ...]:
-    """`named`, for several."""
+    """`with_suffix`, for several."""
     return tuple(with_suffix(name) for name in names)
 
 

@@ -1,30 +1,33 @@
-"""Options of the operations: their flags, and what their values may be.
-
-A parser returns the value as the engine takes it, or raises `BadInput` with what is wrong with it: before the engine is
-asked, and with a next step.
-"""
+"""Options of the operations: their flags, and where their values go in a request of the Engine API."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labhelpers.errors import BadInput
+from labhelpers.lab.values import (
+    one_of,
+    parse_pairs,
+    parse_port,
+    parse_size,
+    parse_switch,
+    parse_table,
+    parse_text,
+    parse_texts,
+    refuse,
+)
 
-# docker/go-units, size.go: what `--memory` takes
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[bkmgtp]?)i?b?", re.IGNORECASE)
 # moby, daemon/names: containers and volumes
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-# distribution/reference, without its length limits
-_IMAGE = re.compile(r"[a-zA-Z0-9][\w.\-/:]*(@[a-z0-9]+:[0-9a-f]+)?")
-# kernel, Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus; device rules as moby checks them
-_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _DEVICE_RULE = re.compile(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}")
 _LOOPBACK = "127.0.0.1"
+# docs.docker.com, Configure logging drivers; for an unknown name, the engine looks for a plugin for several seconds
+_LOG_DRIVERS = (
+    *("none", "local", "json-file", "syslog", "journald", "gelf", "fluentd"),
+    *("awslogs", "splunk", "etwlogs", "gcplogs"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,178 +36,13 @@ class Option:
 
     Attributes:
         flag: its flag on the command line.
-        words: the flag's values, one for each time that it is given; None where the flag stands alone.
+        arguments: the flag's values, one for each time that it is given; None where the flag stands alone.
         api: where the value goes: dotted path → value.
     """
 
     flag: str
     arguments: Callable[[Any], list[str]] | None
     api: Callable[[Any], dict[str, Any]]
-
-
-# --- what a value may be: each returns the value as the engine takes it, or says what is wrong with it
-
-
-def refuse(what: object, why: str, hint: str) -> BadInput:
-    """The error for a value that is not valid, with why and what to write instead."""
-    return BadInput(f"{what!r} {why}", hint=hint)
-
-
-def parse_size(value: int | str) -> int:
-    """Bytes; `64m` and the like in powers of 1,024, as the command line reads them."""
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise refuse(value, "is not a size", "write bytes as a whole number, or a text such as '64m' or '1g'")
-    if isinstance(value, int):
-        if value <= 0:
-            raise refuse(
-                value, "is not a valid limit: it must be more than 0 bytes", "write for example '64m'"
-            )
-        return value
-    found = _SIZE.fullmatch(value)
-    if not found:
-        raise refuse(
-            value,
-            "is not a size that Docker understands",
-            "use a number with a unit b, k, m or g, for example '64m'",
-        )
-    return int(float(found["number"]) * 1024 ** "bkmgtp".index((found["unit"] or "b").lower()))
-
-
-def parse_swap(value: int | str) -> int:
-    """Bytes of memory and swap together; -1 for as much swap as there is."""
-    return -1 if value in (-1, "-1") else parse_size(value)
-
-
-def parse_cpus(value: float) -> int:
-    """CPUs in billionths, as the engine counts them."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise refuse(value, "is not a valid number of CPUs", "use a number above 0: cpus=0.5 is half a CPU")
-    return round(value * 1e9)
-
-
-def parse_count(value: int) -> int:
-    """A whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
-        raise refuse(
-            value, "is not a number of processes", "use a whole number of at least 1, or -1 for no limit"
-        )
-    return value
-
-
-def parse_microseconds(value: int) -> int:
-    """Microseconds of CPU time."""
-    # the kernel takes 1,000 or more (Documentation/scheduler/sched-bwc.rst)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1000:
-        raise refuse(
-            value, "is not a valid quota or period", "use microseconds, at least 1000: 50_000 is 50 ms"
-        )
-    return value
-
-
-def parse_shares(value: int) -> int:
-    """A CPU weight in shares; 1,024 is the default."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262_144:
-        raise refuse(
-            value,
-            "is not a valid number of CPU shares",
-            "use a whole number from 2 to 262144; the default is 1024",
-        )
-    return value
-
-
-def parse_cpu_list(value: str) -> str:
-    """CPUs by number: `0-3,8` (cpuset(7))."""
-    if not isinstance(value, str) or not _CPU_LIST.fullmatch(value):
-        raise refuse(value, "is not a list of CPUs", "write it as '0', '0-2' or '0,2'")
-    return value
-
-
-def parse_text(value: str) -> str:
-    """A text that is not empty."""
-    if not isinstance(value, str) or "\0" in value:
-        raise refuse(value, "is not a string", "write it in quotes")
-    return value
-
-
-def parse_name(value: str) -> str:
-    """The name or id of a container, network or volume."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise refuse(
-            value,
-            "is not a valid name",
-            "use at least two characters: letters, digits, _ . and -, starting with a letter or digit",
-        )
-    return value
-
-
-def parse_image(value: str) -> str:
-    """A reference to an image."""
-    if not isinstance(value, str) or not _IMAGE.fullmatch(value):
-        raise refuse(
-            value, "is not a valid image reference", "use an image reference such as labhelpers/base:latest"
-        )
-    return value
-
-
-def parse_texts(value: Sequence[str]) -> list[str]:
-    """Several texts."""
-    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
-        raise refuse(value, "is not a list of strings", f"put it in brackets: [{value!r}]")
-    return list(value)
-
-
-def parse_table(value: Mapping[str, str]) -> dict[str, str]:
-    """Texts by name."""
-    if not isinstance(value, Mapping):
-        raise refuse(value, "is not a dict", "write it as {'name': 'value'}")
-    for key in value:
-        if not isinstance(key, str) or not key or "=" in key:
-            raise refuse(key, "is not a valid name in this dict", "use a name without '='")
-    return {key: str(entry) for key, entry in value.items()}
-
-
-def parse_pairs(value: Mapping[str, str]) -> list[str]:
-    """`NAME=VALUE` for each."""
-    return [f"{key}={entry}" for key, entry in parse_table(value).items()]
-
-
-def parse_command(value: str | Sequence[str]) -> list[str]:
-    """A text is split as a shell splits it, without running anything in it."""
-    if not isinstance(value, str):
-        return parse_texts(value)
-    try:
-        return shlex.split(value)
-    except ValueError as error:
-        raise refuse(
-            value, f"cannot be parsed as a shell command: {error}", "close the quotes, or use a list"
-        ) from None
-
-
-def one_of(*allowed: str) -> Callable[[str], str]:
-    """A parser that takes the values `allowed` and no other."""
-
-    def check(value: str) -> str:
-        if value not in allowed:
-            raise refuse(value, "is not a valid choice", "choose " + " or ".join(map(repr, allowed)))
-        return value
-
-    return check
-
-
-def parse_ipc(value: str) -> str:
-    """A mode of IPC: `none`, `private`, `shareable`, `host` or `container:NAME`."""
-    if value not in ("none", "private", "shareable", "host") and not parse_text(value).startswith(
-        "container:"
-    ):
-        raise refuse(
-            value,
-            "is not a valid IPC mode",
-            "choose 'private', 'shareable', 'container:NAME', 'host' or 'none'",
-        )
-    return value
-
-
-# --- values with a form of their own
 
 
 def published_ports(ports: Mapping[str | int, Any]) -> list[tuple[str, str, str, str]]:
@@ -228,13 +66,6 @@ def published_ports(ports: Mapping[str | int, Any]) -> list[tuple[str, str, str,
             )
         )
     return published
-
-
-def parse_port(value: int | str) -> str:
-    """A port with its protocol: `80/tcp`."""
-    if isinstance(value, bool) or not str(value).isdigit() or not 1 <= int(value) <= 65535:
-        raise refuse(value, "is not a valid port", "a port is a whole number from 1 to 65535")
-    return str(int(value))
 
 
 def port_words(ports: Mapping[str | int, Any]) -> list[str]:
@@ -431,7 +262,7 @@ def parse_restart(value: str) -> dict[str, Any]:
 
 def parse_log_config(value: str) -> dict[str, Any]:
     """A log driver, as the Engine API takes it."""
-    return {"Type": parse_text(value), "Config": {}}
+    return {"Type": one_of(*_LOG_DRIVERS)(value), "Config": {}}
 
 
 def parse_ulimits(value: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]]:
@@ -474,40 +305,7 @@ def mapping(flag: str, path: str, check: Callable[[Any], Any] = parse_table) -> 
 
 def switch(flag: str, path: str) -> Option:
     """An option without a value."""
-    return Option(flag, None, at(path, bool))
-
-
-# --- the operations
-
-
-def parse_some_seconds(value: int) -> int:
-    """Whole seconds, 1 or more."""
-    if parse_seconds(value) == 0:
-        raise refuse(value, "is not a valid interval", "use whole seconds, at least 1")
-    return value
-
-
-def parse_seconds(value: int) -> int:
-    """Whole seconds, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise refuse(value, "is not a valid timeout", "write whole seconds, 0 or more")
-    return value
-
-
-def parse_subnet(value: str) -> str:
-    """A subnet in CIDR notation."""
-    try:
-        return str(ipaddress.ip_network(value))
-    except ValueError as error:
-        raise refuse(value, f"is not a subnet: {error}", "write it as '172.30.0.0/24'") from None
-
-
-def parse_address(value: str) -> str:
-    """An IP address."""
-    try:
-        return str(ipaddress.ip_address(value))
-    except ValueError as error:
-        raise refuse(value, f"is not an address: {error}", "write it as '172.30.0.1'") from None
+    return Option(flag, None, at(path, parse_switch))
 
 
 def put(body: dict[str, Any], path: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """Removes what a session made once its process has gone: `python -m labhelpers.lab.reaper SESSION ENGINE`.
 
 ENGINE is the engine's id. Nothing here reads it: it says to another state directory of this machine that the session is
-alive on that engine (`ours.alive_elsewhere`).
+alive on that engine (`sessions.live_foreign_sessions`).
 
 Testcontainers' Ryuk is the model: its owner holds a connection open, and a connection that ends says that the
 owner is gone, whatever ended it. Here the connection is this process's standard input, a pipe from the notebook's

@@ -41,45 +41,47 @@ class Resources(Base):
 
     _session: Session
 
-    def pull(self, ref: str, *, see: ProgressCallback | None = None) -> Image:
+    def pull(self, ref: str, *, on_progress: ProgressCallback | None = None) -> Image:
         """Fetch an image from its registry.
 
         Args:
-            see: given each step of the pull as it comes (Engine API, POST /images/create).
+            on_progress: given each step of the pull as it comes (Engine API, POST /images/create).
 
         Raises:
             ImageMissing: the registry does not have it, or does not answer.
         """
         call = make_operation(Pull, ref)
-        self._say(call)
+        self._print_command(call)
         with translate_errors(self.engine):
             try:
                 for step in self.client.api.pull(**call.api(), stream=True, decode=True):
                     if "error" in step:
                         raise registries.explain_failure(ref, str(step["error"])).to_error(ref)
-                    if see:
-                        see(step)
+                    if on_progress:
+                        on_progress(step)
             except APIError as error:
                 raise registries.pull_error(error, ref).to_error(ref) from None
             pulled = self.client.images.get(ref)
             self._there_before.add(str(pulled.id))
             return pulled
 
-    def build(self, path: str, tag: str, *, see: ProgressCallback | None = None, **options: Any) -> Image:
+    def build(
+        self, path: str, tag: str, *, on_progress: ProgressCallback | None = None, **options: Any
+    ) -> Image:
         """Make an image from a folder with a Dockerfile; `labhelpers.lab.operations.Build` lists the options.
 
         Args:
-            see: given each step of the build as it comes (Engine API, POST /build).
+            on_progress: given each step of the build as it comes (Engine API, POST /build).
 
         Raises:
             BuildFailed: a step failed; the last lines of its output are kept.
             NameTaken: the tag belongs to an image that this lab did not make.
         """
         call = make_operation(Build, path, tag, **options)
-        self._say(call)
+        self._print_command(call)
         with translate_errors(self.engine):
-            self._tag_must_be_free(tag)
-            return self._build(call, see)
+            self._check_tag_free(tag)
+            return self._build(call, on_progress)
 
     def commit(self, container: Container | str, ref: str) -> Image:
         """Make an image of a container's files as they are now.
@@ -89,11 +91,11 @@ class Resources(Base):
             LabError: the container is gone.
         """
         call = make_operation(Commit, name_of(container), ref)
-        self._say(call)
+        self._print_command(call)
         # the container's labels would come along and say that this image is a container
         labels = [f"LABEL {name}={value}" for name, value in self._labels("image").items()]
         with translate_errors(self.engine, container=call.container):
-            self._tag_must_be_free(ref)
+            self._check_tag_free(ref)
             made = self.client.api.commit(**call.api(), changes=labels)
             return self.client.images.get(made["Id"])
 
@@ -102,11 +104,11 @@ class Resources(Base):
 
         Raises:
             ImageMissing: there is no such image.
-            NotOurs: this session did not make the image.
+            NotOwned: this session did not make the image.
             NameTaken: the name belongs to an image that this session did not make.
         """
         call = make_operation(Tag, image, ref)
-        self._say(call)
+        self._print_command(call)
         with translate_errors(self.engine):
             try:
                 found = self.client.images.get(image)
@@ -117,7 +119,7 @@ class Resources(Base):
                     f"the lab did not create the image {image!r}, so it could not remove the tag later",
                     hint=f"to tag it anyway, run in a terminal: docker tag {image} {ref}",
                 )
-            self._tag_must_be_free(ref)
+            self._check_tag_free(ref)
             self.client.api.tag(**call.api())
 
     def create_network(self, name: str, **options: Any) -> Network:
@@ -128,7 +130,7 @@ class Resources(Base):
             EngineRefused: the engine has no addresses left for another network, or refused for another reason.
         """
         call = make_operation(CreateNetwork, name, **options)
-        self._say(call)
+        self._print_command(call)
         with translate_errors(self.engine):
             try:
                 made = self.client.api.create_network(**call.api(), labels=self._labels("network"))
@@ -154,7 +156,7 @@ class Resources(Base):
             NameTaken: a volume of that name is there that neither this session nor the reader made.
         """
         call = make_operation(CreateVolume, name, **options)
-        self._say(call)
+        self._print_command(call)
         with translate_errors(self.engine):
             # the engine answers with an old volume of that name as if it were new: only the labels tell
             mark = {sessions.KEEP: "yes"} if keep else {}
@@ -171,7 +173,7 @@ class Resources(Base):
         """Give a container that the lab made one more interface, in `network`.
 
         Raises:
-            NotOurs: the lab did not create the container.
+            NotOwned: the lab did not create the container.
             ContainerMissing: there is no such container.
             EngineRefused: there is no such network, or the engine refused for another reason.
         """
@@ -183,16 +185,16 @@ class Resources(Base):
         """Remove a network that this session made; nothing happens where it is gone already.
 
         Raises:
-            NotOurs: this session did not make it.
+            NotOwned: this session did not make it.
             EngineRefused: a container is still in it.
         """
         call = make_operation(RemoveNetwork, name_of(network))
         with translate_errors(self.engine):
             try:
-                self._must_be_this_sessions("network", call.name, self.client.api.inspect_network(call.name))
+                self._check_made_by_session("network", call.name, self.client.api.inspect_network(call.name))
             except NotFound:
                 return
-            self._say(call)
+            self._print_command(call)
             with suppress(NotFound):
                 self.client.api.remove_network(**call.api())
 
@@ -204,7 +206,7 @@ class Resources(Base):
                 volumes, and so does the VOLUME of an image.
 
         Raises:
-            NotOurs: this session did not make it.
+            NotOwned: this session did not make it.
             EngineRefused: a container still uses it.
         """
         call = make_operation(RemoveVolume, name_of(volume))
@@ -215,8 +217,8 @@ class Resources(Base):
                 return
             is_new = call.name not in self._there_before and sessions.CHAPTER not in responses.labels(attrs)
             if not (made_by_run and is_new):
-                self._must_be_this_sessions("volume", call.name, attrs)
-            self._say(call)
+                self._check_made_by_session("volume", call.name, attrs)
+            self._print_command(call)
             with suppress(NotFound):
                 self.client.api.remove_volume(**call.api())
 
@@ -228,18 +230,18 @@ class Resources(Base):
         """
         call = make_operation(RemoveImage, ref)
         with translate_errors(self.engine):
-            self._say(call)
+            self._print_command(call)
             with suppress(ImageNotFound):
                 remove_image(self.client.api, call.ref)
 
-    def _must_be_this_sessions(self, kind: str, name: str, attrs: Mapping[str, Any]) -> None:
+    def _check_made_by_session(self, kind: str, name: str, attrs: Mapping[str, Any]) -> None:
         if responses.labels(attrs).get(sessions.SESSION) != self.session:
             raise NotOwned(
                 f"this notebook did not create the {kind} {name!r} and will not change it",
                 hint=f"if it is yours, remove it in a terminal: docker {kind} rm {name}",
             )
 
-    def _tag_must_be_free(self, tag: str) -> None:
+    def _check_tag_free(self, tag: str) -> None:
         try:
             found = self.client.api.inspect_image(tag)  # type: ignore[no-untyped-call]
         except ImageNotFound:
@@ -248,38 +250,40 @@ class Resources(Base):
         if responses.labels(found).get(sessions.SESSION) != self.session:
             raise self._name_taken("image", tag, None)
 
-    def _build(self, call: Build, see: ProgressCallback | None) -> Image:
+    def _build(self, call: Build, on_progress: ProgressCallback | None) -> Image:
         said: list[str] = []
-        nameless = self._nameless()
+        nameless = self._dangling_images()
         try:
-            return self._build_told(call, see, said)
+            return self._build_with_output(call, on_progress, said)
         finally:
             # no label of ours is on a stage that files were copied from, nor on the last step of a build that failed;
             # what other builds leave meanwhile is not among the steps that this one told of
             steps = re.findall(r"^ ---> ([0-9a-f]{12})$", "".join(said), re.MULTILINE)
             with suppress(DockerException, requests.RequestException):
-                left = {id for id in self._nameless() - nameless if id[7:19] in steps}
+                left = {id for id in self._dangling_images() - nameless if id[7:19] in steps}
                 self._there_before |= left
                 self._session.record_build_stages(left)
 
-    def _nameless(self) -> set[str]:
+    def _dangling_images(self) -> set[str]:
         """The images that no tag names and no other image stands on."""
         return {row["Id"] for row in self.client.api.images(filters={"dangling": True})}
 
-    def _build_told(self, call: Build, see: ProgressCallback | None, said: list[str]) -> Image:
+    def _build_with_output(
+        self, call: Build, on_progress: ProgressCallback | None, output: list[str]
+    ) -> Image:
         image_id = ""
         try:
             for step in self.client.api.build(
                 **call.api(), labels=self._labels("image"), rm=True, forcerm=True, decode=True
             ):
-                said.append(step.get("stream", ""))
+                output.append(step.get("stream", ""))
                 image_id = (step.get("aux") or {}).get("ID", image_id)
                 if "error" in step:
-                    raise refusals.build_failed(call, said, step["error"])
-                if see:
-                    see(step)
+                    raise refusals.build_failed(call, output, step["error"])
+                if on_progress:
+                    on_progress(step)
         except APIError as error:
-            raise refusals.build_failed(call, said, str(error.explanation)) from None
+            raise refusals.build_failed(call, output, str(error.explanation)) from None
         except (OSError, TypeError) as error:
-            raise refusals.build_failed(call, said, str(error)) from None
+            raise refusals.build_failed(call, output, str(error)) from None
         return self.client.images.get(image_id or call.tag)

@@ -62,7 +62,7 @@ def labels(kind: str, chapter: str, session: str) -> dict[str, str]:
 
 
 def has_lab_labels(kind: str, labels: dict[str, str] | None) -> bool:
-    """Whether labels `found` on a thing of `kind` say that the lab made it."""
+    """Whether `labels` on a thing of `kind` say that the lab made it."""
     return labels is not None and CHAPTER in labels and labels.get(KIND, kind) == kind and KEEP not in labels
 
 
@@ -337,7 +337,7 @@ def temporary_session(client: docker.DockerClient, chapter: str) -> Iterator[Cal
 
 
 def may_modify(session: str, current: str) -> bool:
-    """Whether the notebook of the session `own` may change what `session` made.
+    """Whether the notebook of the session `current` may change what `session` made.
 
     It may if that is itself, the reader's terminal, or a session of this state directory that has ended.
     """
@@ -349,7 +349,7 @@ def may_modify(session: str, current: str) -> bool:
 
 
 def is_usable_volume(labels: Mapping[str, str] | None, current: str) -> bool:
-    """Whether the session `own` may use a volume with these labels: it is its own, or one that its reader created."""
+    """Whether the session `current` may use a volume with these labels: its own, or one that its reader created."""
     session = (labels or {}).get(SESSION, "")
     return session == current or ((labels or {}).get(CREATED_BY) == READER and may_modify(session, current))
 

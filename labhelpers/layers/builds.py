@@ -48,7 +48,7 @@ def build(
     with tempfile.TemporaryDirectory() as folder, lab.quiet():
         for name, text in {"Dockerfile": recipe.dockerfile, **recipe.files}.items():
             Path(folder, name).write_text(text, encoding="utf-8")
-        lab.build(folder, tag, see=see, buildargs=buildargs)
+        lab.build(folder, tag, on_progress=see, buildargs=buildargs)
     return tag
 
 

@@ -90,8 +90,8 @@ def diet(lab: Lab) -> Exercise:
 
 def _diet_there_hint(lab: Lab) -> str:
     return (
-        f"Look at {FAT} first: layers.image(lab, {FAT!r}). Then write a Dockerfile whose image ends with the same "
-        "files. COPY --from takes files from another image, as they are seen in it."
+        f"Look at {FAT} first: layers.image_layers(lab, {FAT!r}). Then write a Dockerfile whose image ends with "
+        "the same files. COPY --from takes files from another image, as they are seen in it."
     )
 
 
@@ -108,9 +108,7 @@ def _same(lab: Lab) -> str | None:
 def _same_hint(lab: Lab) -> str:
     if "data" in (_same(lab) or ""):
         return f"/data holds random bytes: they cannot be made again, only taken from {FAT} itself."
-    return (
-        f"Compare the two: layers.image(lab, IMAGE).union lists what a container sees of {DIET} and of {FAT}."
-    )
+    return f"Compare the two: layers.image_layers(lab, IMAGE).union lists what a container sees of {DIET} and of {FAT}."
 
 
 def _waste(lab: Lab) -> str | None:
@@ -186,7 +184,7 @@ def _layer_hint(lab: Lab) -> str:
             "and instructions stand in the same order, from the lowest."
         )
     return (
-        f"layers.image(lab, {LEAKY!r}) lists the layers with their diff ids and instructions; so do `docker "
+        f"layers.image_layers(lab, {LEAKY!r}) lists the layers with their diff ids and instructions; so do `docker "
         "history` and `docker image inspect`. A diff id begins with sha256:."
     )
 

@@ -152,7 +152,7 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
     """A real `docker pull`, timed layer by layer as the engine tells of it.
 
     Args:
-        see: given the pull so far at each of the engine's words; None for a live panel where the notebook can
+        on_progress: given the pull so far at each of the engine's words; None for a live panel where the notebook can
             show one.
 
     Raises:
@@ -165,7 +165,7 @@ def pull(lab: Lab, ref: str, see: Callable[[Pull], object] | None = None) -> Pul
         see = live_pull()
     watch = _PullTracker(ref, see)
     with lab.quiet(["docker pull"]):
-        pulled = lab.pull(ref, see=watch.step)
+        pulled = lab.pull(ref, on_progress=watch.step)
         watch.stop()
         return watch.end(_layer_ids(lab, ref, pulled.attrs["RootFS"]["Layers"]))
 
@@ -523,7 +523,9 @@ def verify(lab: Lab, ref: str) -> Verification:
     command = ["-I", "-c", _program("fetch"), f"http://127.0.0.1:5000/v2/{name}", tag]
     with lab.quiet():
         network = f"container:{lab.registry.container.id}"
-        done = lab.once(lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"])
+        done = lab.run_once(
+            lab.image("tools"), command, entrypoint="python3", network=network, cap_drop=["ALL"]
+        )
     if done.exit_code:
         raise BadInput(
             f"the lab's registry does not have {ref!r}",

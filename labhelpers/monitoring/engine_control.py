@@ -169,7 +169,7 @@ class EngineControl:
 
         Raises:
             BadInput: there is no such verb for this kind, or the question was not answered.
-            NotOurs: this notebook did not make it, and `only_mine` holds.
+            NotOwned: this notebook did not make it, and `only_mine` holds.
             EngineRefused: the engine said no.
         """
         if verb not in VERBS.get(item.kind, ()):

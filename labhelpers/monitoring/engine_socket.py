@@ -50,7 +50,7 @@ NO_PRIVILEGES: dict[str, Any] = {"cap_drop": ["ALL"], "network": "none", "read_o
 
 
 def _nothing(lab: Lab) -> dict[str, Any]:
-    """`NOTHING`; where the engine maps users, in the host's user namespace: a mapped root may not open the socket."""
+    """`NO_PRIVILEGES`; in the host's user namespace if the engine maps users: a mapped root cannot open the socket."""
     return NO_PRIVILEGES | ({"userns_mode": "host"} if lab.engine.remaps_users else {})
 
 
@@ -167,7 +167,7 @@ def _hexadecimal(text: str) -> int | None:
 
 def _is_this_engine(lab: Lab, volumes: list[str]) -> bool:
     words = ["curl", "-s", "--max-time", "30", "--unix-socket", SOCKET_PATH, "http://engine/info"]
-    answer = lab.once(lab.image("tools"), words, volumes=volumes, **_nothing(lab)).stdout
+    answer = lab.run_once(lab.image("tools"), words, volumes=volumes, **_nothing(lab)).stdout
     try:
         return bool(identity(json.loads(answer)) == lab.engine.identity)
     except (ValueError, AttributeError):
@@ -210,7 +210,7 @@ TARGET_DESCRIPTIONS = {
 class AccessResult(Result):
     """What a container had that holds one way to the engine, and nothing else."""
 
-    way: str = column("one of `WAYS`")
+    way: str = column("one of `ACCESS_METHODS`")
     got: Mapping[str, bool] = column(
         "thing → whether it had it; the things are `names`, `environment`, `file_of_container`, "
         "`file_of_host`",
@@ -232,7 +232,9 @@ class AccessResult(Result):
 class SocketAccess(Result):
     """What can be had by each way to the engine."""
 
-    holders: tuple[AccessResult, ...] = rows("one for each way, in the order of `WAYS`", of=AccessResult)
+    holders: tuple[AccessResult, ...] = rows(
+        "one for each way, in the order of `ACCESS_METHODS`", of=AccessResult
+    )
     os_release: str = column(
         "the line PRETTY_NAME of /etc/os-release of the engine's host, as the first holder read it"
     )
@@ -281,7 +283,7 @@ def socket_access(lab: Lab, door: EngineSocket) -> SocketAccess:
             found = tuple(
                 pool.map(lambda way: _try_access(lab, way, *mounts[way], ask, words), ACCESS_METHODS)
             )
-        own = lab.once(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **_nothing(lab)).stdout
+        own = lab.run_once(lab.image("tools"), ["sh", "-c", _OWN, "sh", ask["path"]], **_nothing(lab)).stdout
     first = found[0].said["file_of_host"]
     pretty, _, forbidden = own.partition("\n")
     return SocketAccess(found, _pretty(first), pretty.partition("=")[2].strip('"'), forbidden.strip())
@@ -346,7 +348,7 @@ def _try_access(
     lab: Lab, way: str, volumes: Sequence[str], path: str, ask: Mapping[str, Any], words: Mapping[str, str]
 ) -> AccessResult:
     asked = json.dumps({name: ask[name] for name in ("other", "file", "label", "reader")})
-    done = lab.once(
+    done = lab.run_once(
         lab.image("tools"),
         _program("socket_probe.py", path),
         limit_s=PROBE_TIMEOUT_S,

@@ -1,4 +1,4 @@
-"""The control panel: shows what `labhelpers.monitoring.desk` sees, hands clicks to it, and decides nothing."""
+"""The control panel: shows what `monitoring.engine_control` reports, passes clicks to it, and decides nothing."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def _outside(lab: Lab) -> str | None:
 def _outside_hint(lab: Lab) -> str:
     return (
         "No file inside can tell: a namespace does not see what lies around it. The engine is outside: `docker top` "
-        "and `docker inspect` ask there; so does namespaces.of."
+        "and `docker inspect` ask there; so does namespaces.namespaces_of."
     )
 
 
@@ -525,7 +525,7 @@ def third_level(lab: Lab) -> Exercise:
         "Its file /pids holds the three PIDs of the process that is PID 1 innermost, the host's first",
         _pids,
         "NSpid in /proc/PID/status lists them, as far as the reader's own namespace: ask on the host. "
-        "namespaces.tree shows it too.",
+        "namespaces.process_tree shows it too.",
         ("deep",),
     )
     tasks = (runs, few, deep, pids)

@@ -119,7 +119,7 @@ def matrix(lab: Lab, *who: Container | str | int, **named: Container | str | int
         named: the same, to be called by the keyword.
 
     Raises:
-        BadInput, LabError: as `of`.
+        BadInput, LabError: as `namespaces_of`.
     """
     rows = [namespaces_of(lab), *(namespaces_of(lab, one) for one in who)]
     rows += [replace(namespaces_of(lab, one), who=name) for name, one in named.items()]

@@ -204,7 +204,7 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
         if "refused" in output:
             raise EngineRefused(
                 f"the engine or its kernel did not let {name} make a pid namespace, so there is no third level",
-                hint="namespaces.tree(lab, CONTAINER) shows the two levels that every container has",
+                hint="namespaces.process_tree(lab, CONTAINER) shows the two levels that every container has",
                 engine_message=output,
             )
         return INNERMOST in [one.command for one in lab.host.processes(container)]

@@ -34,7 +34,7 @@ def capture(
     """Watch packets while the block lasts; what it gives, called in the block, says what was seen.
 
     Each place has a container of its own with NET_RAW, and what tcpdump needs to become a user without rights once
-    it listens; it ends by itself after `MOST_PACKETS` packets or `MOST_S` seconds.
+    it listens; it ends by itself after `MAX_PACKETS` packets or `MAX_S` seconds.
 
     Args:
         places: label → network mode whose namespace is looked at: `host`, `container:web`.

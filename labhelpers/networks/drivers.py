@@ -194,7 +194,7 @@ def host_driver(lab: Lab) -> HostDriver:
     with lab.quiet(essential=["docker run -d --network host"]):
         first, port = _server_on_host(lab)
         try:
-            second = lab.once(lab.image("payload"), _serve(port), network="host")
+            second = lab.run_once(lab.image("payload"), _serve(port), network="host")
             answer = run_in_tools(
                 lab,
                 f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/",

@@ -172,8 +172,8 @@ def _other_end_hint(lab: Lab) -> str:
         return "Run the cell of this exercise again: it makes the container."
     if not _output(lab, TRACED, ["cat", "/other-end"]):
         return (
-            "`ip link` in the container writes eth0@ifN: N is the index of the other end. `networks.map(lab)` and "
-            "`lab.host.interfaces()` list the host's interfaces with their indexes."
+            "`ip link` in the container writes eth0@ifN: N is the index of the other end. `networks.network_map(lab)` "
+            "and `lab.host.interfaces()` list the host's interfaces with their indexes."
         )
     return "The two ends know each other's index, not each other's name. Compare the numbers."
 

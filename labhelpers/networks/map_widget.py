@@ -1,4 +1,4 @@
-"""A map that is drawn anew as containers come and go: shows what `labhelpers.networks.map` sees, computes nothing."""
+"""A map that is drawn again as containers come and go: shows `networks.network_map`, and computes nothing."""
 
 from __future__ import annotations
 

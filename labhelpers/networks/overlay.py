@@ -128,7 +128,7 @@ class SwarmEngines:
 def swarm_of_two(lab: Lab) -> SwarmEngines:
     """Start two engines and join them; where that cannot be, the answer says why.
 
-    They run in containers with the rights of `labhelpers.course.nested`, on a network of their own, with no port
+    They run in containers with the rights of `labhelpers.course.nested_engine`, on a network of their own, with no port
     published; their data is in anonymous volumes that go with them.
 
     Raises:

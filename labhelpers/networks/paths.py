@@ -258,7 +258,7 @@ def _connection_pairs(lab: Lab, left_out: list[tuple[str, str]]) -> Iterator[dic
 
 def _server_on_host(lab: Lab, made: list[Container], mark: str) -> tuple[int, int]:
     """A server in the host's network namespace, on two ports of 127.0.0.1 that the kernel chose."""
-    found = lab.once(lab.image("tools"), ["python3", "-c", SCRIPT, "free"], network="host")
+    found = lab.run_once(lab.image("tools"), ["python3", "-c", SCRIPT, "free"], network="host")
     try:
         iperf, echo = (int(word) for word in found.stdout.split())
     except ValueError:

@@ -129,7 +129,7 @@ def run_in_tools(
         LabError: the script failed; its words are kept.
     """
     with lab.quiet():
-        done = lab.once(
+        done = lab.run_once(
             lab.image("tools"),
             ["sh", "-c", script],
             limit_s=RUN_TIMEOUT_S,

@@ -243,7 +243,7 @@ def copy_volume(lab: Lab, source: str, target: str, uuid: str = "") -> None:
             hint=f"stop it first: docker stop {name}",
         )
     with lab.quiet(essential=["docker run --rm"]):
-        result = lab.once(
+        result = lab.run_once(
             lab.image("payload"),
             ["sh", "-c", _COPY, uuid],
             limit_s=_COPY_TIMEOUT_S,
@@ -284,7 +284,7 @@ def host_directory(lab: Lab, name: str) -> str:
     with lab.quiet(essential=["docker volume create"]):
         lab.create_volume(name)
         make = ["mkdir", "-p", "/to/mysql"]
-        lab.once(lab.image("payload"), make, volumes=[f"{name}:/to"], network="none")
+        lab.run_once(lab.image("payload"), make, volumes=[f"{name}:/to"], network="none")
     return f"{lab.directory_of(name)}/mysql"
 
 

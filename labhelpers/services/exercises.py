@@ -285,7 +285,7 @@ def half_made(lab: Lab) -> Exercise:
         if container_named(lab, MENDED) is None:
             # the first file that MySQL makes, as the kill left it; an empty directory stays as it is
             touch = ["sh", "-c", "[ -d /data/mysql ] || : > /data/ibdata1"]
-            lab.once(lab.image("payload"), touch, volumes=[f"{HALF}:/data"], network="none")
+            lab.run_once(lab.image("payload"), touch, volumes=[f"{HALF}:/data"], network="none")
     runs = Task("runs", f"A container {MENDED} runs", lambda lab: not_running(lab, MENDED), _half_hint)
     volume = Task(
         "volume",

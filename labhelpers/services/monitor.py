@@ -88,7 +88,7 @@ def remove_created_directories(lab: Lab, before: HostMounts) -> tuple[str, ...]:
     with lab.quiet(essential=["docker run --rm"]):
         for path in made:
             above, _, name = lab.host.real_path(path).rpartition("/")
-            lab.once(
+            lab.run_once(
                 lab.image("payload"),
                 ["rmdir", f"/above/{name}"],
                 volumes=[f"{above or '/'}:/above"],

@@ -63,7 +63,7 @@ class Pulled(Result):
 
 
 class PushedImage:
-    """An image on its way into the lab's registry, so that it can be pulled from there: see `offer`."""
+    """An image on its way into the lab's registry, so that it can be pulled from there: see `push_image`."""
 
     def __init__(self, lab: Lab, image: str) -> None:
         self._lab, self._image = lab, image
@@ -122,7 +122,7 @@ def pull(lab: Lab, ref: str) -> Pulled:
     """
     watch = _PullTracker()
     with lab.quiet(essential=["docker pull"]):
-        image = lab.pull(ref, see=watch.step)
+        image = lab.pull(ref, on_progress=watch.step)
     total_s = time.monotonic() - watch.began
     return Pulled(ref, watch.layers(), total_s, int(image.attrs["Size"]))
 

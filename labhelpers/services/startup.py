@@ -85,7 +85,7 @@ class Startup(Result):
     probes: tuple[HealthProbe, ...] = column("in order", shown=False)
     tries: tuple[ConnectionAttempt, ...] = column("in order", shown=False)
     healthy_s: float | None = column(
-        "when a check passed first; None where there is no health check, or none passed within `HEALTHY_S`"
+        "when a check passed first; None where there is no health check, or none passed within `HEALTHY_TIMEOUT_S`"
     )
     clock_ms: float = column(
         "how well the client's clock and the engine's are compared: half of the shortest question"

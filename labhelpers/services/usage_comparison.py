@@ -105,7 +105,7 @@ def compare_usage(lab: Lab, monitor: Container | str, which: str, *, seconds: fl
 
     Args:
         monitor: a container that runs cAdvisor or Netdata.
-        which: `monitor.kind` of its image.
+        which: `monitor.monitor_kind` of its image.
         seconds: how long each part of the load takes.
 
     Raises:

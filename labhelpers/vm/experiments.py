@@ -205,7 +205,7 @@ def _run_script(lab: Lab, script: str, *, image: str = "payload") -> str:
     Raises:
         EngineRefused: the script failed.
     """
-    done = lab.once(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
+    done = lab.run_once(lab.image(image), ["-c", script], entrypoint="/bin/sh", network="none")
     if done.exit_code:
         raise EngineRefused(
             f"this command failed in a container of labhelpers/{image}: {script}",
@@ -234,7 +234,7 @@ class Acceleration(Result):
 
 
 def probe_accel(lab: Lab) -> Acceleration:
-    """KVM where a guest has reached its payload with it within `PROBE_LIMIT_S`, else TCG.
+    """KVM where a guest has reached its payload with it within `PROBE_TIMEOUT_S`, else TCG.
 
     The answer is kept for this engine until its host boots again: a probe costs seconds.
     """

@@ -120,7 +120,7 @@ def output(
         ExperimentFailed: the exit code is not 0.
         TimedOut: the command wrote nothing for `limit_s`.
     """
-    result = lab.once(lab.image(image), command, limit_s=limit_s, **{"network": "none", **options})
+    result = lab.run_once(lab.image(image), command, limit_s=limit_s, **{"network": "none", **options})
     if result.exit_code:
         raise _program_failed(str(result))
     return result.stdout

@@ -85,7 +85,7 @@ def test_a_bound_that_did_not_take_effect_is_seen_on_the_host(
 
 def test_a_hog_whose_bound_fails_never_runs(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     # the engine is not told of the bound: what an engine does that discards limits
-    monkeypatch.setattr("labhelpers.cgroups.bounds._within", lambda bound, options: {})
+    monkeypatch.setattr("labhelpers.cgroups.safety_limits._apply_safety_limits", lambda bound, options: {})
     before = len(shared_lab.commands)
     with (
         pytest.raises(LabError, match="was not started"),

@@ -56,8 +56,8 @@ def test_each_problem_says_what_to_do(engine: Engine) -> None:
 
 
 def test_an_engine_that_cannot_run_is_a_problem(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labhelpers.engine.smallest.WORD", b"something else\n")
-    monkeypatch.setattr("labhelpers.engine.smallest.program", lambda machine: PROGRAM)
+    monkeypatch.setattr("labhelpers.engine.smoke_test.EXPECTED_OUTPUT", b"something else\n")
+    monkeypatch.setattr("labhelpers.engine.smoke_test.program", lambda machine: PROGRAM)
     report = run_checks(engine.address)
     assert report["engine"] is not None
     assert any("the test container" in problem["what"] for problem in report["problems"])
@@ -104,7 +104,7 @@ def test_a_slow_engine_is_called_slow_and_nothing_else(
 def test_an_engine_that_answers_too_late_is_left_as_it_was(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_path: bytes
 ) -> None:
-    monkeypatch.setattr("labhelpers.commandline.doctor.CALL_S", 3)
+    monkeypatch.setattr("labhelpers.commandline.doctor.REQUEST_TIMEOUT_S", 3)
     before = left(engine)
     with slow(engine, tmp_path / "s.sock", 6, request_path) as late:
         monkeypatch.setattr("labhelpers.commandline.doctor.connect", lambda *_, **__: late)

@@ -170,6 +170,8 @@ def test_a_limit_of_open_files_that_costs_memory(
 
 
 def test_this_engines_own_limit_is_read(shared_lab: Lab) -> None:
-    said = shared_lab.once("labhelpers/payload", ["sh", "-c", "ulimit -Hn"], network="none").stdout.strip()
+    said = shared_lab.run_once(
+        "labhelpers/payload", ["sh", "-c", "ulimit -Hn"], network="none"
+    ).stdout.strip()
     above = said == "unlimited" or int(said) > 1 << 20
     assert bool(mysql.open_files_ulimit(shared_lab)) is above

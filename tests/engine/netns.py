@@ -71,7 +71,7 @@ class Machine:
 
     def census(self) -> dict[str, Any]:
         """What an engine changes on a machine, with what iptables-save says of tables that hold nothing left out."""
-        seen: dict[str, Any] = self.python("print(json.dumps(private.machine()))")
+        seen: dict[str, Any] = self.python("print(json.dumps(private.machine_snapshot()))")
         for tool, text in seen["firewall"].items():
             seen["firewall"][tool] = sorted(
                 line.strip()

@@ -122,7 +122,7 @@ def test_experiments_say_which_controller_they_miss(shared_lab: Lab, monkeypatch
 
 def test_the_cpus_that_a_container_may_use(shared_lab: Lab) -> None:
     script = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status"]
-    said = shared_lab.once("labhelpers/payload", script, network="none").stdout
+    said = shared_lab.run_once("labhelpers/payload", script, network="none").stdout
     assert allowed_cpus(shared_lab) == said.split()[1]
     assert idlest_cpu(shared_lab) in cpu_numbers(allowed_cpus(shared_lab))
 

@@ -121,8 +121,8 @@ def test_a_socket_of_somebody_elses_does_not_end_the_search(
     closed = alone / "closed.sock"
     others = [engine.address] if answers and engine.endpoint.scheme != "ssh" else []
     code = (
-        "from labhelpers.engine import connect, find, foreign; foreign.running = lambda own: None\n"
-        f"find._usual = lambda: {[f'unix://{closed}', f'unix://{alone}/none.sock', *others]!r}\n"
+        "from labhelpers.engine import connect, find, other_dockerd; other_dockerd.running = lambda own: None\n"
+        f"find._default_endpoints = lambda: {[f'unix://{closed}', f'unix://{alone}/none.sock', *others]!r}\n"
         "print(connect().address)"
     )
     rights = "-dac_override,-dac_read_search"
@@ -363,7 +363,7 @@ def test_a_configuration_that_sudo_docker_login_left_to_root() -> None:
         folder.chmod(0o777)
         (folder / "config.json").write_text("{}", encoding="utf-8")
         (folder / "config.json").chmod(0o600)
-        code = "from labhelpers.engine import contexts; contexts.in_use()"
+        code = "from labhelpers.engine import contexts; contexts.current_endpoint()"
         done = _as_another_user(code, folder, DOCKER_CONFIG=name, LABHELPERS_HOME=name)
     assert "EngineUnreachable" in done.stderr
     assert f"sudo chown -R $USER {name}" in done.stderr
@@ -373,7 +373,7 @@ def test_a_configuration_that_sudo_docker_login_left_to_root() -> None:
 def test_a_user_without_a_home_directory_looks_everywhere_else() -> None:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
-        code = "from labhelpers.engine import find; print(find.places('auto')[0].address)"
+        code = "from labhelpers.engine import find; print(find.candidate_endpoints('auto')[0].address)"
         variables = {
             "XDG_STATE_HOME": name,
             "LABHELPERS_HOME": "",
@@ -426,7 +426,7 @@ def test_windows_has_pipes(alone: Path) -> None:
         "import labhelpers.commandline.doctor, labhelpers.lab\n"
         "from labhelpers.engine import find\n"
         "platform.system = lambda: 'Windows'\n"
-        "for place in find.places('auto'): print(place.address, place.path)"
+        "for place in find.candidate_endpoints('auto'): print(place.address, place.path)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, encoding="utf-8")
     assert done.stdout.splitlines()[0] == r"npipe:////./pipe/docker_engine \\.\pipe\docker_engine", (

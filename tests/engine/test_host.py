@@ -509,7 +509,7 @@ READS: dict[str, Read] = {
     "mounts": lambda host, of: host.mounts(of),
     "directory": lambda host, of: host.directory("/etc", of),
     "entries": lambda host, of: host.entries("/etc", ["passwd"], of),
-    "disk_use": lambda host, of: host.disk_usage("/etc", of),
+    "disk_usage": lambda host, of: host.disk_usage("/etc", of),
     "interfaces": lambda host, of: host.interfaces(of),
     "addresses": lambda host, of: host.addresses(of),
     "routes": lambda host, of: host.routes(of),

@@ -152,7 +152,7 @@ def test_a_killed_build_leaves_nothing_half_made(engine: Engine, name: str) -> N
     write(name, "sleep 60")
     code = (
         "import sys; from pathlib import Path; from labhelpers.engine import connect, images; "
-        f"images.FOLDER = Path({str(images.IMAGES_DIRECTORY)!r}); images.ensure(connect(), {name!r}, print)"
+        f"images.IMAGES_DIRECTORY = Path({str(images.IMAGES_DIRECTORY)!r}); images.ensure(connect(), {name!r}, print)"
     )
     with subprocess.Popen(
         [sys.executable, "-u", "-c", code],

@@ -22,7 +22,7 @@ def body(*command: str) -> dict[str, Any]:
 
 
 def test_both_streams_and_the_exit_status(shared_lab: Lab) -> None:
-    done = shared_lab.once(IMAGE, ["sh", "-c", "echo out; echo err >&2; exit 3"], network="none")
+    done = shared_lab.run_once(IMAGE, ["sh", "-c", "echo out; echo err >&2; exit 3"], network="none")
     assert (done.stdout, done.stderr, done.exit_code) == ("out\n", "err\n", 3)
 
 
@@ -39,14 +39,14 @@ def test_long_output_arrives_whole_and_the_log_is_not_its_source(
 
 def test_nothing_stays_of_one_that_cannot_start(shared_lab: Lab) -> None:
     with pytest.raises(EngineRefused):
-        shared_lab.once(IMAGE, ["/no-such-program"])
+        shared_lab.run_once(IMAGE, ["/no-such-program"])
     mine = {"label": f"labhelpers.session={shared_lab.session}"}
     assert shared_lab.client.api.containers(all=True, filters=mine) == []
 
 
 def test_one_that_does_not_end_is_removed_and_reported(shared_lab: Lab) -> None:
     with pytest.raises(LabError, match="timed out after") as caught:
-        shared_lab.once(IMAGE, ["sh", "-c", "echo begun; sleep 600"], network="none", limit_s=3)
+        shared_lab.run_once(IMAGE, ["sh", "-c", "echo begun; sleep 600"], network="none", limit_s=3)
     assert caught.value.engine_message == "begun\n"
     mine = {"label": f"labhelpers.session={shared_lab.session}"}
     assert shared_lab.client.api.containers(all=True, filters=mine) == []
@@ -54,7 +54,7 @@ def test_one_that_does_not_end_is_removed_and_reported(shared_lab: Lab) -> None:
 
 def test_an_image_that_is_not_there(shared_lab: Lab, engine: Engine) -> None:
     with pytest.raises(ImageMissing):
-        shared_lab.once("labhelpers/no-such-image", "true")
+        shared_lab.run_once("labhelpers/no-such-image", "true")
     with pytest.raises(APIError):
         run_once(engine.client.api, {"Image": "labhelpers/no-such-image"})
 

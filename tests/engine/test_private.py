@@ -217,7 +217,7 @@ class TestLife:
         done = machine.lab("down", "--purge")
         assert done.returncode == 1
         assert "nothing was removed" in done.stderr
-        assert machine.python("print(json.dumps(private.answers()))") is True
+        assert machine.python("print(json.dumps(private.is_responding()))") is True
 
     def test_doctor_tells_of_a_killed_engine_and_does_not_start_it(self, machine: Machine) -> None:
         pid = machine.python(START)

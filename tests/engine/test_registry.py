@@ -64,6 +64,6 @@ def test_what_is_kept_in_a_volume_is_there_again(lab: Lab) -> None:
 
 def test_a_registry_that_does_not_start_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(lab), "image", lambda self, name: "labhelpers/payload:latest")
-    monkeypatch.setattr("labhelpers.engine.registry._START_S", 1)
+    monkeypatch.setattr("labhelpers.engine.registry._START_TIMEOUT_S", 1)
     with pytest.raises(LabError, match="did not become ready"):
         _ = lab.registry.address

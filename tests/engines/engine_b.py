@@ -54,7 +54,7 @@ def running(
     Args:
         lab: on engine A, which must be on this machine; it owns B's container.
         registry: `host:port` from which B pulls without TLS.
-        outside: a directory of this machine, for B's socket.
+        socket_directory: a directory of this machine, for B's socket.
         settings: keys of daemon.json (dockerd(8)), added to those of `DAEMON` or in their place.
 
     Raises:

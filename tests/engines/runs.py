@@ -92,7 +92,7 @@ def run(
 
     Args:
         engine: A; this process's environment leads to it.
-        wanted: the lab images that the tests need.
+        image_names: the lab images that the tests need.
         args: for pytest; none means all that the engine runs by itself (`conftest.py` says what).
     """
     if len(names) == 1:
@@ -200,7 +200,7 @@ def run_on_test_engine(
 
     Args:
         wanted: the images that the registry has.
-        pulled: those that the engine has from the start; None for all but `LATER`.
+        pulled: those that the engine has from the start; None for all but `IMAGES_PULLED_LATER`.
         settings: keys of daemon.json for engine B.
     """
     with Lab(sessions.TEST_ENGINES, engine=engine) as lab, _folder(lab.session) as folder:
@@ -335,7 +335,7 @@ def _pytest(name: str, args: Sequence[str], environment: Mapping[str, str]) -> d
 
 
 def _summarize(tests: Sequence[str]) -> list[str]:
-    """The tests by name; a file of which more than `NAMED` are among them by its name and their number."""
+    """The tests by name; a file of which more than `MAX_LISTED` are among them by its name and their number."""
     files: dict[str, list[str]] = {}
     for test in tests:
         files.setdefault(test.partition("::")[0], []).append(test)

@@ -199,7 +199,7 @@ def test_namespaces_of_the_host_where_the_engine_remaps_users(engine: Engine) ->
         ):
             assert lab.run(IMAGE, "true", **options).attrs["HostConfig"]["UsernsMode"] == mode
             assert ("--userns host" in lab.commands[-1]) is (mode == "host")
-        lab.once(IMAGE, "true", network="host")
+        lab.run_once(IMAGE, "true", network="host")
         assert "--userns host" in lab.commands[-1]
         # what shares a namespace of a container needs that container's user namespace
         for options, mode in (({"pid": "host"}, "host"), ({}, "")):

@@ -64,7 +64,7 @@ def test_the_table_has_the_names_of_each_notebook(chapter: str) -> None:
 
 
 def test_the_table_has_a_name_for_each_that_an_exercise_uses() -> None:
-    """`named` refuses any other, and runs when a room is imported; here, that no room names one past it."""
+    """`with_suffix` refuses any other, and runs when a room is imported; here, that no room names one past it."""
     asked = {name for chapter in CHAPTERS.values() for all in chapter.exercises.values() for name in all}
     literal = re.compile(rf'^[A-Z_, ]+ = .*"({"|".join(map(re.escape, asked))})"', re.M)
     for room in sorted((ROOT / "labhelpers").glob("*/exercises.py")):

@@ -658,14 +658,14 @@ def bomb_of_links() -> bytes:
 def test_a_bomb_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[], bytes]) -> None:
     # the real bounds are some hundred times as large: the test would take as long
     monkeypatch.setattr(
-        "labhelpers.layers.archives.Budget", lambda: ResourceLimits(characters=1 << 20, steps=100_000)
+        "labhelpers.layers.archives.ResourceLimits", lambda: ResourceLimits(characters=1 << 20, steps=100_000)
     )
     with pytest.raises(BadArchive):
         stack(tmp_path, [made()])
 
 
 def test_many_descriptions_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labhelpers.layers.archives.MOST_JSON_IN_ALL", 1 << 16)
+    monkeypatch.setattr("labhelpers.layers.archives.MAX_TOTAL_JSON_BYTES", 1 << 16)
     files: list[tuple[str, Content]] = [
         (f"{number}.json", b"[" + b"0," * 5000 + b"0]") for number in range(9)
     ]

@@ -141,7 +141,7 @@ def test_a_wire_goes_with_its_container(shared_lab: Lab) -> None:
 def test_a_wire_goes_when_the_notebook_is_killed(shared_lab: Lab) -> None:
     script = (
         "import sys, time\nfrom labhelpers import networks\nfrom labhelpers.lab import Lab\n"
-        "lab = Lab('test')\nlaid = networks.wire(lab, f'far-{lab.session}')\n"
+        "lab = Lab('test')\nlaid = networks.veth_pair(lab, f'far-{lab.session}')\n"
         "print(laid.link, flush=True)\ntime.sleep(600)\n"
     )
     environment = os.environ | {

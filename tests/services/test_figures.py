@@ -26,9 +26,11 @@ MIB = 1024 * 1024
 
 def texts(ax: Axes) -> str:
     every = [ax, *ax.child_axes]
-    words = [text.get_text() for one in every for text in one.texts]
+    words = [text.get_text().replace("\n", " ") for one in every for text in one.texts]
     words += [one.get_title(loc="left") for one in every]
     words += [label.get_text() for one in every for label in one.get_yticklabels()]
+    legend = ax.get_legend()
+    words += [text.get_text() for text in legend.get_texts()] if legend else []
     return "\n".join(words)
 
 
@@ -38,7 +40,7 @@ def test_a_pull() -> None:
     ax = Pulled("127.0.0.1:5000/mysql:8.4", (there, came), 1.0, 500 * MIB).plot()
     said = texts(ax)
     for words in (
-        "docker pull mysql:8.4: 1 layers came, 1 were there",
+        "docker pull mysql:8.4: 1 layer fetched, 1 already there",
         "already there",
         "3 MiB",
         "bbbbbbbbbbbb",

@@ -33,7 +33,7 @@ def answer(request: dict[str, Any]) -> Any:
 
 
 def for_each_path(read_one: Callable[[str], str], paths: list[str]) -> dict[str, dict[str, str]]:
-    """`look` at every path: what was found, and the error of each that failed."""
+    """`read_one` at every path: what was found, and the error of each that failed."""
     found, failed = {}, {}
     for path in paths:
         try:

@@ -342,7 +342,7 @@ def cgroup(location: CgroupLocation, texts: Mapping[str, str | None]) -> Cgroup:
     """What the files of a cgroup say.
 
     Args:
-        texts: of every file of `where.files`; None for one that is not there.
+        texts: of every file of `location.files`; None for one that is not there.
     """
     seen = {
         (controller, name): text

@@ -29,8 +29,8 @@ class Privilege:
     """A right that the helper asks of the engine.
 
     Attributes:
-        right: a capability (capabilities(7)), or a bind mount.
-        shows: what can only be seen with it.
+        name: a capability (capabilities(7)), or a bind mount.
+        enables: what can only be seen with it.
     """
 
     name: str

@@ -13,6 +13,7 @@ from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
 from labhelpers.engine import responses
+from labhelpers.engine.arguments import resource_name
 from labhelpers.engine.differences import has_no_cgroups
 from labhelpers.engine.find import Engine
 from labhelpers.engine.host import cgroups, network, processes, storage
@@ -89,15 +90,15 @@ class HostView:
 
     It shares the host's pid, cgroup and network namespaces; directories are read below /proc/PID/root of the
     process that runs containers for the engine (containerd's shim), so nothing else of the host is mounted.
-    Where an engine refuses one of the rights, the helper goes without, and `cannot_show` says what is missing.
+    Where an engine refuses one of the rights, the helper goes without, and `unavailable` says what is missing.
 
-    Where a method takes `where`, it means a running container (or its name or id), the pid of a process of the
+    `target` is a running container (or its name or id), the pid of a process of the
     host, or None for the host itself.
 
     Every method raises:
         LabError: no such container or process, or it does not run, or it ended while it was read; or the
             engine does not let the lab see it.
-        BadInput: a value that cannot be meant.
+        BadInput: an invalid value.
         EngineUnreachable: the engine went away.
 
     Args:
@@ -332,7 +333,7 @@ class HostView:
 
         Args:
             path: absolute; links in it are followed as the container (or the engine) would.
-            deep: whether all that is below is listed too.
+            recursive: whether all that is below is listed too.
             limit: how many entries are listed at most.
 
         Raises:
@@ -428,7 +429,7 @@ class HostView:
 
         Args:
             command: a program of the helper's image, and its arguments.
-            where: whose network namespace it runs in.
+            target: whose network namespace it runs in.
         """
         [(status, output, _)] = self._ask("run", commands=[list(command)], net=self._pid(target))
         return "" if status else str(output)
@@ -505,7 +506,7 @@ class HostView:
         return self._first_pid(where)
 
     def _first_pid(self, container: Container | str) -> int:
-        name = container if isinstance(container, str) else str(container.id)
+        name = resource_name(container) if isinstance(container, str) else str(container.id)
         try:
             state = responses.nested_object(self._api.inspect_container(name), "State")
         except APIError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labhelpers.lab import options as opt
+from labhelpers.lab import values
 from labhelpers.lab.operations.base import Operation
 from labhelpers.lab.options import Option
 
@@ -103,26 +104,26 @@ class Run(Operation):
 
     VERB = ("run", "-d")
     OPTIONS = {  # noqa: RUF012 - the base class says ClassVar
-        "name": opt.single("--name", "name", opt.parse_name),
+        "name": opt.single("--name", "name", values.parse_name),
         "hostname": opt.single("--hostname", "Hostname"),
         "network": opt.single("--network", "HostConfig.NetworkMode"),
         "dns": opt.repeated("--dns", "HostConfig.Dns"),
         "ports": Option("-p", opt.port_words, opt.port_api),
-        "environment": opt.mapping("-e", "Env", opt.parse_pairs),
+        "environment": opt.mapping("-e", "Env", values.parse_pairs),
         "volumes": Option("-v", opt.parse_volumes, opt.volume_api),
         "mounts": opt.repeated("--mount", "HostConfig.Mounts", opt.parse_mounts),
         "tmpfs": Option("--tmpfs", opt.tmpfs_words, opt.at("HostConfig.Tmpfs", opt.parse_tmpfs)),
-        "memory": opt.single("--memory", "HostConfig.Memory", opt.parse_size),
-        "memory_swap": opt.single("--memory-swap", "HostConfig.MemorySwap", opt.parse_swap),
+        "memory": opt.single("--memory", "HostConfig.Memory", values.parse_size),
+        "memory_swap": opt.single("--memory-swap", "HostConfig.MemorySwap", values.parse_swap),
         "memory_reservation": opt.single(
-            "--memory-reservation", "HostConfig.MemoryReservation", opt.parse_size
+            "--memory-reservation", "HostConfig.MemoryReservation", values.parse_size
         ),
-        "cpus": opt.single("--cpus", "HostConfig.NanoCpus", opt.parse_cpus),
-        "cpu_quota": opt.single("--cpu-quota", "HostConfig.CpuQuota", opt.parse_microseconds),
-        "cpu_period": opt.single("--cpu-period", "HostConfig.CpuPeriod", opt.parse_microseconds),
-        "cpu_shares": opt.single("--cpu-shares", "HostConfig.CpuShares", opt.parse_shares),
-        "cpuset_cpus": opt.single("--cpuset-cpus", "HostConfig.CpusetCpus", opt.parse_cpu_list),
-        "pids_limit": opt.single("--pids-limit", "HostConfig.PidsLimit", opt.parse_count),
+        "cpus": opt.single("--cpus", "HostConfig.NanoCpus", values.parse_cpus),
+        "cpu_quota": opt.single("--cpu-quota", "HostConfig.CpuQuota", values.parse_microseconds),
+        "cpu_period": opt.single("--cpu-period", "HostConfig.CpuPeriod", values.parse_microseconds),
+        "cpu_shares": opt.single("--cpu-shares", "HostConfig.CpuShares", values.parse_shares),
+        "cpuset_cpus": opt.single("--cpuset-cpus", "HostConfig.CpusetCpus", values.parse_cpu_list),
+        "pids_limit": opt.single("--pids-limit", "HostConfig.PidsLimit", values.parse_count),
         "device_read_bps": opt.repeated(
             "--device-read-bps", "HostConfig.BlkioDeviceReadBps", opt.parse_byte_rates
         ),
@@ -141,36 +142,36 @@ class Run(Operation):
         ),
         "cap_add": opt.repeated("--cap-add", "HostConfig.CapAdd", opt.parse_capabilities),
         "cap_drop": opt.repeated("--cap-drop", "HostConfig.CapDrop", opt.parse_capabilities),
-        "security_opt": Option("--security-opt", opt.parse_texts, opt.security_api),
+        "security_opt": Option("--security-opt", values.parse_texts, opt.security_api),
         "pid": opt.single("--pid", "HostConfig.PidMode"),
-        "ipc": opt.single("--ipc", "HostConfig.IpcMode", opt.parse_ipc),
-        "uts": opt.single("--uts", "HostConfig.UTSMode", opt.one_of("host")),
-        "cgroupns": opt.single("--cgroupns", "HostConfig.CgroupnsMode", opt.one_of("host", "private")),
-        "userns_mode": opt.single("--userns", "HostConfig.UsernsMode", opt.one_of("host")),
+        "ipc": opt.single("--ipc", "HostConfig.IpcMode", values.parse_ipc),
+        "uts": opt.single("--uts", "HostConfig.UTSMode", values.one_of("host")),
+        "cgroupns": opt.single("--cgroupns", "HostConfig.CgroupnsMode", values.one_of("host", "private")),
+        "userns_mode": opt.single("--userns", "HostConfig.UsernsMode", values.one_of("host")),
         "log_driver": opt.single("--log-driver", "HostConfig.LogConfig", opt.parse_log_config),
         "ulimits": Option("--ulimit", opt.ulimit_words, opt.at("HostConfig.Ulimits", opt.parse_ulimits)),
         "read_only": opt.switch("--read-only", "HostConfig.ReadonlyRootfs"),
         "init": opt.switch("--init", "HostConfig.Init"),
         "stdin_open": opt.switch("-i", "OpenStdin"),
         "tty": opt.switch("-t", "Tty"),
-        "entrypoint": opt.single("--entrypoint", "Entrypoint", lambda word: [opt.parse_text(word)]),
-        "user": opt.single("--user", "User", str),
+        "entrypoint": opt.single("--entrypoint", "Entrypoint", lambda word: [values.parse_text(word)]),
+        "user": opt.single("--user", "User", values.parse_user),
         "workdir": opt.single("--workdir", "WorkingDir"),
         "restart": opt.single("--restart", "HostConfig.RestartPolicy", opt.parse_restart),
         "health_cmd": opt.single(
-            "--health-cmd", "Healthcheck.Test", lambda text: ["CMD-SHELL", opt.parse_text(text)]
+            "--health-cmd", "Healthcheck.Test", lambda text: ["CMD-SHELL", values.parse_text(text)]
         ),
         "health_interval": Option(
             "--health-interval",
             lambda value: [f"{value}s"],
-            opt.at("Healthcheck.Interval", lambda value: opt.parse_some_seconds(value) * 10**9),
+            opt.at("Healthcheck.Interval", lambda value: values.parse_some_seconds(value) * 10**9),
         ),
         "rm": opt.switch("--rm", "HostConfig.AutoRemove"),
         "labels": opt.mapping("--label", "Labels"),
     }
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_image(self.image), *self._words()]
+        return [values.parse_image(self.image), *self._words()]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         # the command line sends the first two even when nobody gives them. The third keeps an engine set to
@@ -183,7 +184,7 @@ class Run(Operation):
         return {"Image": self.image} | always | ({"Cmd": words} if (words := self._words()) else {})
 
     def _words(self) -> list[str]:
-        return [] if self.command is None else opt.parse_command(self.command)
+        return [] if self.command is None else values.parse_command(self.command)
 
 
 @dataclass(frozen=True)
@@ -219,25 +220,25 @@ class Update(Operation):
 
     VERB = ("update",)
     OPTIONS = {  # noqa: RUF012
-        "memory": opt.single("--memory", "Memory", opt.parse_size),
-        "memory_swap": opt.single("--memory-swap", "MemorySwap", opt.parse_swap),
-        "memory_reservation": opt.single("--memory-reservation", "MemoryReservation", opt.parse_size),
-        "cpus": opt.single("--cpus", "NanoCpus", opt.parse_cpus),
-        "cpu_quota": opt.single("--cpu-quota", "CpuQuota", opt.parse_microseconds),
-        "cpu_period": opt.single("--cpu-period", "CpuPeriod", opt.parse_microseconds),
-        "cpu_shares": opt.single("--cpu-shares", "CpuShares", opt.parse_shares),
-        "cpuset_cpus": opt.single("--cpuset-cpus", "CpusetCpus", opt.parse_cpu_list),
-        "pids_limit": opt.single("--pids-limit", "PidsLimit", opt.parse_count),
+        "memory": opt.single("--memory", "Memory", values.parse_size),
+        "memory_swap": opt.single("--memory-swap", "MemorySwap", values.parse_swap),
+        "memory_reservation": opt.single("--memory-reservation", "MemoryReservation", values.parse_size),
+        "cpus": opt.single("--cpus", "NanoCpus", values.parse_cpus),
+        "cpu_quota": opt.single("--cpu-quota", "CpuQuota", values.parse_microseconds),
+        "cpu_period": opt.single("--cpu-period", "CpuPeriod", values.parse_microseconds),
+        "cpu_shares": opt.single("--cpu-shares", "CpuShares", values.parse_shares),
+        "cpuset_cpus": opt.single("--cpuset-cpus", "CpusetCpus", values.parse_cpu_list),
+        "pids_limit": opt.single("--pids-limit", "PidsLimit", values.parse_count),
     }
 
     def _arguments(self) -> list[str]:
         if not self._set_options():
-            raise opt.refuse(
+            raise values.refuse(
                 self.container,
                 "has nothing to update",
                 "give at least one option to change, for example cpus=0.5",
             )
-        return [opt.parse_name(self.container)]
+        return [values.parse_name(self.container)]
 
 
 @dataclass(frozen=True)
@@ -256,19 +257,19 @@ class Exec(Operation):
         "detach": opt.switch("-d", "detach"),
         "user": opt.single("--user", "user", str),
         "workdir": opt.single("--workdir", "workdir"),
-        "environment": opt.mapping("-e", "environment", opt.parse_pairs),
+        "environment": opt.mapping("-e", "environment", values.parse_pairs),
     }
 
     def _arguments(self) -> list[str]:
-        words = opt.parse_command(self.command)
+        words = values.parse_command(self.command)
         if not words:
-            raise opt.refuse(
+            raise values.refuse(
                 self.command, "is not a command", "give the command to run, for example 'uname -r'"
             )
-        return [opt.parse_name(self.container), *words]
+        return [values.parse_name(self.container), *words]
 
     def _fixed_arguments(self) -> dict[str, Any]:
-        return {"container": self.container, "cmd": opt.parse_command(self.command)}
+        return {"container": self.container, "cmd": values.parse_command(self.command)}
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ class OnContainer(Operation):
     container: str
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.container)]
+        return [values.parse_name(self.container)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"container": self.container}
@@ -291,7 +292,7 @@ class Stop(OnContainer):
     timeout_s: int | None = None
 
     VERB = ("stop",)
-    OPTIONS = {"timeout_s": opt.single("-t", "timeout", opt.parse_seconds)}  # noqa: RUF012
+    OPTIONS = {"timeout_s": opt.single("-t", "timeout", values.parse_seconds)}  # noqa: RUF012
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ class Restart(OnContainer):
     timeout_s: int | None = None
 
     VERB = ("restart",)
-    OPTIONS = {"timeout_s": opt.single("-t", "timeout", opt.parse_seconds)}  # noqa: RUF012
+    OPTIONS = {"timeout_s": opt.single("-t", "timeout", values.parse_seconds)}  # noqa: RUF012
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from docker.utils import parse_repository_tag
 
 from labhelpers.lab import options as opt
+from labhelpers.lab import values
 from labhelpers.lab.operations.base import Operation
 from labhelpers.lab.options import Option
 
@@ -23,7 +24,7 @@ class Pull(Operation):
     VERB = ("pull",)
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_image(self.ref)]
+        return [values.parse_image(self.ref)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         repository, tag = parse_repository_tag(self.ref)
@@ -51,7 +52,7 @@ class Build(Operation):
 
     VERB = ("build",)
     OPTIONS = {  # noqa: RUF012
-        "tag": opt.single("-t", "tag", opt.parse_image),
+        "tag": opt.single("-t", "tag", values.parse_image),
         "dockerfile": opt.single("-f", "dockerfile"),
         "target": opt.single("--target", "target"),
         "buildargs": opt.mapping("--build-arg", "buildargs"),
@@ -61,14 +62,14 @@ class Build(Operation):
     def _set_options(self) -> list[tuple[Option, Any]]:
         # the command line looks for -f from where it stands, the SDK from the folder
         in_folder = Option(
-            "-f", lambda name: [os.path.join(self.path, name)], opt.at("dockerfile", opt.parse_text)
+            "-f", lambda name: [os.path.join(self.path, name)], opt.at("dockerfile", values.parse_text)
         )
         return [
             (in_folder if option.flag == "-f" else option, value) for option, value in super()._set_options()
         ]
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_text(self.path)]
+        return [values.parse_text(self.path)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -84,7 +85,7 @@ class Commit(Operation):
     VERB = ("commit",)
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.container), opt.parse_image(self.ref)]
+        return [values.parse_name(self.container), values.parse_image(self.ref)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         repository, tag = parse_repository_tag(self.ref)
@@ -101,7 +102,7 @@ class Tag(Operation):
     VERB = ("tag",)
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_image(self.image), opt.parse_image(self.ref)]
+        return [values.parse_image(self.image), values.parse_image(self.ref)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         repository, tag = parse_repository_tag(self.ref)
@@ -117,7 +118,7 @@ class RemoveImage(Operation):
     VERB = ("rmi",)
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_image(self.ref)]
+        return [values.parse_image(self.ref)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"image": self.ref}

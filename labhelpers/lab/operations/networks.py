@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labhelpers.lab import options as opt
+from labhelpers.lab import values
 from labhelpers.lab.operations.base import Operation
 
 
@@ -25,15 +26,15 @@ class CreateNetwork(Operation):
     VERB = ("network", "create")
     OPTIONS = {  # noqa: RUF012
         "driver": opt.single("--driver", "driver"),
-        "subnet": opt.single("--subnet", "Subnet", lambda value: opt.parse_subnet(value)),
-        "gateway": opt.single("--gateway", "Gateway", lambda value: opt.parse_address(value)),
+        "subnet": opt.single("--subnet", "Subnet", lambda value: values.parse_subnet(value)),
+        "gateway": opt.single("--gateway", "Gateway", lambda value: values.parse_address(value)),
         "internal": opt.switch("--internal", "internal"),
         "attachable": opt.switch("--attachable", "attachable"),
         "options": opt.mapping("-o", "options"),
     }
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.name)]
+        return [values.parse_name(self.name)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"name": self.name, "driver": "bridge", "check_duplicate": True}
@@ -41,7 +42,7 @@ class CreateNetwork(Operation):
     def api(self) -> dict[str, Any]:
         """The same for the SDK's low-level client."""
         if self.gateway and not self.subnet:
-            raise opt.refuse(
+            raise values.refuse(
                 self.gateway, "is a gateway without a subnet", "also give the subnet that contains it"
             )
         body = super().api()
@@ -64,7 +65,7 @@ class CreateVolume(Operation):
     }
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.name)]
+        return [values.parse_name(self.name)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"name": self.name, "driver": "local"}
@@ -80,7 +81,7 @@ class Connect(Operation):
     VERB = ("network", "connect")
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.network), opt.parse_name(self.container)]
+        return [values.parse_name(self.network), values.parse_name(self.container)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"container": self.container, "net_id": self.network}
@@ -95,7 +96,7 @@ class RemoveNetwork(Operation):
     VERB = ("network", "rm")
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.name)]
+        return [values.parse_name(self.name)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"net_id": self.name}
@@ -110,7 +111,7 @@ class RemoveVolume(Operation):
     VERB = ("volume", "rm")
 
     def _arguments(self) -> list[str]:
-        return [opt.parse_name(self.name)]
+        return [values.parse_name(self.name)]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"name": self.name}
