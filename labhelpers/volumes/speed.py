@@ -23,7 +23,7 @@ MOUNT_POINTS = {
     "bind mount": "/bind",
     "tmpfs": "/memory",
 }
-MODES = CACHED, SYNCED, SMALL = "written", "written and synced", "small, each synced"
+MODES = CACHED, SYNCED, SMALL_SYNCED = "written", "written and synced", "small, each synced"
 # enough for a busy disk in an emulated machine
 TIMEOUT_S = 400.0
 
@@ -84,7 +84,9 @@ class Speeds(Result):
             for storage in MOUNT_POINTS:
                 group = self.of(storage, mode)
                 rates = sorted(each.bytes_per_s / MIB for each in group)
-                write_ms = statistics.median(each.operation_ms for each in group) if mode == SMALL else None
+                write_ms = (
+                    statistics.median(each.operation_ms for each in group) if mode == SMALL_SYNCED else None
+                )
                 rows.append((mode, storage, statistics.median(rates), rates[0], rates[-1], write_ms))
         speeds = [f"{name}_mib_per_s" for name in ("median", "lowest", "highest")]
         return table(rows, ["mode", "storage", *speeds, "small_write_ms"])
@@ -141,7 +143,7 @@ def speeds(
         SpeedMeasurement(storage, mode, transferred, duration_s, small_bytes if kind == "small" else MIB)
         for storage, kind, parts in results
         for mode, (transferred, duration_s) in zip(
-            (SMALL,) if kind == "small" else (CACHED, SYNCED), parts, strict=True
+            (SMALL_SYNCED,) if kind == "small" else (CACHED, SYNCED), parts, strict=True
         )
     ]
     by_storage = {storage: file_systems[directory] for storage, directory in MOUNT_POINTS.items()}

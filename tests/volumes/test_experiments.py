@@ -15,7 +15,7 @@ from labhelpers.lab import Lab
 from labhelpers.volumes import common
 from labhelpers.volumes.ownership import host_id
 from labhelpers.volumes.population import EXISTING_FILE
-from labhelpers.volumes.speed import MOUNT_POINTS, SMALL
+from labhelpers.volumes.speed import MOUNT_POINTS, SMALL_SYNCED
 
 
 def named(lab: Lab, end: str) -> str:
@@ -144,7 +144,7 @@ def test_speeds(shared_lab: Lab) -> None:
     assert result.is_complete
     assert len(result.measurements) == 2 * 3 * len(MOUNT_POINTS)
     assert result.file_systems["tmpfs"] == "tmpfs"
-    small = result.of("volume", SMALL)[0]
+    small = result.of("volume", SMALL_SYNCED)[0]
     assert small.operation_bytes == 4096
     assert 0 < small.transferred_bytes <= 4 * 4096
     assert small.operation_ms == pytest.approx(1000 * small.duration_s * 4096 / small.transferred_bytes)

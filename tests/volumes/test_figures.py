@@ -9,10 +9,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from labhelpers.volumes.figures import CHIP_PX
 from labhelpers.volumes.locations import FileLocation, FileLocations
 from labhelpers.volumes.population import PopulationCase, VolumePopulation
 from labhelpers.volumes.shared_directory import PropagationDelays, SharedWrites, percentile
-from labhelpers.volumes.speed import CACHED, MIB, MOUNT_POINTS, SMALL, SYNCED, SpeedMeasurement, Speeds
+from labhelpers.volumes.speed import CACHED, MIB, MOUNT_POINTS, SMALL_SYNCED, SYNCED, SpeedMeasurement, Speeds
 
 matplotlib.use("agg")
 
@@ -41,8 +42,8 @@ def test_places_join_each_path_to_its_directory() -> None:
     by_words = {text.get_text(): text for text in ax.texts}
     for place in PLACED.locations:
         inside, outside = by_words[place.mount_point], by_words[place.host_path]
-        assert inside.get_position()[1] == outside.get_position()[1]
-        assert inside.get_position()[0] < outside.get_position()[0]
+        assert inside.xy[1] == outside.xy[1]
+        assert inside.xy[0] < outside.xy[0]
     assert "volume, read-only" in by_words
     assert "container web" in by_words
     assert "/home/me/target" not in " ".join(texts(ax))
@@ -69,17 +70,13 @@ def test_filling_shows_every_name_where_it_is_seen() -> None:
     assert words.count("a") == words.count("b") == 3
     assert words.count("mine") == 2
     assert words.count("nothing") == 1 + 2  # a row's name, and two places where nothing is
-    rows = {
-        text.get_text(): text.get_position()[1]
-        for text in ax.texts
-        if text.get_text() in ("a fresh volume", "mine")
-    }
-    assert rows["a fresh volume"] > rows["mine"]
+    rows = {text.get_text(): text.xy[1] for text in ax.texts if text.get_text() in ("a fresh volume", "mine")}
+    assert rows["a fresh volume"] < rows["mine"]
     assert list(FILLED.frame().visible) == [("a", "b"), ("a", "b"), ("mine",), ()]
 
 
 def test_filling_colours_tell_the_images_files_from_others() -> None:
-    chips = [p for p in FILLED.plot().patches if isinstance(p, FancyBboxPatch) and p.get_height() < 0.5]
+    chips = [p for p in FILLED.plot().patches if isinstance(p, FancyBboxPatch) and p.get_height() == CHIP_PX]
     assert len({chip.get_facecolor() for chip in chips[:6]}) == 1
     assert chips[0].get_facecolor() != chips[-1].get_facecolor()
 
@@ -118,9 +115,9 @@ def test_percentiles() -> None:
 def speeds() -> Speeds:
     turns = []
     for number, place in enumerate(MOUNT_POINTS, 1):
-        for what, factor in ((CACHED, 100), (SYNCED, 10), (SMALL, 1)):
+        for what, factor in ((CACHED, 100), (SYNCED, 10), (SMALL_SYNCED, 1)):
             for spread in (1, 2, 3):
-                operation = 4096 if what == SMALL else MIB
+                operation = 4096 if what == SMALL_SYNCED else MIB
                 turns.append(SpeedMeasurement(place, what, MIB, 1 / (number * factor * spread), operation))
     kinds = {"container layer": "overlay", "volume": "ext4", "bind mount": "ext4", "tmpfs": "tmpfs"}
     return Speeds(tuple(turns), kinds, 8 * MIB, 4096, 3)
@@ -138,7 +135,7 @@ def test_speeds_show_every_measurement_and_its_median() -> None:
     )
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels[:4] == ["container layer (overlay)", "volume (ext4)", "bind mount (ext4)", "tmpfs"]
-    assert any("one takes 2 ms" in words for words in texts(ax))  # 4 KiB at 2 MiB/s
+    assert any("2 ms per write" in words for words in texts(ax))  # 4 KiB at 2 MiB/s
     assert result.median("volume", CACHED) == pytest.approx(400 * MIB)
 
 
