@@ -58,7 +58,7 @@ def two_servers_one_volume(lab: Lab, image: str, source: str) -> SharedDataDirec
     Raises:
         TimedOut: the second server neither exited nor reported a lock within five minutes.
     """
-    with lab.quiet(essential=["docker run -d"]), temporary_volume(lab, "twins", source) as volume:
+    with lab.quiet(essential=["docker run -d"]), temporary_volume(lab, "shared", source) as volume:
         first = start_server(lab, image, volume, network="none")
         try:
             wait_until_ready(lab, first)

@@ -1,4 +1,4 @@
-"""The figures, by what they show; what results say of themselves; and the table of predictions."""
+"""What the figures show, how results are displayed, and the table of predictions."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ matplotlib.use("agg")
 
 
 def texts(ax: Axes) -> str:
-    words = [text.get_text().replace("\n", " ") for each in (ax, *ax.child_axes) for text in each.texts]
-    words += [ax.get_title(), ax.get_title(loc="left")]
-    return "\n".join(words + [label.get_text() for label in ax.get_yticklabels()])
+    labels = [text.get_text().replace("\n", " ") for each in (ax, *ax.child_axes) for text in each.texts]
+    labels += [ax.get_title(), ax.get_title(loc="left")]
+    return "\n".join(labels + [label.get_text() for label in ax.get_yticklabels()])
 
 
 SURVIVAL = Survival(
@@ -81,11 +81,11 @@ def test_the_table_shows_what_was_measured_and_what_was_predicted() -> None:
 
 
 @pytest.mark.usefixtures("temporary_state")
-def test_the_predictions_are_kept_cell_by_cell() -> None:
+def test_each_prediction_is_saved() -> None:
     from labhelpers.persistence.live import prediction_table
 
     predictions = persistence.predict_survival()
-    assert len({one.slug for one in predictions.cells.values()}) == 12
+    assert len({each.slug for each in predictions.cells.values()}) == 12
     assert predictions.chosen == {}
     panel = prediction_table(predictions.cells, STORAGE_KINDS, OPERATIONS)
     menus = [child for child in panel.children[0].children if hasattr(child, "options")]
@@ -99,8 +99,8 @@ def test_the_predictions_are_kept_cell_by_cell() -> None:
     assert predictions._repr_mimebundle_()[0]["text/plain"] == repr(predictions)
 
 
-def test_places_say_who_finds_the_data_again() -> None:
-    places = DataLocations(
+def test_locations_show_how_to_mount_the_data_again() -> None:
+    locations = DataLocations(
         (
             DataLocation("one", ANONYMOUS_VOLUME, "ab" * 32, False, 100 << 20),
             DataLocation("two", VOLUME, "mine", True, 100 << 20),
@@ -108,8 +108,8 @@ def test_places_say_who_finds_the_data_again() -> None:
             DataLocation("four", CONTAINER_LAYER, "", False, 5),
         )
     )
-    shown = texts(places.plot())
-    for words in (
+    shown = texts(locations.plot())
+    for text in (
         "abababababab…",
         "mine",
         "directory of the host",
@@ -117,10 +117,10 @@ def test_places_say_who_finds_the_data_again() -> None:
         "from the image's VOLUME",
         "container four",
     ):
-        assert words in shown
+        assert text in shown
     assert "ab" * 32 not in shown
-    assert "not requested" in repr(places.locations[0])
-    assert list(places.frame()["kind"]) == [ANONYMOUS_VOLUME, VOLUME, BIND, CONTAINER_LAYER]
+    assert "not requested" in repr(locations.locations[0])
+    assert list(locations.frame()["kind"]) == [ANONYMOUS_VOLUME, VOLUME, BIND, CONTAINER_LAYER]
 
 
 KILLS = Kills(FLUSHED_AT_COMMIT, (Kill(10, 0, 1, 0.5, 1.0), Kill(20, 0, 0, 0.5, 1.0)))
@@ -138,14 +138,14 @@ def test_kills_are_drawn_one_by_one() -> None:
     assert list(LOSSES.frame()["lost"]) == [200, 0]
 
 
-def test_the_trade_shows_gain_and_loss_side_by_side() -> None:
+def test_the_tradeoff_shows_rates_and_losses_side_by_side() -> None:
     written = Kills(FLUSHED_EACH_SECOND, (Kill(300, 0, 0, 0.5, 1.0),) * 3)
-    trade = DurabilityTradeoff((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
-    assert trade.speedup(WRITTEN_EACH_SECOND) == 10
-    ax = trade.plot()
+    tradeoff = DurabilityTradeoff((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
+    assert tradeoff.speedup(WRITTEN_EACH_SECOND) == 10
+    ax = tradeoff.plot()
     shown = texts(ax)
-    for words in ("1 / 1", "2 / 0", "0 / 0", "1,000 · 10.0 times", "up to 200, written in 0.25 s"):
-        assert words in shown
+    for text in ("1 / 1", "2 / 0", "0 / 0", "1,000 · 10.0 times", "up to 200, written in 0.25 s"):
+        assert text in shown
     assert "none in 2 kills" in shown
     assert "none in 3 kills" in shown
     bars, points = ax.child_axes
@@ -154,11 +154,11 @@ def test_the_trade_shows_gain_and_loss_side_by_side() -> None:
     assert lost == [[0, 0], [0, 0, 0], [200, 0]]
 
 
-def test_twins_show_the_servers_words() -> None:
+def test_the_error_message_of_the_second_server_is_shown() -> None:
     line = "2026-01-01T00:00:00.000000Z 1 [ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
-    twins = SharedDataDirectory(line, False, 0.6, 1, 2, "OK")
-    assert twins.message == "[ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
-    shown = texts(twins.plot())
+    shared = SharedDataDirectory(line, False, 0.6, 1, 2, "OK")
+    assert shared.message == "[ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
+    shown = texts(shared.plot())
     assert "“Unable to lock ./ibdata1 error: 11”" in shown
     assert "check table: OK" in shown
     assert "got no lock error" in texts(SharedDataDirectory("", True, 0.6, 1, 2, "OK").plot())
