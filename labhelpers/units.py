@@ -9,6 +9,7 @@ from numbers import Integral, Real
 # the end of a field's name -> its unit; a longer end comes first
 UNITS = {
     "bytes_per_s": "bytes/s",
+    "rows_per_s": "rows/s",
     "mib_per_s": "MiB/s",
     "gbit_per_s": "Gbit/s",
     "mbit_per_s": "Mbit/s",
@@ -41,19 +42,25 @@ _ACRONYMS = [
 NO_VALUE = "—"
 
 
+def _ending(name: str) -> str | None:
+    return next((end for end in UNITS if name.endswith("_" + end) or name == end), None)
+
+
 def unit_of(name: str) -> str | None:
     """The unit that a field's name ends with: `file_bytes` → bytes. None where it has none."""
-    return next((unit for end, unit in UNITS.items() if name.endswith("_" + end) or name == end), None)
+    end = _ending(name)
+    return None if end is None else UNITS[end]
 
 
 def heading(name: str) -> str:
     """A field's name as the heading of a column: `first_write_ms` → first write (ms), `file_bytes` → file."""
-    unit = unit_of(name)
-    end = next((end for end in UNITS if unit and name.endswith("_" + end)), "")
-    words = name.removesuffix("_" + end).split("_") if end else name.split("_")
+    end = _ending(name)
+    if end == name:
+        return UNITS[end]
+    words = name.removesuffix(f"_{end}").split("_")
     spelled = {acronym.lower(): acronym for acronym in _ACRONYMS}
     text = " ".join(spelled.get(word, word) for word in words)
-    return text if unit is None or unit.startswith("bytes") or not end else f"{text} ({unit})"
+    return text if end is None or UNITS[end].startswith("bytes") else f"{text} ({UNITS[end]})"
 
 
 def show(value: object, unit: str | None = None) -> str:

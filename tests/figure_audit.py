@@ -24,8 +24,6 @@ CROSSING_CONTRAST, CROSSING_SHARE = 1.25, 0.02
 
 NOT_YET = {
     "vm",
-    "volumes",
-    "persistence",
 }
 """Rooms whose figures do not use the drawing kit yet: take one out when its figures do."""
 

@@ -136,6 +136,9 @@ def test_values_are_written_for_people(value: object, unit: str | None, text: st
         ("file_bytes", "file"),
         ("pid_on_host", "PID on host"),
         ("bytes", "bytes"),
+        ("bytes_per_s", "bytes/s"),
+        ("rows_per_s", "rows/s"),
+        ("median_rows_per_s", "median (rows/s)"),
     ],
 )
 def test_a_heading_is_the_name_in_words(name: str, text: str):

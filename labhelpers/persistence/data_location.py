@@ -1,4 +1,4 @@
-"""Where a container's data directory is: in a volume without a name, in a named one, or in a directory of the host."""
+"""Location of a container's data directory: an anonymous volume, a named volume, or a directory of the host."""
 
 from __future__ import annotations
 
@@ -20,60 +20,59 @@ CONTAINER_LAYER, ANONYMOUS_VOLUME, VOLUME, BIND = (
 
 @record
 class DataLocation(Result):
-    """Where one container keeps its data directory."""
+    """Location of a container's data directory."""
 
-    container: str = column("its name")
+    container: str = column("name of the container")
     kind: str = column("`container layer`, `volume without a name`, `volume` or `bind mount`")
-    name: str = column("of the volume, as the engine knows it; empty where it is none", shown=False)
-    asked_for: bool = column(
-        "whether whoever made the container named that place; else the image did (its VOLUME)"
+    name: str = column("name of the volume, empty for other kinds", shown=False)
+    requested: bool = column(
+        "whether the mount was requested when the container was created, not by the `VOLUME` of its image"
     )
-    size_bytes: int | None = column(
-        "what the directory takes, as `du` in the container counts it; None where it does not run"
-    )
+    size_bytes: int | None = column("disk space of the directory, measured by `du` in the running container")
 
     def __repr__(self) -> str:
-        asked = "asked for" if self.asked_for else "nobody asked for it: the image declares a VOLUME"
-        return f"{self.container}: {self.kind} {self.short} ({asked})".replace("  ", " ")
+        origin = "requested" if self.requested else "not requested: the image declares a VOLUME"
+        return f"{self.container}: {self.kind} {self.volume} ({origin})".replace("  ", " ")
 
     @derived
-    def short(self) -> str:
-        """The name as a person reads it: of 64 digits the first 12."""
+    def volume(self) -> str:
+        """Name of the volume, only the first 12 digits if it is anonymous."""
         return self.name if self.kind != ANONYMOUS_VOLUME else f"{self.name[:12]}…"
 
 
 @record
 class DataLocations(Result):
-    """Where several containers keep their data."""
+    """Locations of the data directories of several containers."""
 
-    places: tuple[DataLocation, ...] = rows("one each", of=DataLocation)
+    locations: tuple[DataLocation, ...] = rows("one for each container", of=DataLocation)
 
 
-def find_data_location(lab: Lab, container: str, inside: str = DATA) -> DataLocation:
-    """Where the directory `inside` of a container is, as the engine says it (`docker inspect`, `.Mounts`).
+def find_data_location(lab: Lab, container: str, path: str = DATA) -> DataLocation:
+    """Find where the directory `path` of a container is stored (`docker inspect`, `.Mounts`).
 
     Raises:
         ContainerMissing: there is no such container.
     """
-    found = lab.inspect(container)
-    name, size = found["Name"].lstrip("/"), None
-    if found["State"]["Running"]:
+    inspected = lab.inspect(container)
+    name, size = inspected["Name"].lstrip("/"), None
+    if inspected["State"]["Running"]:
         with lab.quiet(essential=["docker exec"]):
-            counted = lab.exec(name, ["du", "-sk", inside]).stdout.split()
-        # a file may vanish while du(1) counts: it complains and counts on
+            counted = lab.exec(name, ["du", "-sk", path]).stdout.split()
+        # if a file is removed meanwhile, du(1) reports an error but still prints the total
         size = int(counted[0]) * 1024 if counted else None
-    mount = next((one for one in found["Mounts"] if one["Destination"] == inside), None)
+    mount = next((each for each in inspected["Mounts"] if each["Destination"] == path), None)
     if mount is None:
         return DataLocation(name, CONTAINER_LAYER, "", False, size)
     if mount["Type"] == "bind":
         return DataLocation(name, BIND, "", True, size)
-    named = _asked_for(found["HostConfig"], inside)
-    # what was asked for by its id has a name of 64 digits as well
-    return DataLocation(name, VOLUME if named else ANONYMOUS_VOLUME, volume_name(mount), named, size)
+    # an anonymous volume that is mounted by its id has a name of 64 digits, too
+    requested = _is_requested(inspected["HostConfig"], path)
+    kind = VOLUME if requested else ANONYMOUS_VOLUME
+    return DataLocation(name, kind, volume_name(mount), requested, size)
 
 
-def _asked_for(host_config: dict[str, Any], inside: str) -> bool:
-    """Whether the container was made with something of a name at `inside`."""
+def _is_requested(host_config: dict[str, Any], path: str) -> bool:
+    """Whether the container was created with a named source at `path`."""
     binds = [bind.split(":") for bind in host_config.get("Binds") or []]
-    mounts = [one for one in host_config.get("Mounts") or [] if one.get("Source")]
-    return inside in {parts[1] for parts in binds if len(parts) > 1} | {one["Target"] for one in mounts}
+    mounts = [mount for mount in host_config.get("Mounts") or [] if mount.get("Source")]
+    return path in {parts[1] for parts in binds if len(parts) > 1} | {mount["Target"] for mount in mounts}

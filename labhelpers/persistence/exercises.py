@@ -333,7 +333,7 @@ def _has_name(lab: Lab) -> str | None:
         data.kind not in (CONTAINER_LAYER, ANONYMOUS_VOLUME) and not is_anonymous(data.name)
     ):
         return None
-    return f"{DATA} of {KEEPER} is a {data.kind} {data.short}".replace(data.name, f"{data.name[:12]}…")
+    return f"{DATA} of {KEEPER} is a {data.kind} {data.volume}".replace(data.name, f"{data.name[:12]}…")
 
 
 def _move_hint(lab: Lab) -> str:

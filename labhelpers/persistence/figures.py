@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import CONTAINER, ENGINE, FAINT, HOST, INK, KERNEL, PAPER, VM, human_bytes, resize
+from labhelpers.drawing import (
+    CANVAS_PX,
+    CONTAINER,
+    ENGINE,
+    FAINT,
+    GREY,
+    HOST,
+    INK,
+    KERNEL,
+    PAPER,
+    SMALL,
+    VM,
+    WHITE,
+    arrow,
+    bar,
+    box,
+    canvas,
+    cut,
+    describe,
+    grid,
+    human_bytes,
+    key,
+    label,
+    line_height,
+    note,
+    rows,
+    set_height,
+    text_width,
+    tint,
+    wrap,
+)
 from labhelpers.persistence.data_location import (
     ANONYMOUS_VOLUME,
     BIND,
     CONTAINER_LAYER,
+    VOLUME,
     DataLocation,
     DataLocations,
 )
@@ -19,211 +51,267 @@ from labhelpers.persistence.kills import (
     DurabilityTradeoff,
     Kills,
 )
-from labhelpers.persistence.shared_data import SharedDataDirectory
-from labhelpers.persistence.survival import GONE, OPERATIONS, STILL_THERE, STORAGE_KINDS, Survival
+from labhelpers.persistence.servers import DATA
+from labhelpers.persistence.survival import OPERATIONS, STORAGE_KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GREY = "#555555"
-_ENDS = {
+    from labhelpers.lab import Lab
+    from labhelpers.persistence.shared_data import SharedDataDirectory
+    from labhelpers.persistence.survival import Survival, SurvivalOutcome
+    from labhelpers.results import Result
+
+_AFTER_REMOVAL = {
     CONTAINER_LAYER: "docker rm removes it",
-    ANONYMOUS_VOLUME: "docker rm leaves it, and nobody finds it:\nthe next container gets a new, empty one;\n"
-    "docker rm -v removes it",
-    BIND: "docker rm leaves it;\nits path brings it back",
+    ANONYMOUS_VOLUME: "docker rm leaves it, but the next container gets a new, empty one; docker rm -v removes it",
+    VOLUME: "docker rm and docker rm -v leave it; the next container can mount it by its name",
+    BIND: "docker rm leaves it; the next container can mount it by its path",
 }
-_NAMED = "docker rm leaves it, docker rm -v too;\nits name brings it back"
-
-
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, face: str, edge: str, dashed: bool
-) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    style = "round,pad=0,rounding_size=0.12"
-    box = FancyBboxPatch((x, y), width, height, style, fc=face, ec=edge, lw=1.5, ls="--" if dashed else "-")
-    ax.add_patch(box)
 
 
 def draw_data_locations(result: DataLocations, ax: Axes) -> Axes:
-    """One column a container: the container, the path in it, and the place behind that path."""
-    count = len(result.places)
-    resize(ax, 3.3 * count + 0.4, 4.0)
-    for column, one in enumerate(result.places):
-        _place(ax, 3.3 * column, one)
-    ax.set(xlim=(-0.1, 3.3 * count - 0.1), ylim=(-1.25, 4.15))
-    ax.set_title("Where the data directory is, as docker inspect says it")
-    ax.axis("off")
+    """One column for each container: its path of the data directory, and the storage behind that path."""
+    step = min(CANVAS_PX / len(result.locations), 300)
+    width = step - 20
+    removals = [wrap(_AFTER_REMOVAL[each.kind], width, SMALL) for each in result.locations]
+    origins = [wrap(_origin(each), width - 16, SMALL) for each in result.locations]
+    below = 166 + _height(origins) + 8
+    canvas(ax, below + 10 + _height(removals), "Where the data directory is, according to docker inspect")
+    for column, (each, origin, removal) in enumerate(zip(result.locations, origins, removals, strict=True)):
+        x = step * column
+        _draw_container(ax, x, width, each)
+        if each.kind != CONTAINER_LAYER:
+            _draw_storage(ax, x, width, below, each, origin)
+        label(ax, x, 94 if each.kind == CONTAINER_LAYER else below + 10, removal, size=SMALL, valign="top")
+    describe(
+        ax, *(f"{each.container}: {each.kind}, {_AFTER_REMOVAL[each.kind]}" for each in result.locations)
+    )
     return ax
 
 
-def _place(ax: Axes, x: float, one: DataLocation) -> None:
-    from matplotlib.patches import FancyArrowPatch
+def _height(texts: Sequence[str]) -> float:
+    return line_height(SMALL) * max(text.count("\n") + 1 for text in texts)
 
-    middle = x + 1.5
-    _box(ax, x, 2.3, 3.0, 1.55, "white", CONTAINER, dashed=True)
-    ax.text(
-        x + 0.15, 3.67, f"container {one.container}", color=CONTAINER, fontsize=9.5, weight="bold", va="top"
-    )
-    ax.text(
-        middle, 2.78, "/var/lib/mysql", ha="center", va="center", fontsize=10, family="monospace", color=INK
-    )
-    if one.kind == CONTAINER_LAYER:
-        ax.text(middle, 2.48, "in its own layer", ha="center", va="center", fontsize=9, color=INK)
-    else:
-        colour, face = (VM, "#FBEFE6") if one.kind == ANONYMOUS_VOLUME else (HOST, "#E6F4EF")
-        arrow = FancyArrowPatch((middle, 2.6), (middle, 1.32), arrowstyle="-|>", mutation_scale=12)
-        arrow.set(color=colour, linewidth=1.6)
-        ax.add_patch(arrow)
-        _box(ax, x, 0.15, 3.0, 1.15, face, colour, dashed=False)
-        said = "a directory of the host" if one.kind == BIND else one.kind
-        ax.text(middle, 0.98, said, ha="center", va="center", fontsize=10, weight="bold", color=INK)
-        ax.text(
-            middle, 0.66, one.short, ha="center", va="center", fontsize=9.5, family="monospace", color=INK
-        )
-        asked = "asked for" if one.asked_for else "nobody asked: the image's VOLUME"
-        size = f" · {human_bytes(one.size_bytes)}" if one.size_bytes is not None else ""
-        ax.text(middle, 0.36, asked + size, ha="center", va="center", fontsize=8.5, color=GREY)
-    ends = _ENDS.get(one.kind, _NAMED)
-    ax.text(middle, -0.02, ends, ha="center", va="top", fontsize=9, color=INK, linespacing=1.3)
+
+def _origin(location: DataLocation) -> str:
+    origin = "requested" if location.requested else "from the image's VOLUME"
+    return origin if location.size_bytes is None else f"{origin} · {human_bytes(location.size_bytes)}"
+
+
+def _draw_container(ax: Axes, x: float, width: float, location: DataLocation) -> None:
+    box(ax, (x, 0), (width, 84), WHITE, edge=CONTAINER, dashed=True)
+    name = cut(f"container {location.container}", width - 16, bold=True)
+    label(ax, x + 8, 18, name, CONTAINER, bold=True)
+    label(ax, x + width / 2, 44, DATA, mono=True, align="center")
+    if location.kind == CONTAINER_LAYER:
+        note(ax, x + width / 2, 66, "in the container's own layer", align="center")
+
+
+def _draw_storage(
+    ax: Axes, x: float, width: float, bottom: float, location: DataLocation, origin: str
+) -> None:
+    middle = x + width / 2
+    colour = VM if location.kind == ANONYMOUS_VOLUME else HOST
+    arrow(ax, (middle, 56), (middle, 116), colour)
+    box(ax, (x, 116), (width, bottom - 116), tint(colour), edge=colour)
+    kind = "directory of the host" if location.kind == BIND else location.kind
+    label(ax, middle, 134, cut(kind, width - 16, bold=True), bold=True, align="center")
+    volume = cut(location.volume, width - 16, SMALL, mono=True)
+    label(ax, middle, 154, volume, size=SMALL, mono=True, align="center")
+    note(ax, middle, 166, origin, align="center", valign="top").set_multialignment("center")
 
 
 def draw_survival(result: Survival, ax: Axes) -> Axes:
-    """The table: what was measured in every cell; below it what the reader predicted, and whether that came true."""
-    from matplotlib.patches import Rectangle
-
-    resize(ax, 8.4, 3.9)
-    for row, operation in enumerate(OPERATIONS):
-        ax.text(-0.06, row, operation, ha="right", va="center", fontsize=10, color=INK)
-        for column, way in enumerate(STORAGE_KINDS):
-            one = result.of(way, operation)
-            told, found = result.predicted.get((way, operation)), STILL_THERE if one.survived else GONE
-            face, edge = ("#DDF0E9", HOST) if one.survived else ("#FADFCB", VM)
-            ax.add_patch(Rectangle((column + 0.02, row - 0.44), 0.96, 0.88, fc=face, ec=edge, lw=1.2))
-            ax.text(column + 0.5, row - 0.14, found, ha="center", va="center", fontsize=10.5, weight="bold")
-            if told is not None:
-                said, colour = (
-                    f"you said: {told} {'✓' if told == found else '✗'}",
-                    INK if told == found else VM,
-                )
-            elif result.predicted:
-                said, colour = "no prediction", GREY
-            else:
-                # "ERROR 1049 (42000) at line 1: Unknown database …"
-                said, colour = one.said.rpartition(": ")[2], GREY
-            ax.text(column + 0.5, row + 0.21, said, ha="center", va="center", fontsize=8.8, color=colour)
-    for column, way in enumerate(STORAGE_KINDS):
-        ax.text(column + 0.5, -0.62, way, ha="center", va="center", fontsize=10.5, weight="bold", color=INK)
-    score = f" {result.right} of {len(result.predicted)} predictions came true" if result.predicted else ""
-    ax.set_title(f"The row of mytab, afterwards.{score}")
-    ax.set(xlim=(-0.95, len(STORAGE_KINDS) + 0.02), ylim=(len(OPERATIONS) - 0.45, -0.85))
-    ax.axis("off")
+    """Whether the row survived, for each operation and storage; with the prediction, or else the server's answer."""
+    cells = [
+        [_survival_cell(result, result.of(storage, operation)) for storage in STORAGE_KINDS]
+        for operation in OPERATIONS
+    ]
+    score = ""
+    if result.predictions:
+        score = f": {result.correct_predictions} of {result.predictions} predictions are correct"
+    grid(ax, STORAGE_KINDS, OPERATIONS, cells, title=f"The row of mytab after each operation{score}")
+    facts = (
+        f"{operation}: "
+        + ", ".join(f"{storage} {result.of(storage, operation).measured}" for storage in STORAGE_KINDS)
+        for operation in OPERATIONS
+    )
+    describe(ax, *facts)
     return ax
+
+
+def _survival_cell(result: Survival, outcome: SurvivalOutcome) -> tuple[str, str]:
+    if outcome.predicted is not None:
+        mark = "✓" if outcome.predicted == outcome.measured else "✗"
+        detail = f"predicted: {outcome.predicted} {mark}"
+    elif result.predictions:
+        detail = "no prediction"
+    else:
+        # "ERROR 1049 (42000) at line 1: Unknown database …"
+        detail = outcome.answer.rpartition(": ")[2]
+    return f"{outcome.measured}\n{detail}", tint(HOST if outcome.survived else VM)
 
 
 def draw_kills(result: Kills, ax: Axes) -> Axes:
-    """One bar a kill: rows that were acknowledged and are there, those that are lost, those that nobody was told of."""
-    resize(ax, 8.0, 1.2 + 0.34 * len(result.kills))
-    most = max(one.acknowledged + one.unacknowledged for one in result.kills)
-    for row, one in enumerate(result.kills):
-        kept = one.acknowledged - one.lost
-        ax.barh(row, kept, height=0.62, color=CONTAINER)
-        ax.barh(row, one.lost, left=kept, height=0.62, color=VM, hatch="//", edgecolor="white")
-        ax.barh(row, one.unacknowledged, left=one.acknowledged, height=0.62, color=KERNEL)
-        said = f"{one.acknowledged} acknowledged, {kept} of them there"
-        if one.unacknowledged:
-            said += f", and {one.unacknowledged} more"
-        ax.text(one.acknowledged + one.unacknowledged + most * 0.012, row, said, va="center", fontsize=9)
-    ax.set_yticks(range(len(result.kills)), [f"kill {number}" for number in range(1, len(result.kills) + 1)])
-    ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, most * 1.55), ylim=(len(result.kills) - 0.4, -0.6))
-    ax.set_xlabel("rows committed from the start of the writer to SIGKILL")
-    more = sum(one.unacknowledged for one in result.kills)
-    extra = f", {more} more than acknowledged" if more else ""
-    ax.set_title(
-        f"{result.acknowledged} rows acknowledged in {len(result.kills)} kills, {result.lost} lost{extra}"
+    """One bar for each kill: acknowledged rows that exist, acknowledged rows that are lost, unacknowledged rows."""
+    count = len(result.kills)
+    texts = [_kill_text(kill.acknowledged, kill.lost, kill.unacknowledged) for kill in result.kills]
+    longest = max(kill.acknowledged + kill.unacknowledged for kill in result.kills)
+    # the part of the axis that the labels right of the bars need
+    share = (max(text_width(text, SMALL) for text in texts) + 20) / (CANVAS_PX - 60)
+    rows(
+        ax,
+        [f"kill {number}" for number in range(1, count + 1)],
+        title=f"{count} kills: {_kill_text(result.acknowledged, result.lost, _unacknowledged(result))}",
+        end=max(longest, 1) / (1 - share),
+        xlabel="rows committed before SIGKILL",
+        row_px=30,
+        keyed=True,
     )
-    ax.spines["left"].set_visible(False)
+    key(
+        ax,
+        [
+            (CONTAINER, "acknowledged, exist"),
+            (VM, "acknowledged, lost"),
+            (KERNEL, "not acknowledged, exist"),
+        ],
+    )
+    for row, (kill, text) in enumerate(zip(result.kills, texts, strict=True)):
+        existing = kill.acknowledged - kill.lost
+        total = kill.acknowledged + kill.unacknowledged
+        bar(ax, row, 0, existing, CONTAINER)
+        bar(ax, row, existing, kill.acknowledged, VM)
+        if kill.unacknowledged:  # most often a single row: too narrow for a bar
+            ax.plot([total], [row], "|", color=KERNEL, ms=18, mew=2.5)
+        label(ax, total, row, text, size=SMALL, shift=(8, 0))
+    describe(ax, *(f"kill {number}: {text}" for number, text in enumerate(texts, 1)))
     return ax
 
 
-_MEANS = {
-    FLUSHED_AT_COMMIT: ("flushed to the disk\nat every commit", CONTAINER),
-    FLUSHED_EACH_SECOND: ("given to the kernel at every\ncommit, flushed once a second", ENGINE),
-    WRITTEN_EACH_SECOND: ("given to the kernel\nonce a second", VM),
+def _unacknowledged(result: Kills) -> int:
+    return sum(kill.unacknowledged for kill in result.kills)
+
+
+def _kill_text(acknowledged: int, lost: int, unacknowledged: int) -> str:
+    """`385 rows acknowledged, 0 lost, 1 not acknowledged`."""
+    extra = f", {unacknowledged} not acknowledged" if unacknowledged else ""
+    return f"{acknowledged:,} rows acknowledged, {lost:,} lost{extra}"
+
+
+_SETTINGS = {
+    FLUSHED_AT_COMMIT: ("flushed to the disk at every commit", CONTAINER),
+    FLUSHED_EACH_SECOND: ("written to the kernel at every commit, flushed once per second", ENGINE),
+    WRITTEN_EACH_SECOND: ("written to the kernel once per second", VM),
 }
 
 
 def draw_durability_tradeoff(result: DurabilityTradeoff, ax: Axes) -> Axes:
-    """Two panels of one figure: rows a second under each setting, and what each kill has lost of them."""
-    resize(ax, 9.2, 3.6)
+    """Two charts with a row for each setting: the commit rate, and the rows that each kill lost."""
+    set_height(ax, 340)
     ax.axis("off")
-    ax.set_title("innodb_flush_log_at_trx_commit / sync_binlog: what speed costs")
-    left, right = ax.inset_axes((0.2, 0.13, 0.33, 0.85)), ax.inset_axes((0.64, 0.13, 0.34, 0.85))
-    fastest = max(result.rows_per_s(one.setting) for one in result.runs)
-    most = max(1, *(kill.lost for one in result.runs for kill in one.kills))
-    for row, one in enumerate(result.runs):
-        means, colour = _MEANS.get(one.setting, ("", FAINT))
-        rate = result.rows_per_s(one.setting)
-        left.barh(row, rate, height=0.55, color=colour)
-        said = f"{rate:,.0f}" + (
-            "" if one.setting == FLUSHED_AT_COMMIT else f" · {result.gain(one.setting):.1f} times"
-        )
-        left.text(rate + fastest * 0.02, row, said, va="center", fontsize=9.5)
-        left.text(
-            -fastest * 0.04, row - 0.1, str(one.setting), ha="right", va="bottom", weight="bold", fontsize=10
-        )
-        left.text(-fastest * 0.04, row - 0.08, means, ha="right", va="top", fontsize=8.2, color=GREY)
-        lost = [kill.lost for kill in one.kills]
-        step = min(0.09, 0.4 / len(lost))
-        spread = [row + step * (number - (len(lost) - 1) / 2) for number in range(len(lost))]
-        right.plot(lost, spread, "o", color=colour, ms=6, mec="white", clip_on=False)
-        worst = max(one.kills, key=lambda kill: kill.lost)
-        if not worst.lost:
-            right.text(most * 0.04, row, f"none in {len(lost)} kills", fontsize=9, va="center")
-            continue
-        said = f"up to {worst.lost}"
-        if worst.rows_per_s:
-            said += f": the work of {worst.lost / worst.rows_per_s:.2f} s"
-        right.text(most * 1.05, row - 0.27, said, fontsize=9, va="bottom", ha="right")
-    for panel, top in ((left, fastest * 1.38), (right, most * 1.05)):
-        panel.set(xlim=(0, top), ylim=(len(result.runs) - 0.5, -0.6), yticks=[])
-        panel.tick_params(labelsize=8.5)
-        panel.spines["left"].set_visible(False)
-    right.axvline(0, color=FAINT, lw=1)
-    left.set_xlabel("rows acknowledged a second", fontsize=9.5)
-    right.set_xlabel("acknowledged rows lost, each kill a point", fontsize=9.5)
+    ax.set_title("innodb_flush_log_at_trx_commit / sync_binlog: commit rate and lost rows")
+    rates, losses = ax.inset_axes((0.25, 0.17, 0.36, 0.83)), ax.inset_axes((0.66, 0.17, 0.33, 0.83))
+    fastest = max(result.rows_per_s(run.setting) for run in result.runs)
+    worst = max(1, *(kill.lost for run in result.runs for kill in run.kills))
+    for chart, end, xlabel in (
+        (rates, fastest * 1.65, "acknowledged rows per second"),
+        (losses, worst * 1.05, "acknowledged rows lost, a point for each kill"),
+    ):
+        chart.set(xlim=(0, end), ylim=(len(result.runs) - 0.5, -0.6), yticks=[], xlabel=xlabel)
+        chart.spines["left"].set_visible(False)
+    facts = []
+    for row, run in enumerate(result.runs):
+        meaning, colour = _SETTINGS.get(run.setting, ("", FAINT))
+        rate = result.rows_per_s(run.setting)
+        rates.barh(row, rate, height=0.5, color=colour)
+        speedup = "" if run.setting == FLUSHED_AT_COMMIT else f" · {result.speedup(run.setting):.1f} times"
+        label(rates, rate, row, f"{rate:,.0f}{speedup}", size=SMALL, shift=(8, 0))
+        label(rates, 0, row, str(run.setting), bold=True, align="right", valign="bottom", shift=(-10, 2))
+        note(rates, 0, row, wrap(meaning, 190, SMALL), align="right", valign="top", shift=(-10, 0))
+        lost = _draw_losses(losses, row, run, worst, colour)
+        facts.append(f"{run.setting}: {rate:,.0f} rows per second{speedup}, lost rows: {lost}")
+    losses.axvline(0, color=FAINT, lw=1)
+    describe(ax, *facts)
     return ax
+
+
+def _draw_losses(ax: Axes, row: int, run: Kills, worst: int, colour: str) -> str:
+    """A point for each kill; gives the label."""
+    lost = [kill.lost for kill in run.kills]
+    step = min(0.09, 0.4 / len(lost))
+    heights = [row + step * (number - (len(lost) - 1) / 2) for number in range(len(lost))]
+    ax.plot(lost, heights, "o", color=colour, ms=6, mec=WHITE, clip_on=False)
+    kill = max(run.kills, key=lambda each: each.lost)
+    if not kill.lost:
+        text = f"none in {len(lost)} kills"
+        label(ax, 0, row, text, size=SMALL, shift=(12, 0))
+        return text
+    text = f"up to {kill.lost:,}"
+    if kill.rows_per_s:
+        text += f", written in {kill.lost / kill.rows_per_s:.2f} s"
+    label(ax, worst * 1.05, row - 0.24, text, size=SMALL, align="right", valign="bottom")
+    return text
 
 
 def draw_shared_data_directory(result: SharedDataDirectory, ax: Axes) -> Axes:
-    """Two containers, one volume: who holds the lock, and what the other one says."""
-    from matplotlib.patches import FancyArrowPatch
-
-    resize(ax, 8.4, 3.0)
-    held = bool(result.words)
-    for x, name, colour in ((0.0, "first", CONTAINER), (5.4, "second", VM)):
-        _box(ax, x, 1.9, 3.0, 0.9, "white", colour, dashed=False)
-        ax.text(x + 1.5, 2.35, f"the {name} server", ha="center", va="center", color=colour, weight="bold")
-        arrow = FancyArrowPatch((x + 1.5, 1.9), (3.3 + 0.35 * x, 1.0), arrowstyle="-|>", mutation_scale=12)
-        arrow.set(color=colour, linewidth=1.6, linestyle="-" if x == 0 or not held else ":")
-        ax.add_patch(arrow)
-    _box(ax, 2.7, 0.1, 3.0, 0.9, PAPER, INK, dashed=False)
-    ax.text(4.2, 0.55, "one data directory", ha="center", va="center", weight="bold", color=INK)
-    told = f"{result.rows_before} row before, {result.rows_after} after\ncheck table: {result.check}"
-    told = f"the first holds the lock:\n{told}"
-    ax.text(2.5, 0.55, told, ha="right", va="center", fontsize=9, color=INK)
-    said = result.message.split("] ")[-1] if held else "got no lock error"
-    ax.text(
-        5.9,
-        0.55,
-        f"the second says:\n“{said}”\nafter {result.waited_s:.1f} s",
-        ha="left",
-        va="center",
-        fontsize=9,
-        color=VM,
+    """Two servers and one data directory: which server has the lock, and the error message of the other one."""
+    wide, high, right, middle, top = 240, 56, CANVAS_PX - 240, (CANVAS_PX - 240) / 2, 120
+    locked = bool(result.log_line)
+    canvas(ax, 190, "Two servers with one data directory")
+    for x, name, colour in ((0.0, "first", CONTAINER), (right, "second", VM)):
+        box(ax, (x, 0), (wide, high), WHITE, edge=colour, title=f"the {name} server")
+    half = wide / 2
+    arrow(ax, (half, high), (middle + half - 40, top), CONTAINER)
+    arrow(ax, (right + half, high), (middle + half + 40, top), VM, dashed=locked)
+    box(ax, (middle, top), (wide, high), PAPER, edge=INK, title="one data directory")
+    message = f"“{result.message.rpartition('] ')[2]}”" if locked else "got no lock error"
+    first = "the first server has the lock\n" if locked else "the first server\n"
+    first += f"rows: {result.rows_before} before, {result.rows_after} after\ncheck table: {result.check}"
+    second = f"the second server after {result.waited_s:.1f} s:\n{message}"
+    room = middle - 30
+    label(ax, 0, top + 10, wrap(first, room, SMALL), GREY, size=SMALL, valign="top")
+    text = wrap(second, room, SMALL)
+    label(ax, middle + wide + 30, top + 10, text, VM, size=SMALL, valign="top")
+    describe(
+        ax,
+        first.replace("\n", ", "),
+        second.replace("\n", " "),
     )
-    ax.set(xlim=(-0.1, 8.9), ylim=(-0.05, 3.0))
-    ax.set_title("Two servers on one data directory")
-    ax.axis("off")
     return ax
+
+
+def assets(lab: Lab) -> Iterator[Result]:
+    """Store data in three ways, run every operation on each, kill servers, and start two with one directory."""
+    from labhelpers import persistence
+
+    image, source = lab.image("mysql"), "mysql-vol"
+    persistence.data_directory(lab, image, source)
+    yield _data_locations(lab, image, source)
+    yield persistence.survival(lab, image, source)
+    kills = persistence.kills(lab, image, source)
+    yield kills
+    yield persistence.durability_tradeoff(lab, image, source, kills)
+    yield persistence.two_servers_one_volume(lab, image, source)
+
+
+def _data_locations(lab: Lab, image: str, source: str) -> DataLocations:
+    """A server for each kind of storage, and the location of its data directory."""
+    from labhelpers.persistence import servers
+    from labhelpers.persistence.data_location import find_data_location
+
+    directory = servers.host_directory(lab, "mysql-host")
+    servers.copy_volume(lab, source, directory)
+    containers = [servers.start_without_volume(lab, image, source, name="no-volume")]
+    try:
+        for name, mount in (("with-a-volume", source), ("with-a-bind-mount", directory)):
+            containers.append(servers.start_server(lab, image, mount, name=name, network="none"))
+        for container in containers:
+            servers.wait_until_ready(lab, container)
+        locations = DataLocations(tuple(find_data_location(lab, str(each.name)) for each in containers))
+        for container in containers:
+            lab.stop(container, timeout_s=servers.STOP_TIMEOUT_S)
+        return locations
+    finally:
+        for container in containers:
+            servers.remove_server(lab, container)

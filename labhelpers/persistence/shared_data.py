@@ -1,4 +1,4 @@
-"""Two servers on one data directory: what the second one says, and what becomes of the first one."""
+"""Two servers with the same data directory: the second one's error, and the state of the first one."""
 
 from __future__ import annotations
 
@@ -24,60 +24,53 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 LOCKED = re.compile(r"^.*Unable to lock .*$", re.M)
-"""InnoDB's words where another process holds its lock on a data file; it tries a hundred times, once a second."""
+"""InnoDB's log line while another process has a lock on a data file. InnoDB tries 100 times, once per second."""
 _TIMEOUT_S = 300.0
 _POLL_S = 0.1
 
 
 @record
 class SharedDataDirectory(Result):
-    """Two containers that mount one volume, and want to be its database."""
+    """Two database servers with the same data directory."""
 
-    words: str = column(
-        "the line of the second one's log in which it says that it cannot have the files; empty if it "
-        "said none"
-    )
-    second_answered: bool = column("whether the second one answered a client before that")
-    waited_s: float = column("from its start to those words")
-    rows_before: int = column(
-        "what the first one holds, before the second one came and after it was removed; in between one "
-        "row was written to the first one"
-    )
+    log_line: str = column("log line in which the second server reports the lock, empty if there is none")
+    second_answered: bool = column("whether the second server answered a client")
+    waited_s: float = column("time from the start of the second server to this log line")
+    rows_before: int = column("rows of the first server before the second one started")
     rows_after: int = column(
-        "what the first one holds, before the second one came and after it was removed; in between one "
-        "row was written to the first one"
+        "rows of the first server after one more insert and the removal of the second one"
     )
-    check: str = column("what the first one says to `check table`")
+    check: str = column("result of `check table` on the first server")
 
     @property
     def message(self) -> str:
-        """The words without their time stamp, number of thread and of message."""
-        return re.sub(r"^\S+ +\d+ +", "", self.words)
+        """The log line without its time stamp and thread number."""
+        return re.sub(r"^\S+ +\d+ +", "", self.log_line)
 
 
 def two_servers_one_volume(lab: Lab, image: str, source: str) -> SharedDataDirectory:
-    """Start a second server on the data directory of a running one, and look at both.
+    """Start a second server with the data directory of a running one, and check both servers.
 
     Args:
-        image: of MySQL.
-        source: a volume with a data directory that has the book's table and is not in use; a copy of it is used.
+        image: the MySQL image.
+        source: a volume with a data directory that has the book's table and is not in use; the servers use a copy.
 
     Raises:
-        TimedOut: the second server neither ended nor complained about a lock in five minutes.
+        TimedOut: the second server neither exited nor reported a lock within five minutes.
     """
-    with lab.quiet(essential=["docker run -d"]), temporary_volume(lab, "twins", source) as volume:
+    with lab.quiet(essential=["docker run -d"]), temporary_volume(lab, "shared", source) as volume:
         first = start_server(lab, image, volume, network="none")
         try:
             wait_until_ready(lab, first)
             before = _rows(lab, first)
             second = start_server(lab, image, volume, network="none")
             try:
-                words, waited_s, answered = _listen(lab, second)
+                line, waited_s, answered = _wait_for_lock_error(lab, second)
                 query(lab, first, f"insert into {DATABASE}.mytab values(2,'b')")
             finally:
                 remove_server(lab, second)
             check = query(lab, first, f"check table {DATABASE}.mytab")[-1][-1]
-            return SharedDataDirectory(words, answered, waited_s, before, _rows(lab, first), check)
+            return SharedDataDirectory(line, answered, waited_s, before, _rows(lab, first), check)
         finally:
             remove_server(lab, first)
 
@@ -86,22 +79,22 @@ def _rows(lab: Lab, server: Container) -> int:
     return int(query(lab, server, f"select count(*) from {DATABASE}.mytab")[0][0])
 
 
-def _listen(lab: Lab, server: Container) -> tuple[str, float, bool]:
-    """The second server's message about a lock, after how many seconds, and whether it answered a client."""
+def _wait_for_lock_error(lab: Lab, server: Container) -> tuple[str, float, bool]:
+    """The server's log line about the lock, the time until then in seconds, and whether it answered a client."""
     begin = time.monotonic()
 
     def outcome() -> tuple[str, bool] | None:
-        if found := LOCKED.search(lab.logs(server)):
-            return found[0].strip(), _answers(lab, server)
+        if match := LOCKED.search(lab.logs(server)):
+            return match[0].strip(), _answers(lab, server)
         if says_ready(lab, str(server.name)):
             return "", _answers(lab, server)
         return None if lab.is_running(server) else ("", False)
 
     what = "the second server to report the lock"
     result = lab.wait_for(what, outcome, _TIMEOUT_S, every_s=_POLL_S, while_running=server)
-    assert result is not None, "wait_for returns what is true"
-    words, answered = result
-    return words, time.monotonic() - begin, answered
+    assert result is not None, "wait_for returns a true value"
+    line, answered = result
+    return line, time.monotonic() - begin, answered
 
 
 def _answers(lab: Lab, server: Container) -> bool:

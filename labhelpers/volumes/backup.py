@@ -1,4 +1,4 @@
-"""A volume as one file on the notebook's machine, and back; compared by hash on the way."""
+"""Back up a volume to a file on the notebook's machine, restore it, and compare both by hash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.errors import BadInput
-from labhelpers.results import Result, column, record
+from labhelpers.results import Result, column, derived, record
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -19,59 +19,59 @@ if TYPE_CHECKING:
 
     from labhelpers.lab import Lab
 
-# no more than these rights: to read what belongs to others, and nothing else
+# only what is needed to read files of other owners
 READ_ONLY_PRIVILEGES: dict[str, Any] = {"cap_drop": ["ALL"], "cap_add": ["DAC_READ_SEARCH"]}
 
 
 @record
 class Contents(Result):
-    """What a volume or a file of a back-up holds."""
+    """Contents of a volume or of a backup file."""
 
-    of: str = column("of what")
-    files: int = column("how many files")
-    bytes: int = column("their lengths, summed")
+    subject: str = column("the volume or the file")
+    files: int = column("number of files")
+    size_bytes: int = column("total size of the files")
     sha256: str = column(
-        "over path, kind, mode, owner, group, length and the contents' own SHA-256 of every entry, in order"
+        "hash over path, kind, mode, owner, group, size and content of every entry, in order of the paths"
     )
 
 
 @record
 class Backup(Result):
-    """A volume written to a file of the notebook's machine."""
+    """Backup of a volume to a file on the notebook's machine."""
 
-    volume: str = column("its name")
-    file: str = column("the name of the file, a tar archive")
-    file_bytes: int = column("its size")
-    volume_contents: Contents = column("what the volume held, read in a container", shown=False)
-    file_contents: Contents = column("what the file holds, read on this machine", shown=False)
-    took_ms: float = column("for the copy alone")
+    volume: str = column("name of the volume")
+    file: str = column("name of the file, a tar archive")
+    file_bytes: int = column("size of the file")
+    volume_contents: Contents = column("contents of the volume, read in a container", shown=False)
+    file_contents: Contents = column("contents of the file, read on this machine", shown=False)
+    duration_ms: float = column("duration of the copy, without the comparison")
 
-    @property
-    def agrees(self) -> bool:
-        """Whether the file holds what the volume held."""
+    @derived
+    def matches(self) -> bool:
+        """Whether the file has the same contents as the volume."""
         return self.volume_contents.sha256 == self.file_contents.sha256
 
 
 @record
 class Restored(Result):
-    """A volume filled from a file."""
+    """Volume restored from a backup file."""
 
-    volume: str = column("its name")
-    file_contents: Contents = column("what the file holds", shown=False)
-    volume_contents: Contents = column("what the volume holds now, read in a container", shown=False)
-    took_ms: float = column("for the copy alone")
+    volume: str = column("name of the volume")
+    file_contents: Contents = column("contents of the file", shown=False)
+    volume_contents: Contents = column("contents of the volume afterwards, read in a container", shown=False)
+    duration_ms: float = column("duration of the copy, without the comparison")
 
-    @property
-    def agrees(self) -> bool:
-        """Whether the volume holds what the file holds."""
+    @derived
+    def matches(self) -> bool:
+        """Whether the volume has the same contents as the file."""
         return self.volume_contents.sha256 == self.file_contents.sha256
 
 
 def create_test_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Contents:
-    """Put some files into a volume of this session: a text, random bytes, a link, a secret with another owner.
+    """Write files into a volume of this session: text, random bytes, a symbolic link, a secret of another owner.
 
     Raises:
-        NameTaken: this session did not make it.
+        NameTaken: the volume was not created by this session.
     """
     common.owned_volume(lab, volume)
     command = ["python3", "-c", common.program("fill.py"), "/data", str(random_bytes)]
@@ -81,28 +81,28 @@ def create_test_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Con
 
 
 def contents(lab: Lab, volume: str) -> Contents:
-    """What a volume holds, read by a container that has it read-only.
+    """List a volume in a container that mounts it read-only.
 
     Raises:
         EngineRefused: there is no such volume.
     """
-    lab.inspect_volume(volume)  # with -v the engine would make one
+    lab.inspect_volume(volume)  # -v would create a missing volume
     command = ["python3", "-c", common.program("list_files.py"), "/data"]
     with lab.quiet():
-        rows = common.output(
+        listing = common.output(
             lab, command, image="tools", volumes=[f"{volume}:/data:ro"], **READ_ONLY_PRIVILEGES
         )
-    return _summed(f"volume {volume}", json.loads(rows))
+    return _summarize(f"volume {volume}", json.loads(listing))
 
 
 def back_up(lab: Lab, volume: str, file: Path) -> Backup:
-    """Write a volume to a file of this machine, as a tar archive, piece by piece; then compare what both hold.
+    """Stream a volume to a tar archive on this machine, then compare the contents of both.
 
-    The engine makes the archive (Engine API, GET /containers/{id}/archive), so it works on an engine elsewhere. What is
-    written into the volume meanwhile may be torn: stop its writers first.
+    The engine creates the archive (Engine API, GET /containers/{id}/archive), so this works with a remote engine, too.
+    Stop all writers first: a file that is written during the copy may be inconsistent.
 
     Raises:
-        BadInput: the file is there already.
+        BadInput: the file already exists.
         EngineRefused: there is no such volume.
     """
     with lab.quiet(essential=["docker run -d --network none -v"]):
@@ -115,99 +115,100 @@ def _back_up(lab: Lab, volume: str, file: Path) -> Backup:
         target = file.open("xb")
     except FileExistsError:
         raise BadInput(
-            f"the file {file.name} is there already", hint="remove it, or give another name"
+            f"the file {file.name} already exists", hint="remove it, or choose another name"
         ) from None
-    with target, _holder(lab, f"{volume}:/data:ro") as holder:
+    with target, _mounted(lab, f"{volume}:/data:ro") as container:
         begin = time.perf_counter()
-        pieces, _ = holder.get_archive("/data/.")
-        for piece in pieces:
-            target.write(piece)
-        took = time.perf_counter() - begin
-        maps = _id_maps(lab, holder) if lab.engine.remaps_users else None
+        chunks, _ = container.get_archive("/data/.")
+        for chunk in chunks:
+            target.write(chunk)
+        duration_s = time.perf_counter() - begin
+        maps = _id_maps(lab, container) if lab.engine.remaps_users else None
     if maps is not None:
         remap_ids(file, *maps)
-    return Backup(volume, file.name, file.stat().st_size, before, _of_archive(file), 1000 * took)
+    return Backup(volume, file.name, file.stat().st_size, before, _archive_contents(file), 1000 * duration_s)
 
 
-def _holder(lab: Lab, volume: str) -> AbstractContextManager[Container]:
-    """A container that has the volume at /data: archives are of a container's files."""
+def _mounted(lab: Lab, volume: str) -> AbstractContextManager[Container]:
+    """A container with the volume at /data: the archive requests work on the files of a container."""
     image = lab.image("payload")
     return lab.running(image, common.KEEP_RUNNING, network="none", volumes=[volume], cap_drop=["ALL"])
 
 
 def _id_maps(lab: Lab, container: Container) -> tuple[str, str]:
     """The uid_map and the gid_map of a running container."""
-    first = lab.host.process(container).pid
-    return lab.host.read(f"/proc/{first}/uid_map"), lab.host.read(f"/proc/{first}/gid_map")
+    pid = lab.host.process(container).pid
+    return lab.host.read(f"/proc/{pid}/uid_map"), lab.host.read(f"/proc/{pid}/gid_map")
 
 
 def remap_ids(file: Path, uid_map: str, gid_map: str) -> None:
-    """Rewrite a tar archive with the owners and groups that containers count, in place of the host's.
+    """Rewrite a tar archive with UIDs and GIDs of the container's user namespace in place of the host's.
 
-    An engine with `userns-remap` puts the host's numbers into the archives that it makes, and takes the container's
-    (seen on Docker 20.10). A number that is outside of the maps stays as it is.
+    An engine with `userns-remap` writes the host's ids into the archives that it creates, but expects the container's
+    ids in those that it extracts (observed with Docker 20.10). An id that is not in the map stays unchanged.
 
     Args:
-        uid_map, gid_map: user_namespaces(7), /proc/PID/uid_map.
+        uid_map, gid_map: the text of /proc/PID/uid_map and gid_map (user_namespaces(7)).
     """
     new = file.with_name(file.name + ".part")
     try:
         with tarfile.open(file, "r:") as old, tarfile.open(new, "x:", format=tarfile.PAX_FORMAT) as target:
-            for one in old:
-                one.uid, one.gid = container_id(uid_map, one.uid), container_id(gid_map, one.gid)
-                one.pax_headers = {
-                    key: value for key, value in one.pax_headers.items() if key not in ("uid", "gid")
+            for entry in old:
+                entry.uid, entry.gid = container_id(uid_map, entry.uid), container_id(gid_map, entry.gid)
+                entry.pax_headers = {
+                    key: value for key, value in entry.pax_headers.items() if key not in ("uid", "gid")
                 }
-                target.addfile(one, old.extractfile(one) if one.isreg() else None)
+                target.addfile(entry, old.extractfile(entry) if entry.isreg() else None)
         new.replace(file)
     finally:
         new.unlink(missing_ok=True)
 
 
-def container_id(id_map: str, number: int) -> int:
-    """What a container calls a number of the host; the number itself where it is outside of the map."""
+def container_id(id_map: str, host_id: int) -> int:
+    """The container's id for an id of the host; the host's id if it is not in the map."""
     for line in id_map.splitlines():
-        first, outside, count = map(int, line.split())
-        if outside <= number < outside + count:
-            return first + number - outside
-    return number
+        container_first, host_first, count = map(int, line.split())
+        if host_first <= host_id < host_first + count:
+            return container_first + host_id - host_first
+    return host_id
 
 
 def restore(lab: Lab, file: Path, volume: str) -> Restored:
-    """Fill an empty volume of this session from a file that `back_up` wrote, piece by piece; then compare.
+    """Stream a file that `back_up` wrote into an empty volume of this session, then compare the contents of both.
 
     Source: Engine API, PUT /containers/{id}/archive.
 
     Raises:
-        BadInput: the volume holds files: they would be mixed.
-        NameTaken: this session did not make the volume.
+        BadInput: the volume is not empty: its files would be mixed with those of the backup.
+        NameTaken: the volume was not created by this session.
     """
     with lab.quiet(essential=["docker run -d --network none -v"]):
         if contents(lab, common.owned_volume(lab, volume)).files:
-            raise BadInput(f"the volume {volume!r} holds files already", hint="restore into a new volume")
-        with file.open("rb") as archive, _holder(lab, f"{volume}:/data") as holder:
+            raise BadInput(f"the volume {volume!r} is not empty", hint="restore into a new volume")
+        with file.open("rb") as archive, _mounted(lab, f"{volume}:/data") as container:
             begin = time.perf_counter()
-            holder.put_archive("/data", archive)
-            took = time.perf_counter() - begin
-        return Restored(volume, _of_archive(file), contents(lab, volume), 1000 * took)
+            container.put_archive("/data", archive)
+            duration_s = time.perf_counter() - begin
+        return Restored(volume, _archive_contents(file), contents(lab, volume), 1000 * duration_s)
 
 
-def _of_archive(file: Path) -> Contents:
+def _archive_contents(file: Path) -> Contents:
     kinds = {tarfile.REGTYPE: "file", tarfile.DIRTYPE: "directory", tarfile.SYMTYPE: "link"}
     rows = []
     with tarfile.open(file) as archive:
-        for one in archive:
-            kind = kinds.get(one.type, "other")
-            held = one.linkname if kind == "link" else ""
-            if kind == "file" and (data := archive.extractfile(one)):
-                held = hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
-            mode = 0 if kind == "link" else one.mode & 0o7777
-            path = one.name.removeprefix("./") or "."
-            rows.append([path, kind, mode, one.uid, one.gid, one.size if kind == "file" else 0, held])
-    return _summed(f"file {file.name}", sorted(rows))
+        for entry in archive:
+            kind = kinds.get(entry.type, "other")
+            content = entry.linkname if kind == "link" else ""
+            if kind == "file" and (data := archive.extractfile(entry)):
+                content = hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
+            mode = 0 if kind == "link" else entry.mode & 0o7777
+            size = entry.size if kind == "file" else 0
+            path = entry.name.removeprefix("./") or "."
+            rows.append([path, kind, mode, entry.uid, entry.gid, size, content])
+    return _summarize(f"file {file.name}", sorted(rows))
 
 
-def _summed(of: str, rows: list[list[Any]]) -> Contents:
+def _summarize(subject: str, rows: list[list[Any]]) -> Contents:
     files = [row for row in rows if row[1] == "file"]
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    return Contents(of, len(files), sum(row[5] for row in files), digest)
+    return Contents(subject, len(files), sum(row[5] for row in files), digest)

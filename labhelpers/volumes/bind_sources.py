@@ -1,4 +1,4 @@
-"""Where the source of a bind mount is looked for, and what happens where there is none."""
+"""On which machine the engine resolves the source of a bind mount, and what happens if there is no such path."""
 
 from __future__ import annotations
 
@@ -9,110 +9,105 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.course.containers import container_named
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import ContainerError, EngineRefused
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.results import Result, column, record, rows
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
 
 @record
 class BindSource(Result):
-    """Whose directory a bind mount shows."""
+    """The machine that has the source of a bind mount."""
 
-    container: str = column("the container that runs with the mount")
-    inside: str = column("where it is mounted")
-    directory: str = column("the source, on the engine's host", repr=False)
-    is_here: bool = column(
-        "whether that is the notebook's own directory: what was put into it here was seen inside"
+    container: str = column("name of the container with the mount")
+    mount_point: str = column("path of the mount in the container")
+    directory: str = column("source of the mount, on the engine's host", shown=False, repr=False)
+    is_local: bool = column(
+        "whether the source is the notebook's own directory: the container sees a file created there"
     )
-    engine_said: str | None = column(
-        "what the engine said to the notebook's directory where it does not have it, else None. Paths are "
-        "left out"
+    engine_message: str | None = column(
+        "why the container does not have the notebook's directory, without paths"
     )
 
     @property
-    def holds_together(self) -> bool:
-        """Whether the engine either took the notebook's directory or said why not."""
-        return self.is_here == (self.engine_said is None)
-
-    def frame(self) -> pd.DataFrame:
-        """One row: whose directory it is, and what the engine said of the notebook's."""
-        whose = "this notebook's machine" if self.is_here else "the engine's host, not this machine"
-        heads = ["container", "mounted at", "the source is on", "the engine said"]
-        return table([(self.container, self.inside, whose, self.engine_said or "")], heads)
+    def is_consistent(self) -> bool:
+        """Whether the engine either mounted the notebook's directory or reported why not."""
+        return self.is_local == (self.engine_message is None)
 
 
 def resolve_bind_source(
-    lab: Lab, container: str, here: str | Path, inside: str, image: str, there: str
+    lab: Lab, container: str, local_directory: str | Path, mount_point: str, image: str, fallback_volume: str
 ) -> BindSource:
-    """Find out whether a container has the notebook's directory `here`; if not, run it with one of the engine's host.
+    """Check that a container sees the notebook's `local_directory`; otherwise mount a directory of the engine's host.
 
-    A file with a random name is put into `here` on this machine, looked for inside, and removed.
+    The check creates a file with a random name in `local_directory`, looks for it in the container, and removes it.
 
     Args:
-        container: its name. Where the engine refused the directory there is none of that name.
-        here: a directory of the notebook's machine.
-        inside: where it is mounted.
-        image: what a container that has to be made anew runs.
-        there: the volume whose directory on the engine's host is then the source; made if it is needed.
+        container: its name. There is no such container if the engine refused the directory.
+        local_directory: a directory on the notebook's machine.
+        mount_point: path of the mount in the container.
+        image: the image of the replacement container.
+        fallback_volume: name of the volume whose directory on the engine's host replaces `local_directory`; it is
+            created when needed.
 
     Raises:
-        NotOurs: a container of that name is there, and the lab did not make it.
+        NotOwned: the container exists, but the lab did not create it.
     """
     with lab.quiet(essential=["docker volume create", f"docker run -d --name {container}"]):
-        return _go_on(lab, container, Path(here).absolute(), inside, image, there)
+        directory = Path(local_directory).absolute()
+        message = _check_local(lab, container, directory, mount_point)
+        if message is None:
+            return BindSource(container, mount_point, str(directory), True, None)
+        lab.create_volume(fallback_volume)
+        source = common.directory_of(lab, fallback_volume)
+        options = common.bind_options(lab, source, mount_point)
+        lab.run(image, name=container, tty=True, stdin_open=True, **options)
+    return BindSource(container, mount_point, source, False, message)
 
 
-def _go_on(lab: Lab, container: str, directory: Path, inside: str, image: str, there: str) -> BindSource:
-    said = None
-    token = f"is-it-here-{secrets.token_hex(4)}"
+def _check_local(lab: Lab, container: str, directory: Path, mount_point: str) -> str | None:
+    """Why the container does not have the directory; None if it does. A container with another one is removed."""
     if container_named(lab, container) is None:
-        said = _refused(lab, {"mounts": [f"type=bind,source={directory},target={inside}"]})
-    else:
-        (directory / token).touch()
-        try:
-            seen = lab.host.entries(inside, [token], container)[token] is not None
-            if seen and security_option(lab.engine.info, "selinux"):
-                _must_read(lab, container, directory, inside)
-        finally:
-            (directory / token).unlink()
-        if seen:
-            return BindSource(container, inside, str(directory), True, None)
-        said = "(it has a directory of that path, and it is another one)"
-        lab.remove(container, force=True)
-    lab.create_volume(there)
-    source = common.directory_of(lab, there)
-    lab.run(image, name=container, tty=True, stdin_open=True, **common.bind_options(lab, source, inside))
-    return BindSource(container, inside, source, False, said)
+        return _mount_error(lab, {"mounts": [f"type=bind,source={directory},target={mount_point}"]})
+    token = f"labhelpers-{secrets.token_hex(4)}"
+    (directory / token).touch()
+    try:
+        visible = lab.host.entries(mount_point, [token], container)[token] is not None
+        if visible and security_option(lab.engine.info, "selinux"):
+            _check_readable(lab, container, directory, mount_point)
+    finally:
+        (directory / token).unlink()
+    if visible:
+        return None
+    lab.remove(container, force=True)
+    return "no error: the engine's host has another directory with the same path"
 
 
-def _must_read(lab: Lab, container: str, directory: Path, inside: str) -> None:
-    """Let the container itself list the directory: the helper of `lab.host` is not confined by SELinux, it is.
+def _check_readable(lab: Lab, container: str, directory: Path, mount_point: str) -> None:
+    """List the directory in the container itself: SELinux confines it, but not the helper of `lab.host`.
 
     Raises:
-        ContainerError: SELinux keeps it from doing so. The lab does not change the label of a reader's directory.
+        ContainerError: SELinux denies access. The lab does not change the label of a reader's directory.
     """
-    said = lab.exec(container, ["ls", inside])
-    if "Permission denied" in said.stderr:
+    result = lab.exec(container, ["ls", mount_point])
+    if "Permission denied" in result.stderr:
         raise ContainerError(
-            f"{container} has the directory at {inside}, and SELinux on the engine's host keeps it from reading it",
-            hint=f"docker rm -f {container}; then start it again with -v {directory}:{inside}:z, which gives the "
-            "directory and what is in it the label of containers",
-            engine_message=said.stderr,
+            f"{container} has the directory at {mount_point}, but SELinux on the engine's host denies access to it",
+            hint=f"docker rm -f {container}; then start it again with -v {directory}:{mount_point}:z, which gives the "
+            "directory and everything below it the label of containers",
+            engine_message=result.stderr,
         )
 
 
-def _refused(lab: Lab, options: dict[str, Any]) -> str | None:
-    """What the engine says to a container with these mounts, without paths; None where it starts."""
+def _mount_error(lab: Lab, options: dict[str, Any]) -> str | None:
+    """The engine's message, without paths, when it refuses a container with these mounts; None if it starts."""
     try:
         with lab.running(lab.image("payload"), common.KEEP_RUNNING, network="none", **options):
             return None
     except EngineRefused as error:
-        words = (error.engine_message or error.message).strip()
-        return " ".join(word for word in words.split() if "/" not in word).rstrip(": ")
+        message = (error.engine_message or error.message).strip()
+        return " ".join(word for word in message.split() if "/" not in word).rstrip(": ")
 
 
 # --- a source that does not exist
@@ -120,71 +115,53 @@ def _refused(lab: Lab, options: dict[str, Any]) -> str | None:
 
 @record
 class MissingSource:
-    """One way of writing a mount whose source is not there."""
+    """A mount option whose source does not exist."""
 
-    typed: str = column("the option")
-    started: bool = column("whether a container started")
-    words: str = column("what the engine said where it did not, without the path")
-    made: str = column(
-        "what is on the engine's host afterwards that was not there before: `nothing`, `a directory`, `a "
-        "volume`"
-    )
-    owner: int | None = column("of a directory that was made, as the host counts; None for anything else")
+    option: str = column("option of `docker run`")
+    started: bool = column("whether the container started")
+    error: str = column("the engine's error message, without the path")
+    created: str = column("what the engine created on its host: `nothing`, `a directory` or `a volume`")
+    owner_uid: int | None = column("owner of the created directory, as a UID of the host")
 
 
 @record
 class MissingSources(Result):
-    """What becomes of a source that does not exist, in each way of writing it."""
+    """Mounts whose source does not exist."""
 
-    ways: tuple[MissingSource, ...] = rows("one for each way to write it", of=MissingSource)
+    cases: tuple[MissingSource, ...] = rows("one for each option", of=MissingSource)
 
-    def of(self, typed: str) -> MissingSource:
-        """The way that begins so."""
-        return next(way for way in self.ways if way.typed.startswith(typed))
-
-    def frame(self) -> pd.DataFrame:
-        """One row a way."""
-        rows = [
-            (
-                one.typed,
-                one.started,
-                one.words,
-                one.made if one.owner is None else f"{one.made}, owner {one.owner}",
-            )
-            for one in self.ways
-        ]
-        return table(rows, ["typed", "started", "the engine said", "made on the engine's host"])
+    def of(self, option: str) -> MissingSource:
+        """The case whose option starts with `option`."""
+        return next(case for case in self.cases if case.option.startswith(option))
 
 
 def missing_sources(lab: Lab) -> MissingSources:
-    """Ask for a bind mount of a directory that is not there, with `--mount` and with `-v`; then with a slip in `-v`.
+    """Bind mount a directory that does not exist, with `--mount`, with `-v`, and with `-v` and a missing slash.
 
-    All of it is below the directory of a volume of the lab, and goes with it.
+    The paths are below the directory of a temporary volume and are removed with it.
 
     Source: docs.docker.com, storage/bind-mounts, "Differences between -v and --mount behavior".
     """
-    slip = f"volumes-slip-{lab.session}"
+    mistyped = f"volumes-slip-{lab.session}"
     essential = ["docker run -d --network none --mount", "docker run -d --network none -v"]
     with lab.quiet(essential=essential), common.volume(lab, "missing") as name:
-        above = common.directory_of(lab, name)
-        ways = []
-        for typed, options in (
+        parent = common.directory_of(lab, name)
+        cases = []
+        for option, options in (
             (
                 "--mount type=bind,source=/…/missing",
-                {"mounts": [f"type=bind,source={above}/missing,target=/data"]},
+                {"mounts": [f"type=bind,source={parent}/missing,target=/data"]},
             ),
-            ("-v /…/missing:/data", {"volumes": [f"{above}/missing:/data"]}),
+            ("-v /…/missing:/data", {"volumes": [f"{parent}/missing:/data"]}),
         ):
-            words = _refused(lab, options)
-            made = lab.host.entries(above, ["missing"])["missing"]
-            kind = "nothing" if made is None else f"a {made.kind}"
-            ways.append(
-                MissingSource(typed, words is None, words or "", kind, None if made is None else made.user)
-            )
-        # without a slash in front it is no path: it is the name of a volume
-        words = _refused(lab, {"volumes": [f"{slip}:/data"]})
-        made_volume = slip in [row["Name"] for row in lab.list_volumes()]
-        kind = "a volume" if made_volume else "nothing"
-        ways.append(MissingSource("-v missing:/data", words is None, words or "", kind, None))
-        lab.remove_volume(slip, made_by_run=True)
-    return MissingSources(tuple(ways))
+            error = _mount_error(lab, options)
+            entry = lab.host.entries(parent, ["missing"])["missing"]
+            created, owner = ("nothing", None) if entry is None else (f"a {entry.kind}", entry.user)
+            cases.append(MissingSource(option, error is None, error or "", created, owner))
+        # without a leading slash the source is the name of a volume, not a path
+        error = _mount_error(lab, {"volumes": [f"{mistyped}:/data"]})
+        exists = mistyped in [row["Name"] for row in lab.list_volumes()]
+        created = "a volume" if exists else "nothing"
+        cases.append(MissingSource("-v missing:/data", error is None, error or "", created, None))
+        lab.remove_volume(mistyped, made_by_run=True)
+    return MissingSources(tuple(cases))

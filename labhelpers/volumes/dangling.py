@@ -1,4 +1,4 @@
-"""What a container leaves behind when it is removed: the volumes that nobody gave a name."""
+"""Anonymous volumes that are left when their container is removed."""
 
 from __future__ import annotations
 
@@ -10,51 +10,45 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine import responses
 from labhelpers.errors import ContainerMissing
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.results import Result, column, record, rows
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
 
-MIB = 1024 * 1024
-HELD_BYTES = 1 * MIB
+FILE_BYTES = 1 << 20
 
 
 @record
 class DanglingCase:
-    """One way of making and removing a container that has a volume."""
+    """A way to create and to remove a container with a volume."""
 
-    made: str = column("how its volume came about")
-    removed: str = column("how the container went")
-    times: int = column("how often this was done, one after the other")
-    left: int = column("how many volumes are there afterwards that were not there before")
-    left_bytes: int = column("what they hold on the engine's disk")
+    created_by: str = column("what created the volume")
+    removed_by: str = column("what removed the container")
+    times: int = column("number of containers that were created and removed")
+    volumes_left: int = column("volumes that are still there afterwards")
+    left_bytes: int = column("disk space of these volumes on the engine's host")
 
 
 @record
 class DanglingVolumes(Result):
-    """What is left of a container's volumes, by how it was made and removed."""
+    """Volumes that are left when their container is removed."""
 
-    ways: tuple[DanglingCase, ...] = rows("one for each way to create and remove it", of=DanglingCase)
+    cases: tuple[DanglingCase, ...] = rows("one for each way to create and remove it", of=DanglingCase)
 
-    def of(self, made: str, removed: str) -> DanglingCase:
-        """One of them."""
-        return next(way for way in self.ways if (way.made, way.removed) == (made, removed))
-
-    def frame(self) -> pd.DataFrame:
-        """One row a way."""
-        rows = [(w.made, w.removed, w.times, w.left, w.left_bytes / MIB) for w in self.ways]
-        return table(rows, ["volume made by", "container removed by", "times", "volumes left", "MiB left"])
+    def of(self, created_by: str, removed_by: str) -> DanglingCase:
+        """The case with these options."""
+        wanted = (created_by, removed_by)
+        return next(case for case in self.cases if (case.created_by, case.removed_by) == wanted)
 
 
 def dangling_volumes(lab: Lab, times: int = 3) -> DanglingVolumes:
-    """Make containers that write 1 MiB into a volume, remove them, and count what is left. Then remove that, too.
+    """Remove containers that wrote 1 MiB into a volume, count the volumes that are left, and remove these, too.
 
     Args:
-        times: how often a container with an anonymous volume is made and removed with a plain `docker rm`.
+        times: number of containers with an anonymous volume that are removed with a plain `docker rm`.
 
     Source: docs.docker.com, `docker container rm` (-v) and `docker container run` (--rm); storage/volumes, "Named and
     anonymous volumes".
@@ -62,44 +56,44 @@ def dangling_volumes(lab: Lab, times: int = 3) -> DanglingVolumes:
     with (
         lab.quiet(essential=["docker rm -v"]),
         common.volume(lab, "named") as name,
-        _image_with_volume(lab) as image,
+        _image_with_volume(lab) as image_with_volume,
     ):
         payload = lab.image("payload")
         anonymous: dict[str, Any] = {"volumes": ["/data"]}
         named: dict[str, Any] = {"volumes": [f"{name}:/data"]}
-        tried: tuple[tuple[str, str, int, str, dict[str, Any]], ...] = (
+        combinations: tuple[tuple[str, str, int, str, dict[str, Any]], ...] = (
             ("-v /data", "docker rm", times, payload, anonymous),
             ("-v /data", "docker rm -v", 1, payload, anonymous),
             ("-v /data", "--rm", 1, payload, anonymous),
-            ("VOLUME in the image", "docker rm", 1, image, {}),
+            ("VOLUME in the image", "docker rm", 1, image_with_volume, {}),
             ("-v NAME:/data", "docker rm -v", 1, payload, named),
         )
-        ways = []
-        for made, removed, count, what, options in tried:
-            left = [_count_dangling(lab, what, removed, options) for _ in range(count)]
-            held = [bytes for bytes in left if bytes is not None]
-            ways.append(DanglingCase(made, removed, count, len(held), sum(held)))
-    return DanglingVolumes(tuple(ways))
+        cases = []
+        for created_by, removed_by, count, image, options in combinations:
+            sizes = [_dangling_bytes(lab, image, removed_by, options) for _ in range(count)]
+            left = [size for size in sizes if size is not None]
+            cases.append(DanglingCase(created_by, removed_by, count, len(left), sum(left)))
+    return DanglingVolumes(tuple(cases))
 
 
-def _count_dangling(lab: Lab, image: str, removed: str, options: dict[str, Any]) -> int | None:
-    """Make a container, remove it: the bytes that its volume still holds, None where the volume went with it."""
-    write = ["sh", "-c", f"dd if=/dev/zero of=/data/file bs={HELD_BYTES} count=1 2>/dev/null; sleep 3600"]
-    container = lab.run(image, write, network="none", rm=removed == "--rm", **options)
+def _dangling_bytes(lab: Lab, image: str, removed_by: str, options: dict[str, Any]) -> int | None:
+    """Create a container and remove it: the size of its volume in bytes, None if the volume was removed, too."""
+    write = ["sh", "-c", f"dd if=/dev/zero of=/data/file bs={FILE_BYTES} count=1 2>/dev/null; sleep 3600"]
+    container = lab.run(image, write, network="none", rm=removed_by == "--rm", **options)
     try:
         (mount,) = lab.inspect(container)["Mounts"]
         directory = str(mount["Source"])
         lab.wait_for(
             "the container to write its file",
-            lambda: lab.host.disk_usage(directory).apparent_bytes >= HELD_BYTES,
+            lambda: lab.host.disk_usage(directory).apparent_bytes >= FILE_BYTES,
             common.TIMEOUT_S,
             while_running=container,
         )
         lab.stop(container, timeout_s=0)
-        if removed == "--rm":
+        if removed_by == "--rm":
             lab.wait_for(f"the engine to remove {container.name}", lambda: _is_gone(lab, container))
         else:
-            lab.remove(container, volumes=removed.endswith("-v"))
+            lab.remove(container, volumes=removed_by.endswith("-v"))
     except BaseException:
         with suppress(ContainerMissing):
             lab.remove(container, force=True, volumes=True)
@@ -107,10 +101,10 @@ def _count_dangling(lab: Lab, image: str, removed: str, options: dict[str, Any])
     name = responses.volume_name(mount)
     if name not in [row["Name"] for row in lab.list_volumes()]:
         return None
-    held = lab.host.disk_usage(directory).allocated_bytes
-    if not any(":" in volume for volume in options.get("volumes", ())):  # a named one is the caller's
+    allocated_bytes = lab.host.disk_usage(directory).allocated_bytes
+    if not any(":" in volume for volume in options.get("volumes", ())):  # the caller removes a named volume
         lab.remove_volume(name, made_by_run=True)
-    return held
+    return allocated_bytes
 
 
 def _is_gone(lab: Lab, container: Container) -> bool:
@@ -123,7 +117,7 @@ def _is_gone(lab: Lab, container: Container) -> bool:
 
 @contextmanager
 def _image_with_volume(lab: Lab) -> Iterator[str]:
-    """An image whose Dockerfile says VOLUME, as those of databases do, for the block."""
+    """An image with a VOLUME instruction, as database images have, for the block."""
     name = f"labhelpers-volumes-{lab.session}"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "Dockerfile").write_text(

@@ -1,135 +1,173 @@
-"""Figures of the chapter on volumes and bind mounts: data on an Axes; they talk to no engine."""
+"""Figures of the chapter on volumes and bind mounts: they draw data on an Axes and talk to no engine."""
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, KERNEL, LIMIT, PAPER, human_bytes, resize
+from labhelpers.drawing import (
+    CANVAS_PX,
+    CONTAINER,
+    HOST,
+    INK,
+    KERNEL,
+    LIMIT,
+    PAPER,
+    SMALL,
+    WHITE,
+    arrow,
+    box,
+    canvas,
+    cut,
+    describe,
+    human_bytes,
+    label,
+    letters,
+    line_height,
+    listed,
+    note,
+    set_height,
+    text_width,
+    wrap,
+)
 from labhelpers.volumes.shared_directory import percentile
-from labhelpers.volumes.speed import CACHED, MIB, MOUNT_POINTS, SMALL, SYNCED
+from labhelpers.volumes.speed import CACHED, MIB, MOUNT_POINTS, SMALL_SYNCED, SYNCED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labhelpers.volumes.locations import FileLocation, FileLocations
+    from labhelpers.lab import Lab
+    from labhelpers.results import Result
+    from labhelpers.volumes.locations import FileLocations
     from labhelpers.volumes.population import VolumePopulation
     from labhelpers.volumes.shared_directory import PropagationDelays
     from labhelpers.volumes.speed import Speeds
 
 KIND = {"container layer": CONTAINER, "volume": HOST, "bind": KERNEL, "bind mount": KERNEL, "tmpfs": LIMIT}
-GREY = "#555555"
-
-
-def _box(
-    ax: Axes, corner: tuple[float, float], size: tuple[float, float], face: str, edge: str = "none"
-) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    shape = "round,pad=0,rounding_size=0.06"
-    ax.add_patch(FancyBboxPatch(corner, *size, boxstyle=shape, fc=face, ec=edge, lw=1.4))
+LIFETIMES = {
+    "container layer": "removed with the container",
+    "volume": "managed by the engine, stays until it is removed",
+    "bind": "a directory of the host, not managed by the engine",
+    "tmpfs": "lost when the container stops",
+}
+"""Kinds of storage in the order of the figure, and how long the files exist."""
+CHIP_PX = 24
+_GAP_PX = 6
 
 
 def draw_file_locations(result: FileLocations, ax: Axes) -> Axes:
-    """The places of a container's files on the left, and on the right where they are on the engine's host."""
-    ordered = sorted(result.places, key=lambda place: (_where(place), place.inside))
-    count = len(ordered)
-    resize(ax, 9.5, 1.5 + 0.62 * count)
-    _box(ax, (0, -0.25), (3.3, count + 0.75), PAPER)
-    ax.text(0.12, count + 0.22, f"container {result.container}", weight="bold", va="center")
-    _box(ax, (4.9, -0.25), (5.1, count + 0.75), PAPER)
-    ax.text(5.02, count + 0.22, "the engine's host", weight="bold", va="center")
-    for number, place in enumerate(ordered):
-        y = count - number - 0.5
-        colour = KIND[place.kind]
-        _box(ax, (0.12, y - 0.33), (3.06, 0.66), "white", colour)
-        ax.text(0.26, y + 0.12, place.inside, va="center", family="monospace", fontsize=10)
-        words = f"{place.kind}{', read-only' if place.read_only else ''}"
-        ax.text(0.26, y - 0.16, words, va="center", fontsize=8.5, color=colour, weight="bold")
-        ax.annotate("", (5.0, y), (3.2, y), arrowprops={"arrowstyle": "<->", "color": colour, "lw": 1.6})
-        ax.text(4.1, y + 0.12, place.file_system, ha="center", va="center", fontsize=8.5, color=GREY)
-        _box(ax, (5.02, y - 0.33), (4.86, 0.66), "white", colour)
-        ax.text(5.16, y + 0.12, place.shown, va="center", family="monospace", fontsize=9)
-        ax.text(5.16, y - 0.16, _meaning(place), va="center", fontsize=8.5, color=GREY)
-    ax.set(xlim=(-0.05, 10.05), ylim=(-0.8, count + 0.6))
-    ax.text(0, -0.55, "DATA is the engine's own data directory", fontsize=8.5, color=GREY, va="center")
-    ax.axis("off")
-    ax.set_title("Where a container's files are")
+    """One row for each mount: its path in the container on the left, its location on the engine's host on the right."""
+    order = list(LIFETIMES)
+    locations = sorted(result.locations, key=lambda each: (order.index(each.kind), each.mount_point))
+    head, step, high, left, right = 38, 62, 50, 268, 372
+    bottom = head + step * len(locations)
+    canvas(ax, bottom + 26, "Where a container's files are")
+    box(ax, (0, 0), (left, bottom), PAPER)
+    box(ax, (right, 0), (CANVAS_PX - right, bottom), PAPER)
+    label(ax, 10, 18, cut(f"container {result.container}", left - 20, bold=True), bold=True)
+    label(ax, right + 10, 18, "the engine's host", bold=True)
+    for row, each in enumerate(locations):
+        y, colour = head + step * row, KIND[each.kind]
+        kind = f"{each.kind}, read-only" if each.read_only else each.kind
+        for x, wide, path, text in (
+            (10, left - 20, each.mount_point, kind),
+            (right + 10, CANVAS_PX - right - 20, each.host_path, LIFETIMES[each.kind]),
+        ):
+            box(ax, (x, y), (wide, high), WHITE, edge=colour)
+            label(ax, x + 8, y + 16, cut(path, wide - 16, mono=True), mono=True)
+            label(ax, x + 8, y + 36, text, colour, size=SMALL)
+        middle = y + high / 2
+        arrow(ax, (left - 10, middle), (right + 10, middle), colour, text=each.file_system, both_ways=True)
+    note(ax, 0, bottom + 16, "DATA is the engine's data directory")
+    describe(ax, *(f"{each.mount_point} ({each.kind}) is {each.host_path} on the host" for each in locations))
     return ax
-
-
-def _where(place: FileLocation) -> int:
-    return ("container layer", "volume", "bind", "tmpfs").index(place.kind)
-
-
-def _meaning(place: FileLocation) -> str:
-    return {
-        "container layer": "goes with the container",
-        "volume": "the engine's; stays until somebody removes it",
-        "bind": "a directory of the host; the engine only shows it",
-        "tmpfs": "gone when the container stops",
-    }[place.kind]
 
 
 def draw_volume_population(result: VolumePopulation, ax: Axes) -> Axes:
-    """One row a mount: what it is, what the container sees there, and what is on the engine's host."""
-    rows = len(result.cases)
-    resize(ax, 10.5, 1.2 + 0.62 * rows)
-    for number, case in enumerate(result.cases):
-        y = rows - number
-        if number % 2 == 0:
-            _box(ax, (-0.1, y - 0.45), (14.3, 0.9), PAPER)
-        ax.text(0, y + 0.13 * bool(case.typed), case.mounted, va="center", weight="bold")
-        ax.text(0, y - 0.2, case.typed, va="center", family="monospace", fontsize=7.6, color=GREY)
-        _chips(ax, 5.0, y, case.seen, result.image)
-        if case.outside is not None:
-            _chips(ax, 9.7, y, case.outside, result.image)
-    for x, words in (
-        (0, "mounted"),
-        (5.0, "the container sees"),
-        (9.7, "in the directory on the engine's host"),
-    ):
-        ax.text(x, rows + 0.72, words, va="center", color=GREY)
-    ax.set(xlim=(-0.15, 14.25), ylim=(0.35, rows + 1))
-    ax.axis("off")
-    ax.set_title(f"The image has files in {result.inside}. What is there with something mounted on it?")
+    """One row for each mount: the option, the files that the container sees, and those on the engine's host."""
+    columns, width = (0, 300, 572), CANVAS_PX - 572
+    options = [wrap(case.option, columns[1] - 20, SMALL, mono=True) for case in result.cases]
+    heights = [
+        24 + line_height() + line_height(SMALL, mono=True) * (option.count("\n") + 1 if option else 0)
+        for option in options
+    ]
+    title = f"The image has files in {result.directory}. Which files are visible below a mount?"
+    canvas(ax, 26 + sum(heights), title)
+    heads = ("mounted", "visible in the container", "in the directory on the engine's host")
+    for x, head in zip(columns, heads, strict=True):
+        note(ax, x + 8, 10, head)
+    y = 26.0
+    for row, (case, option, high) in enumerate(zip(result.cases, options, heights, strict=True)):
+        box(ax, (0, y), (CANVAS_PX, high), WHITE if row % 2 else PAPER)
+        label(ax, 8, y + 12 + line_height() / 2, case.mounted, bold=True)
+        note(ax, 8, y + 12 + line_height(), option, mono=True, valign="top")
+        for x, names in ((columns[1], case.visible), (columns[2], case.on_host)):
+            if names is not None:
+                _chips(ax, (x + 8, y + high / 2), width - 8, names, result.image_files)
+        y += high
+    describe(
+        ax,
+        *(f"with {case.mounted} mounted the container sees {_named(case.visible)}" for case in result.cases),
+    )
     return ax
 
 
-def _chips(ax: Axes, x: float, y: float, names: Sequence[str], of_image: Sequence[str]) -> None:
-    if not names:
-        ax.text(x, y, "nothing", va="center", fontsize=9, color=FAINT, style="italic")
+def _named(names: Sequence[str]) -> str:
+    return listed(names) if names else "no files"
+
+
+def _chips(
+    ax: Axes, start: tuple[float, float], width: float, names: Sequence[str], of_image: Sequence[str]
+) -> None:
+    """A box for each file name, in as many lines as they need, centred at the y of `start`."""
+    lines: list[list[tuple[str, float]]] = [[]]
     for name in names:
-        width = 0.13 * len(name) + 0.22
-        _box(ax, (x, y - 0.2), (width, 0.4), CONTAINER if name in of_image else HOST)
-        ax.text(x + width / 2, y, name, ha="center", va="center", fontsize=8.5, color="white")
-        x += width + 0.1
+        wide = text_width(name, SMALL) + 18
+        if lines[-1] and sum(each + _GAP_PX for _, each in lines[-1]) + wide > width:
+            lines.append([])
+        lines[-1].append((name, wide))
+    if not names:
+        note(ax, *start, "nothing")
+    y = start[1] - (len(lines) * (CHIP_PX + _GAP_PX) - _GAP_PX) / 2
+    for line in lines:
+        x = start[0]
+        for name, wide in line:
+            box(ax, (x, y), (wide, CHIP_PX), CONTAINER if name in of_image else HOST, text=name)
+            x += wide + _GAP_PX
+        y += CHIP_PX + _GAP_PX
 
 
 def draw_propagation_delays(result: PropagationDelays, ax: Axes) -> Axes:
-    """Every delay as a point, in microseconds on a logarithmic axis, one row a direction; the median is marked."""
-    resize(ax, 8.5, 3)
-    rows = (
-        ("container → host's directory", result.to_outside_us, CONTAINER),
-        ("host's directory → container", result.to_inside_us, HOST),
+    """Every delay as a point on a logarithmic axis, one row for each direction; a line marks the median."""
+    directions = (
+        ("container → host's directory", result.to_host_us, CONTAINER),
+        ("host's directory → container", result.to_container_us, HOST),
     )
+    set_height(ax, 300)
+    ax.set_xscale("log")
+    ax.set(ylim=(1.4, -0.65), xlabel="microseconds from before the write until after the read (logarithmic)")
+    first = min(*result.to_host_us, *result.to_container_us)
     scatter = random.Random(7)
-    for y, (_, values, colour) in enumerate(rows):
+    facts = []
+    for y, (name, values, colour) in enumerate(directions):
         heights = [y + scatter.uniform(-0.17, 0.17) for _ in values]
         ax.plot(values, heights, ".", color=colour, ms=4, alpha=0.45)
-        middle = statistics.median(values)
-        ax.plot([middle] * 2, [y - 0.3, y + 0.3], color=INK, lw=2)
-        words = f"median {_time(middle)} · 99 of 100 within {_time(percentile(values, 99))}"
-        ax.text(middle, y - 0.36, words, va="bottom", ha="left", fontsize=9, color=INK)
-    ax.set_xscale("log")
+        median = statistics.median(values)
+        ax.plot([median] * 2, [y - 0.28, y + 0.28], color=INK, lw=2)
+        text = f"median {_time(median)} · 99 of 100 within {_time(percentile(values, 99))}"
+        label(ax, first, y - 0.34, text, size=SMALL, valign="bottom")
+        facts.append(f"{name}: {text}")
     ax.xaxis.set_major_formatter("{x:,.6g}")
-    ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-    ax.set(ylim=(1.4, -0.65), xlabel="microseconds from before the write until after the read (logarithmic)")
+    ax.set_yticks(range(len(directions)), [name for name, _, _ in directions])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_title("One file, two sides: how soon is a change seen?")
+    ax.set_title("One file, two paths: how soon is a change visible?")
+    describe(ax, *facts)
     return ax
 
 
@@ -138,41 +176,85 @@ def _time(us: float) -> str:
 
 
 def draw_speeds(result: Speeds, ax: Axes) -> Axes:
-    """MiB a second, logarithmic: every measurement a point, the median a bar; a row for each place, in three groups."""
-    resize(ax, 9, 5.6)
+    """Every measurement as a point, in MiB/s on a logarithmic axis; one row for each storage, in three groups."""
     groups = (
-        (CACHED, f"{human_bytes(result.whole_bytes)} written, not synced: into memory"),
-        (SYNCED, f"{human_bytes(result.whole_bytes)} written, then synced once"),
-        (SMALL, f"{human_bytes(result.small_bytes)} at random places, a sync after each"),
+        (CACHED, f"{human_bytes(result.large_bytes)} written, not synced: to memory"),
+        (SYNCED, f"{human_bytes(result.large_bytes)} written, then synced once"),
+        (SMALL_SYNCED, f"{human_bytes(result.small_bytes)} at random offsets, a sync after each write"),
     )
-    ticks, names, y = [], [], 0.0
-    for what, words in groups:
-        ax.text(0, y, words, weight="bold", va="center", transform=ax.get_yaxis_transform())
-        for place in MOUNT_POINTS:
-            y += 1
-            turns = result.of(place, what)
-            rates = [turn.bytes_per_s / MIB for turn in turns]
-            ax.plot(rates, [y] * len(rates), "o", color=KIND[place], ms=5, alpha=0.5, mec="none", label=place)
-            middle = statistics.median(rates)
-            ax.plot([middle] * 2, [y - 0.36, y + 0.36], color=INK, lw=2)
-            one = statistics.median(turn.operation_ms for turn in turns)
-            label = f"{middle:,.3g} MiB/s" if middle < 1000 else f"{middle:,.0f} MiB/s"
-            label += f" · one takes {one:.2g} ms" if what == SMALL else ""
-            ax.text(max(rates) * 1.18, y, label, va="center", fontsize=9, color=INK)
-            ticks.append(y)
-            kind = result.file_systems[place]
-            names.append(place if kind == place else f"{place} ({kind})")
-        y += 1.4
+    names = {
+        storage: storage if storage == kind else f"{storage} ({kind})"
+        for storage, kind in result.file_systems.items()
+    }
+    row_px = 26
+    set_height(ax, 90 + row_px * (len(groups) * (len(MOUNT_POINTS) + 1.4)))
+    low, high = (end(each.bytes_per_s / MIB for each in result.measurements) for end in (min, max))
+    # the labels right of the points need this part of the axis
+    share = 260 / (CANVAS_PX - max(map(text_width, names.values())))
     ax.set_xscale("log")
+    ax.set(xlim=(low / 1.5, high * (high / low * 1.5) ** (share / (1 - share))), xlabel="MiB/s (logarithmic)")
+    ticks: list[float] = []
+    y, facts = 0.0, []
+    for mode, text in groups:
+        label(ax, low / 1.5, y, text, bold=True)
+        medians = []
+        for storage in MOUNT_POINTS:
+            y += 1
+            ticks.append(y)
+            group = result.of(storage, mode)
+            rates = [each.bytes_per_s / MIB for each in group]
+            ax.plot(
+                rates, [y] * len(rates), "o", color=KIND[storage], ms=5, alpha=0.5, mec="none", label=storage
+            )
+            median = statistics.median(rates)
+            ax.plot([median] * 2, [y - 0.36, y + 0.36], color=INK, lw=2)
+            value = f"{median:,.3g} MiB/s" if median < 1000 else f"{median:,.0f} MiB/s"
+            medians.append(f"{storage} {value}")
+            if mode == SMALL_SYNCED:
+                write_ms = statistics.median(each.operation_ms for each in group)
+                value += f" · {write_ms:.2g} ms per write"
+            label(ax, max(rates), y, value, size=SMALL, shift=(8, 0))
+        facts.append(f"{text}: {listed(medians)}")
+        y += 1.4
+    ax.set_ylim(y - 0.6, -0.7)
+    # up to the last decade with data
+    ax.set_xticks(
+        [10.0**power for power in range(math.ceil(math.log10(low / 1.5)), math.ceil(math.log10(high)))]
+    )
     ax.xaxis.set_major_formatter("{x:,.6g}")
-    low, high = (end(turn.bytes_per_s / MIB for turn in result.turns) for end in (min, max))
-    ax.set(xlim=(low / 1.5, high * 12), ylim=(y - 0.6, -0.7), xlabel="MiB/s (logarithmic)")
-    ax.set_yticks(ticks, names)
-    for tick, place in zip(ax.get_yticklabels(), [*MOUNT_POINTS] * len(groups), strict=True):
-        tick.set_color(KIND[place])
+    ax.minorticks_off()
+    ax.set_yticks(ticks, [names[storage] for _ in groups for storage in MOUNT_POINTS])
+    for tick, storage in zip(ax.get_yticklabels(), [*MOUNT_POINTS] * len(groups), strict=True):
+        tick.set_color(letters(KIND[storage]))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.grid(axis="x")
-    ax.set_axisbelow(True)
-    ax.set_title(f"Four places to write: {result.repeats} measurements each, in random order")
+    ax.set_title(f"Write speed of four kinds of storage: {result.repeats} measurements each, in random order")
+    describe(ax, *facts)
     return ax
+
+
+def assets(lab: Lab) -> Iterator[Result]:
+    """Locate the files of a container, populate volumes, and measure delays and write speed.
+
+    The directory of the bind mount is on this machine, so run this where the engine is on this machine.
+    """
+    from labhelpers import volumes
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "target"
+        target.mkdir()
+        lab.create_volume("my-appvol-1")
+        container = lab.run(
+            lab.image("base"),
+            "sleep 600",
+            name="vol-test1",
+            network="none",
+            volumes=["my-appvol-1:/var/log"],
+            mounts=[f"type=bind,source={target},target=/target,readonly"],
+            tmpfs={"/run": "size=16m"},
+        )
+        yield volumes.file_locations(lab, container)
+        lab.remove(container, force=True)
+    yield volumes.populate(lab)
+    yield volumes.propagation_delays(lab)
+    yield volumes.speeds(lab)

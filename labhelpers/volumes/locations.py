@@ -1,17 +1,17 @@
-"""Where the files of a container are on the engine's host: from its mount table, and from what the engine says."""
+"""Where the files of a container are on the engine's host: from its mount table and from `docker inspect`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine import responses
-from labhelpers.engine.host import Entry
+from labhelpers.engine.host import Entry, Mount
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.results import Result, column, derived, record, rows
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docker.models.containers import Container
 
     from labhelpers.lab import Lab
@@ -19,64 +19,56 @@ if TYPE_CHECKING:
 
 @record
 class VolumeLocation(Result):
-    """Where a volume lives."""
+    """Location of a volume on the engine's host."""
 
-    name: str = column("as `docker volume ls` has them")
-    driver: str = column("as `docker volume ls` has them")
-    directory: str = column("on the engine's host", repr=False)
-    shown: str = column("the same, below `DATA`, the engine's data directory")
-    entries: tuple[Entry, ...] = rows("what is in it, as the host sees it", of=Entry)
+    volume: str = column("name of the volume")
+    driver: str = column("volume driver")
+    directory: str = column("full path on the engine's host", shown=False, repr=False)
+    host_path: str = column("path on the engine's host; `DATA` is the engine's data directory")
+    entries: tuple[Entry, ...] = column("entries of the directory, read on the host", shown=False)
 
     @property
     def is_below_data(self) -> bool:
-        """Whether it is in the engine's own data directory."""
-        return self.shown.startswith("DATA/")
+        """Whether the directory is in the engine's data directory."""
+        return self.host_path.startswith("DATA/")
 
-    def frame(self) -> pd.DataFrame:
-        """One row: name, driver, directory on the engine's host, entries."""
-        names = ", ".join(entry.path for entry in self.entries) or "(empty)"
-        return table(
-            [(self.name, self.driver, self.shown, names)],
-            ["volume", "driver", "directory on the engine's host", "entries"],
-        )
+    @derived
+    def contents(self) -> tuple[str, ...]:
+        """Names of the files and directories in it."""
+        return tuple(entry.path for entry in self.entries)
 
 
 @record
 class FileLocation:
-    """One place of a container's files."""
+    """Location of some of a container's files."""
 
-    inside: str = column("the path in the container")
+    mount_point: str = column("path in the container")
     kind: str = column("`container layer`, `volume`, `bind` or `tmpfs`")
-    name: str = column("of a volume, else an empty string")
-    directory: str | None = column("on the engine's host; None for memory", repr=False)
-    shown: str = column("the same as the course shows it: `DATA` is the engine's data directory")
-    file_system: str = column("what the mount table says: `overlay`, `ext4`, `tmpfs`, …")
-    read_only: bool = column("whether nothing can be written there")
+    volume: str = column("name of the volume, empty for other kinds")
+    directory: str | None = column("full path on the engine's host, None for memory", shown=False, repr=False)
+    host_path: str = column("path on the engine's host; `DATA` is the engine's data directory")
+    file_system: str = column("file system type in the mount table: `overlay`, `ext4`, `tmpfs`, …")
+    read_only: bool = column("whether the mount is read-only")
 
 
 @record
 class FileLocations(Result):
-    """Where each of a container's files is stored, without what the engine mounts everywhere (`/proc`, …)."""
+    """Locations of a container's files on the engine's host, without `/proc` and other mounts of every container."""
 
-    container: str = column("its name")
-    places: tuple[FileLocation, ...] = rows("the root first, then by path", of=FileLocation)
+    container: str = column("name of the container")
+    locations: tuple[FileLocation, ...] = rows("the root first, then by path", of=FileLocation)
 
     def of(self, kind: str) -> tuple[FileLocation, ...]:
-        """The places of one kind."""
-        return tuple(place for place in self.places if place.kind == kind)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a place."""
-        rows = [(p.inside, p.kind, p.name, p.shown, p.file_system, not p.read_only) for p in self.places]
-        return table(rows, ["inside", "kind", "name", "on the engine's host", "file system", "writable"])
+        """The locations of one kind."""
+        return tuple(location for location in self.locations if location.kind == kind)
 
 
 def volume_location(lab: Lab, name: str) -> VolumeLocation:
-    """Where a volume of this session lives, and what is in it.
+    """Where a volume of this session is on the engine's host, and its entries.
 
     Raises:
         EngineRefused: there is no such volume.
-        NameTaken: this session did not make it.
+        NameTaken: the volume was not created by this session.
     """
     directory = common.directory_of(lab, common.owned_volume(lab, name))
     driver = str(lab.inspect_volume(name)["Driver"])
@@ -90,35 +82,28 @@ def file_locations(lab: Lab, container: Container | str) -> FileLocations:
     Source: the mount table (proc(5), mountinfo); Engine API, GET /containers/{id}/json: `Mounts`.
 
     Raises:
-        LabError: it does not run.
+        ContainerMissing, NotRunning: the container does not exist or is not running.
     """
     name = name_of(container)
-    by_point = {mount.point: mount for mount in lab.host.mounts(container)}
+    mounted = {mount.point: mount for mount in lab.host.mounts(container)}
     inspected = lab.inspect(name)
-    found = []
-    root = by_point["/"]
-    upper = root.upper
-    found.append(
-        FileLocation(
-            "/",
-            "container layer",
-            "",
-            upper,
-            common.display_path(lab, upper) if upper else root.kind,
-            root.kind,
-            root.is_read_only,
-        )
-    )
-    given = {mount["Destination"]: mount for mount in responses.nested_list(inspected, "Mounts")}
-    for point in sorted({*given, *responses.nested_object(inspected, "HostConfig", "Tmpfs")}):
-        mount, engine = by_point[point], given.get(point, {"Type": "tmpfs"})
-        directory = engine.get("Source") or None
-        if engine["Type"] == "tmpfs" or not directory:
-            found.append(FileLocation(point, "tmpfs", "", None, "memory", mount.kind, mount.is_read_only))
-            continue
-        volume = responses.volume_name(engine)
-        shown = common.display_path(lab, directory)
-        found.append(
-            FileLocation(point, engine["Type"], volume, directory, shown, mount.kind, mount.is_read_only)
-        )
-    return FileLocations(name, tuple(found))
+    mounts = {mount["Destination"]: mount for mount in responses.nested_list(inspected, "Mounts")}
+    # `--tmpfs` is not part of `Mounts`
+    points = sorted({*mounts, *responses.nested_object(inspected, "HostConfig", "Tmpfs")})
+    locations = [_location(lab, mounted[point], mounts.get(point, {"Type": "tmpfs"})) for point in points]
+    return FileLocations(name, (_layer(lab, mounted["/"]), *locations))
+
+
+def _layer(lab: Lab, root: Mount) -> FileLocation:
+    """The container's own layer: the upper directory of its root."""
+    path = common.display_path(lab, root.upper) if root.upper else root.kind
+    return FileLocation("/", "container layer", "", root.upper, path, root.kind, root.is_read_only)
+
+
+def _location(lab: Lab, mount: Mount, inspected: Mapping[str, Any]) -> FileLocation:
+    """A mount, from the container's mount table and from `docker inspect`."""
+    kind, directory = inspected["Type"], inspected.get("Source")
+    if kind == "tmpfs" or not directory:
+        return FileLocation(mount.point, "tmpfs", "", None, "memory", mount.kind, mount.is_read_only)
+    path, volume = common.display_path(lab, directory), responses.volume_name(inspected)
+    return FileLocation(mount.point, kind, volume, directory, path, mount.kind, mount.is_read_only)

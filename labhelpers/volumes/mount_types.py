@@ -1,4 +1,4 @@
-"""Mounts that cannot be written, and mounts that are memory."""
+"""Read-only mounts and tmpfs mounts."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ MIB = 1024 * 1024
 
 @record
 class WriteAttempt:
-    """One attempt to write a file."""
+    """An attempt to create a file."""
 
-    where: str = column("in which mount, as it was asked for")
-    wrote: bool = column("whether it worked")
-    words: str = column("what the kernel said where it did not")
-    mount_is_ro: bool = column("whether the mount table of the container says `ro`")
+    target: str = column("where the file was to be created")
+    succeeded: bool = column("whether the file was created")
+    error: str = column("the kernel's error message")
+    mount_is_ro: bool = column("whether the container's mount table has the option `ro`")
 
 
 @record
 class ReadOnly(Result):
-    """One volume in two containers, in the second one read-only."""
+    """Writing to a volume in two containers, the second of which mounts it read-only."""
 
     attempts: tuple[WriteAttempt, ...] = rows(
-        "to write; at the end one to the root of a container that runs with `--read-only`", of=WriteAttempt
+        "one for each mount, and one for the root of a container with `--read-only`", of=WriteAttempt
     )
-    change_was_seen: bool = column(
-        "whether what the first container wrote was read in the second one, through its read-only mount"
+    change_visible: bool = column(
+        "whether the second container reads the first one's change through its read-only mount"
     )
 
-    def of(self, where: str) -> WriteAttempt:
-        """The attempt of that name."""
-        return next(one for one in self.attempts if one.where == where)
+    def of(self, target: str) -> WriteAttempt:
+        """The attempt to write to `target`."""
+        return next(attempt for attempt in self.attempts if attempt.target == target)
 
 
 def read_only(lab: Lab) -> ReadOnly:
-    """Write into a volume, into the same volume mounted read-only, into a read-only bind mount, and into a root.
+    """Write to a volume, to the same volume mounted read-only, to a read-only bind mount, and to a read-only root.
 
-    Source: mount(2), MS_RDONLY with MS_BIND: read-only is a property of a mount, not of what is mounted.
+    Source: mount(2), MS_RDONLY with MS_BIND: read-only is a property of the mount, not of the file system.
     """
     image = lab.image("payload")
     with lab.quiet(essential=["docker run -d --network none -v"]), common.volume(lab, "ro") as name:
@@ -52,40 +52,40 @@ def read_only(lab: Lab) -> ReadOnly:
             lab.running(image, common.KEEP_RUNNING, network="none", volumes=[f"{name}:/volume"]) as writer,
             lab.running(image, common.KEEP_RUNNING, network="none", **mounted, read_only=True) as reader,
         ):
-            tried = (
+            targets = (
                 ("a volume", writer, "/volume"),
                 ("the same volume, with :ro", reader, "/volume"),
                 ("its directory, bound with readonly", reader, "/bind"),
                 ("the root, with --read-only", reader, "/"),
             )
             attempts = []
-            for where, container, point in tried:
+            for target, container, point in targets:
                 mounts = {mount.point: mount for mount in lab.host.mounts(container)}
-                done = lab.exec(container, ["touch", f"{point.rstrip('/')}/file"])
-                words = done.stderr.strip().rpartition(": ")[2]
-                attempts.append(WriteAttempt(where, done.exit_code == 0, words, mounts[point].is_read_only))
+                result = lab.exec(container, ["touch", f"{point.rstrip('/')}/file"])
+                error = result.stderr.strip().rpartition(": ")[2]
+                attempts.append(
+                    WriteAttempt(target, result.exit_code == 0, error, mounts[point].is_read_only)
+                )
             lab.exec(writer, ["sh", "-c", "echo news > /volume/file"])
-            seen = lab.exec(reader, ["cat", "/volume/file"]).stdout.strip() == "news"
-    return ReadOnly(tuple(attempts), seen)
+            visible = lab.exec(reader, ["cat", "/volume/file"]).stdout.strip() == "news"
+    return ReadOnly(tuple(attempts), visible)
 
 
 @record
 class Tmpfs(Result):
-    """A mount that is memory."""
+    """A tmpfs mount."""
 
-    size_bytes: int = column("what it was given")
-    written_bytes: int = column("what was written into it first")
-    charged_bytes: int = column("how much the memory of the container's cgroup grew meanwhile")
-    file_system: str = column("what the mount table says")
-    on_a_disk: bool = column(
-        "whether its device is one (major number 0 is for file systems without a device)"
-    )
-    words: str = column("what the kernel said to more than its size")
-    left_after_restart: int = column("entries in it after `docker stop` and `docker start`")
+    size_bytes: int = column("maximum size of the file system")
+    written_bytes: int = column("size of the first file")
+    charged_bytes: int = column("growth of the memory usage of the container's cgroup by this file")
+    file_system: str = column("file system type in the mount table")
+    on_disk: bool = column("whether its device is a disk: file systems without a device have major number 0")
+    error: str = column("the kernel's error message when the files exceed the size")
+    entries_after_restart: int = column("number of files after `docker stop` and `docker start`")
 
 
 def tmpfs(lab: Lab, size_bytes: int = 16 * MIB) -> Tmpfs:
-    """Write half of a tmpfs, then more than there is; restart the container and look again.
+    """Fill half of a tmpfs, then write more than fits; restart the container and count the files.
 
     Source: kernel, Documentation/filesystems/tmpfs.rst; docs.docker.com, storage/tmpfs.
     """
@@ -97,17 +97,18 @@ def tmpfs(lab: Lab, size_bytes: int = 16 * MIB) -> Tmpfs:
     ):
 
         def write(name: str, count: int) -> str:
-            done = lab.exec(
+            result = lab.exec(
                 container, ["dd", "if=/dev/zero", f"of=/memory/{name}", "bs=65536", f"count={count >> 16}"]
             )
-            return "" if done.exit_code == 0 else done.stderr.strip().splitlines()[0].rpartition(": ")[2]
+            return "" if result.exit_code == 0 else result.stderr.strip().splitlines()[0].rpartition(": ")[2]
 
         before = lab.host.cgroup(container).memory.cache_bytes
         write("half", half)
         charged = lab.host.cgroup(container).memory.cache_bytes - before
-        mount = next(one for one in lab.host.mounts(container) if one.point == "/memory")
-        words = write("too-much", size_bytes)
+        mount = next(each for each in lab.host.mounts(container) if each.point == "/memory")
+        error = write("too-much", size_bytes)
         lab.stop(container, timeout_s=0)
         lab.start(container)
-        left = len(lab.host.directory("/memory", container))
-    return Tmpfs(size_bytes, half, charged, mount.kind, not mount.device.startswith("0:"), words, left)
+        entries = len(lab.host.directory("/memory", container))
+    on_disk = not mount.device.startswith("0:")
+    return Tmpfs(size_bytes, half, charged, mount.kind, on_disk, error, entries)

@@ -1,72 +1,56 @@
-"""What a container sees where the image has files and something is mounted on top."""
+"""What a container sees at a mount point where its image has files."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.results import Result, column, record, rows
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.lab import Lab
 
-INSIDE = "/etc/skel"
+DIRECTORY = "/etc/skel"
 EXISTING_FILE = "mine"
 
 
 @record
 class PopulationCase:
-    """One thing mounted where the image has files."""
+    """A mount at a directory of the image."""
 
-    mounted: str = column("what, in words")
-    typed: str = column("the option that mounts it; an empty string for nothing")
-    seen: tuple[str, ...] = column("names that the container sees there")
-    outside: tuple[str, ...] | None = column(
-        "names in the directory on the engine's host; None where nothing is mounted"
-    )
+    mounted: str = column("the volume or directory that is mounted")
+    option: str = column("option of `docker run`")
+    visible: tuple[str, ...] = column("files that the container sees")
+    on_host: tuple[str, ...] | None = column("files in the mounted directory on the engine's host")
 
 
 @record
 class VolumePopulation(Result):
-    """A directory of an image, and what is seen there in several containers."""
+    """Files that a container sees in a directory of its image, by what is mounted there."""
 
-    inside: str = column("the directory")
-    image: tuple[str, ...] = column("names that the image has there")
-    cases: tuple[PopulationCase, ...] = rows("in the order in which they were tried", of=PopulationCase)
-    after: tuple[str, ...] = column("names that a container without a mount sees there at the end")
+    directory: str = column("the directory of the image")
+    image_files: tuple[str, ...] = column("files of the image in this directory")
+    cases: tuple[PopulationCase, ...] = rows("one for each mount", of=PopulationCase)
+    visible_after: tuple[str, ...] = column("files that a container without a mount sees at the end")
 
     def of(self, mounted: str) -> PopulationCase:
-        """The case of that name."""
+        """The case of this mount."""
         return next(case for case in self.cases if case.mounted == mounted)
 
-    def frame(self) -> pd.DataFrame:
-        """One row a case: mounted, typed, the container sees, on the engine's host."""
-        rows = [
-            (c.mounted, c.typed, _names(c.seen), "" if c.outside is None else _names(c.outside))
-            for c in self.cases
-        ]
-        return table(rows, ["mounted", "typed", "the container sees", "on the engine's host"])
 
-
-def _names(names: tuple[str, ...]) -> str:
-    return ", ".join(names) or "(nothing)"
-
-
-def populate(lab: Lab, inside: str = INSIDE) -> VolumePopulation:
-    """Mount a fresh volume, one that has a file, one without copying, and an empty directory where an image has files.
+def populate(lab: Lab, directory: str = DIRECTORY) -> VolumePopulation:
+    """Mount an empty volume, one with a file, one with `volume-nocopy` and an empty directory where an image has files.
 
     Args:
-        inside: a directory of the lab image `base` that has files.
+        directory: a directory of the lab image `base` that has files.
 
-    Source: docs.docker.com, storage/volumes (a new volume is filled from the image) and storage/bind-mounts (what is
-    below a bind mount is obscured).
+    Source: docs.docker.com, storage/volumes (a new volume is populated from the image) and storage/bind-mounts (the
+    files below a bind mount are obscured).
     """
 
-    def seen(**options: Any) -> tuple[str, ...]:
+    def visible(**options: Any) -> tuple[str, ...]:
         with lab.running(lab.image("base"), common.KEEP_RUNNING, network="none", **options) as container:
-            return tuple(entry.path for entry in lab.host.directory(inside, container))
+            return tuple(entry.path for entry in lab.host.directory(directory, container))
 
     essential = ["docker run -d --network none -v", "docker run -d --network none --mount source="]
     with (
@@ -76,29 +60,29 @@ def populate(lab: Lab, inside: str = INSIDE) -> VolumePopulation:
         common.volume(lab, "uncopied") as uncopied,
         common.volume(lab, "empty") as empty,
     ):
-        image = seen()
+        image_files = visible()
         common.output(lab, ["touch", f"/data/{EXISTING_FILE}"], volumes=[f"{used}:/data"])
-        # an empty directory of the engine's host, as a bind mount knows it
-        directory = common.directory_of(lab, empty)
-        tried = (
-            ("a fresh volume", f"-v VOLUME:{inside}", fresh, {"volumes": [f"{fresh}:{inside}"]}),
-            ("a volume with a file", f"-v VOLUME:{inside}", used, {"volumes": [f"{used}:{inside}"]}),
+        # to a bind mount a volume's directory is like any other directory of the engine's host
+        source = common.directory_of(lab, empty)
+        mounts = (
+            ("a fresh volume", f"-v VOLUME:{directory}", fresh, {"volumes": [f"{fresh}:{directory}"]}),
+            ("a volume with a file", f"-v VOLUME:{directory}", used, {"volumes": [f"{used}:{directory}"]}),
             (
                 "a fresh volume, nocopy",
-                f"--mount source=VOLUME,target={inside},volume-nocopy",
+                f"--mount source=VOLUME,target={directory},volume-nocopy",
                 uncopied,
-                {"mounts": [f"source={uncopied},target={inside},volume-nocopy"]},
+                {"mounts": [f"source={uncopied},target={directory},volume-nocopy"]},
             ),
             (
                 "an empty directory",
-                f"--mount type=bind,source=DIRECTORY,target={inside}",
+                f"--mount type=bind,source=DIRECTORY,target={directory}",
                 empty,
-                common.bind_options(lab, directory, inside),
+                common.bind_options(lab, source, directory),
             ),
         )
-        cases = [PopulationCase("nothing", "", image, None)]
-        for mounted, typed, volume, options in tried:
-            within = seen(**options)
-            outside = tuple(entry.path for entry in lab.host.directory(common.directory_of(lab, volume)))
-            cases.append(PopulationCase(mounted, typed, within, outside))
-        return VolumePopulation(inside, image, tuple(cases), seen())
+        cases = [PopulationCase("nothing", "", image_files, None)]
+        for mounted, option, volume, options in mounts:
+            in_container = visible(**options)
+            on_host = tuple(entry.path for entry in lab.host.directory(common.directory_of(lab, volume)))
+            cases.append(PopulationCase(mounted, option, in_container, on_host))
+        return VolumePopulation(directory, image_files, tuple(cases), visible())

@@ -1,4 +1,4 @@
-"""One directory seen from two sides: inside a container, and on the engine's host."""
+"""One directory with two paths: in a container and on the engine's host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import ContainerError
 from labhelpers.lab.base import name_of
-from labhelpers.results import Result, column, record, table
+from labhelpers.results import Result, column, derived, record, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -24,122 +24,130 @@ ROUNDS = 300
 
 @record
 class SharedWrites(Result):
-    """A file written on each side, and read on the other."""
+    """A file written in the container and a file written on the host, each read on the other side."""
 
-    written_inside: str = column("what a container wrote, and what the engine's host has there")
-    read_outside: str = column("what a container wrote, and what the engine's host has there")
-    written_outside: str = column("the same from the host's directory to the container")
-    read_inside: str = column("the same from the host's directory to the container")
+    written_in_container: str = column("text that was written in the container")
+    read_on_host: str = column("text that was read from this file on the engine's host")
+    written_on_host: str = column("text that was written on the engine's host")
+    read_in_container: str = column("text that was read from this file in the container")
     refused: str | None = column(
-        "why root in a container of this engine may not write into that directory; None where it may",
-        default=None,
+        "why this engine denies root in a container write access to the directory", default=None
     )
 
-    @property
-    def agree(self) -> bool:
-        """Whether each side read what the other one wrote."""
-        return (self.written_inside, self.written_outside) == (self.read_outside, self.read_inside)
+    @derived
+    def matches(self) -> bool:
+        """Whether both sides read what the other side wrote."""
+        return (self.written_in_container, self.written_on_host) == (
+            self.read_on_host,
+            self.read_in_container,
+        )
 
 
 @record
 class PropagationDelays(Result):
-    """How long after a write on one side the other side reads it: from before write(2) until after read(2)."""
+    """Delay between a write on one side and the read on the other, from before write(2) until after read(2)."""
 
-    to_outside_us: tuple[float, ...] = column(
-        "microseconds from the container to the host's directory, one for each round"
+    to_host_us: tuple[float, ...] = column(
+        "delay from the container to the host's directory, for each round", shown=False
     )
-    to_inside_us: tuple[float, ...] = column("from the host's directory to the container")
-    inodes: tuple[int, int] = column("the file's inode number inside, and outside (stat(2))")
-    devices: tuple[int, int] = column("the file's device inside, and outside")
+    to_container_us: tuple[float, ...] = column(
+        "delay from the host's directory to the container, for each round", shown=False
+    )
+    inodes: tuple[int, int] = column("inode number of the file in the container and on the host (stat(2))")
+    devices: tuple[int, int] = column("device number of the file in the container and on the host (stat(2))")
 
     @property
     def same_file(self) -> bool:
-        """Whether it is one file of one file system: both sides have the same inode on the same device."""
+        """Whether both paths lead to the same file: the same inode on the same device."""
         return len(set(self.inodes)) == len(set(self.devices)) == 1
 
     def frame(self) -> pd.DataFrame:
-        """One row a direction: median, 90th and 99th percentile, in microseconds."""
+        """One row for each direction: median, 90th and 99th percentile, in microseconds."""
         rows = [
-            (way, *(percentile(values, part) for part in (50, 90, 99)))
-            for way, values in (
-                ("container → host", self.to_outside_us),
-                ("host → container", self.to_inside_us),
+            (direction, *(percentile(values, percent) for percent in (50, 90, 99)))
+            for direction, values in (
+                ("container → host", self.to_host_us),
+                ("host → container", self.to_container_us),
             )
         ]
         return table(rows, ["direction", "p50_us", "p90_us", "p99_us"])
 
 
-def percentile(values: Sequence[float], part: float) -> float:
-    """The value below which `part` percent of `values` lie (nearest rank)."""
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value below which `percent` percent of `values` lie (nearest rank)."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part / 100))]
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-def write_both_sides(lab: Lab, container: Container | str, inside: str, directory: str) -> SharedWrites:
-    """Write a file in a running container and read it on the engine's host; then the other way round.
+def write_both_sides(lab: Lab, container: Container | str, mount_point: str, directory: str) -> SharedWrites:
+    """Write a file in a running container and read it on the engine's host, and vice versa.
+
+    A second container with a bind mount of the directory writes on the host: the notebook may run on another machine.
+    Both files are removed.
 
     Args:
-        inside: a directory of the container.
+        mount_point: a directory in the container.
         directory: the directory of the engine's host that is mounted there.
 
-    The host's side is written by a second container that has the directory as a bind mount: the notebook may be
-    on another machine. Both files are removed.
+    Raises:
+        ContainerError: the container cannot write to the directory, for a reason that the engine's settings do not
+            explain.
     """
-    first, second = (secrets.token_hex(8) for _ in range(2))
-    say = 'echo "$1" > "$2"'
+    container_text, host_text = (secrets.token_hex(8) for _ in range(2))
+    write = 'echo "$1" > "$2"'
     name = name_of(container)
     essential = [f"docker exec {name} sh", "docker run --rm", f"docker exec {name} cat"]
     with lab.quiet(essential=essential):
-        done = lab.exec(container, ["sh", "-c", say, "sh", first, f"{inside}/from-inside"])
-        if done.exit_code:
-            return SharedWrites(first, "", second, "", _why_not(lab, done.stderr))
-        read_outside = lab.host.read(f"{directory}/from-inside").strip()
-        command = ["sh", "-c", say, "sh", second, "/outside/from-outside"]
+        result = lab.exec(container, ["sh", "-c", write, "sh", container_text, f"{mount_point}/from-inside"])
+        if result.exit_code:
+            return SharedWrites(container_text, "", host_text, "", _refusal(lab, result.stderr))
+        read_on_host = lab.host.read(f"{directory}/from-inside").strip()
+        command = ["sh", "-c", write, "sh", host_text, "/outside/from-outside"]
         common.output(lab, command, **common.bind_options(lab, directory, "/outside"))
-        read_inside = lab.exec(container, ["cat", f"{inside}/from-outside"]).stdout.strip()
-        lab.exec(container, ["rm", f"{inside}/from-inside", f"{inside}/from-outside"])
-    return SharedWrites(first, read_outside, second, read_inside)
+        read_in_container = lab.exec(container, ["cat", f"{mount_point}/from-outside"]).stdout.strip()
+        lab.exec(container, ["rm", f"{mount_point}/from-inside", f"{mount_point}/from-outside"])
+    return SharedWrites(container_text, read_on_host, host_text, read_in_container)
 
 
-def _why_not(lab: Lab, words: str) -> str:
-    """Why a container could not write into a directory of the engine's host.
+def _refusal(lab: Lab, message: str) -> str:
+    """Why a container cannot write to a directory of the engine's host.
 
     Raises:
-        ContainerError: nothing that is known of the engine explains it.
+        ContainerError: the engine's settings do not explain the error.
     """
-    if "ermission denied" in words:
+    if "ermission denied" in message:
         if lab.engine.remaps_users or security_option(lab.engine.info, "rootless"):
-            return "this engine maps users, and root in its containers is not the owner of the directory"
+            return "this engine maps UIDs, and root in its containers does not own the directory"
         if security_option(lab.engine.info, "selinux"):
-            return "SELinux keeps containers from a directory without their label"
+            return "SELinux denies containers access to a directory without their label"
     raise ContainerError(
-        "the container could not write into the directory that is mounted there",
-        hint="look at its owner, its mode and its mount options: docker inspect CONTAINER",
-        engine_message=words,
+        "the container could not write to the mounted directory",
+        hint="check its owner, mode and mount options: docker inspect CONTAINER",
+        engine_message=message,
     )
 
 
 def propagation_delays(lab: Lab, rounds: int = ROUNDS) -> PropagationDelays:
-    """Pass a number back and forth through one file of a volume: in a container, and in the volume's own directory.
+    """Pass a number back and forth through a file of a volume, between a container and the host's directory.
 
-    Both programs look again and again, so what is measured is the file's delay and not that of a watcher.
+    Both programs read in a busy loop, so the delay of a file watcher is not part of the measurement.
     """
     program, image = common.program("ping_pong.py"), lab.image("tools")
     with lab.quiet(), common.volume(lab, "delay") as name:
         directory = common.directory_of(lab, name)
 
-        def player(side: str) -> list[str]:
+        def command(side: str) -> list[str]:
             return ["python3", "-c", program, "/shared/ball", side, str(rounds)]
 
-        outer = common.bind_options(lab, directory, "/shared")
+        bound = common.bind_options(lab, directory, "/shared")
         with (
-            lab.running(image, player("inside"), network="none", volumes=[f"{name}:/shared"]) as one,
-            lab.running(image, player("outside"), network="none", **outer) as other,
+            lab.running(image, command("inside"), network="none", volumes=[f"{name}:/shared"]) as inner,
+            lab.running(image, command("outside"), network="none", **bound) as outer,
         ):
-            inside, outside = (json.loads(common.result_of(lab, each)) for each in (one, other))
+            inside, outside = (json.loads(common.result_of(lab, each)) for each in (inner, outer))
     return PropagationDelays(
-        to_outside_us=tuple(ns / 1000 for ns in outside[0]),
-        to_inside_us=tuple(ns / 1000 for ns in inside[0]),
+        to_host_us=tuple(ns / 1000 for ns in outside[0]),
+        to_container_us=tuple(ns / 1000 for ns in inside[0]),
         inodes=(inside[1], outside[1]),
         devices=(inside[2], outside[2]),
     )

@@ -1,4 +1,4 @@
-"""How fast a container writes: into its own layer, a volume, a bind mount and memory."""
+"""Write speed of a container: to its own layer, a volume, a bind mount and a tmpfs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from labhelpers.engine.differences import security_option
-from labhelpers.results import Result, column, record, rows, table
+from labhelpers.results import Result, column, derived, record, rows, table
 from labhelpers.volumes import common
 
 if TYPE_CHECKING:
@@ -23,74 +23,73 @@ MOUNT_POINTS = {
     "bind mount": "/bind",
     "tmpfs": "/memory",
 }
-CACHED, SYNCED, SMALL = "written", "written and synced", "small, each synced"
-# a disk that others keep busy, in a translated machine
+MODES = CACHED, SYNCED, SMALL_SYNCED = "written", "written and synced", "small, each synced"
+# enough for a busy disk in an emulated machine
 TIMEOUT_S = 400.0
 
 
 @record
 class SpeedMeasurement:
-    """One measurement."""
+    """A measurement of the write speed."""
 
-    place: str = column("`container layer`, `volume`, `bind mount` or `tmpfs`")
-    what: str = column(
-        "`written` (the kernel has it in memory), `written and synced` (fdatasync(2) came back), or "
+    storage: str = column("`container layer`, `volume`, `bind mount` or `tmpfs`")
+    mode: str = column(
+        "`written` (until the data are in the page cache), `written and synced` (until fdatasync(2) returns) or "
         "`small, each synced`"
     )
-    moved_bytes: int = column("how much was written")
-    took_s: float = column("in how long")
-    operation_bytes: int = column("of one write(2)")
+    transferred_bytes: int = column("number of bytes that were written")
+    duration_s: float = column("duration of the measurement")
+    operation_bytes: int = column("size of each write(2)")
 
-    @property
+    @derived
     def bytes_per_s(self) -> float:
-        """Bytes a second."""
-        return self.moved_bytes / self.took_s
+        """Write speed."""
+        return self.transferred_bytes / self.duration_s
 
-    @property
+    @derived
     def operation_ms(self) -> float:
-        """Milliseconds for one write with its sync."""
-        return 1000 * self.took_s * self.operation_bytes / self.moved_bytes
+        """Mean duration of a write with its sync."""
+        return 1000 * self.duration_s * self.operation_bytes / self.transferred_bytes
 
 
 @record
 class Speeds(Result):
-    """How fast a container wrote into four places, in random order."""
+    """Write speed of a container to four kinds of storage."""
 
-    turns: tuple[SpeedMeasurement, ...] = rows(
-        "every measurement, in the order in which it was made", of=SpeedMeasurement
+    measurements: tuple[SpeedMeasurement, ...] = rows(
+        "every measurement, in its random order", of=SpeedMeasurement
     )
-    file_systems: dict[str, str] = column("place → what the mount table says of it", shown=False)
-    whole_bytes: int = column("size of the file")
-    small_bytes: int = column("size of a small write, at a random place of a file that is there")
-    repeats: int = column("how often each was measured")
+    file_systems: dict[str, str] = column("file system type of each storage in the mount table", shown=False)
+    large_bytes: int = column("size of the file")
+    small_bytes: int = column("size of a small write, at a random offset of an existing file")
+    repeats: int = column("number of measurements of each storage and mode")
 
-    def of(self, place: str, what: str) -> tuple[SpeedMeasurement, ...]:
-        """The measurements of one kind at one place."""
-        return tuple(turn for turn in self.turns if (turn.place, turn.what) == (place, what))
+    def of(self, storage: str, mode: str) -> tuple[SpeedMeasurement, ...]:
+        """The measurements of one storage in one mode."""
+        return tuple(each for each in self.measurements if (each.storage, each.mode) == (storage, mode))
 
-    def median(self, place: str, what: str) -> float:
-        """Their median, in bytes a second."""
-        return statistics.median(turn.bytes_per_s for turn in self.of(place, what))
+    def median(self, storage: str, mode: str) -> float:
+        """The median of these measurements, in bytes per second."""
+        return statistics.median(each.bytes_per_s for each in self.of(storage, mode))
 
     @property
-    def is_whole(self) -> bool:
-        """Whether every place was measured in every way as often as was asked."""
-        return all(
-            len(self.of(place, what)) == self.repeats
-            for place in MOUNT_POINTS
-            for what in (CACHED, SYNCED, SMALL)
-        )
+    def is_complete(self) -> bool:
+        """Whether every storage has `repeats` measurements in every mode."""
+        return all(len(self.of(storage, mode)) == self.repeats for storage in MOUNT_POINTS for mode in MODES)
 
     def frame(self) -> pd.DataFrame:
-        """One row a place and way: median, lowest and highest MiB/s; for small writes the median ms of one."""
+        """One row for each mode and storage: MiB/s (median, lowest, highest), and ms per small write (median)."""
         rows = []
-        for what in (CACHED, SYNCED, SMALL):
-            for place in MOUNT_POINTS:
-                turns = self.of(place, what)
-                rates = sorted(turn.bytes_per_s / MIB for turn in turns)
-                one = statistics.median(t.operation_ms for t in turns) if what == SMALL else float("nan")
-                rows.append((what, place, statistics.median(rates), rates[0], rates[-1], one))
-        return table(rows, ["what", "place", "median_mib_s", "lowest_mib_s", "highest_mib_s", "one_write_ms"])
+        for mode in MODES:
+            for storage in MOUNT_POINTS:
+                group = self.of(storage, mode)
+                rates = sorted(each.bytes_per_s / MIB for each in group)
+                write_ms = (
+                    statistics.median(each.operation_ms for each in group) if mode == SMALL_SYNCED else None
+                )
+                rows.append((mode, storage, statistics.median(rates), rates[0], rates[-1], write_ms))
+        speeds = [f"{name}_mib_per_s" for name in ("median", "lowest", "highest")]
+        return table(rows, ["mode", "storage", *speeds, "small_write_ms"])
 
 
 def speeds(
@@ -98,51 +97,54 @@ def speeds(
     source: str | None = None,
     *,
     repeats: int = 5,
-    whole_bytes: int = 8 * MIB,
+    large_bytes: int = 8 * MIB,
     small_bytes: int = 4096,
     small_writes: int = 32,
     limit_s: float = 0.4,
 ) -> Speeds:
-    """Write a whole file, sync it, and write small pieces with a sync after each; in four places.
+    """Write a file, sync it, and write small blocks with a sync after each, to four kinds of storage.
 
     Args:
-        source: a directory of the engine's host for the bind mount; None for one of the lab's own, which also serves
-            where the engine maps users or SELinux confines containers.
-        repeats: how often each place is measured in each way. The order is random, so that what the
-            machine does meanwhile hits all alike.
-        whole_bytes: size of the file, a multiple of 1 MiB.
-        small_writes, limit_s: a turn of small writes ends after so many, or so many seconds.
+        source: a directory of the engine's host for the bind mount; None for a directory of the lab, which is also
+            used where the engine maps UIDs or SELinux confines containers.
+        repeats: number of measurements of each storage and mode. Their order is random, which spreads the effect of
+            other load on the machine evenly.
+        large_bytes: size of the file, a multiple of 1 MiB.
+        small_bytes: size of a small write.
+        small_writes, limit_s: number of small writes in a measurement, and its maximum duration in seconds.
 
-    Source: write(2) and fdatasync(2): a write has come back when the kernel has the data in its page cache; only a sync
-    waits for the disk. A tmpfs has nothing to sync (kernel, Documentation/filesystems/tmpfs.rst).
+    Source: write(2) and fdatasync(2): write returns when the data are in the kernel's page cache; only a sync waits
+    for the disk. A tmpfs has nothing to sync (kernel, Documentation/filesystems/tmpfs.rst).
     """
-    turns = [
-        (place, folder, what)
-        for place, folder in MOUNT_POINTS.items()
-        for what in ("sequential", "small")
+    schedule = [
+        (storage, directory, kind)
+        for storage, directory in MOUNT_POINTS.items()
+        for kind in ("sequential", "small")
         for _ in range(repeats)
     ]
-    random.shuffle(turns)
-    asked = json.dumps([turns, whole_bytes, small_bytes, small_writes, limit_s])
+    random.shuffle(schedule)
+    parameters = json.dumps([schedule, large_bytes, small_bytes, small_writes, limit_s])
     with lab.quiet(), common.volume(lab, "speed") as name, common.volume(lab, "bound") as bound:
-        # a container may not write into the reader's directory, and the lab changes neither its owner nor its label
+        # containers cannot write to the reader's directory there, and the lab changes neither its owner nor its label
         if source is None or lab.engine.remaps_users or security_option(lab.engine.info, "selinux"):
             source = common.directory_of(lab, bound)
-        printed = common.output(
+        stdout = common.output(
             lab,
-            ["python3", "-c", common.program("write.py"), asked],
+            ["python3", "-c", common.program("write.py"), parameters],
             image="tools",
             limit_s=TIMEOUT_S,
             **common.bind_options(
                 lab, source, MOUNT_POINTS["bind mount"], volumes=[f"{name}:{MOUNT_POINTS['volume']}"]
             ),
-            tmpfs={MOUNT_POINTS["tmpfs"]: f"size={4 * whole_bytes}"},
+            tmpfs={MOUNT_POINTS["tmpfs"]: f"size={4 * large_bytes}"},
         )
-    measured, kinds = json.loads(printed)
-    found = [
-        SpeedMeasurement(place, what, moved, took, small_bytes if kind == "small" else MIB)
-        for place, kind, parts in measured
-        for what, (moved, took) in zip((SMALL,) if kind == "small" else (CACHED, SYNCED), parts, strict=True)
+    results, file_systems = json.loads(stdout)
+    measurements = [
+        SpeedMeasurement(storage, mode, transferred, duration_s, small_bytes if kind == "small" else MIB)
+        for storage, kind, parts in results
+        for mode, (transferred, duration_s) in zip(
+            (SMALL_SYNCED,) if kind == "small" else (CACHED, SYNCED), parts, strict=True
+        )
     ]
-    file_systems = {place: kinds[folder] for place, folder in MOUNT_POINTS.items()}
-    return Speeds(tuple(found), file_systems, whole_bytes, small_bytes, repeats)
+    by_storage = {storage: file_systems[directory] for storage, directory in MOUNT_POINTS.items()}
+    return Speeds(tuple(measurements), by_storage, large_bytes, small_bytes, repeats)

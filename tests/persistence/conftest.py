@@ -1,4 +1,4 @@
-"""One lab and one initialised data directory for the whole folder: an initialisation costs seconds of a processor."""
+"""A lab and an initialized data directory for the whole folder: the initialization costs seconds of CPU time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labhelpers.lab import Lab
 
 @pytest.fixture(scope="session")
 def shared_lab(engine: Engine) -> Iterator[Lab]:
-    """A quiet lab for all tests of the room; it must remove all that it made."""
+    """A quiet lab for all tests of the room; it must remove every container that it creates."""
     with Lab("test", engine=engine) as lab, lab.quiet():
         yield lab
     left = engine.client.containers.list(
@@ -24,13 +24,13 @@ def shared_lab(engine: Engine) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def image(shared_lab: Lab) -> str:
-    """MySQL's image."""
+    """The MySQL image."""
     return shared_lab.image("mysql")
 
 
 @pytest.fixture(scope="session")
 def source(shared_lab: Lab, image: str) -> str:
-    """A volume with a data directory that has the book's row, not in use."""
+    """A volume with a data directory that has the book's row and is not in use."""
     name = f"source-{shared_lab.session}"
     persistence.data_directory(shared_lab, image, name)
     return name

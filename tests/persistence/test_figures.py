@@ -1,6 +1,8 @@
-"""The figures, by what they show; what results say of themselves; and the table of predictions."""
+"""What the figures show, how results are displayed, and the table of predictions."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -38,16 +40,18 @@ matplotlib.use("agg")
 
 
 def texts(ax: Axes) -> str:
-    words = [text.get_text() for one in (ax, *ax.child_axes) for text in one.texts]
-    words += [ax.get_title(), ax.get_title(loc="left")]
-    return "\n".join(words + [label.get_text() for label in ax.get_yticklabels()])
+    labels = [text.get_text().replace("\n", " ") for each in (ax, *ax.child_axes) for text in each.texts]
+    labels += [ax.get_title(), ax.get_title(loc="left")]
+    return "\n".join(labels + [label.get_text() for label in ax.get_yticklabels()])
 
 
 SURVIVAL = Survival(
     tuple(
-        SurvivalOutcome(way, operation, not (way == "no volume" and operation in OPERATIONS[2:]), "1 a", 1.0)
+        SurvivalOutcome(
+            storage, operation, not (storage == "no volume" and operation in OPERATIONS[2:]), "1 a", 1.0
+        )
         for operation in OPERATIONS
-        for way in STORAGE_KINDS
+        for storage in STORAGE_KINDS
     ),
     1,
     (77, 77, 77),
@@ -59,41 +63,44 @@ def test_the_table_shows_what_was_measured_and_what_was_predicted() -> None:
         (STORAGE_KINDS[0], OPERATIONS[2]): STILL_THERE,
         (STORAGE_KINDS[1], OPERATIONS[2]): STILL_THERE,
     }
-    ax = Survival(SURVIVAL.outcomes, 1, (77,), predicted).plot()
-    said = [text.get_text() for text in ax.texts]
-    assert said.count(STILL_THERE) == 10
-    assert said.count(GONE) == 2
-    assert "you said: still there ✗" in said
-    assert "you said: still there ✓" in said
-    assert said.count("no prediction") == 10
-    assert "1 of 2 predictions came true" in texts(ax)
-    assert set(STORAGE_KINDS) | set(OPERATIONS) <= set(said)
+    outcomes = (
+        replace(each, predicted=predicted.get((each.storage, each.operation))) for each in SURVIVAL.outcomes
+    )
+    ax = Survival(tuple(outcomes), 1, (77,)).plot()
+    labels = [text.get_text() for text in ax.texts]
+    assert sum(each.startswith(STILL_THERE) for each in labels) == 10
+    assert sum(each.startswith(GONE) for each in labels) == 2
+    assert f"{GONE}\npredicted: still there ✗" in labels
+    assert f"{STILL_THERE}\npredicted: still there ✓" in labels
+    assert sum(each.endswith("no prediction") for each in labels) == 10
+    assert "1 of 2 predictions are correct" in texts(ax)
+    assert set(STORAGE_KINDS) | set(OPERATIONS) <= set(labels)
     alone = texts(SURVIVAL.plot())
     assert "prediction" not in alone
     assert alone.count("1 a") == 12
 
 
 @pytest.mark.usefixtures("temporary_state")
-def test_the_predictions_are_kept_cell_by_cell() -> None:
+def test_each_prediction_is_saved() -> None:
     from labhelpers.persistence.live import prediction_table
 
-    guesses = persistence.predict_survival()
-    assert len({one.slug for one in guesses.cells.values()}) == 12
-    assert guesses.chosen == {}
-    panel = prediction_table(guesses.cells, STORAGE_KINDS, OPERATIONS)
+    predictions = persistence.predict_survival()
+    assert len({each.slug for each in predictions.cells.values()}) == 12
+    assert predictions.chosen == {}
+    panel = prediction_table(predictions.cells, STORAGE_KINDS, OPERATIONS)
     menus = [child for child in panel.children[0].children if hasattr(child, "options")]
     assert len(menus) == 12
     menus[2 * 3].value = GONE
     assert persistence.predict_survival().chosen == {("no volume", "remove, create anew"): GONE}
-    assert "kept" in panel.children[1].value
-    assert SURVIVAL.beside(guesses).right == 1
+    assert "saved" in panel.children[1].value
+    assert SURVIVAL.with_predictions(predictions).correct_predictions == 1
     # stored in a notebook, it is the same for every reader
-    assert repr(guesses) == repr(persistence.predict_survival())
-    assert guesses._repr_mimebundle_()[0]["text/plain"] == repr(guesses)
+    assert repr(predictions) == repr(persistence.predict_survival())
+    assert predictions._repr_mimebundle_()[0]["text/plain"] == repr(predictions)
 
 
-def test_places_say_who_finds_the_data_again() -> None:
-    places = DataLocations(
+def test_locations_show_how_to_mount_the_data_again() -> None:
+    locations = DataLocations(
         (
             DataLocation("one", ANONYMOUS_VOLUME, "ab" * 32, False, 100 << 20),
             DataLocation("two", VOLUME, "mine", True, 100 << 20),
@@ -101,19 +108,19 @@ def test_places_say_who_finds_the_data_again() -> None:
             DataLocation("four", CONTAINER_LAYER, "", False, 5),
         )
     )
-    said = texts(places.plot())
-    for words in (
+    shown = texts(locations.plot())
+    for text in (
         "abababababab…",
         "mine",
-        "a directory of the host",
+        "directory of the host",
         "100 MiB",
-        "nobody asked",
+        "from the image's VOLUME",
         "container four",
     ):
-        assert words in said
-    assert "ab" * 32 not in said
-    assert "nobody asked for it" in repr(places.places[0])
-    assert list(places.frame()["kind"]) == [ANONYMOUS_VOLUME, VOLUME, BIND, CONTAINER_LAYER]
+        assert text in shown
+    assert "ab" * 32 not in shown
+    assert "not requested" in repr(locations.locations[0])
+    assert list(locations.frame()["kind"]) == [ANONYMOUS_VOLUME, VOLUME, BIND, CONTAINER_LAYER]
 
 
 KILLS = Kills(FLUSHED_AT_COMMIT, (Kill(10, 0, 1, 0.5, 1.0), Kill(20, 0, 0, 0.5, 1.0)))
@@ -121,37 +128,37 @@ LOSSES = Kills(WRITTEN_EACH_SECOND, (Kill(401, 200, 0, 0.5, 1.0), Kill(300, 0, 0
 
 
 def test_kills_are_drawn_one_by_one() -> None:
-    said = texts(KILLS.plot())
-    assert "30 rows acknowledged in 2 kills, 0 lost, 1 more than acknowledged" in said
-    assert "10 acknowledged, 10 of them there, and 1 more" in said
-    assert "20 acknowledged, 20 of them there" in said
+    shown = texts(KILLS.plot())
+    assert "2 kills: 30 rows acknowledged, 0 lost, 1 not acknowledged" in shown
+    assert "10 rows acknowledged, 0 lost, 1 not acknowledged" in shown
+    assert "20 rows acknowledged, 0 lost" in shown
     lost = texts(LOSSES.plot())
-    assert "401 acknowledged, 201 of them there" in lost
+    assert "401 rows acknowledged, 200 lost" in lost
     assert "2 kills at 0 / 0: 701 rows acknowledged, 200 lost" in repr(LOSSES)
     assert list(LOSSES.frame()["lost"]) == [200, 0]
 
 
-def test_the_trade_shows_gain_and_loss_side_by_side() -> None:
+def test_the_tradeoff_shows_rates_and_losses_side_by_side() -> None:
     written = Kills(FLUSHED_EACH_SECOND, (Kill(300, 0, 0, 0.5, 1.0),) * 3)
-    trade = DurabilityTradeoff((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
-    assert trade.gain(WRITTEN_EACH_SECOND) == 10
-    ax = trade.plot()
-    said = texts(ax)
-    for words in ("1 / 1", "2 / 0", "0 / 0", "1,000 · 10.0 times", "up to 200: the work of 0.25 s"):
-        assert words in said
-    assert "none in 2 kills" in said
-    assert "none in 3 kills" in said
+    tradeoff = DurabilityTradeoff((KILLS, written, LOSSES), ((90.0, 100.0, 200.0), (400.0,), (1000.0,)))
+    assert tradeoff.speedup(WRITTEN_EACH_SECOND) == 10
+    ax = tradeoff.plot()
+    shown = texts(ax)
+    for text in ("1 / 1", "2 / 0", "0 / 0", "1,000 · 10.0 times", "up to 200, written in 0.25 s"):
+        assert text in shown
+    assert "none in 2 kills" in shown
+    assert "none in 3 kills" in shown
     bars, points = ax.child_axes
     assert [patch.get_width() for patch in bars.patches] == [100, 400, 1000]  # type: ignore[attr-defined]
     lost = [np.asarray(line.get_xdata()).tolist() for line in points.lines[:3]]
     assert lost == [[0, 0], [0, 0, 0], [200, 0]]
 
 
-def test_twins_show_the_servers_words() -> None:
+def test_the_error_message_of_the_second_server_is_shown() -> None:
     line = "2026-01-01T00:00:00.000000Z 1 [ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
-    twins = SharedDataDirectory(line, False, 0.6, 1, 2, "OK")
-    assert twins.message == "[ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
-    said = texts(twins.plot())
-    assert "“Unable to lock ./ibdata1 error: 11”" in said
-    assert "check table: OK" in said
+    shared = SharedDataDirectory(line, False, 0.6, 1, 2, "OK")
+    assert shared.message == "[ERROR] [MY-012574] [InnoDB] Unable to lock ./ibdata1 error: 11"
+    shown = texts(shared.plot())
+    assert "“Unable to lock ./ibdata1 error: 11”" in shown
+    assert "check table: OK" in shown
     assert "got no lock error" in texts(SharedDataDirectory("", True, 0.6, 1, 2, "OK").plot())

@@ -1,4 +1,4 @@
-"""One lab for the whole folder: what is measured once is asserted often."""
+"""A lab for each file of this folder: measure once, assert often."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labhelpers.lab import Lab
 
 @pytest.fixture(scope="module")
 def shared_lab(engine: Engine) -> Iterator[Lab]:
-    """A quiet lab for the tests of one file; it must remove all that it made."""
+    """A quiet lab for the tests of one file; it must remove every container that it creates."""
     with Lab("test", engine=engine) as lab, lab.quiet():
         yield lab
     left = engine.client.containers.list(

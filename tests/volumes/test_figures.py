@@ -1,4 +1,4 @@
-"""The figures, by what they show."""
+"""What the figures show."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from labhelpers.volumes.figures import CHIP_PX
 from labhelpers.volumes.locations import FileLocation, FileLocations
 from labhelpers.volumes.population import PopulationCase, VolumePopulation
 from labhelpers.volumes.shared_directory import PropagationDelays, SharedWrites, percentile
-from labhelpers.volumes.speed import CACHED, MIB, MOUNT_POINTS, SMALL, SYNCED, SpeedMeasurement, Speeds
+from labhelpers.volumes.speed import CACHED, MIB, MOUNT_POINTS, SMALL_SYNCED, SYNCED, SpeedMeasurement, Speeds
 
 matplotlib.use("agg")
 
@@ -21,7 +22,7 @@ def texts(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.texts] + [ax.get_title(loc="left")]
 
 
-PLACED = FileLocations(
+LOCATIONS = FileLocations(
     "web",
     (
         FileLocation(
@@ -36,21 +37,21 @@ PLACED = FileLocations(
 )
 
 
-def test_places_join_each_path_to_its_directory() -> None:
-    ax = PLACED.plot()
-    by_words = {text.get_text(): text for text in ax.texts}
-    for place in PLACED.places:
-        inside, outside = by_words[place.inside], by_words[place.shown]
-        assert inside.get_position()[1] == outside.get_position()[1]
-        assert inside.get_position()[0] < outside.get_position()[0]
-    assert "volume, read-only" in by_words
-    assert "container web" in by_words
+def test_each_path_is_next_to_its_location_on_the_host() -> None:
+    ax = LOCATIONS.plot()
+    by_text = {text.get_text(): text for text in ax.texts}
+    for location in LOCATIONS.locations:
+        inside, outside = by_text[location.mount_point], by_text[location.host_path]
+        assert inside.xy[1] == outside.xy[1]
+        assert inside.xy[0] < outside.xy[0]
+    assert "volume, read-only" in by_text
+    assert "container web" in by_text
     assert "/home/me/target" not in " ".join(texts(ax))
-    assert [place.kind for place in PLACED.of("bind")] == ["bind"]
-    assert list(PLACED.frame().writable) == [True, False, True, True]
+    assert [location.kind for location in LOCATIONS.of("bind")] == ["bind"]
+    assert list(LOCATIONS.frame().read_only) == [False, True, False, False]
 
 
-FILLED = VolumePopulation(
+POPULATION = VolumePopulation(
     "/etc/x",
     ("a", "b"),
     (
@@ -63,23 +64,21 @@ FILLED = VolumePopulation(
 )
 
 
-def test_filling_shows_every_name_where_it_is_seen() -> None:
-    ax = FILLED.plot()
-    words = texts(ax)
-    assert words.count("a") == words.count("b") == 3
-    assert words.count("mine") == 2
-    assert words.count("nothing") == 1 + 2  # a row's name, and two places where nothing is
-    rows = {
-        text.get_text(): text.get_position()[1]
-        for text in ax.texts
-        if text.get_text() in ("a fresh volume", "mine")
-    }
-    assert rows["a fresh volume"] > rows["mine"]
-    assert "(nothing)" in FILLED.frame().to_string()
+def test_every_file_is_shown_where_it_is_visible() -> None:
+    ax = POPULATION.plot()
+    labels = texts(ax)
+    assert labels.count("a") == labels.count("b") == 3
+    assert labels.count("mine") == 2
+    assert labels.count("nothing") == 1 + 2  # the name of a row, and two empty columns
+    rows = {text.get_text(): text.xy[1] for text in ax.texts if text.get_text() in ("a fresh volume", "mine")}
+    assert rows["a fresh volume"] < rows["mine"]
+    assert list(POPULATION.frame().visible) == [("a", "b"), ("a", "b"), ("mine",), ()]
 
 
-def test_filling_colours_tell_the_images_files_from_others() -> None:
-    chips = [p for p in FILLED.plot().patches if isinstance(p, FancyBboxPatch) and p.get_height() < 0.5]
+def test_files_of_the_image_have_a_colour_of_their_own() -> None:
+    chips = [
+        p for p in POPULATION.plot().patches if isinstance(p, FancyBboxPatch) and p.get_height() == CHIP_PX
+    ]
     assert len({chip.get_facecolor() for chip in chips[:6]}) == 1
     assert chips[0].get_facecolor() != chips[-1].get_facecolor()
 
@@ -91,9 +90,9 @@ def test_delays_show_every_point_and_the_median() -> None:
     assert list(points.get_xdata()) == [5, 6, 90]
     assert list(median.get_xdata()) == [6, 6]
     assert list(back.get_xdata()) == [4, 4.5, 5]
-    assert any("median 6 µs" in words for words in texts(ax))
+    assert any("median 6 µs" in text for text in texts(ax))
     late = PropagationDelays((5.0, 15_100.0), (4.0,), (7, 7), (1, 1)).plot()
-    assert any("within 15.1 ms" in words for words in texts(late))
+    assert any("within 15.1 ms" in text for text in texts(late))
     assert ax.get_xscale() == "log"
 
 
@@ -106,9 +105,9 @@ def test_one_file_is_one_inode_of_one_device(
     assert PropagationDelays((1.0,), (1.0,), inodes, devices).same_file is same
 
 
-def test_both_ways_must_agree() -> None:
-    assert SharedWrites("a", "a", "b", "b").agree
-    assert not SharedWrites("a", "a", "b", "c").agree
+def test_both_sides_must_match() -> None:
+    assert SharedWrites("a", "a", "b", "b").matches
+    assert not SharedWrites("a", "a", "b", "c").matches
 
 
 def test_percentiles() -> None:
@@ -116,14 +115,16 @@ def test_percentiles() -> None:
 
 
 def speeds() -> Speeds:
-    turns = []
-    for number, place in enumerate(MOUNT_POINTS, 1):
-        for what, factor in ((CACHED, 100), (SYNCED, 10), (SMALL, 1)):
+    measurements = []
+    for number, storage in enumerate(MOUNT_POINTS, 1):
+        for mode, factor in ((CACHED, 100), (SYNCED, 10), (SMALL_SYNCED, 1)):
             for spread in (1, 2, 3):
-                operation = 4096 if what == SMALL else MIB
-                turns.append(SpeedMeasurement(place, what, MIB, 1 / (number * factor * spread), operation))
+                operation = 4096 if mode == SMALL_SYNCED else MIB
+                measurements.append(
+                    SpeedMeasurement(storage, mode, MIB, 1 / (number * factor * spread), operation)
+                )
     kinds = {"container layer": "overlay", "volume": "ext4", "bind mount": "ext4", "tmpfs": "tmpfs"}
-    return Speeds(tuple(turns), kinds, 8 * MIB, 4096, 3)
+    return Speeds(tuple(measurements), kinds, 8 * MIB, 4096, 3)
 
 
 def test_speeds_show_every_measurement_and_its_median() -> None:
@@ -138,12 +139,12 @@ def test_speeds_show_every_measurement_and_its_median() -> None:
     )
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels[:4] == ["container layer (overlay)", "volume (ext4)", "bind mount (ext4)", "tmpfs"]
-    assert any("one takes 2 ms" in words for words in texts(ax))  # 4 KiB at 2 MiB/s
+    assert any("2 ms per write" in text for text in texts(ax))  # 4 KiB at 2 MiB/s
     assert result.median("volume", CACHED) == pytest.approx(400 * MIB)
 
 
-def test_no_words_run_out_of_a_figure() -> None:
-    for result in (PLACED, FILLED, speeds()):
+def test_no_text_is_cut_off() -> None:
+    for result in (LOCATIONS, POPULATION, speeds()):
         ax = result.plot()
         ax.figure.canvas.draw()
         whole = ax.figure.bbox

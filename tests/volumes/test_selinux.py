@@ -1,6 +1,6 @@
-"""Hosts with SELinux: what the lab asks of the engine, and what a container that may not read is taken for.
+"""Hosts with SELinux: the mount options that the lab uses, and the error for a container that cannot read.
 
-No such host can be had here. Any engine takes `:z`, and modes keep a container from reading as a label would.
+The tests have no such host. Every engine accepts `:z`, and file modes deny access as a label would.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def test_a_directory_of_the_lab_gets_the_label_of_containers(confined: Lab) -> N
         options = common.bind_options(confined, source, "/data", volumes=["other:/other"])
         assert options == {"volumes": ["other:/other", f"{source}:/data:z"]}
         common.output(confined, ["touch", "/data/file"], **common.bind_options(confined, source, "/data"))
-        said = common.output(
+        listing = common.output(
             confined, ["ls", "/data"], **common.bind_options(confined, source, "/data", readonly=True)
         )
-        assert said == "file\n"
+        assert listing == "file\n"
 
 
-def test_elsewhere_the_mount_is_what_it_was(shared_lab: Lab) -> None:
-    assert common.bind_options(shared_lab, "/there", "/data", readonly=True, tmpfs={"/x": ""}) == {
+def test_without_selinux_the_mount_has_no_label(shared_lab: Lab) -> None:
+    assert common.bind_options(shared_lab, "/source", "/data", readonly=True, tmpfs={"/x": ""}) == {
         "tmpfs": {"/x": ""},
-        "mounts": ["type=bind,source=/there,target=/data,readonly"],
+        "mounts": ["type=bind,source=/source,target=/data,readonly"],
     }
 
 
-def test_the_container_itself_is_asked_whether_it_can_read(confined: Lab) -> None:
+def test_the_container_itself_checks_whether_it_can_read(confined: Lab) -> None:
     with common.volume(confined, "shut") as name:
         common.output(confined, ["chmod", "700", "/data"], volumes=[f"{name}:/data"])
         mounted = {"volumes": [f"{name}:/data"], "cap_drop": ["ALL"]}
@@ -54,6 +54,6 @@ def test_the_container_itself_is_asked_whether_it_can_read(confined: Lab) -> Non
             ) as free,
         ):
             with pytest.raises(LabError, match="SELinux") as caught:
-                bind_sources._must_read(confined, str(shut.name), Path("/mine"), "/data")
+                bind_sources._check_readable(confined, str(shut.name), Path("/mine"), "/data")
             assert "-v /mine:/data:z" in caught.value.hint
-            bind_sources._must_read(confined, str(free.name), Path("/mine"), "/data")
+            bind_sources._check_readable(confined, str(free.name), Path("/mine"), "/data")

@@ -1,7 +1,7 @@
-"""Pass a number back and forth through one file, `ball.py FILE inside|outside ROUNDS`, and time each reading.
+"""Pass a number back and forth through a file, `ping_pong.py FILE inside|outside ROUNDS`, and measure the delays.
 
-A number counts only when both copies of it agree: a reading may fall into the middle of a write. CLOCK_MONOTONIC is one
-clock for all containers of a kernel.
+The file has two copies of the number: if they differ, the read overlapped a write. CLOCK_MONOTONIC is the same clock in
+all containers of a kernel.
 """
 
 import json
@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 
-BALL = struct.Struct("QQQ")
+RECORD = struct.Struct("QQQ")
 READY = 1 << 40
 LIMIT_S = 90
 
@@ -19,21 +19,21 @@ file = os.open(path, os.O_RDWR | os.O_CREAT)
 
 
 def write(number: int) -> None:
-    """Write `number` and the time."""
-    os.pwrite(file, BALL.pack(number, time.monotonic_ns(), number), 0)
+    """Write `number` with the current time."""
+    os.pwrite(file, RECORD.pack(number, time.monotonic_ns(), number), 0)
 
 
 def wait(number: int) -> int:
-    """Read until `number` is there; give the nanoseconds since it was written."""
-    end = time.monotonic_ns() + LIMIT_S * 10**9
+    """Read until the file has `number`; return the nanoseconds since it was written."""
+    deadline = time.monotonic_ns() + LIMIT_S * 10**9
     while True:
-        raw = os.pread(file, BALL.size, 0)
+        raw = os.pread(file, RECORD.size, 0)
         now = time.monotonic_ns()
-        if len(raw) == BALL.size:
-            first, at, last = BALL.unpack(raw)
+        if len(raw) == RECORD.size:
+            first, written, last = RECORD.unpack(raw)
             if first == last == number:
-                return int(now - at)
-        if now > end:
+                return int(now - written)
+        if now > deadline:
             sys.exit(f"timed out after {LIMIT_S} s waiting for the other side")
         os.sched_yield()
 

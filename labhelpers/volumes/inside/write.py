@@ -1,7 +1,8 @@
-"""Time writes into several directories: `write.py JSON`, with [turns, file bytes, bytes of a small write, most, limit].
+"""Measure writes to several directories: `write.py JSON`, a list of the schedule, the size of the file and of a small
+write in bytes, and the number and duration limits of small writes.
 
-A turn is [place, directory, "sequential" or "small"]. Each directory has a file of its own, written once before: the
-small writes change blocks that exist already.
+Each entry of the schedule is [storage, directory, "sequential" or "small"]. Small writes change existing blocks of a
+file that is written before the measurements.
 """
 
 import json
@@ -10,54 +11,54 @@ import random
 import sys
 import time
 
-turns, whole, piece, most, limit_s = json.loads(sys.argv[1])
-data = os.urandom(1 << 20)
+schedule, large, block, count, limit_s = json.loads(sys.argv[1])
+chunk = os.urandom(1 << 20)
 now = time.monotonic
 
 Part = tuple[int, float]
 
 
-def sequential(folder: str) -> list[Part]:
-    """(bytes, seconds) until they are written, and until they are synced."""
-    file, begin = os.open(f"{folder}/lab-sequential", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), now()
-    for _ in range(whole >> 20):
-        os.write(file, data)
+def sequential(directory: str) -> list[Part]:
+    """(bytes, seconds) until the file is written, and until it is synced."""
+    file, begin = os.open(f"{directory}/lab-sequential", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), now()
+    for _ in range(large >> 20):
+        os.write(file, chunk)
     written = now() - begin
     os.fdatasync(file)
     synced = now() - begin
     os.close(file)
-    return [(whole, written), (whole, synced)]
+    return [(large, written), (large, synced)]
 
 
-def small(folder: str) -> list[Part]:
-    """(bytes, seconds) of small writes at random places, with a sync after each."""
-    file, done, begin = os.open(f"{folder}/lab-small", os.O_WRONLY), 0, now()
-    while done < most and now() - begin < limit_s:
-        os.pwrite(file, data[:piece], piece * random.randrange(whole // piece))
+def small(directory: str) -> list[Part]:
+    """(bytes, seconds) of small writes at random offsets, with a sync after each."""
+    file, done, begin = os.open(f"{directory}/lab-small", os.O_WRONLY), 0, now()
+    while done < count and now() - begin < limit_s:
+        os.pwrite(file, chunk[:block], block * random.randrange(large // block))
         os.fdatasync(file)
         done += 1
-    took = now() - begin
+    duration = now() - begin
     os.close(file)
-    return [(done * piece, took)]
+    return [(done * block, duration)]
 
 
-measured = []
-folders = sorted({folder for _, folder, _ in turns})
+results = []
+directories = sorted({directory for _, directory, _ in schedule})
 try:
-    for folder in folders:
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{folder}/lab-small", "wb") as target:
-            for _ in range(whole >> 20):
-                target.write(data)
+    for directory in directories:
+        os.makedirs(directory, exist_ok=True)
+        with open(f"{directory}/lab-small", "wb") as target:
+            for _ in range(large >> 20):
+                target.write(chunk)
             target.flush()
             os.fdatasync(target.fileno())
-    for place, folder, what in turns:
-        measured.append([place, what, small(folder) if what == "small" else sequential(folder)])
+    for storage, directory, kind in schedule:
+        results.append([storage, kind, small(directory) if kind == "small" else sequential(directory)])
 finally:
-    for folder in folders:
+    for directory in directories:
         for name in ("lab-small", "lab-sequential"):
-            if os.path.exists(f"{folder}/{name}"):
-                os.remove(f"{folder}/{name}")
+            if os.path.exists(f"{directory}/{name}"):
+                os.remove(f"{directory}/{name}")
 with open("/proc/self/mounts", encoding="utf-8") as mounts:
-    kinds = {point: kind for _, point, kind, *_ in map(str.split, mounts)}
-print(json.dumps([measured, {folder: kinds.get(folder, kinds["/"]) for folder in folders}]))
+    types = {point: kind for _, point, kind, *_ in map(str.split, mounts)}
+print(json.dumps([results, {directory: types.get(directory, types["/"]) for directory in directories}]))
