@@ -23,7 +23,6 @@ TOUCH_PX = 2.0
 CROSSING_CONTRAST, CROSSING_SHARE = 1.25, 0.02
 
 NOT_YET = {
-    "vm",
     "layers",
     "namespaces",
     "cgroups",

@@ -29,16 +29,28 @@ def tags(cell: Any) -> set[str]:
 READS = {
     *("layers.through", "namespaces.masks", "namespaces.matrix", "namespaces.of", "namespaces.tree"),
     *("networks.census", "networks.limits", "networks.map", "networks.rules_of"),
-    *("monitoring.files_in", "persistence.ulimit", "services.page", "services.sources", "services.watch"),
-    *("vm.devices", "vm.engine_home", "vm.memory_held", "vm.stacks", "volumes.places", "volumes.where"),
+    *(
+        "monitoring.files_in",
+        "persistence.ulimit",
+        "services.page",
+        "services.host_mounts",
+        "services.watch_startup",
+    ),
+    *("vm.devices", "vm.engine_host", "vm.memory_usage", "vm.stacks", "volumes.places", "volumes.where"),
 }
 # clients of a server, not of the engine
-CLIENTS = {"mysql.connect", "mysql.until_ready"}
+CLIENTS = {"mysql.connect", "mysql.wait_until_ready"}
 # panels, whose buttons act later; what goes on in the background; exercises, whose commands would give the answer away
 LATER = {
-    *("networks.live", "monitoring.control_panel", "services.offer", "volumes.go_on", "start.first_exercise"),
+    *(
+        "networks.live",
+        "monitoring.control_panel",
+        "services.push_image",
+        "volumes.go_on",
+        "start.first_exercise",
+    ),
     # it removes directories that a mistake of the book makes, where there are any
-    "services.tidy",
+    "services.remove_created_directories",
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from labhelpers.course.exercises import Exercise, Task, container_named, file_in, not_running, running
 from labhelpers.lab.names import all_with_suffix
-from labhelpers.vm.experiments import READY, facts
+from labhelpers.vm.guests import READY, facts
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
