@@ -18,7 +18,7 @@ import tarfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -29,10 +29,7 @@ from labhelpers.engine.find import Engine
 from labhelpers.engine.registries import PullFailure
 from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.errors import DISK_FULL, BuildFailed, EngineUnreachable, ImageMissing, LabError, NameTaken
-from labhelpers.results import Result, column, record, table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from labhelpers.results import Result, column, record, rows
 
 Echo = Callable[[str], object]
 
@@ -59,29 +56,34 @@ _LAYER_STEP = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
 class ImageStatus(Result):
     """A lab image on an engine."""
 
-    ref: str = column("its reference")
+    name: str = column("name of the image in the course")
+    ref: str = column("reference of the image")
     source: str | None = column(
-        "`hub` or `debootstrap` (where its base came from), `registry` (pulled from the classroom's "
-        "registry), or None where it is not present"
+        "`hub` or `debootstrap` (source of its base), `registry` (pulled from the classroom's registry), "
+        "or None if the image is not present"
     )
-    present: bool = column("whether the engine has it as the checkout describes it")
+    present: bool = column("whether the engine has the current version of the image")
 
 
 @record
 class Images(Result):
-    """The lab images on an engine, and what they stand on."""
+    """The lab images on an engine."""
 
-    statuses: Mapping[str, ImageStatus] = column("by name", shown=False)
+    statuses: tuple[ImageStatus, ...] = rows("every lab image", of=ImageStatus)
     distribution: str | None = column(
-        "what the base calls itself (os-release(5), PRETTY_NAME), None where no image is there yet"
+        "distribution of the base (os-release(5), PRETTY_NAME), None if there is no image yet"
     )
     source: str | None = column(
-        "`hub`, `debootstrap` or `registry`, see `ImageStatus`; None where no image is there yet"
+        "`hub`, `debootstrap` or `registry`, see `ImageStatus`; None if there is no image yet"
     )
+
+    def of(self, name: str) -> ImageStatus:
+        """The status of one lab image."""
+        return next(status for status in self.statuses if status.name == name)
 
     @property
     def base_description(self) -> str:
-        """What the base is, and what it stands in for: one line for the page."""
+        """The base of the images, in one line."""
         if self.source is None:
             return "There are no lab images yet: each is built when a notebook first needs it."
         if self.source == "hub":
@@ -93,19 +95,14 @@ class Images(Result):
             f"It stands in for Docker Hub's {HUB_BASE}, because Hub did not answer."
         )
 
-    def frame(self) -> pd.DataFrame:
-        """One row an image: image, reference, here, base from."""
-        rows = [(name, s.ref, s.present, s.source or "") for name, s in self.statuses.items()]
-        return table(rows, ["image", "reference", "here", "base from"])
-
 
 @record
 class HubImage(Result):
     """An image of a registry on the internet, or the lab image that stands in for it here."""
 
-    requested_ref: str = column("the reference that was asked for")
-    ref: str = column("the reference to run; also what `str()` gives")
-    is_substitute: bool = column("whether it is the lab image")
+    requested_ref: str = column("reference that the notebook requests")
+    ref: str = column("reference to run, also the result of `str()`")
+    is_substitute: bool = column("whether a lab image stands in for the requested one")
 
     def __str__(self) -> str:
         return self.ref
@@ -187,7 +184,7 @@ def status(engine: Engine) -> dict[str, ImageStatus]:
     for name in catalogue():
         labels = _labels(engine, reference(name))
         present = labels is not None and labels.get(CONTENT_LABEL) == content_hash(name)
-        found[name] = ImageStatus(reference(name), _source(engine, name) if present else None, present)
+        found[name] = ImageStatus(name, reference(name), _source(engine, name) if present else None, present)
     return found
 
 
@@ -200,9 +197,9 @@ def overview(engine: Engine, labels: Mapping[str, str] | None = None) -> Images:
     found = status(engine)
     there = found["base"]
     if not there.present:
-        return Images(found, None, None)
+        return Images(tuple(found.values()), None, None)
     named = re.search(rb'^PRETTY_NAME="?([^"\n]*)', _file_of(engine, there.ref, OS_RELEASE, labels), re.M)
-    return Images(found, named[1].decode() if named else "a Linux", there.source)
+    return Images(tuple(found.values()), named[1].decode() if named else "a Linux", there.source)
 
 
 def _file_of(engine: Engine, ref: str, path: str, labels: Mapping[str, str] | None) -> bytes:

@@ -152,7 +152,7 @@ def test_a_killed_build_leaves_nothing_half_made(engine: Engine, name: str) -> N
     write(name, "sleep 60")
     code = (
         "import sys; from pathlib import Path; from labhelpers.engine import connect, images; "
-        f"images.FOLDER = Path({str(images.IMAGES_DIRECTORY)!r}); images.ensure(connect(), {name!r}, print)"
+        f"images.IMAGES_DIRECTORY = Path({str(images.IMAGES_DIRECTORY)!r}); images.ensure(connect(), {name!r}, print)"
     )
     with subprocess.Popen(
         [sys.executable, "-u", "-c", code],
@@ -268,7 +268,7 @@ def test_the_page_says_what_stands_in_for_what(engine: Engine) -> None:
     assert seen.distribution
     assert seen.distribution in seen.base_description
     assert ("stands in for" in seen.base_description) == (seen.source == "debootstrap")
-    assert set(seen.frame()["image"]) == set(images.catalogue())
+    assert set(seen.frame()["name"]) == set(images.catalogue())
 
 
 def test_what_cannot_be_had_is_stood_in_for_and_said(

@@ -56,15 +56,18 @@ def numbers(shared_lab: Lab, monitor: Container, killed: KilledStarts) -> UsageC
 
 class TestReady:
     def test_the_milestones_come_in_their_order(self, ready: Startup) -> None:
-        assert [one.name for one in ready.milestones] == [name for name, _ in MILESTONES]
-        assert [one.at_s for one in ready.milestones] == sorted(one.at_s for one in ready.milestones)
+        assert [milestone.name for milestone in ready.milestones] == [name for name, _ in MILESTONES]
+        times = [milestone.at_s for milestone in ready.milestones]
+        assert times == sorted(times)
 
     def test_no_login_and_no_check_succeeds_before_the_real_server(self, ready: Startup) -> None:
-        assert [one.outcome for one in ready.attempts].count(ACCEPTED) == 1
+        assert [attempt.outcome for attempt in ready.attempts].count(ACCEPTED) == 1
         assert ready.attempts[-1].outcome == ACCEPTED
         assert ready.accepted_s > ready.at(STOPS_TEMPORARY)
         assert ready.healthy_s is not None
-        assert min(one.start_s for one in ready.probes if one.exit_code == 0) > ready.at(STOPS_TEMPORARY)
+        assert min(probe.start_s for probe in ready.probes if probe.exit_code == 0) > ready.at(
+            STOPS_TEMPORARY
+        )
         assert ready.probes[0].exit_code != 0
 
     def test_the_table_is_in_order_of_time(self, ready: Startup) -> None:
@@ -72,21 +75,21 @@ class TestReady:
         assert list(table.at_s) == sorted(table.at_s)
         assert set(table.source) == {"log", "health check", "client"}
 
-    def test_a_ready_server_is_reported_at_once(self, shared: Lab, database: Container) -> None:
-        again = services.watch_startup(shared, database, password="book")
+    def test_a_ready_server_is_reported_at_once(self, shared_lab: Lab, database: Container) -> None:
+        again = services.watch_startup(shared_lab, database, password="book")
         assert len(again.attempts) == 1
 
-    def test_a_wrong_password_ends_the_wait(self, shared: Lab, ready: Startup) -> None:
+    def test_a_wrong_password_ends_the_wait(self, shared_lab: Lab, ready: Startup) -> None:
         with pytest.raises(ServerRefused):
-            services.watch_startup(shared, ready.name, password="wrong")
+            services.watch_startup(shared_lab, ready.name, password="wrong")
 
-    def test_a_server_that_exited_is_reported_with_its_log(self, shared: Lab) -> None:
+    def test_a_server_that_exited_is_reported_with_its_log(self, shared_lab: Lab) -> None:
         name = f"mute-{token_hex(4)}"
-        shared.run(shared.image("mysql"), name=name, network="none").wait()
+        shared_lab.run(shared_lab.image("mysql"), name=name, network="none").wait()
         with pytest.raises(LabError, match="exited") as failed:
-            services.watch_startup(shared, name, password="book")
+            services.watch_startup(shared_lab, name, password="book")
         assert "MYSQL_ROOT_PASSWORD" in str(failed.value)
-        shared.remove(name, volumes=True)
+        shared_lab.remove(name, volumes=True)
 
     def test_a_step_that_the_log_does_not_report_is_an_error(self, ready: Startup) -> None:
         old = Startup("old", ready.milestones[-1:], (), ready.attempts, None, 1.0)
@@ -115,11 +118,11 @@ class TestKilled:
 
 
 class TestMonitor:
-    def test_its_page_is_shown(self, shared: Lab, monitor: Container) -> None:
+    def test_its_page_is_shown(self, shared_lab: Lab, monitor: Container) -> None:
         end = time.monotonic() + 60
         # a monitor finds containers one after another
         while (
-            "processor time" not in (page := services.page(shared, monitor)).summary
+            "processor time" not in (page := services.page(shared_lab, monitor)).summary
             and time.monotonic() < end
         ):
             time.sleep(1)
@@ -134,22 +137,22 @@ class TestMonitor:
         assert f"ssh -L {page.port}:127.0.0.1:{page.port} HOST" in static
 
     def test_it_runs_without_rights_and_writes_nothing_of_the_host(
-        self, shared: Lab, monitor: Container
+        self, shared_lab: Lab, monitor: Container
     ) -> None:
-        assert "netdata" in shared.host.process(monitor).command
-        assert shared.exec(monitor, ["id", "-u"]).stdout.strip() != "0"
-        answer = shared.exec(monitor, ["sh", "-c", "echo 1 > /sys/fs/cgroup/lab-test"])
+        assert "netdata" in shared_lab.host.process(monitor).command
+        assert shared_lab.exec(monitor, ["id", "-u"]).stdout.strip() != "0"
+        answer = shared_lab.exec(monitor, ["sh", "-c", "echo 1 > /sys/fs/cgroup/lab-test"])
         assert answer.exit_code != 0
 
-    def test_it_closes_no_more_files_than_it_needs(self, shared: Lab, monitor: Container) -> None:
+    def test_it_closes_no_more_files_than_it_needs(self, shared_lab: Lab, monitor: Container) -> None:
         # an engine may allow a thousand million, and it closes all that it may have before it does anything
-        limits = shared.exec(monitor, ["cat", "/proc/1/limits"]).stdout
+        limits = shared_lab.exec(monitor, ["cat", "/proc/1/limits"]).stdout
         assert re.search(r"^Max open files +4096 ", limits, re.M)
 
-    def test_it_sends_no_statistics(self, shared: Lab, monitor: Container) -> None:
-        files = shared.exec(monitor, ["ls", "-a", "/etc/netdata"]).stdout.split()
+    def test_it_sends_no_statistics(self, shared_lab: Lab, monitor: Container) -> None:
+        files = shared_lab.exec(monitor, ["ls", "-a", "/etc/netdata"]).stdout.split()
         assert ".opt-out-from-anonymous-statistics" in files
-        page = shared.exec(monitor, ["head", "-c", "400", "/usr/share/netdata/web/index.html"]).stdout
+        page = shared_lab.exec(monitor, ["head", "-c", "400", "/usr/share/netdata/web/index.html"]).stdout
         assert "default-src 'self'" in page
 
     def test_all_sources_count_the_same(self, numbers: UsageComparison) -> None:
@@ -163,8 +166,8 @@ class TestMonitor:
         assert 48 * MIB <= min(most.values()) <= max(most.values()) < 58 * MIB
         assert list(numbers.frame().source) == list(total)
 
-    def test_an_unknown_container_is_not_reported(self, shared: Lab, monitor: Container) -> None:
-        assert not has_container(shared, monitor, NETDATA, "0" * 64, 2.0)
+    def test_an_unknown_container_is_not_reported(self, shared_lab: Lab, monitor: Container) -> None:
+        assert not has_container(shared_lab, monitor, NETDATA, "0" * 64, 2.0)
 
     def test_cadvisors_counters_become_rates(self) -> None:
         # the shape of its info/v1/container.go; cAdvisor itself is not to be had where these tests run

@@ -27,12 +27,12 @@ MIB = 1024 * 1024
 
 def texts(ax: Axes) -> str:
     every = [ax, *ax.child_axes]
-    words = [text.get_text().replace("\n", " ") for one in every for text in one.texts]
-    words += [one.get_title(loc="left") for one in every]
-    words += [label.get_text() for one in every for label in one.get_yticklabels()]
+    texts = [text.get_text().replace("\n", " ") for axes in every for text in axes.texts]
+    texts += [axes.get_title(loc="left") for axes in every]
+    texts += [label.get_text() for axes in every for label in axes.get_yticklabels()]
     legend = ax.get_legend()
-    words += [text.get_text() for text in legend.get_texts()] if legend else []
-    return "\n".join(words)
+    texts += [text.get_text() for text in legend.get_texts()] if legend else []
+    return "\n".join(texts)
 
 
 def test_a_pull() -> None:
@@ -51,7 +51,7 @@ def test_a_pull() -> None:
     assert widths == [0, 0, 0.3, 0.5]
 
 
-def test_becoming_ready() -> None:
+def test_startup() -> None:
     milestones = tuple(Milestone(float(at), name, "") for at, (name, _) in enumerate(MILESTONES))
     probes = (HealthProbe(1, 1.1, 1), HealthProbe(4.5, 4.6, 0))
     attempts = (ConnectionAttempt(0.1, CLOSED), ConnectionAttempt(4.2, ACCEPTED))
@@ -84,8 +84,8 @@ def test_killed_starts() -> None:
         assert text in shown
 
 
-def test_sources() -> None:
-    result = HostMounts(tuple(HostMount(*one, one[0] != "/dev/disk/") for one in BOOK_MOUNTS))
+def test_host_mounts() -> None:
+    result = HostMounts(tuple(HostMount(*mount, mount[0] != "/dev/disk/") for mount in BOOK_MOUNTS))
     shown = texts(result.plot())
     assert shown.count("missing") == 1
     assert shown.count(":ro") == 4
@@ -94,7 +94,7 @@ def test_sources() -> None:
         assert container in shown
 
 
-def test_numbers() -> None:
+def test_usage_comparison() -> None:
     steps = (Step(50, 8, 0.0, 2.0, 1.0),)
     kernel = ((-0.5, 1.0, MIB), (0.5, 1.25, 8 * MIB), (1.5, 1.75, 8 * MIB), (2.5, 2.0, MIB))
     sampler = tuple((at / 10, 50.0, 8.0 * MIB) for at in range(21))

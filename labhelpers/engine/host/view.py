@@ -42,9 +42,9 @@ MIN_INTERVAL_MS = 10
 class Kernel(Result):
     """The kernel of the engine's host."""
 
-    release: str = column("what `uname -r` says there")
-    version: str = column("the line of /proc/version")
-    boot_id: str = column("random, new with each boot (proc(5), /proc/sys/kernel/random)")
+    release: str = column("kernel release, as `uname -r` prints it")
+    version: str = column("contents of /proc/version")
+    boot_id: str = column("random ID of the current boot (proc(5), /proc/sys/kernel/random)")
 
 
 @record
@@ -52,15 +52,16 @@ class MemoryUsage(Result):
     """Memory that a container holds on the engine's host."""
 
     pss_bytes: int = column(
-        "proportional set size, summed over its processes: a page shared by n processes counts 1/n "
+        "proportional set size of all processes: a page shared by n processes counts 1/n "
         "(kernel, Documentation/filesystems/proc.rst, smaps_rollup)"
     )
     anon_bytes: int | None = column(
-        "anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1)"
+        "anonymous memory charged to the cgroup (memory.stat: `anon`, or `total_rss` on version 1), None "
+        "without a memory controller"
     )
     cache_bytes: int | None = column(
-        "file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1). Both are "
-        "None where the host has no memory controller"
+        "page cache charged to the cgroup (memory.stat: `file`, or `total_cache` on version 1), None "
+        "without a memory controller"
     )
 
 
@@ -68,8 +69,8 @@ class MemoryUsage(Result):
 class Texts(Result):
     """Files of the host at one moment."""
 
-    at_s: float = column("on the monotonic clock of the engine's host: only differences mean something")
-    texts: Mapping[str, str | None] = column("path → text; None for one that could not be read", shown=False)
+    at_s: float = column("time on the monotonic clock of the engine's host: only differences are meaningful")
+    texts: Mapping[str, str | None] = column("contents by path, None for an unreadable file", shown=False)
 
 
 class HostView:
@@ -338,7 +339,7 @@ class HostView:
         Raises:
             BadInput: there are more entries than `limit`.
         """
-        answer = self._request_path(target, "contents", path, deep=recursive, limit=limit)
+        answer = self._request_path(target, "contents", path, recursive=recursive, limit=limit)
         if answer["more"]:
             raise BadInput(
                 f"{path} has more than {limit} entries",
