@@ -15,17 +15,16 @@ from labhelpers.lab import Lab
 
 
 @pytest.fixture(autouse=True)
-def _figures_can_be_read(request: pytest.FixtureRequest) -> Iterator[None]:
+def _figures_can_be_read() -> Iterator[None]:
     """Every figure that a test leaves open is audited, and closed."""
     yield
     if "matplotlib.pyplot" not in sys.modules:
         return
-    from tests.figure_audit import NOT_YET, faults
+    from tests.figure_audit import faults
 
     plt = sys.modules["matplotlib.pyplot"]
     try:
-        if request.node.path.parent.name not in NOT_YET:
-            assert [fault for number in plt.get_fignums() for fault in faults(plt.figure(number))] == []
+        assert [fault for number in plt.get_fignums() for fault in faults(plt.figure(number))] == []
     finally:
         plt.close("all")
 

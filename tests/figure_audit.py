@@ -22,11 +22,6 @@ TOUCH_PX = 2.0
 # a line of 1.5 px through a label covers about a tenth of what is behind it
 CROSSING_CONTRAST, CROSSING_SHARE = 1.25, 0.02
 
-NOT_YET = {
-    "vm",
-}
-"""Rooms whose figures do not use the drawing kit yet: take one out when its figures do."""
-
 
 def faults(figure: Figure) -> list[str]:
     """What is wrong with a figure; nothing if a reader can read it."""

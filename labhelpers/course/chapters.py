@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from labhelpers import state
-from labhelpers.results import Result, column, record, rows
+from labhelpers.results import Result, column, derived, record, rows
 
 
 @record
@@ -13,21 +11,21 @@ class Chapter:
     """One chapter, one notebook."""
 
     notebook: str = column(
-        "the name of its notebook without `.ipynb`; its first two letters are the chapter's number"
+        "name of the notebook without `.ipynb`; its first two letters are the chapter's number", shown=False
     )
-    title: str = column("what it is about")
-    question: str = column("the question that it answers")
-    part: str = column("the part of the course that it belongs to")
-    builds_on: tuple[str, ...] = column("the numbers of the chapters that it builds on", default=())
+    title: str = column("subject of the chapter")
+    question: str = column("question that the chapter answers")
+    part: str = column("part of the course")
+    builds_on: tuple[str, ...] = column("numbers of the chapters that the chapter builds on", default=())
 
-    @property
+    @derived
     def number(self) -> str:
-        """ "00" … "10"."""
+        """Number of the chapter, `01` to `10`"""
         return self.notebook[:2]
 
-    @property
+    @derived
     def is_available(self) -> bool:
-        """Whether its notebook is in this checkout."""
+        """Whether this checkout has the notebook"""
         return (state.ROOT / "notebooks" / f"{self.notebook}.ipynb").is_file()
 
 
@@ -52,18 +50,10 @@ CHAPTERS = (
 
 @record
 class CourseMap(Result):
-    """The map of the course."""
+    """The chapters of the course."""
 
-    chapters: tuple[Chapter, ...] = rows("all of them, in order", of=Chapter)
-    available: frozenset[str] = column("the numbers of those whose notebook is in this checkout")
-
-    def frame(self) -> pd.DataFrame:
-        """One row per chapter: chapter, title, question, part, available."""
-        rows = [
-            (c.number, c.title.replace("\n", " "), c.question, c.part, c.number in self.available)
-            for c in self.chapters
-        ]
-        return pd.DataFrame(rows, columns=["chapter", "title", "question", "part", "available"])
+    chapters: tuple[Chapter, ...] = rows("the chapters in their order", of=Chapter)
+    available: frozenset[str] = column("numbers of the chapters whose notebook is in this checkout")
 
 
 def course_map() -> CourseMap:

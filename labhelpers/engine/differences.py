@@ -44,10 +44,10 @@ _ROOTLESS_PAGE = "https://docs.docker.com/engine/security/rootless/tips/#limitin
 class Difference(Result):
     """One setting of an engine that is not the default."""
 
-    name: str = column("the setting, as named by dockerd(8) or `docker info`")
-    message: str = column("one sentence: what is different")
-    chapters: tuple[str, ...] = column("those in which it matters")
-    hint: str = column("what the reader can do")
+    name: str = column("name of the setting in dockerd(8) or `docker info`")
+    message: str = column("what is different on this engine")
+    chapters: tuple[str, ...] = column("chapters that are affected")
+    hint: str = column("what you can do about it")
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}"

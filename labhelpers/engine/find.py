@@ -11,10 +11,10 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import docker
 from docker.errors import APIError, DockerException, InvalidConfigFile, InvalidVersion
@@ -28,10 +28,7 @@ from labhelpers.engine.dial import request_version
 from labhelpers.engine.endpoint import EngineEndpoint, Tls
 from labhelpers.engine.gateway import Gateway, forward, new_socket_path
 from labhelpers.errors import EngineMissing, EngineUnreachable
-from labhelpers.results import Result, column, record, table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from labhelpers.results import Result, column, record
 
 INSTALL_PAGE = "https://docs.docker.com/get-started/get-docker/"
 ENGINE_VARIABLE, ENDPOINT_VARIABLE = "LABHELPERS_ENGINE", "LABHELPERS_ENDPOINT"
@@ -110,7 +107,7 @@ class Engine:
         return podmans * self.is_podman + ([logins] if logins else [])
 
     def facts(self) -> EngineFacts:
-        """The main properties of the engine."""
+        """What the engine reports about itself and its host."""
         return EngineFacts(
             version=self.version["Version"],
             api=self.version["ApiVersion"],
@@ -128,23 +125,19 @@ class Engine:
 
 @record
 class EngineFacts(Result):
-    """The main properties of an engine (Engine API, GET /version and GET /info)."""
+    """The engine and its host (Engine API, GET /version and GET /info)."""
 
-    version: str = column("of the server")
-    api: str = column("of the server")
-    host: str = column("its address, the reader's home directory written as `~`")
-    source: str = column("`private` or `existing`, see `Engine`")
-    storage_driver: str = column("overlay2, overlayfs (containerd's), …")
-    cgroup_version: int = column("1 or 2")
-    cpus: int = column("of the machine that the engine runs on")
-    memory_bytes: int = column("of the machine that the engine runs on")
-    kernel: str = column("of that machine")
-    operating_system: str = column("of that machine")
+    version: str = column("version of the server")
+    api: str = column("version of the API")
+    host: str = column("address of the engine, with `~` for your home directory")
+    source: str = column("`private` (the lab's own engine) or `existing`")
+    storage_driver: str = column("how layers are stored: `overlay2`, `overlayfs` (containerd), …")
+    cgroup_version: int = column("version of the control groups: 1 or 2")
+    cpus: int = column("processors of the engine's host")
+    memory_bytes: int = column("memory of the engine's host")
+    kernel: str = column("kernel release of the engine's host")
+    operating_system: str = column("operating system of the engine's host")
     found_by: str = column("how the lab found the engine")
-
-    def frame(self) -> pd.DataFrame:
-        """One row per property: fact, value."""
-        return table([(field.name, getattr(self, field.name)) for field in fields(self)], ["fact", "value"])
 
 
 def connect(choice: str | None = None, *, revive: bool = True) -> Engine:

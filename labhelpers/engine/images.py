@@ -18,7 +18,7 @@ import tarfile
 import time
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -30,10 +30,7 @@ from labhelpers.engine.image_builds import Echo
 from labhelpers.engine.registries import PullFailure
 from labhelpers.engine.removal import remove_container, remove_image
 from labhelpers.errors import EngineUnreachable, ImageMissing, LabError, NameTaken
-from labhelpers.results import Result, column, record, table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from labhelpers.results import Result, column, record, rows
 
 IMAGES_DIRECTORY = state.ROOT / "images"
 HUB_BASE = "debian:bookworm-slim"
@@ -54,29 +51,34 @@ RECORD_FILE = "images.json"
 class ImageStatus(Result):
     """A lab image on an engine."""
 
-    ref: str = column("its reference")
+    name: str = column("name of the image in the course")
+    ref: str = column("reference of the image")
     source: str | None = column(
-        "`hub` or `debootstrap` (where its base came from), `registry` (pulled from the classroom's "
-        "registry), or None where it is not present"
+        "`hub` or `debootstrap` (source of its base), `registry` (pulled from the classroom's registry), "
+        "or None if the image is not present"
     )
-    present: bool = column("whether the engine has it as the checkout describes it")
+    present: bool = column("whether the engine has the current version of the image")
 
 
 @record
 class Images(Result):
-    """The lab images on an engine, and their base."""
+    """The lab images on an engine."""
 
-    statuses: Mapping[str, ImageStatus] = column("by name", shown=False)
+    statuses: tuple[ImageStatus, ...] = rows("every lab image", of=ImageStatus)
     distribution: str | None = column(
-        "the name of the base (os-release(5), PRETTY_NAME); None if there is no image yet"
+        "distribution of the base (os-release(5), PRETTY_NAME), None if there is no image yet"
     )
     source: str | None = column(
         "`hub`, `debootstrap` or `registry`, see `ImageStatus`; None if there is no image yet"
     )
 
+    def of(self, name: str) -> ImageStatus:
+        """The status of one lab image."""
+        return next(status for status in self.statuses if status.name == name)
+
     @property
     def base_description(self) -> str:
-        """The base and the image that it replaces, in one line."""
+        """The base of the images, in one line."""
         if self.source is None:
             return "There are no lab images yet: each is built when a notebook first needs it."
         if self.source == "hub":
@@ -88,19 +90,14 @@ class Images(Result):
             f"It stands in for Docker Hub's {HUB_BASE}, because Hub did not answer."
         )
 
-    def frame(self) -> pd.DataFrame:
-        """One row an image: image, reference, here, base from."""
-        rows = [(name, s.ref, s.present, s.source or "") for name, s in self.statuses.items()]
-        return table(rows, ["image", "reference", "here", "base from"])
-
 
 @record
 class HubImage(Result):
     """An image of a public registry, or the lab image that replaces it."""
 
-    requested_ref: str = column("the requested reference")
-    ref: str = column("the reference to run; also what `str()` gives")
-    is_substitute: bool = column("whether it is the lab image")
+    requested_ref: str = column("reference that the notebook requests")
+    ref: str = column("reference to run, also the result of `str()`")
+    is_substitute: bool = column("whether a lab image stands in for the requested one")
 
     def __str__(self) -> str:
         return self.ref
@@ -182,7 +179,9 @@ def status(engine: Engine) -> dict[str, ImageStatus]:
     for name in catalogue():
         labels = _labels(engine, reference(name))
         present = labels is not None and labels.get(CONTENT_LABEL) == content_hash(name)
-        statuses[name] = ImageStatus(reference(name), _source(engine, name) if present else None, present)
+        statuses[name] = ImageStatus(
+            name, reference(name), _source(engine, name) if present else None, present
+        )
     return statuses
 
 
@@ -195,9 +194,9 @@ def overview(engine: Engine, labels: Mapping[str, str] | None = None) -> Images:
     statuses = status(engine)
     base = statuses["base"]
     if not base.present:
-        return Images(statuses, None, None)
+        return Images(tuple(statuses.values()), None, None)
     match = re.search(rb'^PRETTY_NAME="?([^"\n]*)', _file_of(engine, base.ref, OS_RELEASE, labels), re.M)
-    return Images(statuses, match[1].decode() if match else "a Linux", base.source)
+    return Images(tuple(statuses.values()), match[1].decode() if match else "a Linux", base.source)
 
 
 def _file_of(engine: Engine, ref: str, path: str, labels: Mapping[str, str] | None) -> bytes:

@@ -10,6 +10,7 @@ Source: Engine API, version history.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 ApiObject = Mapping[str, Any]
@@ -27,6 +28,11 @@ def nested_list(response: ApiObject | None, *keys: str) -> list[Any]:
     """The list at `keys`; empty if one of them is missing or null."""
     value = nested_object(response, *keys[:-1]).get(keys[-1])
     return list(value) if isinstance(value, list) else []
+
+
+def seconds(stamp: str) -> float:
+    """A time of the engine (RFC 3339, with nanoseconds) in seconds since 1970."""
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 def labels(response: ApiObject) -> dict[str, str]:

@@ -38,10 +38,10 @@ SMOKE_TEST_LABEL = "labhelpers.doctor"
 
 @record
 class FirstRun(Result):
-    """The result of the smoke test."""
+    """The first container, from the import of its image to its removal."""
 
-    output: str = column("what it wrote")
-    run_ms: float = column("import, create, start, wait and read, wall time")
+    output: str = column("output of the container")
+    run_ms: float = column("wall time to import, create, start, wait and read")
 
 
 def program(machine: str) -> bytes:

@@ -41,9 +41,9 @@ from labhelpers.results import Result, column, record
 class Output(Result):
     """What a command in a container answered."""
 
-    exit_code: int = column("its exit status; 0 is success")
-    stdout: str = column("what it wrote, as text")
-    stderr: str = column("what it wrote, as text")
+    exit_code: int = column("exit code, 0 for success")
+    stdout: str = column("standard output, as text")
+    stderr: str = column("standard error, as text")
 
     def __str__(self) -> str:
         return self.stdout + self.stderr

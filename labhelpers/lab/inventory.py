@@ -9,27 +9,21 @@ from labhelpers.engine.error_translation import translate_errors
 from labhelpers.errors import BadInput, NotOwned
 from labhelpers.lab import sessions
 from labhelpers.lab.sessions import TEST_ENGINES, Resource, described
-from labhelpers.results import Result, column, record, rows, table, with_text_fallback
+from labhelpers.results import Result, column, record, rows, with_text_fallback
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from labhelpers.engine import Engine
     from labhelpers.lab.lab import Lab
 
 
 @record
 class RemainingResources(Result):
-    """What stays on the engine when a lab closes: made by other means than that lab's, or to be kept."""
+    """Resources that remain on the engine when a lab closes."""
 
-    lab: Lab = column("the lab")
+    lab: Lab = column("the lab that closes", shown=False)
     resources: tuple[Resource, ...] = rows(
-        "what was there when it was looked for, in the order in which it can be removed", of=Resource
+        "the resources in the order in which they can be removed", of=Resource
     )
-
-    def frame(self) -> pd.DataFrame:
-        """One row per thing: kind, name."""
-        return table([(t.kind, t.name) for t in self.resources], ["kind", "name"])
 
     def remove(self, *chosen: str | Resource) -> list[str]:
         """Remove what is chosen by its name, by "kind name", or as a member of `resources`.
@@ -76,20 +70,22 @@ class RemainingResources(Result):
 
 @record
 class Inventory(Result):
-    """What labs made on an engine and is there now."""
+    """Resources of labs on an engine."""
 
     ended: tuple[Resource, ...] = column(
-        "made by sessions of this state directory that have ended: `clean` removes it", shown=False
+        "resources of closed sessions of this state directory: `clean` removes them", shown=False
     )
     in_use: tuple[Resource, ...] = column(
-        "made by sessions of this state directory that are alive: open notebooks, JupyterLab's terminals",
+        "resources of open sessions of this state directory: notebooks and JupyterLab's terminals",
         shown=False,
     )
     reader_volumes: tuple[Resource, ...] = column(
-        "volumes that the reader created to keep them, of any session of this state directory", shown=False
+        "volumes that you created to keep, of any session of this state directory", shown=False
     )
-    tests: tuple[Resource, ...] = column("the engines of a `./lab test` that runs", shown=False)
-    foreign: tuple[Resource, ...] = column("labelled, but of no session of this state directory", shown=False)
+    tests: tuple[Resource, ...] = column("test engines of a running `./lab test`", shown=False)
+    foreign: tuple[Resource, ...] = column(
+        "labelled resources of no session of this state directory", shown=False
+    )
 
     @property
     def owned(self) -> tuple[Resource, ...]:

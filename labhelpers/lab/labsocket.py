@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from labhelpers import state
@@ -32,10 +32,7 @@ from labhelpers.engine.endpoint import EngineEndpoint
 from labhelpers.engine.gateway import Gateway, new_socket_path
 from labhelpers.errors import BadRequest
 from labhelpers.lab import sessions
-from labhelpers.results import Result, column, record, table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from labhelpers.results import Result, column, derived, record, rows
 
 BODY_BYTES = 64 << 20
 """The longest body that is read whole, to add labels to it."""
@@ -228,17 +225,25 @@ def label_image(request: Request, labels: Mapping[str, str]) -> None:
 
 @dataclass
 class ApiRequest:
-    """One request to the engine and the status of its response.
+    """One request to the engine and the status of its response."""
 
-    Attributes:
-        method: `GET`, `POST`, …
-        path: without the version and the query; ids of 64 digits are written `ID`.
-        status: of the response; 101 is a connection that became a stream; None while there is no response.
-    """
+    method: str = column("`GET`, `POST`, …", shown=False)
+    path: str = column(
+        "path without the version and the query, IDs of 64 digits written as `ID`", shown=False
+    )
+    status: int | None = column(
+        "status of the response: 101 if the connection became a stream, None without a response", default=None
+    )
 
-    method: str
-    path: str
-    status: int | None = None
+    @derived
+    def request(self) -> str:
+        """Method and path, without the version and the query, IDs of 64 digits written as `ID`"""
+        return str(self)
+
+    @derived
+    def meaning(self) -> str:
+        """HTTP's phrase for the status"""
+        return HTTPStatus(self.status).phrase if self.status else ""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -246,17 +251,9 @@ class ApiRequest:
 
 @record
 class RequestLog(Result):
-    """The requests that went through the lab socket while they were recorded, in order."""
+    """Requests that went through the lab socket while they were recorded."""
 
-    requests: list[ApiRequest] = column("one for each request", shown=False, default_factory=list)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a request: request, status, meaning (HTTP's phrase for the status)."""
-        rows = [
-            (str(call), call.status, HTTPStatus(call.status).phrase if call.status else "")
-            for call in self.requests
-        ]
-        return table(rows, ["request", "status", "meaning"])
+    requests: list[ApiRequest] = rows("the requests in their order", of=ApiRequest, default_factory=list)
 
     def __repr__(self) -> str:
         return "\n".join(f"{call.status or '…'}  {call}" for call in self.requests)

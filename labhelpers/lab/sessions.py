@@ -80,14 +80,14 @@ def outlives_session(kind: str, name: str, labels: Mapping[str, str] | None) -> 
 
 @record
 class Resource(Result):
-    """Something on the engine that a lab made."""
+    """A resource on the engine that a lab created."""
 
-    kind: str = column("container, network, volume or image")
-    name: str = column("its name; the start of its id where it has no name")
-    chapter: str = column("the chapter whose lab made it")
-    session: str = column("the session that made it")
-    id: str = column("its full ID", shown=False)
-    created_by_reader: bool = column("whether the reader created it, to keep it", default=False)
+    kind: str = column("`container`, `network`, `volume` or `image`")
+    name: str = column("name, or the start of the ID without a name")
+    chapter: str = column("chapter whose lab created the resource")
+    session: str = column("session that created the resource")
+    id: str = column("full ID", shown=False)
+    created_by_reader: bool = column("whether you created the resource to keep it", default=False)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"

@@ -1,4 +1,4 @@
-"""The room of `06_services`: a database that becomes ready, the ways in which it does not, and a monitor beside it."""
+"""The room of `06_services`: how a database becomes ready, how its start fails, and a monitor of containers."""
 
 from labhelpers.services.interrupted_start import killed_starts
 from labhelpers.services.monitor import PORT, host_mounts, monitor_kind, page, remove_created_directories

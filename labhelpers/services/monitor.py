@@ -1,4 +1,4 @@
-"""A monitor of containers: what it is given of the host, its page, and its numbers beside the kernel's."""
+"""A monitor of containers: its mounts of the host, its page, and the readings that it reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from labhelpers.errors import LabError, TimedOut
+from labhelpers.engine.responses import seconds
+from labhelpers.errors import ExperimentFailed, LabError, TimedOut
 from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 PORT = 8080
-"""Where cAdvisor listens inside of its container, and the lab's image of Netdata as well."""
+"""The port on which cAdvisor listens in its container; the lab's image of Netdata uses it too."""
 BOOK_MOUNTS = (
     ("/", "/rootfs", "every file of the host"),
-    ("/var/run", "/var/run", "sockets of programs, the engine's own among them where it is kept there"),
-    ("/sys", "/sys", "the kernel's objects; the counters of all control groups are in /sys/fs/cgroup"),
-    ("/var/lib/docker/", "/var/lib/docker", "the engine's data, where it is kept there"),
+    ("/var/run", "/var/run", "sockets of programs, usually including the engine's"),
+    ("/sys", "/sys", "kernel objects; the counters of all control groups are in /sys/fs/cgroup"),
+    ("/var/lib/docker/", "/var/lib/docker", "the engine's data, unless it has another data root"),
     ("/dev/disk/", "/dev/disk", "names of disks"),
 )
-"""The five mounts of the book's line: on the host, in the container, what is there."""
+"""The five mounts of the book's command: path on the host, path in the container, contents."""
 SOCKETS = "/var/run"
 NETDATA, CADVISOR = "Netdata", "cAdvisor"
 _REQUEST_TIMEOUT_S = 30.0
@@ -42,65 +43,65 @@ MIB = 1024 * 1024
 
 @record
 class HostMount(Result):
-    """What one mount of the book's line gives."""
+    """One mount of the book's command."""
 
-    host: str = column("its path on the engine's host, and in the container")
-    inside: str = column("its path on the engine's host, and in the container")
-    gives: str = column("what is there, in a few words")
-    there: bool = column("whether the host has it")
+    host_path: str = column("path on the engine's host")
+    container_path: str = column("path in the container")
+    provides: str = column("contents of the directory")
+    exists: bool = column("whether the engine's host has the directory")
 
 
 @record
 class HostMounts(Result):
-    """The mounts of the book's line, as the engine's host has them."""
+    """Mounts of the book's command, as they exist on the engine's host."""
 
-    mounts: tuple[HostMount, ...] = rows("in the book's order", of=HostMount)
+    mounts: tuple[HostMount, ...] = rows("the mounts in the book's order", of=HostMount)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Paths that the host does not have."""
-        return tuple(one.host for one in self.mounts if not one.there)
+        """Paths that do not exist on the engine's host."""
+        return tuple(mount.host_path for mount in self.mounts if not mount.exists)
 
     def options(self, without: Sequence[str] = ()) -> str:
-        """`--volume` options for those that are there, but for the paths in `without`."""
-        kept = (one for one in self.mounts if one.there and one.host not in without)
-        return " ".join(f"--volume={one.host}:{one.inside}:ro" for one in kept)
+        """`--volume` options for the mounts that exist, except the host paths in `without`."""
+        mounts = (mount for mount in self.mounts if mount.exists and mount.host_path not in without)
+        return " ".join(f"--volume={mount.host_path}:{mount.container_path}:ro" for mount in mounts)
 
 
 def host_mounts(lab: Lab, mounts: Sequence[tuple[str, str, str]] = BOOK_MOUNTS) -> HostMounts:
-    """Which paths of the book's mounts the engine's host has. `-v` makes a directory where one is missing.
+    """Which of the book's mounts exist on the engine's host. `-v` creates a directory if one is missing.
 
     Args:
-        mounts: on the host, in the container, what is there.
+        mounts: path on the host, path in the container, contents.
     """
-    return HostMounts(tuple(HostMount(*one, _is_there(lab, one[0])) for one in mounts))
+    return HostMounts(tuple(HostMount(*mount, _exists(lab, mount[0])) for mount in mounts))
 
 
 def remove_created_directories(lab: Lab, before: HostMounts) -> tuple[str, ...]:
-    """Remove the empty directories that `-v` made on the engine's host where a source was missing.
+    """Remove the empty directories that `-v` created on the engine's host for missing sources.
 
-    A container of the lab does it with rmdir(2), which removes no directory that holds something.
+    A container of the lab removes them with rmdir(2), which fails for a directory that is not empty.
 
     Returns:
-        The directories that are still there.
+        The directories that remain.
     """
-    made = [one.host for one in before.mounts if not one.there and _is_there(lab, one.host)]
+    created = [path for path in before.missing if _exists(lab, path)]
     with lab.quiet(essential=["docker run --rm"]):
-        for path in made:
-            above, _, name = lab.host.real_path(path).rpartition("/")
+        for path in created:
+            parent, _, name = lab.host.real_path(path).rpartition("/")
             lab.run_once(
                 lab.image("payload"),
-                ["rmdir", f"/above/{name}"],
-                volumes=[f"{above or '/'}:/above"],
+                ["rmdir", f"/parent/{name}"],
+                volumes=[f"{parent or '/'}:/parent"],
                 network="none",
                 cap_drop=["ALL"],
                 cap_add=["DAC_OVERRIDE"],
                 read_only=True,
             )
-    return tuple(path for path in made if _is_there(lab, path))
+    return tuple(path for path in created if _exists(lab, path))
 
 
-def _is_there(lab: Lab, path: str) -> bool:
+def _exists(lab: Lab, path: str) -> bool:
     name = lab.host.real_path(path).strip("/")
     return not name or lab.host.entries("/", [name])[name] is not None
 
@@ -108,9 +109,9 @@ def _is_there(lab: Lab, path: str) -> bool:
 # --- the page
 
 
-# The page is shown in a frame where the reader's browser reaches it, and nowhere else: not through JupyterHub, Binder
-# or Codespaces, not under https (mixed content), not through `ssh -L` of JupyterLab's port alone, and not on a web page
-# of the stored notebook, which runs no script. `no-cors` asks whether anything answers, and may read nothing of it.
+# The page is shown in a frame only if the reader's browser can reach it: not through JupyterHub, Binder or Codespaces,
+# not under https (mixed content), not through `ssh -L` of JupyterLab's port alone, and not on a web page of the stored
+# notebook, which runs no script. `no-cors` tests whether a server responds, without access to the response.
 _FRAME = """
 for (const place of document.querySelectorAll(".labhelpers-page:not(.is-tried)")) {
   place.classList.add("is-tried");
@@ -128,10 +129,10 @@ for (const place of document.querySelectorAll(".labhelpers-page:not(.is-tried)")
 
 @record
 class Page(Result):
-    """A web page of a container: in a frame where the browser reaches it, and everywhere as a link."""
+    """A web page of a container: a link, and a frame if the browser can reach the page."""
 
-    url: str = column("on the loopback of the machine on which the notebook's kernel runs")
-    shows: str = column("what the page shows, in a line", default="")
+    url: str = column("address on the loopback interface of the machine that runs the notebook's kernel")
+    summary: str = column("what the page shows, in one line", default="")
 
     @property
     def port(self) -> int:
@@ -139,7 +140,7 @@ class Page(Result):
         return urlsplit(self.url).port or 80
 
     def __repr__(self) -> str:
-        lines = [f"open {self.url} in a browser on this machine", self.shows, f"elsewhere: {self._forward}"]
+        lines = [f"open {self.url} in a browser on this machine", self.summary, f"elsewhere: {self._forward}"]
         return "\n".join(filter(None, lines))
 
     @property
@@ -149,13 +150,13 @@ class Page(Result):
     def _repr_html_(self) -> str:
         url = escape(self.url)
         link = f'<a href="{url}" target="_blank" rel="noopener"><code>{url}</code></a>'
-        shows = f"<br>{escape(self.shows)}" if self.shows else ""
+        summary = f"<br>{escape(self.summary)}" if self.summary else ""
         elsewhere = (
             "<br><small>If your browser runs on another machine than JupyterLab, forward the port: "
             f"<code>ssh -L {self.port}:127.0.0.1:{self.port} HOST</code>, then open the same link.</small>"
         )
         return (
-            f'<div class="labhelpers-page" data-url="{url}">{link}{shows}{elsewhere}</div>'
+            f'<div class="labhelpers-page" data-url="{url}">{link}{summary}{elsewhere}</div>'
             f"<script>{_FRAME}</script>"
         )
 
@@ -164,53 +165,56 @@ def page(lab: Lab, container: Container | str, path: str = "") -> Page:
     """The page of a monitor.
 
     Raises:
-        NotRunning, TimedOut: it ended, or did not answer in time.
+        NotRunning, TimedOut: the monitor exited, or did not respond in time.
     """
-    answer = _get(lab, container, path.partition("#")[0])
+    response = _get(lab, container, path.partition("#")[0])
     host, port = lab.forward_port(container, PORT)
-    return Page(f"http://{host}:{port}/{path}", _shown(lab, container, answer))
+    return Page(f"http://{host}:{port}/{path}", _summary(lab, container, response))
 
 
-def _shown(lab: Lab, container: Container | str, answer: Any) -> str:
-    """What a monitor's page shows, in a line: its title, and of how many containers it has numbers."""
-    found = re.search(r"<title>\s*([^<]+?)\s*</title>", answer, re.I) if isinstance(answer, str) else None
-    title = f"The page “{unescape(found[1])}”" if found else "The page"
-    known: set[str] = set()
+def _summary(lab: Lab, container: Container | str, response: Any) -> str:
+    """The title of a monitor's page, and the number of containers that the monitor reports."""
+    match = re.search(r"<title>\s*([^<]+?)\s*</title>", response, re.I) if isinstance(response, str) else None
+    title = f"The page “{unescape(match[1])}”" if match else "The page"
+    ids: set[str] = set()
     for path, pattern in (
         ("api/v1/charts", r"cgroup_[^\s\"]*?([0-9a-f]{12,64})[^\s\"]*\.cpu\b"),
         ("api/v1.3/subcontainers/", r"([0-9a-f]{64})"),
     ):
         with suppress(LabError):
-            known |= set(re.findall(pattern, json.dumps(_get(lab, container, path, 0))))
-    if not known:
+            ids |= set(re.findall(pattern, json.dumps(_get(lab, container, path, 0))))
+    if not ids:
         return f"{title} of this monitor."
-    count = "1 container" if len(known) == 1 else f"{len(known)} containers"
+    count = "1 container" if len(ids) == 1 else f"{len(ids)} containers"
     return f"{title} of this monitor: processor time and memory of {count}."
 
 
 def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _DISCOVERY_TIMEOUT_S) -> Any:
-    """What the monitor answers: parsed where it is JSON, else text. It waits for a monitor that has just started."""
+    """The monitor's response, parsed if it is JSON. Waits for a monitor that has just started."""
     host, port = lab.forward_port(container, PORT)
-    last = ""
+    last_error = ""
 
-    def answered() -> tuple[Any, ...]:
-        nonlocal last
+    def respond() -> tuple[Any, ...]:
+        nonlocal last_error
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}/{path}", timeout=_REQUEST_TIMEOUT_S) as answer:
-                text = answer.read().decode(errors="replace")
+            with urllib.request.urlopen(
+                f"http://{host}:{port}/{path}", timeout=_REQUEST_TIMEOUT_S
+            ) as response:
+                text = response.read().decode(errors="replace")
             return (json.loads(text) if text.lstrip()[:1] in ("{", "[") else text,)
         except (OSError, ValueError) as error:
-            last = str(error)
+            last_error = str(error)
             return ()
 
     try:
-        return lab.wait_for("the monitor to answer", answered, limit_s, every_s=0.2, while_running=container)[
-            0
-        ]
+        (response,) = lab.wait_for(
+            "the monitor to respond", respond, limit_s, every_s=0.2, while_running=container
+        )
+        return response
     except TimedOut as error:
         raise TimedOut(
-            f"{error.message} on its port {PORT}: {last}",
-            hint=f"see why: docker logs {container if isinstance(container, str) else container.name}",
+            f"{error.message} on its port {PORT}: {last_error}",
+            hint=f"see the reason: docker logs {container if isinstance(container, str) else container.name}",
             engine_message=error.engine_message,
         ) from None
 
@@ -220,25 +224,27 @@ def _get(lab: Lab, container: Container | str, path: str, limit_s: float = _DISC
 
 @record
 class MonitorReadings:
-    """What a monitor says of a container."""
+    """What a monitor reports about a container."""
 
     cpu: tuple[tuple[float, float], ...] = column(
-        "(seconds since 1970 on the host's clock, percent of one processor in the time before)"
+        "pairs of seconds since 1970 on the host's clock, and percent of one CPU since the reading before"
     )
-    memory: tuple[tuple[float, float], ...] = column("(seconds, anonymous memory in bytes)")
+    memory: tuple[tuple[float, float], ...] = column(
+        "pairs of seconds since 1970 on the host's clock, and bytes of anonymous memory"
+    )
 
 
 def monitor_kind(image: HubImage) -> str:
-    """Which monitor `image` is: `cAdvisor`, or the `Netdata` that stands in for it."""
+    """The monitor that `image` contains: `cAdvisor`, or its substitute `Netdata`."""
     return NETDATA if image.is_substitute else CADVISOR
 
 
 def has_container(
-    lab: Lab, monitor: Container | str, which: str, container_id: str, limit_s: float = _DISCOVERY_TIMEOUT_S
+    lab: Lab, monitor: Container | str, kind: str, container_id: str, limit_s: float = _DISCOVERY_TIMEOUT_S
 ) -> bool:
-    """Whether the monitor has found a container; False where it does not answer in the way of `which`."""
+    """Whether the monitor reports a container; False if it does not respond as a monitor of that kind."""
     try:
-        if which == NETDATA:
+        if kind == NETDATA:
             return {"cpu", "mem"} <= _charts(lab, monitor, container_id, limit_s).keys()
         return bool(_cadvisor(lab, monitor, container_id, limit_s))
     except LabError:
@@ -246,24 +252,24 @@ def has_container(
 
 
 def memory_now(lab: Lab, monitor: Container | str, container_id: str) -> int | None:
-    """The anonymous memory of a container as a monitor of either kind gives it now, in bytes; None where it does not.
+    """The anonymous memory that a monitor of either kind reports for a container now, in bytes, or None.
 
-    A number that is older than half a minute is none: the counters of a container that runs are read all the time.
+    Readings older than half a minute are ignored: a monitor reads the counters of a running container continuously.
     """
     now = float(lab.host.read("/proc/uptime").split()[0]) + _boot_s(lab)
     for read in (_netdata_now, _cadvisor_now):
         with suppress(LabError, LookupError, TypeError, ValueError, AttributeError):
-            found = read(lab, monitor, container_id, now)
-            rows = [(when, held) for when, held in found if abs(now - when) < _MAX_AGE_S]
-            if rows:
-                return int(max(rows)[1])
+            readings = read(lab, monitor, container_id, now)
+            recent = [(at, used) for at, used in readings if abs(now - at) < _MAX_AGE_S]
+            if recent:
+                return int(max(recent)[1])
     return None
 
 
 def _boot_s(lab: Lab) -> float:
-    """When the engine's host was started, in seconds since 1970 on its own clock (proc(5), /proc/stat, btime)."""
-    found = re.search(r"^btime (\d+)", lab.host.read("/proc/stat"), re.M)
-    return float(found[1]) if found else time.time() - float(lab.host.read("/proc/uptime").split()[0])
+    """Boot time of the engine's host, in seconds since 1970 on its own clock (proc(5), /proc/stat, btime)."""
+    match = re.search(r"^btime (\d+)", lab.host.read("/proc/stat"), re.M)
+    return float(match[1]) if match else time.time() - float(lab.host.read("/proc/uptime").split()[0])
 
 
 def _netdata_now(
@@ -277,65 +283,65 @@ def _netdata_now(
 def _cadvisor_now(
     lab: Lab, monitor: Container | str, container_id: str, now: float
 ) -> tuple[tuple[float, float], ...]:
-    """From the container's control group: without the engine's socket cAdvisor knows no other name of it."""
+    """By the container's control group: without the engine's socket, cAdvisor has no other name for it."""
     stats = _cadvisor(lab, monitor, container_id, 0.5)
     if not stats:
         groups = _get(lab, monitor, "api/v1.3/subcontainers/", 0.5)
-        stats = next((one.get("stats") or [] for one in groups if container_id in one["name"]), [])
+        stats = next((group.get("stats") or [] for group in groups if container_id in group["name"]), [])
     return parse_cadvisor(stats, now - _MAX_AGE_S, now).memory
 
 
 def readings(
-    lab: Lab, monitor: Container | str, which: str, container_id: str, begin: float, end: float
+    lab: Lab, monitor: Container | str, kind: str, container_id: str, begin: float, end: float
 ) -> MonitorReadings:
-    """What the monitor says of a container between two times, in seconds since 1970.
+    """What the monitor reports about a container between two times, in seconds since 1970.
 
     Raises:
-        LabError: it does not know that container.
+        ExperimentFailed: the monitor does not report that container.
     """
-    read = netdata if which == NETDATA else cadvisor
-    said = read(lab, monitor, container_id, begin, end)
-    if said.cpu and said.memory:
-        return said
-    raise LabError(
-        f"the monitor says nothing of the container {container_id[:12]}",
-        hint="it looks for new containers now and then: measure for longer",
+    read = netdata if kind == NETDATA else cadvisor
+    result = read(lab, monitor, container_id, begin, end)
+    if result.cpu and result.memory:
+        return result
+    raise ExperimentFailed(
+        f"the monitor reports nothing about the container {container_id[:12]}",
+        hint="a monitor detects new containers with a delay: use a longer load",
     )
 
 
 def netdata(
     lab: Lab, monitor: Container | str, container_id: str, begin: float, end: float
 ) -> MonitorReadings:
-    """Netdata's /api/v1/data (learn.netdata.cloud, "REST API"): one row a second, a column for each dimension."""
+    """Netdata's /api/v1/data (learn.netdata.cloud, "REST API"): a row for each second, a column for each dimension."""
     charts = _charts(lab, monitor, container_id)
     if not {"cpu", "mem"} <= charts.keys():
         return MonitorReadings((), ())
-    rows = {}
-    for what in ("cpu", "mem"):
-        query = f"chart={charts[what]}&after={int(begin)}&before={int(end) + 1}&format=json"
-        rows[what] = _get(lab, monitor, f"api/v1/data?{query}")
-    # /sys/fs/cgroup/…/memory.stat calls it rss on version 1, anon on version 2; Netdata keeps its words
-    names = rows["mem"]["labels"]
-    column = names.index("anon" if "anon" in names else "rss")
-    cpu = sorted((row[0], sum(row[1:])) for row in rows["cpu"]["data"] if None not in row)
-    memory = sorted((row[0], row[column] * MIB) for row in rows["mem"]["data"] if None not in row)
+    data = {}
+    for chart in ("cpu", "mem"):
+        query = f"chart={charts[chart]}&after={int(begin)}&before={int(end) + 1}&format=json"
+        data[chart] = _get(lab, monitor, f"api/v1/data?{query}")
+    # as in /sys/fs/cgroup/…/memory.stat: rss on version 1, anon on version 2
+    names = data["mem"]["labels"]
+    anonymous = names.index("anon" if "anon" in names else "rss")
+    cpu = sorted((row[0], sum(row[1:])) for row in data["cpu"]["data"] if None not in row)
+    memory = sorted((row[0], row[anonymous] * MIB) for row in data["mem"]["data"] if None not in row)
     return MonitorReadings(tuple(cpu), tuple(memory))
 
 
 def _charts(
     lab: Lab, monitor: Container | str, container_id: str, limit_s: float = _DISCOVERY_TIMEOUT_S
 ) -> dict[str, str]:
-    """`cpu` and `mem` → Netdata's charts of a container, as far as it has them."""
+    """`cpu` and `mem` → the ids of Netdata's charts of a container, if it has them."""
     pattern = re.compile(rf"cgroup_\S*{container_id}\S*\.(cpu|mem)")
-    answer = _get(lab, monitor, "api/v1/charts", limit_s)
-    found = (pattern.fullmatch(name) for name in (answer["charts"] if isinstance(answer, dict) else ()))
-    return {one[1]: one[0] for one in found if one}
+    response = _get(lab, monitor, "api/v1/charts", limit_s)
+    matches = map(pattern.fullmatch, response["charts"] if isinstance(response, dict) else ())
+    return {match[1]: match[0] for match in matches if match}
 
 
 def cadvisor(
     lab: Lab, monitor: Container | str, container_id: str, begin: float, end: float
 ) -> MonitorReadings:
-    """cAdvisor's /api/v1.3/docker/ID (github.com/google/cadvisor, docs/api.md): counters, each with its time."""
+    """cAdvisor's /api/v1.3/docker/ID (github.com/google/cadvisor, docs/api.md): counters with timestamps."""
     return parse_cadvisor(_cadvisor(lab, monitor, container_id), begin, end)
 
 
@@ -343,23 +349,21 @@ def _cadvisor(
     lab: Lab, monitor: Container | str, container_id: str, limit_s: float = 3.0
 ) -> list[dict[str, Any]]:
     try:
-        # it answers with an error while it does not know the container
-        answer = _get(lab, monitor, f"api/v1.3/docker/{container_id}", min(limit_s, 3.0))
+        # cAdvisor responds with an error until it detects the container
+        response = _get(lab, monitor, f"api/v1.3/docker/{container_id}", min(limit_s, 3.0))
     except LabError:
         return []
-    one: dict[str, Any] = next(iter(answer.values()), {}) if isinstance(answer, dict) else {}
-    return list(one.get("stats") or [])
+    info: dict[str, Any] = next(iter(response.values()), {}) if isinstance(response, dict) else {}
+    return list(info.get("stats") or [])
 
 
 def parse_cadvisor(stats: Sequence[dict[str, Any]], begin: float, end: float) -> MonitorReadings:
-    """What cAdvisor's stats say: rates between one reading of the processor counter and the next."""
-    from labhelpers.services.startup import seconds
-
-    rows = sorted(
-        (seconds(one["timestamp"]), one["cpu"]["usage"]["total"] / 1e9, float(one["memory"]["rss"]))
-        for one in stats
+    """cAdvisor's stats between two times: rates from one reading of the CPU counter to the next, and memory."""
+    points = sorted(
+        (seconds(each["timestamp"]), each["cpu"]["usage"]["total"] / 1e9, float(each["memory"]["rss"]))
+        for each in stats
     )
-    inside = [row for row in rows if begin <= row[0] <= end + 1]
+    inside = [point for point in points if begin <= point[0] <= end + 1]
     pairs = pairwise(inside)
     cpu = ((b[0], 100 * (b[1] - a[1]) / (b[0] - a[0])) for a, b in pairs if b[0] > a[0])
-    return MonitorReadings(tuple(cpu), tuple((row[0], row[2]) for row in inside))
+    return MonitorReadings(tuple(cpu), tuple((at, used) for at, _, used in inside))

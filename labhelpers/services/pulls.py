@@ -9,14 +9,14 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from labhelpers.course.pulls import PulledLayer, PullTracker
-from labhelpers.errors import LabError
+from labhelpers.errors import ExperimentFailed
 from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
     from labhelpers.engine.images import HubImage
     from labhelpers.lab import Lab
 
-# settings of the official image's directory for them; a salt, so that no engine has these layers yet
+# settings in the directory that the official image reads; the salt makes the layers new to every engine
 _RECIPE = """\
 FROM {base}
 COPY names.cnf /etc/mysql/conf.d/names.cnf
@@ -33,44 +33,46 @@ _TIMEOUT_S = 900.0
 class Pulled(Result):
     """A `docker pull` of a service's image."""
 
-    ref: str = column("what was pulled")
-    layers: tuple[PulledLayer, ...] = rows("in the order in which the engine told of them", of=PulledLayer)
-    total_s: float = column("wall time")
-    size_bytes: int = column("of the image, as the engine counts")
+    ref: str = column("reference of the image")
+    layers: tuple[PulledLayer, ...] = rows(
+        "layers in the order in which the engine reported them", of=PulledLayer
+    )
+    total_s: float = column("duration of the pull")
+    size_bytes: int = column("size of the image, as the engine reports it")
 
     @property
-    def fetched(self) -> int:
-        """How many layers travelled."""
-        return sum(not one.already_exists for one in self.layers)
+    def downloaded_layers(self) -> int:
+        """How many layers were downloaded."""
+        return sum(not layer.already_exists for layer in self.layers)
 
 
 class PushedImage:
-    """An image on its way into the lab's registry, so that it can be pulled from there: see `push_image`."""
+    """An image that is being pushed to the lab's registry, to be pulled from there: see `push_image`."""
 
     def __init__(self, lab: Lab, image: str) -> None:
         self._lab, self._image = lab, image
         self._ref, self._error = "", ""
-        self._thread = threading.Thread(target=self._push, name="offer", daemon=True)
+        self._thread = threading.Thread(target=self._push, name="push-image", daemon=True)
         self._thread.start()
 
     @property
     def ref(self) -> str:
-        """What to pull; waits until the registry has it.
+        """The reference to pull; waits until the registry has the image.
 
         Raises:
-            LabError: it could not be built or pushed.
+            ExperimentFailed: the image could not be built or pushed.
         """
         self._thread.join(_TIMEOUT_S)
         if not self._ref:
-            raise LabError(
-                f"the image {self._image} did not come into the lab's registry",
-                hint="run the cell again; `./lab doctor` looks at the engine",
-                engine_message=self._error or f"not done after {_TIMEOUT_S:.0f} s",
+            raise ExperimentFailed(
+                f"the image {self._image} could not be pushed to the lab's registry",
+                hint="run the cell again; if it fails again, run `./lab doctor`",
+                engine_message=self._error or f"not finished after {_TIMEOUT_S:.0f} s",
             )
         return self._ref
 
     def _push(self) -> None:
-        tag = f"offer-{token_hex(4)}:8.4"
+        tag = f"push-{token_hex(4)}:8.4"
         try:
             with tempfile.TemporaryDirectory() as folder:
                 files = {"Dockerfile": _RECIPE.format(base=self._image)}
@@ -79,28 +81,28 @@ class PushedImage:
                     (Path(folder) / name).write_text(text, encoding="utf-8")
                 self._lab.build(folder, tag)
             ref = self._lab.registry.push(tag, "mysql:8.4")
-            # pulled, it is to come from there and not be found here
+            # the pull must download it from the registry
             self._lab.remove_image(tag)
             self._ref = ref
-        except Exception as error:  # it is told to whoever asks for the reference, in his thread
+        except Exception as error:  # raised in the thread that needs the reference
             self._error = str(error)
 
 
 def push_image(lab: Lab, image: HubImage) -> PushedImage | HubImage:
-    """Something to pull: `.ref`. Where `image` is the real one that is its own reference, and nothing is done.
+    """An image to pull: its `.ref`. If `image` is not a substitute, it is returned as it is.
 
-    Where a lab image stands in, the lab puts two small layers of settings on it and pushes the result to its own
-    registry, in the background: the engine compresses hundreds of MB for that.
+    To a substitute the lab adds two small layers of settings, and pushes the result to its own registry in the
+    background: the engine compresses hundreds of MB for that.
     """
     return PushedImage(lab, image.ref) if image.is_substitute else image
 
 
 def pull(lab: Lab, ref: str) -> Pulled:
-    """A real `docker pull`, timed layer by layer as the engine tells of it (Engine API, POST /images/create).
+    """A real `docker pull`, timed layer by layer from the engine's progress (Engine API, POST /images/create).
 
     Raises:
-        BadInput: `ref` cannot be an image.
-        ImageMissing: the registry does not have it, or does not answer.
+        BadInput: `ref` is not a valid reference.
+        ImageMissing: the registry does not have the image, or does not respond.
     """
     tracker = PullTracker()
     with lab.quiet(essential=["docker pull"]):

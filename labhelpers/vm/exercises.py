@@ -12,7 +12,7 @@ from labhelpers.course.checks import all_of, are_running, has_answer
 from labhelpers.course.containers import command_of, container_named, environment_of, file_in, running
 from labhelpers.course.exercises import Check, Exercise, Hint, Task
 from labhelpers.lab.names import all_with_suffix
-from labhelpers.vm.experiments import READY, facts
+from labhelpers.vm.guests import READY, facts
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

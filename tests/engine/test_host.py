@@ -262,8 +262,8 @@ class TestCgroup:
 
     def test_a_table_of_it(self, host: HostView, subject: Container) -> None:
         row = host.cgroup(subject).frame().iloc[0]
-        assert row["pids.limit"] == 50
-        assert row["memory.limit_bytes"] == 64 << 20
+        assert row["pids_limit"] == 50
+        assert row["memory_limit_bytes"] == 64 << 20
 
     def test_memory_held(self, host: HostView, subject: Container) -> None:
         held = host.memory(subject)

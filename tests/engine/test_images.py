@@ -268,7 +268,7 @@ def test_the_page_says_what_stands_in_for_what(engine: Engine) -> None:
     assert seen.distribution
     assert seen.distribution in seen.base_description
     assert ("stands in for" in seen.base_description) == (seen.source == "debootstrap")
-    assert set(seen.frame()["image"]) == set(images.catalogue())
+    assert set(seen.frame()["name"]) == set(images.catalogue())
 
 
 def test_what_cannot_be_had_is_stood_in_for_and_said(

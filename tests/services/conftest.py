@@ -12,7 +12,7 @@ from labhelpers.lab import Lab
 
 @pytest.fixture(scope="module")
 def shared_lab(engine: Engine) -> Iterator[Lab]:
-    """A quiet lab for the tests of one file; it must remove all that it made."""
+    """A quiet lab for the tests of one file; it must remove everything that it created."""
     with Lab("test", engine=engine) as lab, lab.quiet():
         yield lab
     left = engine.client.containers.list(

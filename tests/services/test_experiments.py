@@ -56,114 +56,118 @@ def numbers(shared_lab: Lab, monitor: Container, killed: KilledStarts) -> UsageC
 
 class TestReady:
     def test_the_milestones_come_in_their_order(self, ready: Startup) -> None:
-        assert [one.what for one in ready.milestones] == [what for what, _ in MILESTONES]
-        assert [one.at_s for one in ready.milestones] == sorted(one.at_s for one in ready.milestones)
+        assert [milestone.name for milestone in ready.milestones] == [name for name, _ in MILESTONES]
+        times = [milestone.at_s for milestone in ready.milestones]
+        assert times == sorted(times)
 
-    def test_nobody_gets_in_and_no_check_passes_before_the_real_server(self, ready: Startup) -> None:
-        assert [one.outcome for one in ready.tries].count(ACCEPTED) == 1
-        assert ready.tries[-1].outcome == ACCEPTED
+    def test_no_login_and_no_check_succeeds_before_the_real_server(self, ready: Startup) -> None:
+        assert [attempt.outcome for attempt in ready.attempts].count(ACCEPTED) == 1
+        assert ready.attempts[-1].outcome == ACCEPTED
         assert ready.accepted_s > ready.at(STOPS_TEMPORARY)
         assert ready.healthy_s is not None
-        assert min(one.start_s for one in ready.probes if one.exit_code == 0) > ready.at(STOPS_TEMPORARY)
+        assert min(probe.start_s for probe in ready.probes if probe.exit_code == 0) > ready.at(
+            STOPS_TEMPORARY
+        )
         assert ready.probes[0].exit_code != 0
 
     def test_the_table_is_in_order_of_time(self, ready: Startup) -> None:
         table = ready.frame()
-        assert list(table.time_s) == sorted(table.time_s)
-        assert set(table.who) == {"log", "health check", "client"}
+        assert list(table.at_s) == sorted(table.at_s)
+        assert set(table.source) == {"log", "health check", "client"}
 
-    def test_a_second_look_finds_it_ready_at_once(self, shared: Lab, database: Container) -> None:
-        again = services.watch_startup(shared, database, password="book")
-        assert len(again.tries) == 1
+    def test_a_ready_server_is_reported_at_once(self, shared_lab: Lab, database: Container) -> None:
+        again = services.watch_startup(shared_lab, database, password="book")
+        assert len(again.attempts) == 1
 
-    def test_a_wrong_password_ends_the_wait(self, shared: Lab, ready: Startup) -> None:
+    def test_a_wrong_password_ends_the_wait(self, shared_lab: Lab, ready: Startup) -> None:
         with pytest.raises(ServerRefused):
-            services.watch_startup(shared, ready.name, password="wrong")
+            services.watch_startup(shared_lab, ready.name, password="wrong")
 
-    def test_a_server_that_ended_is_told_with_its_words(self, shared: Lab) -> None:
+    def test_a_server_that_exited_is_reported_with_its_log(self, shared_lab: Lab) -> None:
         name = f"mute-{token_hex(4)}"
-        shared.run(shared.image("mysql"), name=name, network="none").wait()
-        with pytest.raises(LabError, match="ended") as told:
-            services.watch_startup(shared, name, password="book")
-        assert "MYSQL_ROOT_PASSWORD" in str(told.value)
-        shared.remove(name, volumes=True)
+        shared_lab.run(shared_lab.image("mysql"), name=name, network="none").wait()
+        with pytest.raises(LabError, match="exited") as failed:
+            services.watch_startup(shared_lab, name, password="book")
+        assert "MYSQL_ROOT_PASSWORD" in str(failed.value)
+        shared_lab.remove(name, volumes=True)
 
-    def test_what_the_log_does_not_say_is_an_error(self, ready: Startup) -> None:
-        old = Startup("old", ready.milestones[-1:], (), ready.tries, None, 1.0)
-        with pytest.raises(LabError, match=f"does not say that it {INITIALIZED}"):
+    def test_a_step_that_the_log_does_not_report_is_an_error(self, ready: Startup) -> None:
+        old = Startup("old", ready.milestones[-1:], (), ready.attempts, None, 1.0)
+        with pytest.raises(LabError, match=f"does not report “{INITIALIZED}”"):
             old.at(INITIALIZED)
 
 
 class TestKilled:
     def test_killed_while_it_made_its_files(self, killed: KilledStarts) -> None:
         case = killed.of(WHILE_FILES)
-        assert "ibdata1" in case.left
-        assert not case.has_system
-        assert case.ended
-        assert "has files in it" in " ".join(case.said)
+        assert "ibdata1" in case.remaining_files
+        assert not case.has_system_schema
+        assert case.exit_code
+        assert "has files in it" in " ".join(case.errors)
         assert not case.usable
 
     def test_killed_when_its_temporary_server_had_started(self, killed: KilledStarts) -> None:
         case = killed.of(WHILE_TEMPORARY)
-        assert case.has_system
-        assert case.ended is None
-        assert "1130" in case.client
+        assert case.has_system_schema
+        assert case.exit_code is None
+        assert "1130" in case.client_result
         assert not case.usable
 
-    def test_the_table_says_both(self, killed: KilledStarts) -> None:
-        assert list(killed.frame()["the next start"]) == ["ends with exit code 1", "stays up"]
+    def test_the_table_shows_both_cases(self, killed: KilledStarts) -> None:
+        assert list(killed.frame().next_start) == ["exits with code 1", "keeps running"]
 
 
 class TestMonitor:
-    def test_its_page_comes(self, shared: Lab, monitor: Container) -> None:
+    def test_its_page_is_shown(self, shared_lab: Lab, monitor: Container) -> None:
         end = time.monotonic() + 60
         # a monitor finds containers one after another
         while (
-            "processor time" not in (page := services.page(shared, monitor)).shows and time.monotonic() < end
+            "processor time" not in (page := services.page(shared_lab, monitor)).summary
+            and time.monotonic() < end
         ):
             time.sleep(1)
         assert page.url.startswith("http://127.0.0.1:")
         assert page.url in repr(page)
-        assert "of this monitor: processor time and memory of" in page.shows
+        assert "of this monitor: processor time and memory of" in page.summary
         # without a script, as on a web page of the stored notebook: a link, what it shows, and how to reach it
         static = page._repr_html_().partition("<script>")[0]
         assert "<iframe" not in static
         assert f'<a href="{page.url}"' in static
-        assert page.shows in static
+        assert page.summary in static
         assert f"ssh -L {page.port}:127.0.0.1:{page.port} HOST" in static
 
     def test_it_runs_without_rights_and_writes_nothing_of_the_host(
-        self, shared: Lab, monitor: Container
+        self, shared_lab: Lab, monitor: Container
     ) -> None:
-        assert "netdata" in shared.host.process(monitor).command
-        assert shared.exec(monitor, ["id", "-u"]).stdout.strip() != "0"
-        answer = shared.exec(monitor, ["sh", "-c", "echo 1 > /sys/fs/cgroup/lab-test"])
+        assert "netdata" in shared_lab.host.process(monitor).command
+        assert shared_lab.exec(monitor, ["id", "-u"]).stdout.strip() != "0"
+        answer = shared_lab.exec(monitor, ["sh", "-c", "echo 1 > /sys/fs/cgroup/lab-test"])
         assert answer.exit_code != 0
 
-    def test_it_closes_no_more_files_than_it_needs(self, shared: Lab, monitor: Container) -> None:
+    def test_it_closes_no_more_files_than_it_needs(self, shared_lab: Lab, monitor: Container) -> None:
         # an engine may allow a thousand million, and it closes all that it may have before it does anything
-        limits = shared.exec(monitor, ["cat", "/proc/1/limits"]).stdout
+        limits = shared_lab.exec(monitor, ["cat", "/proc/1/limits"]).stdout
         assert re.search(r"^Max open files +4096 ", limits, re.M)
 
-    def test_it_says_that_nothing_is_sent(self, shared: Lab, monitor: Container) -> None:
-        told = shared.exec(monitor, ["ls", "-a", "/etc/netdata"]).stdout.split()
-        assert ".opt-out-from-anonymous-statistics" in told
-        page = shared.exec(monitor, ["head", "-c", "400", "/usr/share/netdata/web/index.html"]).stdout
+    def test_it_sends_no_statistics(self, shared_lab: Lab, monitor: Container) -> None:
+        files = shared_lab.exec(monitor, ["ls", "-a", "/etc/netdata"]).stdout.split()
+        assert ".opt-out-from-anonymous-statistics" in files
+        page = shared_lab.exec(monitor, ["head", "-c", "400", "/usr/share/netdata/web/index.html"]).stdout
         assert "default-src 'self'" in page
 
-    def test_all_count_the_same(self, numbers: UsageComparison) -> None:
+    def test_all_sources_count_the_same(self, numbers: UsageComparison) -> None:
         total = numbers.total_s
         used = total["the kernel's file"]
-        assert abs(total["our sampler"] / used - 1) < 0.1
+        assert abs(total["the lab's sampler"] / used - 1) < 0.1
         assert abs(total[NETDATA] / used - 1) < 0.25
         assert 0.3 < total["the load itself"] < 2.2
-        most = numbers.most_bytes
+        most = numbers.peak_bytes
         assert set(most) == set(total)
         assert 48 * MIB <= min(most.values()) <= max(most.values()) < 58 * MIB
-        assert list(numbers.frame().who) == list(total)
+        assert list(numbers.frame().source) == list(total)
 
-    def test_what_it_does_not_know_it_does_not_say(self, shared: Lab, monitor: Container) -> None:
-        assert not has_container(shared, monitor, NETDATA, "0" * 64, 2.0)
+    def test_an_unknown_container_is_not_reported(self, shared_lab: Lab, monitor: Container) -> None:
+        assert not has_container(shared_lab, monitor, NETDATA, "0" * 64, 2.0)
 
     def test_cadvisors_counters_become_rates(self) -> None:
         # the shape of its info/v1/container.go; cAdvisor itself is not to be had where these tests run
@@ -175,12 +179,12 @@ class TestMonitor:
             }
             for second in (1, 2, 4)
         ]
-        told = parse_cadvisor(stats, 0, 4e9)
-        assert [round(value) for _, value in told.cpu] == [50, 50]
-        assert {value for _, value in told.memory} == {7 * MIB}
+        readings = parse_cadvisor(stats, 0, 4e9)
+        assert [round(value) for _, value in readings.cpu] == [50, 50]
+        assert {value for _, value in readings.memory} == {7 * MIB}
 
 
-def test_mounts_that_are_missing_are_left_out_and_what_v_makes_goes_again(shared_lab: Lab) -> None:
+def test_missing_mounts_are_left_out_and_directories_that_v_creates_are_removed(shared_lab: Lab) -> None:
     folder = str(shared_lab.create_volume(f"sources-{token_hex(4)}").attrs["Mountpoint"])
     mounts = [("/", "/rootfs", "all"), (f"{folder}/not-here/", "/there", "nothing")]
     before = services.host_mounts(shared_lab, mounts)
@@ -197,7 +201,7 @@ def test_mounts_that_are_missing_are_left_out_and_what_v_makes_goes_again(shared
     assert services.host_mounts(shared_lab, mounts).missing == before.missing
 
 
-def test_a_directory_that_holds_something_stays(shared_lab: Lab) -> None:
+def test_a_directory_that_is_not_empty_is_kept(shared_lab: Lab) -> None:
     name = f"sources-{token_hex(4)}"
     folder = str(shared_lab.create_volume(name).attrs["Mountpoint"])
     before = services.host_mounts(shared_lab, [(f"{folder}/new", "/there", "")])
@@ -209,9 +213,9 @@ def test_a_directory_that_holds_something_stays(shared_lab: Lab) -> None:
     assert services.remove_created_directories(shared_lab, before) == (f"{folder}/new",)
 
 
-def test_a_pull_tells_of_every_layer(shared_lab: Lab) -> None:
+def test_a_pull_reports_every_layer(shared_lab: Lab) -> None:
     ref = shared_lab.registry.push(shared_lab.image("payload"), "service:1")
     pulled: Pulled = pull(shared_lab, ref)
-    assert pulled.fetched == 0
+    assert pulled.downloaded_layers == 0
     assert pulled.size_bytes > 0
     assert pulled.total_s > 0

@@ -12,7 +12,7 @@ from labhelpers.course.containers import container_named
 from labhelpers.engine.waiting import wait_for
 from labhelpers.lab import Lab
 from labhelpers.vm.exercises import guest_boot_id, one_kernel, small_guest
-from labhelpers.vm.experiments import facts
+from labhelpers.vm.guests import facts
 
 pytestmark = pytest.mark.usefixtures("temporary_state")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from labhelpers.engine.host.cgroup_paths import FILES, CgroupLocation
 from labhelpers.engine.host.text import decimal, integer, lines
-from labhelpers.errors import LabError
+from labhelpers.errors import NotAvailable
 from labhelpers.results import Result, column, record, rows, table
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ _DISABLED_HINTS = {
 class Cpu(Result):
     """Processor time of a cgroup."""
 
-    usage_us: int = column("used so far, in microseconds")
-    user_us: int = column("used so far, in microseconds")
-    system_us: int = column("used so far, in microseconds")
-    quota_us: int | None = column("of processor time in each period; None for no limit")
-    period_us: int = column("how long a period is")
-    periods: int = column("that had something to run, and those of them that used up the quota")
-    throttled_periods: int = column("that had something to run, and those of them that used up the quota")
-    throttled_us: int = column("how long its processes had to wait for the next period, summed")
+    usage_us: int = column("processor time used since the cgroup was created")
+    user_us: int = column("processor time used in user mode")
+    system_us: int = column("processor time used in the kernel")
+    quota_us: int | None = column("processor time that is allowed in each period, None for no limit")
+    period_us: int = column("length of a period")
+    periods: int = column("periods in which the cgroup had something to run")
+    throttled_periods: int = column("periods in which the cgroup used up its quota")
+    throttled_us: int = column("time that its processes were throttled, summed")
     weight: int = column(
-        "its share among its siblings: `cpu.weight` (default 100), on version 1 `cpu.shares` (default 1024)"
+        "share among its siblings: `cpu.weight` (default 100), on version 1 `cpu.shares` (default 1024)"
     )
 
     @property
@@ -50,44 +50,44 @@ class Cpu(Result):
 class Memory(Result):
     """Memory of a cgroup."""
 
-    usage_bytes: int = column("charged to it now, the file pages that it has read included")
-    limit_bytes: int | None = column("None for no limit")
+    usage_bytes: int = column("memory charged to the cgroup, including the page cache")
+    limit_bytes: int | None = column("memory limit, None for no limit")
     peak_bytes: int | None = column(
-        "the most so far; None where the kernel does not say (version 2 before Linux 5.19)"
+        "highest usage, None if the kernel does not report it (version 2 before Linux 5.19)"
     )
-    anon_bytes: int = column("of the usage: its own pages, and pages of files")
-    cache_bytes: int = column("of the usage: its own pages, and pages of files")
+    anon_bytes: int = column("anonymous memory, part of the usage")
+    cache_bytes: int = column("page cache, part of the usage")
     inactive_file_bytes: int = column(
-        "of the cache: not used lately (`docker stats` subtracts it from the usage)"
+        "page cache that was not used recently (`docker stats` subtracts it from the usage)"
     )
-    swap_bytes: int | None = column("swap alone; None where it is not counted (or not limited)")
-    swap_limit_bytes: int | None = column("swap alone; None where it is not counted (or not limited)")
+    swap_bytes: int | None = column("swap in use, None if swap is not accounted")
+    swap_limit_bytes: int | None = column("limit of swap, None if swap is not accounted or not limited")
     limit_hits: int = column(
-        "how often its usage ran into the limit (version 1: `failcnt`, which Linux 6.18 leaves at 0)"
+        "how often the usage reached the limit (version 1: `failcnt`, which Linux 6.18 leaves at 0)"
     )
-    oom_kills: int = column("how many of its processes the kernel killed for want of memory")
+    oom_kills: int = column("processes that the kernel's OOM killer killed")
 
 
 @record
 class DeviceIo(Result):
-    """What a cgroup has read from and written to one device."""
+    """Reads and writes of a cgroup on one device."""
 
-    device: str = column("`major:minor`")
-    read_bytes: int = column("so far")
-    written_bytes: int = column("so far")
-    reads: int = column("how many operations")
-    writes: int = column("how many operations")
+    device: str = column("number of the device, `major:minor`")
+    read_bytes: int = column("bytes read since the cgroup was created")
+    written_bytes: int = column("bytes written since the cgroup was created")
+    reads: int = column("number of read operations")
+    writes: int = column("number of write operations")
 
 
 @record
 class Io(Result):
-    """What a cgroup has read and written, on devices that count it.
+    """Reads and writes of a cgroup.
 
-    On version 1, recent kernels count on a device only once some cgroup has a limit on it; `docker stats` says 0 then,
-    too.
+    On version 1, recent kernels count a device only once a cgroup has a limit on it; until then `docker stats` shows
+    0, too.
     """
 
-    devices: tuple[DeviceIo, ...] = rows("one for each device that it used, by number", of=DeviceIo)
+    devices: tuple[DeviceIo, ...] = rows("the devices in use, by number", of=DeviceIo)
 
     @property
     def read_bytes(self) -> int:
@@ -104,8 +104,8 @@ class Io(Result):
 class Pids(Result):
     """Tasks of a cgroup: processes and threads."""
 
-    current: int = column("how many there are")
-    limit: int | None = column("None for no limit")
+    current: int = column("number of tasks")
+    limit: int | None = column("limit of the number of tasks, None for no limit")
 
 
 @record
@@ -113,10 +113,10 @@ class Pressure(Result):
     """Time in which tasks of a cgroup waited for a resource."""
 
     resource: str = column("`cpu`, `memory` or `io`")
-    some_percent: float = column("of the last 10 seconds in which some, or all, of its tasks waited")
-    full_percent: float = column("of the last 10 seconds in which some, or all, of its tasks waited")
-    some_us: int = column("so far")
-    full_us: int = column("so far")
+    some_percent: float = column("share of the last 10 seconds in which at least one task waited")
+    full_percent: float = column("share of the last 10 seconds in which all tasks waited")
+    some_us: int = column("total time in which at least one task waited")
+    full_us: int = column("total time in which all tasks waited")
 
 
 ControllerStats = TypeVar("ControllerStats", Cpu, Memory, Io, Pids)
@@ -124,37 +124,37 @@ ControllerStats = TypeVar("ControllerStats", Cpu, Memory, Io, Pids)
 
 @record
 class Cgroup(Result):
-    """What a container's cgroup says, whichever version it has."""
+    """Resource usage and limits of a container's cgroup, of either version."""
 
-    version: int = column("1 or 2")
+    version: int = column("version of the cgroup: 1 or 2")
     path: str = column(
-        "as in /proc/PID/cgroup (on version 1 the memory controller's, or that of the next one that is there)"
+        "path as in /proc/PID/cgroup (on version 1, of the memory controller or of the first that is mounted)"
     )
     controllers: tuple[Cpu | Memory | Io | Pids, ...] = column(
-        "what is counted here: `Cpu`, `Memory`, `Io`, `Pids`", shown=False
+        "the controllers that account for the cgroup: `Cpu`, `Memory`, `Io`, `Pids`", shown=False
     )
-    pressure: tuple[Pressure, ...] = rows(
-        "by resource; empty where the kernel does not measure it", of=Pressure
+    pressure: tuple[Pressure, ...] = column(
+        "pressure by resource, empty if the kernel does not measure it", shown=False
     )
 
     @property
     def cpu(self) -> Cpu:
-        """Processor time. Raises LabError where the host does not count it."""
+        """Processor time. Raises NotAvailable if the host does not account for it."""
         return self._part(Cpu)
 
     @property
     def memory(self) -> Memory:
-        """Memory. Raises LabError where the host does not count it."""
+        """Memory. Raises NotAvailable if the host does not account for it."""
         return self._part(Memory)
 
     @property
     def io(self) -> Io:
-        """Reads and writes. Raises LabError where the host does not count them."""
+        """Reads and writes. Raises NotAvailable if the host does not account for them."""
         return self._part(Io)
 
     @property
     def pids(self) -> Pids:
-        """Tasks. Raises LabError where the host does not count them."""
+        """Tasks. Raises NotAvailable if the host does not account for them."""
         return self._part(Pids)
 
     def _part(self, kind: type[ControllerStats]) -> ControllerStats:
@@ -162,7 +162,7 @@ class Cgroup(Result):
         if part is not None:
             return part
         name = kind.__name__.lower()
-        raise LabError(
+        raise NotAvailable(
             f"the cgroup {self.path} has no {name} controller, so its {name} is not accounted",
             hint="the kernel has disabled it, or it is not delegated to a rootless engine: see `./lab doctor`"
             + _DISABLED_HINTS.get(kind.__name__, ""),
@@ -173,7 +173,7 @@ class Cgroup(Result):
         return next((part for part in self.controllers if isinstance(part, kind)), None)
 
     def frame(self) -> pd.DataFrame:
-        """One row: every number of every part, as `memory.usage_bytes`."""
+        """One row: every number of every controller, as `memory_usage_bytes`."""
         row: dict[str, object] = {"version": self.version, "path": self.path}
         for part in self.controllers:
             name = type(part).__name__.lower()
@@ -181,7 +181,7 @@ class Cgroup(Result):
                 key: getattr(part, key)
                 for key in (("read_bytes", "written_bytes") if isinstance(part, Io) else type(part).__slots__)
             }
-            row |= {f"{name}.{key}": value for key, value in values.items()}
+            row |= {f"{name}_{key}": value for key, value in values.items()}
         return table([list(row.values())], list(row))
 
 
@@ -189,8 +189,8 @@ class Cgroup(Result):
 class Sample(Result):
     """A cgroup at one moment."""
 
-    at_s: float = column("on the monotonic clock of the engine's host: only differences mean something")
-    cgroup: Cgroup = column("what it said", shown=False)
+    at_s: float = column("time on the monotonic clock of the engine's host: only differences are meaningful")
+    cgroup: Cgroup = column("usage and limits at that time", shown=False)
 
 
 @record

@@ -6,14 +6,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from labhelpers.engine.host.text import integer, json_of, lines
-from labhelpers.results import Result, column, record, table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from labhelpers.results import Result, column, record, rows
 
 Parsed = TypeVar("Parsed")
 IP_LINK = ["ip", "-j", "-d", "-s", "link", "show"]
@@ -33,36 +29,36 @@ NFT_RULESET = ["nft", "-j", "list", "ruleset"]
 class Interface(Result):
     """A network interface (ip-link(8))."""
 
-    index: int = column("its number in its namespace")
-    name: str = column("`eth0`, `docker0`, …")
-    kind: str = column(
-        '`veth`, `bridge`, `vxlan`, …; "loopback", or "physical" for one that no driver of links made'
-    )
-    mac: str = column("its hardware address, an empty string if it has none")
-    mtu_bytes: int = column("the longest packet that it takes")
+    index: int = column("index of the interface in its namespace")
+    name: str = column("name of the interface: `eth0`, `docker0`, …")
+    kind: str = column("`veth`, `bridge`, `vxlan`, …; `loopback`; `physical` for all others")
+    mac: str = column("hardware address, empty if there is none")
+    mtu_bytes: int = column("longest packet that the interface sends")
     state: str = column("`UP`, `DOWN`, `UNKNOWN` (loopback)")
-    flags: tuple[str, ...] = column("as `ip` names them")
-    master: str | None = column("the bridge or bond that it is a port of, or None")
-    peer_index: int | None = column("of the other end of a veth pair (or the parent of a macvlan), or None")
-    peer_namespace: int | None = column(
-        "the number by which this namespace knows the other end's one; None if it is the same one"
+    flags: tuple[str, ...] = column("flags as `ip` shows them")
+    master: str | None = column("the bridge or bond that the interface is a port of, or None")
+    peer_index: int | None = column(
+        "index of the other end of a veth pair, or of the parent of a macvlan, or None"
     )
-    received_bytes: int = column("since it was made")
-    sent_bytes: int = column("since it was made")
-    received_packets: int = column("since it was made")
-    sent_packets: int = column("since it was made")
-    received_dropped: int = column("since it was made")
-    sent_dropped: int = column("since it was made")
+    peer_namespace: int | None = column(
+        "ID of the peer's namespace (link-netnsid), None if the peer is in the same namespace"
+    )
+    received_bytes: int = column("bytes received since the interface was created")
+    sent_bytes: int = column("bytes sent since the interface was created")
+    received_packets: int = column("packets received since the interface was created")
+    sent_packets: int = column("packets sent since the interface was created")
+    received_dropped: int = column("received packets that were dropped")
+    sent_dropped: int = column("packets that were dropped instead of sent")
 
 
 @record
 class Address(Result):
     """An address of an interface (ip-address(8))."""
 
-    interface: str = column("its name")
+    interface: str = column("name of the interface")
     family: str = column("`inet` or `inet6`")
-    address: str = column("without the prefix length")
-    prefix_length: int = column("in bits")
+    address: str = column("address without the prefix length")
+    prefix_length: int = column("prefix length in bits")
     scope: str = column("`global`, `link` or `host`")
 
 
@@ -72,21 +68,19 @@ class Route(Result):
 
     family: str = column("`inet` or `inet6`")
     destination: str = column("`default`, or a network with its prefix length")
-    gateway: str | None = column("the next hop, or None where the destination is on the link")
-    interface: str = column(
-        "where packets leave; an empty string for a route that goes nowhere (`unreachable`, …)"
-    )
-    source: str | None = column("the address that packets get as their source, or None")
-    metric: int = column("the lower wins")
+    gateway: str | None = column("next hop, None if the destination is on the link")
+    interface: str = column("outgoing interface, empty for a route such as `unreachable`")
+    source: str | None = column("preferred source address, or None")
+    metric: int = column("priority: the route with the lowest metric is used")
 
 
 @record
 class Neighbour(Result):
-    """A neighbour: who has which hardware address on a link (ip-neighbour(8))."""
+    """A neighbour: the hardware address of an IP address on a link (ip-neighbour(8))."""
 
-    address: str = column("its network address")
-    interface: str = column("where it is")
-    mac: str | None = column("its hardware address, or None where nobody answered")
+    address: str = column("IP address of the neighbour")
+    interface: str = column("interface that reaches the neighbour")
+    mac: str | None = column("hardware address, None if the neighbour did not answer")
     state: str = column("`REACHABLE`, `STALE`, `FAILED`, …")
 
 
@@ -94,8 +88,8 @@ class Neighbour(Result):
 class BridgePort(Result):
     """An interface that is a port of a bridge (bridge(8))."""
 
-    interface: str = column("its name")
-    bridge: str = column("the bridge's name")
+    interface: str = column("name of the interface")
+    bridge: str = column("name of the bridge")
     state: str = column("`forwarding`, `disabled`, `blocking`, …")
 
 
@@ -103,12 +97,12 @@ class BridgePort(Result):
 class Chain(Result):
     """A chain of the firewall."""
 
-    tool: str = column("what it was written with: `iptables-nft`, `iptables-legacy` or `nft`")
+    tool: str = column("tool that manages the chain: `iptables-nft`, `iptables-legacy` or `nft`")
     family: str = column("`ip`, `ip6`, `inet`, `bridge`, …")
-    table: str = column("where it is")
-    name: str = column("where it is")
+    table: str = column("table of the chain")
+    name: str = column("name of the chain")
     policy: str | None = column(
-        "`ACCEPT` or `DROP` at the end of a base chain; None for a chain that others jump to"
+        "verdict at the end of a base chain: `ACCEPT` or `DROP`; None for a chain that others jump to"
     )
 
 
@@ -116,52 +110,42 @@ class Chain(Result):
 class Rule(Result):
     """A rule of the firewall."""
 
-    tool: str = column("where it is, as in `Chain`", shown=False)
-    family: str = column("where it is, as in `Chain`", shown=False)
-    table: str = column("where it is, as in `Chain`", shown=False)
-    chain: str = column("where it is, as in `Chain`")
+    tool: str = column("tool that manages the rule: `iptables-nft`, `iptables-legacy` or `nft`")
+    family: str = column("`ip`, `ip6`, `inet`, `bridge`, …")
+    table: str = column("table of the rule")
+    chain: str = column("chain of the rule")
     text: str = column(
-        "for iptables what one types after `-A CHAIN`; for nft the rule's expressions as JSON "
-        "(libnftables-json(5))"
+        "for iptables the arguments after `-A CHAIN`; for nft the rule's expressions as JSON (libnftables-json(5))"
     )
     target: str | None = column(
-        "what happens to a packet that it matches: `ACCEPT`, `DROP`, `MASQUERADE`, a chain, …; None for a "
-        "rule that only counts",
-        shown=False,
+        "what happens to a matching packet: `ACCEPT`, `DROP`, `MASQUERADE`, a chain, …; None for a rule "
+        "that only counts"
     )
-    packets: int | None = column("matched so far; None where the rule does not count")
-    bytes: int | None = column("matched so far; None where the rule does not count", shown=False)
+    packets: int | None = column("packets that matched, None if the rule does not count")
+    bytes: int | None = column("bytes of the packets that matched, None if the rule does not count")
 
 
 @record
 class Firewall(Result):
-    """Every chain and rule of a network namespace, of iptables and of nftables, in order."""
+    """Every rule of iptables and nftables in a network namespace, in order."""
 
-    chains: tuple[Chain, ...] = column("as above", shown=False)
-    rules: tuple[Rule, ...] = column("as above", shown=False)
+    chains: tuple[Chain, ...] = column("the chains, in order", shown=False)
+    rules: tuple[Rule, ...] = rows("the rules, in order", of=Rule)
 
     def of(self, table: str, chain: str) -> tuple[Rule, ...]:
         """The rules of one chain: `firewall.of("nat", "DOCKER")`."""
         return tuple(rule for rule in self.rules if (rule.table, rule.chain) == (table, chain))
 
-    def frame(self) -> pd.DataFrame:
-        """One row a rule."""
-        return table([astuple(rule) for rule in self.rules], Rule.__slots__)
-
 
 @record
 class Network(Result):
-    """A network namespace, all of it read in one go."""
+    """The interfaces of a network namespace, with its addresses, routes, neighbours and bridge ports."""
 
-    interfaces: tuple[Interface, ...] = column("as above", shown=False)
-    addresses: tuple[Address, ...] = column("as above", shown=False)
-    routes: tuple[Route, ...] = column("as above", shown=False)
-    neighbours: tuple[Neighbour, ...] = column("as above", shown=False)
-    bridge_ports: tuple[BridgePort, ...] = column("as above", shown=False)
-
-    def frame(self) -> pd.DataFrame:
-        """One row an interface."""
-        return table([astuple(one) for one in self.interfaces], Interface.__slots__)
+    interfaces: tuple[Interface, ...] = rows("the interfaces", of=Interface)
+    addresses: tuple[Address, ...] = column("the addresses of the interfaces", shown=False)
+    routes: tuple[Route, ...] = column("the routes of the main table", shown=False)
+    neighbours: tuple[Neighbour, ...] = column("the neighbours", shown=False)
+    bridge_ports: tuple[BridgePort, ...] = column("the ports of bridges", shown=False)
 
 
 def interfaces(text: str) -> list[Interface]:

@@ -17,19 +17,19 @@ class Process(Result):
     Source: proc(5), /proc/PID/status, /proc/PID/cmdline, /proc/PID/ns/.
     """
 
-    pid: int = column("in the host's pid namespace")
-    parent_pid: int = column("in the host's pid namespace")
-    inside_pid: int = column("in its own pid namespace, the innermost (the last number of `nspid`)")
-    command: str = column("its command line, words joined by blanks; a kernel thread's name in brackets")
-    nspid: tuple[int, ...] = column("its pid in each pid namespace from the host's to its own (NSpid)")
+    pid: int = column("PID in the host's PID namespace")
+    parent_pid: int = column("PID of the parent in the host's PID namespace")
+    inside_pid: int = column("PID in its own PID namespace, the innermost (the last number of `nspid`)")
+    command: str = column("command line, arguments joined by spaces; a kernel thread's name in brackets")
+    nspid: tuple[int, ...] = column("PID in each PID namespace from the host's to its own (NSpid)")
     namespaces: Mapping[str, int] = column(
-        "kind → id (the inode number that `lsns` shows): `pid`, `net`, `mnt`, `uts`, `ipc`, `user`, "
-        "`cgroup`, `time`. Empty where the engine's host hides them",
+        "namespace ID by kind (the inode number that `lsns` shows): `pid`, `net`, `mnt`, `uts`, `ipc`, `user`, "
+        "`cgroup`, `time`; empty if the engine's host does not show them",
         shown=False,
     )
-    user: int = column("its effective user id, as the host counts")
-    state: str = column("one letter: R, S, D, Z, T, …")
-    threads: int = column("how many")
+    user: int = column("effective UID on the host")
+    state: str = column("state of the process: R, S, D, Z, T, …")
+    threads: int = column("number of threads")
 
 
 @record
@@ -37,10 +37,10 @@ class Namespace(Result):
     """A namespace that has processes (namespaces(7))."""
 
     kind: str = column("`pid`, `net`, `mnt`, `uts`, `ipc`, `user`, `cgroup` or `time`")
-    id: int = column("its inode number")
-    processes: int = column("how many are in it, of those that were looked at")
-    first_pid: int = column("the lowest pid in it, as the host counts")
-    command: str = column("that process's command line")
+    id: int = column("namespace ID, an inode number")
+    processes: int = column("number of listed processes in the namespace")
+    first_pid: int = column("lowest PID in the namespace, on the host")
+    command: str = column("command line of that process")
 
 
 def process(pid: int, record: Mapping[str, Any]) -> Process | None:

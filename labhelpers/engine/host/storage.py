@@ -13,20 +13,20 @@ from labhelpers.results import Result, column, record
 class Mount(Result):
     """One line of a process's mount table (proc(5), /proc/PID/mountinfo)."""
 
-    id: int = column("numbers of this mount and of the one that it lies on")
-    parent_id: int = column("numbers of this mount and of the one that it lies on")
-    device: str = column("`major:minor` of its file system")
-    root: str = column("which directory of the file system is mounted")
-    point: str = column("where, as the process sees it")
-    options: tuple[str, ...] = column("of this mount: `rw`, `nosuid`, …")
-    kind: str = column("the file system: `overlay`, `ext4`, `proc`, …")
-    source: str = column("what is mounted, in the file system's own words")
+    id: int = column("ID of the mount")
+    parent_id: int = column("ID of the parent mount")
+    device: str = column("device of the file system, `major:minor`")
+    root: str = column("directory of the file system that is mounted")
+    point: str = column("mount point, as the process sees it")
+    options: tuple[str, ...] = column("options of the mount: `rw`, `nosuid`, …")
+    kind: str = column("type of the file system: `overlay`, `ext4`, `proc`, …")
+    source: str = column("source of the mount, in a format of the file system")
     settings: Mapping[str, str] = column(
-        "the file system's options: name → value, an empty string for a word alone. For an overlay: "
+        "options of the file system, name → value, empty for an option without a value; for an overlay "
         "`lowerdir`, `upperdir`, `workdir`",
         shown=False,
     )
-    propagation: tuple[str, ...] = column("`shared:1`, `master:2`, …; none is a private mount")
+    propagation: tuple[str, ...] = column("`shared:1`, `master:2`, …; empty for a private mount")
 
     @property
     def lower(self) -> tuple[str, ...]:
@@ -50,18 +50,18 @@ class Mount(Result):
 class Entry(Result):
     """One name in a directory (lstat(2))."""
 
-    path: str = column("below the directory that was asked for")
+    path: str = column("path below the listed directory")
     kind: str = column("`file`, `directory`, `link`, `character device`, `block device`, `fifo` or `socket`")
-    size_bytes: int = column("its length")
-    allocated_bytes: int = column("what it takes on disk")
-    mode: int = column("its permission bits: 0o644")
-    user: int = column("ids of its owner, as the host counts")
-    group: int = column("ids of its owner, as the host counts")
-    links: int = column("how many names it has")
-    inode: int = column("its number in its file system")
-    modified_ns: int = column("when its contents were changed last, on the host's wall clock, since 1970")
-    device: str = column("`major:minor` of a device, else an empty string")
-    target: str = column("where a link points, else an empty string")
+    size_bytes: int = column("length of the file")
+    allocated_bytes: int = column("space on disk")
+    mode: int = column("permission bits, such as 0o644")
+    user: int = column("UID of the owner on the host")
+    group: int = column("GID of the owner on the host")
+    links: int = column("number of hard links")
+    inode: int = column("inode number")
+    modified_ns: int = column("time of the last modification since 1970, on the host's clock")
+    device: str = column("`major:minor` of a device file, else empty")
+    target: str = column("target of a symbolic link, else empty")
     attributes: Mapping[str, str] = column("extended attributes, name → text (xattr(7))", shown=False)
 
     @property
@@ -82,11 +82,11 @@ class Entry(Result):
 class DiskUsage(Result):
     """What a file or a directory with all below it takes, on its own file system (as `du -x` counts)."""
 
-    path: str = column("what was asked for")
-    files: int = column("how many of each; a file with two names counts once")
-    directories: int = column("how many of each; a file with two names counts once")
-    allocated_bytes: int = column("blocks on disk")
-    apparent_bytes: int = column("the sum of the lengths")
+    path: str = column("path of the directory")
+    files: int = column("number of files, hard links counted once")
+    directories: int = column("number of directories")
+    allocated_bytes: int = column("space on disk")
+    apparent_bytes: int = column("sum of the file lengths")
 
 
 def mounts(mountinfo: str) -> list[Mount]:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Received(Result):
     """Counters of one network namespace, since its creation."""
 
-    packets: int = column("IPv4 packets that were not broadcast or multicast, whatever became of them")
-    pings: int = column("echo requests, IPv4 and IPv6")
-    connections: int = column("TCP connections that were opened to a listening program")
+    packets: int = column("IPv4 unicast packets, whether or not they were accepted")
+    pings: int = column("ICMP echo requests, IPv4 and IPv6")
+    connections: int = column("TCP connections that were accepted")
 
 
 def received_traffic(host: HostView, container: Container | str) -> Received:

@@ -27,9 +27,9 @@ from labhelpers.results import Result, column, record
 class Kernel(Result):
     """The kernel of the engine's host."""
 
-    release: str = column("what `uname -r` says there")
-    version: str = column("the line of /proc/version")
-    boot_id: str = column("random, new with each boot (proc(5), /proc/sys/kernel/random)")
+    release: str = column("kernel release, as `uname -r` prints it")
+    version: str = column("contents of /proc/version")
+    boot_id: str = column("random ID of the current boot (proc(5), /proc/sys/kernel/random)")
 
 
 @record
@@ -37,15 +37,16 @@ class MemoryUsage(Result):
     """Memory that a container holds on the engine's host."""
 
     pss_bytes: int = column(
-        "proportional set size, summed over its processes: a page shared by n processes counts 1/n "
+        "proportional set size of all processes: a page shared by n processes counts 1/n "
         "(kernel, Documentation/filesystems/proc.rst, smaps_rollup)"
     )
     anon_bytes: int | None = column(
-        "anonymous memory charged to its cgroup (memory.stat: `anon`, or `total_rss` on version 1)"
+        "anonymous memory charged to the cgroup (memory.stat: `anon`, or `total_rss` on version 1), None "
+        "without a memory controller"
     )
     cache_bytes: int | None = column(
-        "file pages charged to its cgroup (memory.stat: `file`, or `total_cache` on version 1). Both are "
-        "None where the host has no memory controller"
+        "page cache charged to the cgroup (memory.stat: `file`, or `total_cache` on version 1), None "
+        "without a memory controller"
     )
 
 
