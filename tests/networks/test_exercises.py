@@ -156,7 +156,7 @@ def test_two_networks_right(room: Lab, right: Act) -> None:
 
 
 def host_end(lab: Lab, name: str) -> str:
-    return str(networks.network_map(lab, [name]).ends[0].host_interface)
+    return str(networks.network_map(lab, [name]).endpoints[0].host_interface)
 
 
 @pytest.fixture(scope="module")
