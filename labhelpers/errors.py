@@ -17,6 +17,7 @@ The class hierarchy::
     ├── HostUnreadable           this engine does not give the lab access to that part of its host
     ├── LabClosed                the lab was closed
     ├── ServerRefused            a database server refused a connection or a statement
+    ├── ServerNotReady           a database server does not accept connections yet
     ├── TimedOut                 an operation or a condition timed out
     ├── BadInput                 an invalid name, size or option
     │   └── BadRequest           a request to the lab socket that cannot be parsed
@@ -129,6 +130,10 @@ class LabClosed(LabError):
 
 class ServerRefused(LabError):
     """A database server refused a connection or a statement; `engine_message` holds its message."""
+
+
+class ServerNotReady(LabError):
+    """A database server does not accept connections yet."""
 
 
 class TimedOut(LabError):

@@ -38,3 +38,13 @@ def test_an_error_shows_its_message_the_engines_and_the_next_step() -> None:
         text = str(kind("what happened", hint="what to do", engine_message="what Docker said"))
         assert [part in text for part in ("what happened", "what Docker said", "what to do")] == [True] * 3
         assert text.index("what Docker said") < text.index("what to do")
+
+
+def test_no_error_is_raised_that_says_nothing_of_its_kind() -> None:
+    bare = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in sorted((ROOT / "labhelpers").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "LabError"
+    ]
+    assert bare == []

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pymysql
 from docker.models.containers import Container
 
-from labhelpers.errors import LabError, ServerRefused
+from labhelpers.errors import LabError, ServerNotReady, ServerRefused
 from labhelpers.lab import Lab
 from labhelpers.lab.base import name_of
 
@@ -124,7 +124,7 @@ def _connection_error(container: Container | str, database: str, error: Exceptio
             hint=f"create it first: create database {database};",
             engine_message=message,
         )
-    return LabError(
+    return ServerNotReady(
         f"the server in {name!r} does not accept connections",
         hint=f"it may still be starting: see docker logs {name}",
         engine_message=message,

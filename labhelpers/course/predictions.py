@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import progress
 from labhelpers.errors import BadInput
-from labhelpers.results import Result, with_text_fallback
+from labhelpers.results import Result, column, record, with_text_fallback
 
 if TYPE_CHECKING:
     Bundle = tuple[dict[str, Any], dict[str, Any]]
@@ -88,18 +88,14 @@ def _is_prediction(entry: Any) -> bool:
     return isinstance(entry, dict) and "chosen" in entry
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Recall(Result):
     """A prediction beside the measurement. Both differ from reader to reader: tag its cell
     `nbval-ignore-output`.
-
-    Attributes:
-        prediction: the reader's choice, None if there is none.
-        measured: the measurement, as text with its unit.
     """
 
-    prediction: str | None
-    measured: str
+    prediction: str | None = column("the reader's choice, None if there is none")
+    measured: str = column("the measurement, as text with its unit")
 
     def __repr__(self) -> str:
         return f"You predicted: {self.prediction or 'nothing yet'}\nMeasured:      {self.measured}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers import state
 from labhelpers.errors import LabError
-from labhelpers.results import Result, table
+from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,15 +21,13 @@ PROGRESS = "progress.json"
 IsEntry = Callable[[Any], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Progress(Result):
-    """The exercises that the reader has opened, and those passed.
+    """The exercises that the reader has opened, and those passed."""
 
-    Attributes:
-        exercises: (chapter, exercise, passed, when) of each; `when` is UTC, ISO 8601, or None.
-    """
-
-    exercises: tuple[tuple[str, str, bool, str | None], ...]
+    exercises: tuple[tuple[str, str, bool, str | None], ...] = column(
+        "(chapter, exercise, passed, when) of each; `when` is UTC, ISO 8601, or None", shown=False
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row an exercise: chapter, exercise, passed, when."""

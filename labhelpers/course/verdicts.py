@@ -5,33 +5,28 @@ The panel of a page (`labhelpers.course.panel`) and the static result of `Exerci
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, PAPER
-from labhelpers.results import Result, code_html, table
+from labhelpers.results import Result, code_html, column, record, rows
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 _MARKS = {"done": ("✔", HOST), "missing": ("○", CONTAINER), "not yet": ("·", FAINT)}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskVerdict(Result):
-    """The status of one task.
+    """The status of one task."""
 
-    Attributes:
-        name, text: as in the task.
-        status: `done`; `missing` (checked and not reached); `not yet` (a task that it needs is missing).
-        missing: what is missing, None when done.
-    """
-
-    name: str
-    text: str
-    status: Literal["done", "missing", "not yet"]
-    missing: str | None
+    name: str = column("name of the task")
+    text: str = column("what to reach")
+    status: Literal["done", "missing", "not yet"] = column(
+        "`done`; `missing` (checked and not reached); `not yet` (a task that it needs is missing)"
+    )
+    missing: str | None = column("what is missing, None when done")
 
     @property
     def passed(self) -> bool:
@@ -39,19 +34,15 @@ class TaskVerdict(Result):
         return self.status == "done"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verdict(Result):
-    """The status of an exercise.
+    """The status of an exercise."""
 
-    Attributes:
-        title: the title of the exercise.
-        tasks: the status of each task, in order.
-        note: a message about something else, such as progress that could not be saved; or None.
-    """
-
-    title: str
-    tasks: tuple[TaskVerdict, ...]
-    note: str | None = None
+    title: str = column("the title of the exercise")
+    tasks: tuple[TaskVerdict, ...] = rows("the status of each task, in order", of=TaskVerdict)
+    note: str | None = column(
+        "a message about something else, such as progress that could not be saved; or None", default=None
+    )
 
     @property
     def passed(self) -> bool:
@@ -62,11 +53,6 @@ class Verdict(Result):
     def first_unfinished(self) -> TaskVerdict | None:
         """The first task that is not done, None when all are."""
         return next((task for task in self.tasks if not task.passed), None)
-
-    def frame(self) -> pd.DataFrame:
-        """One row a task: task, status, missing."""
-        rows = [(task.text, task.status, task.missing or "") for task in self.tasks]
-        return table(rows, ["task", "status", "missing"])
 
     def __repr__(self) -> str:
         lines = [f"{self.title}: {'done' if self.passed else 'not done yet'}"]

@@ -28,7 +28,7 @@ from docker.models.images import Image
 from docker.models.resource import Model
 
 from labhelpers.engine.error_translation import SDK_ERRORS, to_lab_error
-from labhelpers.errors import BadInput, LabError
+from labhelpers.errors import BadInput, NotAvailable
 from labhelpers.results import Result
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def run(lab: Lab, text: str, variables: Mapping[str, Any]) -> int:
     shell = shutil.which("bash") or shutil.which("sh")
     if shell is None or shutil.which("docker") is None:
         missing = "`docker` command" if shell else "shell"
-        raise LabError(
+        raise NotAvailable(
             f"%docker needs {missing}, which is not installed",
             hint="on Debian or Ubuntu, install the package docker-cli (or docker.io), or run ./lab up"
             if shell

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from labhelpers.errors import LabError
+from labhelpers.errors import HostUnreadable
 
 
 def lines(text: str | None) -> list[str]:
@@ -49,7 +49,7 @@ def json_of(text: str | None, tool: str) -> Any:
     """The first JSON value in a tool's output, without warnings around it; None if it is empty.
 
     Raises:
-        LabError: there is no JSON value.
+        HostUnreadable: there is no JSON value.
     """
     text = (text or "").strip("\0 \r\n\t")
     if not text:
@@ -61,7 +61,7 @@ def json_of(text: str | None, tool: str) -> Any:
             return json.JSONDecoder(strict=False).raw_decode(text, start.start())[0]
         except (ValueError, RecursionError):
             continue
-    raise LabError(
+    raise HostUnreadable(
         f"`{tool}` did not print JSON",
         hint="check its version; the lab images have a suitable one: run `./lab up`",
         engine_message=text[:500],
