@@ -42,7 +42,7 @@ def volume(shared_lab: Lab) -> Volume:
 @pytest.fixture(scope="module")
 def subject(shared_lab: Lab, volume: Volume) -> Container:
     """What is looked at: three processes, limits, a volume, a published port."""
-    return shared_lab.run(
+    container = shared_lab.run(
         shared_lab.image("tools"),
         ["sh", "-c", "sleep 5001 & sleep 5002 & exec sleep 5003"],
         memory="64m",
@@ -52,6 +52,14 @@ def subject(shared_lab: Lab, volume: Volume) -> Container:
         ports={"80/tcp": None},
         cap_add=["NET_ADMIN"],
     )
+
+    def has_started() -> bool:
+        # between the start and the last exec, its processes are `runc init` and `sh`
+        commands = [row[-1] for row in container.top(ps_args="-eo pid,args")["Processes"]]
+        return sorted(commands) == ["sleep 5001", "sleep 5002", "sleep 5003"]
+
+    shared_lab.wait_for("the three processes of the container", has_started)
+    return container
 
 
 @pytest.fixture(scope="module")
