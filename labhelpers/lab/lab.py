@@ -205,7 +205,7 @@ class Lab(Containers, Resources, Lookups):
         if "socket" in self.__dict__:
             self._restore_docker_host()
         with translate_errors(self.engine):
-            for helper in ("host", "events", "_reach"):
+            for helper in ("host", "events", "_port_forwarder"):
                 if helper in self.__dict__:
                     getattr(self, helper).close()
             kept = sessions.remove_session_resources(self.client, self.session)

@@ -16,6 +16,8 @@ from labhelpers.networks.veth import run_in_tools, veth_pair
 from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from labhelpers.lab import Lab
 
 
@@ -68,6 +70,11 @@ class NetworkRules(Result):
     rules: tuple[Rule, ...] = rows(
         "the IPv4 rules that contain the bridge's name, without the nat table", of=Rule
     )
+
+    def frame(self) -> pd.DataFrame:
+        """The chain, the text and the counter of packets: the other columns are the same for every rule."""
+        # not super() without arguments: a class with slots is made twice
+        return Result.frame(self)[["chain", "text", "packets"]]
 
 
 @record

@@ -149,7 +149,7 @@ def test_a_changed_recipe_is_another_one() -> None:
 
 def test_b_needs_an_engine_on_this_machine() -> None:
     client = docker.DockerClient(base_url="tcp://192.0.2.1:2375", version="1.41")
-    with pytest.raises(SetupFailed, match="is elsewhere"):
+    with pytest.raises(SetupFailed, match="is on another machine"):
         engine_b.ensure(Engine(EngineEndpoint("tcp://192.0.2.1:2375", "test"), "existing", client), print)
     client.close()
 

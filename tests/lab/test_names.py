@@ -69,7 +69,7 @@ def test_the_table_has_a_name_for_each_that_an_exercise_uses() -> None:
     literal = re.compile(rf'^[A-Z_, ]+ = .*"({"|".join(map(re.escape, asked))})"', re.M)
     for room in sorted((ROOT / "labhelpers").glob("*/exercises.py")):
         lines = literal.finditer(room.read_text(encoding="utf-8"))
-        assert [one[0] for one in lines if "named(" not in one[0]] == [], room
+        assert [one[0] for one in lines if "with_suffix(" not in one[0]] == [], room
 
 
 def test_the_ports_of_no_two_learners_meet() -> None:
@@ -100,7 +100,7 @@ def test_a_copy_changes_names_and_nothing_else(tmp_path: Path) -> None:
     assert code.startswith("%env LABHELPERS_SUFFIX=b\n")
     assert 'name="web-b"' in code
     assert "%docker network connect bank-b both-b" in code
-    assert 'ends["web-b", "bridge"]' in code
+    assert 'endpoints["web-b", "bridge"]' in code
     assert '"rules of the firewall", "both"]' in code
     assert "$portainer\n" in source(learners.write_copy(NOTEBOOKS["09"], "b", tmp_path), "code")
     assert "One container can be on two networks" in text
