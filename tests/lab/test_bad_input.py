@@ -58,7 +58,7 @@ OPTIONS = (
 )
 CALLS: dict[str, Callable[[Lab, Any], object]] = {
     "run": lambda lab, bad: lab.run(bad),
-    "run a command": lambda lab, bad: lab.run(lab.image("payload"), bad, network="none"),
+    "run a command": lambda lab, bad: lab.run("labhelpers/none:1", bad),
     "run_once": lambda lab, bad: lab.run_once(lab.image("payload"), ["true"], limit_s=bad),
     "exec": lambda lab, bad: lab.exec(STEADY, bad),
     "exec in": lambda lab, bad: lab.exec(bad, ["true"]),
