@@ -27,29 +27,29 @@ VOLUME = "checks-data"
 
 
 @pytest.fixture(scope="module")
-def web(there: Lab) -> Iterator[Container]:
+def web(shared_lab: Lab) -> Iterator[Container]:
     """A container with a named, an anonymous and a memory volume, a bind mount, and two published ports."""
-    there.create_volume(VOLUME)
-    there.client.volumes.create(
+    shared_lab.create_volume(VOLUME)
+    shared_lab.client.volumes.create(
         "checks-memory",
         driver_opts={"type": "tmpfs", "device": "tmpfs"},
-        labels=there._labels("volume"),
+        labels=shared_lab._labels("volume"),
     )
     mounts = [f"{VOLUME}:/data", "/anonymous", "checks-memory:/memory"]
-    container = there.run(
-        there.image("payload"),
+    container = shared_lab.run(
+        shared_lab.image("payload"),
         ["sh", "-c", "echo right > /answer; : > /empty; exec sleep 600"],
         name=WEB,
-        volumes=[*mounts, f"{there.directory_of(VOLUME)}:/bind"],
+        volumes=[*mounts, f"{shared_lab.directory_of(VOLUME)}:/bind"],
         environment={"WORD": "a=b", "NOTHING": ""},
         ports={"80/tcp": ("127.0.0.1", None), "81/tcp": ("127.0.0.2", None)},
     )
     container.reload()
     yield container
-    there.remove(container, force=True, volumes=True)
+    shared_lab.remove(container, force=True, volumes=True)
     for name in (VOLUME, "checks-memory"):
         with suppress(NotFound):
-            there.client.volumes.get(name).remove(force=True)
+            shared_lab.client.volumes.get(name).remove(force=True)
 
 
 def judge(lab: Lab, text: str) -> str | None:
@@ -96,42 +96,44 @@ def judge(lab: Lab, text: str) -> str | None:
         ),
     ],
 )
-def test_checks(there: Lab, web: Container, check: Check, missing: str | None) -> None:
-    result = check(there)
+def test_checks(shared_lab: Lab, web: Container, check: Check, missing: str | None) -> None:
+    result = check(shared_lab)
     assert result is None if missing is None else missing in str(result)
 
 
-def test_a_port_that_is_in_use_by_another_container_must_not_be_taken(there: Lab, web: Container) -> None:
+def test_a_port_that_is_in_use_by_another_container_must_not_be_taken(
+    shared_lab: Lab, web: Container
+) -> None:
     port = int(web.ports["80/tcp"][0]["HostPort"])
-    assert checks.published_on(WEB, "80/tcp", port)(there) is None
-    missing = checks.published_on(WEB, "80/tcp", other_than=port)(there)
+    assert checks.published_on(WEB, "80/tcp", port)(shared_lab) is None
+    missing = checks.published_on(WEB, "80/tcp", other_than=port)(shared_lab)
     assert missing == f"its port is published as {port}"
     image_id = web.attrs["Image"]
-    assert checks.made_from(WEB, image_id, "payload")(there) is None
+    assert checks.made_from(WEB, image_id, "payload")(shared_lab) is None
 
 
-def test_the_configuration_of_a_container(there: Lab, web: Container) -> None:
+def test_the_configuration_of_a_container(shared_lab: Lab, web: Container) -> None:
     assert environment_of(web)["WORD"] == "a=b"
     assert environment_of(web)["NOTHING"] == ""
     assert command_of(web).startswith("sh -c echo right")
-    assert existing(there, WEB).id == web.id
+    assert existing(shared_lab, WEB).id == web.id
     with pytest.raises(ContainerMissing, match="no container named checks-none"):
-        existing(there, "checks-none")
+        existing(shared_lab, "checks-none")
 
 
-def test_the_hint_of_a_container_that_has_exited_names_its_command(there: Lab) -> None:
+def test_the_hint_of_a_container_that_has_exited_names_its_command(shared_lab: Lab) -> None:
     task = checks.runs("checks-exited", "Give it a longer one.")
     assert callable(task.hint)
-    assert task.hint(there) == "Give it a longer one."
-    container = there.run(there.image("payload"), "true", name="checks-exited", network="none")
+    assert task.hint(shared_lab) == "Give it a longer one."
+    container = shared_lab.run(shared_lab.image("payload"), "true", name="checks-exited", network="none")
     container.wait()
-    assert "its command was `true`. Give it a longer one." in task.hint(there)
-    assert "is not running" in str(task.check(there))
+    assert "its command was `true`. Give it a longer one." in task.hint(shared_lab)
+    assert "is not running" in str(task.check(shared_lab))
 
 
-def test_a_value_is_drawn_once_in_a_session(there: Lab) -> None:
-    assert stored_value(there, "word") is None
-    assert session_value(there, "word", lambda: "first") == "first"
-    assert session_value(there, "word", lambda: "second") == "first"
-    store_value(there, "word", "third")
-    assert stored_value(there, "word") == session_value(there, "word", lambda: "fourth") == "third"
+def test_a_value_is_drawn_once_in_a_session(shared_lab: Lab) -> None:
+    assert stored_value(shared_lab, "word") is None
+    assert session_value(shared_lab, "word", lambda: "first") == "first"
+    assert session_value(shared_lab, "word", lambda: "second") == "first"
+    store_value(shared_lab, "word", "third")
+    assert stored_value(shared_lab, "word") == session_value(shared_lab, "word", lambda: "fourth") == "third"
