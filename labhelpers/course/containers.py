@@ -12,6 +12,7 @@ from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.errors import ContainerMissing, LabClosed, LabError, NotRunning
 from labhelpers.lab import sessions
+from labhelpers.lab.base import name_of
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -29,9 +30,12 @@ def container_named(lab: Lab, name: str) -> Container | None:
     """The container called `name` on the lab's engine, however it was created; None if there is none.
 
     A container that another learner's lab, or another open notebook, created does not count.
+
+    Raises:
+        BadInput: `name` is no name.
     """
     try:
-        container: Container = lab.client.containers.get(name)
+        container: Container = lab.client.containers.get(name_of(name))
     except docker.errors.NotFound:
         return None
     if sessions.has_lab_labels("container", container.labels) and not sessions.may_modify(

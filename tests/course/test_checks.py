@@ -19,7 +19,7 @@ from labhelpers.course.containers import (
     stored_value,
 )
 from labhelpers.course.exercises import Check
-from labhelpers.errors import ContainerMissing
+from labhelpers.errors import BadInput, ContainerMissing
 from labhelpers.lab import Lab
 
 WEB = "checks-web"
@@ -119,6 +119,8 @@ def test_the_configuration_of_a_container(shared_lab: Lab, web: Container) -> No
     assert existing(shared_lab, WEB).id == web.id
     with pytest.raises(ContainerMissing, match="no container named checks-none"):
         existing(shared_lab, "checks-none")
+    with pytest.raises(BadInput, match="not the name of a container"):
+        existing(shared_lab, "")
 
 
 def test_the_hint_of_a_container_that_has_exited_names_its_command(shared_lab: Lab) -> None:
