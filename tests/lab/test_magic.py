@@ -8,18 +8,31 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import numpy as np
 import pytest
 from docker.errors import NotFound
+from IPython.core.getipython import get_ipython
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
 
 from labhelpers.errors import BadInput
 from labhelpers.lab import Lab, magic
 
 IMAGE = "labhelpers/payload"
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[InteractiveShell]:
+    """An IPython shell for this file; the tests after it are outside of a notebook again."""
+    start_ipython()
+    shell = get_ipython()
+    assert shell is not None
+    yield shell
+    type(shell).clear_instance()
 
 
 @pytest.fixture
@@ -180,8 +193,9 @@ def test_what_a_reader_makes_goes_with_the_lab(
     assert not lab.client.networks.list(names=[name])
 
 
-def test_in_ipython_a_line_and_a_cell_work(lab: Lab, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    shell = start_ipython() or __import__("IPython").get_ipython()
+def test_in_ipython_a_line_and_a_cell_work(
+    shell: InteractiveShell, lab: Lab, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     magic.register(lab)
     shell.user_ns["who"] = name
     shell.run_line_magic("docker", f"run -d --name $who {IMAGE} sleep 300")
@@ -200,9 +214,8 @@ def test_in_ipython_a_line_and_a_cell_work(lab: Lab, name: str, capfd: pytest.Ca
 
 
 def test_what_the_sdk_raises_in_a_cell_is_said_in_words(
-    lab: Lab, name: str, capfd: pytest.CaptureFixture[str]
+    shell: InteractiveShell, lab: Lab, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shell = start_ipython() or __import__("IPython").get_ipython()
     magic.register(lab)
     shell.user_ns["lab"] = lab
     ran = shell.run_cell(f"lab.client.containers.get({name!r})")
@@ -217,9 +230,8 @@ def test_what_the_sdk_raises_in_a_cell_is_said_in_words(
 
 
 def test_a_request_of_the_readers_own_is_not_taken_for_the_engines(
-    lab: Lab, capfd: pytest.CaptureFixture[str]
+    shell: InteractiveShell, lab: Lab, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shell = start_ipython() or __import__("IPython").get_ipython()
     magic.register(lab)
     # the port of discard: nobody is there
     shell.run_cell("import requests; requests.get('http://127.0.0.1:9')")
