@@ -121,11 +121,11 @@ class Result:
         return drawn
 
     def _repr_html_(self) -> str:
-        of, records = self._records()
+        of, _ = self._records()
         described = {each.name: each.description for each in columns(of)}
         frame = self.frame()
         title = code_html((type(self).__doc__ or "").strip().partition("\n")[0].rstrip("."))
-        if records == [self] and len(frame) == 1:
+        if of is type(self) and len(frame) == 1:
             body = _facts(list(frame.columns), frame.iloc[0].tolist(), described)
         else:
             body = _grid(list(frame.columns), frame.itertuples(index=False, name=None), described)
@@ -138,7 +138,7 @@ _LEFT, _RIGHT = 'style="text-align: left"', 'style="text-align: right"'
 def _facts(names: Sequence[str], values: Sequence[object], described: Mapping[str, str]) -> str:
     """One record: a row for each column, with its description."""
     lines = (
-        f"<tr><th {_LEFT}>{escape(heading(name))}</th><td {_LEFT}>{escape(show(value, unit_of(name)))}</td>"
+        f"<tr><th {_LEFT}>{escape(heading(name))}</th>{_cell(name, value)}"
         f"<td {_LEFT}>{code_html(described.get(name, ''))}</td></tr>"
         for name, value in zip(names, values, strict=True)
     )
@@ -158,19 +158,19 @@ def _grid(names: Sequence[str], records: Iterable[Sequence[object]], described: 
     if len(shown) > MAX_ROWS:
         shown = [*shown[: MAX_ROWS // 2], ("…",) * len(names), *shown[-MAX_ROWS // 2 :]]
     lines = (
-        "<tr>"
-        + "".join(
-            f"<td {_RIGHT if _is_number(value) else _LEFT}>{escape(show(value, unit_of(name)))}</td>"
-            for name, value in zip(names, values, strict=True)
-        )
-        + "</tr>"
+        f"<tr>{''.join(_cell(*each, _align(each[1])) for each in zip(names, values, strict=True))}</tr>"
         for values in shown
     )
     return f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _cell(name: str, value: object, align: str = _LEFT) -> str:
+    return f"<td {align}>{escape(show(value, unit_of(name)))}</td>"
+
+
+def _align(value: object) -> str:
+    """Numbers of a column stand one below the other."""
+    return _RIGHT if isinstance(value, Real) and not isinstance(value, bool) else _LEFT
 
 
 def figure_name(kind: type) -> str:

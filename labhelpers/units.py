@@ -22,25 +22,13 @@ UNITS = {
     "ns": "ns",
     "s": "s",
 }
-_ACRONYMS = [
-    "CPU",
-    "CPUs",
-    "DNS",
-    "GID",
-    "ID",
-    "IDs",
-    "IP",
-    "MAC",
-    "MTU",
-    "PCI",
-    "PID",
-    "PIDs",
-    "QEMU",
-    "TCP",
-    "UDP",
-    "UID",
-    "VM",
-]
+_ACRONYMS = {
+    word.lower(): word
+    for word in (
+        *("CPU", "CPUs", "DNS", "GID", "ID", "IDs", "IP", "MAC", "MTU"),
+        *("PCI", "PID", "PIDs", "QEMU", "TCP", "UDP", "UID", "VM"),
+    )
+}
 NO_VALUE = "—"
 
 
@@ -60,8 +48,7 @@ def heading(name: str) -> str:
     if end == name:
         return UNITS[end]
     words = name.removesuffix(f"_{end}").split("_")
-    spelled = {acronym.lower(): acronym for acronym in _ACRONYMS}
-    text = " ".join(spelled.get(word, word) for word in words)
+    text = " ".join(_ACRONYMS.get(word, word) for word in words)
     return text if end is None or UNITS[end].startswith("bytes") else f"{text} ({UNITS[end]})"
 
 
@@ -89,7 +76,7 @@ def _number(value: Real, unit: str | None) -> str:
     # pandas turns the integers of a column with missing values into floats
     if isinstance(value, Integral) or (unit is None and float(value).is_integer()):
         # without a unit it is a name of something: a PID, a port, a user
-        return f"{float(value):,.0f}" if unit else f"{float(value):.0f}"
+        return f"{math.trunc(value):,}" if unit else str(math.trunc(value))
     size = abs(float(value))
     return f"{float(value):,.0f}" if size >= 100 else f"{float(value):.3g}"
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.disk import disk
 from labhelpers.cgroups.safety_limits import MIB, load
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host.text import integer, lines
-from labhelpers.lab.base import name_of
 from labhelpers.results import Result, column, derived, record, rows
 from labhelpers.units import human_bytes
 

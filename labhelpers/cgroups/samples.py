@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from docker.models.containers import Container
 
 from labhelpers.cgroups.live import Curve, Curves, live_curves
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host import Cgroup, Io, Memory, Pids, Sample
 from labhelpers.errors import BadInput, ExperimentFailed, LabError
-from labhelpers.lab.base import name_of
 from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:

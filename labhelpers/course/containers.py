@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import docker.errors
 
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import execute
 from labhelpers.errors import ContainerMissing, LabClosed, LabError, NotRunning
 from labhelpers.lab import sessions
-from labhelpers.lab.base import name_of
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

@@ -20,6 +20,7 @@ from docker.errors import NotFound
 from docker.models.containers import Container
 
 from labhelpers.engine import responses
+from labhelpers.engine.arguments import name_or_id
 from labhelpers.errors import LabError
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ def escape_paths(lab: Lab, container: Container | str, *, allowed: Collection[st
 
 
 def _inspected(lab: Lab, container: Container | str) -> dict[str, Any]:
-    inspected: dict[str, Any] = lab.client.api.inspect_container(
-        container if isinstance(container, str) else str(container.id)
-    )
+    inspected: dict[str, Any] = lab.client.api.inspect_container(name_or_id(container))
     return inspected
 
 

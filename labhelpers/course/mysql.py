@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import pymysql
 from docker.models.containers import Container
 
+from labhelpers.engine.arguments import name_of
 from labhelpers.errors import LabError, ServerNotReady, ServerRefused
 from labhelpers.lab import Lab
-from labhelpers.lab.base import name_of
 
 PORT = 3306
 READY_TIMEOUT_S = 300.0

@@ -24,7 +24,6 @@ from labhelpers.drawing.style import (
     WHITE,
     ink_on,
     letters,
-    resize,
     set_height,
     tint,
 )
@@ -69,7 +68,6 @@ __all__ = [
     "moment",
     "new_axes",
     "note",
-    "resize",
     "rows",
     "set_height",
     "text_width",

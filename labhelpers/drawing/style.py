@@ -93,10 +93,5 @@ def is_alone(ax: Axes) -> bool:
 
 def set_height(ax: Axes, height_px: float) -> None:
     """Make the figure WIDTH_PX wide and this high if `ax` is all that it holds; other figures stay as they are."""
-    resize(ax, WIDTH_PX / DPI, height_px / DPI)
-
-
-def resize(ax: Axes, width_in: float, height_in: float) -> None:
-    """Give the figure this size if `ax` is all that it holds. Rooms that use the kit call `set_height`."""
     if is_alone(ax):
-        ax.figure.set_size_inches(width_in, height_in)  # type: ignore[union-attr]
+        ax.figure.set_size_inches(WIDTH_PX / DPI, height_px / DPI)  # type: ignore[union-attr]

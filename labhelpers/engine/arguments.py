@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, TypeGuard
 
 from labhelpers.errors import BadInput
 
@@ -21,7 +20,17 @@ def is_text(value: object) -> bool:
     return True
 
 
-def resource_name(resource: Any) -> str:
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether `value` is a whole number. True and False are integers of Python, and no numbers of a reader."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is a number, whole or not."""
+    return is_integer(value) or isinstance(value, float)
+
+
+def name_of(resource: Any) -> str:
     """The name of a container, network or volume that is passed by name, by ID or as an object of the SDK.
 
     Raises:
@@ -33,14 +42,23 @@ def resource_name(resource: Any) -> str:
     return str(name)
 
 
+def name_or_id(container: Any) -> str:
+    """What a request finds a container by: the ID of an object of the SDK, else the name or ID that was passed.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    id = getattr(container, "id", None)
+    return id if isinstance(id, str) else name_of(container)
+
+
 def time_limit(seconds: Any) -> float:
     """A time limit in seconds.
 
     Raises:
         BadInput: no number above 0.
     """
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     # a socket's timeout is a C time_t in nanoseconds
-    if not is_number or not math.isfinite(seconds) or not 0 < seconds < 1e9:
+    if not is_number(seconds) or not 0 < seconds < 1e9:
         raise BadInput(f"{seconds!r} is not a time limit", hint="use seconds, more than 0: limit_s=10")
     return float(seconds)

@@ -22,6 +22,7 @@ from docker.models.containers import Container
 from requests.exceptions import RequestException
 
 from labhelpers.engine import responses
+from labhelpers.engine.arguments import name_or_id
 from labhelpers.engine.find import Engine
 from labhelpers.engine.removal import remove_container
 from labhelpers.engine.streams import STDOUT, Stream, execute
@@ -61,7 +62,7 @@ class PortForwarder:
         Raises:
             LabError: the container does not exist or is not running.
         """
-        inspected = self._running(container if isinstance(container, str) else str(container.id))
+        inspected = self._running(name_or_id(container))
         for address, published in responses.bindings(inspected, f"{port}/tcp"):
             if address in (LOOPBACK, "0.0.0.0") and self.host_is_local:
                 return LOOPBACK, published

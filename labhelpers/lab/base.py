@@ -9,12 +9,8 @@ from typing import Any
 
 import docker
 from docker.errors import APIError
-from docker.models.containers import Container
-from docker.models.networks import Network
-from docker.models.volumes import Volume
 
 from labhelpers.engine import Engine, responses
-from labhelpers.engine.arguments import resource_name
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.host import HostView
 from labhelpers.errors import NameTaken, NotOwned
@@ -128,15 +124,6 @@ class Base:
 def _is_main_thread() -> bool:
     """Whether this runs for a cell: what a background thread does must not change what the cell shows."""
     return threading.current_thread() is threading.main_thread()
-
-
-def name_of(thing: Container | Network | Volume | str) -> str:
-    """The name of a container, network or volume that is passed by its name or as an object.
-
-    Raises:
-        BadInput: it is neither.
-    """
-    return resource_name(thing)
 
 
 def _owner(labels: Mapping[str, str]) -> str:

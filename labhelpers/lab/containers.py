@@ -10,14 +10,14 @@ import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 
-from labhelpers.engine.arguments import time_limit
+from labhelpers.engine.arguments import name_of, time_limit
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.removal import kill_container, remove_container
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER, TIMEOUT_S, has_readable_logs, run_once
 from labhelpers.engine.streams import ExecResult, execute
 from labhelpers.errors import TimedOut
 from labhelpers.lab import refusals
-from labhelpers.lab.base import Base, name_of
+from labhelpers.lab.base import Base
 from labhelpers.lab.docker_py import translate_options
 from labhelpers.lab.operations import (
     Exec,

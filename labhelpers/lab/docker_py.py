@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from labhelpers.engine.arguments import is_integer
 from labhelpers.errors import BadInput
 
 _NAMES = {
@@ -59,8 +60,7 @@ def _restart(policy: Any) -> Any:
 
 
 def _cpus(billionths: Any) -> Any:
-    is_number = isinstance(billionths, int) and not isinstance(billionths, bool)
-    return billionths / 1e9 if is_number else billionths
+    return billionths / 1e9 if is_integer(billionths) else billionths
 
 
 def _environment(variables: Any) -> Any:

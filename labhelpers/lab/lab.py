@@ -22,7 +22,6 @@ from labhelpers.engine.port_forward import PortForwarder
 from labhelpers.engine.registry import Registry
 from labhelpers.errors import LabError
 from labhelpers.lab import learners, magic, sessions
-from labhelpers.lab.base import name_of
 from labhelpers.lab.containers import Containers, Output
 from labhelpers.lab.inventory import RemainingResources
 from labhelpers.lab.labsocket import LabSocket, RequestLog
@@ -125,7 +124,6 @@ class Lab(Containers, Resources, Lookups):
         Raises:
             LabError: there is no such container, or it does not run.
         """
-        name_of(container)
         number = int(parse_port(port))
         with translate_errors(self.engine):
             return self._port_forwarder.forward(container, number)

@@ -11,11 +11,12 @@ from docker.models.networks import Network
 from docker.models.volumes import Volume
 
 from labhelpers.engine import responses, waiting
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.run_once import last_lines
 from labhelpers.errors import EngineRefused, NotRunning
 from labhelpers.lab import refusals
-from labhelpers.lab.base import Base, name_of
+from labhelpers.lab.base import Base
 from labhelpers.lab.values import parse_filters, parse_image
 
 T = TypeVar("T")

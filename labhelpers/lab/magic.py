@@ -72,8 +72,8 @@ def register(lab: Lab) -> None:
         # the SDK's requests may be the reader's own as well: what says that it was sent elsewhere is not the engine's
         url = getattr(getattr(error, "request", None), "url", None)
         elsewhere = url is not None and not url.startswith(lab.client.api.base_url)
-        told = error if elsewhere else to_lab_error(lab.engine, error)
-        shell.showtraceback((type(told), told, traceback), tb_offset=tb_offset)
+        shown = error if elsewhere else to_lab_error(lab.engine, error)
+        shell.showtraceback((type(shown), shown, traceback), tb_offset=tb_offset)
 
     shell.register_magic_function(docker, "line_cell", "docker")
     shell.set_custom_exc(SDK_ERRORS, tell)

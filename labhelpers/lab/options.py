@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labhelpers.engine.arguments import is_integer
 from labhelpers.lab.values import (
     one_of,
     parse_pairs,
@@ -272,7 +273,7 @@ def parse_ulimits(value: Mapping[str, int | tuple[int, int]]) -> list[dict[str, 
     limits = []
     for name, limit in sorted(value.items()):
         pair = limit if isinstance(limit, tuple) else (limit, limit)
-        if len(pair) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) for one in pair):
+        if len(pair) != 2 or not all(is_integer(one) for one in pair):
             raise refuse(limit, "is not a valid ulimit", "use a whole number, or (soft, hard)")
         limits.append({"Name": parse_text(name), "Soft": pair[0], "Hard": pair[1]})
     return limits

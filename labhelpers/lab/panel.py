@@ -29,7 +29,7 @@ def remaining_panel(made: RemainingResources) -> widgets.Widget:
     }
     button = widgets.Button(description="Remove selected", icon="trash", disabled=True)
     button.layout.width = "auto"
-    said = widgets.HTML()
+    result = widgets.HTML()
 
     def ticked() -> list[Resource]:
         return [thing for thing, box in boxes.items() if box.value and not box.disabled]
@@ -45,10 +45,10 @@ def remaining_panel(made: RemainingResources) -> widgets.Widget:
         for thing in chosen:
             if f"removed {thing}" in lines:
                 boxes[thing].disabled = True
-        said.value = "<br>".join(code_html(line) for line in lines)
+        result.value = "<br>".join(code_html(line) for line in lines)
         enable(_)
 
     for box in boxes.values():
         box.observe(enable, names="value")
     button.on_click(remove)
-    return widgets.VBox([head, *boxes.values(), button, said])
+    return widgets.VBox([head, *boxes.values(), button, result])

@@ -43,9 +43,9 @@ def image_missing(ref: str, error: object) -> ImageMissing:
     return registries.explain_failure(ref, words).to_error(ref)
 
 
-def build_failed(call: Build, said: list[str], words: str) -> BuildFailed:
+def build_failed(call: Build, output: list[str], words: str) -> BuildFailed:
     """That a build failed, with the end of its output."""
-    last = "".join(said).strip().splitlines()[-8:]
+    last = "".join(output).strip().splitlines()[-8:]
     return BuildFailed(
         f"the image {call.tag!r} could not be built",
         hint=f"fix the last step in {call.path} and build again",
@@ -64,13 +64,13 @@ def not_started(client: docker.DockerClient, run: Run, error: APIError) -> LabEr
             engine_message=words,
         )
     if "already allocated" not in words and "address already in use" not in words:
-        said = engine_refused(error)
+        refused = engine_refused(error)
         if 0 < run.api()["HostConfig"].get("Memory", 0) < _START_MEMORY_BYTES:
-            said.hint = (
+            refused.hint = (
                 "starting a container needs up to 17 MB on some engines: use memory='32m' or more, unless "
                 "the engine's message names another cause"
             )
-        return said
+        return refused
     ports = {
         int(binding["HostPort"]): inside
         for inside, bindings in run.api()["HostConfig"].get("PortBindings", {}).items()

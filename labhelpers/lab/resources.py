@@ -15,11 +15,12 @@ from docker.models.networks import Network
 from docker.models.volumes import Volume
 
 from labhelpers.engine import registries, responses
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.error_translation import translate_errors
 from labhelpers.engine.removal import remove_image
 from labhelpers.errors import NotOwned
 from labhelpers.lab import refusals, sessions
-from labhelpers.lab.base import Base, ProgressCallback, name_of
+from labhelpers.lab.base import Base, ProgressCallback
 from labhelpers.lab.operations import (
     Build,
     Commit,
@@ -251,14 +252,14 @@ class Resources(Base):
             raise self._name_taken("image", tag, None)
 
     def _build(self, call: Build, on_progress: ProgressCallback | None) -> Image:
-        said: list[str] = []
+        output: list[str] = []
         nameless = self._dangling_images()
         try:
-            return self._build_with_output(call, on_progress, said)
+            return self._build_with_output(call, on_progress, output)
         finally:
             # no label of ours is on a stage that files were copied from, nor on the last step of a build that failed;
-            # what other builds leave meanwhile is not among the steps that this one told of
-            steps = re.findall(r"^ ---> ([0-9a-f]{12})$", "".join(said), re.MULTILINE)
+            # the output names the steps of this build only, not what other builds leave meanwhile
+            steps = re.findall(r"^ ---> ([0-9a-f]{12})$", "".join(output), re.MULTILINE)
             with suppress(DockerException, requests.RequestException):
                 left = {id for id in self._dangling_images() - nameless if id[7:19] in steps}
                 self._there_before |= left

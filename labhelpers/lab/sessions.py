@@ -130,12 +130,12 @@ def _sessions_on_engine(client: docker.DockerClient) -> set[str]:
 
 def engine_id_of(session: str) -> list[str]:
     """The id of the engine that a session works on; empty for a session that has no record here."""
-    found = _told(session).get("engine")
+    found = _read_record(session).get("engine")
     return [str(found)] if found else []
 
 
 def _engine_of(session: str, default: str) -> str:
-    return str(_told(session).get("engine", default))
+    return str(_read_record(session).get("engine", default))
 
 
 def unlabelled_resources(client: docker.DockerClient) -> list[Resource]:
@@ -232,16 +232,16 @@ def remove_session_resources(client: docker.DockerClient, session: str) -> list[
 def _clear(client: docker.DockerClient, session: str) -> tuple[list[Resource], list[str]]:
     made = session_resources(client, session)
     removed, kept = remove(client, [thing for thing in made if not thing.created_by_reader])
-    told = _told(session)
+    content = _read_record(session)
     volumes = [thing.name for thing in made if thing.created_by_reader]
-    if told and told.get("volumes", []) != volumes:
-        state.write_json(_record(session), told | {"volumes": volumes})
-    for id in told.get("stages", []):
+    if content and content.get("volumes", []) != volumes:
+        state.write_json(_record_file(session), content | {"volumes": volumes})
+    for id in content.get("stages", []):
         # one that got a name since, or that a build of somebody else stands on, stays
         with suppress(APIError):
             if not client.api.inspect_image(id)["RepoTags"]:  # type: ignore[no-untyped-call]
                 remove_image(client.api, id)
-    registry = told.get("registry")
+    registry = content.get("registry")
     if registry:
         for image in client.api.images():
             for name in image["RepoTags"] or []:
@@ -268,23 +268,23 @@ class Session:
 
     def __init__(self, engine_id: str, chapter: str) -> None:
         self.id = secrets.token_hex(4)
-        self._told: dict[str, Any] = {"engine": engine_id, "chapter": chapter}
+        self._content: dict[str, Any] = {"engine": engine_id, "chapter": chapter}
         if RUN in os.environ:
-            self._told["run"] = os.environ[RUN]
+            self._content["run"] = os.environ[RUN]
         # the lock first: a record without a held lock is that of a dead session
         self._lock = _lock(self.id)
         self._lock.acquire(timeout=5)
-        state.write_json(_record(self.id), self._told)
+        state.write_json(_record_file(self.id), self._content)
 
     def record_registry(self, address: str) -> None:
         """Note the address of the session's registry: names of images that begin with it are the session's."""
-        self._told["registry"] = address
-        state.write_json(_record(self.id), self._told)
+        self._content["registry"] = address
+        state.write_json(_record_file(self.id), self._content)
 
     def record_build_stages(self, ids: Iterable[str]) -> None:
         """Note nameless images that its builds left: stages, and what a failed build stopped at."""
-        self._told["stages"] = [*self._told.get("stages", []), *ids]
-        state.write_json(_record(self.id), self._told)
+        self._content["stages"] = [*self._content.get("stages", []), *ids]
+        state.write_json(_record_file(self.id), self._content)
 
     def end(self) -> None:
         """Give the session up: what it made is gone, except for volumes that outlive it, for which its record stays."""
@@ -301,7 +301,7 @@ def start_session(client: docker.DockerClient, chapter: str) -> Session:
     engine_id = identity(client.info())
     with state.locked("sessions"):
         for session in _recorded_sessions():
-            if _told(session).get("chapter") != TERMINAL:
+            if _read_record(session).get("chapter") != TERMINAL:
                 reap_session(client, session, engine_id)
         return Session(engine_id, chapter)
 
@@ -345,7 +345,7 @@ def may_modify(session: str, current: str) -> bool:
         return True
     if session not in _recorded_sessions():
         return False
-    return _told(session).get("chapter") == TERMINAL or not is_alive(session)
+    return _read_record(session).get("chapter") == TERMINAL or not is_alive(session)
 
 
 def is_usable_volume(labels: Mapping[str, str] | None, current: str) -> bool:
@@ -390,12 +390,14 @@ def reap_ended_sessions(client: docker.DockerClient) -> tuple[list[Resource], li
 
 def open_sessions_of_run(run: str) -> list[str]:
     """The sessions of a `./lab run` that have not ended yet, by the value of `RUN`."""
-    return [session for session, told in _records() if told.get("run") == run and _has_lock(session)]
+    return [session for session, content in _records() if content.get("run") == run and _has_lock(session)]
 
 
 def kept_volumes_of_run(run: str) -> list[str]:
     """The names of the volumes that outlive the sessions of a `./lab run`."""
-    return [name for _, told in _records() if told.get("run") == run for name in told.get("volumes", [])]
+    return [
+        name for _, content in _records() if content.get("run") == run for name in content.get("volumes", [])
+    ]
 
 
 def wait_for_run(run: str, within_s: float) -> list[str]:
@@ -441,20 +443,20 @@ def _recorded_sessions() -> list[str]:
 
 def _records() -> Iterator[tuple[str, dict[str, Any]]]:
     for session in _recorded_sessions():
-        yield session, _told(session)
+        yield session, _read_record(session)
 
 
 def _has_lock(session: str) -> bool:
     return state.path("sessions", f"{session}.lock").exists()
 
 
-def _record(session: str) -> str:
+def _record_file(session: str) -> str:
     return f"sessions/{session}.json"
 
 
-def _told(session: str) -> dict[str, Any]:
+def _read_record(session: str) -> dict[str, Any]:
     """The record of a session, without what has another type: a file may be damaged, or of another version."""
-    found: dict[str, Any] = state.read_json(_record(session), {})
+    found: dict[str, Any] = state.read_json(_record_file(session), {})
     texts = {key: value for key, value in found.items() if isinstance(value, str)}
     lists = {key: found[key] for key in _LISTS if isinstance(found.get(key), list)}
     return {k: v for k, v in texts.items() if k not in _LISTS} | {
@@ -463,8 +465,8 @@ def _told(session: str) -> dict[str, Any]:
 
 
 def _delete_record(session: str) -> None:
-    if not _told(session).get("volumes"):
-        state.path(_record(session)).unlink(missing_ok=True)
+    if not _read_record(session).get("volumes"):
+        state.path(_record_file(session)).unlink(missing_ok=True)
 
 
 def _lock(session: str) -> FileLock:

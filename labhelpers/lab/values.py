@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from labhelpers.engine.arguments import is_text
+from labhelpers.engine.arguments import is_integer, is_number, is_text
 from labhelpers.errors import BadInput
 
 # docker/go-units, size.go: what `--memory` takes
@@ -59,15 +59,14 @@ def parse_swap(value: int | str) -> int:
 
 def parse_cpus(value: float) -> int:
     """CPUs in billionths, as the engine counts them."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < _MAX_CPUS:
+    if not is_number(value) or not 0 < value < _MAX_CPUS:
         raise refuse(value, "is not a valid number of CPUs", "use a number above 0: cpus=0.5 is half a CPU")
     return round(value * 1e9)
 
 
 def parse_count(value: int) -> int:
     """A whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
+    if not is_integer(value) or (value < 1 and value != -1):
         raise refuse(
             value, "is not a number of processes", "use a whole number of at least 1, or -1 for no limit"
         )
@@ -77,7 +76,7 @@ def parse_count(value: int) -> int:
 def parse_microseconds(value: int) -> int:
     """Microseconds of CPU time."""
     # the kernel takes 1,000 or more (Documentation/scheduler/sched-bwc.rst)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1000:
+    if not is_integer(value) or value < 1000:
         raise refuse(
             value, "is not a valid quota or period", "use microseconds, at least 1000: 50_000 is 50 ms"
         )
@@ -86,7 +85,7 @@ def parse_microseconds(value: int) -> int:
 
 def parse_shares(value: int) -> int:
     """A CPU weight in shares; 1,024 is the default."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262_144:
+    if not is_integer(value) or not 2 <= value <= 262_144:
         raise refuse(
             value,
             "is not a valid number of CPU shares",
@@ -103,7 +102,7 @@ def parse_cpu_list(value: str) -> str:
 
 
 def parse_text(value: str) -> str:
-    """A text that is not empty."""
+    """A string that can be sent."""
     if not is_text(value):
         raise refuse(value, "is not a string", "write it in quotes")
     return value
@@ -216,8 +215,7 @@ def parse_switch(value: bool) -> bool:
 
 def parse_user(value: str | int) -> str:
     """A user by name or ID, with a group if it is not the user's own: `1000`, `www-data`, `1000:1000`."""
-    is_id = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_id else parse_text(value)  # type: ignore[arg-type]
+    return str(value) if is_integer(value) else parse_text(value)  # type: ignore[arg-type]
 
 
 def parse_some_seconds(value: int) -> int:
@@ -229,7 +227,7 @@ def parse_some_seconds(value: int) -> int:
 
 def parse_seconds(value: int) -> int:
     """Whole seconds, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_integer(value) or value < 0:
         raise refuse(value, "is not a valid timeout", "write whole seconds, 0 or more")
     return value
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.arguments import is_integer
 from labhelpers.errors import BadInput
 from labhelpers.layers.builds import build, unique_name
 from labhelpers.layers.overlay import mounts
@@ -76,7 +77,7 @@ def copy_up(lab: Lab, sizes: Sequence[int], repeats: int = 3) -> CopyUpCost:
     Raises:
         BadInput: a size or the number of repeats is invalid.
     """
-    if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes) or repeats < 1:
+    if not sizes or any(not is_integer(s) or s < 1 for s in sizes) or repeats < 1:
         raise BadInput(
             f"cannot measure sizes {list(sizes)!r} with {repeats!r} repeats",
             hint="pass sizes in bytes, 1 or more: [1_000_000, 100_000_000]",

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 from docker.errors import NotFound
 
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host import Entry
 from labhelpers.errors import BadInput, ExperimentFailed, NotAvailable
-from labhelpers.lab.base import name_of
 from labhelpers.layers.sources import BufferedSource, Chunks
 from labhelpers.layers.tarstream import members
 from labhelpers.results import Result, column, record, rows, table

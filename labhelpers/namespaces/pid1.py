@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from labhelpers.engine.arguments import is_integer
 from labhelpers.engine.waiting import TIMEOUT_S
 from labhelpers.errors import BadInput, TimedOut
 from labhelpers.namespaces.containers import temporary_containers
@@ -209,7 +210,7 @@ def stops(lab: Lab, timeout_s: int = 10) -> Stops:
     Raises:
         BadInput: `timeout_s` is out of range.
     """
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int) or not 1 <= timeout_s <= 60:
+    if not is_integer(timeout_s) or not 1 <= timeout_s <= 60:
         raise BadInput(
             f"timeout_s={timeout_s!r} is out of range", hint="use a whole number of seconds from 1 to 60"
         )
@@ -271,7 +272,7 @@ def zombies(lab: Lab, orphans: int = 5) -> Zombies:
     Raises:
         BadInput: `orphans` is out of range.
     """
-    if isinstance(orphans, bool) or not isinstance(orphans, int) or not 1 <= orphans <= 20:
+    if not is_integer(orphans) or not 1 <= orphans <= 20:
         raise BadInput(f"orphans={orphans!r} is out of range", hint="use a whole number from 1 to 20")
     with temporary_containers(lab, ["docker run -d --pids-limit"]) as run:
         image = lab.image("payload")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from docker.models.containers import Container
 
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host import Process
 from labhelpers.engine.host.text import integer
 from labhelpers.errors import BadInput, EngineRefused, NotAvailable
-from labhelpers.lab.base import name_of
 from labhelpers.namespaces.identity import HOST
 from labhelpers.results import Result, column, record, table
 

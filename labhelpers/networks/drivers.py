@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from labhelpers.engine import responses
+from labhelpers.engine.arguments import name_of
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, PortTaken, TimedOut
-from labhelpers.lab.base import name_of
 from labhelpers.networks.maps import NetworkMap, network_map
 from labhelpers.networks.veth import VethPair, free_subnet, run_in_tools, veth_pair
 from labhelpers.results import Result, column, record, rows

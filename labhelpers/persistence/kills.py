@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pymysql
 
 from labhelpers.course import mysql
+from labhelpers.engine.arguments import is_integer
 from labhelpers.errors import BadInput, ServerRefused, TimedOut
 from labhelpers.persistence.servers import (
     DATABASE,
@@ -216,7 +217,7 @@ def durability_tradeoff(lab: Lab, image: str, source: str, safe: Kills, count: i
 
 
 def _check_count(count: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_KILLS:
+    if not is_integer(count) or not 1 <= count <= MAX_KILLS:
         raise BadInput(
             f"invalid number of kills: {count!r}", hint=f"use an integer between 1 and {MAX_KILLS}"
         )

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.course.mysql import READY_TIMEOUT_S, open_files_ulimit
 from labhelpers.engine import responses
+from labhelpers.engine.arguments import name_of
 from labhelpers.errors import ContainerError, EngineRefused, ExperimentFailed, LabError, ServerRefused
 from labhelpers.lab import Output
-from labhelpers.lab.base import name_of
 from labhelpers.results import Result, column, record
 
 if TYPE_CHECKING:

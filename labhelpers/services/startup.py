@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import mysql
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.responses import seconds
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER
 from labhelpers.errors import EngineRefused, ExperimentFailed, LabError, NotRunning, ServerRefused, TimedOut
-from labhelpers.lab.base import name_of
 from labhelpers.results import Result, column, record, table
 
 if TYPE_CHECKING:

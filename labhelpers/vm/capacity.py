@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from statistics import linear_regression
 from typing import TYPE_CHECKING
 
 from labhelpers.errors import BadInput, NotAvailable
@@ -36,13 +37,8 @@ class Density(Result):
 
     def line(self, kind: Kind) -> tuple[float, float]:
         """The least-squares line through the measurements: bytes for none, and bytes for each."""
-        used = self.used_bytes(kind)
-        mean_count, mean_used = sum(self.counts) / len(self.counts), sum(used) / len(used)
-        spread = sum((n - mean_count) ** 2 for n in self.counts)
-        slope = (
-            sum((n - mean_count) * (b - mean_used) for n, b in zip(self.counts, used, strict=True)) / spread
-        )
-        return mean_used - slope * mean_count, slope
+        fit = linear_regression(self.counts, self.used_bytes(kind))
+        return fit.intercept, fit.slope
 
     def capacity(self, kind: Kind) -> int:
         """How many fit, extrapolated along the line."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from labhelpers.engine.arguments import is_integer
 from labhelpers.engine.responses import seconds
 from labhelpers.errors import BadInput, EngineRefused, GuestFailed, NotRunning, TimedOut
 
@@ -41,7 +42,7 @@ def start_guest(
         BadInput: the memory is not a positive integer.
         GuestFailed: the guest exited, or its payload was not idle in time; the container is removed.
     """
-    if isinstance(memory_mb, bool) or not isinstance(memory_mb, int) or memory_mb < 1:
+    if not is_integer(memory_mb) or memory_mb < 1:
         raise BadInput(f"a guest cannot have {memory_mb!r} MiB of memory", hint="use a positive integer: 128")
     guest = lab.run(
         lab.image("vm"),

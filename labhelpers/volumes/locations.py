@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.engine import responses
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host import Entry, Mount
-from labhelpers.lab.base import name_of
 from labhelpers.results import Result, column, derived, record, rows
 from labhelpers.volumes import common
 

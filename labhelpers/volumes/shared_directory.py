@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labhelpers.engine.arguments import name_of
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import ContainerError
-from labhelpers.lab.base import name_of
 from labhelpers.results import Result, column, derived, record, table
 from labhelpers.volumes import common
 

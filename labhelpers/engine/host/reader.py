@@ -13,7 +13,7 @@ from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
 from labhelpers.engine import responses
-from labhelpers.engine.arguments import resource_name
+from labhelpers.engine.arguments import name_or_id
 from labhelpers.engine.find import Engine
 from labhelpers.engine.host.helper import Helper, engine_gone_error
 from labhelpers.errors import (
@@ -176,7 +176,7 @@ class HostReader:
         return self._first_pid(target)
 
     def _first_pid(self, container: Container | str) -> int:
-        name = resource_name(container) if isinstance(container, str) else str(container.id)
+        name = name_or_id(container)
         try:
             state = responses.nested_object(self._api.inspect_container(name), "State")
         except APIError as error:
