@@ -75,8 +75,10 @@ def _number(value: Real, unit: str | None) -> str:
         return human_bytes(float(value)) + unit.removeprefix("bytes")
     # pandas turns the integers of a column with missing values into floats
     if isinstance(value, Integral) or (unit is None and float(value).is_integer()):
+        # numpy's integers, which a frame holds, have no __trunc__
+        whole = int(value if isinstance(value, Integral) else float(value))
         # without a unit it is a name of something: a PID, a port, a user
-        return f"{math.trunc(value):,}" if unit else str(math.trunc(value))
+        return f"{whole:,}" if unit else str(whole)
     size = abs(float(value))
     return f"{float(value):,.0f}" if size >= 100 else f"{float(value):.3g}"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 import labhelpers
@@ -50,6 +52,27 @@ class CopyUp(Result):
     whole: bool = column("whether all of it was copied")
 
 
+@record
+class Count:
+    """One count."""
+
+    count: int = column("how many")
+
+
+@record
+class Counts(Result):
+    """Counts, and nothing else: the frame is one of numpy's integers."""
+
+    counts: tuple[Count, ...] = rows("one for each", of=Count)
+
+
+@record
+class Alone(Result):
+    """One count."""
+
+    count: int = column("how many")
+
+
 STEPS = Steps((Step(12.5, True), Step(1234.5, False, "<b>late</b>")), 2)
 
 
@@ -71,6 +94,12 @@ def test_the_table_has_readable_units_left_aligned_text_and_yes_or_no():
     assert '<td style="text-align: left">yes' in html
     assert '<td style="text-align: right">12.5' in html
     assert "Use against <code>quota</code>" in html
+
+
+def test_a_table_of_whole_numbers_is_shown_as_the_frame_holds_them():
+    numbers = tuple(Count(number) for number in (1, 2))
+    assert re.findall(r"<td[^>]*>(.*?)</td>", Counts(numbers)._repr_html_()) == ["1", "2"]
+    assert "<td" in Alone(3)._repr_html_() and ">3</td>" in Alone(3)._repr_html_()
 
 
 def test_of_a_long_table_the_first_and_the_last_rows_are_shown():
@@ -118,6 +147,13 @@ def test_a_record_is_frozen():
         (65535, "ms", "65,535"),
         (2**53 + 1, "ns", "9,007,199,254,740,993"),
         (65535.0, None, "65535"),
+        (np.int64(65535), "ms", "65,535"),
+        (np.int64(2**53 + 1), None, "9007199254740993"),
+        (np.uint8(7), None, "7"),
+        (np.float64(7), None, "7"),
+        (np.float32(0.5), "s", "0.5"),
+        (np.bool_(True), None, "yes"),
+        (Fraction(7, 2), "s", "3.5"),
         (19.04, "Mbit/s", "19"),
         (0.01234, "s", "0.0123"),
         (1234.5, "ms", "1,234"),
