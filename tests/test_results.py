@@ -99,7 +99,7 @@ def test_the_table_has_readable_units_left_aligned_text_and_yes_or_no():
 def test_a_table_of_whole_numbers_is_shown_as_the_frame_holds_them():
     numbers = tuple(Count(number) for number in (1, 2))
     assert re.findall(r"<td[^>]*>(.*?)</td>", Counts(numbers)._repr_html_()) == ["1", "2"]
-    assert "<td" in Alone(3)._repr_html_() and ">3</td>" in Alone(3)._repr_html_()
+    assert ">3</td>" in Alone(3)._repr_html_()
 
 
 def test_of_a_long_table_the_first_and_the_last_rows_are_shown():

@@ -11,6 +11,7 @@ from labhelpers.cgroups.limits import allowed_cpus, cpu_numbers
 from labhelpers.cgroups.live import live_curves
 from labhelpers.cgroups.safety_limits import START_TIMEOUT_S, load
 from labhelpers.cgroups.samples import Sampler, Samples, Usage
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import BadInput
 from labhelpers.results import Result, column, derived, record, rows
 
@@ -97,6 +98,7 @@ class Quota(Result):
         return next(step for step in self.steps if step.quota_cpus == quota_cpus)
 
 
+@experiment
 def quota(lab: Lab, quotas_cpus: Sequence[float] = QUOTAS_CPUS, seconds: float = 1.0) -> Quota:
     """Apply one quota after another to a container with two busy processes, and measure its CPU use.
 
@@ -175,6 +177,7 @@ class Shares(Result):
         return max(abs(step.measured_percent - step.expected_percent) for step in self.steps)
 
 
+@experiment
 def shares(lab: Lab, ratios: Sequence[tuple[int, int]] = SHARE_RATIOS, seconds: float = 1.2) -> Shares:
     """Let two busy containers compete for one CPU, with shares in these ratios; then run the first one alone.
 
@@ -276,6 +279,7 @@ class CpuSet(Result):
         return self.samples.usage(self.name, start_s=self.pinned_at_s + SETTLE_S).cpus
 
 
+@experiment
 def cpuset(lab: Lab, seconds: float = 1.0) -> CpuSet:
     """Let two busy processes run on any CPU, then pin their container to one CPU while they run.
 
@@ -344,6 +348,7 @@ class Update(Result):
         return self.samples.usage(self.name, starts[number] + SETTLE_S, ends[number] - SETTLE_S)
 
 
+@experiment
 def update(lab: Lab, quotas_cpus: Sequence[float] = (0.8, 0.2, 0.5), seconds: float = 1.0) -> Update:
     """Change the quota of a busy container with `docker update`, while it is sampled.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import program
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import LabError
 from labhelpers.results import Result, column, record, rows
@@ -59,6 +60,7 @@ class Devices(Result):
         return True
 
 
+@experiment
 def devices(lab: Lab) -> Devices:
     """Try to create and to open a device, in containers that were granted different access to it.
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import DEFAULT_SAFETY_LIMITS, MIB, SafetyLimits, load, program
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import LabError, NotRunning
 from labhelpers.results import Result, column, derived, record, rows
 
@@ -101,6 +102,7 @@ def disk(lab: Lab, volume: str) -> Disk:
     return Disk(number, paths[whole], "")
 
 
+@experiment
 def disk_limits(
     lab: Lab, limits_bytes_per_s: Sequence[int] = LIMITS_BYTES_PER_S, seconds: float = 1.0
 ) -> DiskLimits:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.disk import disk
 from labhelpers.cgroups.safety_limits import MIB, load
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host.text import integer, lines
 from labhelpers.results import Result, column, derived, record, rows
@@ -93,6 +94,7 @@ class Limits(Result):
         return tuple(limit for limit in self.limits if limit.is_set)
 
 
+@experiment
 def limits(lab: Lab, container: Container | str) -> Limits:
     """The limits of a running container, from the kernel's files on the engine's host.
 
@@ -318,6 +320,7 @@ class VersionComparison(Result):
         )
 
 
+@experiment
 def compare_versions(lab: Lab) -> VersionComparison:
     """Start a container with every kind of limit, and read the kernel's files on the engine's host.
 

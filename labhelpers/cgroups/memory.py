@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import MIB, START_TIMEOUT_S, SafetyLimits, load, open_gate, program
 from labhelpers.cgroups.samples import Sampler, Samples
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import LabError
 from labhelpers.results import Result, column, derived, record
 
@@ -51,6 +52,7 @@ class OutOfMemory(Result):
         return next((each.time_s for each in readings if each.cgroup.memory.oom_kills), readings[-1].time_s)
 
 
+@experiment
 def out_of_memory(lab: Lab, limit_bytes: int = 64 * MIB, safety: SafetyLimits | None = None) -> OutOfMemory:
     """Run a program that allocates memory in a container with a memory limit, until the kernel kills it.
 
@@ -142,6 +144,7 @@ class Reservation(Result):
         return max(reading.cgroup.memory.usage_bytes for reading in self.samples.of(self.name))
 
 
+@experiment
 def reservation(
     lab: Lab,
     reservation_bytes: int = 24 * MIB,

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import START_TIMEOUT_S
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import ExperimentFailed
 from labhelpers.lab import Output
 from labhelpers.results import Result, column, record, rows
@@ -68,6 +69,7 @@ class Bandwidth(Result):
         return self.during is None or self.during.mean_mbit_per_s <= 1.25 * self.rate_mbit_per_s
 
 
+@experiment
 def bandwidth(lab: Lab, rate_mbit_per_s: int = RATE_MBIT_PER_S, seconds: int = 1) -> Bandwidth:
     """Send data from one container to another at full speed, then through a token bucket.
 

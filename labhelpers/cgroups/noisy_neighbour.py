@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from labhelpers.cgroups.cpu import busy_loop, idlest_cpu
 from labhelpers.cgroups.safety_limits import load, open_gate, program
 from labhelpers.cgroups.samples import Sampler
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import NotRunning
 from labhelpers.results import Result, column, derived, record, rows
 
@@ -84,6 +85,7 @@ class NoisyNeighbour(Result):
         return next(latencies for latencies in self.cases if latencies.case == case)
 
 
+@experiment
 def measure_noisy_neighbour(lab: Lab, seconds: float = 1.0) -> NoisyNeighbour:
     """Measure a service alone, next to a busy loop, with the busy loop limited, and with more shares than it.
 

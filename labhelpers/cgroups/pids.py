@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from labhelpers.cgroups.safety_limits import MIB, START_TIMEOUT_S, SafetyLimits, load, open_gate, program
 from labhelpers.cgroups.samples import Sampler, Samples
+from labhelpers.course.arguments import experiment
 from labhelpers.results import Result, column, derived, record
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class PidsLimit(Result):
         return max(reading.cgroup.pids.current for reading in self.samples.of(self.name))
 
 
+@experiment
 def pids_limit(lab: Lab, limit: int = 40, seconds: float = 1.0) -> PidsLimit:
     """Run a fork bomb in a container that may have `limit` processes, and start another container meanwhile.
 

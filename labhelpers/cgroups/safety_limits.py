@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.differences import lacks_controller
 from labhelpers.engine.host import Memory, Pids
 from labhelpers.errors import BadInput, LabError, NotAvailable
@@ -59,6 +60,7 @@ class SafetyLimits(Result):
 DEFAULT_SAFETY_LIMITS = SafetyLimits(256 * MIB, 64, 60.0)
 
 
+@experiment
 @contextmanager
 def load(
     lab: Lab,
@@ -140,6 +142,7 @@ def verify_limits(lab: Lab, container: Container, safety: SafetyLimits) -> None:
             )
 
 
+@experiment
 def missing_controllers(lab: Lab, *controllers: str) -> str | None:
     """A sentence that names the controllers that this engine cannot use; None if it can use them all.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from docker.models.containers import Container
 
 from labhelpers.cgroups.live import Curve, Curves, live_curves
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host import Cgroup, Io, Memory, Pids, Sample
 from labhelpers.errors import BadInput, ExperimentFailed, LabError
@@ -198,6 +199,7 @@ def _io(cgroup: Cgroup) -> Io:
 # --- taking samples
 
 
+@experiment
 def sample(
     lab: Lab, containers: Container | str | Sequence[Container | str], seconds: float, hz: float = 20
 ) -> Samples:

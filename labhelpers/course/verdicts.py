@@ -6,13 +6,10 @@ The panel of a page (`labhelpers.course.panel`) and the static result of `Exerci
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from labhelpers.drawing import CONTAINER, FAINT, HOST, INK, PAPER
 from labhelpers.results import Result, code_html, column, record, rows
-
-if TYPE_CHECKING:
-    pass
 
 _MARKS = {"done": ("✔", HOST), "missing": ("○", CONTAINER), "not yet": ("·", FAINT)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ Echo = Callable[[str], object]
 
 PROGRESS_INTERVAL_S = 10.0
 LAST_LINES = 8
+# The classic builder holds its layers by leases of containerd; one is lost now and then while other builds and
+# removals are going on (seen with Engine 28 and the containerd image store).
+_LOST_LEASE = "lease does not exist"
 # the steps of a build that may take long
 _LAYER_STEP = re.compile(r"Step \d+/\d+ : (RUN|COPY)")
 
@@ -33,14 +36,8 @@ def build(engine: Engine, context: Path, ref: str, base: str, labels: Mapping[st
     output: list[str] = []
     show = _progress(f"image {context.name}", echo)
     try:
-        for step in engine.client.api.build(
-            path=str(context),
-            tag=ref,
-            buildargs={"BASE": base},
-            labels=dict(labels),
-            rm=True,
-            forcerm=True,
-            decode=True,
+        for step in build_steps(
+            engine.client.api.build, path=str(context), tag=ref, buildargs={"BASE": base}, labels=dict(labels)
         ):
             if "error" in step:
                 raise _build_error(context.name, output, step["error"])
@@ -49,6 +46,21 @@ def build(engine: Engine, context: Path, ref: str, base: str, labels: Mapping[st
                 show(line, bool(_LAYER_STEP.match(line)))
     except APIError as error:
         raise _build_error(context.name, output, str(error.explanation)) from None
+
+
+def build_steps(build: Callable[..., Iterator[dict[str, Any]]], **options: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a build as the engine reports them, with its error as the last one.
+
+    Args:
+        build: `APIClient.build` of the SDK.
+    """
+    for attempt in (1, 2):
+        for step in build(**options, rm=True, forcerm=True, decode=True):
+            if attempt == 1 and _LOST_LEASE in str(step.get("error")):
+                break  # the cache has the steps that were finished
+            yield step
+        else:
+            return
 
 
 def _progress(title: str, echo: Echo) -> Callable[[str, bool], None]:

@@ -17,6 +17,7 @@ from docker.models.volumes import Volume
 from labhelpers.engine import registries, responses
 from labhelpers.engine.arguments import name_of
 from labhelpers.engine.error_translation import translate_errors
+from labhelpers.engine.image_builds import build_steps
 from labhelpers.engine.removal import remove_image
 from labhelpers.errors import NotOwned
 from labhelpers.lab import refusals, sessions
@@ -274,9 +275,7 @@ class Resources(Base):
     ) -> Image:
         image_id = ""
         try:
-            for step in self.client.api.build(
-                **call.api(), labels=self._labels("image"), rm=True, forcerm=True, decode=True
-            ):
+            for step in build_steps(self.client.api.build, **call.api(), labels=self._labels("image")):
                 output.append(step.get("stream", ""))
                 image_id = (step.get("aux") or {}).get("ID", image_id)
                 if "error" in step:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import BadArchive, BadInput
 from labhelpers.layers import manifests
 from labhelpers.layers.archive_errors import damaged_error, printable_name, truncated_error, unsafe_error
@@ -51,6 +52,7 @@ HashSource = Callable[[Source, BufferedSource, int], tuple[Source, Callable[[], 
 """Takes a source, the flow behind it and a size; returns the source to read from and a function for its digest."""
 
 
+@experiment
 def archive(
     path: str | os.PathLike[str], ref: str | None = None, *, verify: bool = True, platform: str | None = None
 ) -> ImageStack:

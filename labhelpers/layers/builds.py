@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import NotFound
 
+from labhelpers.course.arguments import experiment
 from labhelpers.layers import recipes
 from labhelpers.layers.recipes import BuildContext
 from labhelpers.layers.sources import BufferedSource, Chunks
@@ -116,6 +117,7 @@ DEPENDENCIES_FIRST, SOURCE_FIRST = "dependencies first", "source first"
 FIRST_BUILD, LINE_CHANGED = "first build", "one line changed"
 
 
+@experiment
 def build_cache(lab: Lab) -> BuildCache:
     """Build a Dockerfile in two orders, change one line of the source code, and build both again.
 
@@ -204,6 +206,7 @@ class Stages(Result):
         return self.single_stage.bytes / self.multi_stage.bytes
 
 
+@experiment
 def stages(lab: Lab) -> Stages:
     """Generate a page with Python: in a single stage, and in a separate stage that the image does not include.
 

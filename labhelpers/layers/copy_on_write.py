@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import is_integer
 from labhelpers.errors import BadInput
 from labhelpers.layers.builds import build, unique_name
@@ -65,6 +66,7 @@ class CopyUpCost(Result):
         return all(write.whole_file_was_copied for write in self.writes)
 
 
+@experiment
 def copy_up(lab: Lab, sizes: Sequence[int], repeats: int = 3) -> CopyUpCost:
     """Append one byte, twice, to files of an image, and measure the time and the growth of the container's layer.
 

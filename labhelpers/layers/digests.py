@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.registry import STORAGE_PATH
 from labhelpers.errors import BadInput, ImageMissing
 from labhelpers.layers.manifests import is_attestation
@@ -120,6 +121,7 @@ class Verification(Result):
         return all(blob.matches for blob in self.blobs)
 
 
+@experiment
 def verify(lab: Lab, ref: str) -> Verification:
     """Download the manifest and all blobs of an image from the lab's registry, and recompute their SHA-256.
 
@@ -162,6 +164,7 @@ class CorruptedPull(Result):
         return self.engine_message is not None and self.digest in self.engine_message
 
 
+@experiment
 def pull_corrupted(lab: Lab, ref: str) -> CorruptedPull:
     """Flip one bit in the highest layer of an image in the lab's registry, pull the image, and restore the bit.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import EngineRefused
 from labhelpers.layers import archives
 from labhelpers.layers.digests import is_in_lab_registry, layer_descriptors
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 
+@experiment
 def image_layers(lab: Lab, ref: str, platform: str | None = None) -> ImageStack:
     """The layers of an image of the engine, from the output of `docker save`.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import BadInput
 from labhelpers.layers import recipes, trees
 from labhelpers.layers.builds import MAX_TEXT_BYTES, build, unique_name
@@ -39,6 +40,7 @@ class Recovered(Result):
     visible: bool = column("whether a container sees the path")
 
 
+@experiment
 def recover(lab: Lab, ref: str, path: str) -> Recovered:
     """Search every layer of an image for a path, in the output of `docker save`.
 
@@ -101,6 +103,7 @@ SECRET_RECIPES: Mapping[str, BuildContext] = {
 }
 
 
+@experiment
 def secrets(lab: Lab) -> Secrets:
     """Use a random secret in three builds, and search the layers, the history and the settings of the images for it.
 
@@ -120,6 +123,7 @@ def secrets(lab: Lab) -> Secrets:
     return Secrets(secret, refs, tuple(leaks))
 
 
+@experiment
 def find_leaks(lab: Lab, ref: str, secret: str) -> list[str]:
     """The locations in an image where `secret` can be read.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from docker.errors import NotFound
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host import Entry
 from labhelpers.errors import BadInput, ExperimentFailed, NotAvailable
@@ -75,6 +76,7 @@ def _end(path: str) -> str:
     return "…/" + "/".join(name[:12] for name in path.split("/")[-2:])
 
 
+@experiment
 def no_overlay_reason(lab: Lab, container: Container | str) -> str | None:
     """Why the root of a running container is not an overlay mount, as a sentence for the page; None if it is.
 
@@ -95,6 +97,7 @@ def no_overlay_reason(lab: Lab, container: Container | str) -> str | None:
     )
 
 
+@experiment
 def mounts(lab: Lab, container: Container | str) -> Mounts:
     """The directories of the overlay mount at the root of a running container.
 
@@ -157,6 +160,7 @@ class PathInLayers(Result):
         return Result.frame(self).iloc[::-1].reset_index(drop=True)
 
 
+@experiment
 def path_in_layers(lab: Lab, container: Container | str, path: str) -> PathInLayers:
     """The same path in each lower directory, in upper, and in the merged view.
 
@@ -274,6 +278,7 @@ class Changes(Result):
         return self.as_docker_diff == self.docker_diff
 
 
+@experiment
 def changes(lab: Lab, container: Container | str) -> Changes:
     """The changes of a running container, from its upper directory and from `docker diff`.
 
@@ -419,6 +424,7 @@ class WriteEffects(Result):
         return table(rows, ["path", "operation", "layer", "before", "after"])
 
 
+@experiment
 def write_effects(
     lab: Lab, container: Container | str, keep: str, change: str, delete: str, add: str
 ) -> WriteEffects:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.course.pulls import PulledLayer, PullTracker
 from labhelpers.layers.builds import build, unique_name
 from labhelpers.layers.digests import is_in_lab_registry, layer_descriptors
@@ -26,6 +27,7 @@ class ExampleImages(Result):
     second: str = column("reference of an image with the same five layers and a sixth")
 
 
+@experiment
 def example_images(lab: Lab) -> ExampleImages:
     """Build two images, the second on top of the first, push them to the lab's registry, and remove them locally.
 
@@ -78,6 +80,7 @@ class Pull(Result):
         return all(before <= after for before, after in pairwise(ends))
 
 
+@experiment
 def pull(lab: Lab, ref: str, on_progress: Callable[[Pull], object] | None = None) -> Pull:
     """A real `docker pull`, timed layer by layer from the progress that the engine reports.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import BadInput
 from labhelpers.layers.overlay import mounts
 from labhelpers.results import Result, column, record, rows, table
@@ -79,6 +80,7 @@ class Sharing(Result):
         return table(rows, ["container", "image", "part", "directory", "bytes", "shared_by"])
 
 
+@experiment
 def sharing(lab: Lab, refs: Sequence[str], containers: int) -> Sharing:
     """Start containers, and list the layer directories that each of them mounts with their size on disk.
 

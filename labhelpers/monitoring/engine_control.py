@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError
 
+from labhelpers.course.arguments import experiment
 from labhelpers.drawing import human_bytes
 from labhelpers.engine import responses
 from labhelpers.engine.error_translation import translate_errors
@@ -380,6 +381,7 @@ class _LogThread:
                 self._callback([*lines, f"— {message} —"])
 
 
+@experiment
 def control_panel(lab: Lab) -> ControlPanel:
     """A panel that lists containers, images, networks and volumes, shows usage and logs, and changes resources.
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.find import identity
 from labhelpers.engine.host.text import lines
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER
@@ -80,6 +81,7 @@ class EngineSocket(Result):
         return repr(self)
 
 
+@experiment
 def find_engine_socket(lab: Lab) -> EngineSocket:
     """Find the engine's socket on the engine's host, and check through it that it belongs to this engine.
 
@@ -254,6 +256,7 @@ class SocketAccess(Result):
         raise BadInput(f"there is no access {access!r}", hint=f"use one of: {', '.join(ACCESS_METHODS)}")
 
 
+@experiment
 def socket_access(lab: Lab, socket: EngineSocket) -> SocketAccess:
     """Run a container with each kind of access to the engine, and let it try to read each target.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import nested_engine
+from labhelpers.course.arguments import experiment
 from labhelpers.course.nested_engine import REMOUNT_CGROUPS_SCRIPT
 from labhelpers.errors import BadInput, ContainerError, EngineRefused, LabError
 from labhelpers.results import Result, column, derived, record, rows
@@ -110,6 +111,7 @@ class EngineRestartResults(RestartResults):
     """Restart policies after a restart of the engine."""
 
 
+@experiment
 def restart_policies(
     lab: Lab, policies: Sequence[str] = POLICIES, exit_causes: Sequence[str] = EXIT_CAUSES
 ) -> RestartResults:
@@ -187,6 +189,7 @@ def _times(count: int) -> str:
 # --- the engine itself ends
 
 
+@experiment
 def engine_restart_policies(lab: Lab) -> EngineRestartResults:
     """Restart policies after a restart of the engine, measured with a nested engine in a container.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
+
 if TYPE_CHECKING:
     from labhelpers.lab import Lab
 
 
+@experiment
 def host_home(lab: Lab) -> str:
     """The path of a directory on the engine's host that replaces its /home, and is removed with the lab.
 
@@ -18,6 +21,7 @@ def host_home(lab: Lab) -> str:
         return lab.directory_of(lab.create_volume(f"home-{lab.session}"))
 
 
+@experiment
 def volume_files(lab: Lab, volume: str) -> tuple[str, ...]:
     """The names of the non-empty files in a volume, sorted, read on the engine's host.
 

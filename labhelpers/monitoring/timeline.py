@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from docker.errors import APIError, NotFound
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import ContainerMissing, TimedOut
 from labhelpers.results import Result, column, record, rows
 
@@ -67,6 +68,7 @@ class Timeline(Result):
         return tuple(entry for entry in self.entries if entry.kind == "log")
 
 
+@experiment
 def timeline(lab: Lab) -> Timeline:
     """Run a container three times, and record the engine's events and the container's log.
 

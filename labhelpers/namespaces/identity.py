@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from docker.models.containers import Container
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import BadInput, NotAvailable
 from labhelpers.results import Result, column, record, rows, table
 
@@ -89,6 +90,7 @@ class NamespaceMatrix(Result):
         return table(rows, ["name", "pid_on_host", *self.kinds])
 
 
+@experiment
 def namespaces_of(lab: Lab, target: Target = None) -> Namespaces:
     """Every namespace of a container's first process, of a process of the host, or of the host itself.
 
@@ -113,6 +115,7 @@ def namespaces_of(lab: Lab, target: Target = None) -> Namespaces:
     return Namespaces(_name_of(target), process.pid, ids)
 
 
+@experiment
 def matrix(lab: Lab, *targets: Container | str | int, **named: Container | str | int) -> NamespaceMatrix:
     """The namespaces of the host, and of each given container or process.
 

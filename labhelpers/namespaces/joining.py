@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import EngineRefused
 from labhelpers.namespaces.containers import temporary_containers
 from labhelpers.namespaces.identity import BASIC_KINDS, HOST, NamespaceMatrix, matrix, namespaces_of
@@ -51,6 +52,7 @@ class Sharing(Result):
         return all(each.shared == (each.kind,) for each in self.joined)
 
 
+@experiment
 def sharing(lab: Lab) -> Sharing:
     """Start a container, and four that each join a namespace: three of that container, and one of the host.
 
@@ -116,6 +118,7 @@ class EnteredNamespaces(Result):
         return all(self.matrix.shared(names[0], name) == self.matrix.kinds for name in names[1:])
 
 
+@experiment
 def enter_namespaces(lab: Lab) -> EnteredNamespaces:
     """Put a process into a running container in two ways, and compare its namespaces with the first process's.
 

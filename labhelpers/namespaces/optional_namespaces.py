@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.differences import security_option
 from labhelpers.engine.host import cgroup_paths
 from labhelpers.engine.host.text import decimal, integer
@@ -91,6 +92,7 @@ class UserNamespaces(Result):
         )
 
 
+@experiment
 def user(lab: Lab) -> UserNamespaces:
     """Try to create a user namespace in four containers, and find out what prevents it.
 
@@ -172,6 +174,7 @@ class CgroupView(Result):
         return next(container for container in self.containers if container.option == option)
 
 
+@experiment
 def cgroup(lab: Lab) -> CgroupView:
     """Start a container in the host's cgroup namespace and one in its own, and read the paths that they see.
 
@@ -224,6 +227,7 @@ class TimeNamespaceOffset(Result):
         return round((self.uptime_inside_s - self.uptime_s) / 3600) * 3600
 
 
+@experiment
 def time(lab: Lab, offset_s: int = 86_400) -> TimeNamespaceOffset:
     """Create a time namespace in a container, with its clock since boot `offset_s` ahead, and read both clocks.
 

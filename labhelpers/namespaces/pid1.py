@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import is_integer
 from labhelpers.engine.waiting import TIMEOUT_S
 from labhelpers.errors import BadInput, TimedOut
@@ -63,6 +64,7 @@ class SignalDispositions(Result):
         return self.disposition(name) in ("caught", "waited for")
 
 
+@experiment
 def signal_dispositions(lab: Lab, target: Container | str | int) -> SignalDispositions:
     """What a container's first process, or the process with a PID, does with each signal.
 
@@ -119,6 +121,7 @@ class Signals(Result):
         )
 
 
+@experiment
 def signals(lab: Lab) -> Signals:
     """Send TERM and KILL to process 1 of containers, from inside and from the host.
 
@@ -199,6 +202,7 @@ class Stops(Result):
         return next(stop for stop in self.stops if stop.program == program)
 
 
+@experiment
 def stops(lab: Lab, timeout_s: int = 10) -> Stops:
     """Stop three containers, and measure how long each stop takes and how the container ends.
 
@@ -260,6 +264,7 @@ class Zombies(Result):
         return self.containers[1]
 
 
+@experiment
 def zombies(lab: Lab, orphans: int = 5) -> Zombies:
     """Create orphans in two containers, and count those that remain as zombies.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from docker.models.containers import Container
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host import Process
 from labhelpers.engine.host.text import integer
@@ -157,6 +158,7 @@ class Views(Result):
         return table(rows, ["namespace", "process", "pid", "parent_pid"])
 
 
+@experiment
 def process_tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     """The process tree of the engine's host, with the PID of each process in every namespace that it is visible in.
 
@@ -181,6 +183,7 @@ def process_tree(lab: Lab, *containers: Container | str) -> ProcessTree:
     )
 
 
+@experiment
 def start_nested(lab: Lab, name: str = "levels") -> Container:
     """Start a container in which `unshare` has created another PID namespace: three levels with the host's.
 
@@ -216,6 +219,7 @@ def start_nested(lab: Lab, name: str = "levels") -> Container:
     return container
 
 
+@experiment
 def pids_in_container(lab: Lab, container: Container | str) -> list[int]:
     """The PIDs in the container's /proc, without the process that lists them.
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import EngineRefused
 from labhelpers.namespaces.containers import temporary_containers
 from labhelpers.results import Result, column, record, table
@@ -60,6 +61,7 @@ class Visibility(Result):
         return table(rows, ["object", *(place.replace(" ", "_") for place in self.viewpoints)])
 
 
+@experiment
 def pid(lab: Lab) -> Visibility:
     """Look for the processes of two containers, and for the process that started them, from three places.
 
@@ -95,6 +97,7 @@ def pid(lab: Lab) -> Visibility:
     return Visibility("pid", (ONE, TWO, HOST), (*objects, parent), observations, attempts)
 
 
+@experiment
 def net(lab: Lab) -> Visibility:
     """Look for the interfaces of two containers by their MAC addresses, and for a server on a loopback address."""
     with temporary_containers(lab, ["docker run -d"]) as run:
@@ -124,6 +127,7 @@ def net(lab: Lab) -> Visibility:
     return Visibility("net", (ONE, TWO, HOST), tuple(objects), observations, attempts)
 
 
+@experiment
 def ipc(lab: Lab) -> Visibility:
     """Create a System V shared memory segment and a message queue, and look for them from four places.
 
@@ -157,6 +161,7 @@ def ipc(lab: Lab) -> Visibility:
     return Visibility("ipc", tuple(containers), tuple(objects), observations)
 
 
+@experiment
 def mnt(lab: Lab) -> Visibility:
     """Mount a small file system in one container, create a file in it, and look for both from three places.
 
@@ -194,6 +199,7 @@ def mnt(lab: Lab) -> Visibility:
     return Visibility("mnt", (ONE, TWO, HOST), (mounted, file, through), observations, attempts)
 
 
+@experiment
 def uts(lab: Lab) -> Visibility:
     """Change the host name in one container, and read it in four places.
 

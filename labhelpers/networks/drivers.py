@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import responses
 from labhelpers.engine.arguments import name_of
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, PortTaken, TimedOut
@@ -120,6 +121,7 @@ class Ipvlan(Result):
 # --- reaching
 
 
+@experiment
 def reachability(lab: Lab, containers: Sequence[Container | str]) -> ReachabilityMatrix:
     """Ping every container from every other container, by address and by name.
 
@@ -170,6 +172,7 @@ def _addresses(lab: Lab, name: str) -> list[str]:
         ) from None
 
 
+@experiment
 def resolver(lab: Lab, container: Container | str) -> Resolver:
     """Read a container's /etc/resolv.conf and /etc/hosts."""
     name = name_of(container)
@@ -186,6 +189,7 @@ def resolver(lab: Lab, container: Container | str) -> Resolver:
 # --- host and none
 
 
+@experiment
 def host_driver(lab: Lab) -> HostDriver:
     """Run a web server with `--network host`, send it a request, and start a second server on the same port."""
     with lab.quiet(essential=["docker run -d --network host"]):
@@ -249,6 +253,7 @@ def _server_on_host(lab: Lab) -> tuple[Container, int]:
     )
 
 
+@experiment
 def no_network(lab: Lab) -> NoNetwork:
     """Run a container with `--network none`, and ping its loopback address and another address from it."""
     with (
@@ -285,6 +290,7 @@ def _on_parent(lab: Lab, driver: str) -> Iterator[tuple[VethPair, str, str]]:
         yield pair, name, suffix
 
 
+@experiment
 def macvlan(lab: Lab) -> Macvlan:
     """Run two containers on a macvlan network whose parent is the host end of a veth pair.
 
@@ -333,6 +339,7 @@ def macvlan(lab: Lab) -> Macvlan:
     )
 
 
+@experiment
 def ipvlan(lab: Lab) -> Ipvlan:
     """Create an ipvlan network on the host end of a veth pair, and keep the engine's message if that fails."""
     with lab.quiet(essential=["docker network create --driver ipvlan"]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.host import Firewall
 from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.networks.maps import bridge_interface
@@ -125,6 +126,7 @@ class NetworkSettings:
         return dict(row)
 
 
+@experiment
 def network_settings(lab: Lab) -> NetworkSettings:
     """How this engine's network settings differ from Docker's defaults.
 

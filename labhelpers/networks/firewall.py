@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import responses
 from labhelpers.engine.host import Rule
 from labhelpers.engine.host.text import contains_word
@@ -102,6 +103,7 @@ class PortAccess(Result):
         )
 
 
+@experiment
 def bridge_rules(lab: Lab, network: str) -> NetworkRules:
     """The IPv4 filter rules that contain the name of a network's bridge.
 
@@ -126,6 +128,7 @@ def bridge_rules(lab: Lab, network: str) -> NetworkRules:
     )
 
 
+@experiment
 def port_rules(lab: Lab, *, all_addresses: bool) -> PortRules:
     """Publish a port of a container, and list the firewall rules that the engine adds for it.
 
@@ -153,6 +156,7 @@ def port_rules(lab: Lab, *, all_addresses: bool) -> PortRules:
     return PortRules(published, container_address, container_rules, len(proxies))
 
 
+@experiment
 def port_access(lab: Lab) -> PortAccess:
     """Publish one server on 127.0.0.1 and one on an address of the host's link to a neighbour; request both from both.
 

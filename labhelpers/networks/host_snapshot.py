@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import responses
 from labhelpers.errors import ContainerMissing, EngineRefused, TimedOut
 from labhelpers.networks.maps import NetworkMap, network_map
@@ -75,6 +76,7 @@ class HostNetworkSnapshot(Result):
         )
 
 
+@experiment
 def host_network_snapshot(lab: Lab, since: HostNetworkSnapshot | None = None) -> HostNetworkSnapshot:
     """Take a snapshot; with `since`, only of what stays.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.networks.maps import NetworkMap, network_map
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from labhelpers.networks.map_widget import LiveMap
 
 
+@experiment
 def live_map(lab: Lab, prefix: str = "") -> LiveMap:
     """A map of the containers whose names begin with `prefix`, redrawn when containers start or stop.
 

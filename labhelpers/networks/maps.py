@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import host, responses
 from labhelpers.errors import BadInput, ContainerMissing, EngineRefused, EngineUnreachable, LabError
 from labhelpers.networks.rules import dnat_target, is_for_port
@@ -121,6 +122,7 @@ class NetworkMap(Result):
         return next((bridge for bridge in self.bridges if bridge.network == network), None)
 
 
+@experiment
 def network_map(lab: Lab, containers: Sequence[str] | None = None) -> NetworkMap:
     """Map every running container, or `containers` only.
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from labhelpers.course import nested_engine
+from labhelpers.course.arguments import experiment
 from labhelpers.course.nested_engine import REMOUNT_CGROUPS_SCRIPT
 from labhelpers.errors import BadInput, EngineRefused, LabError, NotRunning
 from labhelpers.lab.names import all_with_suffix, with_suffix
@@ -129,6 +130,7 @@ class SwarmEngines:
             self.lab.remove(container, force=True, volumes=True)
 
 
+@experiment
 def swarm_of_two(lab: Lab) -> SwarmEngines:
     """Start two nested engines and join them to a swarm; `unavailable_reason` is set if this engine cannot run them.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import host, responses
 from labhelpers.errors import TimedOut
 from labhelpers.networks.capture import CaptureResult, capture
@@ -123,6 +124,7 @@ class PacketTraces(Result):
         return self.traces[2]
 
 
+@experiment
 def trace_packets(lab: Lab) -> PacketTraces:
     """Send three requests from one container, and capture them in every network namespace on their way.
 

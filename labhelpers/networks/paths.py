@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import responses
 from labhelpers.errors import BadInput, ExperimentFailed
 from labhelpers.networks.engine_settings import network_settings
@@ -140,6 +141,7 @@ Measure = Callable[..., dict[str, Any]]
 """Measures one path: options of the client in `probe.py` → its results."""
 
 
+@experiment
 def paths(
     lab: Lab, engines: SwarmEngines | None = None, *, rounds: int = 3, seed: int | None = None
 ) -> Paths:

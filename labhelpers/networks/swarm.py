@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.waiting import wait_for
 from labhelpers.errors import BadInput, TimedOut
 from labhelpers.networks.capture import capture
@@ -101,6 +102,7 @@ def _is_request(packet: Packet) -> bool:
     return icmp is not None and icmp.get("is") == "echo request"
 
 
+@experiment
 def overlay_ping(lab: Lab, engines: SwarmEngines) -> OverlayPing:
     """Run `red` on engine 1 and `blue` on engine 2, ping blue from red by name, and capture between the engines.
 
@@ -145,6 +147,7 @@ def _mtu(text: str) -> int:
     return int(match[1])
 
 
+@experiment
 def mtu_probe(engines: SwarmEngines, payload_bytes: int, *, oversized_mtu: bool = False) -> MtuProbe:
     """Send one ping of a given size from a container on engine 1 to a container on engine 2, unfragmented.
 
@@ -183,6 +186,7 @@ def _probe(engines: SwarmEngines, payload_bytes: int, oversized_mtu: bool) -> Mt
     return MtuProbe(payload_bytes, False, next(iter(errors), "no answer"))
 
 
+@experiment
 def kill_engine(engines: SwarmEngines) -> EngineFailure:
     """Run a service with a replica on each engine, kill engine 2, and wait until two replicas run again.
 

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import subnets
 from labhelpers.errors import ExperimentFailed, NotAvailable
 from labhelpers.results import Result, column, record
@@ -36,6 +37,7 @@ class VethPair(Result):
     peer_address: str = column("the container's address, without the prefix length")
 
 
+@experiment
 def veth_pair(lab: Lab, peer_container: str) -> VethPair:
     """Create a container that has no other network, and a veth pair between it and the host.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.persistence.servers import DATA, volume_name
 from labhelpers.results import Result, column, derived, record, rows
 
@@ -47,6 +48,7 @@ class DataLocations(Result):
     locations: tuple[DataLocation, ...] = rows("one for each container", of=DataLocation)
 
 
+@experiment
 def find_data_location(lab: Lab, container: str, path: str = DATA) -> DataLocation:
     """Find where the directory `path` of a container is stored (`docker inspect`, `.Mounts`).
 

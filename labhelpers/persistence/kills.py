@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pymysql
 
 from labhelpers.course import mysql
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import is_integer
 from labhelpers.errors import BadInput, ServerRefused, TimedOut
 from labhelpers.persistence.servers import (
@@ -164,6 +165,7 @@ class DurabilityTradeoff(Result):
         return table(rows, names)
 
 
+@experiment
 def kills(lab: Lab, image: str, source: str, count: int = 10) -> Kills:
     """Kill a database `count` times during writes. Its data directory is in a volume.
 
@@ -188,6 +190,7 @@ def kills(lab: Lab, image: str, source: str, count: int = 10) -> Kills:
     return Kills(setting, tuple(kill for kills in by_server for kill in kills))
 
 
+@experiment
 def durability_tradeoff(lab: Lab, image: str, source: str, safe: Kills, count: int = 3) -> DurabilityTradeoff:
     """Kill a database with two faster settings, and measure the commit rate of all three settings in turn.
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.course.mysql import READY_TIMEOUT_S, open_files_ulimit
 from labhelpers.engine import responses
 from labhelpers.engine.arguments import name_of
@@ -67,6 +68,7 @@ class Ready(Result):
         return f"{self.container} answers, after {self.waited_s:.1f} s"
 
 
+@experiment
 def wait_until_ready(lab: Lab, container: Container | str, limit_s: float = READY_TIMEOUT_S) -> Ready:
     """Wait until the server in `container` answers over TCP. While it initializes its directory, it does not.
 
@@ -123,6 +125,7 @@ def says_ready(lab: Lab, name: str) -> bool:
     return bool(_READY.search(log))
 
 
+@experiment
 def query(lab: Lab, container: Container | str, sql: str) -> list[tuple[str, ...]]:
     """Run SQL as root on the server in `container`; gives the rows of all results, every value as text.
 
@@ -202,6 +205,7 @@ def start_without_volume(
     return server
 
 
+@experiment
 def ulimit_option(lab: Lab) -> str:
     """The `--ulimit` options that a server needs on this engine, or ""; see `course.mysql.open_files_ulimit`."""
     return " ".join(f"--ulimit {name}={limit}:{limit}" for name, limit in open_files_ulimit(lab).items())
@@ -221,6 +225,7 @@ def remove_server(lab: Lab, container: Container) -> None:
 # --- data directories
 
 
+@experiment
 def copy_volume(lab: Lab, source: str, target: str, uuid: str = "") -> None:
     """Copy the volume `source` to `target`: the name of a volume, or a directory of the engine's host.
 
@@ -276,6 +281,7 @@ def temporary_volume(lab: Lab, purpose: str, source: str | None = None) -> Itera
             lab.remove_volume(name)
 
 
+@experiment
 def host_directory(lab: Lab, name: str) -> str:
     """Create a directory on the engine's host for a bind mount, in the new volume `name`, with which it is removed.
 
@@ -288,6 +294,7 @@ def host_directory(lab: Lab, name: str) -> str:
     return f"{lab.directory_of(name)}/mysql"
 
 
+@experiment
 def data_directory(lab: Lab, image: str, name: str) -> None:
     """Create the volume `name` with a data directory that has the book's table and row, after a clean shutdown."""
     with lab.quiet(essential=["docker volume create", "docker run -d"]):

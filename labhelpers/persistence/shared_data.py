@@ -6,6 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import LabError
 from labhelpers.persistence.servers import (
     DATABASE,
@@ -48,6 +49,7 @@ class SharedDataDirectory(Result):
         return re.sub(r"^\S+ +\d+ +", "", self.log_line)
 
 
+@experiment
 def two_servers_one_volume(lab: Lab, image: str, source: str) -> SharedDataDirectory:
     """Start a second server with the data directory of a running one, and check both servers.
 

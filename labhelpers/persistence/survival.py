@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.course.predictions import Prediction, predict
 from labhelpers.errors import BadInput, EngineRefused, LabError
 from labhelpers.persistence.data_location import ANONYMOUS_VOLUME, find_data_location
@@ -144,6 +145,7 @@ class SurvivalPredictions:
         return with_text_fallback(self.panel, repr(self))
 
 
+@experiment
 def predict_survival() -> SurvivalPredictions:
     """Let the reader predict the outcome of every operation with every kind of storage."""
     return SurvivalPredictions()
@@ -165,6 +167,7 @@ def newer_image(lab: Lab, image: str) -> str:
     return tag
 
 
+@experiment
 def survival(lab: Lab, image: str, source: str) -> Survival:
     """Run every operation with every kind of storage, in parallel, and query the row afterwards.
 

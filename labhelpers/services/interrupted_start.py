@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import mysql
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import ContainerMissing
 from labhelpers.results import Result, column, derived, record, rows
 from labhelpers.services.startup import MILESTONES, READY, STARTS_TEMPORARY
@@ -74,6 +75,7 @@ class KilledStarts(Result):
         return next(case for case in self.cases if case.when == when)
 
 
+@experiment
 def killed_starts(lab: Lab, image: str) -> KilledStarts:
     """Kill two first starts of a MySQL server, at two steps, and start each again. Both run in parallel.
 

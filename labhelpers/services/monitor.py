@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.responses import seconds
 from labhelpers.errors import ExperimentFailed, LabError, TimedOut
 from labhelpers.results import Result, column, record, rows
@@ -68,6 +69,7 @@ class HostMounts(Result):
         return " ".join(f"--volume={mount.host_path}:{mount.container_path}:ro" for mount in mounts)
 
 
+@experiment
 def host_mounts(lab: Lab, mounts: Sequence[tuple[str, str, str]] = BOOK_MOUNTS) -> HostMounts:
     """Which of the book's mounts exist on the engine's host. `-v` creates a directory if one is missing.
 
@@ -77,6 +79,7 @@ def host_mounts(lab: Lab, mounts: Sequence[tuple[str, str, str]] = BOOK_MOUNTS) 
     return HostMounts(tuple(HostMount(*mount, _exists(lab, mount[0])) for mount in mounts))
 
 
+@experiment
 def remove_created_directories(lab: Lab, before: HostMounts) -> tuple[str, ...]:
     """Remove the empty directories that `-v` created on the engine's host for missing sources.
 
@@ -161,6 +164,7 @@ class Page(Result):
         )
 
 
+@experiment
 def page(lab: Lab, container: Container | str, path: str = "") -> Page:
     """The page of a monitor.
 
@@ -234,6 +238,7 @@ class MonitorReadings:
     )
 
 
+@experiment
 def monitor_kind(image: HubImage) -> str:
     """The monitor that `image` contains: `cAdvisor`, or its substitute `Netdata`."""
     return NETDATA if image.is_substitute else CADVISOR

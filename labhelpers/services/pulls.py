@@ -8,6 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.course.pulls import PulledLayer, PullTracker
 from labhelpers.errors import ExperimentFailed
 from labhelpers.results import Result, column, record, rows
@@ -88,6 +89,7 @@ class PushedImage:
             self._error = str(error)
 
 
+@experiment
 def push_image(lab: Lab, image: HubImage) -> PushedImage | HubImage:
     """An image to pull: its `.ref`. If `image` is not a substitute, it is returned as it is.
 
@@ -97,6 +99,7 @@ def push_image(lab: Lab, image: HubImage) -> PushedImage | HubImage:
     return PushedImage(lab, image.ref) if image.is_substitute else image
 
 
+@experiment
 def pull(lab: Lab, ref: str) -> Pulled:
     """A real `docker pull`, timed layer by layer from the engine's progress (Engine API, POST /images/create).
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from labhelpers.course import mysql
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import name_of
 from labhelpers.engine.responses import seconds
 from labhelpers.engine.run_once import DEFAULT_LOG_DRIVER
@@ -125,6 +126,7 @@ class Startup(Result):
         return table(sorted(events), ["at_s", "source", "event"])
 
 
+@experiment
 def watch_startup(
     lab: Lab, container: Container | str, *, password: str, limit_s: float = mysql.READY_TIMEOUT_S
 ) -> Startup:

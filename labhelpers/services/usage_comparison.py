@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import LabError
 from labhelpers.results import Result, column, record, table
 from labhelpers.services import monitor as monitors
@@ -108,6 +109,7 @@ def _integral_s(rates: Sequence[tuple[float, float]]) -> float:
     return sum((end - start) * percent / 100 for (start, _), (end, percent) in pairwise(rates))
 
 
+@experiment
 def compare_usage(lab: Lab, monitor: Container | str, kind: str, *, seconds: float = 3.0) -> UsageComparison:
     """Run a known load, and read its usage from all four sources.
 

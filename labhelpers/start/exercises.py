@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from docker.errors import NotFound
 
+from labhelpers.course.arguments import experiment
 from labhelpers.course.containers import (
     cached_check,
     cloned_container,
@@ -36,6 +37,7 @@ MIN_RUNTIME_S = 300.0
 SPEED = 150  # two seconds show the five minutes
 
 
+@experiment
 def first_exercise(lab: Lab) -> Exercise:
     """Start a container that keeps running.
 

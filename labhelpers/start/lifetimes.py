@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.results import Result, column, record, rows
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class ContainerLifetimes(Result):
         return in_order and all(life.lifetime_s + life.startup_s >= life.command_s for life in by_command)
 
 
+@experiment
 def container_lifetimes(lab: Lab, seconds: Sequence[int]) -> ContainerLifetimes:
     """Start one container for each of `seconds`, running `sleep` for that long, and wait until all have exited.
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 from labhelpers import state
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import GuestFailed, LabError, TimedOut
 from labhelpers.results import Result, column, record
 from labhelpers.vm.guests import start_guest
@@ -27,6 +28,7 @@ class Acceleration(Result):
     reason: str = column("why the lab uses it")
 
 
+@experiment
 def probe_accel(lab: Lab) -> Acceleration:
     """KVM if a guest starts its payload with it within `PROBE_TIMEOUT_S`, else TCG.
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.responses import seconds
 from labhelpers.errors import BadInput
 from labhelpers.results import Result, column, record, rows, table
@@ -106,6 +107,7 @@ PHASE_MARKERS: Mapping[Kind, Sequence[tuple[str, Callable[[str], bool]]]] = {
 }
 
 
+@experiment
 def start_times(lab: Lab, repeats: int = 5) -> StartTimes:
     """Start `repeats` guests and as many containers in random order, one at a time.
 
@@ -168,6 +170,7 @@ class BootLog(Result):
         return BootLog(tuple(line for line in self.lines if re.search(pattern, line.text)))
 
 
+@experiment
 def boot_log(pair: Pair) -> BootLog:
     """The serial console of the pair's guest since power-on.
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from statistics import linear_regression
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import BadInput, NotAvailable
 from labhelpers.results import Result, column, record, table
 from labhelpers.vm.guests import GUEST_MEMORY_MB, MIB, pss_bytes
@@ -57,6 +58,7 @@ class Density(Result):
         return table(numbers, ["kind", "count", "used_bytes", "basis"])
 
 
+@experiment
 def density(lab: Lab, memory_bytes: int, counts: Sequence[int] = (1, 2, 3, 4)) -> Density:
     """Start a few guests and containers, measure the memory that they use, and extrapolate to `memory_bytes`.
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import is_integer
 from labhelpers.engine.responses import seconds
 from labhelpers.errors import BadInput, EngineRefused, GuestFailed, NotRunning, TimedOut
@@ -23,6 +24,7 @@ TAIL_LINES = 40
 POLL_S = 0.2
 
 
+@experiment
 def start_guest(
     lab: Lab,
     *,
@@ -55,6 +57,7 @@ def start_guest(
     return guest
 
 
+@experiment
 def start_payload(lab: Lab, *, name: str | None = None, limit_s: float = READY_TIMEOUT_S) -> Container:
     """Start the same payload in a container, and wait until it is idle.
 

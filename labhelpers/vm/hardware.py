@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.results import Result, column, derived, record, rows
 from labhelpers.vm.guests import GUEST_MEMORY_MB, MIB, facts, pci
 
@@ -55,6 +56,7 @@ class Devices(Result):
         return guest.pci != self.of("container").pci and guest.memory_bytes <= GUEST_MEMORY_MB * MIB
 
 
+@experiment
 def devices(lab: Lab, pair: Pair) -> Devices:
     """Compare what the two payloads see, and what the host sees of them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
+from labhelpers.course.arguments import experiment
 from labhelpers.results import Result, column, record, rows
 from labhelpers.vm.guests import facts, run_script
 from labhelpers.vm.pairs import running
@@ -62,6 +63,7 @@ class Kernels(Result):
 SHOW_KERNEL = "uname -r; cat /proc/version /proc/sys/kernel/random/boot_id"
 
 
+@experiment
 def kernels(lab: Lab, pair: Pair) -> Kernels:
     """Read the kernel of the engine's host, of two containers of different images, and of two guests.
 
@@ -90,6 +92,7 @@ def kernels(lab: Lab, pair: Pair) -> Kernels:
     return Kernels((host, *containers, *guests), str(lab.engine.info["KernelVersion"]))
 
 
+@experiment
 def payload_image(lab: Lab) -> tuple[str, ...]:
     """Every file and directory of the payload image except busybox's links, sorted.
 
@@ -113,6 +116,7 @@ DMI = ("sys_vendor", "bios_vendor", "board_vendor", "product_name")
 DEVICE_TREE = "/proc/device-tree/model"
 
 
+@experiment
 def engine_host(lab: Lab) -> EngineHost:
     """Detect whether the engine runs in a virtual machine.
 

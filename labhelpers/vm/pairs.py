@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from docker.errors import NotFound
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import NotRunning
 from labhelpers.vm.acceleration import probe_accel
 from labhelpers.vm.guests import start_guest, start_payload
@@ -48,6 +49,7 @@ class Pair:
         return both
 
 
+@experiment
 def start_pair(lab: Lab) -> Pair:
     """Start a guest and a container, and wait until both are idle. They run until the lab closes.
 

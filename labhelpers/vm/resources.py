@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.results import Result, column, derived, record
 from labhelpers.vm.guests import GUEST_MEMORY_MB, MIB, pss_bytes, run_script
 
@@ -28,6 +29,7 @@ class MemoryUsage(Result):
         return self.vm_bytes / self.container_bytes
 
 
+@experiment
 def memory_usage(lab: Lab, pair: Pair) -> MemoryUsage:
     """Measure both at the same moment, idle.
 
@@ -56,6 +58,7 @@ class DiskUsage(Result):
         return self.kernel_bytes + self.initramfs_bytes + self.root_disk_bytes
 
 
+@experiment
 def disk_usage(lab: Lab, pair: Pair) -> DiskUsage:
     """Measure the contents of the two images, and what the running pair has added.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.results import Result, column, record
 from labhelpers.vm.acceleration import probe_accel
 from labhelpers.vm.resources import DiskUsage, MemoryUsage
@@ -24,6 +25,7 @@ class Stacks(Result):
     disk: DiskUsage = column("disk space of both, as measured", shown=False)
 
 
+@experiment
 def stacks(lab: Lab, kernels: Kernels, memory: MemoryUsage, disk: DiskUsage) -> Stacks:
     """Combine earlier measurements for the figure of the two stacks."""
     return Stacks(kernels.engine_release, kernels.guests[0].release, probe_accel(lab).kind, memory, disk)

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.errors import BadInput
 from labhelpers.results import Result, column, derived, record
 from labhelpers.volumes import common
@@ -67,6 +68,7 @@ class Restored(Result):
         return self.volume_contents.sha256 == self.file_contents.sha256
 
 
+@experiment
 def create_test_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Contents:
     """Write files into a volume of this session: text, random bytes, a symbolic link, a secret of another owner.
 
@@ -80,6 +82,7 @@ def create_test_files(lab: Lab, volume: str, random_bytes: int = 1 << 20) -> Con
         return contents(lab, volume)
 
 
+@experiment
 def contents(lab: Lab, volume: str) -> Contents:
     """List a volume in a container that mounts it read-only.
 
@@ -95,6 +98,7 @@ def contents(lab: Lab, volume: str) -> Contents:
     return _summarize(f"volume {volume}", json.loads(listing))
 
 
+@experiment
 def back_up(lab: Lab, volume: str, file: Path) -> Backup:
     """Stream a volume to a tar archive on this machine, then compare the contents of both.
 
@@ -173,6 +177,7 @@ def container_id(id_map: str, host_id: int) -> int:
     return host_id
 
 
+@experiment
 def restore(lab: Lab, file: Path, volume: str) -> Restored:
     """Stream a file that `back_up` wrote into an empty volume of this session, then compare the contents of both.
 

@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.course.containers import container_named
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import ContainerError, EngineRefused
@@ -36,6 +37,7 @@ class BindSource(Result):
         return self.is_local == (self.engine_message is None)
 
 
+@experiment
 def resolve_bind_source(
     lab: Lab, container: str, local_directory: str | Path, mount_point: str, image: str, fallback_volume: str
 ) -> BindSource:
@@ -135,6 +137,7 @@ class MissingSources(Result):
         return next(case for case in self.cases if case.option.startswith(option))
 
 
+@experiment
 def missing_sources(lab: Lab) -> MissingSources:
     """Bind mount a directory that does not exist, with `--mount`, with `-v`, and with `-v` and a missing slash.
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import responses
 from labhelpers.errors import ContainerMissing
 from labhelpers.results import Result, column, record, rows
@@ -44,6 +45,7 @@ class DanglingVolumes(Result):
         return next(case for case in self.cases if (case.created_by, case.removed_by) == wanted)
 
 
+@experiment
 def dangling_volumes(lab: Lab, times: int = 3) -> DanglingVolumes:
     """Remove containers that wrote 1 MiB into a volume, count the volumes that are left, and remove these, too.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine import responses
 from labhelpers.engine.arguments import name_of
 from labhelpers.engine.host import Entry, Mount
@@ -63,6 +64,7 @@ class FileLocations(Result):
         return tuple(location for location in self.locations if location.kind == kind)
 
 
+@experiment
 def volume_location(lab: Lab, name: str) -> VolumeLocation:
     """Where a volume of this session is on the engine's host, and its entries.
 
@@ -76,6 +78,7 @@ def volume_location(lab: Lab, name: str) -> VolumeLocation:
     return VolumeLocation(name, driver, directory, common.display_path(lab, directory), entries)
 
 
+@experiment
 def file_locations(lab: Lab, container: Container | str) -> FileLocations:
     """Where the files of a running container are.
 

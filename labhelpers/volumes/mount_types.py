@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.results import Result, column, record, rows
 from labhelpers.volumes import common
 
@@ -39,6 +40,7 @@ class ReadOnly(Result):
         return next(attempt for attempt in self.attempts if attempt.target == target)
 
 
+@experiment
 def read_only(lab: Lab) -> ReadOnly:
     """Write to a volume, to the same volume mounted read-only, to a read-only bind mount, and to a read-only root.
 
@@ -84,6 +86,7 @@ class Tmpfs(Result):
     entries_after_restart: int = column("number of files after `docker stop` and `docker start`")
 
 
+@experiment
 def tmpfs(lab: Lab, size_bytes: int = 16 * MIB) -> Tmpfs:
     """Fill half of a tmpfs, then write more than fits; restart the container and count the files.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.host.text import integer
 from labhelpers.results import Result, column, derived, record, rows
 from labhelpers.volumes import common
@@ -53,6 +54,7 @@ class Ownership(Result):
         return next(each for each in self.attempts if (each.directory, each.writer_uid) == wanted)
 
 
+@experiment
 def file_ownership(lab: Lab, user: int = OTHER_UID) -> Ownership:
     """Write as root and as `user` to a new volume, one owned by `user`, and one populated from a public directory.
 

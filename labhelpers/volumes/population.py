@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from labhelpers.course.arguments import experiment
 from labhelpers.results import Result, column, record, rows
 from labhelpers.volumes import common
 
@@ -38,6 +39,7 @@ class VolumePopulation(Result):
         return next(case for case in self.cases if case.mounted == mounted)
 
 
+@experiment
 def populate(lab: Lab, directory: str = DIRECTORY) -> VolumePopulation:
     """Mount an empty volume, one with a file, one with `volume-nocopy` and an empty directory where an image has files.
 

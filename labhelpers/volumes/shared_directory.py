@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.arguments import name_of
 from labhelpers.engine.differences import security_option
 from labhelpers.errors import ContainerError
@@ -79,6 +80,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
+@experiment
 def write_both_sides(lab: Lab, container: Container | str, mount_point: str, directory: str) -> SharedWrites:
     """Write a file in a running container and read it on the engine's host, and vice versa.
 
@@ -127,6 +129,7 @@ def _refusal(lab: Lab, message: str) -> str:
     )
 
 
+@experiment
 def propagation_delays(lab: Lab, rounds: int = ROUNDS) -> PropagationDelays:
     """Pass a number back and forth through a file of a volume, between a container and the host's directory.
 

@@ -7,6 +7,7 @@ import random
 import statistics
 from typing import TYPE_CHECKING
 
+from labhelpers.course.arguments import experiment
 from labhelpers.engine.differences import security_option
 from labhelpers.results import Result, column, derived, record, rows, table
 from labhelpers.volumes import common
@@ -92,6 +93,7 @@ class Speeds(Result):
         return table(rows, ["mode", "storage", *speeds, "small_write_ms"])
 
 
+@experiment
 def speeds(
     lab: Lab,
     source: str | None = None,

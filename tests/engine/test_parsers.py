@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mutations import QUICK, mutated_json, mutated_text
 from labhelpers.engine import debootstrap, machine_changes, responses
 from labhelpers.engine.host import agent, cgroup_paths, cgroups, network, processes, storage
 from labhelpers.engine.host.text import contains_word, integer, json_of, lines
+from labhelpers.engine.image_builds import build_steps
 from labhelpers.errors import LabError
 from labhelpers.monitoring import engine_socket
 from labhelpers.volumes.ownership import host_id
@@ -610,3 +612,28 @@ def test_the_agent_reads_odd_names(tmp_path: Path) -> None:
         ["python3", "-I", agent.__file__], input=asked, capture_output=True, text=True, encoding="utf-8"
     )
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 2, "")
+
+
+LOST = {"error": 'failed commit on ref "sha256:e6f4": commit failed: lease does not exist: not found'}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "reported"),
+    [
+        ([["1", "2"]], ["1", "2"]),
+        # the second attempt repeats what is in the cache
+        ([["1", LOST], ["1", "2"]], ["1", "1", "2"]),
+        ([["1", LOST], ["1", LOST]], ["1", "1", LOST]),
+        ([["1", {"error": "no space left on device"}]], ["1", {"error": "no space left on device"}]),
+    ],
+)
+def test_a_build_whose_lease_was_lost_is_tried_once_more(attempts: list[list[Any]], reported: list[Any]):
+    runs = iter(attempts)
+
+    def recorded(**options: Any) -> Iterator[dict[str, Any]]:
+        assert options["path"] == "folder"
+        return iter([step if isinstance(step, dict) else {"stream": step} for step in next(runs)])
+
+    steps = list(build_steps(recorded, path="folder"))
+    assert [step.get("stream", step) for step in steps] == reported
+    assert next(runs, None) is None
