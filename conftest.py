@@ -57,7 +57,10 @@ EXCLUDED: dict[str, dict[str, str]] = {
         "notebooks/01_": NESTED_GUEST_REASON,
         **dict.fromkeys((f"notebooks/{number:02}_" for number in range(2, 10)), SLOW_ON_C_REASON),
         **dict.fromkeys(
-            ("tests/lab/test_lab.py", "tests/lab/test_labsocket.py", "tests/course/test_containment.py"),
+            (
+                *("tests/lab/test_lab.py", "tests/lab/test_labsocket.py", "tests/lab/test_lookups.py"),
+                *("tests/course/test_containment.py", "tests/commandline/test_doctor.py"),
+            ),
             SLOW_ON_C_REASON,
         ),
         **dict.fromkeys(("tests/engine/test_images.py", "tests/engine/test_registries.py"), SLOW_ON_C_REASON),

@@ -61,15 +61,16 @@ def up(engine: str, port: int | None, browser: bool) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Write one HTML page per notebook to this directory.",
 )
+@click.option("--store", is_flag=True, help="Store the outputs in the notebooks, as the repository has them.")
 @engine_option
 @reports_errors
-def run(chapters: tuple[str, ...], html: Path | None, engine: str) -> None:
+def run(chapters: tuple[str, ...], html: Path | None, store: bool, engine: str) -> None:
     """Execute the notebooks of CHAPTERS (01, or a name; all of them if none) without a browser."""
     from labhelpers.commandline import runner  # nbformat takes a second to import
 
     paths = runner.notebooks(chapters)
     engine_with_images(engine, FIRST_IMAGES)
-    runs = [runner.execute(path, html) for path in paths]
+    runs = [runner.execute(path, html, store=store) for path in paths]
     if not runner.report(runs):
         sys.exit(1)
 

@@ -23,6 +23,7 @@ from nbconvert.filters.ansi import strip_ansi
 from rich.markup import escape
 
 from labhelpers import state
+from labhelpers.commandline import stored_outputs
 from labhelpers.engine import connect
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import sessions
@@ -38,7 +39,6 @@ COPY = re.compile(r"[b-z]-\d\d_\w+\.ipynb")
 """The file name of a notebook written by `./lab copy`."""
 LAST_LINES = 8
 TEMPLATES = Path(__file__).with_name("page")
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,10 @@ def notebooks(chapters: Sequence[str]) -> list[Path]:
     return chosen or available
 
 
-def execute(path: Path, html: Path | None = None) -> NotebookRun:
-    """Run every cell of the notebook at `path`, which is not changed; write an HTML page to the directory `html`.
+def execute(path: Path, html: Path | None = None, *, store: bool = False) -> NotebookRun:
+    """Run every cell of the notebook at `path`; write an HTML page to the directory `html`.
+
+    `store` writes the outputs into the notebook if no cell failed; otherwise it is not changed.
 
     The kernel inherits this process's environment. A cell that raises an exception ends the run, unless it has the tag
     for that. When this returns or raises, the containers, networks and volumes of the notebook are removed, except for
@@ -143,6 +145,8 @@ def execute(path: Path, html: Path | None = None) -> NotebookRun:
                 failed, error = number, "\n".join(["the kernel died", *last])
             if stopped.is_set():
                 raise KeyboardInterrupt
+    if store and failed is None:
+        stored_outputs.write(path, notebook)
     page = _write_page(notebook, path.stem, html) if html else None
     seconds = time.monotonic() - began
     applies = tuple(_not_applicable(code))
@@ -241,7 +245,7 @@ def _write_page(notebook: Any, name: str, folder: Path) -> Path:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             # a page has no kernel; the content of widgets is also stored as text
-            output.get("data", {}).pop(WIDGET, None)
+            output.get("data", {}).pop(stored_outputs.WIDGET, None)
     notebook.metadata.pop("widgets", None)
     exporter: Any = HTMLExporter(  # type: ignore[no-untyped-call]
         embed_images=True, template_name="labhelpers", extra_template_basedirs=[str(TEMPLATES)]

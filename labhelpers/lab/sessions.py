@@ -103,7 +103,8 @@ def described(thing: Resource) -> str:
 def session_resources(client: docker.DockerClient, session: str | None = None) -> list[Resource]:
     """What one session made, or all sessions of this state directory, in the order in which it can be removed."""
     if session is not None:
-        return _labelled(client, f"{SESSION}={session}")
+        # labels decide, not the engine's filter: what is listed here gets removed
+        return [thing for thing in _labelled(client, f"{SESSION}={session}") if thing.session == session]
     known = _sessions_on_engine(client)
     return [thing for thing in _labelled(client, CHAPTER) if thing.session in known]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from labhelpers.commandline import runner
 from labhelpers.errors import BadInput
@@ -76,3 +79,33 @@ def test_a_wrong_chapter_is_answered_with_the_right_ones(name: str) -> None:
     with pytest.raises(BadInput) as caught:
         runner.notebooks([name])
     assert "00_start_here" in caught.value.hint
+
+
+def test_stored_outputs_are_small_and_name_no_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / "state"))
+    widget = "import ipywidgets\nipywidgets.IntSlider()"
+    path = notebook(tmp_path, "print('a'); print('b')", "import os; print(os.getcwd())", FIGURE, widget)
+    engine = f"print('{tmp_path}/state/engine/docker.sock', '{tmp_path}/state/progress.json')"
+    read = nbformat.read(path, as_version=4)
+    read.cells.append(new_code_cell(engine))
+    nbformat.write(read, path)
+    executed = runner.execute(path, store=True)
+    assert executed.failed_cell is None
+    stored = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in stored] == [1, 2, 3, 4, 5]
+    assert [output.text for output in stored[0].outputs] == ["a\nb\n"]
+    assert stored[1].outputs[0].text == "/home/reader/notebooks\n"
+    figure = Image.open(io.BytesIO(base64.b64decode(stored[2].outputs[-1].data["image/png"])))
+    assert figure.mode == "P"
+    assert list(stored[3].outputs[0].data) == ["text/plain"]
+    assert stored[4].outputs[0].text == "/var/run/docker.sock /home/reader/.labhelpers/progress.json\n"
+    assert str(tmp_path) not in repr([cell.outputs for cell in stored])
+
+
+def test_a_notebook_that_fails_keeps_its_outputs(tmp_path: Path) -> None:
+    path = notebook(tmp_path, "print(1)", "1 / 0")
+    before = path.read_bytes()
+    assert runner.execute(path, store=True).failed_cell == 2
+    assert path.read_bytes() == before

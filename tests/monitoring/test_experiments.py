@@ -11,6 +11,7 @@ from labhelpers import monitoring
 from labhelpers.engine import Engine
 from labhelpers.errors import BadInput, LabError
 from labhelpers.lab import Lab
+from labhelpers.lab.sessions import session_resources
 from labhelpers.monitoring.engine_socket import (
     ACCESS_METHODS,
     SOCKET_PATH,
@@ -153,8 +154,9 @@ def test_the_container_that_reads_the_host_is_removed(socket_access: SocketAcces
     requests = socket_access.of(ACCESS_METHODS[0]).requests
     assert [request.status for request in requests if request.method == "DELETE"] == [204]
     assert leftovers(shared_lab) == []
-    volumes = shared_lab.client.volumes.list(filters={"label": f"labhelpers.session={shared_lab.session}"})
-    assert [volume.name for volume in volumes if not volume.name.startswith("socket-")] == []
+    made = session_resources(shared_lab.client, shared_lab.session)
+    volumes = [resource.name for resource in made if resource.kind == "volume"]
+    assert [name for name in volumes if not name.startswith("socket-")] == []
     with pytest.raises(BadInput, match="there is no access"):
         socket_access.of("a key")
 
