@@ -32,7 +32,9 @@ def faults(figure: Figure) -> list[str]:
     found += [f"{_name(text)} has {text.get_fontsize():g} points" for text in texts if _is_small(text)]
     found += [f"{_name(text)} is cut off by the edge" for text in texts if _is_cut(figure, text)]
     found += [
-        f"{_name(one)} covers {_name(other)}" for one, other in combinations(texts, 2) if _overlap(one, other)
+        f"{_name(item)} covers {_name(other)}"
+        for item, other in combinations(texts, 2)
+        if _overlap(item, other)
     ]
     return found + list(_hard_to_read(figure, texts))
 
@@ -70,8 +72,8 @@ def _is_cut(figure: Figure, text: Text) -> bool:
     )
 
 
-def _overlap(one: Text, other: Text) -> bool:
-    both = Bbox.intersection(one.get_window_extent(), other.get_window_extent())
+def _overlap(item: Text, other: Text) -> bool:
+    both = Bbox.intersection(item.get_window_extent(), other.get_window_extent())
     return both is not None and both.width > TOUCH_PX and both.height > TOUCH_PX
 
 

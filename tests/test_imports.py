@@ -63,8 +63,10 @@ def part(module: str) -> str:
 
 def may_import(module: str, other: str) -> bool:
     """Whether an import of `other` in `module` points down, or stays in the same part."""
-    one, two = part(module), part(other)
-    return not one or not two or one == two or FLOORS[two] < FLOORS[one] or FLOORS[one] == FLOORS[two] == 0
+    item, two = part(module), part(other)
+    return (
+        not item or not two or item == two or FLOORS[two] < FLOORS[item] or FLOORS[item] == FLOORS[two] == 0
+    )
 
 
 def test_every_part_has_its_floor() -> None:

@@ -178,7 +178,7 @@ def test_values_are_written_for_people(value: object, unit: str | None, text: st
         ("median_rows_per_s", "median (rows/s)"),
     ],
 )
-def test_a_heading_is_the_name_in_words(name: str, text: str):
+def test_a_heading_is_the_name_in_plain_text(name: str, text: str):
     assert heading(name) == text
 
 

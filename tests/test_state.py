@@ -107,7 +107,7 @@ def test_a_file_in_its_place_is_named(
     ("number", "message"),
     [(errno.ENOSPC, "no space left"), (errno.EROFS, "no permission to write"), (errno.EIO, "cannot be used")],
 )
-def test_what_the_disk_says_is_told_with_a_next_step(number: int, message: str, home: Path) -> None:
+def test_what_the_disk_says_is_reported_with_a_next_step(number: int, message: str, home: Path) -> None:
     error = state.directory_error(OSError(number, os.strerror(number)), home)
     assert message in error.message
     assert "LABHELPERS_HOME" in error.hint

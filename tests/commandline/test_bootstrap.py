@@ -66,12 +66,12 @@ def test_a_verb_keeps_its_bytecode_in_the_state_directory(tmp_path: Path) -> Non
     python = tmp_path / "env" / "bin" / "python"
     python.write_text("#!/bin/sh\nenv\n", encoding="utf-8")
     python.chmod(0o755)
-    said = lab(tmp_path, "status", PYTHONDONTWRITEBYTECODE="1").stdout
-    assert "PYTHONDONTWRITEBYTECODE" not in said
-    assert f"PYTHONPYCACHEPREFIX={tmp_path}/" in said
+    printed = lab(tmp_path, "status", PYTHONDONTWRITEBYTECODE="1").stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in printed
+    assert f"PYTHONPYCACHEPREFIX={tmp_path}/" in printed
 
 
-def test_a_machine_without_python_is_told_where_to_get_it(tmp_path: Path) -> None:
+def test_a_machine_without_python_shows_where_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "sh").symlink_to("/bin/sh")
     (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
     (tmp_path / "cat").symlink_to("/bin/cat")

@@ -32,8 +32,8 @@ IMAGE = "labhelpers/payload"
 PROGRAM = smoke_test.program("x86_64")
 
 
-def verb(engine: Engine, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "labhelpers", *words, "--engine", engine.address]
+def verb(engine: Engine, *text: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "labhelpers", *text, "--engine", engine.address]
     return subprocess.run(command, capture_output=True, encoding="utf-8")
 
 
@@ -95,9 +95,9 @@ def test_a_slow_engine_is_called_slow_and_nothing_else(
     with slow(engine, tmp_path / "s.sock", 1.5, b"/images/create") as late:
         monkeypatch.setattr("labhelpers.commandline.doctor.connect", lambda *_, **__: late)
         report = run_checks(late.address)
-    told = [problem for problem in report["problems"] if "slow" in problem["what"]]
-    assert [problem["kind"] for problem in told] == ["note"]
-    assert "more than 1 s" in told[0]["what"]
+    caught = [problem for problem in report["problems"] if "slow" in problem["what"]]
+    assert [problem["kind"] for problem in caught] == ["note"]
+    assert "more than 1 s" in caught[0]["what"]
     assert not [problem for problem in report["problems"] if "test container" in problem["what"]]
 
 
@@ -110,9 +110,9 @@ def test_an_engine_that_answers_too_late_is_left_as_it_was(
     with slow(engine, tmp_path / "s.sock", 6, request_path) as late:
         monkeypatch.setattr("labhelpers.commandline.doctor.connect", lambda *_, **__: late)
         report = run_checks(late.address)
-    (told,) = [problem for problem in report["problems"] if "slow" in problem["what"]]
-    assert "provider" not in told["next"]
-    assert "kind" not in told
+    (caught,) = [problem for problem in report["problems"] if "slow" in problem["what"]]
+    assert "provider" not in caught["next"]
+    assert "kind" not in caught
     # the doctor of another test may be at work; what it made goes within seconds
     end = time.monotonic() + 20
     while left(engine) - before and time.monotonic() < end:
@@ -128,8 +128,8 @@ class Engine29(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         version = re.match(r"/v([\d.]+)/", self.path)
-        words = f"client version {version and version[1]} is too old. Minimum supported API version is 1.99, "
-        body = json.dumps({"message": words + "please upgrade your client to a newer version"})
+        text = f"client version {version and version[1]} is too old. Minimum supported API version is 1.99, "
+        body = json.dumps({"message": text + "please upgrade your client to a newer version"})
         self._answer(200 if self.path.endswith("/_ping") else 400, body.encode())
 
     def _answer(self, status: int, body: bytes) -> None:

@@ -99,7 +99,7 @@ def test_a_running_server_is_not_ended_for_another_port(server: jupyter.Server, 
     assert jupyter.running() == server
 
 
-def test_a_port_that_is_taken_is_said(server: jupyter.Server, engine: Engine) -> None:
+def test_a_port_that_is_taken_is_reported(server: jupyter.Server, engine: Engine) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -127,15 +127,15 @@ def printed(server: jupyter.Server, code: str) -> str:
     client.load_connection_file()
     client.start_channels()
     wait_for(client)
-    said: list[str] = []
+    output: list[str] = []
     client.execute_interactive(
         code,
-        output_hook=lambda message: said.append(message["content"].get("text", "")),
+        output_hook=lambda message: output.append(message["content"].get("text", "")),
         timeout=60,
     )
     client.stop_channels()
     requests.delete(api(server, f"kernels/{kernel['id']}"), params={"token": server.token}, timeout=30)
-    return "".join(said).strip()
+    return "".join(output).strip()
 
 
 def test_a_kernel_reaches_the_same_engine(server: jupyter.Server, engine: Engine) -> None:
@@ -153,7 +153,7 @@ def test_stop_ends_the_server_and_its_kernels(
     family = [psutil.Process(own.pid), *psutil.Process(own.pid).children(recursive=True)]
     assert jupyter.stop()
     end = time.monotonic() + 20
-    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family):
+    while any(item.is_running() and item.status() != psutil.STATUS_ZOMBIE for item in family):
         assert time.monotonic() < end, "a process of the server is still there"
         time.sleep(0.1)
     assert jupyter.running() is None

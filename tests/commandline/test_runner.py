@@ -47,9 +47,9 @@ def test_a_failing_cell_is_named_and_its_page_still_written(
     assert "Traceback" not in done.error
     assert done.page is not None
     assert not runner.report([done])
-    said = capsys.readouterr().out
-    assert "42_trial: cell 2 of 3 failed" in said
-    assert "BadInput: no" in said
+    printed = capsys.readouterr().out
+    assert "42_trial: cell 2 of 3 failed" in printed
+    assert "BadInput: no" in printed
 
 
 def test_an_expected_error_is_not_a_failure(tmp_path: Path) -> None:

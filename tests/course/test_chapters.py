@@ -62,9 +62,9 @@ def test_the_engine_drawing_names_what_was_found_and_clips_nothing(engine: Engin
     facts = replace(engine.facts(), host=host)
     ax = facts.plot()
     ax.figure.canvas.draw()
-    words = " ".join(text.get_text().replace("\n", " ") for text in ax.texts)
-    for said in (facts.version, facts.storage_driver, f"version {facts.cgroup_version}", facts.kernel):
-        assert said in words
+    message = " ".join(text.get_text().replace("\n", " ") for text in ax.texts)
+    for output in (facts.version, facts.storage_driver, f"version {facts.cgroup_version}", facts.kernel):
+        assert output in message
     whole = ax.figure.bbox
     for text in ax.texts:
         extent = text.get_window_extent()

@@ -107,8 +107,8 @@ def test_namespaces_rights_and_devices_of_the_host_are_found(shared_lab: Lab) ->
     found = "\n".join(escape_paths(shared_lab, made))
     for kind in ("pid", "ipc", "uts", "net"):
         assert f"({kind})" in found
-    for words in (*rights, "seccomp filter", "apparmor=unconfined", "/dev/null", "/proc/sys"):
-        assert words in found
+    for text in (*rights, "seccomp filter", "apparmor=unconfined", "/dev/null", "/proc/sys"):
+        assert text in found
     granted = "\n".join(escape_paths(shared_lab, made, allowed=["SYS_ADMIN", "seccomp"]))
     assert "SYS_ADMIN" not in granted
     assert "seccomp filter" not in granted

@@ -49,7 +49,7 @@ def test_a_commit_costs_and_keeps_what_mysql_sets(shared: Lab, server: Container
     assert settings == (1, 1, 1, "ON")
 
 
-def test_what_the_server_refuses_is_said(shared: Lab, server: Container) -> None:
+def test_what_the_server_refuses_is_reported(shared: Lab, server: Container) -> None:
     with pytest.raises(ServerRefused, match="does not take this password") as wrong:
         mysql.connect(shared, server, password="wrong")
     assert "1045" in str(wrong.value)
@@ -89,13 +89,13 @@ def test_sigterm_ends_it_cleanly_and_its_data_are_there_after_a_start(shared: La
     shared.remove(container, force=True, volumes=True)
 
 
-def test_without_a_password_it_ends_and_says_what_it_misses(shared: Lab) -> None:
+def test_without_a_password_it_ends_and_names_what_is_missing(shared: Lab) -> None:
     container = shared.run(shared.image("mysql"), network="none")
     assert container.wait()["StatusCode"] == 1
     assert b"MYSQL_ROOT_PASSWORD" in container.logs()
-    with pytest.raises(LabError, match="exited with code 1") as told:
+    with pytest.raises(LabError, match="exited with code 1") as caught:
         mysql.wait_until_ready(shared, container, password=PASSWORD)
-    assert "MYSQL_ROOT_PASSWORD" in str(told.value)
+    assert "MYSQL_ROOT_PASSWORD" in str(caught.value)
     shared.remove(container, volumes=True)
 
 
@@ -170,8 +170,8 @@ def test_a_limit_of_open_files_that_costs_memory(
 
 
 def test_this_engines_own_limit_is_read(shared_lab: Lab) -> None:
-    said = shared_lab.run_once(
+    output = shared_lab.run_once(
         "labhelpers/payload", ["sh", "-c", "ulimit -Hn"], network="none"
     ).stdout.strip()
-    above = said == "unlimited" or int(said) > 1 << 20
+    above = output == "unlimited" or int(output) > 1 << 20
     assert bool(mysql.open_files_ulimit(shared_lab)) is above

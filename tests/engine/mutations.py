@@ -43,8 +43,8 @@ def mutated_text(draw: st.DrawFn, seeds: list[str]) -> str:
         if not lines:
             lines = [draw(ODD_VALUES)]
             continue
-        words = lines[at].split(" ")
-        place = draw(st.integers(0, len(words) - 1))
+        text = lines[at].split(" ")
+        place = draw(st.integers(0, len(text) - 1))
         match draw(st.sampled_from(["lose", "repeat", "swap", "cut", "put", "drop", "more"])):
             case "lose":
                 del lines[at]
@@ -55,11 +55,11 @@ def mutated_text(draw: st.DrawFn, seeds: list[str]) -> str:
             case "cut":
                 lines[at] = lines[at][: draw(st.integers(0, len(lines[at])))]
             case "put":
-                lines[at] = " ".join([*words[:place], draw(ODD_VALUES), *words[place + 1 :]])
+                lines[at] = " ".join([*text[:place], draw(ODD_VALUES), *text[place + 1 :]])
             case "drop":
-                lines[at] = " ".join([*words[:place], *words[place + 1 :]])
+                lines[at] = " ".join([*text[:place], *text[place + 1 :]])
             case _:
-                lines[at] = " ".join([*words, draw(ODD_VALUES)])
+                lines[at] = " ".join([*text, draw(ODD_VALUES)])
     return draw(LINE_ENDINGS).join(lines)
 
 
@@ -70,8 +70,10 @@ def mutated_json(draw: st.DrawFn, value: Any, depth: int = 0) -> Any:
         return draw(st.sampled_from([None, "", "x", 0, -1, True, [], {}, [None], {"a": None}, 1.5]))
     if isinstance(value, dict):
         return {
-            key: draw(mutated_json(one, depth + 1)) for key, one in value.items() if draw(st.integers(0, 14))
+            key: draw(mutated_json(item, depth + 1))
+            for key, item in value.items()
+            if draw(st.integers(0, 14))
         }
     if isinstance(value, list):
-        return [draw(mutated_json(one, depth + 1)) for one in value]
+        return [draw(mutated_json(item, depth + 1)) for item in value]
     return value

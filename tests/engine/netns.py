@@ -85,11 +85,11 @@ class Machine:
         found = []
         for line in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                words = line.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                message = line.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if f"{self.home}/" in words and "pytest" not in words:
-                found.append(words)
+            if f"{self.home}/" in message and "pytest" not in message:
+                found.append(message)
         return found
 
     def mounts(self) -> list[str]:

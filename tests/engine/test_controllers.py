@@ -123,8 +123,8 @@ def test_experiments_say_which_controller_they_miss(shared_lab: Lab, monkeypatch
 
 def test_the_cpus_that_a_container_may_use(shared_lab: Lab) -> None:
     script = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status"]
-    said = shared_lab.run_once("labhelpers/payload", script, network="none").stdout
-    assert allowed_cpus(shared_lab) == said.split()[1]
+    output = shared_lab.run_once("labhelpers/payload", script, network="none").stdout
+    assert allowed_cpus(shared_lab) == output.split()[1]
     assert idlest_cpu(shared_lab) in cpu_numbers(allowed_cpus(shared_lab))
 
 
@@ -138,10 +138,10 @@ def test_a_list_of_cpus(text: str, numbers: list[int]) -> None:
 
 def test_containers_without_a_cgroup_of_their_own(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rootless engine on version 1: its processes are told apart by their pid namespace."""
-    one = shared_lab.run("labhelpers/payload", ["sh", "-c", "sleep 501 & exec sleep 502"], network="none")
-    shared_lab.wait_for("both processes", lambda: len(shared_lab.host.processes(one)) == 2, 30)
-    by_cgroup = shared_lab.host.processes(one)
+    item = shared_lab.run("labhelpers/payload", ["sh", "-c", "sleep 501 & exec sleep 502"], network="none")
+    shared_lab.wait_for("both processes", lambda: len(shared_lab.host.processes(item)) == 2, 30)
+    by_cgroup = shared_lab.host.processes(item)
     monkeypatch.setitem(shared_lab.engine.info, "CgroupDriver", "none")
-    assert shared_lab.host.processes(one) == by_cgroup
+    assert shared_lab.host.processes(item) == by_cgroup
     with pytest.raises(LabError, match="does not create cgroups for containers"):
-        shared_lab.host.cgroup(one)
+        shared_lab.host.cgroup(item)

@@ -87,7 +87,7 @@ PODMAN_VERSION = {"Version": "5.4.2", "Components": [{"Name": "Podman Engine", "
 
 
 def names(info: dict[str, Any], bridge: dict[str, str] | None = BRIDGE, version: Any = ENGINE) -> list[str]:
-    return [one.name for one in from_info(info, version, bridge)]
+    return [item.name for item in from_info(info, version, bridge)]
 
 
 def test_the_engines_of_the_suite_are_as_installed(
@@ -189,8 +189,8 @@ def test_the_next_step_fits_the_cause() -> None:
 
 def test_each_is_printed_in_the_chapters_where_it_matters() -> None:
     found = from_info(ORDINARY | {"Driver": "vfs", "LiveRestoreEnabled": True}, ENGINE, BRIDGE)
-    assert [one.name for one in relevant_to("02b", found)] == ["storage-driver"]
-    assert [one.name for one in relevant_to("09", found)] == ["live-restore"]
+    assert [item.name for item in relevant_to("02b", found)] == ["storage-driver"]
+    assert [item.name for item in relevant_to("09", found)] == ["live-restore"]
     assert relevant_to("00", found) == []
 
 

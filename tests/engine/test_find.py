@@ -46,7 +46,7 @@ def test_docker_host_comes_first(engine: Engine, alone: Path, monkeypatch: pytes
     assert found.info["ID"] == engine.info["ID"]
 
 
-def test_a_docker_host_that_points_nowhere_is_said(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_docker_host_that_points_nowhere_is_reported(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{alone}/none.sock")
     with pytest.raises(EngineUnreachable, match="DOCKER_HOST points at") as caught:
         connect()
@@ -69,7 +69,7 @@ def test_the_context_in_use_comes_next(
         assert connect().found_by == "docker context mine"
 
 
-def test_a_context_that_does_not_exist_is_said(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_that_does_not_exist_is_reported(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "no-such")
     with pytest.raises(EngineUnreachable, match="no-such"):
         connect()
@@ -158,7 +158,7 @@ def test_a_socket_of_somebody_elses_does_not_end_the_search(
         ("npipe:////./pipe/docker_engine", "only on Windows"),
     ],
 )
-def test_an_address_that_is_none_is_said_with_one_that_is(
+def test_an_address_that_is_none_is_reported_with_one_that_is(
     alone: Path, monkeypatch: pytest.MonkeyPatch, address: str, hint: str
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", address)
@@ -217,7 +217,7 @@ def test_a_name_with_several_addresses(alone: Path, monkeypatch: pytest.MonkeyPa
     real = socket.getaddrinfo
 
     def both(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
-        return [found for one in ("::1", "127.0.0.1") for found in real(one, port, type=socket.SOCK_STREAM)]
+        return [found for item in ("::1", "127.0.0.1") for found in real(item, port, type=socket.SOCK_STREAM)]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
     for address in ("tcp://localhost:1", "tcp://:1"):
@@ -226,7 +226,7 @@ def test_a_name_with_several_addresses(alone: Path, monkeypatch: pytest.MonkeyPa
             connect()
 
 
-def test_something_else_than_an_engine_is_said(alone: Path) -> None:
+def test_something_else_than_an_engine_is_reported(alone: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(EngineUnreachable, match="is not a Docker engine"):
@@ -303,7 +303,7 @@ def test_a_current_context_that_was_removed_is_named(alone: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"Endpoints": {"kubernetes": {}}}', '{"Endpoints": []}'])
-def test_a_damaged_context_is_said(alone: Path, text: str) -> None:
+def test_a_damaged_context_is_reported(alone: Path, text: str) -> None:
     _context("mine", "host=unix:///nowhere.sock", use=True)
     (file,) = (alone / "docker" / "contexts" / "meta").glob("*/meta.json")
     file.write_text(text, encoding="utf-8")
@@ -312,7 +312,7 @@ def test_a_damaged_context_is_said(alone: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
-def test_a_damaged_configuration_is_said(alone: Path, text: str) -> None:
+def test_a_damaged_configuration_is_reported(alone: Path, text: str) -> None:
     (alone / "docker").mkdir()
     (alone / "docker" / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(EngineUnreachable, match=r"config\.json cannot be read"):
@@ -327,7 +327,7 @@ def test_a_damaged_configuration_is_said(alone: Path, text: str) -> None:
         '{"auths": {"x": {"auth": "aGVsbG8="}}}',
     ],
 )
-def test_a_value_of_another_kind_in_the_configuration_is_said(
+def test_a_value_of_another_kind_in_the_configuration_is_reported(
     engine: Engine, alone: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     """Also where DOCKER_HOST names the engine: the SDK reads the file for logins and proxies."""
@@ -385,7 +385,7 @@ def test_a_user_without_a_home_directory_looks_everywhere_else() -> None:
     assert done.stdout.startswith(f"unix://{name}/labhelpers/"), done.stderr
 
 
-def test_files_for_tls_that_are_missing_are_said(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_for_tls_that_are_missing_are_reported(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(alone / "none"))
@@ -514,7 +514,7 @@ def test_a_chapter_that_does_not_work_on_podman_is_refused(short_path: Path) -> 
 
 def test_the_facts_are_the_engines_own(engine: Engine) -> None:
     facts = engine.facts()
-    said = json.loads(
+    output = json.loads(
         subprocess.run(
             ["docker", "-H", engine.address, "info", "--format", "{{json .}}"],
             capture_output=True,
@@ -522,11 +522,11 @@ def test_the_facts_are_the_engines_own(engine: Engine) -> None:
             check=True,
         ).stdout
     )
-    assert facts.version == said["ServerVersion"]
-    assert facts.storage_driver == said["Driver"]
-    assert facts.cgroup_version == int(said["CgroupVersion"])
+    assert facts.version == output["ServerVersion"]
+    assert facts.storage_driver == output["Driver"]
+    assert facts.cgroup_version == int(output["CgroupVersion"])
     assert (facts.cpus, facts.memory_bytes, facts.kernel) == (
-        said["NCPU"],
-        said["MemTotal"],
-        said["KernelVersion"],
+        output["NCPU"],
+        output["MemTotal"],
+        output["KernelVersion"],
     )

@@ -106,14 +106,14 @@ def run_in(container: Container, command: str) -> ExecResult:
     return execute(container.client.api, str(container.id), shlex.split(command))
 
 
-def said(container: Container, command: str) -> str:
+def output(container: Container, command: str) -> str:
     """What a command in the container writes."""
     done = run_in(container, command)
     assert done.exit_code == 0, done
     return done.stdout.decode()
 
 
-def told(container: Container, question: str) -> str:
+def raised(container: Container, question: str) -> str:
     """What a command that only looks writes; lsns gives up where processes end while it looks."""
     for _ in range(10):
         done = run_in(container, question)
@@ -138,33 +138,33 @@ class TestProcesses:
         top = subject.top(ps_args="-eo pid,ppid,args")
         rows = sorted((int(pid), int(parent), command) for pid, parent, command in top["Processes"])
         mine = host.processes(subject)
-        assert [(one.pid, one.parent_pid, one.command) for one in mine] == rows
+        assert [(item.pid, item.parent_pid, item.command) for item in mine] == rows
         assert len(rows) == 3
 
     def test_their_pids_inside(self, host: HostView, subject: Container) -> None:
-        inside = {int(line.split()[0]) for line in said(subject, "pgrep -x sleep").splitlines()}
+        inside = {int(line.split()[0]) for line in output(subject, "pgrep -x sleep").splitlines()}
         mine = host.processes(subject)
-        assert {one.inside_pid for one in mine} == inside
-        assert all(one.nspid == (one.pid, one.inside_pid) for one in mine)
+        assert {item.inside_pid for item in mine} == inside
+        assert all(item.nspid == (item.pid, item.inside_pid) for item in mine)
 
     def test_as_lsns(self, host: HostView, subject: Container, looker: Container) -> None:
-        rows = json.loads(told(looker, "lsns -J -o NS,TYPE,NPROCS,PID"))["namespaces"]
+        rows = json.loads(raised(looker, "lsns -J -o NS,TYPE,NPROCS,PID"))["namespaces"]
         theirs = {(row["type"], int(row["ns"])): (int(row["nprocs"]), int(row["pid"])) for row in rows}
-        own = {one.kind: one for one in host.namespaces(subject)}
+        own = {item.kind: item for item in host.namespaces(subject)}
         for kind in ("mnt", "uts", "ipc", "net", "pid"):
-            one = own[kind]
-            assert theirs[kind, one.id] == (one.processes, one.first_pid) == (3, pid_of(subject)), kind
+            item = own[kind]
+            assert theirs[kind, item.id] == (item.processes, item.first_pid) == (3, pid_of(subject)), kind
         # those that it shares with the host have the host's other processes too
-        everything = {(one.kind, one.id): one for one in host.namespaces()}
+        everything = {(item.kind, item.id): item for item in host.namespaces()}
         assert everything["user", own["user"].id].processes > 3
 
     def test_the_whole_host_has_the_container_and_more(self, host: HostView, subject: Container) -> None:
-        everything = {one.pid: one for one in host.processes()}
-        assert {one.pid for one in host.processes(subject)} < set(everything)
-        assert any("containerd-shim" in one.command for one in everything.values())
+        everything = {item.pid: item for item in host.processes()}
+        assert {item.pid for item in host.processes(subject)} < set(everything)
+        assert any("containerd-shim" in item.command for item in everything.values())
 
     def test_one_process(self, host: HostView, subject: Container) -> None:
-        everything = {one.pid: one for one in host.processes()}
+        everything = {item.pid: item for item in host.processes()}
         first = host.process(subject)
         assert first == host.process(pid_of(subject)) == everything[pid_of(subject)]
         # the engine's own process is the one that started the container, and stands outside of it
@@ -178,9 +178,9 @@ class TestProcesses:
     def test_what_exec_started_is_among_them(self, host: HostView, subject: Container) -> None:
         subject.exec_run(["sleep", "5005"], detach=True)
         try:
-            assert "sleep 5005" in [one.command for one in host.processes(subject)]
+            assert "sleep 5005" in [item.command for item in host.processes(subject)]
         finally:
-            said(subject, "pkill -f 'sleep 5005'")
+            output(subject, "pkill -f 'sleep 5005'")
 
 
 class TestCgroup:
@@ -243,7 +243,7 @@ class TestCgroup:
         shared_lab.remove(greedy, force=True)
 
     def test_writes_as_docker_stats(self, host: HostView, writer: Container) -> None:
-        said(writer, f"dd if=/dev/zero of='{VOLUME_POINT}/block' bs=1M count=4 oflag=direct status=none")
+        output(writer, f"dd if=/dev/zero of='{VOLUME_POINT}/block' bs=1M count=4 oflag=direct status=none")
         before = host.cgroup(writer).io
         rows = stats(writer)["blkio_stats"]["io_service_bytes_recursive"] or []
         theirs = sum(row["value"] for row in rows if row["op"].lower() == "write")
@@ -254,11 +254,11 @@ class TestCgroup:
         assert before.written_bytes >= 4 * 1024 * 1024
 
     def test_pressure_where_there_is_any(self, host: HostView, subject: Container) -> None:
-        seen = {one.resource: one for one in host.cgroup(subject).pressure}
+        seen = {item.resource: item for item in host.cgroup(subject).pressure}
         if not seen:
             pytest.skip("this engine's host measures no pressure for cgroups (PSI)")
         assert set(seen) == {"cpu", "memory", "io"}
-        assert all(one.full_us <= one.some_us for one in seen.values())
+        assert all(item.full_us <= item.some_us for item in seen.values())
 
     def test_files_by_name(self, host: HostView, subject: Container) -> None:
         files = host.cgroup_files(subject, ["pids.max", "memory.nothing", "nobody.knows"])
@@ -291,11 +291,11 @@ class TestSamples:
         seen = [next(samples) for _ in range(5)]
         streaming = agents()
         samples.close()
-        times = [one.at_s for one in seen]
+        times = [item.at_s for item in seen]
         assert times == sorted(times)
         # each comes on a tick, one tick or more after the one before
         assert times[-1] - times[0] >= 0.35
-        assert {one.cgroup.pids.limit for one in seen} == {50}
+        assert {item.cgroup.pids.limit for item in seen} == {50}
         deadline = time.monotonic() + 30
         while agents() >= streaming:
             assert time.monotonic() < deadline, "the second agent did not end"
@@ -317,8 +317,8 @@ class TestSamples:
         )
         samples = host.samples_of([short, long], every_ms=50)
         first = next(samples)
-        assert len({one.at_s for one in first if one}) == 1
-        assert len({one.cgroup.path for one in first if one}) == 2
+        assert len({item.at_s for item in first if item}) == 1
+        assert len({item.cgroup.path for item in first if item}) == 2
         shared_lab.remove(short, force=True)
         gone = next(seen for seen in samples if seen[0] is None)
         assert gone[1] is not None
@@ -337,7 +337,7 @@ class TestSamples:
 
 class TestMountsAndDirectories:
     def test_as_findmnt(self, host: HostView, subject: Container) -> None:
-        rows = json.loads(told(subject, "findmnt -J -l -o ID,PARENT,TARGET,FSTYPE,VFS-OPTIONS"))[
+        rows = json.loads(raised(subject, "findmnt -J -l -o ID,PARENT,TARGET,FSTYPE,VFS-OPTIONS"))[
             "filesystems"
         ]
         theirs = {(int(r["id"]), int(r["parent"]), r["target"], r["fstype"], r["vfs-options"]) for r in rows}
@@ -346,22 +346,22 @@ class TestMountsAndDirectories:
         assert VOLUME_POINT in {mount.point for mount in host.mounts(subject)}
 
     def test_the_layers_of_a_container(self, host: HostView, subject: Container) -> None:
-        said(
+        output(
             subject, "sh -c 'echo mine > /made; rm /etc/hostname.gone /etc/issue -f; rm -r /opt; mkdir /opt'"
         )
         root = next(mount for mount in host.mounts(subject) if mount.point == "/")
         assert root.kind == "overlay"
         assert root.upper
-        changed = {one.path: one for one in host.directory(root.upper, recursive=True)}
+        changed = {item.path: item for item in host.directory(root.upper, recursive=True)}
         assert changed["made"].size_bytes == len("mine\n")
         assert changed["etc/issue"].is_whiteout
         assert changed["opt"].is_opaque
         assert not changed["etc"].is_opaque
         # the file that it deleted is still in a layer below
-        assert [low for low in root.lower if "issue" in {one.path for one in host.directory(f"{low}/etc")}]
+        assert [low for low in root.lower if "issue" in {item.path for item in host.directory(f"{low}/etc")}]
 
     def test_as_du(self, host: HostView, subject: Container, volume: Volume) -> None:
-        said(
+        output(
             subject,
             f'sh -c \'cd "{VOLUME_POINT}"; mkdir -p a/b; head -c 300000 /dev/zero > a/b/c; ln a/b/c twin; '
             "truncate -s 5M hole; chown -R 1234 a; chmod 700 a; sync'",
@@ -370,7 +370,7 @@ class TestMountsAndDirectories:
         inside = host.disk_usage(VOLUME_POINT, subject)
         assert (mine.allocated_bytes, mine.apparent_bytes) == (inside.allocated_bytes, inside.apparent_bytes)
         blocks, lengths, inodes = (
-            int(said(subject, f"du -sx {how} '{VOLUME_POINT}'").split()[0])
+            int(output(subject, f"du -sx {how} '{VOLUME_POINT}'").split()[0])
             for how in ("--block-size=1", "--block-size=1 --apparent-size", "--inodes")
         )
         assert mine.allocated_bytes == blocks
@@ -379,39 +379,41 @@ class TestMountsAndDirectories:
         assert lengths <= mine.apparent_bytes <= lengths + mine.directories * 65536
 
     def test_a_directory_as_ls(self, host: HostView, subject: Container) -> None:
-        said(subject, "sh -c 'mkdir -p /d; ln -sf /etc /d/link; mkfifo -m 600 /d/pipe; echo x > /d/file'")
-        rows = said(subject, "find /d -mindepth 1 -printf '%f|%m|%U|%s|%i|%l\\n'").splitlines()
+        output(subject, "sh -c 'mkdir -p /d; ln -sf /etc /d/link; mkfifo -m 600 /d/pipe; echo x > /d/file'")
+        rows = output(subject, "find /d -mindepth 1 -printf '%f|%m|%U|%s|%i|%l\\n'").splitlines()
         mine = host.directory("/d", subject)
         assert sorted(rows) == [
             f"{m.path}|{m.mode:o}|{m.user}|{m.size_bytes}|{m.inode}|{m.target}" for m in mine
         ]
-        assert [one.kind for one in mine] == ["file", "link", "fifo"]
+        assert [item.kind for item in mine] == ["file", "link", "fifo"]
 
     def test_names_as_stat(self, host: HostView, subject: Container) -> None:
-        said(
+        output(
             subject, "sh -c 'mkdir -p /n/d; echo x > /n/d/file; ln -sfn d /n/link; ln -sfn gone /n/dangling'"
         )
         seen = host.entries("/n", ["d/file", "link", "dangling", "link/file", "none", "d/none"], subject)
-        assert [name for name, one in seen.items() if one is None] == ["link/file", "none", "d/none"]
+        assert [name for name, item in seen.items() if item is None] == ["link/file", "none", "d/none"]
         for name in ("d/file", "link", "dangling"):
-            one = seen[name]
-            assert one is not None
-            size, inode, changed = said(subject, f"stat -c '%s %i %.9Y' /n/{name}").split()
-            assert (one.path, one.size_bytes, one.inode) == (name, int(size), int(inode))
-            assert one.modified_ns == int(changed.replace(".", ""))
+            item = seen[name]
+            assert item is not None
+            size, inode, changed = output(subject, f"stat -c '%s %i %.9Y' /n/{name}").split()
+            assert (item.path, item.size_bytes, item.inode) == (name, int(size), int(inode))
+            assert item.modified_ns == int(changed.replace(".", ""))
 
     def test_a_real_path_as_readlink(self, host: HostView, subject: Container) -> None:
-        said(subject, "sh -c 'mkdir -p /r/d; ln -sfn /r/d /r/one; ln -sfn ../r/one /r/two'")
+        output(subject, "sh -c 'mkdir -p /r/d; ln -sfn /r/d /r/one; ln -sfn ../r/one /r/two'")
         for path in ("/r/two/x/y", "/r/one/../two", "/", "/lib/../bin/sh"):
-            assert host.real_path(path, subject) == said(subject, f"readlink -m {path}").strip()
+            assert host.real_path(path, subject) == output(subject, f"readlink -m {path}").strip()
 
     def test_a_link_leads_where_it_leads_in_the_container(self, host: HostView, subject: Container) -> None:
-        said(subject, "sh -c 'mkdir -p /elsewhere; touch /elsewhere/only-here; ln -sfn /elsewhere /srv/link'")
-        assert [one.path for one in host.directory("/srv/link/.", subject)] == ["only-here"]
+        output(
+            subject, "sh -c 'mkdir -p /elsewhere; touch /elsewhere/only-here; ln -sfn /elsewhere /srv/link'"
+        )
+        assert [item.path for item in host.directory("/srv/link/.", subject)] == ["only-here"]
         assert host.directory("/srv/../../srv/link", subject) == host.directory("/elsewhere", subject)
 
     def test_files_of_the_host(self, host: HostView, volume: Volume, subject: Container) -> None:
-        said(subject, f"sh -c 'echo from the volume > \"{VOLUME_POINT}/note\"'")
+        output(subject, f"sh -c 'echo from the volume > \"{VOLUME_POINT}/note\"'")
         note = f"{volume.attrs['Mountpoint']}/note"
         assert host.read(note) == "from the volume\n"
         assert host.read(note, begin_bytes=4) == "from"
@@ -419,46 +421,46 @@ class TestMountsAndDirectories:
 
 class TestNetwork:
     def test_interfaces_as_ip(self, host: HostView, subject: Container) -> None:
-        rows = json.loads(told(subject, "ip -j link"))
+        rows = json.loads(raised(subject, "ip -j link"))
         theirs = [(r["ifindex"], r["ifname"], r["mtu"], r["operstate"], tuple(r["flags"])) for r in rows]
         mine = host.interfaces(subject)
         assert [(i.index, i.name, i.mtu_bytes, i.state, i.flags) for i in mine] == theirs
-        counted = int(said(subject, "cat /sys/class/net/eth0/statistics/rx_bytes"))
+        counted = int(output(subject, "cat /sys/class/net/eth0/statistics/rx_bytes"))
         assert mine[1].received_bytes <= counted
 
     def test_addresses_and_routes_as_ip(self, host: HostView, subject: Container) -> None:
-        rows = json.loads(told(subject, "ip -j address"))
+        rows = json.loads(raised(subject, "ip -j address"))
         theirs = {(r["ifname"], a["local"], a["prefixlen"]) for r in rows for a in r["addr_info"]}
         assert {(a.interface, a.address, a.prefix_length) for a in host.addresses(subject)} == theirs
-        routes = [(r["dst"], r.get("gateway"), r["dev"]) for r in json.loads(told(subject, "ip -j route"))]
+        routes = [(r["dst"], r.get("gateway"), r["dev"]) for r in json.loads(raised(subject, "ip -j route"))]
         mine = [r for r in host.routes(subject) if r.family == "inet"]
         assert [(r.destination, r.gateway, r.interface) for r in mine] == routes
 
     def test_the_engine_says_the_same_address(self, host: HostView, subject: Container) -> None:
         subject.reload()
-        (told,) = subject.attrs["NetworkSettings"]["Networks"].values()
+        (raised,) = subject.attrs["NetworkSettings"]["Networks"].values()
         mine = next(a for a in host.addresses(subject) if a.interface == "eth0" and a.family == "inet")
-        assert (mine.address, mine.prefix_length) == (told["IPAddress"], told["IPPrefixLen"])
+        assert (mine.address, mine.prefix_length) == (raised["IPAddress"], raised["IPPrefixLen"])
         default = next(r for r in host.routes(subject) if r.destination == "default")
-        assert default.gateway == told["Gateway"]
-        assert next(i.mac for i in host.interfaces(subject) if i.name == "eth0") == told["MacAddress"]
+        assert default.gateway == raised["Gateway"]
+        assert next(i.mac for i in host.interfaces(subject) if i.name == "eth0") == raised["MacAddress"]
 
     def test_a_neighbour_that_was_met(self, host: HostView, subject: Container) -> None:
         gateway = next(r.gateway for r in host.routes(subject) if r.destination == "default")
-        said(subject, f"ping -c 1 -W 5 {gateway}")
-        met = next(one for one in host.neighbours(subject) if one.address == gateway)
-        bridge = next(one for one in host.interfaces() if one.name == "docker0")
+        output(subject, f"ping -c 1 -W 5 {gateway}")
+        met = next(item for item in host.neighbours(subject) if item.address == gateway)
+        bridge = next(item for item in host.interfaces() if item.name == "docker0")
         assert met.mac == bridge.mac
 
     def test_both_ends_of_the_cable(self, host: HostView, subject: Container, looker: Container) -> None:
-        inner = next(one for one in host.interfaces(subject) if one.name == "eth0")
-        outer = next(one for one in host.interfaces() if one.index == inner.peer_index)
+        inner = next(item for item in host.interfaces(subject) if item.name == "eth0")
+        outer = next(item for item in host.interfaces() if item.index == inner.peer_index)
         assert (inner.kind, outer.kind) == ("veth", "veth")
         assert outer.peer_index == inner.index
         assert outer.master == "docker0"
-        assert said(looker, f"cat /sys/class/net/{outer.name}/ifindex").strip() == str(outer.index)
+        assert output(looker, f"cat /sys/class/net/{outer.name}/ifindex").strip() == str(outer.index)
         # containers of others come and go meanwhile
-        look = lambda: set(said(looker, "ls /sys/class/net/docker0/brif").split())  # noqa: E731
+        look = lambda: set(output(looker, "ls /sys/class/net/docker0/brif").split())  # noqa: E731
         before = look()
         ports = {port.interface for port in host.bridge_ports() if port.bridge == "docker0"}
         after = look()
@@ -470,26 +472,28 @@ class TestNetwork:
         self, host: HostView, subject: Container, looker: Container
     ) -> None:
         subject.reload()
-        (told,) = subject.attrs["NetworkSettings"]["Networks"].values()
+        (raised,) = subject.attrs["NetworkSettings"]["Networks"].values()
 
         def listed() -> list[str]:
             return [
-                ln for ln in said(looker, "iptables -t nat -S DOCKER").splitlines() if ln.startswith("-A")
+                ln for ln in output(looker, "iptables -t nat -S DOCKER").splitlines() if ln.startswith("-A")
             ]
 
         for _ in range(10):  # other tests publish ports meanwhile: both must be of one moment
             before, mine, theirs = listed(), host.firewall().of("nat", "DOCKER"), listed()
             if before == theirs:
                 break
-        assert [rule for rule in mine if rule.target == "DNAT" and f"{told['IPAddress']}:80" in rule.text]
+        assert [rule for rule in mine if rule.target == "DNAT" and f"{raised['IPAddress']}:80" in rule.text]
         assert [f"-A DOCKER {rule.text}" for rule in mine if rule.family == "ip"] == theirs
 
     def test_the_firewall_of_a_container(self, host: HostView, subject: Container) -> None:
         assert host.firewall(subject).frame().empty
-        said(subject, "iptables -A OUTPUT -d 192.0.2.7 -j REJECT")
-        said(subject, "nft add table inet mine")
-        said(subject, "nft add chain inet mine out { type filter hook output priority 5 ; policy accept ; }")
-        said(subject, "nft add rule inet mine out ip daddr 192.0.2.8 counter drop")
+        output(subject, "iptables -A OUTPUT -d 192.0.2.7 -j REJECT")
+        output(subject, "nft add table inet mine")
+        output(
+            subject, "nft add chain inet mine out { type filter hook output priority 5 ; policy accept ; }"
+        )
+        output(subject, "nft add rule inet mine out ip daddr 192.0.2.8 counter drop")
         subject.exec_run(["ping", "-c", "1", "-W", "1", "192.0.2.7"])
         seen = host.firewall(subject)
         (reject,) = seen.of("filter", "OUTPUT")
@@ -498,7 +502,7 @@ class TestNetwork:
         assert (drop.tool, drop.family, drop.target, drop.packets) == ("nft", "inet", "DROP", 0)
         assert "192.0.2.8" in drop.text
         assert ("mine", "out", "ACCEPT") in [(c.table, c.name, c.policy) for c in seen.chains]
-        said(subject, "nft flush ruleset")
+        output(subject, "nft flush ruleset")
 
 
 Read = Callable[[HostView, Any], object]
@@ -570,7 +574,7 @@ class TestWhatCannotBeRead:
 
 
 @pytest.mark.parametrize(
-    ("read", "words"),
+    ("read", "text"),
     [
         (lambda host: host.read("relative"), "not an absolute path"),
         (lambda host: host.read("/a\0b"), "not an absolute path"),
@@ -590,8 +594,8 @@ class TestWhatCannotBeRead:
         (lambda host: host.entries("/etc", ["/x"]), "not a relative path below"),
     ],
 )
-def test_what_cannot_be_meant(host: HostView, read: Callable[[HostView], object], words: str) -> None:
-    with pytest.raises(LabError, match=words) as caught:
+def test_what_cannot_be_meant(host: HostView, read: Callable[[HostView], object], text: str) -> None:
+    with pytest.raises(LabError, match=text) as caught:
         read(host)
     assert caught.value.hint
 
@@ -680,7 +684,7 @@ class TestAnEngineThatRefuses:
         less = view("SYS_ADMIN", "NET_ADMIN")
         assert less.processes(subject)[0].namespaces["net"]
         assert less.cgroup(subject).pids.limit == 50
-        assert [one.name for one in less.interfaces()]
+        assert [item.name for item in less.interfaces()]
         assert [line.partition(" (refused: ")[2] for line in less.unavailable] == ["SYS_ADMIN)", "NET_ADMIN)"]
         for read in (less.interfaces, less.firewall):
             with pytest.raises(LabError, match="cannot read") as caught:
@@ -689,7 +693,7 @@ class TestAnEngineThatRefuses:
 
     def test_the_cgroups(self, view: Callable[..., HostView], host: HostView, subject: Container) -> None:
         less = view("/sys/fs/cgroup:/sys/fs/cgroup:ro")
-        assert [one.name for one in less.interfaces(subject)] == ["lo", "eth0"]
+        assert [item.name for item in less.interfaces(subject)] == ["lo", "eth0"]
         if host.cgroup(subject).version == 2:
             # a container in the host's cgroup namespace has all of version 2 anyway
             assert less.cgroup(subject).pids.limit == 50
@@ -706,18 +710,20 @@ class TestAnEngineThatRefuses:
         assert "refused: SYS_PTRACE" in caught.value.hint
 
     def test_the_host_itself(self, view: Callable[..., HostView], shared_lab: Lab) -> None:
-        before = {one.id for one in helpers(shared_lab)}
+        before = {item.id for item in helpers(shared_lab)}
         with pytest.raises(LabError, match="does not allow the lab to inspect its host") as caught:
             view("host").kernel()
         assert caught.value.engine_message == "no host here"
-        assert {one.id for one in helpers(shared_lab)} == before
+        assert {item.id for item in helpers(shared_lab)} == before
 
 
 def helpers(lab: Lab) -> list[Container]:
     wanted = {"label": f"labhelpers.session={lab.session}"}
     mine = lab.client.containers.list(all=True, filters=wanted, ignore_removed=True)
     return [
-        one for one in mine if one.attrs["HostConfig"]["PidMode"] == "host" and "python3" in one.attrs["Path"]
+        item
+        for item in mine
+        if item.attrs["HostConfig"]["PidMode"] == "host" and "python3" in item.attrs["Path"]
     ]
 
 
@@ -727,10 +733,10 @@ def host_info(container: Container) -> dict[str, Any]:
     return found
 
 
-def test_a_network_in_one_go_is_what_its_parts_are(subject: Container, host: HostView) -> None:
+def test_a_network_at_once_is_what_its_parts_are(subject: Container, host: HostView) -> None:
     found = host.network(subject)
-    assert [(one.index, one.name, one.mac) for one in found.interfaces] == [
-        (one.index, one.name, one.mac) for one in host.interfaces(subject)
+    assert [(item.index, item.name, item.mac) for item in found.interfaces] == [
+        (item.index, item.name, item.mac) for item in host.interfaces(subject)
     ]
     assert list(found.addresses) == host.addresses(subject)
     assert list(found.routes) == host.routes(subject)
@@ -745,8 +751,8 @@ def test_the_helper_is_known_by_its_id(shared_lab: Lab, host: HostView) -> None:
 def test_an_engine_that_starts_no_helper_at_all(engine: Engine) -> None:
     """As Enhanced Container Isolation refuses it: here the engine refuses because it does not have the image."""
     fenced = HostView(engine, {}, lambda: "labhelpers/no-such-image")
-    (said,) = fenced.unavailable
-    assert said.startswith("anything of the engine's host")
-    assert "no-such-image" in said
+    (output,) = fenced.unavailable
+    assert output.startswith("anything of the engine's host")
+    assert "no-such-image" in output
     with pytest.raises(LabError, match="does not allow the lab to inspect its host"):
         fenced.processes()

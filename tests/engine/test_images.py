@@ -94,14 +94,14 @@ def test_the_catalogue_is_the_folders() -> None:
 
 def test_it_is_made_once_and_again_when_its_folder_changes(engine: Engine, name: str) -> None:
     assert images.status(engine)[name].present is False
-    said: list[str] = []
-    ref = images.ensure(engine, name, said.append)
-    assert said
+    output: list[str] = []
+    ref = images.ensure(engine, name, output.append)
+    assert output
     first = engine.client.images.get(ref).id
     assert images.status(engine)[name].present
-    said.clear()
-    assert images.ensure(engine, name, said.append) == ref
-    assert (engine.client.images.get(ref).id, said) == (first, [])
+    output.clear()
+    assert images.ensure(engine, name, output.append) == ref
+    assert (engine.client.images.get(ref).id, output) == (first, [])
     write(name, "echo two > /two")
     assert images.status(engine)[name].present is False
     images.ensure(engine, name)
@@ -124,16 +124,16 @@ def test_a_step_that_fails_leaves_nothing_and_says_why(engine: Engine, name: str
 
 
 @pytest.mark.parametrize(
-    ("words", "next_step"),
+    ("text", "next_step"),
     [
         ("E: Failed to fetch http://mirror.invalid/x  Temporary failure resolving", "a download failed"),
         ("write /x: no space left on device", "disk is full"),
     ],
 )
 def test_what_to_do_next_depends_on_what_went_wrong(
-    engine: Engine, name: str, words: str, next_step: str
+    engine: Engine, name: str, text: str, next_step: str
 ) -> None:
-    write(name, f"sh -c 'echo {words}; exit 100'")
+    write(name, f"sh -c 'echo {text}; exit 100'")
     with pytest.raises(BuildFailed) as failed:
         images.ensure(engine, name)
     assert next_step in failed.value.hint
@@ -213,11 +213,11 @@ def test_it_is_pulled_from_the_classroom(lab: Lab, name: str, monkeypatch: pytes
     made_there = engine.client.images.get(ref).id
     engine.client.images.remove(ref)
     monkeypatch.setenv("LABHELPERS_REGISTRY", lab.registry.address)
-    said: list[str] = []
-    images.ensure(engine, name, said.append)
+    output: list[str] = []
+    images.ensure(engine, name, output.append)
     assert engine.client.images.get(ref).id == made_there
     assert images.status(engine)[name].source == "registry"
-    assert not any("RUN" in line for line in said)
+    assert not any("RUN" in line for line in output)
     assert any(line.startswith("removed image") for line in images.remove_all(engine))
     assert present(engine, name) is False
 
@@ -232,19 +232,19 @@ def test_a_classroom_with_another_version_is_not_believed(
     lab.registry.push(ref)
     monkeypatch.setenv("LABHELPERS_REGISTRY", lab.registry.address)
     write(name, "echo newer > /one", base=SMALL)
-    said: list[str] = []
-    images.ensure(lab.engine, name, said.append)
-    assert any("another version" in line for line in said)
+    output: list[str] = []
+    images.ensure(lab.engine, name, output.append)
+    assert any("another version" in line for line in output)
     assert images.status(lab.engine)[name].source != "registry"
 
 
-def test_a_classroom_that_does_not_answer_is_said(
+def test_a_classroom_that_does_not_answer_is_reported(
     engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABHELPERS_REGISTRY", "127.0.0.1:1")
-    said: list[str] = []
-    images.ensure(engine, name, said.append)
-    assert any("not available from the registry" in line and "127.0.0.1:1" in line for line in said)
+    output: list[str] = []
+    images.ensure(engine, name, output.append)
+    assert any("not available from the registry" in line and "127.0.0.1:1" in line for line in output)
 
 
 def test_the_base_of_a_registry_is_taken_as_hubs_would_be(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,13 +257,13 @@ def test_the_base_of_a_registry_is_taken_as_hubs_would_be(lab: Lab, monkeypatch:
         assert hub not in lab.client.images.get(images.BASE).tags, (
             "what came along now has the lab's name only"
         )
-        words = images.pull_base(lab.engine, f"{lab.registry.address}/none:1")
-        assert words
+        text = images.pull_base(lab.engine, f"{lab.registry.address}/none:1")
+        assert text
     finally:
         lab.client.images.remove(images.BASE)
 
 
-def test_the_page_says_what_stands_in_for_what(engine: Engine) -> None:
+def test_the_page_says_what_substitutes_for_what(engine: Engine) -> None:
     seen = images.overview(engine)
     assert seen.distribution
     assert seen.distribution in seen.base_description
@@ -271,7 +271,7 @@ def test_the_page_says_what_stands_in_for_what(engine: Engine) -> None:
     assert set(seen.frame()["name"]) == set(images.catalogue())
 
 
-def test_what_cannot_be_had_is_stood_in_for_and_said(
+def test_what_cannot_be_had_has_a_substitute_and_reported(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = images.from_hub(engine, "127.0.0.1:1/nobody/nothing:1", "payload", print)

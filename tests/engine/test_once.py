@@ -88,7 +88,7 @@ def test_where_the_engine_keeps_none_the_labs_own_containers_have_a_log(
     shared_lab.remove(made, force=True)
 
 
-def test_a_log_that_cannot_be_read_is_said(shared_lab: Lab) -> None:
+def test_a_log_that_cannot_be_read_is_reported(shared_lab: Lab) -> None:
     """A reader's own container on an engine with `"log-driver": "none"`: what needs its log names the driver."""
     mute = shared_lab.run(
         IMAGE, ["sh", "-c", "echo unheard; exec sleep 300"], network="none", log_driver="none"
@@ -103,10 +103,10 @@ def test_a_log_that_cannot_be_read_is_said(shared_lab: Lab) -> None:
 
 
 def test_the_end_of_a_log(shared_lab: Lab) -> None:
-    said = shared_lab.run(
+    output = shared_lab.run(
         IMAGE, ["sh", "-c", "echo one; echo two; echo three; exec sleep 300"], network="none"
     )
     shared_lab.wait_for(
-        "the last lines", lambda: last_lines(shared_lab.client.api, str(said.id), 2) == "two\nthree", 30
+        "the last lines", lambda: last_lines(shared_lab.client.api, str(output.id), 2) == "two\nthree", 30
     )
-    shared_lab.remove(said, force=True)
+    shared_lab.remove(output, force=True)

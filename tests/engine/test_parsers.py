@@ -62,10 +62,10 @@ OVERLAY = (
 def test_a_cgroup_of_each_kind_is_found() -> None:
     two = cgroup_paths.locate_cgroup(V2, MOUNTS_V2)
     assert two == cgroup_paths.CgroupLocation(2, V2[3:].strip(), {"": f"/sys/fs/cgroup{V2[3:].strip()}"})
-    one = cgroup_paths.locate_cgroup(V1, MOUNTS_V1)
-    assert one is not None
-    assert (one.version, one.path) == (1, f"/docker/{ID}")
-    assert one.directories["cpu"] == f"/sys/fs/cgroup/cpu,cpuacct/docker/{ID}"
+    item = cgroup_paths.locate_cgroup(V1, MOUNTS_V1)
+    assert item is not None
+    assert (item.version, item.path) == (1, f"/docker/{ID}")
+    assert item.directories["cpu"] == f"/sys/fs/cgroup/cpu,cpuacct/docker/{ID}"
     user = cgroup_paths.locate_cgroup(USER, MOUNTS_V2)
     assert user is not None
     assert user.path.endswith("app-a\\x2db.scope")
@@ -124,7 +124,7 @@ def test_a_controller_that_version_1_does_not_use_may_be_version_2s() -> None:
     assert cgroups.cgroup(place, texts).memory.anon_bytes == 1
 
 
-def test_processes_below_a_cgroup_are_told_by_whole_names() -> None:
+def test_processes_below_a_cgroup_are_recognized_by_whole_names() -> None:
     below = V2.replace(".scope", ".scope/init")
     assert cgroup_paths.is_below(below, V2)
     assert not cgroup_paths.is_below(V2.replace(".scope", ".scope2"), V2)
@@ -407,7 +407,7 @@ def test_the_other_end_in_the_same_namespace_is_written_by_its_name() -> None:
         {"ifindex": 24},
     ]
     found = network.interfaces(json.dumps(rows))
-    assert [(one.name, one.peer_index) for one in found] == [
+    assert [(item.name, item.peer_index) for item in found] == [
         ("vb", 19), ("va", 18), ("mv", 19), ("v0", 7), ("tunl0", None), ("docker0", None)
     ]  # fmt: skip
 
@@ -416,11 +416,11 @@ def test_what_iproute2_prints() -> None:
     _, veth = network.interfaces(json.dumps(LINKS))
     assert (veth.kind, veth.received_bytes, veth.sent_bytes) == ("veth", 9, 0)
     found = network.routes(json.dumps(ROUTES), "inet")
-    assert [(one.gateway, one.interface) for one in found] == [
+    assert [(item.gateway, item.interface) for item in found] == [
         ("10.0.0.1", "eth0"), ("10.0.0.9", "eth1"), ("fe80::1", "eth0"), (None, "")
     ]  # fmt: skip
-    assert [one.state for one in network.neighbours(json.dumps(NEIGHBOURS))] == ["REACHABLE", "NONE"]
-    assert [one.bridge for one in network.bridge_ports(json.dumps(PORTS))] == ["docker0"]
+    assert [item.state for item in network.neighbours(json.dumps(NEIGHBOURS))] == ["REACHABLE", "NONE"]
+    assert [item.bridge for item in network.bridge_ports(json.dumps(PORTS))] == ["docker0"]
     assert network.interfaces("") == network.interfaces("[]\n") == network.interfaces("[{}]") == []
     assert json_of("# Warning: odd\n[1]\n[2]", "ip") == [1]
     with pytest.raises(LabError, match="did not print JSON") as odd:
@@ -430,11 +430,11 @@ def test_what_iproute2_prints() -> None:
 
 def test_what_the_firewall_prints() -> None:
     found = network.firewall([("iptables-nft", "ip", SAVED)], json.dumps(RULESET))
-    assert [(one.table, one.name, one.policy) for one in found.chains] == [
+    assert [(item.table, item.name, item.policy) for item in found.chains] == [
         ("nat", "PREROUTING", "ACCEPT"), ("nat", "DOCKER", None), ("filter", "FORWARD", "DROP"),
         ("docker-bridges", "nat-prerouting", "ACCEPT"),
     ]  # fmt: skip
-    by_target = [(one.chain, one.target, one.packets) for one in found.rules]
+    by_target = [(item.chain, item.target, item.packets) for item in found.rules]
     assert by_target[:3] == [("DOCKER", "DNAT", 5), ("PREROUTING", "DOCKER", 0), ("FORWARD", None, None)]
     assert by_target[3:] == [("nat-prerouting", "DNAT", 3), ("x", None, None), ("c", "ACCEPT", None)]
 
@@ -484,28 +484,28 @@ def test_only_dockers_own_rules_are_taken_out() -> None:
         '-A FORWARD -i docker0 -m comment --comment "it\'s \\"mine\\"" -j ACCEPT\nCOMMIT\n'
     )
     undone = machine_changes.undo_firewall(was, is_now)
-    removed = [" ".join(one) for one in undone if "-D" in one]
+    removed = [" ".join(item) for item in undone if "-D" in item]
     assert removed == [
         "-t filter -D FORWARD -j DOCKER-USER",
         '-t filter -D FORWARD -i docker0 -m comment --comment it\'s "mine" -j ACCEPT',
     ]
-    assert [one[3] for one in undone if "-X" in one] == ["DOCKER", "DOCKER-USER"]
+    assert [item[3] for item in undone if "-X" in item] == ["DOCKER", "DOCKER-USER"]
     assert ["-t", "filter", "-P", "FORWARD", "ACCEPT"] in undone
 
 
 @QUICK
 @given(mutated_text([SAVED, ""]), mutated_text([SAVED]))
 def test_undoing_in_any_form(was: str, is_now: str) -> None:
-    assert all(one[0] == "-t" for one in machine_changes.undo_firewall(was, is_now))
+    assert all(item[0] == "-t" for item in machine_changes.undo_firewall(was, is_now))
 
 
 def test_apts_repositories() -> None:
-    told = (
+    caught = (
         "Debian|http://deb.example/debian|trixie|main\nDebian|http://deb.example/debian|trixie|main\r\n"
         "Debian|cdrom://x|trixie|main\n|http://other/|stable|main\nDebian|http://deb.example/debian|trixie\n"
         "W: something else\nUbuntu|https://u.example/|noble||\n\n"
     )
-    assert debootstrap._targets(told) == [["Debian", "http://deb.example/debian", "trixie", "main"]]
+    assert debootstrap._targets(caught) == [["Debian", "http://deb.example/debian", "trixie", "main"]]
 
 
 UNIX = (
@@ -603,7 +603,7 @@ def test_the_agent_reads_odd_names(tmp_path: Path) -> None:
     for name in ("a\nb", "\udcff", "d", "d/e"):
         os.mkdir(tmp_path / name)
     found = agent.list_directory(os.getpid(), str(tmp_path), True, 100)
-    assert {one["path"] for one in found["entries"]} == {"a\nb", "\udcff", "d", "d/e"}
+    assert {item["path"] for item in found["entries"]} == {"a\nb", "\udcff", "d", "d/e"}
     assert agent.run([["printf", "\\377"]])[0][1] == "\ufffd"
     asked = (
         '{"do": "read", "paths": ["/proc/\\u0000"]}\n{"do": "real_path", "pid": 1, "path": "/a\\u0000b"}\n'

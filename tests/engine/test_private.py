@@ -166,7 +166,7 @@ class TestLife:
         assert f"message: {LOG_BEGINS}" in done.stderr
         assert f"{machine.home}/engine/data" in done.stderr
 
-    def test_a_path_too_long_for_a_socket_is_said(self, machine: Machine) -> None:
+    def test_a_path_too_long_for_a_socket_is_reported(self, machine: Machine) -> None:
         done = machine.run(sys.executable, "-c", PRELUDE + START, home=machine.home / ("long" * 20))
         assert "too long for a socket" in done.stderr
 
@@ -264,7 +264,7 @@ def test_only_dockers_rules_are_taken_out(lines: list[str]) -> None:
     assert "-t filter -D FORWARD -o docker0 -j DOCKER" in undone
     assert "-t filter -P FORWARD ACCEPT" in undone
     assert undone.index("-t filter -F DOCKER") < undone.index("-t filter -X DOCKER")
-    assert not [one for one in undone if re.search(r"192\.0\.2\.1|eth7|MINE|INPUT", one)]
+    assert not [item for item in undone if re.search(r"192\.0\.2\.1|eth7|MINE|INPUT", item)]
 
 
 def test_what_else_forwards_packets_keeps_forwarding_on() -> None:

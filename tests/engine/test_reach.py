@@ -99,7 +99,7 @@ def _send_once(server: socket.socket, word: bytes) -> None:
             connection.sendall(word)
 
 
-def test_a_container_that_does_not_run_is_said(shared: Lab) -> None:
+def test_a_container_that_does_not_run_is_reported(shared: Lab) -> None:
     ended = shared.run("labhelpers/payload", "true", network="none")
     ended.wait()
     with pytest.raises(LabError, match="is not running"):

@@ -166,9 +166,9 @@ MESSAGES = {
 def test_each_kind_of_failure_has_a_message_and_a_next_step_of_its_own() -> None:
     seen = {}
     for kind, messages in MESSAGES.items():
-        found = {registries.explain_failure("r.example/x", words, status) for status, words in messages}
+        found = {registries.explain_failure("r.example/x", text, status) for status, text in messages}
         assert len({(refusal.cause, refusal.hint) for refusal in found}) == 1, kind
-        assert {refusal.engine_message for refusal in found} == {words for _, words in messages}
+        assert {refusal.engine_message for refusal in found} == {text for _, text in messages}
         seen[kind] = next(iter(found))
     assert len({refusal.cause for refusal in seen.values()}) == len(MESSAGES)
     assert len({refusal.hint for refusal in seen.values()}) == len(MESSAGES)
@@ -177,9 +177,9 @@ def test_each_kind_of_failure_has_a_message_and_a_next_step_of_its_own() -> None
 
 
 @given(st.text(), st.integers(0, 599))
-def test_any_other_message_is_kept(words: str, status: int) -> None:
-    refusal = registries.explain_failure("x", words, status)
-    assert refusal.engine_message == words
+def test_any_other_message_is_kept(text: str, status: int) -> None:
+    refusal = registries.explain_failure("x", text, status)
+    assert refusal.engine_message == text
     assert refusal.cause
     assert refusal.hint
 
@@ -236,22 +236,22 @@ def here(shared_lab: Lab) -> Lab:
     [(429, "pull rate limit"), (401, "requires a login"), (404, "has no such image or tag")],
 )
 def test_what_a_registry_says_reaches_the_reader(here: Lab, status: int, cause: str) -> None:
-    said: list[str] = []
+    output: list[str] = []
     with answering("127.0.0.1", status) as address:
-        found = images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", said.append)
+        found = images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", output.append)
         with pytest.raises(ImageMissing, match=cause) as caught:
             here.pull(f"{address}/mysql:8.4")
     assert found.is_substitute
-    assert cause in said[0]
-    assert address in said[0]
-    assert "next:" in said[0]
+    assert cause in output[0]
+    assert address in output[0]
+    assert "next:" in output[0]
     assert caught.value.engine_message
 
 
 def test_a_registry_that_is_not_there_is_no_limit_and_no_login(here: Lab) -> None:
-    said: list[str] = []
-    assert images.from_hub(here.engine, "127.0.0.1:9/mysql:8.4", "payload", said.append).is_substitute
-    assert "cannot reach the registry 127.0.0.1:9" in said[0]
+    output: list[str] = []
+    assert images.from_hub(here.engine, "127.0.0.1:9/mysql:8.4", "payload", output.append).is_substitute
+    assert "cannot reach the registry 127.0.0.1:9" in output[0]
 
 
 @pytest.mark.parametrize(
@@ -268,10 +268,10 @@ def test_a_certificate_that_the_engine_does_not_accept(
     # 127.0.0.0/8 needs no valid certificate (dockerd, "insecure registries"): the address of a network of ours does
     network = here.create_network(f"t-{here.session}-tls{named:d}{days}")
     gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
-    said: list[str] = []
+    output: list[str] = []
     with answering(gateway, 404, self_signed(tmp_path, gateway, named, days)) as address:
-        assert images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", said.append).is_substitute
-    assert cause.format(address) in said[0]
+        assert images.from_hub(here.engine, f"{address}/mysql:8.4", "payload", output.append).is_substitute
+    assert cause.format(address) in output[0]
 
 
 def self_signed(folder: Path, host: str, named: bool, days: int) -> ssl.SSLContext:
@@ -309,9 +309,9 @@ def test_an_image_for_another_processor_is_not_used(shared_lab: Lab) -> None:
     ref = f"t-{shared_lab.session}/other:1"
     load_empty_image(shared_lab, ref, other)
     try:
-        said: list[str] = []
-        assert images.from_hub(shared_lab.engine, ref, "payload", said.append).is_substitute
-        assert f"is for {other}" in said[0]
+        output: list[str] = []
+        assert images.from_hub(shared_lab.engine, ref, "payload", output.append).is_substitute
+        assert f"is for {other}" in output[0]
     finally:
         shared_lab.client.images.remove(ref)
 

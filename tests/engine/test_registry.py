@@ -33,7 +33,7 @@ def test_it_is_published_on_loopback_only(lab: Lab) -> None:
     assert {binding["HostIp"] for binding in published} == {"127.0.0.1"}
 
 
-def test_an_image_that_is_not_there_is_said(lab: Lab) -> None:
+def test_an_image_that_is_not_there_is_reported(lab: Lab) -> None:
     with pytest.raises(EngineRefused, match="no-such-image"):
         lab.registry.push("no-such-image")
 
@@ -62,7 +62,7 @@ def test_what_is_kept_in_a_volume_is_there_again(lab: Lab) -> None:
     again.close()
 
 
-def test_a_registry_that_does_not_start_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_does_not_start_is_reported(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(lab), "image", lambda self, name: "labhelpers/payload:latest")
     monkeypatch.setattr("labhelpers.engine.registry._START_TIMEOUT_S", 1)
     with pytest.raises(LabError, match="did not become ready"):

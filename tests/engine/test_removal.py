@@ -71,7 +71,7 @@ def test_a_container_that_dies_after_the_engine_gave_up_is_removed(
     monkeypatch.setattr(api, "remove_container", heard)
     with _thawed_late(thaw):
         quiet_lab.remove(name, force=True)
-    assert ["did not receive an exit event" in words for words in refused] == [True]
+    assert ["did not receive an exit event" in text for text in refused] == [True]
     with pytest.raises(NotFound):
         api.inspect_container(name)
 
@@ -90,7 +90,7 @@ def test_a_container_that_dies_after_the_engine_gave_up_is_killed(
     monkeypatch.setattr(container, "kill", heard)
     with _thawed_late(thaw):
         kill_container(container)
-    assert ["did not receive an exit event" in words for words in refused] == [True]
+    assert ["did not receive an exit event" in text for text in refused] == [True]
     container.reload()
     assert container.status == "exited"
 

@@ -38,7 +38,7 @@ def test_the_word_is_read_without_a_log(engine: Engine, monkeypatch: pytest.Monk
     assert smoke_test.first_run(engine).output == smoke_test.EXPECTED_OUTPUT.decode().strip()
 
 
-def test_a_processor_without_a_program_is_said() -> None:
+def test_a_processor_without_a_program_is_reported() -> None:
     with pytest.raises(EngineRefused, match="riscv64"):
         smoke_test.program("riscv64")
 

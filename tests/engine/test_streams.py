@@ -37,8 +37,8 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("late")
 def test_short_output(shared_lab: Lab, idle: Container) -> None:
-    said = shared_lab.exec(idle, ["sh", "-c", "echo out; echo err >&2; exit 3"])
-    assert (said.stdout, said.stderr, said.exit_code) == ("out\n", "err\n", 3)
+    output = shared_lab.exec(idle, ["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert (output.stdout, output.stderr, output.exit_code) == ("out\n", "err\n", 3)
 
 
 @pytest.mark.usefixtures("late")

@@ -59,7 +59,7 @@ SUBNETS = st.builds(
 def test_a_free_subnet_overlaps_nothing(taken: list[Subnet]) -> None:
     free = subnets.free_subnet(taken)
     if free is not None:
-        assert not any(free.overlaps(one) for one in taken)  # type: ignore[arg-type]
+        assert not any(free.overlaps(item) for item in taken)  # type: ignore[arg-type]
         assert free.is_private or free.subnet_of(ipaddress.IPv4Network("100.64.0.0/10"))  # type: ignore[arg-type]
 
 

@@ -94,8 +94,8 @@ def test_a_child_finds_it_whatever_its_own_variables_say(far: Engine) -> None:
 
 def test_commands_in_containers(lab: Lab) -> None:
     container = lab.run(IMAGE, "sleep 300", network="none")
-    said = lab.exec(container, ["sh", "-c", "echo out; echo err >&2; exit 3"])
-    assert (said.stdout, said.stderr, said.exit_code) == ("out\n", "err\n", 3)
+    output = lab.exec(container, ["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert (output.stdout, output.stderr, output.exit_code) == ("out\n", "err\n", 3)
     assert len(lab.exec(container, ["head", "-c", str(MANY), "/dev/zero"]).stdout) == MANY
 
 
@@ -281,7 +281,9 @@ def test_certificates_as_older_openssl_makes_them_are_accepted(
     certificate = x509.load_pem_x509_certificate(
         (Path(os.environ["DOCKER_CERT_PATH"]) / "cert.pem").read_bytes()
     )
-    assert not [one for one in certificate.extensions if isinstance(one.value, x509.AuthorityKeyIdentifier)]
+    assert not [
+        item for item in certificate.extensions if isinstance(item.value, x509.AuthorityKeyIdentifier)
+    ]
     assert connect().identity == engine.identity
     assert not Tls().context().verify_flags & ssl.VERIFY_X509_STRICT
 
@@ -297,7 +299,7 @@ def test_certificates_as_older_openssl_makes_them_are_accepted(
         ("TLSV1_UNRECOGNIZED_NAME", "the TLS connection to"),
     ],
 )
-def test_words_of_openssl(reason: str, what: str) -> None:
+def test_messages_of_openssl(reason: str, what: str) -> None:
     error = ssl.SSLError(1, f"[SSL: {reason}] {reason.lower().replace('_', ' ')} (_ssl.c:1006)")
     assert what in unreachable.explain(EngineEndpoint("tcp://x:2376", "DOCKER_HOST", Tls()), error).message
 
@@ -311,9 +313,9 @@ def test_tls_is_spoken_on_both_sides_or_on_none(
     with pytest.raises(EngineUnreachable) as caught:
         connect()
     # what a Go server says to a request without TLS (net/http); OpenSSL's just hangs up
-    words = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
-    told = unreachable.explain(EngineEndpoint("tcp://127.0.0.1:1", "DOCKER_HOST"), NotAnEngine(words))
-    assert "which speaks TLS" in told.message
+    text = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+    raised = unreachable.explain(EngineEndpoint("tcp://127.0.0.1:1", "DOCKER_HOST"), NotAnEngine(text))
+    assert "which speaks TLS" in raised.message
     assert "TLS" in caught.value.message + caught.value.hint
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -363,7 +365,7 @@ def test_what_ssh_says_has_a_next_step(
 
 
 @pytest.mark.parametrize(
-    ("words", "what"),
+    ("text", "what"),
     [
         (
             "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
@@ -411,11 +413,11 @@ def test_what_ssh_says_has_a_next_step(
         ("something new", "could not connect"),
     ],
 )
-def test_words_of_ssh(words: str, what: str) -> None:
-    told = unreachable.explain(EngineEndpoint("ssh://me@x:23", "DOCKER_HOST"), SshFailed(words))
-    assert what in told.message
-    assert told.engine_message == words
-    assert told.hint
+def test_messages_of_ssh(text: str, what: str) -> None:
+    raised = unreachable.explain(EngineEndpoint("ssh://me@x:23", "DOCKER_HOST"), SshFailed(text))
+    assert what in raised.message
+    assert raised.engine_message == text
+    assert raised.hint
 
 
 def test_a_gateway_is_for_this_user_only_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:

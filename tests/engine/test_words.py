@@ -13,7 +13,7 @@ LEAST, TRIES = "6m", 6
 """The least that an engine takes as a limit; whether it suffices to start differs from time to time."""
 
 
-def test_what_is_killed_for_want_of_memory_before_it_begins_is_told_so(quiet_lab: Lab) -> None:
+def test_what_is_killed_for_want_of_memory_before_it_begins_is_reported_as_such(quiet_lab: Lab) -> None:
     image, error = quiet_lab.image("payload"), None
     for _ in range(TRIES):
         try:
@@ -27,17 +27,17 @@ def test_what_is_killed_for_want_of_memory_before_it_begins_is_told_so(quiet_lab
     assert "memory='32m'" in error.hint
 
 
-@pytest.mark.parametrize(("memory", "told"), [("24m", True), ("32m", False), (None, False)])
-def test_memory_is_spoken_of_where_there_is_little(quiet_lab: Lab, memory: str | None, told: bool) -> None:
+@pytest.mark.parametrize(("memory", "raised"), [("24m", True), ("32m", False), (None, False)])
+def test_memory_is_spoken_of_where_there_is_little(quiet_lab: Lab, memory: str | None, raised: bool) -> None:
     options = {"memory": memory} if memory else {}
     with pytest.raises(EngineRefused) as caught:
         quiet_lab.run(quiet_lab.image("payload"), ["no-such-program"], network="none", **options)
-    assert ("memory=" in caught.value.hint) is told
+    assert ("memory=" in caught.value.hint) is raised
     assert "no-such-program" in str(caught.value.engine_message)
 
 
 @pytest.mark.parametrize(
-    ("words", "step"),
+    ("message", "step"),
     [
         (
             "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted",
@@ -57,9 +57,9 @@ def test_memory_is_spoken_of_where_there_is_little(quiet_lab: Lab, memory: str |
     ],
     ids=lambda text: text[:24],
 )
-def test_the_hint_is_for_the_engines_reason(words: str, step: str) -> None:
+def test_the_hint_is_for_the_engines_reason(message: str, step: str) -> None:
     """Messages of moby (daemon/daemon_unix.go, daemon/logs.go) and crun, replayed: such engines cannot be had here."""
-    assert step in engine_refused(APIError("400", explanation=words)).hint
+    assert step in engine_refused(APIError("400", explanation=message)).hint
 
 
 def test_a_cpu_that_the_engine_may_not_use(quiet_lab: Lab) -> None:

@@ -64,13 +64,13 @@ def test_what_became_of_the_tests_is_counted(tmp_path: Path, spread: tuple[str, 
         ),
         LABHELPERS_OUTCOME=str(tmp_path / "told.json"),
     )
-    told = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
-    assert (told["passed"], told["findings"], told["deselected"]) == (3, 1, 1)
-    failed = {name.rpartition("::")[2]: words for name, words in told["failed"]}
+    caught = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
+    assert (caught["passed"], caught["findings"], caught["deselected"]) == (3, 1, 1)
+    failed = {name.rpartition("::")[2]: text for name, text in caught["failed"]}
     assert set(failed) == {"test_bad", "Cell 2"}
     assert "AssertionError" in failed["test_bad"]
     assert "FindingFailed: “one”" in failed["Cell 2"]
-    ((name, reason),) = told["skipped"]
+    ((name, reason),) = caught["skipped"]
     assert (name.rpartition("::")[2], reason) == ("test_left", "no such device here")
 
 
@@ -104,40 +104,40 @@ def test_the_table_says_whether_all_passed(
     outcomes: list[Outcome], all_passed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runs.show(outcomes) is all_passed
-    said = capsys.readouterr().out
-    for one in outcomes:
-        assert (one.what or one.problem) in said
-        assert all(f"failed:  {name}\n    {words}\n" in said for name, words in one.failed)
+    printed = capsys.readouterr().out
+    for item in outcomes:
+        assert (item.what or item.problem) in printed
+        assert all(f"failed:  {name}\n    {text}\n" in printed for name, text in item.failed)
 
 
-def test_a_skip_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_skip_is_reported_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     many = tuple((f"test_many.py::test_{n}", "too slow") for n in range(4))
     runs.show([Outcome("C", "Docker 26", 0, skipped=(("test_one.py::test_kvm", "no /dev/kvm"), *many))])
-    said = capsys.readouterr().out
-    assert "C skipped: no /dev/kvm\n    test_one.py::test_kvm\n" in said
-    assert "C skipped: too slow\n    test_many.py (4 tests)\n" in said
+    printed = capsys.readouterr().out
+    assert "C skipped: no /dev/kvm\n    test_one.py::test_kvm\n" in printed
+    assert "C skipped: too slow\n    test_many.py (4 tests)\n" in printed
 
 
-def test_several_engines_and_one_that_cannot_be_had_is_told(
+def test_several_engines_and_one_that_cannot_be_had_is_reported(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.address)
     monkeypatch.setenv("LABHELPERS_HOME", str(tmp_path / ("long" * 30)))
-    said: list[str] = []
+    printed: list[str] = []
     a, b = runs.run(
-        ("A", "B"), engine, ("payload",), ("-q", "tests/commandline/test_environment.py"), said.append
+        ("A", "B"), engine, ("payload",), ("-q", "tests/commandline/test_environment.py"), printed.append
     )
     assert (a.engine, a.status, a.passed, a.problem) == ("A", 0, 4, "")
     assert b.engine == "B"
     assert "too long for a socket" in b.problem
     assert not runs.show([a, b])
-    assert {line[:3] for line in said} == {"A │", "B │"}
+    assert {line[:3] for line in printed} == {"A │", "B │"}
 
 
-def test_what_an_engine_leaves_out_is_told_with_its_reason() -> None:
-    said = pytest_in(ROOT, "tests/vm/test_exercises.py", LABHELPERS_TEST_ENGINE="C").stdout
-    assert "not among those of engine C: its room's tests run on A" in said
-    assert "passed" not in said
+def test_what_an_engine_leaves_out_is_reported_with_its_reason() -> None:
+    printed = pytest_in(ROOT, "tests/vm/test_exercises.py", LABHELPERS_TEST_ENGINE="C").stdout
+    assert "not among those of engine C: its room's tests run on A" in printed
+    assert "passed" not in printed
 
 
 def test_a_changed_recipe_is_another_one() -> None:
@@ -164,7 +164,7 @@ def test_every_setting_and_every_chapter_comes_in_rotation() -> None:
     assert {name for name, _ in runs_of_ci} == set(matrix.SETTINGS)
     assert len(matrix.SETTINGS) >= 8
     for name in matrix.SETTINGS:
-        with_it = {chapter for one, chapters in runs_of_ci if one == name for chapter in chapters}
+        with_it = {chapter for item, chapters in runs_of_ci if item == name for chapter in chapters}
         assert with_it == set(matrix.CHAPTERS)
     assert matrix.settings_for_run(matrix.commits()) == matrix.settings_for_run(matrix.commits())
 
@@ -196,10 +196,10 @@ def test_the_table_of_the_matrix(problem: str, capsys: pytest.CaptureFixture[str
         matrix.Row("icc-off", "00_start_here", 4, "", ()),
     ]
     assert matrix.show(rows) is (not problem)
-    said = capsys.readouterr().out
-    assert ("failed (cell 3)" if problem else "passed, 1 do not apply (40 s)") in said
-    assert "does not apply: web reaches mail (icc=false)" in said
-    assert problem in said
+    printed = capsys.readouterr().out
+    assert ("failed (cell 3)" if problem else "passed, 1 do not apply (40 s)") in printed
+    assert "does not apply: web reaches mail (icc=false)" in printed
+    assert problem in printed
     outcome = matrix.outcome(rows, print)
     assert (outcome.status, outcome.passed) == ((1, 1) if problem else (0, 2))
     assert outcome.skipped == (("05_networking: web reaches mail", "icc=false"),)

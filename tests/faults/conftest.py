@@ -142,13 +142,13 @@ class PrivateEngine:
 def _command_lines() -> Iterator[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            text = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             environment = (
-                (process / "environ").read_bytes().decode(errors="replace") if "labhelpers" in words else ""
+                (process / "environ").read_bytes().decode(errors="replace") if "labhelpers" in text else ""
             )
         except OSError:
             continue
-        yield f"{words} {environment}"
+        yield f"{text} {environment}"
 
 
 def _changed_keys(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

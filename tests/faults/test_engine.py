@@ -43,9 +43,9 @@ def test_an_engine_that_stops_and_starts(private_engine: PrivateEngine, lab: Lab
         lab.create_volume(name, keep=keep)
     private_engine.stop()
     for operation in (lambda: lab.exec(web, "true"), lambda: lab.host.kernel(), lambda: lab.run(P, "true")):
-        with pytest.raises(LabError) as told:
+        with pytest.raises(LabError) as caught:
             operation()
-        assert told.value.hint
+        assert caught.value.hint
     private_engine.start()
     # first of all, because a look at them makes this engine remember their labels
     lab.create_volume("fault-vol")
@@ -71,9 +71,9 @@ def test_an_engine_that_is_killed_while_a_container_writes(private_engine: Priva
     wait_for(lambda: lab.exec(writer, "wc -l /work/lines").stdout > "1")
     pid = private_engine.machine.python("print(json.dumps(private._pid()))")
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(EngineUnreachable, match="lost the connection") as told:
+    with pytest.raises(EngineUnreachable, match="lost the connection") as caught:
         lab.exec(writer, "true")
-    assert "./lab up" in told.value.hint
+    assert "./lab up" in caught.value.hint
     private_engine.start()
     reader = lab.run(P, ["sh", "-c", "wc -l < /work/lines"], volumes=["fault-vol:/work"])
     reader.wait()
@@ -93,9 +93,9 @@ def test_a_registry_that_is_gone_in_the_middle_of_a_pull(private_engine: Private
         time.sleep(1)
         assert not pull.done(), "the registry was to be in the middle of it"
         container.remove(force=True)
-        with pytest.raises(ImageMissing) as told:
+        with pytest.raises(ImageMissing) as caught:
             pull.result(timeout=60)
-    assert told.value.engine_message
+    assert caught.value.engine_message
     assert ref not in [tag for row in lab.client.api.images() for tag in row["RepoTags"] or []]
 
 
@@ -105,16 +105,18 @@ def test_a_pull_on_a_full_disk(private_engine: PrivateEngine, lab: Lab) -> None:
     lab.client.images.remove(P)  # the engine has the layers already: it must fetch them anew
     try:
         before = private_engine.census()
-        with private_engine.full_disk(), pytest.raises(ImageMissing) as told:
+        with private_engine.full_disk(), pytest.raises(ImageMissing) as caught:
             lab.pull(ref)
-        assert "disk is full" in told.value.hint
+        assert "disk is full" in caught.value.hint
         assert private_engine.census() == before
         assert lab.pull(ref)
     finally:
         lab.client.images.load(saved)
 
 
-def test_a_corrupted_blob_is_refused_in_the_engines_words(private_engine: PrivateEngine, lab: Lab) -> None:
+def test_a_corrupted_blob_is_refused_with_the_engines_message(
+    private_engine: PrivateEngine, lab: Lab
+) -> None:
     ref = lab.registry.push(P)
     script = (
         f"for f in $(find {STORAGE_PATH}/blobs -name data -size +100k); do "
@@ -124,11 +126,11 @@ def test_a_corrupted_blob_is_refused_in_the_engines_words(private_engine: Privat
     saved = b"".join(lab.client.images.get(P).save(named=True))
     lab.client.images.remove(P)  # the engine has the layers already: it must fetch them anew
     try:
-        with pytest.raises(ImageMissing) as told:
+        with pytest.raises(ImageMissing) as caught:
             lab.pull(ref)
     finally:
         lab.client.images.load(saved)
-    assert "verif" in (told.value.engine_message or "") or "digest" in (told.value.engine_message or "")
+    assert "verif" in (caught.value.engine_message or "") or "digest" in (caught.value.engine_message or "")
 
 
 def test_what_others_hold_is_named_and_stays(private_engine: PrivateEngine, lab: Lab) -> None:
@@ -162,11 +164,11 @@ def test_two_notebooks_of_one_reader_at_once(private_engine: PrivateEngine) -> N
     both = RUN_ALL_CELLS.replace("fault-", "fault-{n}-")
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(private_engine.python, (both.replace("{n}", n) for n in "ab")))
-    assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
+    assert [item.returncode for item in done] == [0, 0], [item.stderr for item in done]
     private_engine.back_to(before)
 
 
-def test_a_name_of_the_other_notebook_is_told_as_such(private_engine: PrivateEngine, lab: Lab) -> None:
+def test_a_name_of_the_other_notebook_is_reported_as_such(private_engine: PrivateEngine, lab: Lab) -> None:
     lab.run(P, "sleep 300", name="fault-web")
     done = private_engine.python(RUN_ALL_CELLS)
     assert done.returncode != 0
@@ -206,14 +208,14 @@ class OldOrNew(BaseHTTPRequestHandler):
     ],
     ids=["too old for the SDK", "too new for the SDK", "older than it says"],
 )
-def test_an_engine_of_another_age_is_said(version: str, refusal: str) -> None:
+def test_an_engine_of_another_age_is_reported(version: str, refusal: str) -> None:
     kind = type("Age", (OldOrNew,), {"version": version, "refusal": refusal})
     with HTTPServer(("127.0.0.1", 0), kind) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            with pytest.raises(EngineUnreachable, match="no API version in common") as told:
+            with pytest.raises(EngineUnreachable, match="no API version in common") as caught:
                 connect(f"tcp://127.0.0.1:{server.server_port}")
-            assert "update" in told.value.hint
+            assert "update" in caught.value.hint
         finally:
             server.shutdown()
 

@@ -90,7 +90,7 @@ def make(
     return made
 
 
-def told(client: Any, kind: str, id: str) -> Any:
+def caught(client: Any, kind: str, id: str) -> Any:
     return getattr(client.api, f"inspect_{kind}")(id)
 
 
@@ -141,16 +141,16 @@ def two(private_engine: PrivateEngine, tmp_path: Path) -> Iterator[subprocess.Po
 def seen(own: PrivateEngine) -> list[Any]:
     """What the engine says of the second learner's things."""
     client = own.client()
-    told = [client.api.inspect_container("their-web"), client.api.inspect_network("their-net")]
-    told.append(client.api.inspect_volume("their-vol"))
+    caught = [client.api.inspect_container("their-web"), client.api.inspect_network("their-net")]
+    caught.append(client.api.inspect_volume("their-vol"))
     client.close()
-    return told
+    return caught
 
 
-def typed(own: PrivateEngine, *words: str) -> subprocess.CompletedProcess[str]:
+def typed(own: PrivateEngine, *text: str) -> subprocess.CompletedProcess[str]:
     """`./lab WORDS` of the first learner."""
     return subprocess.run(
-        [sys.executable, "-m", "labhelpers", *words, "--engine", own.address],
+        [sys.executable, "-m", "labhelpers", *text, "--engine", own.address],
         env=own.environment,
         capture_output=True,
         encoding="utf-8",
@@ -166,7 +166,7 @@ def test_not_one_of_them_is_changed(
     client = private_engine.client()
     made = make(client, what, lab_image)
     try:
-        before = [told(client, kind, id) for kind, id in made]
+        before = [caught(client, kind, id) for kind, id in made]
         live = seen(private_engine)
         engine = connect(private_engine.address)
         lab = Lab("05", engine=engine)
@@ -178,7 +178,7 @@ def test_not_one_of_them_is_changed(
         assert len(owned_resources(engine)) == 3, "what an open notebook made stays"
         lab.close()
         assert owned_resources(engine) == []
-        assert [told(client, kind, id) for kind, id in made] == before
+        assert [caught(client, kind, id) for kind, id in made] == before
         assert seen(private_engine) == live
     finally:
         for kind, id in made:
@@ -203,13 +203,13 @@ def test_clean_leaves_what_is_in_use_unless_it_is_confirmed(
             "kept; `./lab clean --yes` removes it",
             "container engine kept: in use by `./lab test`",
         ]
-        assert {one.name for one in tests.client.containers.list(ignore_removed=True)} == {
+        assert {item.name for item in tests.client.containers.list(ignore_removed=True)} == {
             "notebook",
             "engine",
         }
         assert "removed container notebook" in typed(private_engine, "clean", "--yes").stdout
         assert "in use by a running lab session" in typed(private_engine, "clean", "engine", "--yes").stderr
-        assert [one.name for one in tests.client.containers.list(ignore_removed=True)] == ["engine"]
+        assert [item.name for item in tests.client.containers.list(ignore_removed=True)] == ["engine"]
     private_engine.back_to(before)
 
 
@@ -250,8 +250,8 @@ def test_what_is_named_goes_but_not_while_its_session_is_alive(
     assert "removed volume by-hand" in typed(private_engine, "clean", "by-hand", "--yes").stdout
     # a machine that was switched off: neither the session nor its reaper is there
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "labhelpers.lab.reaper" in words and client.containers.get("their-web").labels[SESSION] in words:
+        text = process.info["cmdline"] or []
+        if "labhelpers.lab.reaper" in text and client.containers.get("their-web").labels[SESSION] in text:
             process.kill()
     two.kill()
     assert "removed container their-web" in typed(private_engine, "clean", "their-web", "--yes").stdout
@@ -260,7 +260,7 @@ def test_what_is_named_goes_but_not_while_its_session_is_alive(
     client.close()
 
 
-def test_a_name_means_one_thing_and_not_what_begins_with_it(private_engine: PrivateEngine) -> None:
+def test_a_name_has_one_meaning_and_not_what_begins_with_it(private_engine: PrivateEngine) -> None:
     client = private_engine.client()
     for name in ("mysql-host-1", "mysql-host-10"):
         client.volumes.create(name, labels={CHAPTER: "05"})
@@ -332,9 +332,9 @@ def test_purge_keeps_images_that_others_made_or_use(private_engine: PrivateEngin
     def purge_alone() -> str:
         """After the neighbour's reaper has ended, too: it removes what its session made for some seconds more."""
         end = time.monotonic() + 60
-        while "another lab is open" in (said := purge()) and time.monotonic() < end:
+        while "another lab is open" in (output := purge()) and time.monotonic() < end:
             time.sleep(1)
-        return said
+        return output
 
     with neighbour(private_engine, tmp_path / "neighbour"):
         assert "image labhelpers/netdata:latest kept: another lab on this engine owns" in purge()
@@ -342,9 +342,9 @@ def test_purge_keeps_images_that_others_made_or_use(private_engine: PrivateEngin
     container = client.api.create_container("labhelpers/netdata", ["true"])["Id"]
     assert "image labhelpers/netdata:latest kept" in purge_alone()
     client.api.remove_container(container)
-    said = purge_alone()
-    assert "removed image labhelpers/netdata:latest" in said
-    assert "image labhelpers/payload:latest kept: it was not built from this state directory" in said
+    output = purge_alone()
+    assert "removed image labhelpers/netdata:latest" in output
+    assert "image labhelpers/payload:latest kept: it was not built from this state directory" in output
     assert client.images.get(P)
     assert not private_engine.reader.exists()
     client.close()
@@ -399,7 +399,7 @@ def test_what_came_without_the_lab_is_listed_and_goes_only_by_name(
         subprocess.run([*command, "volume", "create", "typed"], check=True, capture_output=True)
         client.volumes.create("in-terminal", labels=labels_of("volume", TERMINAL, terminal.id))
         made = lab.remaining()
-        assert {(one.kind, one.name) for one in made.resources} == {
+        assert {(item.kind, item.name) for item in made.resources} == {
             ("container", "typed"), ("container", "typed-too"), ("volume", "typed"), ("volume", "in-terminal")
         }  # fmt: skip
         assert "container typed" in repr(made)
@@ -455,10 +455,10 @@ def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
             assert next_step in refused.value.hint
         assert private_engine.census() == before
         # the exercise's name is taken: that is said at once, and what the first learner has does not count
-        said = private_engine.python(EXERCISE)
-        assert "note: exercises of this chapter use names that are in use" in said.stdout, said.stderr
-        assert "./lab copy 00 --suffix b" in said.stdout
-        assert "False" in said.stdout
+        output = private_engine.python(EXERCISE)
+        assert "note: exercises of this chapter use names that are in use" in output.stdout, output.stderr
+        assert "./lab copy 00 --suffix b" in output.stdout
+        assert "False" in output.stdout
         first.communicate(timeout=60)
     other.remove()
     client.close()
@@ -504,8 +504,8 @@ def test_two_learners_run_the_same_chapters_to_their_end(
     ):
         first = private_engine.python(both[0], stdin=subprocess.DEVNULL).stdout
         assert first.count("to its end") == 2, first
-        said = second.communicate(timeout=120)[0]
-        assert said.count("to its end") == 2, said
+        output = second.communicate(timeout=120)[0]
+        assert output.count("to its end") == 2, output
         # an exercise of the second learner, while another one has a container of the original name
         asked = private_engine.python(
             f"import os; os.environ['LABHELPERS_SUFFIX'] = 'b'\n{EXERCISE}"
@@ -538,7 +538,7 @@ def test_the_verbs_that_clean_up_work_in_an_incomplete_environment(
     client.volumes.create("left", labels=labels_of("volume", "05", died.id))
     client.close()
     died._lock.release()  # and it has no reaper
-    for verb, said in (
+    for verb, output in (
         (["status"], "volume left"),
         (["clean"], "removed volume left"),
         (["down", "--purge", "--yes"], "removed"),
@@ -548,5 +548,5 @@ def test_the_verbs_that_clean_up_work_in_an_incomplete_environment(
             env=private_engine.environment, capture_output=True, encoding="utf-8", timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert said in done.stdout
+        assert output in done.stdout
     assert not private_engine.reader.exists()

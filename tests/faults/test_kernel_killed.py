@@ -75,7 +75,7 @@ print(done.failed_cell, done.error)
         docker.close()
         time.sleep(random.uniform(0, 3))
         (kernel,) = [
-            one for one in psutil.Process(process.pid).children() if "ipykernel_launcher" in one.cmdline()
+            item for item in psutil.Process(process.pid).children() if "ipykernel_launcher" in item.cmdline()
         ]
         kernel.kill()
         assert b"the kernel died" in process.communicate(timeout=120)[0]

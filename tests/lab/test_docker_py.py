@@ -12,7 +12,7 @@ from labhelpers.lab.docker_py import translate_options
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("theirs", "translated"),
     [
         ({"detach": True}, {}),
         ({"mem_limit": "64m", "memswap_limit": -1}, {"memory": "64m", "memory_swap": -1}),
@@ -29,8 +29,8 @@ from labhelpers.lab.docker_py import translate_options
         ),
     ],
 )
-def test_options_that_mean_the_same(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    assert translate_options(theirs) == ours
+def test_options_that_mean_the_same(theirs: dict[str, Any], translated: dict[str, Any]) -> None:
+    assert translate_options(theirs) == translated
 
 
 @pytest.mark.parametrize("options", [{"detach": False}, {"mem_limit": "64m", "memory": "64m"}])

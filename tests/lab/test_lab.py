@@ -52,12 +52,12 @@ def test_exec_gives_both_streams_and_the_exit_code(lab: Lab, name: str) -> None:
 
 
 def test_close_removes_its_own_and_nothing_else(engine: Engine, name: str, foreign: str) -> None:
-    with Lab("test", engine=engine) as one, Lab("test", engine=engine) as other:
-        one.run(IMAGE, "sleep 300", name=name)
-        one.create_network(name)
-        one.create_volume(name)
+    with Lab("test", engine=engine) as item, Lab("test", engine=engine) as other:
+        item.run(IMAGE, "sleep 300", name=name)
+        item.create_network(name)
+        item.create_volume(name)
         other.run(IMAGE, "sleep 300", name=f"{name}-other")
-        one.close()
+        item.close()
         left = {thing.name for thing in owned_resources(engine)}
         assert name not in left
         assert f"{name}-other" in left
@@ -160,11 +160,11 @@ def images_with(engine: Engine, setting: str) -> list[str]:
 
 def test_nothing_of_a_build_is_left(engine: Engine, name: str, tmp_path: Path) -> None:
     with Lab("test", engine=engine) as lab:
-        for words in ("first", "second"):  # the second stands on a step of the first
+        for text in ("first", "second"):  # the second stands on a step of the first
             (tmp_path / "Dockerfile").write_text(
-                f"FROM {IMAGE}\nENV A={name}\nLABEL word={words}\nENV C={words}\n", encoding="utf-8"
+                f"FROM {IMAGE}\nENV A={name}\nLABEL word={text}\nENV C={text}\n", encoding="utf-8"
             )
-            lab.build(str(tmp_path), f"{name}:{words}")
+            lab.build(str(tmp_path), f"{name}:{text}")
         assert len(images_with(engine, f"A={name}")) >= 2
     assert images_with(engine, f"A={name}") == []
 

@@ -518,11 +518,11 @@ def test_docker_host_comes_back_whichever_of_two_labs_closes_first(
 ) -> None:
     for first_to_close in (0, 1):
         monkeypatch.setenv("DOCKER_HOST", "unix:///before.sock")
-        with Lab("test", engine=engine) as one, Lab("test", engine=engine) as two:
-            one.use_socket()
+        with Lab("test", engine=engine) as item, Lab("test", engine=engine) as two:
+            item.use_socket()
             two.use_socket()
-            labs = (one, two)
+            labs = (item, two)
             assert os.environ["DOCKER_HOST"] == two.socket.address
             labs[first_to_close].close()
-            assert os.environ["DOCKER_HOST"] == (two if first_to_close == 0 else one).socket.address
+            assert os.environ["DOCKER_HOST"] == (two if first_to_close == 0 else item).socket.address
         assert os.environ["DOCKER_HOST"] == "unix:///before.sock"

@@ -127,7 +127,9 @@ def test_values_of_the_notebook_are_variables_of_the_shell(
     [("echo $long", {"long": "x" * 200_000}), ("cat <<'END'\n" + "x" * 200_000 + "\nEND", {})],
     ids=["a value", "the cell"],
 )
-def test_what_is_too_long_for_a_command_is_said(shared_lab: Lab, text: str, values: dict[str, str]) -> None:
+def test_what_is_too_long_for_a_command_is_reported(
+    shared_lab: Lab, text: str, values: dict[str, str]
+) -> None:
     with pytest.raises(BadInput, match="too long"):
         magic.run(shared_lab, text, values)
 
@@ -207,23 +209,23 @@ def test_in_ipython_a_line_and_a_cell_work(
     shell.run_cell_magic(
         "docker", "", "docker ps --format {{.Names}} --filter name=$who\ndocker inspect nix\ndocker ps -a"
     )
-    said = capfd.readouterr().out
-    assert name in said
-    assert "exit status 1" in said
-    assert "CONTAINER ID" not in said, "the cell goes on after a command that failed"
+    output = capfd.readouterr().out
+    assert name in output
+    assert "exit status 1" in output
+    assert "CONTAINER ID" not in output, "the cell goes on after a command that failed"
 
 
-def test_what_the_sdk_raises_in_a_cell_is_said_in_words(
+def test_what_the_sdk_raises_in_a_cell_is_translated(
     shell: InteractiveShell, lab: Lab, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     magic.register(lab)
     shell.user_ns["lab"] = lab
     ran = shell.run_cell(f"lab.client.containers.get({name!r})")
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert isinstance(ran.error_in_exec, NotFound)
-    assert "EngineRefused: the engine refused" in said.out
-    assert f"No such container: {name}" in said.out
-    assert "Traceback" not in said.out + said.err
+    assert "EngineRefused: the engine refused" in output.out
+    assert f"No such container: {name}" in output.out
+    assert "Traceback" not in output.out + output.err
     lab.run(IMAGE, ["sleep", "300"], name=name, network="none")
     shell.run_cell(f"lab.client.api.wait({name!r}, timeout=0.2)")  # as of an engine that hangs
     assert "EngineUnreachable: timed out" in capfd.readouterr().out
@@ -235,6 +237,6 @@ def test_a_request_of_the_readers_own_is_not_taken_for_the_engines(
     magic.register(lab)
     # the port of discard: nobody is there
     shell.run_cell("import requests; requests.get('http://127.0.0.1:9')")
-    said = capfd.readouterr()
-    assert "ConnectionError" in said.out + said.err
-    assert "EngineUnreachable" not in said.out + said.err
+    output = capfd.readouterr()
+    assert "ConnectionError" in output.out + output.err
+    assert "EngineUnreachable" not in output.out + output.err

@@ -99,7 +99,7 @@ def _plain(value: Any) -> Any:
     return ([_plain(part) for part in value] if isinstance(value, list) else value) or None
 
 
-def _told(lab: Lab, name: str) -> dict[str, Any]:
+def _inspected(lab: Lab, name: str) -> dict[str, Any]:
     found: dict[str, Any] = lab.client.api.inspect_container(name)
     config, host = found["Config"], found["HostConfig"]
     if config["Hostname"] == found["Id"][:12]:
@@ -116,7 +116,7 @@ def _told(lab: Lab, name: str) -> dict[str, Any]:
 
 def _a_disk(lab: Lab) -> str:
     """A block device that the engine can open."""
-    found = [f"/dev/{one.path}" for one in lab.host.directory("/dev") if one.kind == "block device"]
+    found = [f"/dev/{item.path}" for item in lab.host.directory("/dev") if item.kind == "block device"]
     if not found:
         pytest.skip("the engine has no block device in its /dev")
     return found[-1]
@@ -134,14 +134,14 @@ def test_run(lab: Lab, options: dict[str, Any]) -> None:
         disk = _a_disk(lab)
         for option, value in options.items():
             if option.startswith("device_"):
-                options[option] = [one.format(disk=disk) for one in value]
+                options[option] = [item.format(disk=disk) for item in value]
     command = ["-c", "sleep 300"] if "entrypoint" in options else ["sleep", "300"]
     lab.run(IMAGE, command, name=name, **options)
-    by_lab = _told(lab, name)
+    by_lab = _inspected(lab, name)
     lab.remove(name, force=True, volumes=True)
     subprocess.run(shlex.split(lab.commands[0]), check=True, capture_output=True)
     try:
-        assert _told(lab, name) == by_lab
+        assert _inspected(lab, name) == by_lab
     finally:
         lab.client.api.remove_container(name, v=True, force=True)
 
@@ -240,18 +240,18 @@ def test_create_network(lab: Lab, name: str, option: str) -> None:
     if option == "gateway":
         options["subnet"] = NETWORK_OPTIONS["subnet"]
 
-    def told() -> Any:
+    def inspected() -> Any:
         found: dict[str, Any] = lab.client.api.inspect_network(name)
         # without a subnet the engine takes the next free one
         volatile = {"Id", "Created"} | (set() if "subnet" in options else {"IPAM"})
         return {key: _plain(value) for key, value in found.items() if key not in volatile}
 
     made = lab.create_network(name, **options)
-    by_lab = told()
+    by_lab = inspected()
     made.remove()
     typed(lab.commands[0])
     try:
-        assert told() == by_lab
+        assert inspected() == by_lab
     finally:
         lab.client.api.remove_network(name)
 
@@ -264,16 +264,16 @@ VOLUME_OPTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("option", VOLUME_OPTIONS)
 def test_create_volume(lab: Lab, name: str, option: str) -> None:
-    def told() -> Any:
+    def inspected() -> Any:
         found: dict[str, Any] = lab.client.api.inspect_volume(name)
         return {key: _plain(value) for key, value in found.items() if key != "CreatedAt"}
 
     made = lab.create_volume(name, **{option: VOLUME_OPTIONS[option]})
-    by_lab = told()
+    by_lab = inspected()
     made.remove()
     typed(lab.commands[0])
     try:
-        assert told() == by_lab
+        assert inspected() == by_lab
     finally:
         lab.client.api.remove_volume(name)
 
@@ -297,16 +297,16 @@ def test_update(lab: Lab, name: str, options: dict[str, Any]) -> None:
     def start() -> dict[str, Any]:
         # a limit of swap, or below one, is for a container that has a limit of memory
         lab.run(IMAGE, "sleep 300", name=name, memory="64m", network="none")
-        return _told(lab, name)["HostConfig"]
+        return _inspected(lab, name)["HostConfig"]
 
     before = start()
     lab.update(name, **options)
-    by_lab = _told(lab, name)["HostConfig"]
+    by_lab = _inspected(lab, name)["HostConfig"]
     assert sum(by_lab[key] != before[key] for key in before) == len(options), "each of them changes something"
     lab.remove(name, force=True)
     start()
     typed(lab.commands[1])
-    assert _told(lab, name)["HostConfig"] == by_lab
+    assert _inspected(lab, name)["HostConfig"] == by_lab
     lab.remove(name, force=True)
 
 
@@ -352,16 +352,16 @@ def test_build(lab: Lab, name: str, tmp_path: Path, options: dict[str, Any]) -> 
     (tmp_path / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
     (tmp_path / "Other").write_text(DOCKERFILE + "ENV OTHER=yes\n", encoding="utf-8")
 
-    def told() -> tuple[dict[str, Any], list[str]]:
+    def inspected() -> tuple[dict[str, Any], list[str]]:
         found = lab.client.images.get(name).attrs
         kept = {key: _plain(found["Config"].get(key)) for key in ("Env", "WorkingDir", "Cmd", "Entrypoint")}
         return kept, found["RootFS"]["Layers"]
 
     lab.build(str(tmp_path), name, **options)
-    by_lab, made_by_lab = told()
+    by_lab, made_by_lab = inspected()
     try:
         typed(lab.commands[0])
-        by_line, made_by_line = told()
+        by_line, made_by_line = inspected()
     finally:
         lab.client.api.remove_image(name)
     assert by_line == by_lab
@@ -374,7 +374,7 @@ SLOW_TO_END = ["sh", "-c", "trap 'sleep 3; exit 5' TERM; echo listens; while :; 
 
 @pytest.mark.parametrize(("timeout_s", "exit_code"), [(1, 137), (None, 5)])
 def test_stop(lab: Lab, name: str, timeout_s: int | None, exit_code: int) -> None:
-    def told() -> tuple[Any, ...]:
+    def inspected() -> tuple[Any, ...]:
         state = lab.client.api.inspect_container(name)["State"]
         return state["Status"], state["ExitCode"]
 
@@ -386,11 +386,11 @@ def test_stop(lab: Lab, name: str, timeout_s: int | None, exit_code: int) -> Non
     lab.run(IMAGE, SLOW_TO_END, name=name, network="none")
     until_it_listens(1)
     lab.stop(name, timeout_s=timeout_s)
-    by_lab = told()
+    by_lab = inspected()
     lab.client.api.start(name)
     until_it_listens(2)
     typed(lab.commands[-1])
-    assert told() == by_lab == ("exited", exit_code)
+    assert inspected() == by_lab == ("exited", exit_code)
     lab.remove(name)
 
 
@@ -412,8 +412,8 @@ def test_remove(lab: Lab, name: str, options: dict[str, bool]) -> None:
 
     def left(volume: str) -> tuple[int, int]:
         found = lab.client.volumes.list(filters={"name": volume})
-        for one in found:
-            one.remove()
+        for item in found:
+            item.remove()
         return len(
             lab.client.containers.list(all=True, filters={"name": f"^/{name}$"}, ignore_removed=True)
         ), len(found)
