@@ -47,8 +47,8 @@ def heading(name: str) -> str:
     end = _ending(name)
     if end == name:
         return UNITS[end]
-    words = name.removesuffix(f"_{end}").split("_")
-    text = " ".join(_ACRONYMS.get(word, word) for word in words)
+    parts = name.removesuffix(f"_{end}").split("_")
+    text = " ".join(_ACRONYMS.get(part, part) for part in parts)
     return text if end is None or UNITS[end].startswith("bytes") else f"{text} ({UNITS[end]})"
 
 

@@ -92,16 +92,18 @@ def box(
     ax.add_patch(FancyBboxPatch(corner, *size, style, **look))
     room = size[0] - 2 * PADDING
     parts = [
-        (wrap(words, room, points, bold=bold, mono=code), points, bold, code)
-        for words, points, bold, code in ((title, TEXT, True, False), (text, SMALL, False, mono))
-        if words
+        (wrap(content, room, points, bold=bold, mono=code), points, bold, code)
+        for content, points, bold, code in ((title, TEXT, True, False), (text, SMALL, False, mono))
+        if content
     ]
-    heights = [line_height(points, mono=code) * (words.count("\n") + 1) for words, points, _, code in parts]
+    heights = [
+        line_height(points, mono=code) * (content.count("\n") + 1) for content, points, _, code in parts
+    ]
     y = corner[1] + (PADDING if at_top else (size[1] - sum(heights)) / 2)
     x = corner[0] + (size[0] / 2 if align == "center" else PADDING)
-    for (words, points, bold, code), height in zip(parts, heights, strict=True):
+    for (content, points, bold, code), height in zip(parts, heights, strict=True):
         label(
-            ax, x, y + height / 2, words, ink_on(face), size=points, bold=bold, mono=code, align=align
+            ax, x, y + height / 2, content, ink_on(face), size=points, bold=bold, mono=code, align=align
         ).set_multialignment(align)
         y += height
 

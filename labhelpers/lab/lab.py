@@ -217,7 +217,7 @@ class Lab(Containers, Resources, Lookups):
         while entry := next((entry for entry in _SOCKETS if entry[0] == address), None):
             _SOCKETS.remove(entry)
             # a lab that was opened later, in the same kernel, would go back to a socket that is closed by now
-            _SOCKETS[:] = [(one, entry[1] if before == address else before) for one, before in _SOCKETS]
+            _SOCKETS[:] = [(each, entry[1] if before == address else before) for each, before in _SOCKETS]
             if os.environ.get("DOCKER_HOST") == address:
                 del os.environ["DOCKER_HOST"]
                 if entry[1]:

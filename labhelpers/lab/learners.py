@@ -250,8 +250,8 @@ def _changes(chapter: Names, letter: str) -> _Substitution:
 
     def shell(source: str) -> str:
         # `$web` is a variable
-        words = put(rf"(?:(?<=//)|(?<![\w$./{{-])){plain}(?![\w/-]|\.\w)", everywhere(source))
-        return moved(rf"(?<![\d.]){ports}(?=:\d)|(?<=127\.0\.0\.1:){ports}(?![\d:])", words)
+        changed = put(rf"(?:(?<=//)|(?<![\w$./{{-])){plain}(?![\w/-]|\.\w)", everywhere(source))
+        return moved(rf"(?<![\d.]){ports}(?=:\d)|(?<=127\.0\.0\.1:){ports}(?![\d:])", changed)
 
     def python(source: str) -> str:
         whole = rf"(?<=\"){plain}(?=[\":])|(?<='){plain}(?=[':])|(?<=container:){plain}(?=[\"'])"
@@ -280,6 +280,6 @@ def _changes(chapter: Names, letter: str) -> _Substitution:
     return _Substitution(code, text)
 
 
-def _one_of(words: Sequence[str]) -> str:
-    """A pattern for one of `words`; one that matches nothing where there are none."""
-    return f"(?:{'|'.join(map(re.escape, words))})" if words else r"(?!)"
+def _one_of(names: Sequence[str]) -> str:
+    """A pattern for one of `names`; it matches nothing if there are none."""
+    return f"(?:{'|'.join(map(re.escape, names))})" if names else r"(?!)"

@@ -69,7 +69,7 @@ def published_ports(ports: Mapping[str | int, Any]) -> list[tuple[str, str, str,
     return published
 
 
-def port_words(ports: Mapping[str | int, Any]) -> list[str]:
+def port_arguments(ports: Mapping[str | int, Any]) -> list[str]:
     """The values of `-p`."""
     return [
         f"{f'[{address}]' if ':' in address else address}:{outside}:{inside}"
@@ -115,7 +115,7 @@ def volume_api(value: Sequence[str]) -> dict[str, Any]:
 
 def parse_mounts(value: Sequence[str]) -> list[dict[str, Any]]:
     """`type=bind,source=/outside,target=/inside`, as docker/cli reads `--mount` (opts/mount.go)."""
-    return [parse_mount(one) for one in parse_texts(value)]
+    return [parse_mount(item) for item in parse_texts(value)]
 
 
 def parse_mount(text: str) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def parse_tmpfs(value: Mapping[str, str]) -> dict[str, str]:
     return dict(value)
 
 
-def tmpfs_words(value: Mapping[str, str]) -> list[str]:
+def tmpfs_arguments(value: Mapping[str, str]) -> list[str]:
     """The values of `--tmpfs`."""
     return [f"{inside}:{options}" if options else inside for inside, options in parse_tmpfs(value).items()]
 
@@ -190,10 +190,10 @@ def parse_devices(value: Sequence[str]) -> list[dict[str, str]]:
 def limited(value: Sequence[str], read: Callable[[str], int]) -> list[dict[str, Any]]:
     """`/dev/disk:rate`, as docker/cli reads `--device-read-bps` and its three sisters."""
     limits = []
-    for one in parse_texts(value):
-        path, _, rate = one.rpartition(":")
+    for item in parse_texts(value):
+        path, _, rate = item.rpartition(":")
         if not path.startswith("/dev/"):
-            raise refuse(one, "is not a valid disk limit", "write '/dev/sda:1mb': the disk, then the rate")
+            raise refuse(item, "is not a valid disk limit", "write '/dev/sda:1mb': the disk, then the rate")
         limits.append({"Path": path, "Rate": read(rate)})
     return limits
 
@@ -229,8 +229,8 @@ def parse_device_rules(value: Sequence[str]) -> list[str]:
 def parse_capabilities(value: Sequence[str]) -> list[str]:
     """Sorted, upper case, with `CAP_`: the command line sends them so (docker/cli, opts/capabilities.go)."""
     full = {
-        one.upper() if one.upper() == "ALL" else f"CAP_{one.upper().removeprefix('CAP_')}"
-        for one in parse_texts(value)
+        item.upper() if item.upper() == "ALL" else f"CAP_{item.upper().removeprefix('CAP_')}"
+        for item in parse_texts(value)
     }
     return ["ALL"] if "ALL" in full else sorted(full)
 
@@ -273,15 +273,15 @@ def parse_ulimits(value: Mapping[str, int | tuple[int, int]]) -> list[dict[str, 
     limits = []
     for name, limit in sorted(value.items()):
         pair = limit if isinstance(limit, tuple) else (limit, limit)
-        if len(pair) != 2 or not all(is_integer(one) for one in pair):
+        if len(pair) != 2 or not all(is_integer(item) for item in pair):
             raise refuse(limit, "is not a valid ulimit", "use a whole number, or (soft, hard)")
         limits.append({"Name": parse_text(name), "Soft": pair[0], "Hard": pair[1]})
     return limits
 
 
-def ulimit_words(value: Mapping[str, int | tuple[int, int]]) -> list[str]:
+def ulimit_arguments(value: Mapping[str, int | tuple[int, int]]) -> list[str]:
     """The values of `--ulimit`."""
-    return [f"{one['Name']}={one['Soft']}:{one['Hard']}" for one in parse_ulimits(value)]
+    return [f"{item['Name']}={item['Soft']}:{item['Hard']}" for item in parse_ulimits(value)]
 
 
 def at(path: str, check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:

@@ -33,37 +33,37 @@ _START_MEMORY_BYTES = 32 << 20
 
 def image_missing(ref: str, error: object) -> ImageMissing:
     """That the engine does not have an image, or that its registry did not give it."""
-    words = str(getattr(error, "explanation", None) or error)
-    if "no such image" in words.lower():
+    message = str(getattr(error, "explanation", None) or error)
+    if "no such image" in message.lower():
         return ImageMissing(
             f"the engine does not have the image {ref!r}",
             hint=f"pull it: lab.pull({ref!r}); for a lab image: lab.image(NAME)",
-            engine_message=words,
+            engine_message=message,
         )
-    return registries.explain_failure(ref, words).to_error(ref)
+    return registries.explain_failure(ref, message).to_error(ref)
 
 
-def build_failed(call: Build, output: list[str], words: str) -> BuildFailed:
+def build_failed(call: Build, output: list[str], message: str) -> BuildFailed:
     """That a build failed, with the end of its output."""
     last = "".join(output).strip().splitlines()[-8:]
     return BuildFailed(
         f"the image {call.tag!r} could not be built",
         hint=f"fix the last step in {call.path} and build again",
-        engine_message="\n".join([*last, words]),
+        engine_message="\n".join([*last, message]),
     )
 
 
 def not_started(client: docker.DockerClient, run: Run, error: APIError) -> LabError:
     """Why a new container did not start: a port that is taken, no address left, too little memory."""
-    words = str(error.explanation)
-    if "no available IPv" in words:
+    message = str(error.explanation)
+    if "no available IPv" in message:
         return EngineRefused(
             f"the network {run.network or 'bridge'!r} has no free address left",
             hint="remove containers of it that you do not need, or create a network with more addresses: "
             "lab.create_network(NAME, subnet=…) takes a shorter prefix, such as /24",
-            engine_message=words,
+            engine_message=message,
         )
-    if "already allocated" not in words and "address already in use" not in words:
+    if "already allocated" not in message and "address already in use" not in message:
         refused = engine_refused(error)
         if 0 < run.api()["HostConfig"].get("Memory", 0) < _START_MEMORY_BYTES:
             refused.hint = (
@@ -77,7 +77,7 @@ def not_started(client: docker.DockerClient, run: Run, error: APIError) -> LabEr
         for binding in bindings
         if binding["HostPort"]
     }
-    taken = next((port for port in ports if re.search(rf":{port}\b", words)), None)
+    taken = next((port for port in ports if re.search(rf":{port}\b", message)), None)
     if taken is None:
         return engine_refused(error)
     used = _published_ports(client)
@@ -85,7 +85,7 @@ def not_started(client: docker.DockerClient, run: Run, error: APIError) -> LabEr
     return PortTaken(
         f"port {taken} is already in use by {owner}",
         hint=f"publish another one: ports={{{ports[taken]!r}: {_free_port(taken, used)}}}",
-        engine_message=words,
+        engine_message=message,
     )
 
 
@@ -93,7 +93,7 @@ def name_taken(
     client: docker.DockerClient, chapter: str, session: str, kind: str, name: str, error: APIError | None
 ) -> NameTaken:
     """Whose a name is, and what to do about it."""
-    words = None if error is None else str(error.explanation)
+    message = None if error is None else str(error.explanation)
     owner = next(
         (
             thing
@@ -107,7 +107,7 @@ def name_taken(
         return NameTaken(
             f"the name {name!r} is used by {_with_article(kind)} that the lab did not create",
             hint="choose another name or, if you do not need it, remove it in a terminal",
-            engine_message=words,
+            engine_message=message,
         )
     if owner.session == session:
         whose, hint = "this notebook created", "remove it first, or choose another name"
@@ -116,7 +116,7 @@ def name_taken(
     else:
         whose, hint = learners.owner(owner), learners.resolution_hint(chapter, [owner])
     return NameTaken(
-        f"the name {name!r} is used by {_with_article(kind)} that {whose}", hint=hint, engine_message=words
+        f"the name {name!r} is used by {_with_article(kind)} that {whose}", hint=hint, engine_message=message
     )
 
 
@@ -125,11 +125,11 @@ def subnet_taken(client: docker.DockerClient, host: HostView, subnet: str, error
     wanted = subnets.parse_subnet(subnet)
     assert wanted is not None, "checked by CreateNetwork"
     taken = list(subnets.network_subnets(client.api.networks()))
-    owner = next((name for one, name in taken if subnets.overlaps(wanted, [one])), None)
+    owner = next((name for subnet, name in taken if subnets.overlaps(wanted, [subnet])), None)
     whose = f"the network {owner!r}" if owner else "another network of the engine's machine"
     return NameTaken(
         f"the subnet {subnet} overlaps with {whose}",
-        hint=_free_subnet(client, host, [one for one, _ in taken], wanted.version)
+        hint=_free_subnet(client, host, [subnet for subnet, _ in taken], wanted.version)
         + "or omit the subnet to let the engine choose",
         engine_message=str(error.explanation),
     )
@@ -137,7 +137,7 @@ def subnet_taken(client: docker.DockerClient, host: HostView, subnet: str, error
 
 def no_pool(client: docker.DockerClient, host: HostView, error: APIError) -> EngineRefused:
     """That no address pool is left: too many networks, small pools, or routes (a VPN's) that cover the pools."""
-    words = str(error.explanation)
+    message = str(error.explanation)
     rows = [row for row in client.api.networks() if row.get("Name") not in _PREDEFINED_NETWORKS]
     used = {
         str(name)
@@ -150,8 +150,8 @@ def no_pool(client: docker.DockerClient, host: HostView, error: APIError) -> Eng
     hint = _free_subnet(
         client,
         host,
-        [one for one, _ in subnets.network_subnets(client.api.networks())],
-        6 if "IPv6" in words else 4,
+        [subnet for subnet, _ in subnets.network_subnets(client.api.networks())],
+        6 if "IPv6" in message else 4,
     )
     if unused:
         some = " ".join(unused[:_MAX_LISTED]) + (" …" if len(unused) > _MAX_LISTED else "")
@@ -164,7 +164,7 @@ def no_pool(client: docker.DockerClient, host: HostView, error: APIError) -> Eng
         f"the engine's address pools are exhausted: it has {_networks(len(rows))}, {len(unused)} of them "
         "unused. The pools may be small, or overlap with a VPN's routes",
         hint=hint,
-        engine_message=words,
+        engine_message=message,
     )
 
 

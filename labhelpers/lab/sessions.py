@@ -368,9 +368,9 @@ def live_foreign_sessions() -> dict[str, str]:
     known = _recorded_sessions()
     found: dict[str, str] = {}
     for process in psutil.process_iter(["cmdline"]):
-        words: list[str] = process.info["cmdline"] or []
-        if "labhelpers.lab.reaper" in words:
-            session, engine_id = [*words[words.index("labhelpers.lab.reaper") + 1 :], "", ""][:2]
+        arguments: list[str] = process.info["cmdline"] or []
+        if "labhelpers.lab.reaper" in arguments:
+            session, engine_id = [*arguments[arguments.index("labhelpers.lab.reaper") + 1 :], "", ""][:2]
             if session not in known:
                 found[session] = engine_id
     return found

@@ -1,4 +1,4 @@
-"""Notebooks without a browser: their pages, and what is said of one that fails."""
+"""Notebooks without a browser: their pages, and the report on a failure."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_a_list_of_cpus(text: str, numbers: list[int]) -> None:
 
 
 def test_containers_without_a_cgroup_of_their_own(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rootless engine on version 1: its processes are told apart by their pid namespace."""
+    """A rootless engine on version 1: its processes are recognized by their pid namespace."""
     item = shared_lab.run("labhelpers/payload", ["sh", "-c", "sleep 501 & exec sleep 502"], network="none")
     shared_lab.wait_for("both processes", lambda: len(shared_lab.host.processes(item)) == 2, 30)
     by_cgroup = shared_lab.host.processes(item)

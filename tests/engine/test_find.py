@@ -1,4 +1,4 @@
-"""Finding an engine: the order, and what is said where it cannot be used."""
+"""Finding an engine: the order, and and the message where it cannot be used."""
 
 from __future__ import annotations
 

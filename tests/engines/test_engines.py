@@ -1,4 +1,4 @@
-"""The engines of the tests: what is chosen for them, what is told of them. Their own runs prove the rest."""
+"""The engines of the tests: which tests they run, and what the summary reports. Their own runs prove the rest."""
 
 from __future__ import annotations
 

@@ -454,7 +454,7 @@ def test_a_chapter_whose_names_are_taken_creates_nothing_and_says_what_to_do(
             assert name in refused.value.message
             assert next_step in refused.value.hint
         assert private_engine.census() == before
-        # the exercise's name is taken: that is said at once, and what the first learner has does not count
+        # the exercise's name is taken: the message says so at once, and the first learner's container does not count
         output = private_engine.python(EXERCISE)
         assert "note: exercises of this chapter use names that are in use" in output.stdout, output.stderr
         assert "./lab copy 00 --suffix b" in output.stdout

@@ -29,17 +29,17 @@ class Operation:
     OPTIONS: ClassVar[Mapping[str, Option]] = {}
 
     def __post_init__(self) -> None:
-        # what cannot be meant is said at once, not when the engine meets it
+        # an invalid value is refused here, with a hint, rather than by the engine
         self.line()
         self.api()
 
     def line(self) -> str:
         """The line that a person would type."""
-        words = ["docker", *self.VERB]
+        line = ["docker", *self.VERB]
         for option, value in self._set_options():
             for word in [None] if option.arguments is None else option.arguments(value):
-                words += [option.flag] if word is None else [option.flag, word]
-        return shlex.join([*words, *self._arguments()])
+                line += [option.flag] if word is None else [option.flag, word]
+        return shlex.join([*line, *self._arguments()])
 
     def api(self) -> dict[str, Any]:
         """The same for the SDK's low-level client."""

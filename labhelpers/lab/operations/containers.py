@@ -108,11 +108,11 @@ class Run(Operation):
         "hostname": opt.single("--hostname", "Hostname"),
         "network": opt.single("--network", "HostConfig.NetworkMode"),
         "dns": opt.repeated("--dns", "HostConfig.Dns"),
-        "ports": Option("-p", opt.port_words, opt.port_api),
+        "ports": Option("-p", opt.port_arguments, opt.port_api),
         "environment": opt.mapping("-e", "Env", values.parse_pairs),
         "volumes": Option("-v", opt.parse_volumes, opt.volume_api),
         "mounts": opt.repeated("--mount", "HostConfig.Mounts", opt.parse_mounts),
-        "tmpfs": Option("--tmpfs", opt.tmpfs_words, opt.at("HostConfig.Tmpfs", opt.parse_tmpfs)),
+        "tmpfs": Option("--tmpfs", opt.tmpfs_arguments, opt.at("HostConfig.Tmpfs", opt.parse_tmpfs)),
         "memory": opt.single("--memory", "HostConfig.Memory", values.parse_size),
         "memory_swap": opt.single("--memory-swap", "HostConfig.MemorySwap", values.parse_swap),
         "memory_reservation": opt.single(
@@ -149,7 +149,7 @@ class Run(Operation):
         "cgroupns": opt.single("--cgroupns", "HostConfig.CgroupnsMode", values.one_of("host", "private")),
         "userns_mode": opt.single("--userns", "HostConfig.UsernsMode", values.one_of("host")),
         "log_driver": opt.single("--log-driver", "HostConfig.LogConfig", opt.parse_log_config),
-        "ulimits": Option("--ulimit", opt.ulimit_words, opt.at("HostConfig.Ulimits", opt.parse_ulimits)),
+        "ulimits": Option("--ulimit", opt.ulimit_arguments, opt.at("HostConfig.Ulimits", opt.parse_ulimits)),
         "read_only": opt.switch("--read-only", "HostConfig.ReadonlyRootfs"),
         "init": opt.switch("--init", "HostConfig.Init"),
         "stdin_open": opt.switch("-i", "OpenStdin"),
@@ -171,7 +171,7 @@ class Run(Operation):
     }
 
     def _arguments(self) -> list[str]:
-        return [values.parse_image(self.image), *self._words()]
+        return [values.parse_image(self.image), *self._command()]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         # the command line sends the first two even when nobody gives them. The third keeps an engine set to
@@ -181,9 +181,9 @@ class Run(Operation):
             "HostConfig.RestartPolicy": opt.parse_restart("no"),
             "HostConfig.Init": False,
         }
-        return {"Image": self.image} | always | ({"Cmd": words} if (words := self._words()) else {})
+        return {"Image": self.image} | always | ({"Cmd": command} if (command := self._command()) else {})
 
-    def _words(self) -> list[str]:
+    def _command(self) -> list[str]:
         return [] if self.command is None else values.parse_command(self.command)
 
 
@@ -261,12 +261,12 @@ class Exec(Operation):
     }
 
     def _arguments(self) -> list[str]:
-        words = values.parse_command(self.command)
-        if not words:
+        arguments = values.parse_command(self.command)
+        if not arguments:
             raise values.refuse(
                 self.command, "is not a command", "give the command to run, for example 'uname -r'"
             )
-        return [values.parse_name(self.container), *words]
+        return [values.parse_name(self.container), *arguments]
 
     def _fixed_arguments(self) -> dict[str, Any]:
         return {"container": self.container, "cmd": values.parse_command(self.command)}
