@@ -8,10 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from labhelpers import engine as engines
 from labhelpers.engine import Engine
 from labhelpers.lab import Lab
+
+# no test depends on how fast the machine is; and what the fixtures of a function hold is the same for every example
+settings.register_profile(
+    "lab",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("lab")
 
 
 @pytest.fixture(autouse=True)

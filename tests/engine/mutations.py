@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-QUICK = settings(max_examples=30, deadline=None)
+QUICK = settings(max_examples=30)
 ODD_VALUES = st.sampled_from(
     [
         "",

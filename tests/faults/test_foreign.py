@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labhelpers.engine import connect, images
@@ -158,7 +158,7 @@ def typed(own: PrivateEngine, *text: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(what=things)
 def test_not_one_of_them_is_changed(
     private_engine: PrivateEngine, two: Any, lab_image: str, what: list[Any]

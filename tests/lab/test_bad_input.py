@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labhelpers.errors import LabError
@@ -144,7 +144,7 @@ def test_an_odd_option_of_run_works_or_is_a_lab_error(steady: Lab, option: str) 
         st.sampled_from(OPTIONS), st.text() | st.integers() | st.floats() | st.booleans(), max_size=3
     )
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_any_mixture_of_options_works_or_is_a_lab_error(steady: Lab, options: dict[str, Any]) -> None:
     with suppress(LabError):
         steady.run(steady.image("payload"), ["true"], **options)

@@ -19,7 +19,7 @@ from pathlib import Path
 import docker
 import pytest
 from docker.errors import NotFound
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labhelpers.engine import Engine
@@ -27,7 +27,7 @@ from labhelpers.lab import Lab, labsocket
 from labhelpers.lab.labsocket import LabSocket, Request, limit_prune, parse_head, with_labels
 
 IMAGE = "labhelpers/payload"
-FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=50)
 LABELS = {"labhelpers.chapter": "05", "labhelpers.session": "s"}
 
 

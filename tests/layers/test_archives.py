@@ -305,7 +305,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             layers.archive(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(min_size=0, max_size=3), st.integers(0, len(GZIPPED) - 4), st.integers(0, 512))
 def test_whatever_is_damaged_there_is_no_other_error(
     tmp_path_factory: pytest.TempPathFactory, put: bytes, at: int, cut: int
