@@ -154,7 +154,7 @@ def test_the_container_that_reads_the_host_is_removed(socket_access: SocketAcces
     requests = socket_access.of(ACCESS_METHODS[0]).requests
     assert [request.status for request in requests if request.method == "DELETE"] == [204]
     assert leftovers(shared_lab) == []
-    # the file's other tests share this lab, and one of them makes a volume `home-…` of its own
+    # the tests of this folder share one lab (conftest.py); an exercise of test_exercises.py makes the volume `home-…`
     made = session_resources(shared_lab.client, shared_lab.session)
     volumes = [resource.name for resource in made if resource.kind == "volume"]
     assert [name for name in volumes if not name.startswith(("socket-", "home-"))] == []
