@@ -46,7 +46,7 @@ def _machine_names(notebooks: Path) -> list[tuple[str, str]]:
     ]
     directories = [(str(notebooks.resolve()), "/home/reader/notebooks"), (home, "/home/reader/.labhelpers")]
     abbreviated = [(state.abbreviate_home(Path(name)), put) for name, put in engine]
-    # one of the two directories may be inside of the other
+    # one directory may contain the other
     return [*engine, *abbreviated, *sorted(directories, key=lambda pair: -len(pair[0]))]
 
 
@@ -58,6 +58,8 @@ def _outputs(outputs: Sequence[Any], number: int, names: Sequence[tuple[str, str
             if not output.data:
                 continue
             output.data = {kind: _data(kind, value, names) for kind, value in output.data.items()}
+            # the alternative text of a figure names the same things as its text
+            output.metadata = {kind: _data(kind, value, names) for kind, value in output.metadata.items()}
         if "execution_count" in output:
             output.execution_count = number
         if output.output_type == "stream":
@@ -71,6 +73,8 @@ def _outputs(outputs: Sequence[Any], number: int, names: Sequence[tuple[str, str
 
 
 def _data(kind: str, value: Any, names: Sequence[tuple[str, str]]) -> Any:
+    if isinstance(value, dict):
+        return {key: _data(key, item, names) for key, item in value.items()}
     if kind == PNG:
         return _smaller(value)
     return _without(value, names) if isinstance(value, str) else value

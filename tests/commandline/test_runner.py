@@ -89,18 +89,22 @@ def test_stored_outputs_are_small_and_name_no_machine(
     path = notebook(tmp_path, "print('a'); print('b')", "import os; print(os.getcwd())", FIGURE, widget)
     engine = f"print('{tmp_path}/state/engine/docker.sock', '{tmp_path}/state/progress.json')"
     read = nbformat.read(path, as_version=4)
-    read.cells.append(new_code_cell(engine))
+    alternative_text = (
+        f"display({{'text/plain': ''}}, raw=True, metadata={{'image/png': {{'alt': '{tmp_path}/state/x'}}}})"
+    )
+    read.cells += [new_code_cell(engine), new_code_cell(alternative_text)]
     nbformat.write(read, path)
     executed = runner.execute(path, store=True)
     assert executed.failed_cell is None
     stored = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in stored] == [1, 2, 3, 4, 5]
+    assert [cell.execution_count for cell in stored] == [1, 2, 3, 4, 5, 6]
     assert [output.text for output in stored[0].outputs] == ["a\nb\n"]
     assert stored[1].outputs[0].text == "/home/reader/notebooks\n"
     figure = Image.open(io.BytesIO(base64.b64decode(stored[2].outputs[-1].data["image/png"])))
     assert figure.mode == "P"
     assert list(stored[3].outputs[0].data) == ["text/plain"]
     assert stored[4].outputs[0].text == "/var/run/docker.sock /home/reader/.labhelpers/progress.json\n"
+    assert stored[5].outputs[0].metadata["image/png"].alt == "/home/reader/.labhelpers/x"
     assert str(tmp_path) not in repr([cell.outputs for cell in stored])
 
 

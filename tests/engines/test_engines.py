@@ -62,9 +62,9 @@ def test_what_became_of_the_tests_is_counted(tmp_path: Path, spread: tuple[str, 
             *("-m", "not other", *spread),
             str(tmp_path),
         ),
-        LABHELPERS_OUTCOME=str(tmp_path / "told.json"),
+        LABHELPERS_OUTCOME=str(tmp_path / "outcome.json"),
     )
-    caught = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
+    caught = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))
     assert (caught["passed"], caught["findings"], caught["deselected"]) == (3, 1, 1)
     failed = {name.rpartition("::")[2]: text for name, text in caught["failed"]}
     assert set(failed) == {"test_bad", "Cell 2"}
